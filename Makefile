@@ -1,0 +1,49 @@
+# make repro         the paper's results, from the data in the repository to figures/
+# make test          the tests, in the same environment
+# make lab           JupyterLab, to open the notebooks
+# make convergence   how often training converges, over seeds
+#
+# Needed: Python 3.11 or newer with venv, git, make. Everything else goes into .venv, from requirements.lock.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed.stamp
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.PHONY: repro test lab convergence strip data clean-venv
+
+repro: data
+	$(BIN)/dvc repro
+
+test: data
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lab: data
+	$(BIN)/jupyter lab
+
+convergence: data
+	$(BIN)/dvc repro benchmark/dvc.yaml
+
+strip: $(STAMP)  ## notebooks without outputs, as they are committed
+	git ls-files -z '*.ipynb' | xargs -0 -r $(BIN)/nbstripout --keep-id
+
+data: $(STAMP)
+	@$(BIN)/dvc pull --quiet data.dvc
+
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "error: $(PYTHON) has no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Making .venv from requirements.lock: a few minutes, once"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install torch==2.13.0 -c requirements.lock
+	@$(PIP) install -c requirements.lock -e ".[dev]"
+	@touch $@
+
+clean-venv:
+	rm -rf .venv

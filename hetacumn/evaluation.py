@@ -1,0 +1,213 @@
+"""How good an answer is: classes, poses, shifts, volumes, and what the latents know.
+
+Everything takes arrays, never a model. Class labels are integers from 0, poses ``(n, 3, 3)`` take object to
+view, shifts are ``(n, 2)`` xy in Å, volumes ``(K, z, y, x)`` with row ``k`` that of label ``k``. Names,
+orientation, position and hand of the estimated classes are arbitrary, and no score here depends on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from hetacumn.fourier import crop_volumes
+from hetacumn.fsc import align_volume, fsc, resolution_A
+from hetacumn.so3 import Frame, align, distance_deg
+
+_TRUSTED_DEG = 30.0  # poses worse than this in the median give volumes no frame to start from
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the particles are: classes ``(n,)``, poses, shifts in Å, volumes ``(K, z, y, x)``, voxel in Å."""
+
+    classes: np.ndarray
+    rotations: Tensor
+    shifts_A: Tensor
+    volumes: Tensor
+    voxel_A: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a method says of the same particles.
+
+    ``latents`` are ``(n, d)``, ``seen`` ``(n,)`` is true where a particle was trained on. Volumes may be of
+    another box than the true ones, over the same field of view: they are compared at the smaller box.
+    """
+
+    classes: np.ndarray
+    rotations: Tensor
+    shifts_A: Tensor
+    volumes: Tensor
+    latents: np.ndarray
+    seen: np.ndarray
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method on one dataset: numbers by name in ``row``, and what the figures need.
+
+    ``confusion`` is that of :func:`confusion`, ``rotation_error_deg`` ``(n,)``; ``fsc`` ``(K, box // 2)`` and
+    ``volumes`` ``(K, z, y, x)``, aligned with the truth, are by *true* class.
+    """
+
+    row: dict[str, float]
+    confusion: np.ndarray
+    rotation_error_deg: Tensor
+    fsc: Tensor
+    volumes: Tensor
+
+
+def _labels(classes: ArrayLike | Tensor) -> np.ndarray:
+    return classes.cpu().numpy() if isinstance(classes, Tensor) else np.asarray(classes)
+
+
+def _counts(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    if len(predicted) != len(true):
+        raise ValueError(f"as many predicted as true labels are needed, not {len(predicted)} and {len(true)}")
+    size = max(predicted.max(), true.max()) + 1
+    counts = np.zeros((size, size), dtype=np.int64)
+    np.add.at(counts, (true, predicted), 1)
+    return counts
+
+
+def match_classes(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
+    """The true label that each predicted label stands for: ``matching[predicted]`` agrees best with ``true``.
+
+    A permutation of as many labels as the richer of both has (Hungarian algorithm), so that surplus predicted
+    classes stand for labels that no particle has.
+    """
+    counts = _counts(_labels(predicted), _labels(true))
+    true_rows, predicted_columns = linear_sum_assignment(counts, maximize=True)
+    matching = np.empty(len(counts), dtype=np.int64)
+    matching[predicted_columns] = true_rows
+    return matching
+
+
+def accuracy(predicted: ArrayLike, true: ArrayLike) -> float:
+    """The share of right labels under the best matching."""
+    predicted, true = _labels(predicted), _labels(true)
+    return float((match_classes(predicted, true)[predicted] == true).mean())
+
+
+def adjusted_rand(predicted: ArrayLike, true: ArrayLike) -> float:
+    """The adjusted Rand index of two partitions: 1 where equal, 0 at chance."""
+    return float(adjusted_rand_score(_labels(true), _labels(predicted)))
+
+
+def confusion(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
+    """Particles by true class (row) and by the class that their label stands for (column), ``(K, K)``."""
+    predicted, true = _labels(predicted), _labels(true)
+    return _counts(match_classes(predicted, true)[predicted], true)
+
+
+def pose_errors(estimated: Tensor, true: Tensor) -> tuple[Tensor, Frame]:
+    """Rotation error of every particle ``(n,)`` in degrees, and the frame that it is taken in.
+
+    The frame, one rotation of the object and one of two hands for all particles, is the best there is.
+    """
+    frame = align(estimated, true)
+    return distance_deg(frame.apply(estimated), true), frame
+
+
+def shift_errors(estimated_A: Tensor, true_A: Tensor, true_rotations: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance of estimated and true shifts ``(n,)`` in Å, and the position of the volume ``(3,)`` in Å.
+
+    A volume that lies at ``c`` of the true frame is matched by shifts that differ by minus the projection
+    of ``c``, ``t_est = t_true - (R_true c)_xy``, in either hand. ``c`` is fitted by least squares, at last
+    to the half that agrees best, and taken out.
+    """
+    projections = true_rotations[:, :2].double()  # (n, 2, 3)
+    differences = true_A.double() - estimated_A.double()
+    inliers = torch.ones(len(differences), dtype=torch.bool, device=differences.device)
+    for _ in range(4):
+        rows, values = projections[inliers].flatten(0, 1), differences[inliers].flatten()
+        position = torch.linalg.lstsq(rows.mT @ rows, rows.mT @ values).solution
+        errors = (differences - projections @ position).norm(dim=1)
+        inliers = errors <= errors.median()
+    return errors.float(), position.float()
+
+
+def disentanglement(
+    latents: ArrayLike, classes: ArrayLike, rotations: Tensor, neighbours: int = 20, most: int = 5000
+) -> dict[str, float]:
+    """What ``(n, d)`` latents know of the conformation and of the pose, by their k nearest neighbours.
+
+    Five-fold cross-validation over the first ``most`` particles, latent dimensions scaled to unit variance.
+
+    ``class_from_z``: share of right classes; ``class_chance``: that of the commonest class.
+    ``view_from_z_deg``: mean angle between the view direction, the third row of ``R``, and the mean direction
+    of the neighbours; ``view_chance_deg``: the same after permuting the views. Disentangled latents have the
+    first far above chance and the second at chance. NaN where there are no latents.
+    """
+    latents = np.asarray(latents, dtype=np.float64)[:most]
+    names = ("class_from_z", "class_chance", "view_from_z_deg", "view_chance_deg")
+    if latents.shape[1] == 0:
+        return dict.fromkeys(names, float("nan"))
+    classes = _labels(classes)[:most]
+    views = rotations[:most, 2].cpu().double().numpy()
+    z = StandardScaler().fit_transform(latents)
+    folds = KFold(5, shuffle=True, random_state=0)
+    neighbours = min(neighbours, len(z) // 5)
+
+    predicted = cross_val_predict(KNeighborsClassifier(neighbours), z, classes, cv=folds)
+    permuted = np.random.default_rng(0).permutation(views)
+    both = cross_val_predict(KNeighborsRegressor(neighbours), z, np.hstack([views, permuted]), cv=folds)
+    return dict(zip(names, (
+        float((predicted == classes).mean()),
+        float(np.bincount(classes).max() / len(classes)),
+        _mean_angle_deg(both[:, :3], views),
+        _mean_angle_deg(both[:, 3:], permuted),
+    ), strict=True))
+
+
+def _mean_angle_deg(a: np.ndarray, b: np.ndarray) -> float:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = (a * b).sum(1) / np.maximum(norms, 1e-12)
+    return float(np.rad2deg(np.arccos(cosines.clip(-1, 1))).mean())
+
+
+def score(estimate: Estimate, truth: Truth) -> Score:
+    """Everything there is to say of one method's answer.
+
+    ``row``: ``accuracy`` of all particles and ``accuracy_unseen`` of those not trained on, under one
+    matching (NaN where all were); ``ari``; medians ``rotation_error_deg`` and ``shift_error_A``;
+    ``resolution_A``, that of the worst class volume; and :func:`disentanglement`. A true class for which
+    there is no volume resolves nothing.
+    """
+    matching = match_classes(estimate.classes, truth.classes)
+    right = matching[estimate.classes] == truth.classes
+    unseen = right[~estimate.seen]
+    errors_deg, frame = pose_errors(estimate.rotations, truth.rotations)
+    errors_A, _ = shift_errors(estimate.shifts_A, truth.shifts_A, truth.rotations)
+    trusted = frame if errors_deg.median() < _TRUSTED_DEG else None
+
+    box = min(estimate.volumes.shape[-1], truth.volumes.shape[-1])
+    voxel_A = truth.voxel_A * truth.volumes.shape[-1] / box
+    references = crop_volumes(truth.volumes, box)
+    labels = np.argsort(matching)[: len(references)]  # the predicted label of every true class
+    volumes = torch.zeros_like(references)
+    for k, label in enumerate(labels):
+        if label < len(estimate.volumes):
+            volumes[k] = align_volume(crop_volumes(estimate.volumes[label], box), references[k], trusted)
+    curves = fsc(volumes, references)
+    row = {
+        "accuracy": float(right.mean()),
+        "accuracy_unseen": float(unseen.mean()) if len(unseen) else float("nan"),
+        "ari": adjusted_rand(estimate.classes, truth.classes),
+        "rotation_error_deg": float(errors_deg.median()),
+        "resolution_A": max(resolution_A(curve, voxel_A) for curve in curves),
+        "shift_error_A": float(errors_A.median()),
+        **disentanglement(estimate.latents, truth.classes, truth.rotations),
+    }
+    return Score(row, confusion(estimate.classes, truth.classes), errors_deg, curves, volumes)

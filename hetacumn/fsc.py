@@ -1,0 +1,161 @@
+"""Fourier shell correlation of two volumes, and bringing one into the frame of the other first.
+
+Volumes are ``(..., z, y, x)`` with an even box; shells are integer radii of their transforms, so that shell
+``s`` of ``box`` voxels of ``voxel_A`` is at ``s / (box * voxel_A)`` per Å.
+"""
+
+from __future__ import annotations
+
+import roma
+import torch
+from torch import Tensor
+
+from hetacumn.fourier import crop_volumes, fft3c, ifft3c, pad_volumes, shells
+from hetacumn.so3 import Frame, inplane, view_grid
+from hetacumn.volumes import rotate, soft_sphere
+
+_COARSE_BOX = 16
+_MIDDLE_BOX = 32
+_NSIDE = 3  # the global search steps by about 20°
+_KEPT = 8  # of the global search, refined before one is chosen
+
+
+def fsc(a: Tensor, b: Tensor) -> Tensor:
+    """Correlate the transforms of ``(..., z, y, x)`` volumes shell by shell: ``(..., box // 2)``.
+
+    Shell 0 is the mean. Blind to the scale of either volume and to any filter that is the same all over a
+    shell. A shell that is empty in either volume correlates 0. Raises ValueError where the boxes differ.
+    """
+    if a.shape[-3:] != b.shape[-3:]:
+        raise ValueError(f"volumes of one box are needed, not {tuple(a.shape)} and {tuple(b.shape)}")
+    box = a.shape[-1]
+    first, second = fft3c(a.double()).flatten(-3), fft3c(b.double()).flatten(-3)
+    shell = shells(box, 3, a.device).flatten()
+
+    def shell_sum(values: Tensor) -> Tensor:
+        sums = values.new_zeros(*values.shape[:-1], int(shell.max()) + 1)
+        return sums.index_add(-1, shell, values)[..., : box // 2]
+
+    cross = shell_sum((first * second.conj()).real)
+    power = (shell_sum(first.abs().square()) * shell_sum(second.abs().square())).sqrt()
+    return torch.where(power > 0, cross / power, 0.0).to(a.dtype)
+
+
+def shell_frequencies(box: int, voxel_A: float) -> Tensor:
+    """Spatial frequency of every shell of :func:`fsc` in 1/Å, ``(box // 2,)``."""
+    return torch.arange(box // 2) / (box * voxel_A)
+
+
+def resolution_A(curve: Tensor, voxel_A: float, threshold: float = 0.5) -> float:
+    """Where an FSC curve ``(box // 2,)`` first falls below ``threshold``, in Å, interpolated between shells.
+
+    A curve that never falls is limited by the sampling, and Nyquist, ``2 * voxel_A``, is returned; one that
+    is below from shell 1 on resolves nothing, and the size of the box is returned. Shell 0 is not asked.
+    """
+    box = 2 * len(curve)
+    below = (curve[1:] < threshold).nonzero()
+    if len(below) == 0:
+        return 2 * voxel_A
+    shell = int(below[0]) + 1
+    if shell == 1:
+        return box * voxel_A
+    high, low = float(curve[shell - 1]), float(curve[shell])
+    return box * voxel_A / (shell - 1 + (high - threshold) / (high - low))
+
+
+def align_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = None) -> Tensor:
+    """The estimated volume brought into the frame of the reference, ``(z, y, x)`` each, of one box.
+
+    ``frame`` is that of the poses, ``so3.align(estimated poses, true poses)``: with ``R_true = R_est G``
+    the volume wanted is ``V(G x + t)``, or ``V(-G x + t)`` where mirrored. From there rotation and shift
+    are refined by correlation, coarse to fine, which forgives about 15° and any shift. Without a frame all
+    rotations and both hands are searched, in some seconds. Raises ValueError where the boxes differ.
+    """
+    if estimated.shape != reference.shape:
+        shapes = f"{tuple(estimated.shape)} and {tuple(reference.shape)}"
+        raise ValueError(f"volumes of one box are needed, not {shapes}")
+    box = reference.shape[-1]
+    estimated, reference = estimated.float(), reference.float()
+    coarse = min(_COARSE_BOX, box)
+    small, target = _resample(estimated, coarse), _target(reference, coarse)
+    starts = [frame] if frame is not None else _search(small, target)
+    fits = [_refine(small, target, start, _best_shift(small, target, start)) for start in starts]
+    _, best, shift_px = max(fits, key=lambda fit: fit[0])
+    size = coarse
+    for finer in sorted({min(_MIDDLE_BOX, box), box} - {coarse}):
+        _, best, shift_px = _refine(
+            _resample(estimated, finer), _target(reference, finer), best, shift_px * (finer / size)
+        )
+        size = finer
+    fine = _resample(estimated, 2 * box)  # trilinear reading of a finer grid loses less
+    return crop_volumes(rotate(fine, best.rotation, best.mirrored, 2 * shift_px), box)
+
+
+def _resample(volume: Tensor, box: int) -> Tensor:
+    """Fourier-crop or Fourier-pad a volume to ``box`` voxels over the same field of view."""
+    size = volume.shape[-1]
+    if box <= size:
+        return crop_volumes(volume, box)
+    coefficients = fft3c(volume)
+    for dim in (-3, -2, -1):
+        coefficients.select(dim, 0).zero_()  # the frequencies at -Nyquist have no partners
+    return ifft3c(pad_volumes(coefficients, box)) * (box / size) ** 3
+
+
+def _target(reference: Tensor, box: int) -> Tensor:
+    return _centred(_resample(reference, box) * soft_sphere(box, device=reference.device))
+
+
+def _centred(volumes: Tensor) -> Tensor:
+    """Subtract the mean and scale to norm 1, so that a product with another is a correlation."""
+    volumes = volumes - volumes.mean((-3, -2, -1), keepdim=True)
+    return volumes / volumes.square().sum((-3, -2, -1), keepdim=True).sqrt().clamp_min(1e-12)
+
+
+def _cross_correlation(volume: Tensor, target: Tensor, frame: Frame) -> Tensor:
+    """Correlation of the turned volume with the target at every whole shift, ``(z, y, x)``, no shift at 0."""
+    turned = _centred(rotate(volume, frame.rotation, frame.mirrored))
+    product = torch.fft.rfftn(turned) * torch.fft.rfftn(target).conj()
+    return torch.fft.irfftn(product, s=target.shape)
+
+
+def _best_shift(volume: Tensor, target: Tensor, frame: Frame) -> Tensor:
+    """The whole-voxel shift ``(3,)`` xyz, as :func:`rotate` takes it, of the highest correlation."""
+    box = target.shape[-1]
+    peak = torch.stack(torch.unravel_index(_cross_correlation(volume, target, frame).argmax(), target.shape))
+    shift = ((peak + box // 2) % box - box // 2).flip(0).float()  # W(x) = U(x + s), U(x) = V(±R x)
+    return frame.rotation @ shift * (-1.0 if frame.mirrored else 1.0)
+
+
+def _search(volume: Tensor, target: Tensor) -> list[Frame]:
+    """The frames of highest correlation over a grid of rotations, both hands and all whole shifts."""
+    turns = inplane(torch.arange(0, 360, 20.0))
+    grid = (turns[:, None] @ view_grid(_NSIDE)).flatten(0, 1).to(volume)
+    frames = [Frame(rotation, mirrored) for mirrored in (False, True) for rotation in grid]
+    scores = torch.stack([_cross_correlation(volume, target, frame).max() for frame in frames])
+    return [frames[i] for i in scores.topk(_KEPT).indices]
+
+
+def _refine(volume: Tensor, target: Tensor, frame: Frame, shift_px: Tensor) -> tuple[float, Frame, Tensor]:
+    """Climb the correlation from a frame and a shift: the correlation reached, and where."""
+    step = torch.zeros(6, device=volume.device, requires_grad=True)
+    voxels_a_radian = volume.shape[-1] / 4  # so that a unit of either kind moves the density alike
+    optimizer = torch.optim.LBFGS([step], max_iter=30, line_search_fn="strong_wolfe")
+
+    def place() -> tuple[Tensor, Tensor]:
+        return frame.rotation @ roma.rotvec_to_rotmat(step[:3] / voxels_a_radian), shift_px + step[3:]
+
+    def correlation() -> Tensor:
+        rotation, shift = place()
+        return (_centred(rotate(volume, rotation, frame.mirrored, shift)) * target).sum()
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = -correlation()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        rotation, shift = place()
+        return float(correlation()), Frame(rotation, frame.mirrored), shift

@@ -1,0 +1,57 @@
+"""Particles as the likelihood sees them: packed Fourier coefficients, each with its CTF."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hetacumn.fourier import HalfPlane
+from hetacumn.particles import Particles
+
+
+@dataclass(frozen=True)
+class Observations:
+    """``y``: ``(n, m)`` complex coefficients of images with unit noise; ``ctf``: ``(n, m)``; their half-plane.
+
+    The coefficients are ordered by radius: ``within(radius)`` is a view of a coarser stack.
+    """
+
+    y: Tensor
+    ctf: Tensor
+    plane: HalfPlane
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows) -> Observations:
+        return Observations(self.y[rows], self.ctf[rows], self.plane)
+
+    def within(self, radius: float) -> Observations:
+        """Only the coefficients within ``radius`` (integer frequencies)."""
+        m = self.plane.count(radius)
+        return Observations(self.y[:, :m], self.ctf[:, :m], self.plane)
+
+    @property
+    def k(self) -> Tensor:
+        """Integer frequencies ``(m, 2)``."""
+        return self.plane.k[: self.y.shape[1]]
+
+    @property
+    def weight(self) -> Tensor:
+        """``(m,)``: how many coefficients of the full plane each stands for."""
+        return self.plane.weight[: self.y.shape[1]]
+
+
+def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int = 4096) -> Observations:
+    """Pack a stack of normalised particles, a chunk at a time."""
+    plane = HalfPlane(particles.box, device=device)
+    frequencies = plane.k / particles.box
+    y = torch.empty(len(particles), len(plane), dtype=torch.complex64, device=device)
+    ctf = torch.empty(len(particles), len(plane), device=device)
+    for start in range(0, len(particles), chunk):
+        rows = slice(start, start + chunk)
+        y[rows] = plane.pack(particles.images[rows].to(device))
+        ctf[rows] = particles.optics[rows].to(device).ctf(frequencies)
+    return Observations(y, ctf, plane)

@@ -1,0 +1,111 @@
+"""Where the project is, what it is set to, what ran it; and files that are whole or not there."""
+
+import json
+import os
+import platform
+import resource
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import yaml
+
+from hetacumn.errors import HetacumnError
+
+
+def root() -> Path:
+    """The project's folder: the nearest one, from the working directory up, with dvc.yaml and params.yaml.
+
+    Not found from this file's own place: DVC runs queued experiments in a copy of the project.
+
+    Raises:
+        HetacumnError: no such folder.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
+            return folder
+    raise HetacumnError(f"no folder from {here} upwards holds both dvc.yaml and params.yaml: "
+                        "run this inside the project")
+
+
+def params() -> dict:
+    """The settings of params.yaml, as nested dicts.
+
+    Raises:
+        HetacumnError: no project around the working directory, or a params.yaml that is not valid YAML.
+    """
+    path = root() / "params.yaml"
+    try:
+        return yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise HetacumnError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def provenance() -> dict[str, str | None]:
+    """What a result was made by: versions, git commit and device, to be written beside the result.
+
+    `git_commit` is that of the working directory, with "+dirty" after it where tracked files differ, and
+    None outside git.
+    """
+    import numpy
+    import torch
+
+    try:
+        own_version = version("hetacumn")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        own_version = None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})"
+    return {
+        "hetacumn": own_version,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "git_commit": _git_commit(),
+        "device": device,
+    }
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held so far (resident set, MB of 10⁶ bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it to `path` at the end, or remove it after an error.
+
+    A reader sees the old file or the whole new one, never a half. The temporary name keeps the suffix, by
+    which writers choose their format. Missing parent folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content: object) -> None:
+    """Write `content` as indented JSON, atomically; keys stay in their order."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _git_commit() -> str | None:
+    """The commit that is checked out, "+dirty" after it where tracked files differ; None outside git."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

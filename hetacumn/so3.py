@@ -1,0 +1,121 @@
+"""Rotations: uniform samples, grids, Euler angles, distances, and alignment of two sets of poses.
+
+A rotation ``R`` is ``(..., 3, 3)`` and left-multiplies column vectors xyz, taking object to view:
+``x_view = R x_object``. Euler angles are RELION's ``(rot, tilt, psi)`` in degrees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import healpy
+import numpy as np
+import roma
+import torch
+from torch import Tensor
+
+#: Half a turn about the view axis: the poses that a mirrored volume needs are ``MIRROR @ R`` (the projection of
+#: ``V(-x)`` at ``MIRROR @ R`` is that of ``V(x)`` at ``R``), so that no image can tell the hand.
+MIRROR = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+
+
+def random_rotations(n: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
+    """``(n, 3, 3)`` rotations, uniform over SO(3). ``generator`` lives on ``device``."""
+    quaternions = torch.randn(n, 4, generator=generator, device=device)
+    return roma.unitquat_to_rotmat(torch.nn.functional.normalize(quaternions, dim=1))
+
+
+def perturb(rotations: Tensor, degrees: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
+    """Turn ``(..., 3, 3)`` rotations by random small rotations, each vector component normal with ``degrees``."""
+    vectors = torch.randn(*rotations.shape[:-1], generator=generator, device=rotations.device)
+    return roma.rotvec_to_rotmat(torch.deg2rad(torch.as_tensor(degrees, device=rotations.device)) * vectors) @ rotations
+
+
+def from_euler(angles_deg: Tensor) -> Tensor:
+    """RELION ``(..., 3)`` (rot, tilt, psi) in degrees to ``(..., 3, 3)``: Rz(-psi) Ry(-tilt) Rz(-rot)."""
+    rot, tilt, psi = torch.deg2rad(angles_deg).unbind(-1)
+    return _about_z(-psi) @ _about_y(-tilt) @ _about_z(-rot)
+
+
+def to_euler(rotations: Tensor) -> Tensor:
+    """``(..., 3, 3)`` to RELION ``(..., 3)`` (rot, tilt, psi) in degrees; at tilt 0 or 180 rot is 0."""
+    r = rotations.double()
+    sine = torch.hypot(r[..., 2, 0], r[..., 2, 1])
+    tilt = torch.atan2(sine, r[..., 2, 2])
+    gimbal = sine < 1e-6
+    rot = torch.where(gimbal, 0.0, torch.atan2(r[..., 2, 1], r[..., 2, 0]))
+    flat = torch.atan2(r[..., 0, 1], r[..., 1, 1])  # rot = 0: R = Rz(-psi) Ry(-tilt)
+    psi = torch.where(gimbal, flat, torch.atan2(r[..., 1, 2], -r[..., 0, 2]))
+    return torch.rad2deg(torch.stack([rot, tilt, psi], dim=-1)).to(rotations.dtype)
+
+
+def _about_z(angle: Tensor) -> Tensor:
+    c, s, o, i = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+    return torch.stack([c, -s, o, s, c, o, o, o, i], dim=-1).unflatten(-1, (3, 3))
+
+
+def _about_y(angle: Tensor) -> Tensor:
+    c, s, o, i = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+    return torch.stack([c, o, s, o, i, o, -s, o, c], dim=-1).unflatten(-1, (3, 3))
+
+
+def from_6d(vectors: Tensor) -> Tensor:
+    """``(..., 6)``, two vectors orthonormalised in turn (Zhou et al. 2019), to the first two *rows* of ``R``."""
+    a, b = vectors.unflatten(-1, (2, 3)).unbind(-2)
+    a = torch.nn.functional.normalize(a, dim=-1, eps=1e-6)
+    b = torch.nn.functional.normalize(b - (a * b).sum(-1, keepdim=True) * a, dim=-1, eps=1e-6)
+    return torch.stack([a, b, torch.linalg.cross(a, b)], dim=-2)
+
+
+def view_grid(nside: int) -> Tensor:
+    """``(12 nside², 3, 3)`` rotations without in-plane turn, their views the centres of a HEALPix grid."""
+    tilt, rot = healpy.pix2ang(nside, np.arange(healpy.nside2npix(nside)))
+    angles = np.rad2deg(np.stack([rot, tilt, np.zeros_like(rot)], axis=1))
+    return from_euler(torch.from_numpy(angles).float())
+
+
+def inplane(angles_deg: Tensor) -> Tensor:
+    """``(..., 3, 3)`` in-plane turns: RELION's psi alone."""
+    return _about_z(-torch.deg2rad(angles_deg))
+
+
+def distance_deg(a: Tensor, b: Tensor) -> Tensor:
+    """Angle in degrees of the rotation from ``a`` to ``b``, ``(..., 3, 3)`` each."""
+    chord = (a.double() - b.double()).square().sum((-2, -1)).sqrt()  # ‖A - B‖ = 2√2 sin(angle / 2)
+    return torch.rad2deg(2 * torch.asin((chord / 8**0.5).clamp(max=1.0))).float()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How one set of poses lies to another: a global rotation of the object ``(3, 3)`` and a change of hand."""
+
+    rotation: Tensor
+    mirrored: bool
+
+    def apply(self, rotations: Tensor) -> Tensor:
+        """``(n, 3, 3)`` poses taken into the other frame: ``R @ rotation``, of the mirrored pose where so."""
+        return (MIRROR.to(rotations) @ rotations if self.mirrored else rotations) @ self.rotation
+
+
+def align(estimated: Tensor, true: Tensor, trials: int = 200) -> Frame:
+    """The frame that brings ``(n, 3, 3)`` estimated poses nearest to the true ones.
+
+    Orientation and hand of the object are arbitrary in ab initio reconstruction. Of the frames that single
+    particles propose, in either hand, the one with the least median error is taken and polished on its inliers.
+    """
+    pick = torch.linspace(0, len(true) - 1, min(trials, len(true)), device=true.device).long()
+    sample = torch.linspace(0, len(true) - 1, min(2000, len(true)), device=true.device).long()
+    best = None
+    for mirrored in (False, True):
+        poses = MIRROR.to(estimated) @ estimated if mirrored else estimated
+        frames = poses[pick].mT @ true[pick]
+        errors = distance_deg(poses[sample, None] @ frames, true[sample, None])  # (sample, trials)
+        medians, order = errors.median(dim=0).values.sort()
+        if best is None or medians[0] < best[0]:
+            best = (medians[0], mirrored, poses, frames[order[0]])
+    _, mirrored, poses, rotation = best
+    for _ in range(3):
+        error = distance_deg(poses @ rotation, true)
+        inliers = error <= error.median()
+        rotation = roma.special_procrustes((poses[inliers].mT @ true[inliers]).sum(0))
+    return Frame(rotation, mirrored)

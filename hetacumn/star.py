@@ -1,0 +1,180 @@
+"""Tables of particles: RELION STAR 3.1 and 3.0 and cryoSPARC .cs in, RELION 3.1 out.
+
+Whatever the file, the table in memory has RELION 3.1's form and column names: one row a particle, one row an
+optics group, origins in Å. Rows are counted from 1 in messages.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import starfile
+from starfile.writer import StarWriter
+
+from hetacumn.cryosparc import read_cs
+from hetacumn.errors import HetacumnError
+from hetacumn.project import atomic_path
+
+ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
+ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst"]
+GROUP = "rlnOpticsGroup"
+GROUP_COLUMNS = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]  # one value a group in 3.1
+TEXT_COLUMNS = ["rlnImageName", "rlnMicrographName", "rlnImageOriginalName", "rlnOpticsGroupName"]
+
+
+@dataclass(frozen=True)
+class ParticleTable:
+    """A particle file as RELION 3.1 has it: ``particles`` (a row each) and ``optics`` (a row a group)."""
+
+    path: Path
+    particles: pd.DataFrame
+    optics: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    def has(self, column: str) -> bool:
+        """Is there such a column, of the particles or of their groups?"""
+        return column in self.particles or column in self.optics
+
+    def numbers(self, column: str, default: float | None = None) -> np.ndarray:
+        """``(n,)`` values of a column, float64, looked up by group where the column is the group's.
+
+        Raises:
+            HetacumnError: no such column and no default; a value that is not a finite number (row named).
+        """
+        if not self.has(column):
+            if default is None:
+                raise HetacumnError(f"{self.path}: no column {column}; expected it for every particle")
+            return np.full(len(self), float(default))
+        if column in self.particles:
+            return _finite(self.particles[column], column, f"{self.path}: row")
+        values = _finite(self.optics[column], column, f"{self.path}: optics table, row")
+        return values[self._group_rows()]
+
+    def _group_rows(self) -> np.ndarray:
+        """``(n,)`` row of the optics table of each particle."""
+        groups = _finite(self.optics[GROUP], GROUP, f"{self.path}: optics table, row").astype(int)
+        mine = self.numbers(GROUP).astype(int)
+        unknown = ~np.isin(mine, groups)
+        if unknown.any():
+            row = int(unknown.argmax())
+            raise HetacumnError(f"{self.path}: row {row + 1}: optics group {mine[row]} is not in the optics table, "
+                                f"which has {', '.join(map(str, groups))}")
+        order = np.argsort(groups)
+        return order[np.searchsorted(groups, mine, sorter=order)]
+
+    def pixel_A(self) -> float:
+        """The pixel size in Å that all images have; several are not supported."""
+        sizes = _finite(self.optics["rlnImagePixelSize"], "rlnImagePixelSize", f"{self.path}: optics table, row")
+        if np.ptp(sizes) > 1e-4 * sizes.mean():
+            raise HetacumnError(f"{self.path}: pixel sizes from {sizes.min():g} to {sizes.max():g} Å in one file are "
+                                "not supported yet; expected one for all particles")
+        return float(sizes[0])
+
+    def images(self) -> tuple[np.ndarray, np.ndarray]:
+        """``(n,)`` stack names as written, and ``(n,)`` indices of the images in them, counted from 0."""
+        names = self.particles["rlnImageName"].astype(str)
+        parts = names.str.extract(r"^(\d+)@(.+)$")
+        wrong = parts[0].isna().to_numpy()
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise HetacumnError(f"{self.path}: row {row + 1}: rlnImageName is '{names.iloc[row]}'; "
+                                "expected number@stack, such as 000001@particles.mrcs")
+        return parts[1].to_numpy(dtype=object), parts[0].astype(np.int64).to_numpy() - 1
+
+
+def read_table(path: Path | str) -> ParticleTable:
+    """Read a particle table from RELION 3.1 or 3.0 STAR, or cryoSPARC .cs (by suffix).
+
+    In 3.0 the pixel size is the detector's pixel over the magnification, and origins are in pixels.
+
+    Raises:
+        HetacumnError: no such file, not a table of particles, a column missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise HetacumnError(f"{path}: no such file; expected a STAR or .cs file of particles")
+    if path.suffix == ".cs":
+        optics, particles = group_optics(path, read_cs(path))
+        return ParticleTable(path, particles, optics)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an empty block is judged below
+            blocks = starfile.read(path, always_dict=True, parse_as_string=TEXT_COLUMNS)
+    except Exception as error:  # starfile raises whatever its parser meets
+        raise HetacumnError(f"{path}: not a STAR file ({' '.join(str(error).split())})") from error
+    tables = {name: pd.DataFrame([b]) if isinstance(b, dict) else b for name, b in blocks.items()}
+    particles = next((t for t in tables.values() if "rlnImageName" in t), None)
+    if particles is None:
+        raise HetacumnError(f"{path}: no column rlnImageName; expected a STAR file of particles")
+    if len(particles) == 0:
+        raise HetacumnError(f"{path}: no rows; expected one a particle")
+    if "optics" not in tables:
+        optics, particles = group_optics(path, _from_relion30(path, particles))
+        return ParticleTable(path, particles, optics)
+    for column in (GROUP, "rlnImagePixelSize"):
+        if column not in tables["optics"]:
+            raise HetacumnError(f"{path}: no column {column} in the optics table; expected RELION 3.1's")
+    return ParticleTable(path, particles, tables["optics"])
+
+
+def write_table(path: Path | str, particles: pd.DataFrame, optics: pd.DataFrame) -> None:
+    """Write RELION 3.1 STAR, atomically: six decimals, the optics table first, no date in it."""
+    writer = StarWriter({"optics": optics, "particles": particles}, float_format="%.6f")
+    with atomic_path(path) as temporary, open(temporary, "w") as file:
+        file.write("# version 30001\n\n")  # as RELION 3.1 writes
+        file.writelines(line + "\n" for line in writer.data_block_generator())
+
+
+def group_optics(path: Path, particles: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Divide one flat table into RELION 3.1's two: ``(optics, particles)``, a group for each microscope setting.
+
+    ``rlnImagePixelSize``, and ``rlnImageSize`` where known, go to the optics with voltage, Cs and contrast.
+    """
+    for column in GROUP_COLUMNS:
+        if column not in particles:
+            raise HetacumnError(f"{path}: no column {column}; expected it for every particle")
+    shared = [*GROUP_COLUMNS, "rlnImagePixelSize", *(["rlnImageSize"] if "rlnImageSize" in particles else [])]
+    for column in shared:
+        _finite(particles[column], column, f"{path}: row")
+    codes = particles.groupby(shared, sort=False).ngroup().to_numpy() + 1
+    first = ~pd.Series(codes).duplicated().to_numpy()
+    optics = particles.loc[first, shared].reset_index(drop=True)
+    optics.insert(0, GROUP, codes[first])
+    optics.insert(1, "rlnOpticsGroupName", [f"opticsGroup{g}" for g in codes[first]])
+    optics["rlnImageDimensionality"] = 2
+    rest = particles.drop(columns=[*shared, GROUP], errors="ignore").copy()
+    rest[GROUP] = codes
+    return optics, rest
+
+
+def _from_relion30(path: Path, particles: pd.DataFrame) -> pd.DataFrame:
+    """Rename and rescale 3.0's columns to 3.1's: pixel size and origins."""
+    particles = particles.copy()
+    if "rlnPixelSize" in particles:
+        pixel = _finite(particles.pop("rlnPixelSize"), "rlnPixelSize", f"{path}: row")
+    elif "rlnDetectorPixelSize" in particles and "rlnMagnification" in particles:
+        detector_um = _finite(particles.pop("rlnDetectorPixelSize"), "rlnDetectorPixelSize", f"{path}: row")
+        pixel = detector_um * 1e4 / _finite(particles.pop("rlnMagnification"), "rlnMagnification", f"{path}: row")
+    else:
+        raise HetacumnError(f"{path}: no optics table (RELION 3.1), and no columns rlnMagnification and "
+                            "rlnDetectorPixelSize (RELION 3.0); expected the pixel size in one of these ways")
+    particles["rlnImagePixelSize"] = pixel
+    for old, new in zip(("rlnOriginX", "rlnOriginY"), ORIGINS, strict=True):
+        if old in particles:
+            particles[new] = _finite(particles.pop(old), old, f"{path}: row") * pixel
+    return particles
+
+
+def _finite(column: pd.Series, name: str, where: str) -> np.ndarray:
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise HetacumnError(f"{where} {row + 1}: {name} is {column.iloc[row]}; expected a finite number")
+    return values

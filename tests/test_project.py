@@ -1,0 +1,72 @@
+"""The project's root, its provenance, and files that are whole or not there."""
+
+import json
+import subprocess
+
+import pytest
+
+from hetacumn import project
+from hetacumn.errors import HetacumnError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A project's folder with a deep working directory inside."""
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "params.yaml").write_text("train: {epochs: 3}\n")
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/dvc.yaml").write_text("stages: {}\n")  # a second pipeline is not the root
+    monkeypatch.chdir(tmp_path / "a/b")
+    return tmp_path
+
+
+def test_the_root_is_the_folder_with_both_files_and_params_are_read_there(folder):
+    assert project.root() == folder
+    assert project.params() == {"train": {"epochs": 3}}
+
+
+def test_no_project_and_broken_params_are_the_users_mistake(folder):
+    (folder / "params.yaml").write_text("a: [1,\n")
+    with pytest.raises(HetacumnError, match="params.yaml: not valid YAML"):
+        project.params()
+    (folder / "params.yaml").unlink()
+    with pytest.raises(HetacumnError, match=r"dvc\.yaml and params\.yaml"):
+        project.root()
+
+
+def test_atomic_path_writes_all_or_nothing(tmp_path):
+    target = tmp_path / "new/table.csv"
+    with project.atomic_path(target) as temporary:
+        temporary.write_text("one")
+        assert temporary.suffix == ".csv" and not target.exists()
+    with pytest.raises(ZeroDivisionError), project.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        1 / 0  # noqa: B018
+    assert target.read_text() == "one" and len(list(target.parent.iterdir())) == 1
+
+
+def test_json_comes_back(tmp_path):
+    project.write_json(tmp_path / "config.json", {"b": 1, "a": [None, "Å"]})
+    assert json.loads((tmp_path / "config.json").read_text()) == {"b": 1, "a": [None, "Å"]}
+
+
+def test_provenance_names_the_commit_and_says_when_it_is_dirty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert project.provenance()["git_commit"] is None
+
+    def git(*arguments):
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    (tmp_path / "file").write_text("1")
+    git("init"), git("add", "file"), git("commit", "-m", "one")
+    commit = git("rev-parse", "HEAD").strip()
+    assert project.provenance()["git_commit"] == commit
+    (tmp_path / "file").write_text("2")
+    assert project.provenance()["git_commit"] == commit + "+dirty"
+    assert {"python", "torch", "numpy", "hetacumn", "device"} <= set(project.provenance())
+
+
+def test_peak_memory_is_that_of_a_python_process():
+    assert 10 < project.peak_memory_mb() < 1e6

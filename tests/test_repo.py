@@ -1,0 +1,75 @@
+"""The repository keeps its rules: stripped notebooks, a lock without URLs, stages that read real files."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from dvc.repo import Repo
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(path for folder in ("notebooks", "real", "benchmark")
+                   for path in ROOT.glob(f"{folder}/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+STAGE_NOTEBOOKS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
+PIPELINES = sorted([*ROOT.glob("dvc.yaml"), *ROOT.glob("*/dvc.yaml")])
+FIGURES = sorted(path for path in ROOT.glob("figures/**/*") if path.is_file())
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks")
+def test_notebooks_are_committed_without_outputs():
+    command = [sys.executable, "-m", "nbstripout", "--keep-id", "--verify", *map(str, NOTEBOOKS)]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr + "run: make strip"
+
+
+@pytest.mark.parametrize("path", STAGE_NOTEBOOKS, ids=name_of)
+def test_a_stage_notebook_has_a_parameters_cell_and_stays_short(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    assert len(code) <= 15
+
+
+def test_the_lock_pins_every_dependency_and_names_no_host():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines()
+             if line and not line.startswith("#")]
+    wrong = [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line)]
+    assert wrong == []
+    pinned = {line.split("==")[0] for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
+    assert {re.split(r"[=<>~! \[]", name)[0].lower() for name in asked} <= pinned
+    assert "torch==2.13.0" in lines
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES, ids=name_of)
+def test_a_stage_reads_what_is_there_or_made_by_another_and_its_figures_are_in_git(pipeline):
+    with Repo(str(ROOT)) as repo:
+        stages = [stage for stage in repo.index.stages if stage.path_in_repo == name_of(pipeline)]
+        made = {Path(out.fs_path) for out in repo.index.outs}
+        read = {Path(dep.fs_path) for stage in stages for dep in stage.deps if dep.protocol == "local"}
+        kept_in_git = {Path(out.fs_path) for stage in stages for out in stage.outs if not out.use_cache}
+    lost = {path for path in read if not path.exists() and not made & {path, *path.parents}}
+    if pipeline.parent == ROOT:
+        lost |= {path for path in kept_in_git if not path.exists()}
+    assert lost == set()
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=name_of)
+def test_a_figure_is_small_enough_for_git(path):
+    assert path.stat().st_size < 300_000
+
+
+def test_params_are_valid_yaml():
+    path = ROOT / "params.yaml"
+    if not path.exists():
+        pytest.skip("no params.yaml")
+    assert isinstance(yaml.safe_load(path.read_text()), dict)

@@ -1,0 +1,114 @@
+"""The runner: what it refuses, what it prints, and that a rerun leaves no difference."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from hetacumn import run
+from hetacumn.errors import HetacumnError
+
+PARAMETERS = 'dataset = "adk"  # which one\nseed: int = 0\nout = None\n'
+
+
+@pytest.fixture
+def make_notebook(tmp_path, monkeypatch):
+    """A function that writes a notebook of a parameters cell and the given cells, in a fresh folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*cells: str):
+        tagged = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+        path = tmp_path / "stage.ipynb"
+        nbformat.write(new_notebook(cells=[tagged, *map(new_code_cell, cells)]), path)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("text, default, value", [
+    ("3", "0", 3), ("1e-3", "0.1", 1e-3), ("true", "False", True), ("null", '"a"', None),
+    ("[1, 2]", "None", [1, 2]), ("my/particles.star", "None", "my/particles.star"),
+    ("6e10", '"adk"', "6e10"), ("6e10", "None", 6e10), ("a: b", "None", "a: b"), ("", "None", ""),
+])
+def test_values_are_read_by_what_they_look_like_unless_the_default_is_a_string(text, default, value):
+    read = run.parse_value(text, default)
+    assert read == value and type(read) is type(value)
+
+
+def test_a_run_leaves_the_executed_copy_and_a_rerun_leaves_no_difference(make_notebook, capfd):
+    notebook = make_notebook("import os, sys\nprint(dataset, seed, sys.executable, os.getcwd())",
+                             "for i in range(3):\n    print(i, flush=True)\n"
+                             "print('bar', file=sys.stderr)\n1 + 1")
+    arguments = [str(notebook), "-p", "seed", "3", "-p", "out", "new/folder"]
+    assert run.main(arguments) == 0
+    executed = notebook.parent / "new/folder/stage.ipynb"
+    first = executed.read_bytes()
+    assert run.main(arguments) == 0
+    assert executed.read_bytes() == first
+
+    printed = capfd.readouterr()
+    assert f"adk 3 {sys.executable} {os.getcwd()}\n0\n1\n2\n" in printed.out and "bar" in printed.err
+    cells = nbformat.read(executed, as_version=4).cells
+    assert cells[-1].outputs[0].text == "0\n1\n2\n"
+    assert cells[-1].outputs[1].data["text/plain"] == "2" and len(cells[-1].outputs) == 2
+    assert [path.name for path in executed.parent.iterdir()] == ["stage.ipynb"]
+
+
+def test_an_unknown_parameter_is_refused_with_the_known_ones(make_notebook):
+    with pytest.raises(HetacumnError, match="no parameter sed; it knows dataset, seed, out"):
+        run.run_notebook(make_notebook(), {"sed": "1", "out": "x"})
+
+
+def test_nowhere_to_write_a_missing_file_and_no_notebook_are_refused(make_notebook, tmp_path):
+    notebook = make_notebook()
+    with pytest.raises(HetacumnError, match="nowhere to write"):
+        run.run_notebook(notebook, {})
+    with pytest.raises(HetacumnError, match="overwrite"):
+        run.run_notebook(notebook, {"out": "."})
+    with pytest.raises(HetacumnError, match="no such notebook"):
+        run.run_notebook(tmp_path / "none.ipynb", {})
+    (tmp_path / "text.ipynb").write_text("not JSON")
+    with pytest.raises(HetacumnError, match="not a Jupyter notebook"):
+        run.run_notebook(tmp_path / "text.ipynb", {})
+
+
+def test_the_users_mistake_is_one_line_and_leaves_nothing(make_notebook, capfd):
+    notebook = make_notebook("from hetacumn.errors import HetacumnError\n"
+                             "raise HetacumnError('a.star, row 3:\\n  no image 7')")
+    assert run.main([str(notebook), "-p", "out", "out"]) == 2
+    assert capfd.readouterr().err == "error: a.star, row 3: no image 7\n"
+    assert list((notebook.parent / "out").iterdir()) == []
+
+
+def test_any_other_error_shows_the_traceback_and_keeps_the_failed_copy(make_notebook, capfd):
+    assert run.main([str(make_notebook("1 / 0")), "-o", "deep/done.ipynb"]) == 1
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    assert os.listdir("deep") == ["done.failed.ipynb"]
+    assert run.main([str(make_notebook("1 / 1")), "-o", "deep/done.ipynb"]) == 0
+    assert os.listdir("deep") == ["done.ipynb"]
+
+
+def test_an_interrupt_stops_the_kernel_and_leaves_nothing(make_notebook):
+    notebook = make_notebook("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
+    process = subprocess.Popen([sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    kernel = int(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+    assert os.listdir("out") == []
+
+
+def test_a_progress_bar_becomes_its_last_line():
+    log = io.StringIO()
+    writer = run.LineWriter(log)
+    for text in ("one\ntw", "o\n", "\r 10%", "\r 50%", "\r100%", "\n", "end"):
+        writer.write(text)
+    writer.close()
+    assert log.getvalue() == "one\ntwo\n100%\nend\n"

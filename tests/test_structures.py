@@ -1,0 +1,216 @@
+"""Laws of atomic models: mass, frames, motions, and two ways to a projection."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import roma
+import torch
+
+from hetacumn.errors import HetacumnError
+from hetacumn.structures import Atoms, density, load_motion, load_states, project_atoms, rotate_about
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+SPECS = {
+    "adk": {"structure": "adk", "states": ["open", "closed"]},
+    "ribosome": {"structure": "ribosome", "left_out": [[], ["small/head"], ["small"]]},
+    "spliceosome": {"structure": "spliceosome", "arm_b_deg": [0, 50], "top_deg": [0, 40]},
+}
+MOTIONS = {
+    "adk": {"structure": "adk"},
+    "spliceosome": {"structure": "spliceosome", "arm_b_deg": [0, 50], "top_deg": [0, 40]},
+}
+PIXEL_A = {"adk": 1.0, "ribosome": 3.2, "spliceosome": 3.6}
+
+needs_data = pytest.mark.skipif(not (DATA / "adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
+
+
+def blob(*positions_A, width_A: float = 3.0) -> Atoms:
+    """Atoms of weight 1, 2, 3, … at the given positions."""
+    n = len(positions_A)
+    positions, weights = torch.tensor(positions_A), torch.arange(1, n + 1, dtype=torch.float32)
+    return Atoms(positions, weights, torch.full((n,), width_A), np.full(n, "all"))
+
+
+def cloud(n: int = 300) -> Atoms:
+    """Random atoms of three widths, within 30 Å of the origin."""
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=1)
+    positions *= 30 * torch.rand(n, 1, generator=generator) ** (1 / 3)
+    widths = torch.tensor([2.0, 3.0, 4.0])[torch.randint(3, (n,), generator=generator)]
+    return Atoms(positions, 1 + torch.rand(n, generator=generator), widths, np.full(n, "all"))
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].item()
+
+
+def exact_projection(atoms: Atoms, rotation: torch.Tensor, box: int, pixel_A: float) -> torch.Tensor:
+    """Sum the projected Gaussians one atom at a time, in double precision: (box, box) as (y, x)."""
+    grid = (torch.arange(box, dtype=torch.float64) - box // 2) * pixel_A
+    image = torch.zeros(box, box, dtype=torch.float64)
+    view = atoms.positions_A.double() @ rotation.double().T
+    for (x, y, _), weight, width in zip(view, atoms.weights.double(), atoms.widths_A.double(), strict=True):
+        squared = (grid[None, :] - x) ** 2 + (grid[:, None] - y) ** 2
+        image += weight * torch.exp(-squared / (2 * width**2)) * pixel_A**2 / (2 * torch.pi * width**2)
+    return image
+
+
+def centre_px(image: torch.Tensor) -> torch.Tensor:
+    """Centre of mass of (y, x) about the origin at box // 2, as (x, y) in pixels."""
+    grid = torch.arange(image.shape[-1], dtype=image.dtype) - image.shape[-1] // 2
+    return torch.stack([(image.sum(0) * grid).sum(), (image.sum(1) * grid).sum()]) / image.sum()
+
+
+def test_projection_is_the_exact_gaussian_sum():
+    rotations = roma.random_rotmat(4, generator=torch.Generator().manual_seed(1))
+    for image, rotation in zip(project_atoms(cloud(), rotations, 64, 2.0), rotations, strict=True):
+        exact = exact_projection(cloud(), rotation, 64, 2.0)
+        assert correlation(image.double(), exact) > 0.9995
+        assert (image - exact).norm() < 0.01 * exact.norm()
+
+
+def test_mass_is_conserved():
+    atoms, rotations = cloud(), roma.random_rotmat(5)
+    mass = atoms.weights.sum()
+    assert torch.allclose(project_atoms(atoms, rotations, 64, 2.0).sum((1, 2)), mass.expand(5), rtol=1e-4)
+    assert torch.allclose(density(atoms, 64, 2.0).sum(), mass, rtol=1e-4)
+
+
+def test_centre_of_an_image_is_the_projected_centre_of_mass():
+    atoms, rotations = cloud(), roma.random_rotmat(5, generator=torch.Generator().manual_seed(2))
+    expected = (rotations @ atoms.centre_of_mass())[:, :2].double() / 2.0
+    for image, centre in zip(project_atoms(atoms, rotations, 64, 2.0).double(), expected, strict=True):
+        assert (centre_px(image) - centre).norm() < 0.01
+
+
+def test_atom_at_the_origin_is_at_half_the_box():
+    image = project_atoms(blob([0.0, 0.0, 0.0]), torch.eye(3)[None], 32, 2.0)[0]
+    assert divmod(image.argmax().item(), 32) == (16, 16)
+    volume = density(blob([0.0, 0.0, 0.0]), 32, 2.0)
+    assert np.unravel_index(volume.argmax().item(), volume.shape) == (16, 16, 16)
+
+
+def test_rotation_takes_object_to_view():
+    quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # x → y about z
+    image = project_atoms(blob([12.0, 0.0, 5.0]), quarter[None], 32, 2.0)[0]
+    assert divmod(image.argmax().item(), 32) == (16 + 6, 16)  # row y, column x
+    rotation = roma.random_rotmat(1, generator=torch.Generator().manual_seed(3))
+    position = torch.tensor([10.0, -7.0, 12.0])
+    image = project_atoms(blob(position.tolist()), rotation, 32, 2.0)[0]
+    assert (centre_px(image) - (rotation[0] @ position)[:2] / 2.0).norm() < 0.01
+
+
+def test_density_has_axes_z_y_x():
+    volume = density(blob([4.0, 8.0, -12.0]), 32, 2.0)
+    assert np.unravel_index(volume.argmax().item(), volume.shape) == (16 - 6, 16 + 4, 16 + 2)
+
+
+def test_batched_positions_are_a_state_an_image():
+    first, second = cloud(), cloud().moved(torch.tensor([5.0, 0.0, 0.0]))
+    both = replace(first, positions_A=torch.stack([first.positions_A, second.positions_A]))
+    rotations = roma.random_rotmat(2)
+    images = project_atoms(both, rotations, 64, 2.0)
+    assert torch.allclose(images[:1], project_atoms(first, rotations[:1], 64, 2.0), atol=1e-4)
+    assert torch.allclose(images[1:], project_atoms(second, rotations[1:], 64, 2.0), atol=1e-4)
+
+
+def test_rotate_about_is_right_handed_and_keeps_the_point():
+    point = torch.tensor([1.0, 2.0, 3.0])
+    positions = torch.stack([point, point + torch.tensor([2.0, 0.0, 1.0])])
+    turned = rotate_about(positions, point, torch.tensor([0.0, 0.0, 5.0]), torch.tensor([0.0, 90.0]))
+    assert torch.allclose(turned[0], positions, atol=1e-6)
+    assert torch.allclose(turned[1], torch.stack([point, point + torch.tensor([0.0, 2.0, 1.0])]), atol=1e-6)
+
+
+@needs_data
+@pytest.mark.parametrize("name", SPECS)
+def test_projection_of_the_density_is_the_projection_of_the_atoms(name):
+    atoms = load_states(SPECS[name], DATA)[0]
+    summed = density(atoms, 128, PIXEL_A[name]).sum(0)
+    assert correlation(project_atoms(atoms, torch.eye(3)[None], 128, PIXEL_A[name])[0], summed) > 0.9995
+
+
+@needs_data
+def test_adk_states_share_the_core():
+    opened, closed = load_states(SPECS["adk"], DATA)
+    moved = (opened.positions_A - closed.positions_A).norm(dim=1)
+    assert opened.centre_of_mass().norm() < 0.01
+    assert 7 < moved.square().mean().sqrt() < 8.5  # the known RMSD, superposed on the core
+    residues = np.load(DATA / "adk.npz")["residue_number"]
+    core = torch.from_numpy((residues >= 80) & (residues <= 110))
+    assert moved[core].median() < 1.5
+
+
+@needs_data
+def test_adk_path_goes_from_open_to_closed_in_small_steps():
+    opened, closed = load_states(SPECS["adk"], DATA)
+    path = load_states({"structure": "adk", "path": np.linspace(0, 1, 11).tolist()}, DATA)
+    assert torch.allclose(path[0].positions_A, opened.positions_A, atol=1e-4)
+    assert torch.allclose(path[-1].positions_A, closed.positions_A, atol=1e-4)
+    distance = torch.tensor([(p.positions_A - closed.positions_A).norm() for p in path])
+    assert (distance.diff() < 0).all()
+
+
+@needs_data
+def test_ribosome_states_are_the_same_residues_less_the_parts_left_out():
+    full, no_head, large = load_states(SPECS["ribosome"], DATA)
+    assert full.centre_of_mass().norm() < 0.01
+    for state, parts in ((no_head, ["small/head"]), (large, ["small/head", "small/body"])):
+        gone = torch.from_numpy(np.isin(full.parts, parts))
+        assert torch.equal(state.positions_A, full.positions_A[~gone])
+        assert full.weights[gone].sum() > 0.1 * full.weights.sum()
+
+
+@needs_data
+def test_a_hinge_turns_one_arm_rigidly_and_leaves_the_rest():
+    rest, top, arm_b, both = load_states(SPECS["spliceosome"], DATA)
+    for state, moving in ((top, {"top"}), (arm_b, {"arm_b"}), (both, {"top", "arm_b"})):
+        for part in ("body", "arm_b", "top"):
+            chosen = torch.from_numpy(rest.parts == part)
+            before, after = rest.positions_A[chosen], state.positions_A[chosen]
+            if part in moving:
+                assert (before - after).norm(dim=1).max() > 50
+                assert torch.allclose(torch.pdist(before[::20]), torch.pdist(after[::20]), atol=1e-3)
+            else:
+                assert torch.equal(before, after)
+
+
+@needs_data
+@pytest.mark.parametrize("name", MOTIONS)
+def test_a_motion_ends_in_the_first_and_last_state(name):
+    states, move = load_states(SPECS[name], DATA), load_motion(MOTIONS[name], DATA)
+    moving = move(torch.tensor([0.0, 0.5, 1.0]))
+    assert moving.positions_A.shape == (3, len(moving.weights), 3)
+    assert torch.allclose(moving.positions_A[0], states[0].positions_A, atol=1e-3)
+    assert torch.allclose(moving.positions_A[2], states[-1].positions_A, atol=1e-3)
+    assert project_atoms(moving, torch.eye(3).expand(3, 3, 3), 128, PIXEL_A[name]).shape == (3, 128, 128)
+
+
+@pytest.mark.parametrize(("spec", "expected"), [
+    ({"structure": "hsp90"}, "adk, ribosome, spliceosome"),
+    ({"structure": "adk"}, "states or path"),
+    ({"structure": "adk", "state": ["open"]}, "states or path"),
+    ({"structure": "adk", "states": ["ajar"]}, "closed, open"),
+    ({"structure": "adk", "path": [0.0, 1.5]}, "0 .open. to 1 .closed."),
+    ({"structure": "spliceosome", "arm_b_deg": [0]}, "arm_b_deg and top_deg"),
+    ({"structure": "spliceosome", "arm_b_deg": 50, "top_deg": [0]}, "list of numbers"),
+    pytest.param({"structure": "ribosome", "left_out": [["beak"]]}, "small/head", marks=needs_data),
+])
+def test_unknown_names_are_told_what_is_known(spec, expected):
+    with pytest.raises(HetacumnError, match=expected):
+        load_states(spec, DATA)
+
+
+def test_other_errors_name_what_was_expected(tmp_path):
+    with pytest.raises(HetacumnError, match="adk, spliceosome"):
+        load_motion({"structure": "ribosome"}, DATA)
+    with pytest.raises(HetacumnError, match="adk.npz is missing"):
+        load_states(SPECS["adk"], tmp_path)
+    with pytest.raises(HetacumnError, match="larger box"):
+        project_atoms(blob([40.0, 0.0, 0.0]), torch.eye(3)[None], 32, 2.0)
+    with pytest.raises(HetacumnError, match="at most 5.00 Å"):
+        density(blob([0.0, 0.0, 0.0]), 32, 10.0)
+    with pytest.raises(HetacumnError, match="even"):
+        density(blob([0.0, 0.0, 0.0]), 31, 2.0)
