@@ -41,10 +41,11 @@ def read_cs(path: Path) -> pd.DataFrame:
         raise HetacumnError(f"{path}: not a cryoSPARC table ({error})") from error
     for field in ["blob/path", "blob/idx", "blob/shape", *(name for _, name, _ in _COLUMNS)]:
         if field not in fields:
-            raise HetacumnError(f"{path}: no column {field}; expected it for every particle (a table exported "
-                                "without its passthrough lacks columns)")
+            raise HetacumnError(f"{path}: no column {field}; expected it for every particle "
+                                "(a table exported without its passthrough lacks columns)")
     stacks = np.char.lstrip(np.char.decode(rows["blob/path"]), ">")
-    table = pd.DataFrame({"rlnImageName": [f"{i + 1:06d}@{s}" for i, s in zip(rows["blob/idx"], stacks, strict=True)]})
+    names = [f"{i + 1:06d}@{stack}" for i, stack in zip(rows["blob/idx"], stacks, strict=True)]
+    table = pd.DataFrame({"rlnImageName": names})
     for relion, field, factor in _COLUMNS:
         table[relion] = rows[field].astype(np.float64) * factor
     table["rlnImageSize"] = rows["blob/shape"][:, 0].astype(int)
@@ -52,6 +53,7 @@ def read_cs(path: Path) -> pd.DataFrame:
         rotations = rotvec_to_rotmat(torch.from_numpy(rows["alignments3D/pose"].astype(np.float64))).mT
         table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]] = to_euler(rotations).numpy()
     if "alignments3D/shift" in fields:
-        pixel = rows["alignments3D/psize_A"] if "alignments3D/psize_A" in fields else rows["blob/psize_A"]
-        table[["rlnOriginXAngst", "rlnOriginYAngst"]] = rows["alignments3D/shift"] * pixel[:, None].astype(np.float64)
+        pixel_A = rows["alignments3D/psize_A" if "alignments3D/psize_A" in fields else "blob/psize_A"]
+        origins_A = rows["alignments3D/shift"] * pixel_A[:, None].astype(np.float64)
+        table[["rlnOriginXAngst", "rlnOriginYAngst"]] = origins_A
     return table

@@ -8,6 +8,7 @@ orientation, position and hand of the estimated classes are arbitrary, and no sc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,38 +20,15 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from hetacumn.errors import HetacumnError
 from hetacumn.fourier import crop_volumes
 from hetacumn.fsc import align_volume, fsc, resolution_A
+from hetacumn.predictions import Predictions
+from hetacumn.simulate import Truth
 from hetacumn.so3 import Frame, align, distance_deg
+from hetacumn.volumes import read_mrc
 
 _TRUSTED_DEG = 30.0  # poses worse than this in the median give volumes no frame to start from
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the particles are: classes ``(n,)``, poses, shifts in Å, volumes ``(K, z, y, x)``, voxel in Å."""
-
-    classes: np.ndarray
-    rotations: Tensor
-    shifts_A: Tensor
-    volumes: Tensor
-    voxel_A: float
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a method says of the same particles.
-
-    ``latents`` are ``(n, d)``, ``seen`` ``(n,)`` is true where a particle was trained on. Volumes may be of
-    another box than the true ones, over the same field of view: they are compared at the smaller box.
-    """
-
-    classes: np.ndarray
-    rotations: Tensor
-    shifts_A: Tensor
-    volumes: Tensor
-    latents: np.ndarray
-    seen: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -177,37 +155,81 @@ def _mean_angle_deg(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.rad2deg(np.arccos(cosines.clip(-1, 1))).mean())
 
 
-def score(estimate: Estimate, truth: Truth) -> Score:
+def score(
+    predictions: Predictions,
+    volumes: Tensor,
+    truth: Truth,
+    true_volumes: Tensor,
+    voxel_A: float,
+    seen: np.ndarray,
+) -> Score:
     """Everything there is to say of one method's answer.
+
+    ``volumes`` and ``true_volumes`` ``(K, z, y, x)`` may be of different boxes over the same field of view:
+    they are compared at the smaller box. ``voxel_A`` is that of the true ones. ``seen`` ``(n,)`` is true
+    where a particle was trained on.
 
     ``row``: ``accuracy`` of all particles and ``accuracy_unseen`` of those not trained on, under one
     matching (NaN where all were); ``ari``; medians ``rotation_error_deg`` and ``shift_error_A``;
     ``resolution_A``, that of the worst class volume; and :func:`disentanglement`. A true class for which
     there is no volume resolves nothing.
     """
-    matching = match_classes(estimate.classes, truth.classes)
-    right = matching[estimate.classes] == truth.classes
-    unseen = right[~estimate.seen]
-    errors_deg, frame = pose_errors(estimate.rotations, truth.rotations)
-    errors_A, _ = shift_errors(estimate.shifts_A, truth.shifts_A, truth.rotations)
+    predicted, true = _labels(predictions.classes), _labels(truth.classes)
+    matching = match_classes(predicted, true)
+    right = matching[predicted] == true
+    unseen = right[~seen]
+    errors_deg, frame = pose_errors(predictions.rotations, truth.rotations)
+    errors_A, _ = shift_errors(predictions.shifts_A, truth.shifts_A, truth.rotations)
     trusted = frame if errors_deg.median() < _TRUSTED_DEG else None
 
-    box = min(estimate.volumes.shape[-1], truth.volumes.shape[-1])
-    voxel_A = truth.voxel_A * truth.volumes.shape[-1] / box
-    references = crop_volumes(truth.volumes, box)
-    labels = np.argsort(matching)[: len(references)]  # the predicted label of every true class
-    volumes = torch.zeros_like(references)
-    for k, label in enumerate(labels):
-        if label < len(estimate.volumes):
-            volumes[k] = align_volume(crop_volumes(estimate.volumes[label], box), references[k], trusted)
-    curves = fsc(volumes, references)
+    box = min(volumes.shape[-1], true_volumes.shape[-1])
+    references = crop_volumes(true_volumes, box)
+    aligned = torch.zeros_like(references)
+    for k, label in enumerate(np.argsort(matching)[: len(references)]):  # the label that true class k goes by
+        if label < len(volumes):
+            aligned[k] = align_volume(crop_volumes(volumes[label], box), references[k], trusted)
+    curves = fsc(aligned, references)
+    voxel_A = voxel_A * true_volumes.shape[-1] / box
     row = {
         "accuracy": float(right.mean()),
         "accuracy_unseen": float(unseen.mean()) if len(unseen) else float("nan"),
-        "ari": adjusted_rand(estimate.classes, truth.classes),
+        "ari": adjusted_rand(predicted, true),
         "rotation_error_deg": float(errors_deg.median()),
         "resolution_A": max(resolution_A(curve, voxel_A) for curve in curves),
         "shift_error_A": float(errors_A.median()),
-        **disentanglement(estimate.latents, truth.classes, truth.rotations),
+        **disentanglement(_labels(predictions.latents), true, truth.rotations),
     }
-    return Score(row, confusion(estimate.classes, truth.classes), errors_deg, curves, volumes)
+    return Score(row, confusion(predicted, true), errors_deg, curves, aligned)
+
+
+def score_folder(folder: Path | str, truth: Truth, true_volumes: Tensor, voxel_A: float) -> Score:
+    """:func:`score` of what a method left in a folder: predictions, ``volumes/``, ``train_rows.npy``.
+
+    A folder ``<method>-refined`` has the training rows of ``<method>``; where there are none, all particles
+    count as seen. Raises :class:`HetacumnError` where the predictions are not of as many particles as the
+    truth.
+    """
+    folder = Path(folder)
+    predictions = Predictions.read(folder)
+    if len(predictions) != len(truth.classes):
+        counts = f"{len(predictions)} particles; expected {len(truth.classes)}, those of the truth"
+        raise HetacumnError(f"{folder}: predictions of {counts}")
+    rows = folder.with_name(folder.name.removesuffix("-refined")) / "train_rows.npy"
+    seen = np.zeros(len(predictions), dtype=bool)
+    seen[np.load(rows) if rows.is_file() else slice(None)] = True
+    volumes, _ = read_volumes(folder / "volumes", "class_")
+    return score(predictions, volumes, truth, true_volumes, voxel_A, seen)
+
+
+def read_volumes(folder: Path | str, stem: str) -> tuple[Tensor, float]:
+    """The volumes ``<stem>1.mrc``, ``<stem>2.mrc``, … of a folder, ``(K, z, y, x)``, and their voxel in Å.
+
+    Raises :class:`HetacumnError` where there is none.
+    """
+    volumes = []
+    while (path := Path(folder) / f"{stem}{len(volumes) + 1}.mrc").is_file():
+        volume, voxel_A = read_mrc(path)
+        volumes.append(volume)
+    if not volumes:
+        raise HetacumnError(f"{path}: no such file; expected the volume of class 1")
+    return torch.stack(volumes), voxel_A

@@ -112,17 +112,18 @@ def _centred(volumes: Tensor) -> Tensor:
     return volumes / volumes.square().sum((-3, -2, -1), keepdim=True).sqrt().clamp_min(1e-12)
 
 
-def _cross_correlation(volume: Tensor, target: Tensor, frame: Frame) -> Tensor:
-    """Correlation of the turned volume with the target at every whole shift, ``(z, y, x)``, no shift at 0."""
-    turned = _centred(rotate(volume, frame.rotation, frame.mirrored))
-    product = torch.fft.rfftn(turned) * torch.fft.rfftn(target).conj()
-    return torch.fft.irfftn(product, s=target.shape)
+def _cross_correlation(volume: Tensor, target: Tensor, rotations: Tensor, mirrored: bool) -> Tensor:
+    """Correlate the volume, turned by ``(b, 3, 3)``, with the target at whole shifts: ``(b, z, y, x)``."""
+    turned = _centred(torch.vmap(lambda rotation: rotate(volume, rotation, mirrored))(rotations))
+    product = torch.fft.rfftn(turned, dim=(1, 2, 3)) * torch.fft.rfftn(target).conj()
+    return torch.fft.irfftn(product, s=target.shape, dim=(1, 2, 3))
 
 
 def _best_shift(volume: Tensor, target: Tensor, frame: Frame) -> Tensor:
     """The whole-voxel shift ``(3,)`` xyz, as :func:`rotate` takes it, of the highest correlation."""
     box = target.shape[-1]
-    peak = torch.stack(torch.unravel_index(_cross_correlation(volume, target, frame).argmax(), target.shape))
+    correlation = _cross_correlation(volume, target, frame.rotation[None], frame.mirrored)[0]
+    peak = torch.stack(torch.unravel_index(correlation.argmax(), target.shape))
     shift = ((peak + box // 2) % box - box // 2).flip(0).float()  # W(x) = U(x + s), U(x) = V(±R x)
     return frame.rotation @ shift * (-1.0 if frame.mirrored else 1.0)
 
@@ -131,9 +132,12 @@ def _search(volume: Tensor, target: Tensor) -> list[Frame]:
     """The frames of highest correlation over a grid of rotations, both hands and all whole shifts."""
     turns = inplane(torch.arange(0, 360, 20.0))
     grid = (turns[:, None] @ view_grid(_NSIDE)).flatten(0, 1).to(volume)
-    frames = [Frame(rotation, mirrored) for mirrored in (False, True) for rotation in grid]
-    scores = torch.stack([_cross_correlation(volume, target, frame).max() for frame in frames])
-    return [frames[i] for i in scores.topk(_KEPT).indices]
+    frames, scores = [], []
+    for mirrored in (False, True):
+        frames += [Frame(rotation, mirrored) for rotation in grid]
+        for some in grid.split(200):
+            scores.append(_cross_correlation(volume, target, some, mirrored).amax((1, 2, 3)))
+    return [frames[i] for i in torch.cat(scores).topk(_KEPT).indices]
 
 
 def _refine(volume: Tensor, target: Tensor, frame: Frame, shift_px: Tensor) -> tuple[float, Frame, Tensor]:

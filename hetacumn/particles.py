@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ OPTICS_COLUMNS = {
     "amplitude_contrast": ("rlnAmplitudeContrast", None),
     "phase_shift_deg": ("rlnPhaseShift", 0.0),
 }
+CONTRAST_SAMPLE = 500  # particles of a file that its contrast is judged by
 WEAK_EVIDENCE = 5.0  # standard errors of the mean brightness, below which the contrast is a guess
 
 
@@ -88,21 +90,22 @@ def read_particles(
     box: int | None = None,
     contrast: str = "auto",
     data_dir: Path | str | None = None,
-    rows: np.ndarray | None = None,
+    rows: Sequence[int] | np.ndarray | Tensor | None = None,
     progress: bool = True,
 ) -> Particles:
     """Read the images that a STAR (RELION 3.1, 3.0) or .cs file names, normalised and Fourier-cropped.
 
     Images are read by chunks: memory is that of the cropped stack. Each image is normalised by the pixels
-    outside its inscribed circle to mean 0 and standard deviation 1, then cropped; the transform is orthonormal,
-    so that white noise keeps unit variance per pixel (coloured noise does not: the cropped band has its own).
-    The optics' pixel size and the poses' shifts are those of the cropped images.
+    outside its inscribed circle to mean 0 and standard deviation 1, then cropped; the transform is
+    orthonormal, so that white noise keeps unit variance per pixel (coloured noise does not: the cropped band
+    has its own). The optics' pixel size and the poses' shifts are those of the cropped images.
 
     Args:
         path: the STAR or .cs file.
         box: even, pixels after cropping; None keeps the stack's.
         contrast: what protein is in the file, "white" or "black"; images come out with it bright. "auto"
-            compares the middle of the images with their background, and warns where that says little.
+            compares the middle of some images of the file with their background (whatever ``rows`` is), and
+            warns where that says little.
         data_dir: the folder that stacks are named from; None looks in the STAR's folder and those around it.
         rows: which particles, counted from 0, in this order; None is all.
 
@@ -123,16 +126,22 @@ def read_particles(
     images = torch.empty(len(rows), box, box)
     with tqdm(total=len(rows), desc="reading particles", unit="", disable=not progress) as bar:
         for positions, chunk in reader.chunks():
-            chunk = _normalise(chunk, [f"{table.path}: row {r + 1}" for r in rows[positions]])
+            chunk = _normalise(chunk, table.path, rows[positions])
             images[torch.from_numpy(positions)] = chunk if box == reader.box else crop_images(chunk, box)
             bar.update(len(positions))
-    if _is_black(images, contrast, table.path):
+    middles = _sample_middles(table, data_dir) if contrast == "auto" else _middles(images)
+    if _is_black(middles, contrast, table.path):
         images.neg_()
     if poses is not None:
         scale = box / reader.box
         poses = Poses(poses.rotations[rows], poses.shifts_px[rows] * scale)
     names = table.particles["rlnImageName"].iloc[rows].astype(str).tolist()
     return Particles(images, optics.binned(reader.box, box), names, poses)
+
+
+def count_particles(path: Path | str) -> int:
+    """How many particles a STAR or .cs file names."""
+    return len(star.read_table(path))
 
 
 def optics_of(table: star.ParticleTable) -> Optics:
@@ -189,8 +198,8 @@ def set_poses(particles: pd.DataFrame, rotations: Tensor, shifts_A: Tensor) -> N
 def _check_rows(table: star.ParticleTable, rows) -> np.ndarray:
     rows = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
     if len(rows) == 0 or rows.min() < 0 or rows.max() >= len(table):
-        raise HetacumnError(f"{table.path}: {len(rows)} rows asked for, of {len(table)}; expected at least one, "
-                            f"each from 0 to {len(table) - 1}")
+        raise HetacumnError(f"{table.path}: {len(rows)} rows asked for, of {len(table)}; expected at least "
+                            f"one, each from 0 to {len(table) - 1}")
     return rows
 
 
@@ -199,28 +208,39 @@ def _outside_circle(box: int, radius: float) -> Tensor:
     return axis.square()[:, None] + axis.square() > radius**2
 
 
-def _normalise(images: np.ndarray, where: list[str]) -> Tensor:
+def _normalise(images: np.ndarray, path: Path, rows: np.ndarray) -> Tensor:
     """Subtract the background's mean and divide by its standard deviation, image by image; in place."""
     chunk = torch.from_numpy(images)
     background = chunk[:, _outside_circle(chunk.shape[-1], chunk.shape[-1] // 2)]
     std, mean = torch.std_mean(background, dim=1)
     if (std <= 0).any():
-        row = int((std <= 0).int().argmax())
-        raise HetacumnError(f"{where[row]}: the image is constant outside its inscribed circle; expected noise there "
-                            "(an unmasked particle)")
+        row = int(rows[int((std <= 0).int().argmax())]) + 1
+        raise HetacumnError(f"{path}: row {row}: the image is constant outside its inscribed circle; "
+                            "expected noise there (an unmasked particle)")
     return chunk.sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
-def _is_black(images: Tensor, contrast: str, path: Path) -> bool:
-    """Is protein dark in these normalised images? Warns of weak evidence, or of evidence against ``contrast``."""
-    middle = images[:, ~_outside_circle(images.shape[-1], images.shape[-1] / 4)].mean(1)
-    evidence = float(middle.mean() / (middle.std() / len(middle) ** 0.5)) if len(middle) > 1 else 0.0
-    seen = "black" if middle.mean() < 0 else "white"
+def _middles(images: Tensor) -> Tensor:
+    """Mean brightness ``(n,)`` of the middle of normalised images ``(n, box, box)``."""
+    return images[:, ~_outside_circle(images.shape[-1], images.shape[-1] / 4)].mean(1)
+
+
+def _sample_middles(table: star.ParticleTable, data_dir: Path | str | None) -> Tensor:
+    """The same of particles spread evenly over the whole file, so that every part is judged alike."""
+    rows = np.linspace(0, len(table) - 1, min(len(table), CONTRAST_SAMPLE)).astype(np.int64)
+    chunks = StackReader(table, rows, data_dir).chunks()
+    return torch.cat([_middles(_normalise(chunk, table.path, rows[some])) for some, chunk in chunks])
+
+
+def _is_black(middles: Tensor, contrast: str, path: Path) -> bool:
+    """Is protein dark in the file? Warns of weak evidence, and of evidence to the contrary."""
+    evidence = float(middles.mean() / (middles.std() / len(middles) ** 0.5)) if len(middles) > 1 else 0.0
+    seen = "black" if middles.mean() < 0 else "white"
     weak = abs(evidence) < WEAK_EVIDENCE
+    why = f"brightness of the middle: {evidence:+.1f} standard errors"
     if contrast == "auto" and weak:
-        warnings.warn(f"{path}: taken as {seen} on weak evidence (brightness of the middle {evidence:+.1f} standard "
-                      "errors); set contrast to white or black if you know it", stacklevel=3)
+        warnings.warn(f"{path}: protein taken as {seen} on weak evidence ({why}); set contrast to white or "
+                      "black if you know it", stacklevel=3)
     if contrast not in ("auto", seen) and not weak:
-        warnings.warn(f"{path}: contrast is set to {contrast}, but protein looks {seen} (brightness of the middle "
-                      f"{evidence:+.1f} standard errors)", stacklevel=3)
+        warnings.warn(f"{path}: contrast is {contrast}, but protein looks {seen} ({why})", stacklevel=3)
     return (seen if contrast == "auto" else contrast) == "black"

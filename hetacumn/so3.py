@@ -25,10 +25,15 @@ def random_rotations(n: int, generator: torch.Generator | None = None, device: t
     return roma.unitquat_to_rotmat(torch.nn.functional.normalize(quaternions, dim=1))
 
 
-def perturb(rotations: Tensor, degrees: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
-    """Turn ``(..., 3, 3)`` rotations by random small rotations, each vector component normal with ``degrees``."""
-    vectors = torch.randn(*rotations.shape[:-1], generator=generator, device=rotations.device)
-    return roma.rotvec_to_rotmat(torch.deg2rad(torch.as_tensor(degrees, device=rotations.device)) * vectors) @ rotations
+def turn(rotations: Tensor, vectors_deg: Tensor) -> Tensor:
+    """Turn ``(..., 3, 3)`` rotations, after they acted, by rotation vectors ``(..., 3)`` in degrees."""
+    return roma.rotvec_to_rotmat(torch.deg2rad(vectors_deg)) @ rotations
+
+
+def perturb(rotations: Tensor, degrees: float, generator: torch.Generator | None = None) -> Tensor:
+    """Turn ``(..., 3, 3)`` rotations at random, each component of the rotation vector normal with ``degrees``."""
+    vectors = torch.randn(rotations.shape[:-1], generator=generator, device=rotations.device)
+    return turn(rotations, degrees * vectors)
 
 
 def from_euler(angles_deg: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import mrcfile
 import numpy as np
+from mrcfile.dtypes import HEADER_DTYPE
 
 from hetacumn.errors import HetacumnError
 from hetacumn.project import atomic_path
@@ -32,34 +32,51 @@ def open_stack(path: Path | str) -> np.ndarray:
     """
     path = Path(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # missing signature
-            with mrcfile.open(path, header_only=True, permissive=True) as mrc:
-                header = mrc.header
-                dtype = mrcfile.utils.data_dtype_from_header(header)
-                shape = (int(header.nz), int(header.ny), int(header.nx))
-                offset = 1024 + int(header.nsymbt)
+        header, order = _read_header(path)
+        dtype = mrcfile.utils.dtype_from_mode(header["mode"]).newbyteorder(order)
     except FileNotFoundError:
         raise HetacumnError(f"{path}: no such file; expected a stack of images") from None
     except (OSError, ValueError) as error:
         raise HetacumnError(f"{path}: not an MRC stack ({error})") from error
+    shape = (int(header["nz"]), int(header["ny"]), int(header["nx"]))
     if dtype.kind == "c" or min(shape) < 1:
         raise HetacumnError(f"{path}: header of {shape[0]} images {shape[2]} × {shape[1]}, {dtype}; "
                             "expected a stack of real images")
+    offset = 1024 + int(header["nsymbt"])
     expected = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     actual = path.stat().st_size
     if actual < expected:
         whole = max(0, actual - offset) // (shape[1] * shape[2] * dtype.itemsize)
-        raise HetacumnError(f"{path}: truncated: {actual} bytes hold {whole} whole images; expected {shape[0]} images "
-                            f"in {expected} bytes, as its header says")
+        raise HetacumnError(f"{path}: truncated: {actual} bytes hold {whole} whole images; expected "
+                            f"{shape[0]} images in {expected} bytes, as its header says")
     return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def _read_header(path: Path) -> tuple[np.void, str]:
+    """The MRC header and its byte order, "<" or ">". Raises ValueError where there is none."""
+    raw = path.read_bytes() if path.stat().st_size < 1024 else np.fromfile(path, np.uint8, 1024).tobytes()
+    if len(raw) < 1024:
+        raise ValueError(f"{len(raw)} bytes, less than a header")
+    for order in "<>":
+        header = np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0]
+        if 0 <= header["mode"] <= 12:
+            return header, order
+    raise ValueError(f"mode {header['mode']}")
+
+
+def find_stack(name: str, star: Path, data_dir: Path | str | None = None) -> Path | None:
+    """Where the stack is that a STAR file names, or None.
+
+    Looked for under ``data_dir`` if given, else in the STAR's folder and the folders around it (RELION names
+    stacks from the project's folder); then from the working directory.
+    """
+    here = star.resolve().parent
+    folders = [here, *here.parents] if data_dir is None else [Path(data_dir)]
+    return next((folder / name for folder in [*folders, Path()] if (folder / name).is_file()), None)
 
 
 class StackReader:
     """The images that a table names, wherever they lie; every stack's header is checked at once.
-
-    A stack's name is looked for under ``data_dir`` if given, else in the STAR's folder and the folders
-    around it (RELION names stacks from the project's folder), else from the working directory.
 
     Raises:
         HetacumnError: a stack missing or broken, a row beyond its stack (row named), odd or unequal boxes.
@@ -71,44 +88,38 @@ class StackReader:
         names, index = table.images()
         self._index = index[rows]
         self._stacks: list[tuple[Path, np.ndarray]] = []  # a stack, and the positions in rows of its images
+        self._stated = table.numbers("rlnImageSize") if table.has("rlnImageSize") else None
         self.box = 0
         for name, positions in _positions(names[rows]).items():
-            path = self._find(name, int(rows[positions[0]]), data_dir)
+            path = find_stack(name, table.path, data_dir)
+            if path is None:
+                raise HetacumnError(f"{table.path}: row {rows[positions[0]] + 1}: no stack '{name}' under "
+                                    f"{data_dir or table.path.parent}; expected it there (or give data_dir)")
             shape = open_stack(path).shape
-            self._check(path, shape, positions, table)
+            self._check(path, shape, positions)
             self._stacks.append((path, positions))
 
-    def _find(self, name: str, row: int, data_dir: Path | str | None) -> Path:
-        parents = self.star.resolve().parent
-        folders = [Path(data_dir)] if data_dir is not None else [parents, *parents.parents]
-        for folder in [*folders, Path()]:
-            if (folder / name).is_file():
-                return folder / name
-        raise HetacumnError(f"{self.star}: row {row + 1}: no stack '{name}' under {folders[0]}; "
-                            "expected it there (give data_dir if it is elsewhere)")
-
-    def _check(self, path: Path, shape: tuple[int, ...], positions: np.ndarray, table: ParticleTable) -> None:
+    def _check(self, path: Path, shape: tuple[int, ...], positions: np.ndarray) -> None:
         count, height, width = shape
-        row = int(self.rows[positions[0]]) + 1
+        rows, index = self.rows[positions] + 1, self._index[positions]  # rows as messages have them
         if height != width or height % 2:
-            raise HetacumnError(f"{path}: images of {width} × {height} pixels (row {row} of {self.star}); "
-                                "expected square images with an even box")
+            raise HetacumnError(f"{path}: images of {width} × {height} pixels (row {rows[0]} of "
+                                f"{self.star}); expected square images with an even box")
         if self.box and height != self.box:
-            raise HetacumnError(f"{path}: box {height} (row {row} of {self.star}); expected {self.box}, as in "
-                                f"{self._stacks[0][0]}")
+            raise HetacumnError(f"{path}: box {height} (row {rows[0]} of {self.star}); expected {self.box}, "
+                                f"as in {self._stacks[0][0]}")
         self.box = height
-        if table.has("rlnImageSize"):
-            stated = table.numbers("rlnImageSize")[self.rows[positions]].astype(int)
+        if self._stated is not None:
+            stated = self._stated[rows - 1].astype(int)
             if (stated != height).any():
                 at = int((stated != height).argmax())
-                raise HetacumnError(f"{self.star}: row {self.rows[positions[at]] + 1}: rlnImageSize is {stated[at]}, but "
-                                    f"{path} has box {height}; expected the same")
-        index = self._index[positions]
+                raise HetacumnError(f"{self.star}: row {rows[at]}: rlnImageSize is {stated[at]}, but {path} "
+                                    f"has box {height}; expected the same")
         beyond = (index >= count) | (index < 0)
         if beyond.any():
             at = int(beyond.argmax())
-            raise HetacumnError(f"{self.star}: row {self.rows[positions[at]] + 1} names image {index[at] + 1} of {path}, "
-                                f"which holds {count}; expected 1 to {count}")
+            raise HetacumnError(f"{self.star}: row {rows[at]} names image {index[at] + 1} of {path}, which "
+                                f"holds {count}; expected 1 to {count}")
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield ``(positions, images)`` until every row was read: positions in ``rows``, images float32.
@@ -131,19 +142,23 @@ class StackReader:
         if bad.any():
             at = int(bad.argmax())
             what = "is constant" if low[at] == high[at] else "holds NaN or infinity"
-            raise HetacumnError(f"{path}: image {self._index[part[at]] + 1} (row {self.rows[part[at]] + 1} of {self.star}) "
+            row = self.rows[part[at]] + 1
+            raise HetacumnError(f"{path}: image {self._index[part[at]] + 1} (row {row} of {self.star}) "
                                 f"{what}; expected an image with noise")
 
 
 @contextmanager
 def new_stack(path: Path | str, n: int, box: int, pixel_A: float) -> Iterator[np.ndarray]:
-    """Yield ``(n, box, box)`` float32 on disk to be filled by parts; the file has its name once it is whole."""
+    """Yield ``(n, box, box)`` float32 on disk, to be filled by parts; the file has its name once it is whole.
+
+    The header holds neither date nor statistics: equal images make equal bytes, in one pass.
+    """
     with atomic_path(path) as temporary:
         with mrcfile.new_mmap(temporary, shape=(n, box, box), mrc_mode=2, overwrite=True) as mrc:
             mrc.set_image_stack()
             mrc.voxel_size = pixel_A
+            mrc.header.label[0] = "hetacumn"
             yield mrc.data
-            mrc.update_header_stats()
 
 
 def _positions(names: np.ndarray) -> dict[str, np.ndarray]:

@@ -63,17 +63,18 @@ class ParticleTable:
         unknown = ~np.isin(mine, groups)
         if unknown.any():
             row = int(unknown.argmax())
-            raise HetacumnError(f"{self.path}: row {row + 1}: optics group {mine[row]} is not in the optics table, "
-                                f"which has {', '.join(map(str, groups))}")
+            raise HetacumnError(f"{self.path}: row {row + 1}: optics group {mine[row]} is not in the optics "
+                                f"table; expected one of {', '.join(map(str, groups))}")
         order = np.argsort(groups)
         return order[np.searchsorted(groups, mine, sorter=order)]
 
     def pixel_A(self) -> float:
         """The pixel size in Å that all images have; several are not supported."""
-        sizes = _finite(self.optics["rlnImagePixelSize"], "rlnImagePixelSize", f"{self.path}: optics table, row")
+        column = "rlnImagePixelSize"
+        sizes = _finite(self.optics[column], column, f"{self.path}: optics table, row")
         if np.ptp(sizes) > 1e-4 * sizes.mean():
-            raise HetacumnError(f"{self.path}: pixel sizes from {sizes.min():g} to {sizes.max():g} Å in one file are "
-                                "not supported yet; expected one for all particles")
+            raise HetacumnError(f"{self.path}: pixel sizes from {sizes.min():g} to {sizes.max():g} Å in one "
+                                "file are not supported yet; expected one for all particles")
         return float(sizes[0])
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +133,7 @@ def write_table(path: Path | str, particles: pd.DataFrame, optics: pd.DataFrame)
 
 
 def group_optics(path: Path, particles: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Divide one flat table into RELION 3.1's two: ``(optics, particles)``, a group for each microscope setting.
+    """Divide one flat table into RELION 3.1's two, ``(optics, particles)``: a group a microscope setting.
 
     ``rlnImagePixelSize``, and ``rlnImageSize`` where known, go to the optics with voltage, Cs and contrast.
     """
@@ -159,8 +160,11 @@ def _from_relion30(path: Path, particles: pd.DataFrame) -> pd.DataFrame:
     if "rlnPixelSize" in particles:
         pixel = _finite(particles.pop("rlnPixelSize"), "rlnPixelSize", f"{path}: row")
     elif "rlnDetectorPixelSize" in particles and "rlnMagnification" in particles:
-        detector_um = _finite(particles.pop("rlnDetectorPixelSize"), "rlnDetectorPixelSize", f"{path}: row")
-        pixel = detector_um * 1e4 / _finite(particles.pop("rlnMagnification"), "rlnMagnification", f"{path}: row")
+        detector_um, magnification = (
+            _finite(particles.pop(column), column, f"{path}: row")
+            for column in ("rlnDetectorPixelSize", "rlnMagnification")
+        )
+        pixel = detector_um * 1e4 / magnification
     else:
         raise HetacumnError(f"{path}: no optics table (RELION 3.1), and no columns rlnMagnification and "
                             "rlnDetectorPixelSize (RELION 3.0); expected the pixel size in one of these ways")

@@ -89,6 +89,16 @@ class Stencil:
     sign: Tensor
     shape: tuple[int, int]
 
+    def narrow(self, m: int) -> Stencil:
+        """Only the first ``m`` frequencies of each slice."""
+        b, full = self.shape
+        if m == full:
+            return self
+        index, weights, sign = (
+            a.unflatten(0, self.shape)[:, :m].flatten(0, 1) for a in (self.index, self.weights, self.sign)
+        )
+        return Stencil(index, weights, sign, (b, m))
+
 
 class Slicer:
     """Central slices of real-space volumes, by the projection-slice theorem.

@@ -1,0 +1,279 @@
+"""Volumes to start from, out of nothing but the images: stochastic EM at low resolution, then a linear subspace.
+
+1. *Consensus.* One volume from random noise by stochastic EM: every step takes a few images, weighs all poses of a
+   grid by their posterior and moves the voxels along the gradient of the expected log-likelihood. The Fourier radius
+   marches outwards and the posterior is tempered early, so that coarse features settle first. Several short
+   restarts; the likeliest is kept.
+2. *Two routes.* Large motions: K volumes, started from the consensus times smooth random fields, by the same EM. Small
+   motions: poses are first refined under the consensus. Both end as a linear subspace of volumes ``V_0 + Σ z_j V_j``,
+   fitted by probabilistic PCA, with poses refined under each image's own volume in turn.
+3. *Choice.* Images held out from every fit decide which subspace explains them best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hetacumn.fsc import align_volume
+from hetacumn.observations import Observations
+from hetacumn.particles import Poses
+from hetacumn.search import log_likelihood, pose_grid, search_grid, shift_grid
+from hetacumn.subspace import infer_latents, latent_posterior, refine_together
+from hetacumn.volumes import Slicer, Stencil, make_stencil, soft_sphere
+
+
+@dataclass(frozen=True)
+class AbInitioConfig:
+    """Settings of the start. Radii are in cycles per pixel, steps in gradient steps of ``batch`` images."""
+
+    volumes: int = 4  # K of the K-class route
+    components: int = 4  # of the linear subspace
+    restarts: int = 3
+    steps: int = 250
+    class_steps: int = 220
+    subspace_steps: int = 150
+    batch: int = 100
+    coarse_grid: tuple[int, int] = (2, 12)  # HEALPix nside and in-plane turns: 29 and 30 degrees apart
+    class_grid: tuple[int, int] = (3, 18)  # 20 degrees
+    fine_grid: tuple[int, int] = (4, 24)  # 15 degrees
+    shift_px: float = 1.5  # the grid's extent either way
+    shift_steps: int = 3
+    coarse_radius: float = 0.13  # up to here the coarse grid is fine enough
+    radius: tuple[float, float] = (0.05, 0.22)
+    class_radius: tuple[float, float] = (0.12, 0.25)
+    fine_radius: float = 0.35
+    padding: float = 2.0
+    held_out: float = 0.1
+    routes: tuple[str, ...] = ("classes", "consensus")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the ab initio start found: ``basis`` ``(1 + q, box, box, box)``, mean and components, for z ~ N(0, I).
+
+    ``poses`` and ``latents`` ``(n, q)`` of the images it saw; ``scores`` is the held-out log-likelihood per image of
+    each route, ``route`` the one taken.
+    """
+
+    basis: Tensor
+    poses: Poses
+    latents: Tensor
+    route: str
+    scores: dict[str, float]
+
+    def to(self, device: torch.device | str) -> Start:
+        """The same on another device."""
+        poses = Poses(self.poses.rotations.to(device), self.poses.shifts_px.to(device))
+        return replace(self, basis=self.basis.to(device), poses=poses, latents=self.latents.to(device))
+
+
+def voxel_unit(data: Observations, box: int) -> float:
+    """The scale of a voxel that the images' signal power suggests, for learning rates and random starts."""
+    low = data.within(0.25 * box)
+    power = ((low.y.abs().square() - 1) * low.weight).sum(-1).mean() / low.ctf.square().mean()
+    return float(power.clamp(min=1e-3).sqrt()) / box ** 1.5
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A grid of poses and where its slices read the transform, for the steps up to ``until`` (a fraction of the run)."""
+
+    rotations: Tensor
+    stencil: Stencil
+    until: float
+
+
+def stochastic_em(
+    data: Observations, start: Tensor, config: AbInitioConfig, steps: int, radius: tuple[float, float],
+    grids: tuple[tuple[int, int], ...], temper: float, rate: float, generator: torch.Generator, progress: tqdm,
+) -> tuple[Tensor, float]:
+    """Fit ``(v, box, box, box)`` volumes by EM with an exhaustive pose posterior.
+
+    The Fourier radius grows linearly over the first four fifths. ``temper`` multiplies the log-likelihood at the
+    first step and grows to 1 by the middle of the run. ``rate`` is Adam's, in units of the voxels' scale. Of several
+    ``grids`` each but the last serves until the radius passes ``config.coarse_radius``. Returns the volumes and the
+    mean log evidence per image over the last fifth of the run.
+    """
+    box, device = start.shape[-1], start.device
+    shifts = shift_grid(config.shift_px, config.shift_steps).to(device)
+    size = 2 * round(box * config.padding / 2)
+    switch = 0.8 * (config.coarse_radius - radius[0]) / (radius[1] - radius[0])
+    stages = []
+    for i, grid in enumerate(grids):
+        last = i == len(grids) - 1
+        rotations = pose_grid(*grid).to(device)
+        outer = data.plane.count((radius[1] if last else config.coarse_radius) * box)
+        stencil = make_stencil(rotations, data.k[:outer], size, box)
+        stages.append(_Stage(rotations, stencil, 1.0 if last else switch))
+    mask = soft_sphere(box, device=device)
+    unit = voxel_unit(data, box)
+    voxels = (start / unit).clone().requires_grad_()
+    optimiser = torch.optim.Adam([voxels], lr=rate, betas=(0.8, 0.99))
+    evidence = []
+    for step in range(steps):
+        done = step / max(steps - 1, 1)
+        stage = next(stage for stage in stages if done <= stage.until)
+        m = data.plane.count((radius[0] + (radius[1] - radius[0]) * min(1.0, done / 0.8)) * box)
+        m = min(m, stage.stencil.shape[1])
+        heat = min(1.0, temper ** (1 - 2 * done))
+        optimiser.param_groups[0]["lr"] = rate * (1 if done < 0.6 else 0.1 ** ((done - 0.6) / 0.4))
+        rows = torch.randint(len(data), (config.batch,), generator=generator).to(device)
+        part = Observations(data.y[rows, :m], data.ctf[rows, :m], data.plane)
+        slicer = Slicer(voxels * mask * unit, config.padding)
+        flat = slicer.read(stage.stencil.narrow(m)).transpose(1, 2).flatten(0, 1)  # (r * v, m)
+        with torch.no_grad():
+            score = log_likelihood(part, flat, shifts).flatten(1)  # (b, t * r * v)
+            total = torch.logsumexp(score, dim=1)
+            evidence.append(total.mean())
+            share = torch.softmax(heat * score, dim=1).unflatten(1, (len(shifts), -1))
+            moved = part.plane.translate((part.y * part.ctf * part.weight)[:, None], -shifts)
+            pull = share.flatten(0, 1).T @ torch.view_as_real(moved).flatten(0, 1).flatten(1)
+            pull = torch.view_as_complex(pull.unflatten(1, (m, 2)).contiguous())
+            push = share.sum(1).T @ (part.ctf.square() * part.weight)
+            gradient = (push * flat - pull) / len(part)
+        optimiser.zero_grad()
+        flat.backward(gradient)
+        optimiser.step()
+        progress.update()
+    last = torch.stack(evidence[-max(1, steps // 5) :]).mean()
+    return (voxels.detach() * mask * unit), float(last)
+
+
+def smooth_noise(count: int, box: int, generator: torch.Generator, cells: int) -> Tensor:
+    """Random fields ``(count, box, box, box)`` of unit variance with features of about ``box / cells`` voxels."""
+    field = torch.randn(max(count, 1), cells, cells, cells, generator=generator)[:, None]
+    field = torch.nn.functional.interpolate(field, size=(box,) * 3, mode="trilinear")[:, 0]
+    return (field / field.std(dim=(1, 2, 3), keepdim=True))[:count]
+
+
+def consensus(data: Observations, config: AbInitioConfig, generator: torch.Generator, progress: tqdm) -> Tensor:
+    """One volume ``(box, box, box)``: the likeliest of several restarts from smooth random noise."""
+    box, best = data.plane.box, None
+    unit = voxel_unit(data, box)
+    for restart in range(config.restarts):
+        progress.set_postfix_str(f"consensus, restart {restart + 1}")
+        noise = smooth_noise(1, box, generator, box // 4).to(data.y.device)
+        ball = torch.exp(-0.5 * ((1 - soft_sphere(box, edge=box / 2 - 2, device=noise.device)) / 0.5).square())
+        start = unit * ball * (0.5 + 0.5 * noise)
+        volume, score = stochastic_em(
+            data, start, config, config.steps, config.radius, (config.coarse_grid, config.fine_grid), 0.02, 0.15,
+            generator, progress,
+        )
+        if best is None or score > best[1]:
+            best = (volume, score)
+    return best[0][0]
+
+
+def fit_subspace(
+    data: Observations, basis: Tensor, poses: Poses, config: AbInitioConfig, steps: int,
+    generator: torch.Generator, progress: tqdm, rate: float = 0.03,
+) -> Tensor:
+    """Probabilistic PCA of volumes at given poses: gradient ascent on the log evidence, z integrated out."""
+    box = basis.shape[-1]
+    mask, unit = soft_sphere(box, device=basis.device), voxel_unit(data, box)
+    voxels = (basis / unit).clone().requires_grad_()
+    optimiser = torch.optim.Adam([voxels], lr=rate)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = rate * min(1.0, 2 * (1 - step / steps)) + 1e-4
+        rows = torch.randint(len(data), (2 * config.batch,), generator=generator).to(basis.device)
+        posterior = latent_posterior(data[rows], Slicer(voxels * mask * unit, config.padding), poses[rows])
+        optimiser.zero_grad()
+        (-posterior.log_evidence.mean()).backward()
+        optimiser.step()
+        progress.update()
+    return voxels.detach() * mask * unit
+
+
+def principal(volumes: Tensor, weights: Tensor, components: int, generator: torch.Generator, unit: float) -> Tensor:
+    """Mean and principal components of K weighted volumes as a basis ``(1 + components, ...)`` for z of unit variance.
+
+    Components beyond K - 1 start as faint smooth noise.
+    """
+    box = volumes.shape[-1]
+    mean = (weights[:, None, None, None] * volumes).sum(0)
+    scaled = ((volumes - mean) * weights.sqrt()[:, None, None, None]).flatten(1)
+    _, values, directions = torch.linalg.svd(scaled, full_matrices=False)
+    found = min(len(volumes) - 1, components)
+    parts = (values[:found, None] * directions[:found]).unflatten(1, (box,) * 3)
+    faint = 0.1 * unit * smooth_noise(components - found, box, generator, box // 4).to(volumes)
+    return torch.cat([mean[None], parts, faint * soft_sphere(box, device=volumes.device)])
+
+
+def ab_initio(data: Observations, config: AbInitioConfig, seed: int, log=tqdm.write) -> Start:
+    """Reconstruct a linear subspace of volumes from images alone."""
+    return _AbInitio(data, config, seed, log).run()
+
+
+class _AbInitio:
+    """One run: the data, the random state and the progress bar that its steps share."""
+
+    def __init__(self, data: Observations, config: AbInitioConfig, seed: int, log):
+        self.data, self.config, self.log, device = data, config, log, data.y.device
+        self.generator = torch.Generator().manual_seed(seed)  # of volumes and batches, on the CPU
+        self.moves = torch.Generator(device).manual_seed(seed)  # of pose candidates
+        self.held = torch.arange(len(data), device=device) % max(2, round(1 / config.held_out)) == 0
+        self.fit = (~self.held).nonzero().squeeze(1)
+
+    def run(self) -> Start:
+        config = self.config
+        total = config.restarts * config.steps + config.class_steps * ("classes" in config.routes)
+        total += (2 * len(config.routes) + 2) * config.subspace_steps
+        with tqdm(total=total, desc="ab initio", mininterval=5) as self.progress:
+            first = consensus(self.data[self.fit], config, self.generator, self.progress)
+            found = {route: self._follow(route, first) for route in config.routes}
+            scores = {route: self._score(start) for route, start in found.items()}
+            for route, score in scores.items():
+                self.log(f"ab initio, route {route}: held-out log-likelihood {score:.2f} per image")
+            route = max(scores, key=scores.get)
+            best = self._improve(found[route], config.fine_radius, (2.0, 0.6), (0.15, 0.05), 2 * config.subspace_steps)
+        return replace(best, route=route, scores=scores)
+
+    def _follow(self, route: str, first: Tensor) -> Start:
+        """From the consensus to a subspace: by way of K volumes, or by poses refined under the consensus itself."""
+        config, data, box = self.config, self.data, self.data.plane.box
+        volumes = first[None]
+        if route == "classes":
+            fields = 1 + 0.4 * smooth_noise(config.volumes, box, self.generator, 4).to(first)
+            volumes, _ = stochastic_em(
+                data[self.fit], first * fields, config, config.class_steps, config.class_radius, (config.class_grid,),
+                0.5, 0.08, self.generator, self.progress,
+            )
+            volumes = torch.stack([volumes[0], *(align_volume(v, volumes[0]) for v in volumes[1:])])
+        band = data.within(config.class_radius[1] * box)
+        found = search_grid(
+            band, volumes, pose_grid(*config.fine_grid).to(first.device),
+            shift_grid(config.shift_px, config.shift_steps).to(first.device), padding=config.padding,
+        )
+        share = found.log_volume.exp().mean(0)
+        basis = principal(volumes, share, config.components, self.generator, voxel_unit(data, box))
+        if len(volumes) > 1:
+            latents = infer_latents(band, Slicer(basis, config.padding), found.poses).mean
+        else:
+            latents = torch.zeros(len(data), config.components, device=first.device)
+        start = Start(basis, found.poses, latents, route, {})
+        start = self._improve(start, config.class_radius[1], (6.0, 1.5), (0.5, 0.15), config.subspace_steps)
+        return self._improve(start, config.fine_radius, (2.5, 0.8), (0.2, 0.07), config.subspace_steps)
+
+    def _improve(self, start: Start, radius: float, degrees: tuple[float, float], pixels: tuple[float, float],
+                 steps: int) -> Start:
+        """Poses under each image's own volume and z, in turn; then the subspace at these poses; then z again."""
+        config, box = self.config, self.data.plane.box
+        fine = self.data.within(config.fine_radius * box)
+        poses, _ = refine_together(
+            self.data.within(radius * box), Slicer(start.basis, config.padding), start.latents, start.poses, degrees,
+            pixels, generator=self.moves,
+        )
+        basis = fit_subspace(
+            fine[self.fit], start.basis, poses[self.fit], config, steps, self.generator, self.progress
+        )
+        return replace(start, basis=basis, poses=poses, latents=infer_latents(fine, Slicer(basis, config.padding), poses).mean)
+
+    def _score(self, start: Start) -> float:
+        """Mean log-likelihood of the images held out from the fits, z integrated."""
+        fine = self.data[self.held].within(self.config.fine_radius * self.data.plane.box)
+        posterior = infer_latents(fine, Slicer(start.basis, self.config.padding), start.poses[self.held])
+        return float(posterior.log_evidence.mean())

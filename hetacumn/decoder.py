@@ -1,0 +1,96 @@
+"""Conformation to volume: two decoders behind one interface.
+
+A decoder is a module with ``box``, ``latent_dim`` and
+
+- ``volumes(z)``: ``(b, q)`` latents to ``(b, box, box, box)`` densities;
+- ``slices(z, rotations, k)``: central slices ``(b, m)`` at ``(b, 3, 3)`` and ``(m, 2)`` integer frequencies.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hetacumn.subspace import mixing_of
+from hetacumn.volumes import Slicer, soft_sphere
+
+
+class VoxelDecoder(nn.Module):
+    """A linear subspace of explicit volumes, ``V(z) = V_0 + Σ_j z_j V_j``, under a soft sphere.
+
+    ``basis``: ``(1 + q, box, box, box)`` to start from. Voxels are stored divided by ``unit``, the scale of the first
+    volume, so that one learning rate suits every dataset.
+    """
+
+    def __init__(self, basis: Tensor, padding: float = 2.0):
+        super().__init__()
+        self.box, self.latent_dim, self.padding = basis.shape[-1], len(basis) - 1, padding
+        self.register_buffer("unit", basis[0].std().clamp(min=1e-6).clone())
+        self.register_buffer("mask", soft_sphere(self.box), persistent=False)
+        self.voxels = nn.Parameter(basis / self.unit)
+
+    def basis(self) -> Tensor:
+        """``(1 + q, box, box, box)``: mean and components."""
+        return self.voxels * (self.mask * self.unit)
+
+    def slicer(self) -> Slicer:
+        """Slices of the basis; one transform serves a whole batch."""
+        return Slicer(self.basis(), self.padding)
+
+    def volumes(self, z: Tensor) -> Tensor:
+        return torch.einsum("bj,jxyz->bxyz", mixing_of(z), self.basis())
+
+    def slices(self, z: Tensor, rotations: Tensor, k: Tensor) -> Tensor:
+        slicer = self.slicer()
+        basis = slicer.read(slicer.stencil(rotations, k))
+        return torch.einsum("bmj,bj->bm", basis, mixing_of(z).to(basis.dtype))
+
+
+class CoordinateDecoder(nn.Module):
+    """A network from Fourier coordinate and z to the transform there, as in cryoDRGN: positional encoding, then an MLP.
+
+    The output is made Hermitian by evaluating half of space, so that volumes are real. The network starts near zero;
+    ``scale`` is the amplitude expected of a slice's coefficients.
+    """
+
+    def __init__(self, box: int, latent_dim: int, width: int = 128, layers: int = 3, scale: float = 1.0):
+        super().__init__()
+        self.box, self.latent_dim, self.scale = box, latent_dim, scale
+        self.register_buffer("bands", torch.pi * 2.0 ** torch.arange(6), persistent=False)
+        sizes = [3 * (1 + 2 * len(self.bands)) + latent_dim] + [width] * layers
+        blocks = [block for a, b in zip(sizes, sizes[1:]) for block in (nn.Linear(a, b), nn.GELU())]
+        self.network = nn.Sequential(*blocks, nn.Linear(width, 2))
+
+    def _transform(self, z: Tensor, points: Tensor) -> Tensor:
+        """Complex values ``(b, m)`` at ``(b, m, 3)`` integer frequencies of the box, xyz."""
+        sign = torch.where(points[..., :1] < 0, -1.0, 1.0)
+        unit = points * sign / (self.box / 2)
+        waves = (unit[..., None] * self.bands).flatten(-2)
+        encoded = torch.cat([unit, waves.sin(), waves.cos(), z[:, None].expand(-1, points.shape[1], -1)], dim=-1)
+        values = self.network(encoded) * (self.scale * torch.exp(-3 * unit.square().sum(-1, keepdim=True)))
+        return torch.complex(values[..., 0], values[..., 1] * sign[..., 0])
+
+    def slices(self, z: Tensor, rotations: Tensor, k: Tensor) -> Tensor:
+        return self._transform(z, k @ rotations[:, :2, :])
+
+    def volumes(self, z: Tensor) -> Tensor:
+        axis = torch.arange(self.box, device=z.device, dtype=torch.float32) - self.box // 2
+        kz, ky, kx = torch.meshgrid(axis, axis, axis, indexing="ij")
+        points = torch.stack([kx, ky, kz], dim=-1).flatten(0, 2)
+        inside = (points.square().sum(-1) < (self.box // 2) ** 2).float()
+        full = torch.stack([self._transform(one[None], points[None])[0] * inside for one in z])
+        full = torch.fft.ifftshift(full.unflatten(1, (self.box,) * 3), dim=(-3, -2, -1))
+        return torch.fft.fftshift(torch.fft.ifftn(full, dim=(-3, -2, -1)), dim=(-3, -2, -1)).real * self.box
+
+
+def linear_basis(decoder: nn.Module) -> Tensor:
+    """Mean and components ``(1 + q, box, box, box)`` that stand for a decoder about the middle of its prior.
+
+    For a linear decoder they are its own; for another, central differences over one standard deviation of z.
+    """
+    if isinstance(decoder, VoxelDecoder):
+        return decoder.basis()
+    device = next(decoder.parameters()).device
+    steps = torch.eye(decoder.latent_dim, device=device)
+    components = (decoder.volumes(steps) - decoder.volumes(-steps)) / 2
+    return torch.cat([decoder.volumes(torch.zeros_like(steps[:1])), components])

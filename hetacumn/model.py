@@ -1,0 +1,163 @@
+"""HetACUMN: one encoder and one decoder, trained on two tasks that run them in opposite orders.
+
+Task 1, *variational image reconstruction*: image → (z, pose given z) → image. :meth:`HetACUMN.reconstruct`.
+
+Task 2, *conditional pose prediction*: (z, a pose drawn at random) → image → pose given z.
+:meth:`HetACUMN.predict_drawn_poses`. The pose is known because it was drawn: no labels are needed. Whatever z is, the pose
+must come out right, and so z is left to say what the pose does not.
+
+The method is that of arXiv 2308.04956. Known from its abstract are the two tasks, the shared parts and amortized inference;
+the losses' details here are this project's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hetacumn.encoder import Encoder, Hypotheses
+from hetacumn.fourier import HalfPlane
+from hetacumn.observations import Observations
+from hetacumn.particles import Poses
+from hetacumn.so3 import random_rotations
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) ‖ N(0, I)) of ``(b, q)``, in nats, ``(b,)``: never negative, 0 at the prior."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+
+
+def pose_distance(found: Hypotheses, true: Poses, shift_weight: float = 1.0) -> Tensor:
+    """``‖R* - R̂‖²_F + λ ‖t* - t̂‖²`` of every hypothesis, ``(b, h)``; shifts in pixels."""
+    rotation = (found.rotations - true.rotations[:, None]).square().sum((-2, -1))
+    return rotation + shift_weight * (found.shifts_px - true.shifts_px[:, None]).square().sum(-1)
+
+
+@dataclass(frozen=True)
+class LatentDraws:
+    """What task 2 draws from: optics of real particles ``ctf`` ``(n, m)``; latents ``(n, q)`` or None for the prior alone;
+    the spread of shifts in pixels."""
+
+    ctf: Tensor
+    latents: Tensor | None
+    shift_px: float
+
+
+class HetACUMN(nn.Module):
+    """The two tasks over a shared encoder and decoder, for images of ``box`` pixels with unit noise."""
+
+    def __init__(self, encoder: Encoder, decoder: nn.Module, symmetrised: bool = False):
+        super().__init__()
+        self.encoder, self.decoder, self.symmetrised = encoder, decoder, symmetrised
+
+    def see(self, data: Observations) -> Tensor:
+        """What the encoder is shown, ``(b, box, box)``: the images times their CTF."""
+        return data.plane.unpack(data.y * data.ctf)
+
+    def render(self, z: Tensor, poses: Poses, ctf: Tensor, plane: HalfPlane) -> Tensor:
+        """Noise-free images ``(b, m)`` of conformations ``(b, q)`` at poses, CTF applied."""
+        slices = self.decoder.slices(z, poses.rotations, plane.k[: ctf.shape[1]])
+        return plane.translate(slices * ctf, poses.shifts_px)
+
+    # Task 1 ------------------------------------------------------------------------------------------------
+
+    def reconstruct(self, data: Observations, radius: float, generator: torch.Generator, kl_weight: float,
+                    pose_only: bool = False) -> dict[str, Tensor]:
+        """Task 1: ``‖Y - Ŷ‖² / 2`` in units of the noise, within ``radius``, plus the KL of q(z | Y); means per image.
+
+        Of several pose hypotheses the likeliest is reconstructed, and the logits are taught to name it.
+        """
+        features = self.encoder.features(self.see(data))
+        mean, log_variance = self.encoder.latent(features)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        z = mean + noise * (0.5 * log_variance).exp()
+        z = torch.zeros_like(z) if pose_only else z
+        found = self.encoder.pose(features, z)
+        if self.symmetrised:
+            found = self._add_turned(data, z, found)
+        band = data.within(radius)
+        poses, choice = self._choose(band, z, found)
+        error = (band.y - self.render(z, poses, band.ctf, data.plane)).abs().square()
+        misfit = 0.5 * (error * band.weight).sum(1).mean()
+        kl = kl_divergence(mean, log_variance).mean()
+        loss = misfit + kl_weight * (0.0 if pose_only else kl) + choice
+        return {"loss": loss, "misfit": misfit, "kl": kl}
+
+    def _choose(self, band: Observations, z: Tensor, found: Hypotheses) -> tuple[Poses, Tensor]:
+        """The likeliest hypothesis of each image, and the cross-entropy of the logits with that choice."""
+        count = found.logits.shape[1]
+        if count == 1:
+            return found.best(), found.logits.sum() * 0.0
+        with torch.no_grad():
+            every = Poses(found.rotations.flatten(0, 1), found.shifts_px.flatten(0, 1))
+            ctf = band.ctf.repeat_interleave(count, dim=0)
+            images = self.render(z.repeat_interleave(count, dim=0), every, ctf, band.plane).unflatten(0, (-1, count))
+            misfit = ((band.y[:, None] - images).abs().square() * band.weight).sum(-1)
+            likeliest = misfit.argmin(1)
+        return found.pick(likeliest), nn.functional.cross_entropy(found.logits, likeliest)
+
+    def _add_turned(self, data: Observations, z: Tensor, found: Hypotheses) -> Hypotheses:
+        """Symmetrised loss: what the encoder makes of the image turned by 180° in plane, turned back, competes too."""
+        half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0], device=z.device))
+        turned = Observations(data.y.conj(), data.ctf, data.plane)  # f(-x) has the conjugate transform
+        other = self.encoder.pose(self.encoder.features(self.see(turned)), z)
+        return Hypotheses(
+            torch.cat([found.rotations, half_turn @ other.rotations], dim=1),
+            torch.cat([found.shifts_px, -other.shifts_px], dim=1),
+            torch.cat([found.logits, other.logits], dim=1),
+        )
+
+    # Task 2 ------------------------------------------------------------------------------------------------
+
+    def predict_drawn_poses(self, batch: int, draws: LatentDraws, plane: HalfPlane, generator: torch.Generator,
+                            shift_weight: float = 1.0) -> dict[str, Tensor]:
+        """Task 2: draw (z*, φ*), render an image with a real particle's CTF and fresh noise, and ask its pose given z*.
+
+        The loss of the nearest hypothesis, plus the cross-entropy of naming it. ``conformation`` is -log q(z* | X), the
+        same question asked of z ("conformation sleep"). The rendering is without gradient: the decoder learns nothing
+        from its own drawings.
+        """
+        z, poses, images, ctf = self.draw(batch, draws, plane, generator)
+        features = self.encoder.features(self.see(Observations(images, ctf, plane)))
+        found = self.encoder.pose(features, z)
+        distance = pose_distance(found, poses, shift_weight)
+        nearest = distance.argmin(1)
+        naming = nn.functional.cross_entropy(found.logits, nearest)
+        loss = distance.min(1).values.mean() + 0.02 * distance.mean() + naming
+        mean, log_variance = self.encoder.latent(features)
+        conformation = 0.5 * ((z - mean).square() * (-log_variance).exp() + log_variance).sum(1).mean()
+        return {"loss": loss, "conformation": conformation}
+
+    @torch.no_grad()
+    def draw(self, batch: int, draws: LatentDraws, plane: HalfPlane,
+             generator: torch.Generator) -> tuple[Tensor, Poses, Tensor, Tensor]:
+        """``batch`` latents, poses, noisy images ``(batch, m)`` and CTFs, under the current decoder.
+
+        Half the latents come from the prior, half from the posteriors of real images where these are known.
+        """
+        device = draws.ctf.device
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, device=device)
+
+        z = normal(batch, self.decoder.latent_dim)
+        if draws.latents is not None:
+            rows = torch.randint(len(draws.latents), (batch - batch // 4,), generator=generator, device=device)
+            z[batch // 4 :] = draws.latents[rows]
+        poses = Poses(random_rotations(batch, generator, device), draws.shift_px * normal(batch, 2))
+        ctf = draws.ctf[torch.randint(len(draws.ctf), (batch,), generator=generator, device=device)]
+        noise = normal(batch, ctf.shape[1], 2)
+        noise[:, 0] *= torch.tensor([2.0**0.5, 0.0], device=device)  # the mean of a real image is real
+        noise = torch.view_as_complex(noise) * 2**-0.5
+        return z, poses, self.render(z, poses, ctf, plane) + noise, ctf
+
+    # Inference ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def infer(self, data: Observations) -> tuple[Tensor, Poses]:
+        """Amortized: latents ``(b, q)`` and poses of images, in one forward pass of the encoder."""
+        features = self.encoder.features(self.see(data))
+        mean, _ = self.encoder.latent(features)
+        return mean, self.encoder.pose(features, mean).best()

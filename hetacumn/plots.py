@@ -1,0 +1,377 @@
+"""Tables and volumes to figures: computes nothing heavy and saves only where :func:`save` is called.
+
+Class ``k`` has the same colour and marker in every figure, and so has every method its colour and hatch; both
+sets are safe for the colour-blind and told apart in grey. Call :func:`style` once before drawing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
+from mpl_toolkits.mplot3d import Axes3D
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from PIL import Image
+from scipy.ndimage import zoom
+from skimage.measure import marching_cubes
+
+from hetacumn.project import atomic_path
+
+#: Okabe and Ito's colours, dark and light in turn.
+CLASS_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
+CLASS_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+
+#: Name in figures, colour, hatch and line of every method, in the order in which they are drawn.
+METHODS = {
+    "em": ("K-class EM", "#9A9A9A", "", ":"),
+    "amortized": ("amortized", "#E69F00", "....", (0, (1, 1))),
+    "hetacumn-bare": ("HetACUMN, bare", "#56B4E9", "////", "--"),
+    "hetacumn": ("HetACUMN", "#0072B2", "", "-"),
+    "hetacumn-refined": ("HetACUMN, refined", "#003A5C", "", "-."),
+}
+BOUND_COLOUR = "#D55E00"
+WIDTH_IN = 7.2
+DPI = 130
+
+
+def style() -> None:
+    """Set matplotlib to this project's style, for the whole session: 9 pt, ticks and legends 8 pt."""
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update({
+        "figure.dpi": 100,
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.labelsize": 9,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": False,
+        "hatch.linewidth": 0.6,
+        "lines.linewidth": 1.5,
+        "image.cmap": "gray",
+    })
+
+
+def save(figure: Figure, path: Path | str) -> None:
+    """Write a PNG of 256 colours, atomically; the same figure gives the same bytes."""
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    small = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    with atomic_path(path) as temporary:
+        small.save(temporary, optimize=True, dpi=(DPI, DPI))
+
+
+def particle_gallery(clean: Sequence[np.ndarray], noisy: Sequence[np.ndarray], names: Sequence[str],
+                     columns: int = 6) -> Figure:
+    """Clean particles above the same as the microscope gives them, two rows a dataset.
+
+    ``clean``, ``noisy``: a stack ``(m, y, x)`` a dataset; protein bright in both.
+    """
+    size = WIDTH_IN / (columns + 0.5)
+    figure, axes = _grid(2 * len(names), columns, size * 2 * len(names))
+    for row, (name, stacks) in enumerate(zip(names, zip(clean, noisy, strict=True), strict=True)):
+        for half, (stack, kind) in enumerate(zip(stacks, ("clean", "noisy"), strict=True)):
+            line = axes[2 * row + half]
+            for axis, image in zip(line, stack, strict=False):
+                low, high = np.percentile(image, (0.5, 99.8))
+                axis.imshow(image, cmap=matplotlib.colormaps["gray"].resampled(24), vmin=low, vmax=high,
+                            interpolation="nearest")
+            for axis in line:
+                axis.set_axis_off()
+            line[0].text(-0.06, 0.5, f"{name}\n{kind}", transform=line[0].transAxes, rotation=90,
+                         ha="right", va="center", ma="center")
+    return figure
+
+
+def confusion_matrix(confusions: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """How each true class was labelled, in per cent of it: a row a dataset, a column a method.
+
+    ``confusions[dataset][method]``: counts ``(K, K)``, true classes down, the matched estimated ones across.
+    """
+    methods = _methods({m for by_method in confusions.values() for m in by_method})
+    size = WIDTH_IN / (len(methods) + 0.3)
+    figure, axes = _grid(len(confusions), len(methods), (size + 0.25) * len(confusions) + 0.3)
+    for axis, method in zip(axes[0], methods, strict=True):
+        axis.set_title(METHODS[method][0])
+    for line, (dataset, by_method) in zip(axes, confusions.items(), strict=True):
+        for axis, method in zip(line, methods, strict=True):
+            if method not in by_method:
+                axis.set_visible(False)
+                continue
+            counts = np.asarray(by_method[method])
+            share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+            axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
+            for (true, found), value in np.ndenumerate(share):
+                axis.text(found, true, f"{value:.0f}", ha="center", va="center", fontsize=8,
+                          color="white" if value > 55 else "black")
+            ticks = range(len(counts))
+            axis.set(xticks=ticks, yticks=ticks, xticklabels=[k + 1 for k in ticks],
+                     yticklabels=[k + 1 for k in ticks])
+            axis.tick_params(length=0)
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(f"{dataset}\ntrue class")
+    figure.supxlabel("estimated class, matched (numbers: % of the true class)", fontsize=9)
+    return figure
+
+
+def accuracy_bars(table: pd.DataFrame) -> Figure:
+    """The share of particles put into the right class, with the best that is possible: a panel a dataset.
+
+    ``table``: rows with dataset, method, accuracy, accuracy_unseen, bound_marginal, bound_known_pose; seeds
+    are averaged. Bars are all particles, diamonds the unseen ones; the line is the Bayes bound with poses
+    searched, the dotted one that with the true poses.
+    """
+    columns = ["accuracy", "accuracy_unseen", "bound_marginal", "bound_known_pose"]
+    means = table.groupby(["dataset", "method"], sort=False)[columns].mean()
+    datasets = list(dict.fromkeys(table["dataset"]))
+    methods = _methods(set(table["method"]))
+    figure, axes = _grid(1, len(datasets), 0.3 * len(methods) + 1.25, sharey=True)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        rows = means.loc[dataset].reindex(methods)
+        for place, (method, row) in enumerate(rows.iterrows()):
+            _, colour, hatch, _ = METHODS[method]
+            axis.barh(place, row["accuracy"], height=0.72, color=colour, hatch=hatch, edgecolor="black",
+                      linewidth=0.5)
+            axis.text(0.02, place, f"{100 * row['accuracy']:.1f} %", va="center", fontsize=8,
+                      bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"})
+        axis.plot(rows["accuracy_unseen"], range(len(methods)), "D", color="white", markeredgecolor="black",
+                  markersize=5, clip_on=False, zorder=5)
+        axis.axvline(rows["bound_marginal"].mean(), color=BOUND_COLOUR, zorder=4)
+        axis.axvline(rows["bound_known_pose"].mean(), color=BOUND_COLOUR, linestyle=":", zorder=4)
+        axis.set(title=dataset, xlim=(0, 1.02), xlabel="accuracy", ylim=(len(methods) - 0.4, -0.6))
+        axis.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axis.set_yticks(range(len(methods)), [METHODS[method][0] for method in methods])
+        axis.tick_params(axis="y", length=0)
+    figure.legend(
+        handles=[
+            Line2D([], [], color="white", marker="D", markeredgecolor="black", label="unseen particles"),
+            Line2D([], [], color=BOUND_COLOUR, label="Bayes bound"),
+            Line2D([], [], color=BOUND_COLOUR, linestyle=":", label="Bayes bound, poses known"),
+        ],
+        loc="outside lower center", ncols=3,
+    )
+    return figure
+
+
+def latent_scatter(latents: Mapping[str, np.ndarray], classes: Mapping[str, np.ndarray],
+                   most: int = 2000) -> Figure:
+    """The latent space by its two main axes, coloured by true class: a panel a dataset.
+
+    ``latents[dataset]`` ``(n, d)`` and ``classes[dataset]`` ``(n,)``; the first ``most`` particles are drawn.
+    The axes say how much of the variance each explains.
+    """
+    figure, axes = _grid(1, len(latents), WIDTH_IN / max(len(latents), 2) + 0.5)
+    for axis, (dataset, z) in zip(axes[0], latents.items(), strict=True):
+        centred = np.asarray(z, dtype=float) - np.mean(z, axis=0)
+        _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+        share = sizes**2 / max((sizes**2).sum(), 1e-12)
+        plane = centred[:most] @ directions[:2].T
+        for k in np.unique(classes[dataset]):
+            points = plane[classes[dataset][:most] == k]
+            axis.plot(*points.T, CLASS_MARKERS[k], color=CLASS_COLOURS[k], markersize=3, alpha=0.6,
+                      markeredgewidth=0, label=f"class {k + 1}")
+        axis.set_title(dataset)
+        axis.set_xlabel(f"z, 1st axis ({share[0]:.0%} of variance)")
+        axis.set_ylabel(f"z, 2nd axis ({share[1]:.0%})")
+        axis.set_box_aspect(1)
+    _legend_below(figure, axes[0])
+    return figure
+
+
+def pose_error_histogram(errors_deg: Mapping[str, Mapping[str, np.ndarray]],
+                         bounds_deg: Mapping[str, float]) -> Figure:
+    """Rotation errors on a logarithmic axis, a histogram a method, and the bound: a panel a dataset.
+
+    ``errors_deg[dataset][method]`` ``(n,)`` and ``bounds_deg[dataset]``, a median, in degrees.
+    """
+    figure, axes = _grid(1, len(errors_deg), 2.6, sharey=True)
+    bins = np.geomspace(0.1, 180, 46)
+    for axis, (dataset, by_method) in zip(axes[0], errors_deg.items(), strict=True):
+        for method in _methods(set(by_method)):
+            label, colour, _, line = METHODS[method]
+            errors = np.clip(by_method[method], bins[0], bins[-1])
+            weights = np.full(len(errors), 1 / len(errors))
+            axis.hist(errors, bins, weights=weights, color=colour, alpha=0.25)
+            axis.hist(errors, bins, weights=weights, color=colour, histtype="step", linewidth=1.4,
+                      linestyle=line, label=label)
+        axis.axvline(bounds_deg[dataset], color=BOUND_COLOUR, label="bound (median)")
+        axis.set(title=dataset, xscale="log", xlim=(bins[0], bins[-1]), xlabel="rotation error (°)")
+        axis.xaxis.set_major_locator(FixedLocator([0.1, 1, 10, 100]))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %", decimals=1))
+    axes[0, 0].set_ylabel("particles per bin")
+    _legend_below(figure, axes[0])
+    return figure
+
+
+def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray]) -> Figure:
+    """Class volumes as surfaces, the truth above every method: a column a class, all seen from one side.
+
+    ``truth`` and every estimate ``(K, z, y, x)`` in one frame. The truth is cut at a quarter of its highest
+    density, an estimate where it encloses as many voxels. The view is across the two longest principal axes.
+    """
+    rows = {"truth": truth, **{METHODS[m][0]: estimates[m] for m in _methods(set(estimates))}}
+    margin, size = 0.3, min((WIDTH_IN - 0.3) / len(truth), 1.35)
+    width, height = margin + size * len(truth), margin + size * len(rows)
+    figure = Figure(figsize=(width, height), layout="none")
+    axes_xyz, middle, reach = _pose_for_view(truth)
+    for row, (name, volumes) in enumerate(rows.items()):
+        bottom = size * (len(rows) - 1 - row)
+        for k, volume in enumerate(volumes):
+            left = margin + k * size
+            place = left / width, bottom / height, size / width, size / height
+            axis = figure.add_axes(place, projection="3d")
+            share = float((truth[k] > 0.25 * truth[k].max()).mean())
+            level = float(np.quantile(volume, 1 - share))
+            _surface(axis, volume, level, CLASS_COLOURS[k], axes_xyz, middle, reach)
+        figure.text(0.08 / width, (bottom + size / 2) / height, name, rotation=90, va="center", ha="left")
+    for k in range(len(truth)):
+        left = margin + (k + 0.5) * size
+        figure.text(left / width, 1 - 0.08 / height, f"class {k + 1}", va="top", ha="center")
+    return figure
+
+
+def fsc_curves(table: pd.DataFrame) -> Figure:
+    """FSC of the class volumes with the truth: a panel a dataset, a line a method (mean over its classes).
+
+    ``table``: dataset, method, class, frequency_per_A (every shell below Nyquist), fsc. The band is from
+    the worst to the best class.
+    """
+    datasets = list(dict.fromkeys(table["dataset"]))
+    figure, axes = _grid(1, len(datasets), 2.8, sharey=True)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        rows = table[table["dataset"] == dataset]
+        for method in _methods(set(rows["method"])):
+            label, colour, _, line = METHODS[method]
+            of_method = rows[rows["method"] == method].groupby("frequency_per_A")["fsc"]
+            curves = of_method.agg(["mean", "min", "max"])
+            band = {"color": colour, "alpha": 0.12, "linewidth": 0}
+            axis.fill_between(curves.index, curves["min"], curves["max"], **band)
+            axis.plot(curves.index, curves["mean"], color=colour, linestyle=line, label=label)
+        frequencies = np.unique(rows["frequency_per_A"])
+        nyquist = frequencies[-1] + frequencies[1] - frequencies[0]  # the shell after the last
+        axis.axhline(0.5, color="black", linewidth=0.8, linestyle="--")
+        axis.axvline(nyquist, color="black", linewidth=0.8)
+        axis.text(nyquist, 1.03, "Nyquist", ha="right", va="bottom", fontsize=8)
+        axis.set(xlim=(0, nyquist * 1.01), ylim=(-0.1, 1.02), xlabel="spatial frequency (1/Å)")
+        axis.set_title(dataset, loc="left")
+        resolutions_A = _round_resolutions(nyquist)
+        axis.set_xticks([1 / r for r in resolutions_A], [f"1/{r}" for r in resolutions_A])
+    axes[0, 0].set_ylabel("FSC with the truth")
+    _legend_below(figure, axes[0])
+    return figure
+
+
+def training_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], quantities: Mapping[str, str],
+                    x: tuple[str, str]) -> Figure:
+    """What training saw of itself: a row a quantity, a column a dataset, a line a method.
+
+    ``histories[dataset][method]``: a table with the columns in ``quantities`` (column to axis label) and
+    ``x`` (column, axis label). What a method has no column for is left out, and what none has, too.
+    """
+    columns = {name for by_method in histories.values() for history in by_method.values() for name in history}
+    quantities = {name: label for name, label in quantities.items() if name in columns}
+    height = 1.35 * len(quantities) + 0.7
+    figure, axes = _grid(len(quantities), len(histories), height, sharex="col", sharey="row")
+    for column, (dataset, by_method) in enumerate(histories.items()):
+        for line, (name, label) in zip(axes, quantities.items(), strict=True):
+            for method in _methods(set(by_method)):
+                history = by_method[method]
+                if name in history:
+                    rows = history[[x[0], name]].dropna()
+                    method_label, colour, _, dashes = METHODS[method]
+                    line[column].plot(rows[x[0]], rows[name], color=colour, linestyle=dashes,
+                                      label=method_label)
+            if column == 0:
+                line[0].set_ylabel(label)
+        axes[0, column].set_title(dataset)
+        axes[-1, column].set_xlabel(x[1])
+    figure.align_ylabels(axes[:, 0])
+    _legend_below(figure, axes.flat)
+    return figure
+
+
+def _methods(present: set[str]) -> list[str]:
+    """The methods that are present, in the order of :data:`METHODS`. Raises ValueError for an unknown one."""
+    if unknown := sorted(present - METHODS.keys()):
+        raise ValueError(f"the figures know the methods {', '.join(METHODS)}, not {', '.join(unknown)}")
+    return [method for method in METHODS if method in present]
+
+
+def _grid(rows: int, columns: int, height_in: float, **shared) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def _legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
+    """One legend for all panels, of what any of them has."""
+    handles = {}
+    for axis in axes:
+        handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5))
+
+
+def _round_resolutions(nyquist_per_A: float) -> list[int]:
+    """Resolutions in Å for ticks, from Nyquist down, no two nearer than a fifth of the axis."""
+    chosen = []
+    for resolution in [*range(2, 15), 16, 18, 20, 25, 30, 35, 40, 50, 60, 80, 100, 150, 200, 300]:
+        frequency = 1 / resolution
+        if frequency <= nyquist_per_A and (not chosen or 1 / chosen[-1] - frequency > 0.2 * nyquist_per_A):
+            chosen.append(resolution)
+    return chosen
+
+
+def _pose_for_view(volumes: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Principal axes of what any class fills, shortest first, as rows ``(3, 3)`` xyz.
+
+    Then the middle of its extent along them ``(3,)`` and half the largest extent, in voxels from the origin.
+    """
+    filled = volumes.max(0)
+    zyx = np.argwhere(filled > 0.2 * filled.max()) - filled.shape[-1] // 2
+    points = zyx[:, ::-1].astype(float)
+    _, vectors = np.linalg.eigh(np.cov(points.T))
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), range(3)])  # eigenvectors have no sign
+    if np.linalg.det(vectors) < 0:
+        vectors[:, 0] *= -1
+    low, high = (points @ vectors).min(0), (points @ vectors).max(0)
+    return vectors.T, (low + high) / 2, float((high - low).max()) / 2 + 1
+
+
+def _surface(axis: Axes3D, volume: np.ndarray, level: float, colour: str, axes_xyz: np.ndarray,
+             middle: np.ndarray, reach: float) -> None:
+    """Draw where the density is ``level``, turned to ``axes_xyz`` and lit from the upper left."""
+    axis.set_axis_off()
+    axis.set_proj_type("ortho")
+    axis.view_init(elev=0, azim=0)  # along the first axis, the shortest; the third, the longest, is up
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
+    axis.set_box_aspect((1, 1, 1), zoom=1.65)
+    fine = zoom(np.asarray(volume, dtype=float), 2, order=3, mode="grid-constant", grid_mode=True)
+    if not fine.min() < level < fine.max():
+        axis.text2D(0.5, 0.5, "no volume", transform=axis.transAxes, ha="center", va="center", fontsize=8)
+        return
+    vertices, faces, _, _ = marching_cubes(fine, level)
+    voxels_xyz = (vertices[:, ::-1] / 2 - 0.25) - volume.shape[-1] // 2
+    triangles = (voxels_xyz @ axes_xyz.T - middle)[faces]
+    flat = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    smooth = np.zeros_like(vertices, dtype=float)
+    np.add.at(smooth, faces, flat[:, None])  # every corner has the mean normal of the faces around it
+    normals = smooth[faces].mean(1)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-9)
+    light = np.array([0.75, -0.4, 0.55])
+    diffuse = np.clip(normals @ (light / np.linalg.norm(light)), 0, 1)[:, None]
+    nearness = np.clip((triangles[:, :, 0].mean(1) / reach + 1) / 2, 0, 1)[:, None]
+    shade = (0.35 + 0.65 * diffuse) * (0.7 + 0.3 * nearness)
+    colours = np.clip(np.array(to_rgb(colour)) * shade + 0.2 * diffuse**12, 0, 1)
+    axis.add_collection3d(Poly3DCollection(triangles, facecolors=colours, edgecolors=colours, linewidths=0.2))

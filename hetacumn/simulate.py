@@ -1,0 +1,252 @@
+"""Simulate a particle stack from atomic models: atoms, poses, optics and noise → files, and their truth.
+
+Projections are sums of Gaussians in real space (:mod:`hetacumn.structures`), not the decoder's slices, so
+that the agreement of the two is a test and a benchmark is no inverse crime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hetacumn.errors import HetacumnError
+from hetacumn.fourier import fft2c, ifft2c
+from hetacumn.optics import Optics, frequency_grid
+from hetacumn.particles import write_star
+from hetacumn.project import atomic_path
+from hetacumn.so3 import random_rotations
+from hetacumn.stacks import new_stack
+from hetacumn.structures import density, load_motion, load_states, project_atoms
+from hetacumn.volumes import write_mrc
+
+CHUNK = 64  # images at once
+EXAMPLES = 16  # clean images kept for figures
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What to simulate; the fields are the keys of a dataset in params.yaml.
+
+    ``snr`` is the variance of the clean image (filtered by its CTF, shifted) over that of the noise, both
+    over the whole box; the clean variance is averaged over the stack, and the stack has one noise level.
+    """
+
+    molecule: dict  #: the states or the motion, as in :mod:`hetacumn.structures`
+    particles: int = 10_000
+    box: int = 128
+    pixel_A: float = 1.0
+    snr: float = 0.1
+    weights: tuple[float, ...] | None = None  #: fraction of each state, summing to 1; None is equal
+    continuous: bool = False  #: a motion's coordinate uniform in [0, 1], in place of states
+    motion_classes: int = 5  #: a continuous motion's classes: so many equal parts of [0, 1]
+    shift_px: float = 4.0  #: shifts are uniform from minus this to this, in x and in y
+    defocus_A: tuple[float, float] = (8_000.0, 18_000.0)  #: mean of u and v, uniform in this range
+    astigmatism_A: float = 500.0  #: defocus u minus v, uniform from 0 to this; its angle is uniform
+    voltage_kv: float = 300.0
+    cs_mm: float = 2.7
+    amplitude_contrast: float = 0.1
+    ctf_table: str | None = None  #: a CSV in the data folder: random rows of it in place of the five above
+    noise: str = "white"  #: or "coloured": power ∝ noise_floor + 1 / (1 + (k noise_knee_A)²)
+    noise_knee_A: float = 50.0
+    noise_floor: float = 0.1
+    contrast: str = "white"  #: protein in the file; "black" as in raw micrographs
+
+    def __post_init__(self):
+        if self.box % 2 or self.box < 2:
+            raise HetacumnError(f"box is {self.box}; expected an even number of pixels")
+        for name in ("particles", "pixel_A", "snr", "motion_classes", "noise_knee_A"):
+            if getattr(self, name) <= 0:
+                raise HetacumnError(f"{name} is {getattr(self, name)}; expected more than 0")
+        for name, known in (("noise", ("white", "coloured")), ("contrast", ("white", "black"))):
+            if getattr(self, name) not in known:
+                raise HetacumnError(f"{name} is '{getattr(self, name)}'; expected {' or '.join(known)}")
+        if self.weights is not None and (min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-6):
+            raise HetacumnError(f"weights are {list(self.weights)}; expected fractions that sum to 1")
+
+    @classmethod
+    def from_params(cls, settings: dict) -> Simulation:
+        """From a dataset in params.yaml: the keys that are no fields of ours describe the molecule."""
+        own = {f.name for f in fields(cls)} - {"molecule"}
+        molecule = {key: value for key, value in settings.items() if key not in own}
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key in own}
+        return cls(molecule=molecule, **values)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the simulation knows of each particle; ``truth.npz`` on disk.
+
+    ``rotations`` ``(n, 3, 3)``; ``shifts_A`` ``(n, 2)`` (x, y), by which images are moved; ``classes``
+    ``(n,)`` from 0; ``coordinate`` ``(n,)`` of a continuous motion, else the class; ``clean`` the first
+    images without noise, in the file's scale with protein bright. The file's noise has unit variance;
+    ``noise_std`` is that noise in the units of the volumes: image = clean projection / noise_std + noise.
+    """
+
+    rotations: Tensor
+    shifts_A: Tensor
+    classes: Tensor
+    coordinate: Tensor
+    clean: Tensor
+    snr: float
+    noise_std: float
+
+    def write(self, path: Path | str) -> None:
+        """Save as .npz, atomically."""
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **{f.name: np.asarray(getattr(self, f.name)) for f in fields(self)})
+
+    @classmethod
+    def read(cls, path: Path | str) -> Truth:
+        """Load what :meth:`write` saved."""
+        if not Path(path).is_file():
+            raise HetacumnError(f"{path}: no such file; expected the truth of a simulated stack")
+        with np.load(path) as stored:
+            values = {f.name: stored[f.name] for f in fields(cls)}
+        return cls(**{name: float(v) if v.ndim == 0 else torch.from_numpy(v) for name, v in values.items()})
+
+
+def simulate(
+    settings: Simulation, out: Path | str, seed: int, data_dir: Path | str, progress: bool = True
+) -> Truth:
+    """Write ``particles.mrcs``, ``particles.star`` (RELION 3.1, without truth), ``truth.npz`` and volumes.
+
+    ``truth_class1.mrc``, …: the volume of each class (of a motion, at the middle of its part) at the images'
+    box and pixel. All go to the folder ``out``; the same seed gives the same files. Memory does not grow with
+    the number of particles, except by the truth's few numbers each.
+
+    Args:
+        data_dir: the folder of the structures and of ``ctf_table``.
+
+    Raises:
+        HetacumnError: a structure, state or table that is unknown; weights that are not one a state.
+    """
+    out, n, box = Path(out), settings.particles, settings.box
+    draw, noise_draw = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+    conformations = _load_conformations(settings, draw, data_dir)
+    rotations = random_rotations(n, torch.Generator().manual_seed(int(draw.integers(2**62))))
+    shifts_px = torch.from_numpy(draw.uniform(-settings.shift_px, settings.shift_px, (n, 2))).float()
+    optics = _draw_optics(settings, draw, data_dir)
+    chunks = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+
+    with new_stack(out / "particles.mrcs", n, box, settings.pixel_A) as stack:
+        variances = np.empty(n)
+        with tqdm(total=n, desc="projecting", unit="", disable=not progress) as bar:
+            for rows in chunks:
+                images = conformations.project(rows, rotations[rows], box, settings.pixel_A)
+                images = form_images(images, optics[rows], shifts_px[rows])
+                variances[rows] = images.double().var((1, 2), correction=0)
+                stack[rows] = images
+                bar.update(len(images))
+        noise_std = float((variances.mean() / settings.snr) ** 0.5)
+        clean = torch.from_numpy(stack[:EXAMPLES] / np.float32(noise_std))
+        sign = 1 if settings.contrast == "white" else -1
+        filter_noise = _noise_filter(settings)
+        with tqdm(total=n, desc="adding noise", unit="", disable=not progress) as bar:
+            for rows in chunks:
+                noise = noise_draw.standard_normal((rows.stop - rows.start, box, box), dtype=np.float32)
+                stack[rows] = stack[rows] * np.float32(sign / noise_std) + filter_noise(noise)
+                bar.update(len(noise))
+
+    write_star(out / "particles.star", [f"{i + 1:06d}@particles.mrcs" for i in range(n)], optics, box)
+    for k, atoms in enumerate(conformations.examples):
+        write_mrc(out / f"truth_class{k + 1}.mrc", density(atoms, box, settings.pixel_A), settings.pixel_A)
+    truth = Truth(
+        rotations=rotations,
+        shifts_A=shifts_px * settings.pixel_A,
+        classes=conformations.classes,
+        coordinate=conformations.coordinate,
+        clean=clean,
+        snr=settings.snr,
+        noise_std=noise_std,
+    )
+    truth.write(out / "truth.npz")
+    return truth
+
+
+def form_images(projections: Tensor, optics: Optics, shifts_px: Tensor) -> Tensor:
+    """Filter ``(b, box, box)`` projections by their CTFs and move them by ``(b, 2)`` pixels (x, y)."""
+    box = projections.shape[-1]
+    ky, kx = torch.meshgrid(torch.fft.fftfreq(box), torch.fft.rfftfreq(box), indexing="ij")
+    frequencies = torch.stack([kx, ky], dim=-1).view(-1, 2)  # half the plane: the images are real
+    angle = -2 * torch.pi * (shifts_px @ frequencies.T)
+    transfer = torch.polar(optics.ctf(frequencies), angle).view(-1, *kx.shape)
+    return torch.fft.irfft2(torch.fft.rfft2(projections) * transfer, s=(box, box))
+
+
+class _States:
+    """Discrete states, one drawn for each particle."""
+
+    def __init__(self, settings: Simulation, draw: np.random.Generator, data_dir: Path | str):
+        self.examples = load_states(settings.molecule, data_dir)
+        k = len(self.examples)
+        weights = settings.weights or (1 / k,) * k
+        if len(weights) != k:
+            raise HetacumnError(f"weights are {list(weights)}; expected one for each of {k} states")
+        self.classes = torch.from_numpy(draw.choice(k, settings.particles, p=weights))
+        self.coordinate = self.classes.float()
+
+    def project(self, rows: slice, rotations: Tensor, box: int, pixel_A: float) -> Tensor:
+        images = torch.empty(len(rotations), box, box)
+        for k in self.classes[rows].unique():
+            mine = self.classes[rows] == k
+            images[mine] = project_atoms(self.examples[k], rotations[mine], box, pixel_A)
+        return images
+
+
+class _Motion:
+    """A continuous motion, its coordinate drawn uniformly for each particle."""
+
+    def __init__(self, settings: Simulation, draw: np.random.Generator, data_dir: Path | str):
+        if settings.weights is not None:
+            raise HetacumnError("weights go with states, not with a continuous motion; expected none")
+        self._move = load_motion(settings.molecule, data_dir)
+        k = settings.motion_classes
+        self.examples = [self._move((torch.tensor(float(i)) + 0.5) / k) for i in range(k)]
+        self.coordinate = torch.from_numpy(draw.random(settings.particles)).float()
+        self.classes = (self.coordinate * k).long().clamp(max=k - 1)
+
+    def project(self, rows: slice, rotations: Tensor, box: int, pixel_A: float) -> Tensor:
+        return project_atoms(self._move(self.coordinate[rows]), rotations, box, pixel_A)
+
+
+def _load_conformations(settings: Simulation, draw: np.random.Generator, data_dir) -> _States | _Motion:
+    return (_Motion if settings.continuous else _States)(settings, draw, data_dir)
+
+
+def _draw_optics(settings: Simulation, draw: np.random.Generator, data_dir: Path | str) -> Optics:
+    n = settings.particles
+    if settings.ctf_table is not None:
+        path = Path(data_dir) / settings.ctf_table
+        if not path.is_file():
+            raise HetacumnError(f"{path}: no such file; expected the CSV that ctf_table names")
+        table = pd.read_csv(path)
+        columns = {name: table[name].to_numpy() for name in table.columns}
+        rows = draw.integers(len(table), size=n)
+        columns = {name: values[rows] for name, values in columns.items()}
+    else:
+        mean = draw.uniform(*settings.defocus_A, n)
+        half = draw.uniform(0, settings.astigmatism_A, n) / 2
+        columns = {"defocus_u_A": mean + half, "defocus_v_A": mean - half}
+        columns["astigmatism_deg"] = draw.uniform(0, 180, n)
+        for name in ("voltage_kv", "cs_mm", "amplitude_contrast"):
+            columns[name] = np.full(n, getattr(settings, name))
+    columns = {name: torch.from_numpy(np.asarray(values)).float() for name, values in columns.items()}
+    return Optics(**columns, phase_shift_deg=torch.zeros(n), pixel_A=settings.pixel_A)
+
+
+def _noise_filter(settings: Simulation) -> Callable[[np.ndarray], np.ndarray]:
+    """What turns white noise ``(b, box, box)`` into the wanted noise, of unit variance per pixel."""
+    if settings.noise == "white":
+        return lambda noise: noise
+    box = settings.box
+    k = (frequency_grid(box) / settings.pixel_A).norm(dim=1).view(box, box)
+    power = settings.noise_floor + 1 / (1 + (k * settings.noise_knee_A).square())
+    amplitude = (power / power.mean()).sqrt()
+    return lambda noise: ifft2c(fft2c(torch.from_numpy(noise)) * amplitude).numpy()

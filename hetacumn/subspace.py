@@ -1,0 +1,87 @@
+"""The conformation of an image given its pose, when the volumes are a linear subspace: closed form.
+
+With volumes ``V(z) = V_0 + Σ_j z_j V_j`` and ``z ~ N(0, I)`` a posed image is linear in z, and so
+
+    p(z | Y, pose) = N(M⁻¹ b, M⁻¹),   M = I + AᵀA,   b = Aᵀ r,
+
+where the columns of ``A`` are the CTF-filtered slices of ``V_j`` and ``r`` is the image less that of ``V_0``, in units
+of the noise (probabilistic PCA, Tipping & Bishop 1999).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hetacumn.observations import Observations
+from hetacumn.particles import Poses
+from hetacumn.search import refine_local
+from hetacumn.volumes import Slicer
+
+
+@dataclass(frozen=True)
+class LatentPosterior:
+    """``mean`` ``(n, q)``, ``precision`` ``(n, q, q)``, and the log-likelihood of the posed image, z integrated ``(n,)``.
+
+    The likelihood lacks the constant ``-½ Σ w |Y|²`` of each image, as everywhere in the search.
+    """
+
+    mean: Tensor
+    precision: Tensor
+    log_evidence: Tensor
+
+
+def mixing_of(latents: Tensor) -> Tensor:
+    """``(n, q)`` latents as mixtures ``(n, 1 + q)`` of mean and components: a one in front."""
+    return torch.cat([torch.ones_like(latents[:, :1]), latents], dim=1)
+
+
+def latent_posterior(data: Observations, slicer: Slicer, poses: Poses) -> LatentPosterior:
+    """Posterior of z at given poses, for a slicer of ``1 + q`` volumes: mean, then components. Differentiable."""
+    slices = slicer.read(slicer.stencil(poses.rotations, data.k)) * (data.ctf * data.weight.sqrt())[..., None]
+    model = torch.view_as_real(slices).movedim(-1, 1).flatten(1, 2)  # (n, 2m, 1 + q)
+    centred = data.plane.translate(data.y, -poses.shifts_px) * data.weight.sqrt()
+    image = torch.view_as_real(centred).movedim(-1, 1).flatten(1, 2)
+    gram = model.mT @ model
+    match = (model.mT @ image[..., None]).squeeze(-1)
+    b = match[:, 1:] - gram[:, 1:, 0]
+    precision = gram[:, 1:, 1:] + torch.eye(b.shape[1], device=b.device)
+    factor = torch.linalg.cholesky(precision)
+    mean = torch.cholesky_solve(b[..., None], factor).squeeze(-1)
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    evidence = match[:, 0] - 0.5 * gram[:, 0, 0] + 0.5 * (b * mean).sum(-1) - 0.5 * log_det
+    return LatentPosterior(mean, precision, evidence)
+
+
+@torch.no_grad()
+def infer_latents(data: Observations, slicer: Slicer, poses: Poses, batch: int = 500) -> LatentPosterior:
+    """:func:`latent_posterior` for any number of images, a batch at a time."""
+    parts = [
+        latent_posterior(data[rows], slicer, poses[rows])
+        for rows in (slice(start, start + batch) for start in range(0, len(data), batch))
+    ]
+    return LatentPosterior(
+        torch.cat([p.mean for p in parts]), torch.cat([p.precision for p in parts]),
+        torch.cat([p.log_evidence for p in parts]),
+    )
+
+
+@torch.no_grad()
+def refine_together(
+    data: Observations, slicer: Slicer, latents: Tensor, poses: Poses, degrees: tuple[float, float],
+    pixels: tuple[float, float], sweeps: int = 2, rounds: int = 4, candidates: int = 12,
+    generator: torch.Generator | None = None,
+) -> tuple[Poses, LatentPosterior]:
+    """Refine poses under each image's own volume and its latent at the new pose, in turn.
+
+    The moves shrink geometrically from ``degrees[0]``, ``pixels[0]`` to the last over all sweeps.
+    """
+    edges = torch.linspace(0, 1, sweeps + 1).tolist()
+    for low, high in zip(edges, edges[1:]):
+        span = [tuple(s[0] * (s[1] / s[0]) ** e for e in (low, high)) for s in (degrees, pixels)]
+        poses, _ = refine_local(data, slicer, mixing_of(latents), poses, *span, rounds, candidates, generator)
+        posterior = infer_latents(data, slicer, poses)
+        latents = posterior.mean
+    return poses, posterior

@@ -1,0 +1,432 @@
+"""Train HetACUMN on a stack: ab initio start, conditional pose task, both tasks; checkpoints and exact resume."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from hetacumn.ab_initio import AbInitioConfig, Start, ab_initio, smooth_noise, voxel_unit
+from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, linear_basis
+from hetacumn.encoder import Encoder, TemplateStem
+from hetacumn.errors import HetacumnError
+from hetacumn.model import HetACUMN, LatentDraws
+from hetacumn.observations import Observations
+from hetacumn.particles import Poses, count_particles
+from hetacumn.project import atomic_path, peak_memory_mb, provenance, write_json
+from hetacumn.so3 import random_rotations
+from hetacumn.volumes import soft_sphere
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All settings of a training run. The switches name what this project adds to the bare method of the paper:
+    ``warm_start``, ``conformation_sleep`` and ``hypotheses`` > 1; ``conditional``, ``pose_task`` and ``symmetrised``
+    make the ablations and the amortized baseline."""
+
+    classes: int = 2
+    latent_dim: int = 4
+    seed: int = 0
+    # switches
+    warm_start: bool = True
+    pose_task: bool = True
+    conditional: bool = True
+    conformation_sleep: bool = True
+    hypotheses: int = 4
+    symmetrised: bool = False
+    decoder: str = "voxel"  # or "coordinate"
+    # sizes
+    templates: int = 2048  # matched filters of the encoder's first layer; 0 for convolutions
+    width: int = 512
+    padding: float = 2.0
+    # schedule
+    alone_steps: int = 3000  # of the pose task alone, first
+    joint_epochs: float = 3.0  # of both tasks, over the training particles
+    pose_only_epochs: float = 0.0  # at the start of the joint phase, z held at 0
+    alone_batch: int = 256
+    batch: int = 128
+    rate: float = 1e-3
+    joint_rate: float = 2e-4
+    decoder_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    # losses
+    pose_weight: float = 1.0
+    conformation_weight: float = 0.3
+    kl_weight: float = 1.0
+    radius: tuple[float, float] = (0.25, 0.45)  # of the reconstruction, cycles per pixel, over the joint phase
+    reconstruction_weight: float = 0.01
+    # run
+    checkpoint_seconds: float = 60.0
+    ab_initio: AbInitioConfig = field(default_factory=AbInitioConfig)
+
+    @classmethod
+    def from_params(cls, settings: dict, **more) -> TrainConfig:
+        """From nested dicts, as params.yaml or config.json hold them; an unknown name is refused."""
+        settings = {**settings, **more}
+        inner = settings.pop("ab_initio", {})
+        return _build(cls, {**settings, "ab_initio": _build(AbInitioConfig, inner, "ab_initio.")}, "")
+
+
+def _build(kind: type, settings: dict, prefix: str):
+    known = kind.__dataclass_fields__
+    for name in settings:
+        if name not in known:
+            raise HetacumnError(f"unknown parameter {prefix}{name}; expected one of {', '.join(known)}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device named, or CUDA where there is one, or the CPU."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the hardware multiplies it: CUDA, and CPUs with AVX512-BF16 or AMX; elsewhere it is slower."""
+    helps = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=helps)
+
+
+def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, scale: float = 1.0) -> HetACUMN:
+    """The model of a config; ``basis`` ``(1 + q, box, box, box)`` starts a voxel decoder."""
+    encoder = Encoder(
+        box, config.latent_dim, config.width, config.hypotheses, config.conditional, config.templates
+    )
+    if config.decoder == "voxel":
+        basis = torch.zeros(1 + config.latent_dim, box, box, box) if basis is None else basis
+        decoder = VoxelDecoder(basis, config.padding)
+    elif config.decoder == "coordinate":
+        decoder = CoordinateDecoder(box, config.latent_dim, scale=scale)
+    else:
+        raise HetacumnError(f"decoder is '{config.decoder}'; expected voxel or coordinate")
+    return HetACUMN(encoder, decoder, config.symmetrised)
+
+
+# The run ---------------------------------------------------------------------------------------------------
+
+
+START, CHECKPOINT = "start.safetensors", "checkpoint.pt"
+
+
+def training_rows(source: Path | str, share: float, seed: int) -> np.ndarray:
+    """A random ``share`` of a file's particles, as sorted row numbers from 0."""
+    count = count_particles(source)
+    chosen = np.random.default_rng(seed).permutation(count)[: max(1, round(share * count))]
+    return np.sort(chosen)
+
+
+def run_method(
+    method: str, data: Observations, config: TrainConfig, out: Path | str, pixel_A: float,
+    start: Path | str | None = None,
+) -> None:
+    """Train ``method`` on a packed stack: ``em`` is the ab initio start alone, all others are :func:`train`.
+
+    Leaves in ``out``: ``config.json``, ``run.json``, and ``start.safetensors`` or ``model.safetensors`` with
+    ``history.csv``. Called again after an interruption it goes on where it was.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if config.classes > len(data):
+        raise HetacumnError(f"{config.classes} classes of {len(data)} particles; expected no more classes than particles")
+    facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A}
+    write_json(out / "config.json", {**facts, **provenance()})
+    begin, seconds = None, 0.0
+    if config.warm_start or method == "em":
+        begin, seconds = _find_or_make_start(data, config, out, start)
+    if method != "em":
+        seconds += train(data, config, out, pixel_A, begin)
+    write_json(out / "run.json", {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb()),
+                                  "device": device_name(data.y.device)})
+
+
+def _find_or_make_start(
+    data: Observations, config: TrainConfig, out: Path, start: Path | str | None
+) -> tuple[Start, float]:
+    """The start of the folder named, or of ``out`` if a run before this made it, or a new one; and its seconds."""
+    folder = Path(start) if start else out
+    if start or (folder / START).exists():
+        begin = load_start(folder / START)
+        if len(begin.latents) != len(data):
+            raise HetacumnError(f"{folder / START}: of {len(begin.latents)} particles; expected the {len(data)} to train on")
+        return begin.to(data.y.device), read_run(folder).get("train_seconds", 0.0)
+    began = time.perf_counter()
+    begin = ab_initio(data, ab_initio_config(config), config.seed)
+    save_start(out / START, begin)
+    return begin, time.perf_counter() - began
+
+
+def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, start: Start | None = None,
+          progress: bool = True) -> float:
+    """Train the network and write ``model.safetensors`` and ``history.csv``; the seconds it took.
+
+    An interrupted run, called again with the same config and data, goes on from ``out/checkpoint.pt`` and ends, on a
+    CPU, with the same bits as one that was not interrupted.
+    """
+    torch.manual_seed(config.seed)
+    trainer = Trainer(data, config, out, start)
+    trainer.run(progress)
+    save_model(out / "model.safetensors", trainer.model, config, data.plane.box, pixel_A)
+    with atomic_path(out / "history.csv") as temporary:
+        pd.DataFrame(trainer.history).to_csv(temporary, index=False, float_format="%.6g")
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return trainer.seconds
+
+
+def ab_initio_config(config: TrainConfig) -> AbInitioConfig:
+    """The start's settings, its classes and components those of the run."""
+    return replace(config.ab_initio, volumes=config.classes, components=config.latent_dim)
+
+
+def device_name(device: torch.device) -> str:
+    """What a table calls the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def read_run(out: Path | str) -> dict:
+    """The facts of a run that differ from run to run (seconds, memory, device), kept apart from its results."""
+    path = Path(out) / "run.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+class Trainer:
+    """The loop. All randomness comes from one generator, whose state is in the checkpoint."""
+
+    def __init__(self, data: Observations, config: TrainConfig, out: Path, start: Start | None):
+        self.data, self.config, self.out = data, config, out
+        device, box = data.y.device, data.plane.box
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        unit, cpu = voxel_unit(data, box), torch.Generator().manual_seed(config.seed)
+        if start is not None:
+            basis = start.basis.cpu()
+        else:  # a faint smooth blob
+            noise = smooth_noise(1 + config.latent_dim, box, cpu, box // 4)
+            basis = 0.3 * unit * noise * soft_sphere(box, edge=box / 3)
+            basis[0] += 0.5 * unit * soft_sphere(box, edge=box / 2 - 2)
+        scale = float(data.within(4).y.abs().mean())
+        self.model = build_model(config, box, basis, scale).to(device)
+        self.draws = LatentDraws(
+            data.ctf, None if start is None else start.latents.to(device),
+            1.0 if start is None else float(start.poses.shifts_px.std()),
+        )
+        if start is not None and isinstance(self.model.encoder.stem, TemplateStem):
+            self._start_templates(start)
+        self.alone = config.alone_steps if config.pose_task else 0
+        self.epoch_steps = -(-len(data) // config.batch)
+        self.total = self.alone + round(config.joint_epochs * self.epoch_steps)
+        fused = device.type in ("cpu", "cuda")
+        decoder, encoder = list(self.model.decoder.parameters()), list(self.model.encoder.parameters())
+        self.optimiser = torch.optim.AdamW(
+            [{"params": encoder, "weight_decay": config.weight_decay}, {"params": decoder, "weight_decay": 0.0}],
+            lr=config.rate, fused=fused,
+        )
+        self.step, self.history, self.seconds = 0, [], 0.0
+        self.order: Tensor | None = None
+        self._load_checkpoint()
+
+    @torch.no_grad()
+    def _start_templates(self, start: Start) -> None:
+        count = self.model.encoder.stem.filters.out_features
+        device = self.data.y.device
+        rotations = random_rotations(count, self.generator, device)
+        rows = torch.randint(len(start.latents), (count,), generator=self.generator, device=device)
+        slices = self.model.decoder.slices(start.latents.to(device)[rows], rotations, self.data.plane.k)
+        self.model.encoder.stem.start_from(self.data.plane.unpack(slices * self.data.ctf.square().mean(0)))
+
+    def run(self, progress: bool = True) -> None:
+        """From wherever the checkpoint left off to the end. SIGTERM and Ctrl-C leave a checkpoint first."""
+        previous = signal.signal(signal.SIGTERM, _interrupt) if _in_main_thread() else None
+        began = saved = time.perf_counter()
+        before = self.seconds
+        try:
+            with tqdm(total=self.total, initial=self.step, desc="training", disable=not progress) as bar:
+                while self.step < self.total:
+                    record = self._advance()
+                    if self.step % 25 == 0 or self.step == self.total:
+                        self._log(record, bar)
+                    bar.update()
+                    if time.perf_counter() - saved > self.config.checkpoint_seconds:
+                        self.seconds = before + time.perf_counter() - began
+                        self._save_checkpoint()
+                        saved = time.perf_counter()
+        except KeyboardInterrupt:
+            self.seconds = before + time.perf_counter() - began
+            self._save_checkpoint()
+            raise
+        finally:
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
+        self.seconds = before + time.perf_counter() - began
+
+    def _log(self, record: dict[str, Tensor], bar: tqdm) -> None:
+        values = {name: float(value) for name, value in record.items()}
+        if not all(np.isfinite(value) for value in values.values()):
+            raise HetacumnError(f"{self.out}: the loss is not finite at step {self.step} ({values}); the last good state "
+                                f"is {CHECKPOINT}; try a lower rate")
+        self.history.append({"step": self.step, "phase": "pose task" if self.step <= self.alone else "joint", **values})
+        bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+
+    def _advance(self) -> dict[str, Tensor]:
+        """One step: task 2 alone at first, then both tasks on one batch of particles."""
+        config, joint = self.config, self.step >= self.alone
+        self._set_rates(joint)
+        record, loss = {}, 0.0
+        with autocast(self.data.y.device):
+            if joint:
+                done = (self.step - self.alone) / max(1, self.total - self.alone)
+                radius = (config.radius[0] + (config.radius[1] - config.radius[0]) * done) * self.data.plane.box
+                pose_only = (self.step - self.alone) < config.pose_only_epochs * self.epoch_steps
+                task = self.model.reconstruct(
+                    self.data[self._next_rows()], radius, self.generator, config.kl_weight, pose_only
+                )
+                loss = loss + config.reconstruction_weight * task["loss"]
+                record |= {"misfit": task["misfit"], "kl": task["kl"]}
+            if config.pose_task:
+                batch = config.batch if joint else config.alone_batch
+                task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator)
+                loss = loss + config.pose_weight * task["loss"]
+                record |= {"pose": task["loss"]}
+                if config.conformation_sleep:
+                    loss = loss + config.conformation_weight * task["conformation"]
+                    record |= {"conformation": task["conformation"]}
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.encoder.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        return {name: value.detach() for name, value in record.items()}
+
+    def _set_rates(self, joint: bool) -> None:
+        """Warm-up and cosine decay of the pose task alone; then a lower rate that decays too. The decoder joins in then."""
+        config = self.config
+        encoder, decoder = self.optimiser.param_groups
+        if joint:
+            done = (self.step - self.alone) / max(1, self.total - self.alone)
+            peak = config.joint_rate if self.alone else config.rate
+            encoder["lr"] = peak * min(1.0, (self.step - self.alone + 1) / 50) * (1 - 0.9 * done)
+            decoder["lr"] = config.decoder_rate * (1 - 0.9 * done)
+        else:
+            done = self.step / self.alone
+            encoder["lr"] = config.rate * min(1.0, (self.step + 1) / 200) * (0.03 + 0.97 * np.cos(0.5 * np.pi * done) ** 2)
+            decoder["lr"] = 0.0
+
+    def _next_rows(self) -> Tensor:
+        """The next batch of a random order of the particles, a new order every epoch."""
+        at = (self.step - self.alone) % self.epoch_steps
+        if at == 0 or self.order is None:
+            self.order = torch.randperm(len(self.data), generator=self.generator, device=self.data.y.device)
+        return self.order[at * self.config.batch : (at + 1) * self.config.batch]
+
+    def _save_checkpoint(self) -> None:
+        state = {
+            "config": json.dumps(asdict(self.config)), "step": self.step, "seconds": self.seconds,
+            "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(), "order": self.order, "history": self.history,
+        }
+        with atomic_path(self.out / CHECKPOINT) as temporary:
+            torch.save(state, temporary)
+
+    def _load_checkpoint(self) -> None:
+        path = self.out / CHECKPOINT
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.data.y.device, weights_only=True)
+        except Exception as error:
+            raise HetacumnError(f"{path}: not a readable checkpoint ({error}); delete it to begin anew") from error
+        if state["config"] != json.dumps(asdict(self.config)):
+            raise HetacumnError(f"{path}: from a run with other settings; delete it to begin anew")
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        self.step, self.order, self.history = state["step"], state["order"], state["history"]
+        self.seconds = state["seconds"]
+
+
+def _interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+# Files -----------------------------------------------------------------------------------------------------
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        Path(temporary).write_bytes(save(tensors, {"facts": json.dumps(facts)}))
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    if not path.exists():
+        raise HetacumnError(f"{path}: no such file; train first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise HetacumnError(f"{path}: expected a safetensors file of this program ({error})") from error
+
+
+def save_model(path: Path, model: HetACUMN, config: TrainConfig, box: int, pixel_A: float) -> None:
+    """Weights and, in the file's header, what they are: config, box and pixel size."""
+    _write_tensors(path, model.state_dict(), {"config": asdict(config), "box": box, "pixel_A": pixel_A})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model read back: with its config, box and pixel size in Å."""
+
+    model: HetACUMN
+    config: TrainConfig
+    box: int
+    pixel_A: float
+
+    def basis(self) -> Tensor:
+        """Mean and components ``(1 + q, box, box, box)`` that stand for the decoder's volumes."""
+        with torch.no_grad():
+            return linear_basis(self.model.decoder)
+
+
+def load_config(out: Path | str) -> TrainConfig:
+    """The settings in a run's ``config.json``."""
+    path = Path(out) / "config.json"
+    try:
+        return TrainConfig.from_params(json.loads(path.read_text())["config"])
+    except (OSError, ValueError, KeyError) as error:
+        raise HetacumnError(f"{path}: expected the settings of a run ({error})") from error
+
+
+def load_model(out: Path | str, device: torch.device | str = "cpu") -> Trained:
+    """The model of a finished run's folder."""
+    tensors, facts = _read_tensors(Path(out) / "model.safetensors")
+    config = TrainConfig.from_params(facts["config"])
+    model = build_model(config, facts["box"])
+    model.load_state_dict(tensors)
+    return Trained(model.to(device).eval(), config, facts["box"], facts["pixel_A"])
+
+
+def save_start(path: Path, start: Start) -> None:
+    """An ab initio start, as safetensors."""
+    tensors = {"basis": start.basis, "rotations": start.poses.rotations, "shifts_px": start.poses.shifts_px,
+               "latents": start.latents}
+    _write_tensors(path, tensors, {"route": start.route, "scores": start.scores})
+
+
+def load_start(path: Path) -> Start:
+    """What :func:`save_start` wrote."""
+    tensors, facts = _read_tensors(path)
+    return Start(tensors["basis"], Poses(tensors["rotations"], tensors["shifts_px"]), tensors["latents"],
+                 facts["route"], facts["scores"])

@@ -1,0 +1,57 @@
+"""Fixtures that more than one test module uses."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> str:
+    """Every device that a law must hold on: the CPU, and CUDA where there is one."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param
+
+
+@pytest.fixture
+def generator(device) -> torch.Generator:
+    """A seeded generator on the device."""
+    return torch.Generator(device).manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def blobs():
+    """A molecule of Gaussian blobs as a function, so that any view of it is known exactly."""
+    return Blobs()
+
+
+class Blobs:
+    """Forty Gaussian blobs, lopsided in every direction; all lengths are fractions of the box."""
+
+    def __init__(self, n: int = 40, width: float = 0.04):
+        generator = torch.Generator().manual_seed(1)
+        size = torch.tensor([0.07, 0.11, 0.16])
+        self.points = (torch.randn(n, 3, generator=generator) * size).clamp(-0.25, 0.25)
+        self.width = width
+
+    def _profile(self, coordinate, box, device):
+        axis = torch.arange(box, device=device) - box // 2
+        distance = axis - coordinate.to(device)[:, None] * box
+        return torch.exp(-distance.square() / (2 * (self.width * box) ** 2))
+
+    def moved(self, rotation=None, shift=(0.0, 0.0, 0.0), mirrored=False) -> "Blobs":
+        """The blobs at ``±R p + t``."""
+        other = Blobs.__new__(Blobs)
+        other.width = self.width
+        rotation = torch.eye(3) if rotation is None else rotation.cpu()
+        other.points = (-1 if mirrored else 1) * self.points @ rotation.T + torch.as_tensor(shift)
+        return other
+
+    def volume(self, box: int, device="cpu") -> torch.Tensor:
+        """Density ``(z, y, x)``."""
+        x, y, z = (self._profile(c, box, device) for c in self.points.T)
+        return torch.einsum("nz,ny,nx->zyx", z, y, x)
+
+    def projection(self, box: int, device="cpu") -> torch.Tensor:
+        """The integral along z ``(y, x)``, by the formula."""
+        x, y = (self._profile(c, box, device) for c in self.points.T[:2])
+        return torch.einsum("ny,nx->yx", y, x) * self.width * box * (2 * torch.pi) ** 0.5

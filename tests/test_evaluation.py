@@ -1,0 +1,178 @@
+"""Scores: perfect, permuted and chance answers; blind to frame, hand and names."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hetacumn.errors import HetacumnError
+from hetacumn.evaluation import (
+    accuracy,
+    adjusted_rand,
+    confusion,
+    disentanglement,
+    match_classes,
+    pose_errors,
+    read_volumes,
+    score,
+    shift_errors,
+)
+from hetacumn.predictions import Predictions
+from hetacumn.simulate import Truth
+from hetacumn.so3 import MIRROR, distance_deg, perturb, random_rotations
+from hetacumn.volumes import write_mrc
+
+TRUE = np.repeat([0, 1, 2], [50, 30, 20])
+
+
+def test_permuted_names_are_right():
+    predicted = np.array([2, 0, 1])[TRUE]
+    assert accuracy(predicted, TRUE) == 1
+    assert adjusted_rand(predicted, TRUE) == 1
+    assert match_classes(predicted, TRUE).tolist() == [1, 2, 0]
+    assert confusion(predicted, TRUE).tolist() == np.diag([50, 30, 20]).tolist()
+
+
+def test_a_known_share_of_errors():
+    predicted = TRUE.copy()
+    predicted[:10] = 1
+    assert accuracy(predicted, TRUE) == pytest.approx(0.9)
+    assert confusion(predicted, TRUE)[0].tolist() == [40, 10, 0]
+
+
+def test_one_class_only_gets_the_commonest():
+    assert accuracy(np.zeros_like(TRUE), TRUE) == 0.5
+    assert adjusted_rand(np.zeros_like(TRUE), TRUE) == pytest.approx(0)
+
+
+def test_surplus_classes_are_errors():
+    predicted = TRUE.copy()
+    predicted[:20] = 3
+    assert accuracy(predicted, TRUE) == pytest.approx(0.8)
+    assert confusion(predicted, TRUE).shape == (4, 4)
+
+
+def test_labels_of_different_length_are_refused():
+    with pytest.raises(ValueError, match="99 and 100"):
+        accuracy(TRUE[1:], TRUE)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_pose_error_is_blind_to_frame_and_hand(device, generator, mirrored):
+    true = random_rotations(500, generator, device)
+    frame = random_rotations(1, generator, device)
+    noisy = perturb(true, 2.0, generator)
+    expected = distance_deg(noisy, true)
+    estimated = (MIRROR.to(device) @ noisy if mirrored else noisy) @ frame
+    errors, found = pose_errors(estimated, true)
+    assert found.mirrored == mirrored
+    assert errors.device.type == device
+    assert float(distance_deg(found.rotation, frame[0].mT)) < 0.6
+    assert torch.allclose(errors.median(), expected.median(), atol=0.15)
+
+
+def test_pose_error_of_chance_is_large(device, generator):
+    one, other = (random_rotations(1000, generator, device) for _ in range(2))
+    errors, _ = pose_errors(one, other)
+    assert errors.median() > 90
+
+
+def test_shift_error_is_blind_to_the_volumes_position(device, generator):
+    rotations = random_rotations(400, generator, device)
+    true = torch.randn(400, 2, generator=generator, device=device)
+    position = torch.tensor([3.0, -5.0, 7.0], device=device)
+    estimated = true - (rotations @ position)[:, :2]
+    estimated[:40] += 20  # a tenth are lost
+    errors, found = shift_errors(estimated, true, rotations)
+    assert torch.allclose(found, position, atol=1e-3)
+    assert errors[40:].max() < 1e-3
+    assert torch.allclose(errors[:40], torch.tensor(800.0**0.5, device=device), atol=1e-2)
+
+
+def test_disentanglement_of_latents_that_know_the_class_only(generator):
+    random = np.random.default_rng(0)
+    rotations = random_rotations(1500, torch.Generator().manual_seed(0))
+    classes = random.integers(0, 3, 1500)
+    latents = np.eye(3)[classes] + 0.1 * random.standard_normal((1500, 3))
+    known = disentanglement(latents, classes, rotations)
+    assert known["class_from_z"] > 0.99
+    assert known["class_chance"] < 0.4
+    assert abs(known["view_from_z_deg"] - known["view_chance_deg"]) < 3
+
+
+def test_disentanglement_of_latents_that_know_the_view_only():
+    random = np.random.default_rng(0)
+    rotations = random_rotations(1500, torch.Generator().manual_seed(0))
+    classes = random.integers(0, 2, 1500)
+    known = disentanglement(rotations[:, 2].numpy(), classes, rotations)
+    assert known["view_from_z_deg"] < 10 and known["view_chance_deg"] > 80
+    assert abs(known["class_from_z"] - 0.5) < 0.05
+
+
+def test_disentanglement_without_latents_is_nan():
+    known = disentanglement(np.empty((10, 0)), np.zeros(10, int), torch.eye(3).expand(10, 3, 3))
+    assert len(known) == 4 and all(np.isnan(v) for v in known.values())
+
+
+@pytest.fixture
+def answer(blobs, generator, device):
+    """A truth of two classes and a perfect answer to it with other names, hand, frame and place."""
+    n, box, voxel_A = 300, 32, 4.0
+    classes = torch.arange(n) % 2
+    other = blobs.moved()
+    other.points = other.points * torch.tensor([1.0, 0.5, 1.0])
+    rotations = random_rotations(n, generator, device)
+    shifts_A = torch.randn(n, 2, generator=generator, device=device) * voxel_A
+    truth = Truth(rotations, shifts_A, classes, classes.float(), torch.empty(0), snr=0.1, noise_std=1.0)
+    true_volumes = torch.stack([molecule.volume(box, device) for molecule in (blobs, other)])
+
+    frame = random_rotations(1, generator, device)[0]  # x_est = -G x_true + t, R_true = MIRROR R_est G
+    at_px = torch.tensor([1.0, -1.0, 1.0], device=device)
+    estimated = MIRROR.to(device) @ rotations @ frame.mT
+    shifts = shifts_A - (estimated @ at_px)[:, :2] * voxel_A
+    moved = [m.moved(frame, at_px.cpu() / box, mirrored=True).volume(box, device) for m in (other, blobs)]
+    latents = classes[:, None] + 0.01 * torch.randn(n, 2)
+    predictions = Predictions([f"{i}@stack.mrcs" for i in range(n)], estimated, shifts, 1 - classes, latents)
+    seen = np.arange(n) < 200
+    return {"predictions": predictions, "volumes": torch.stack(moved), "truth": truth,
+            "true_volumes": true_volumes, "voxel_A": voxel_A, "seen": seen}
+
+
+def test_score_of_a_perfect_answer_in_another_frame(answer):
+    found = score(**answer)
+    assert found.row["accuracy"] == found.row["accuracy_unseen"] == found.row["ari"] == 1
+    assert found.row["rotation_error_deg"] < 0.1
+    assert found.row["shift_error_A"] < 0.01
+    assert found.row["resolution_A"] == 2 * answer["voxel_A"]
+    assert found.row["class_from_z"] == 1
+    assert found.fsc.shape == (2, 16) and found.volumes.shape == answer["true_volumes"].shape
+
+
+def test_score_of_poses_at_chance_still_aligns_the_volumes(answer, generator, device):
+    lost = replace(answer["predictions"], rotations=random_rotations(300, generator, device))
+    found = score(**answer | {"predictions": lost})
+    assert found.row["rotation_error_deg"] > 60
+    assert found.row["resolution_A"] == 2 * answer["voxel_A"]
+
+
+def test_score_names_seen_and_unseen_by_one_matching(answer):
+    predicted = answer["predictions"].classes.clone()
+    predicted[200:] = 1 - predicted[200:]  # all the unseen are wrong
+    found = score(**answer | {"predictions": replace(answer["predictions"], classes=predicted)})
+    assert found.row["accuracy"] == pytest.approx(2 / 3)
+    assert found.row["accuracy_unseen"] == 0
+
+
+def test_score_of_a_missing_volume_resolves_nothing(answer):
+    found = score(**answer | {"volumes": answer["volumes"][:1]})
+    assert found.row["resolution_A"] == 32 * answer["voxel_A"]
+
+
+def test_read_volumes_in_order_of_their_numbers(tmp_path):
+    for k in range(1, 12):
+        write_mrc(tmp_path / f"class_{k}.mrc", torch.full((4, 4, 4), float(k)), 2.5)
+    volumes, voxel_A = read_volumes(tmp_path, "class_")
+    assert volumes[:, 0, 0, 0].tolist() == list(range(1, 12)) and voxel_A == pytest.approx(2.5)
+    with pytest.raises(HetacumnError, match="truth_class1.mrc"):
+        read_volumes(tmp_path, "truth_class")

@@ -1,0 +1,96 @@
+"""Every figure draws, is small, and is the same bytes twice."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from hetacumn import plots
+
+DATASETS = ["adk", "ribosome"]
+METHODS = list(plots.METHODS)
+
+
+@pytest.fixture(scope="module")
+def made(blobs):
+    """Arguments of every figure, made up."""
+    random = np.random.default_rng(0)
+    classes = {d: random.integers(0, 3, 200) for d in DATASETS}
+    clean = [np.stack([blobs.projection(32).numpy()] * 4)] * 2
+    truth = np.stack([blobs.volume(24).numpy(), blobs.moved(mirrored=True).volume(24).numpy()])
+    accuracies = pd.DataFrame([
+        {"dataset": d, "method": m, "accuracy": 0.9, "accuracy_unseen": 0.89, "bound_marginal": 0.95,
+         "bound_known_pose": 0.99}
+        for d in DATASETS for m in METHODS
+    ])
+    fsc = pd.DataFrame([
+        {"dataset": d, "method": m, "class": k, "frequency_per_A": s / 200, "fsc": np.exp(-s / 9)}
+        for d in DATASETS for m in METHODS for k in (1, 2) for s in range(16)
+    ])
+    history = pd.DataFrame({"batch": range(50), "loss": random.random(50)})
+    return {
+        "particle_gallery": (clean, [c + random.normal(size=c.shape) for c in clean], DATASETS),
+        "confusion_matrix": ({d: {m: random.integers(1, 99, (3, 3)) for m in METHODS} for d in DATASETS},),
+        "accuracy_bars": (accuracies,),
+        "latent_scatter": ({d: random.normal(size=(200, 4)) for d in DATASETS}, classes),
+        "pose_error_histogram": (
+            {d: {m: random.lognormal(1, 1, 300) for m in METHODS[-2:]} for d in DATASETS},
+            dict.fromkeys(DATASETS, 1.0),
+        ),
+        "volume_surfaces": (truth, {m: truth for m in METHODS[-2:]}),
+        "fsc_curves": (fsc,),
+        "training_curves": (
+            {d: {"hetacumn": history} for d in DATASETS},
+            {"loss": "loss", "none has": "it"},
+            ("batch", "batches"),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", [
+    "particle_gallery", "confusion_matrix", "accuracy_bars", "latent_scatter", "pose_error_histogram",
+    "volume_surfaces", "fsc_curves", "training_curves",
+])
+def test_a_figure_is_the_same_bytes_twice_and_fit_for_git(name, made, tmp_path):
+    plots.style()
+    for copy in ("a.png", "b.png"):
+        plots.save(getattr(plots, name)(*made[name]), tmp_path / copy)
+    first, second = ((tmp_path / copy).read_bytes() for copy in ("a.png", "b.png"))
+    assert first == second
+    assert 2_000 < len(first) < 300_000
+    assert b"Software" not in first
+
+
+def test_text_is_at_least_eight_points(made):
+    plots.style()
+    for name in ("accuracy_bars", "fsc_curves", "confusion_matrix"):
+        figure = getattr(plots, name)(*made[name])
+        figure.canvas.draw()
+        assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 8
+
+
+def test_a_method_has_one_colour_everywhere(made):
+    plots.style()
+    wanted = [plots.METHODS[m][1] for m in METHODS]
+    lines = plots.fsc_curves(*made["fsc_curves"]).axes[0].get_lines()[: len(METHODS)]
+    assert [line.get_color() for line in lines] == wanted
+
+
+def test_a_method_that_is_missing_for_one_dataset_leaves_a_gap(made, tmp_path):
+    plots.style()
+    table = made["accuracy_bars"][0]
+    table = table[~((table["dataset"] == "adk") & (table["method"] == "em"))]
+    confusions = {d: dict(by_method) for d, by_method in made["confusion_matrix"][0].items()}
+    del confusions["adk"]["em"]
+    plots.save(plots.accuracy_bars(table), tmp_path / "accuracy.png")
+    plots.save(plots.confusion_matrix(confusions), tmp_path / "confusion.png")
+
+
+def test_an_unknown_method_is_named(made):
+    with pytest.raises(ValueError, match="not mystery"):
+        plots.volume_surfaces(made["volume_surfaces"][0], {"mystery": made["volume_surfaces"][0]})
+
+
+def test_an_empty_volume_says_so(made, tmp_path):
+    truth = made["volume_surfaces"][0]
+    plots.save(plots.volume_surfaces(truth, {"em": np.zeros_like(truth)}), tmp_path / "empty.png")

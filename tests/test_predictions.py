@@ -1,0 +1,99 @@
+"""Predictions on disk: RELION 3.1 from any source, and back."""
+
+import numpy as np
+import pytest
+import starfile
+import torch
+from test_particles import OPTICS_FIELDS, REAL, REAL_FILES, needs_real, optics
+
+from hetacumn import star
+from hetacumn.errors import HetacumnError
+from hetacumn.particles import optics_of, write_star
+from hetacumn.predictions import Predictions
+from hetacumn.so3 import distance_deg, from_euler, random_rotations
+
+
+def predictions(names: list[str], seconds: float | None = None) -> Predictions:
+    generator = torch.Generator().manual_seed(0)
+    n = len(names)
+    return Predictions(names, random_rotations(n, generator), 5 * torch.randn(n, 2, generator=generator),
+                       torch.arange(n) % 3, torch.randn(n, 4, generator=generator), seconds)  # fmt: skip
+
+
+def assert_same(a: Predictions, b: Predictions) -> None:
+    assert a.names == b.names and a.seconds == b.seconds
+    assert distance_deg(a.rotations, b.rotations).max() < 0.01
+    torch.testing.assert_close(a.shifts_A, b.shifts_A, atol=2e-6, rtol=1e-6)
+    assert torch.equal(a.classes, b.classes) and torch.equal(a.latents, b.latents)
+
+
+@pytest.fixture
+def source(tmp_path):
+    write_star(tmp_path / "source.star", [f"{i + 1:06d}@stack.mrcs" for i in range(9)], optics(9), 64)
+    return tmp_path / "source.star"
+
+
+def test_round_trip_of_some_of_the_particles_in_any_order(source, tmp_path):
+    some = predictions([f"{i:06d}@stack.mrcs" for i in (7, 2, 9, 1)], seconds=1.5)
+    some.write(tmp_path / "out", source)
+    assert_same(some, Predictions.read(tmp_path / "out"))
+    rows = [6, 1, 8, 0]
+    written = optics_of(star.read_table(tmp_path / "out" / "predictions.star"))
+    torch.testing.assert_close(written.defocus_u_A, optics(9).defocus_u_A[rows])
+
+
+def test_what_is_in_the_files(source, tmp_path):
+    some = predictions(["000003@stack.mrcs", "000004@stack.mrcs"])
+    some.write(tmp_path / "out", source, stem="predictions_refined")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["latents_refined.csv", "predictions_refined.star"]
+    table = starfile.read(tmp_path / "out" / "predictions_refined.star")["particles"]
+    assert table["rlnClassNumber"].tolist() == [1, 2]
+    np.testing.assert_allclose(table[["rlnOriginXAngst", "rlnOriginYAngst"]], -some.shifts_A, atol=1e-5)
+    angles = torch.from_numpy(table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy())
+    assert distance_deg(from_euler(angles).float(), some.rotations).max() < 0.01
+    header = (tmp_path / "out" / "latents_refined.csv").read_text().splitlines()[0]
+    assert header == "particle,z1,z2,z3,z4,class"
+    assert_same(some, Predictions.read(tmp_path / "out", stem="predictions_refined"))
+
+
+@needs_real
+@pytest.mark.parametrize("name", REAL_FILES)
+def test_real_sources_keep_their_optics_and_their_columns(name, tmp_path):
+    before = star.read_table(REAL / name)
+    all_of_them = predictions(before.particles["rlnImageName"].tolist())
+    all_of_them.write(tmp_path, REAL / name)
+    assert_same(all_of_them, Predictions.read(tmp_path))
+    after = star.read_table(tmp_path / "predictions.star")
+    for field in OPTICS_FIELDS:
+        torch.testing.assert_close(getattr(optics_of(after), field), getattr(optics_of(before), field))
+    assert {c for c in before.particles if c.startswith(("rlnCoordinate", "rlnMicrograph", "rlnCtf"))} <= {
+        *after.particles}  # fmt: skip
+    assert not {"rlnLogLikeliContribution", "rlnOriginX"} & {*after.particles}
+    assert after.numbers("rlnImageSize")[0] == {"betagal_17.star": 200, "relion31.star": 256}.get(name, 320)
+
+
+def test_the_same_predictions_make_the_same_bytes(source, tmp_path):
+    some = predictions([f"{i + 1:06d}@stack.mrcs" for i in range(9)])
+    for out in ("a", "b"):
+        some.write(tmp_path / out, source)
+    for name in ("predictions.star", "latents.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_bad_input_is_named(source, tmp_path):
+    with pytest.raises(HetacumnError, match="source.star: no row for 000001@other.mrcs"):
+        predictions(["000001@other.mrcs"]).write(tmp_path / "out", source)
+    assert not (tmp_path / "out").exists()
+    twice = tmp_path / "twice.star"
+    write_star(twice, ["1@a.mrcs", "2@a.mrcs", "1@a.mrcs"], optics(3), 64)
+    with pytest.raises(HetacumnError, match="twice.star: row 3: 1@a.mrcs is named twice"):
+        predictions(["1@a.mrcs"]).write(tmp_path / "out", twice)
+    with pytest.raises(HetacumnError, match="predictions.star: no such file"):
+        Predictions.read(tmp_path)
+    with pytest.raises(HetacumnError, match="no column rlnAngleRot"):
+        Predictions.read(tmp_path, stem="source")
+    predictions(["000001@stack.mrcs"]).write(tmp_path / "out", source)
+    (tmp_path / "out" / "latents.csv").write_text("particle,z1,class\nother,0,1\n")
+    with pytest.raises(HetacumnError, match="latents.csv: its particles are not those"):
+        Predictions.read(tmp_path / "out")

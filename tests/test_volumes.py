@@ -1,0 +1,111 @@
+"""Central slices against projections, rotation of volumes, and MRC files."""
+
+import mrcfile
+import pytest
+import torch
+
+from hetacumn.errors import HetacumnError
+from hetacumn.fourier import HalfPlane
+from hetacumn.so3 import MIRROR, from_euler, random_rotations
+from hetacumn.volumes import Slicer, radius_grid, read_mrc, rotate, soft_sphere, write_mrc
+
+BOX = 32
+
+
+def correlation(a, b):
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / (a.norm() * b.norm()))
+
+
+def slice_image(volume, rotation, padding=2.0):
+    plane = HalfPlane(volume.shape[-1], device=volume.device)
+    return plane.unpack(Slicer(volume[None], padding)(rotation[None], plane.k)[0, 0])
+
+
+def test_a_slice_at_the_identity_is_the_sum_along_z(blobs, device):
+    volume = blobs.volume(BOX, device)
+    image = slice_image(volume, torch.eye(3, device=device))
+    assert torch.allclose(image, volume.sum(0), atol=1e-3 * float(image.max()))
+
+
+def test_a_slice_along_y_is_the_sum_along_y(blobs, device):
+    volume = blobs.volume(BOX, device)
+    rotation = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]], device=device)  # to view (x, -z, y)
+    expected = volume.sum(1).flip(0).roll(1, 0)  # rows are y_view = -z; -0 is 0
+    assert torch.allclose(slice_image(volume, rotation), expected, atol=1e-3 * float(expected.max()))
+
+
+def test_a_slice_is_the_projection_of_gaussians_by_the_formula(blobs, device, generator):
+    volume = blobs.volume(BOX, device)
+    for rotation in random_rotations(5, generator, device):
+        expected = blobs.moved(rotation).projection(BOX, device)
+        image = slice_image(volume, rotation)
+        assert correlation(image, expected) > 0.998
+        assert float(image.sum()) == pytest.approx(float(expected.sum()), rel=1e-2)
+
+
+def test_more_padding_reads_slices_better(blobs, device, generator):
+    volume, rotation = blobs.volume(BOX, device), random_rotations(1, generator, device)[0]
+    expected = blobs.moved(rotation).projection(BOX, device)
+    coarse, fine = (correlation(slice_image(volume, rotation, padding), expected) for padding in (1.0, 2.0))
+    assert coarse < fine
+
+
+def test_no_image_tells_the_hand(blobs, device, generator):
+    rotation = random_rotations(1, generator, device)[0]
+    mirrored = blobs.moved(mirrored=True).volume(BOX, device)
+    one = slice_image(blobs.volume(BOX, device), rotation)
+    other = slice_image(mirrored, MIRROR.to(device) @ rotation)
+    assert torch.allclose(one, other, atol=1e-3 * float(one.max()))
+
+
+def test_a_slice_is_linear_in_the_volumes_and_has_their_order(blobs, device, generator):
+    volumes = torch.stack([blobs.volume(BOX, device), blobs.moved(mirrored=True).volume(BOX, device)])
+    rotations, k = random_rotations(4, generator, device), HalfPlane(BOX, 8, device).k
+    both = Slicer(volumes)(rotations, k)
+    assert both.shape == (4, 2, len(k))
+    assert torch.allclose(Slicer(volumes.sum(0)[None])(rotations, k)[:, 0], both.sum(1), atol=1e-3)
+
+
+def test_slices_have_gradients_in_volume_and_rotation(blobs, device):
+    volume = blobs.volume(BOX, device)[None].requires_grad_()
+    angles = torch.tensor([[10.0, 20.0, 30.0]], device=device, requires_grad=True)
+    Slicer(volume)(from_euler(angles), HalfPlane(BOX, 8, device).k).abs().square().sum().backward()
+    assert volume.grad.abs().sum() > 0 and angles.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_rotate_reads_the_volume_at_the_turned_and_moved_place(blobs, device, generator, mirrored):
+    rotation = random_rotations(1, generator, device)[0]
+    at_px = torch.tensor([1.2, -0.7, 0.5])
+    moved = blobs.moved(rotation, at_px / BOX, mirrored).volume(BOX, device)  # x = ±R x0 + t
+    back = rotate(moved, rotation, mirrored, at_px.to(device))
+    assert correlation(back, blobs.volume(BOX, device)) > 0.985  # read trilinearly
+
+
+def test_rotate_by_nothing_changes_nothing(blobs, device):
+    volume = blobs.volume(BOX, device)
+    assert torch.allclose(rotate(volume, torch.eye(3, device=device)), volume, atol=1e-4)
+
+
+def test_soft_sphere_falls_from_one_to_zero_inside_the_box(device):
+    mask, radius = soft_sphere(BOX, device=device), radius_grid(BOX, device)
+    assert radius[BOX // 2, BOX // 2, BOX // 2] == 0 and radius[BOX // 2, BOX // 2, 0] == BOX // 2
+    assert (mask[radius <= BOX // 2 - 3] == 1).all() and (mask[radius >= BOX // 2 - 1] < 1e-6).all()
+    assert ((mask >= 0) & (mask <= 1)).all()
+
+
+def test_mrc_files_round_trip_with_their_origin(tmp_path, blobs):
+    volume = blobs.volume(BOX)
+    write_mrc(tmp_path / "new" / "v.mrc", volume, 3.5)
+    read, voxel_A = read_mrc(tmp_path / "new" / "v.mrc")
+    assert torch.equal(read, volume) and voxel_A == pytest.approx(3.5)
+    with mrcfile.open(tmp_path / "new" / "v.mrc") as mrc:
+        assert float(mrc.header.origin.x) == pytest.approx(-16 * 3.5)
+
+
+def test_what_is_no_mrc_file_is_named(tmp_path):
+    (tmp_path / "bad.mrc").write_bytes(b"no map")
+    for name in ("bad.mrc", "absent.mrc"):
+        with pytest.raises(HetacumnError, match=name):
+            read_mrc(tmp_path / name)
