@@ -15,14 +15,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.fsc import align_volume
+from hetacumn.fsc import Placement, place_core, place_volume
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.search import log_likelihood, pose_grid, search_grid, shift_grid
-from hetacumn.subspace import infer_latents, latent_posterior, refine_together
+from hetacumn.so3 import Frame
+from hetacumn.subspace import infer_latents, latent_posterior, mixing_of, refine_together
 from hetacumn.volumes import Slicer, Stencil, make_stencil, soft_sphere
 
 
@@ -32,7 +34,8 @@ class AbInitioConfig:
 
     volumes: int = 4  # K of the K-class route
     components: int = 4  # of the linear subspace
-    restarts: int = 3
+    restarts: int = 4  # at most
+    agreement: float = 0.005  # of the log-likelihoods of two restarts, to make no more
     steps: int = 250
     class_steps: int = 220
     subspace_steps: int = 150
@@ -151,21 +154,26 @@ def smooth_noise(count: int, box: int, generator: torch.Generator, cells: int) -
 
 
 def consensus(data: Observations, config: AbInitioConfig, generator: torch.Generator, progress: tqdm) -> Tensor:
-    """One volume ``(box, box, box)``: the likeliest of several restarts from smooth random noise."""
-    box, best = data.plane.box, None
-    unit = voxel_unit(data, box)
+    """One volume ``(box, box, box)``: the likeliest of several restarts from smooth random noise.
+
+    A right fold is found again and again with the same likelihood, a wrong one seldom: as soon as two restarts agree on
+    the best likelihood the others are spared.
+    """
+    box, unit, found = data.plane.box, voxel_unit(data, data.plane.box), []
     for restart in range(config.restarts):
         progress.set_postfix_str(f"consensus, restart {restart + 1}")
         noise = smooth_noise(1, box, generator, box // 4).to(data.y.device)
-        ball = torch.exp(-0.5 * ((1 - soft_sphere(box, edge=box / 2 - 2, device=noise.device)) / 0.5).square())
-        start = unit * ball * (0.5 + 0.5 * noise)
+        ball = torch.exp(-2 * (1 - soft_sphere(box, edge=box / 2 - 2, device=noise.device)).square())
         volume, score = stochastic_em(
-            data, start, config, config.steps, config.radius, (config.coarse_grid, config.fine_grid), 0.02, 0.15,
-            generator, progress,
+            data, unit * ball * (0.5 + 0.5 * noise), config, config.steps, config.radius,
+            (config.coarse_grid, config.fine_grid), 0.02, 0.15, generator, progress,
         )
-        if best is None or score > best[1]:
-            best = (volume, score)
-    return best[0][0]
+        found.append((score, volume[0]))
+        found.sort(key=lambda pair: -pair[0])
+        if len(found) > 1 and found[0][0] - found[1][0] < config.agreement * abs(found[0][0]):
+            break
+    progress.update((config.restarts - len(found)) * config.steps)
+    return found[0][1]
 
 
 def fit_subspace(
@@ -229,7 +237,7 @@ class _AbInitio:
             for route, score in scores.items():
                 self.log(f"ab initio, route {route}: held-out log-likelihood {score:.2f} per image")
             route = max(scores, key=scores.get)
-            best = self._improve(found[route], config.fine_radius, (2.0, 0.6), (0.15, 0.05), 2 * config.subspace_steps)
+            best = self._improve(self._settle_frames(found[route]), config.fine_radius, 0.0, 2 * config.subspace_steps)
         return replace(best, route=route, scores=scores)
 
     def _follow(self, route: str, first: Tensor) -> Start:
@@ -242,7 +250,9 @@ class _AbInitio:
                 data[self.fit], first * fields, config, config.class_steps, config.class_radius, (config.class_grid,),
                 0.5, 0.08, self.generator, self.progress,
             )
-            volumes = torch.stack([volumes[0], *(align_volume(v, volumes[0]) for v in volumes[1:])])
+            volumes = torch.stack([volumes[0]] + [
+                place_core(v, volumes[0], place_volume(v, volumes[0]), self.generator).apply(v) for v in volumes[1:]
+            ])
         band = data.within(config.class_radius[1] * box)
         found = search_grid(
             band, volumes, pose_grid(*config.fine_grid).to(first.device),
@@ -255,17 +265,51 @@ class _AbInitio:
         else:
             latents = torch.zeros(len(data), config.components, device=first.device)
         start = Start(basis, found.poses, latents, route, {})
-        start = self._improve(start, config.class_radius[1], (6.0, 1.5), (0.5, 0.15), config.subspace_steps)
-        return self._improve(start, config.fine_radius, (2.5, 0.8), (0.2, 0.07), config.subspace_steps)
+        start = self._improve(start, config.class_radius[1], 6.0, config.subspace_steps)
+        start = self._settle_frames(start)
+        return self._improve(start, config.fine_radius, 2.5, config.subspace_steps)
 
-    def _improve(self, start: Start, radius: float, degrees: tuple[float, float], pixels: tuple[float, float],
-                 steps: int) -> Start:
+    def _settle_frames(self, start: Start) -> Start:
+        """Put all conformations into the frame of their largest common rigid body.
+
+        A pose says nothing of how two conformations lie to each other: only a convention does, and a consensus or the
+        greatest overlap turns each halfway along with its motion. The volumes at the centres of ``K`` clusters of z are
+        laid on the first by what they share, and the poses follow.
+        """
+        config = self.config
+        labels = GaussianMixture(config.volumes, n_init=3, reg_covar=1e-3, random_state=0).fit_predict(
+            start.latents.cpu().double().numpy()
+        )
+        labels = torch.from_numpy(labels).to(start.latents.device)
+        counts = torch.bincount(labels, minlength=config.volumes)
+        centres = torch.stack([start.latents[labels == k].mean(0) for k in range(config.volumes) if counts[k]])
+        present = [k for k in range(config.volumes) if counts[k]]
+        volumes = torch.einsum("kj,jxyz->kxyz", mixing_of(centres), start.basis)
+        first = int(counts[present].argmax())
+        rotations, shifts = start.poses.rotations.clone(), start.poses.shifts_px.clone()
+        here = Placement(Frame(torch.eye(3, device=volumes.device), False), torch.zeros(3, device=volumes.device))
+        for i, k in enumerate(present):
+            if i == first:
+                continue
+            place = place_core(volumes[i], volumes[first], here, self.generator)
+            volumes[i] = place.apply(volumes[i])
+            mine = labels == k  # x_before = G x + t, and so R x_before = (R G) x + R t
+            shifts[mine] += (rotations[mine] @ place.shift_px)[:, :2]
+            rotations[mine] = rotations[mine] @ place.frame.rotation
+        share = counts[present].float() / len(labels)
+        basis = principal(volumes, share, config.components, self.generator, voxel_unit(self.data, self.data.plane.box))
+        poses = Poses(rotations, shifts)
+        band = self.data.within(config.class_radius[1] * self.data.plane.box)
+        return replace(start, basis=basis, poses=poses,
+                       latents=infer_latents(band, Slicer(basis, config.padding), poses).mean)
+
+    def _improve(self, start: Start, radius: float, degrees: float, steps: int) -> Start:
         """Poses under each image's own volume and z, in turn; then the subspace at these poses; then z again."""
         config, box = self.config, self.data.plane.box
         fine = self.data.within(config.fine_radius * box)
         poses, _ = refine_together(
-            self.data.within(radius * box), Slicer(start.basis, config.padding), start.latents, start.poses, degrees,
-            pixels, generator=self.moves,
+            self.data.within(radius * box), Slicer(start.basis, config.padding), start.latents, start.poses, self.moves,
+            degrees,
         )
         basis = fit_subspace(
             fine[self.fit], start.basis, poses[self.fit], config, steps, self.generator, self.progress

@@ -1,7 +1,8 @@
 """The best that any method could do on a simulated stack: a Bayes classifier that has the true volumes.
 
-Once with the true poses, and once with poses searched: the class posterior then integrates over poses, by an
-exhaustive grid, local refinement and importance sampling about the best pose of each class.
+Once with the true poses, and once with poses searched. The class posterior then integrates over poses: for each class
+the best pose of an exhaustive grid and, so that no finer grid could have done better, the true pose are both refined
+locally, and the posterior's mass about each is found by importance sampling.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 from hetacumn import so3
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.search import pose_grid, pose_score, refine_local, search_grid, shift_grid
+from hetacumn.search import pose_grid, pose_score, refine_local, refine_newton, search_grid, shift_grid
 from hetacumn.volumes import Slicer
 
 
@@ -44,11 +45,16 @@ def bayes_bound(
     for volume in volumes:
         slicer, one = Slicer(volume[None], padding), torch.ones(len(data), 1, device=data.y.device)
         known.append(_score(fine, slicer, poses.rotations[:, None], poses.shifts_px[:, None])[:, 0])
-        start = search_grid(coarse, volume[None], grid, shifts, padding=padding).poses
-        near, _ = refine_local(coarse, slicer, one, start, (7.0, 2.5), (0.5, 0.2), rounds=8, generator=generator)
-        best, _ = refine_local(fine, slicer, one, near, (2.5, 0.4), (0.2, 0.04), rounds=8, generator=generator)
-        searched.append(_evidence(fine, slicer, best, generator))
-        found.append(best.rotations)
+        near = search_grid(coarse, volume[None], grid, shifts, padding=padding).poses
+        near, _ = refine_local(coarse, slicer, one, near, (7.0, 2.5), (0.5, 0.2), rounds=8, generator=generator)
+        modes, evidences, scores = [], [], []
+        for start in (near, poses):
+            mode, score = refine_newton(fine, slicer, one, start, iterations=6)
+            evidences.append(_evidence(fine, slicer, mode, generator))
+            modes.append(mode.rotations)
+            scores.append(score)
+        searched.append(torch.logaddexp(*evidences))
+        found.append(torch.where((scores[0] > scores[1])[:, None, None], *modes))
     known, searched = torch.stack(known, 1) + prior, torch.stack(searched, 1) + prior
     winner = searched.argmax(1)
     rotations = torch.stack(found, 1)[torch.arange(len(data)), winner]

@@ -42,8 +42,7 @@ class VoxelDecoder(nn.Module):
 
     def slices(self, z: Tensor, rotations: Tensor, k: Tensor) -> Tensor:
         slicer = self.slicer()
-        basis = slicer.read(slicer.stencil(rotations, k))
-        return torch.einsum("bmj,bj->bm", basis, mixing_of(z).to(basis.dtype))
+        return slicer.read_mixed(slicer.stencil(rotations, k), mixing_of(z))
 
 
 class CoordinateDecoder(nn.Module):

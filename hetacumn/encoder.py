@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hetacumn.fourier import HalfPlane
 from hetacumn.particles import Poses
 from hetacumn.so3 import from_6d
 
@@ -32,40 +33,51 @@ class Hypotheses:
 class TemplateStem(nn.Module):
     """First layer as matched filters: inner products of the image with ``n`` templates, normalised and rectified.
 
-    Started from projections of the ab initio volumes at random poses, it is a coarse grid search that then learns;
-    started from noise, an ordinary dense layer. Some three times cheaper than the convolutions, and it learns poses from
-    a third of the images.
+    It works on the packed coefficients within ``radius`` (cycles per pixel), where an inner product is that of the
+    low-passed images and costs a quarter of one over pixels. Started from projections of the ab initio volumes at random
+    poses it is a coarse grid search that then learns; started from noise, an ordinary dense layer.
     """
 
-    def __init__(self, box: int, templates: int):
+    def __init__(self, plane: HalfPlane, templates: int, radius: float):
         super().__init__()
-        self.filters = nn.Linear(box * box, templates)
+        self.used = plane.count(radius * plane.box)
+        self.register_buffer("scale", plane.weight[: self.used].sqrt().cpu(), persistent=False)
+        self.filters = nn.Linear(2 * self.used, templates)
         self.norm = nn.LayerNorm(templates)
+        self.width = templates
+
+    def _flat(self, coefficients: Tensor) -> Tensor:
+        return torch.view_as_real(coefficients[:, : self.used] * self.scale).flatten(1)
 
     @torch.no_grad()
-    def start_from(self, images: Tensor) -> None:
-        """Take ``(n, box, box)`` images, each scaled to norm 1, as the templates."""
-        flat = images.flatten(1)
+    def start_from(self, coefficients: Tensor) -> None:
+        """Take packed images ``(n, m)``, each scaled to norm 1, as the templates."""
+        flat = self._flat(coefficients)
         self.filters.weight.copy_(flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12))
         self.filters.bias.zero_()
 
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.relu(self.norm(self.filters(images.flatten(1))))
+    def forward(self, coefficients: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.filters(self._flat(coefficients))))
 
 
-class ConvolutionStem(nn.Sequential):
-    """3×3 convolutions, every other one with stride 2, flattened."""
+class ConvolutionStem(nn.Module):
+    """3×3 convolutions on the image, every other one with stride 2, flattened."""
 
-    def __init__(self, box: int, channels: tuple[int, ...] = (32, 64, 64, 128, 128)):
-        blocks: list[nn.Module] = [nn.Unflatten(1, (1, box))]
-        before, size = 1, box
+    def __init__(self, plane: HalfPlane, channels: tuple[int, ...] = (32, 64, 64, 128, 128)):
+        super().__init__()
+        self.plane = plane
+        blocks: list[nn.Module] = []
+        before, size = 1, plane.box
         for i, after in enumerate(channels):
             stride = 2 if i % 2 == 0 else 1
             blocks += [nn.Conv2d(before, after, 3, stride, 1), nn.ReLU()]
             before, size = after, -(-size // stride)
-        super().__init__(*blocks, nn.Flatten())
+        self.layers = nn.Sequential(*blocks, nn.Flatten()).to(memory_format=torch.channels_last)
         self.width = before * size * size
-        self.to(memory_format=torch.channels_last)
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        images = self.plane.unpack(coefficients)[:, None]
+        return self.layers(images.contiguous(memory_format=torch.channels_last))
 
 
 def _dense(before: int, after: int) -> list[nn.Module]:
@@ -73,26 +85,25 @@ def _dense(before: int, after: int) -> list[nn.Module]:
 
 
 class Encoder(nn.Module):
-    """E: an image ``(b, box, box)`` to features, features to q(z), and features with z to poses.
+    """E: a packed image ``(b, m)`` to features, features to q(z), and features with z to poses.
 
     The input is the CTF-multiplied image: with white noise it carries all that the likelihood uses.
     ``templates`` is the number of matched filters of the stem; 0 for convolutions instead.
     """
 
-    def __init__(self, box: int, latent_dim: int, width: int = 512, hypotheses: int = 4, conditional: bool = True,
-                 templates: int = 2048):
+    def __init__(self, plane: HalfPlane, latent_dim: int, width: int = 512, hypotheses: int = 4,
+                 conditional: bool = True, templates: int = 2048, radius: float = 0.375):
         super().__init__()
         self.latent_dim, self.hypotheses, self.conditional = latent_dim, hypotheses, conditional
-        self.stem = TemplateStem(box, templates) if templates else ConvolutionStem(box)
-        seen = templates or self.stem.width
-        inner = 2 * width if templates else width
-        self.body = nn.Sequential(*_dense(seen, inner), *_dense(inner, inner), *_dense(inner, width))
+        self.stem = TemplateStem(plane, templates, radius) if templates else ConvolutionStem(plane)
+        inner = width * 3 // 2
+        self.body = nn.Sequential(*_dense(self.stem.width, inner), *_dense(inner, width))
         self.to_latent = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2 * latent_dim))
         self.to_pose = nn.Sequential(*_dense(width + latent_dim, width), nn.Linear(width, 9 * hypotheses))
 
-    def features(self, images: Tensor) -> Tensor:
-        """``(b, box, box)`` to ``(b, width)``."""
-        return self.body(self.stem(images))
+    def features(self, coefficients: Tensor) -> Tensor:
+        """CTF-multiplied packed images ``(b, m)`` to ``(b, width)``."""
+        return self.body(self.stem(coefficients))
 
     def latent(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance ``(b, q)`` of q(z | Y)."""

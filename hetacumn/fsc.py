@@ -6,6 +6,9 @@ Volumes are ``(..., z, y, x)`` with an even box; shells are integer radii of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import roma
 import torch
 from torch import Tensor
@@ -13,6 +16,8 @@ from torch import Tensor
 from hetacumn.fourier import crop_volumes, fft3c, ifft3c, pad_volumes, shells
 from hetacumn.so3 import Frame, inplane, view_grid
 from hetacumn.volumes import rotate, soft_sphere
+
+Misfit = Callable[[Tensor, Tensor, bool], Tensor]
 
 _COARSE_BOX = 16
 _MIDDLE_BOX = 32
@@ -63,6 +68,20 @@ def resolution_A(curve: Tensor, voxel_A: float, threshold: float = 0.5) -> float
     return box * voxel_A / (shell - 1 + (high - threshold) / (high - low))
 
 
+@dataclass(frozen=True)
+class Placement:
+    """How a volume lies to another: ``W(x) = V(±G x + t)`` is in the other's frame; ``t`` ``(3,)`` in voxels xyz."""
+
+    frame: Frame
+    shift_px: Tensor
+
+    def apply(self, volume: Tensor) -> Tensor:
+        """The volume ``(z, y, x)`` in the other frame, read from a finer grid: trilinear reading loses less there."""
+        box = volume.shape[-1]
+        fine = _resample(volume, 2 * box)
+        return crop_volumes(rotate(fine, self.frame.rotation, self.frame.mirrored, 2 * self.shift_px), box)
+
+
 def align_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = None) -> Tensor:
     """The estimated volume brought into the frame of the reference, ``(z, y, x)`` each, of one box.
 
@@ -71,6 +90,11 @@ def align_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = Non
     are refined by correlation, coarse to fine, which forgives about 15° and any shift. Without a frame all
     rotations and both hands are searched, in some seconds. Raises ValueError where the boxes differ.
     """
+    return place_volume(estimated, reference, frame).apply(estimated.float())
+
+
+def place_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = None) -> Placement:
+    """The placement that :func:`align_volume` applies: that of the greatest correlation."""
     if estimated.shape != reference.shape:
         shapes = f"{tuple(estimated.shape)} and {tuple(reference.shape)}"
         raise ValueError(f"volumes of one box are needed, not {shapes}")
@@ -87,8 +111,40 @@ def align_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = Non
             _resample(estimated, finer), _target(reference, finer), best, shift_px * (finer / size)
         )
         size = finer
-    fine = _resample(estimated, 2 * box)  # trilinear reading of a finer grid loses less
-    return crop_volumes(rotate(fine, best.rotation, best.mirrored, 2 * shift_px), box)
+    return Placement(best, shift_px)
+
+
+def place_core(estimated: Tensor, reference: Tensor, start: Placement, generator: torch.Generator,
+               trials: int = 8, degrees: float = 12.0) -> Placement:
+    """The placement that lays the largest common rigid body on itself, whatever else has moved.
+
+    The greatest correlation splits the difference of a large motion. A robust misfit (Geman-McClure,
+    ``Σ d² / (d² + c²)``) does not: it fits what can be fitted exactly and gives up the rest. It is climbed down from
+    ``start`` and from ``trials`` random placements about it, and the best is taken.
+    """
+    scale = reference.std()
+    moving, target = estimated / scale, reference / scale
+
+    def misfit(rotation: Tensor, shift: Tensor, mirrored: bool) -> Tensor:
+        square = (rotate(moving, rotation, mirrored, shift) - target).square()
+        return (square / (square + 0.3)).mean()
+
+    def similarity(place: Placement) -> float:
+        turned = rotate(moving, place.frame.rotation, place.frame.mirrored, place.shift_px)
+        return float((_centred(turned) * _centred(target)).sum())
+
+    least = 0.8 * similarity(start)  # a volume pushed out of the box has little misfit too
+    best, lowest = start, float(misfit(start.frame.rotation, start.shift_px, start.frame.mirrored))
+    for trial in range(1 + trials):
+        vector = torch.deg2rad(degrees * torch.randn(3, generator=generator)) * (trial > 0)
+        rotation = start.frame.rotation @ roma.rotvec_to_rotmat(vector).to(start.frame.rotation)
+        value, frame, shift_px = _descend(
+            misfit, Frame(rotation, start.frame.mirrored), start.shift_px, reference.shape[-1]
+        )
+        place = Placement(frame, shift_px)
+        if value < lowest and similarity(place) > least:
+            best, lowest = place, value
+    return best
 
 
 def _resample(volume: Tensor, box: int) -> Tensor:
@@ -142,24 +198,30 @@ def _search(volume: Tensor, target: Tensor) -> list[Frame]:
 
 def _refine(volume: Tensor, target: Tensor, frame: Frame, shift_px: Tensor) -> tuple[float, Frame, Tensor]:
     """Climb the correlation from a frame and a shift: the correlation reached, and where."""
-    step = torch.zeros(6, device=volume.device, requires_grad=True)
-    voxels_a_radian = volume.shape[-1] / 4  # so that a unit of either kind moves the density alike
+
+    def misfit(rotation: Tensor, shift: Tensor, mirrored: bool) -> Tensor:
+        return -(_centred(rotate(volume, rotation, mirrored, shift)) * target).sum()
+
+    value, frame, shift_px = _descend(misfit, frame, shift_px, volume.shape[-1])
+    return -value, frame, shift_px
+
+
+def _descend(misfit: Misfit, frame: Frame, shift_px: Tensor, box: int) -> tuple[float, Frame, Tensor]:
+    """Least misfit near a frame and a shift, by L-BFGS in the rotation vector and the shift."""
+    step = torch.zeros(6, device=shift_px.device, requires_grad=True)
+    voxels_a_radian = box / 4  # so that a unit of either kind moves the density alike
     optimizer = torch.optim.LBFGS([step], max_iter=30, line_search_fn="strong_wolfe")
 
     def place() -> tuple[Tensor, Tensor]:
         return frame.rotation @ roma.rotvec_to_rotmat(step[:3] / voxels_a_radian), shift_px + step[3:]
 
-    def correlation() -> Tensor:
-        rotation, shift = place()
-        return (_centred(rotate(volume, rotation, frame.mirrored, shift)) * target).sum()
-
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = -correlation()
+        value = misfit(*place(), frame.mirrored)
         value.backward()
         return value
 
     optimizer.step(loss)
     with torch.no_grad():
         rotation, shift = place()
-        return float(correlation()), Frame(rotation, frame.mirrored), shift
+        return float(misfit(rotation, shift, frame.mirrored)), Frame(rotation, frame.mirrored), shift

@@ -63,14 +63,10 @@ def refine(data: Observations, basis: Tensor, first: Inferred, config: AbInitioC
     generator = torch.Generator(data.y.device).manual_seed(seed)
     slicer, box = Slicer(basis, config.padding), data.plane.box
     poses, latents = first.poses, first.latents
-    stages = ((config.class_radius[1], (6.0, 2.0), (0.4, 0.15), 6), (config.fine_radius, (2.0, 0.6), (0.15, 0.05), 4))
-    for radius, degrees, pixels, rounds in stages:
+    for radius, degrees in ((config.class_radius[1], 6.0), (config.fine_radius, 0.0)):
         band = data.within(radius * box)
-        poses, posterior = refine_together(
-            band, slicer, latents, poses, degrees, pixels, sweeps=1, rounds=rounds, generator=generator
-        )
+        poses, posterior = refine_together(band, slicer, latents, poses, generator, degrees)
         latents = posterior.mean
-    latents = infer_latents(data.within(config.fine_radius * box), slicer, poses).mean
     return Inferred(latents, poses, time.perf_counter() - began)
 
 

@@ -52,10 +52,6 @@ class HetACUMN(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.symmetrised = encoder, decoder, symmetrised
 
-    def see(self, data: Observations) -> Tensor:
-        """What the encoder is shown, ``(b, box, box)``: the images times their CTF."""
-        return data.plane.unpack(data.y * data.ctf)
-
     def render(self, z: Tensor, poses: Poses, ctf: Tensor, plane: HalfPlane) -> Tensor:
         """Noise-free images ``(b, m)`` of conformations ``(b, q)`` at poses, CTF applied."""
         slices = self.decoder.slices(z, poses.rotations, plane.k[: ctf.shape[1]])
@@ -69,7 +65,7 @@ class HetACUMN(nn.Module):
 
         Of several pose hypotheses the likeliest is reconstructed, and the logits are taught to name it.
         """
-        features = self.encoder.features(self.see(data))
+        features = self.encoder.features(data.y * data.ctf)
         mean, log_variance = self.encoder.latent(features)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         z = mean + noise * (0.5 * log_variance).exp()
@@ -101,8 +97,7 @@ class HetACUMN(nn.Module):
     def _add_turned(self, data: Observations, z: Tensor, found: Hypotheses) -> Hypotheses:
         """Symmetrised loss: what the encoder makes of the image turned by 180° in plane, turned back, competes too."""
         half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0], device=z.device))
-        turned = Observations(data.y.conj(), data.ctf, data.plane)  # f(-x) has the conjugate transform
-        other = self.encoder.pose(self.encoder.features(self.see(turned)), z)
+        other = self.encoder.pose(self.encoder.features(data.y.conj() * data.ctf), z)  # f(-x): the conjugate
         return Hypotheses(
             torch.cat([found.rotations, half_turn @ other.rotations], dim=1),
             torch.cat([found.shifts_px, -other.shifts_px], dim=1),
@@ -120,7 +115,7 @@ class HetACUMN(nn.Module):
         from its own drawings.
         """
         z, poses, images, ctf = self.draw(batch, draws, plane, generator)
-        features = self.encoder.features(self.see(Observations(images, ctf, plane)))
+        features = self.encoder.features(images * ctf)
         found = self.encoder.pose(features, z)
         distance = pose_distance(found, poses, shift_weight)
         nearest = distance.argmin(1)
@@ -158,6 +153,6 @@ class HetACUMN(nn.Module):
     @torch.no_grad()
     def infer(self, data: Observations) -> tuple[Tensor, Poses]:
         """Amortized: latents ``(b, q)`` and poses of images, in one forward pass of the encoder."""
-        features = self.encoder.features(self.see(data))
+        features = self.encoder.features(data.y * data.ctf)
         mean, _ = self.encoder.latent(features)
         return mean, self.encoder.pose(features, mean).best()

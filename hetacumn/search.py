@@ -124,9 +124,56 @@ def refine_local(
 def pose_score(data: Observations, slicer: Slicer, mixing: Tensor, rotations: Tensor, shifts_px: Tensor) -> Tensor:
     """Log-likelihood ``(b, c)`` of ``(b, c, 3, 3)`` candidate rotations and ``(b, c, 2)`` shifts, each image under its
     own mixture ``(b, j)`` of the slicer's volumes."""
+    count = rotations.shape[1]
     stencil = slicer.stencil(rotations.flatten(0, 1), data.k)
-    basis = slicer.read(stencil).unflatten(0, rotations.shape[:2])  # (b, c, m, j)
-    slices = torch.einsum("bcmj,bj->bcm", basis, mixing.to(basis.dtype)) * data.ctf[:, None]
-    moved = data.plane.translate(data.y[:, None], -shifts_px)
-    cross = (moved.conj() * slices).real
-    return ((cross - 0.5 * (slices.real.square() + slices.imag.square())) * data.weight).sum(-1)
+    slices = slicer.read_mixed(stencil, mixing.repeat_interleave(count, dim=0)).unflatten(0, (-1, count))
+    slices = slices * data.ctf[:, None]
+    moved = data.plane.translate(data.y[:, None], -shifts_px) - 0.5 * slices
+    return (torch.view_as_real(moved) * torch.view_as_real(slices)).sum(-1) @ data.weight
+
+
+@torch.no_grad()
+def refine_newton(
+    data: Observations, slicer: Slicer, mixing: Tensor, poses: Poses, iterations: int = 3, batch: int = 500,
+    step_deg: float = 0.5,
+) -> tuple[Poses, Tensor]:
+    """Climb to the nearest maximum of every pose's likelihood by damped Gauss-Newton steps.
+
+    The derivative of a slice by the rotation is a finite difference over ``step_deg``, that by the shift is exact. A
+    step that does not help an image is not taken, and its damping grows. Returns poses and log-likelihoods ``(n,)``.
+    """
+    rotations, shifts, scores = poses.rotations.clone(), poses.shifts_px.clone(), []
+    axes = step_deg * torch.eye(3, device=rotations.device)
+    for start in range(0, len(data), batch):
+        rows = slice(start, min(start + batch, len(data)))
+        part, own = data[rows], mixing[rows]
+        rotation, shift = rotations[rows].clone(), shifts[rows].clone()
+        root = part.weight.sqrt()
+        damping = torch.full((len(part), 1), 0.03, device=rotation.device)
+        best = pose_score(part, slicer, own, rotation[:, None], shift[:, None])[:, 0]
+        for _ in range(iterations):
+            around = torch.cat([rotation[:, None], so3.turn(rotation[:, None], axes)], dim=1)
+            stencil = slicer.stencil(around.flatten(0, 1), part.k)
+            slices = slicer.read_mixed(stencil, own.repeat_interleave(4, dim=0)).unflatten(0, (-1, 4))
+            slices = slices * (part.ctf * root)[:, None]
+            model = slices[:, 0]
+            by_shift = model[:, None] * (2j * torch.pi / part.plane.box) * part.k.T  # moving the data back by more
+            jacobian = torch.cat([(slices[:, 1:] - model[:, None]) / step_deg, -by_shift], dim=1)
+            residual = part.plane.translate(part.y, -shift) * root - model
+            jacobian, residual = _real(jacobian), _real(residual)
+            curvature = jacobian @ jacobian.mT
+            slope = (jacobian @ residual[..., None]).squeeze(-1)
+            diagonal = curvature.diagonal(dim1=1, dim2=2)
+            damped = curvature + torch.diag_embed(damping * diagonal + 1e-6)
+            move = torch.linalg.solve(damped, slope)
+            turned = so3.turn(rotation, move[:, :3].clamp(-5, 5))
+            moved = shift + move[:, 3:].clamp(-0.5, 0.5)
+            score = pose_score(part, slicer, own, turned[:, None], moved[:, None])[:, 0]
+            better = score > best
+            rotation = torch.where(better[:, None, None], turned, rotation)
+            shift = torch.where(better[:, None], moved, shift)
+            best = torch.where(better, score, best)
+            damping = torch.where(better[:, None], damping / 3, damping * 10)
+        rotations[rows], shifts[rows] = rotation, shift
+        scores.append(best)
+    return Poses(rotations, shifts), torch.cat(scores)

@@ -106,7 +106,8 @@ def align(estimated: Tensor, true: Tensor, trials: int = 200) -> Frame:
     """The frame that brings ``(n, 3, 3)`` estimated poses nearest to the true ones.
 
     Orientation and hand of the object are arbitrary in ab initio reconstruction. Of the frames that single
-    particles propose, in either hand, the one with the least median error is taken and polished on its inliers.
+    particles propose, in either hand, the one with the least median error is taken and polished to the least mean
+    error by reweighting, which outliers do not sway.
     """
     pick = torch.linspace(0, len(true) - 1, min(trials, len(true)), device=true.device).long()
     sample = torch.linspace(0, len(true) - 1, min(2000, len(true)), device=true.device).long()
@@ -119,8 +120,8 @@ def align(estimated: Tensor, true: Tensor, trials: int = 200) -> Frame:
         if best is None or medians[0] < best[0]:
             best = (medians[0], mirrored, poses, frames[order[0]])
     _, mirrored, poses, rotation = best
-    for _ in range(3):
+    for _ in range(10):
         error = distance_deg(poses @ rotation, true)
-        inliers = error <= error.median()
-        rotation = roma.special_procrustes((poses[inliers].mT @ true[inliers]).sum(0))
+        weight = 1 / error.clamp(min=0.1 * float(error.median()) + 1e-3)
+        rotation = roma.special_procrustes((weight[:, None, None] * (poses.mT @ true)).sum(0))
     return Frame(rotation, mirrored)

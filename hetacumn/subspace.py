@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.search import refine_local
+from hetacumn.search import refine_local, refine_newton
 from hetacumn.volumes import Slicer
 
 
@@ -70,18 +70,21 @@ def infer_latents(data: Observations, slicer: Slicer, poses: Poses, batch: int =
 
 @torch.no_grad()
 def refine_together(
-    data: Observations, slicer: Slicer, latents: Tensor, poses: Poses, degrees: tuple[float, float],
-    pixels: tuple[float, float], sweeps: int = 2, rounds: int = 4, candidates: int = 12,
-    generator: torch.Generator | None = None,
+    data: Observations, slicer: Slicer, latents: Tensor, poses: Poses, generator: torch.Generator,
+    degrees: float = 0.0, sweeps: int = 2,
 ) -> tuple[Poses, LatentPosterior]:
-    """Refine poses under each image's own volume and its latent at the new pose, in turn.
+    """Refine poses under each image's own volume, and find its latent at the new pose, in turn.
 
-    The moves shrink geometrically from ``degrees[0]``, ``pixels[0]`` to the last over all sweeps.
+    With ``degrees`` the first sweep begins with random moves of about that size (and a tenth of a pixel a degree), for
+    poses that may lie beside their peak; Gauss-Newton steps climb it.
     """
-    edges = torch.linspace(0, 1, sweeps + 1).tolist()
-    for low, high in zip(edges, edges[1:]):
-        span = [tuple(s[0] * (s[1] / s[0]) ** e for e in (low, high)) for s in (degrees, pixels)]
-        poses, _ = refine_local(data, slicer, mixing_of(latents), poses, *span, rounds, candidates, generator)
+    for sweep in range(sweeps):
+        mixing = mixing_of(latents)
+        if degrees and sweep == 0:
+            spread = (degrees, degrees / 3)
+            pixels = tuple(0.1 * s for s in spread)
+            poses, _ = refine_local(data, slicer, mixing, poses, spread, pixels, 3, 12, generator)
+        poses, _ = refine_newton(data, slicer, mixing, poses, iterations=2)
         posterior = infer_latents(data, slicer, poses)
         latents = posterior.mean
     return poses, posterior

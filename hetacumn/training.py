@@ -20,6 +20,7 @@ from hetacumn.ab_initio import AbInitioConfig, Start, ab_initio, smooth_noise, v
 from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, linear_basis
 from hetacumn.encoder import Encoder, TemplateStem
 from hetacumn.errors import HetacumnError
+from hetacumn.fourier import HalfPlane
 from hetacumn.model import HetACUMN, LatentDraws
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses, count_particles
@@ -47,6 +48,7 @@ class TrainConfig:
     decoder: str = "voxel"  # or "coordinate"
     # sizes
     templates: int = 2048  # matched filters of the encoder's first layer; 0 for convolutions
+    encoder_radius: float = 0.375  # the band that the templates see, cycles per pixel
     width: int = 512
     padding: float = 2.0
     # schedule
@@ -99,7 +101,8 @@ def autocast(device: torch.device) -> torch.autocast:
 def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, scale: float = 1.0) -> HetACUMN:
     """The model of a config; ``basis`` ``(1 + q, box, box, box)`` starts a voxel decoder."""
     encoder = Encoder(
-        box, config.latent_dim, config.width, config.hypotheses, config.conditional, config.templates
+        HalfPlane(box), config.latent_dim, config.width, config.hypotheses, config.conditional, config.templates,
+        config.encoder_radius,
     )
     if config.decoder == "voxel":
         basis = torch.zeros(1 + config.latent_dim, box, box, box) if basis is None else basis
@@ -239,7 +242,7 @@ class Trainer:
         rotations = random_rotations(count, self.generator, device)
         rows = torch.randint(len(start.latents), (count,), generator=self.generator, device=device)
         slices = self.model.decoder.slices(start.latents.to(device)[rows], rotations, self.data.plane.k)
-        self.model.encoder.stem.start_from(self.data.plane.unpack(slices * self.data.ctf.square().mean(0)))
+        self.model.encoder.stem.start_from(slices * self.data.ctf.square().mean(0))
 
     def run(self, progress: bool = True) -> None:
         """From wherever the checkpoint left off to the end. SIGTERM and Ctrl-C leave a checkpoint first."""

@@ -129,6 +129,14 @@ class Slicer:
         values = torch.complex(values[..., 0], values[..., 1] * stencil.sign[:, None])
         return values.unflatten(0, stencil.shape)
 
+    def read_mixed(self, stencil: Stencil, mixing: Tensor) -> Tensor:
+        """Slices ``(b, m)`` of each image's own mixture ``(b, j)`` of the volumes."""
+        values = _Interpolate.apply(self._table, stencil.index, stencil.weights)
+        values = values.view(stencil.shape[0], stencil.shape[1], self.channels, 2)
+        values = torch.einsum("bmjc,bj->bmc", values, mixing)
+        sign = torch.stack([torch.ones_like(stencil.sign), stencil.sign], dim=-1)
+        return torch.view_as_complex((values * sign.view(*stencil.shape, 2)).contiguous())
+
     def __call__(self, rotations: Tensor, k: Tensor) -> Tensor:
         """Slices ``(b, j, m)``, complex, at ``(b, 3, 3)`` rotations and ``(m, 2)`` integer frequencies of the box."""
         return self.read(self.stencil(rotations, k)).transpose(1, 2)
@@ -140,16 +148,15 @@ def make_stencil(rotations: Tensor, k: Tensor, size: int, box: int) -> Stencil:
     sign = torch.where(points[:, :1] < 0, -1.0, 1.0)
     points = points * sign
     corner = points.detach().floor()
-    x1, y1, z1 = (points - corner).unbind(1)
-    x0, y0, z0 = 1 - x1, 1 - y1, 1 - z1
+    high = points - corner
+    x, y, z = torch.stack([1 - high, high], dim=-1).unbind(1)  # (b * m, 2) each
     corner = corner.int()
     width, half = size // 2 + 1, size // 2
     base = ((corner[:, 2] + half) * size + corner[:, 1] + half) * width + corner[:, 0]
     plane = size * width
     offsets = torch.tensor([0, 1, width, width + 1, plane, plane + 1, plane + width, plane + width + 1])
     index = base[:, None] + offsets.to(base)
-    face = torch.stack([y0 * x0, y0 * x1, y1 * x0, y1 * x1], dim=1)
-    weights = torch.cat([face * z0[:, None], face * z1[:, None]], dim=1)
+    weights = (z[:, :, None, None] * (y[:, :, None] * x[:, None, :])[:, None]).flatten(1)
     return Stencil(index, weights, sign.squeeze(1), (len(rotations), len(k)))
 
 
