@@ -22,7 +22,7 @@ from tqdm import tqdm
 from hetacumn.fsc import Placement, place_core, place_volume
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.search import log_likelihood, pose_grid, search_grid, shift_grid
+from hetacumn.search import log_likelihood, pose_grid, posterior_, search_grid, shift_grid
 from hetacumn.so3 import Frame
 from hetacumn.subspace import infer_latents, latent_posterior, mixing_of, refine_together
 from hetacumn.volumes import Slicer, Stencil, make_stencil, soft_sphere
@@ -37,7 +37,7 @@ class AbInitioConfig:
     restarts: int = 4  # at most
     agreement: float = 0.005  # of the log-likelihoods of two restarts, to make no more
     steps: int = 250
-    class_steps: int = 220
+    class_steps: int = 250
     subspace_steps: int = 150
     batch: int = 100
     coarse_grid: tuple[int, int] = (2, 12)  # HEALPix nside and in-plane turns: 29 and 30 degrees apart
@@ -47,7 +47,7 @@ class AbInitioConfig:
     shift_steps: int = 3
     coarse_radius: float = 0.13  # up to here the coarse grid is fine enough
     radius: tuple[float, float] = (0.05, 0.22)
-    class_radius: tuple[float, float] = (0.12, 0.25)
+    class_radius: tuple[float, float] = (0.08, 0.25)
     fine_radius: float = 0.35
     padding: float = 2.0
     held_out: float = 0.1
@@ -129,10 +129,9 @@ def stochastic_em(
         slicer = Slicer(voxels * mask * unit, config.padding)
         flat = slicer.read(stage.stencil.narrow(m)).transpose(1, 2).flatten(0, 1)  # (r * v, m)
         with torch.no_grad():
-            score = log_likelihood(part, flat, shifts).flatten(1)  # (b, t * r * v)
-            total = torch.logsumexp(score, dim=1)
-            evidence.append(total.mean())
-            share = torch.softmax(heat * score, dim=1).unflatten(1, (len(shifts), -1))
+            share, log_sum = posterior_(log_likelihood(part, flat, shifts).flatten(1), heat)  # (b, t * r * v)
+            share = share.unflatten(1, (len(shifts), -1))
+            evidence.append(log_sum.mean())
             moved = part.plane.translate((part.y * part.ctf * part.weight)[:, None], -shifts)
             pull = share.flatten(0, 1).T @ torch.view_as_real(moved).flatten(0, 1).flatten(1)
             pull = torch.view_as_complex(pull.unflatten(1, (m, 2)).contiguous())
@@ -248,7 +247,7 @@ class _AbInitio:
             fields = 1 + 0.4 * smooth_noise(config.volumes, box, self.generator, 4).to(first)
             volumes, _ = stochastic_em(
                 data[self.fit], first * fields, config, config.class_steps, config.class_radius, (config.class_grid,),
-                0.5, 0.08, self.generator, self.progress,
+                0.1, 0.1, self.generator, self.progress,
             )
             volumes = torch.stack([volumes[0]] + [
                 place_core(v, volumes[0], place_volume(v, volumes[0]), self.generator).apply(v) for v in volumes[1:]

@@ -28,7 +28,16 @@ from hetacumn.predictions import Predictions
 from hetacumn.project import peak_memory_mb, write_json
 from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.subspace import infer_latents, mixing_of, refine_together
-from hetacumn.training import START, TrainConfig, Trained, autocast, load_config, load_model, load_start, read_run
+from hetacumn.training import (
+    START,
+    TrainConfig,
+    Trained,
+    autocast,
+    load_config,
+    load_model,
+    load_start,
+    read_run,
+)
 from hetacumn.volumes import Slicer, write_mrc
 
 

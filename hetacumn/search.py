@@ -46,7 +46,16 @@ def log_likelihood(data: Observations, slices: Tensor, shifts_px: Tensor) -> Ten
     moved = data.plane.translate((data.y * data.ctf * data.weight)[:, None], -shifts_px)
     cross = _real(moved).flatten(0, 1) @ _real(slices).T
     power = (data.ctf.square() * data.weight) @ (slices.real.square() + slices.imag.square()).T
-    return cross.unflatten(0, (len(data), len(shifts_px))) - 0.5 * power[:, None]
+    return cross.unflatten(0, (len(data), len(shifts_px))).sub_(power[:, None], alpha=0.5)  # in place: it is large
+
+
+def posterior_(scores: Tensor, heat: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Turn log-likelihoods ``(b, n)`` into the posterior ``∝ exp(heat · score)``, in place, with its log normaliser
+    ``(b,)``."""
+    peak = scores.amax(dim=1, keepdim=True)
+    scores.sub_(peak).mul_(heat).exp_()
+    total = scores.sum(dim=1, keepdim=True)
+    return scores.div_(total), (heat * peak + total.log()).squeeze(1)
 
 
 @dataclass(frozen=True)

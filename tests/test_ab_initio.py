@@ -1,0 +1,155 @@
+"""The ab initio start on a toy molecule with a hinged arm, and the frame of a molecule's fixed body."""
+
+import pytest
+import torch
+from toys import hinged, make_toy
+from tqdm import tqdm
+
+from hetacumn.ab_initio import AbInitioConfig, ab_initio, fit_subspace, principal, smooth_noise, voxel_unit
+from hetacumn.evaluation import accuracy, pose_errors
+from hetacumn.fsc import Placement, fsc, place_core, place_volume
+from hetacumn.inference import classify
+from hetacumn.so3 import Frame, distance_deg, turn
+from hetacumn.subspace import latent_posterior, mixing_of
+from hetacumn.volumes import Slicer
+
+BOX = 24
+QUICK = AbInitioConfig(
+    volumes=2,
+    components=2,
+    restarts=2,
+    steps=100,
+    class_steps=140,
+    subspace_steps=60,
+    batch=60,
+    coarse_grid=(2, 12),
+    class_grid=(2, 12),
+    fine_grid=(3, 18),
+    shift_px=1.0,
+    routes=("classes",),
+)  # the finest grid is 20 degrees apart
+
+
+@pytest.fixture(scope="module")
+def found(blobs):
+    """Toy and start, one run for every device that there is."""
+    made = {}
+
+    def make(device):
+        if device not in made:
+            toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 600, BOX, snr=1.0, device=device)
+            made[device] = toy, ab_initio(toy.data, QUICK, seed=0, log=lambda line: None)
+        return made[device]
+
+    return make
+
+
+def test_the_start_finds_states_and_poses(found, device):
+    toy, start = found(device)
+    assert start.basis.shape == (3, BOX, BOX, BOX) and start.latents.shape == (600, 2)
+    assert accuracy(classify(start.latents, 2).labels, toy.classes.cpu()) >= 0.9
+    errors, _ = pose_errors(start.poses.rotations, toy.poses.rotations)
+    assert errors.median() < 10  # half the grid's spacing
+    assert start.route == "classes" and set(start.scores) == {"classes"}
+
+
+def test_the_starts_volumes_are_those_of_the_states(found, device):
+    toy, start = found(device)
+    labels = classify(start.latents, 2)
+    volumes = torch.einsum("kj,jxyz->kxyz", mixing_of(labels.centres.to(device)), start.basis)
+    of = [int(labels.labels[toy.classes.cpu() == k].float().mean() > 0.5) for k in (0, 1)]
+    for k in (0, 1):
+        placed = place_volume(volumes[of[k]], toy.volumes[k]).apply(volumes[of[k]])
+        assert fsc(placed, toy.volumes[k])[1:6].min() > 0.8
+
+
+def test_latents_have_the_prior_they_are_given(found, device):
+    _, start = found(device)
+    assert 0.3 < float(start.latents.square().mean()) < 3 and abs(float(start.latents.mean())) < 0.5
+
+
+def test_the_same_seed_finds_the_same(blobs):
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 16, snr=1.0)
+    config = AbInitioConfig(
+        volumes=2,
+        components=2,
+        restarts=1,
+        steps=6,
+        class_steps=6,
+        subspace_steps=3,
+        batch=20,
+        coarse_grid=(1, 6),
+        class_grid=(1, 6),
+        fine_grid=(1, 6),
+        shift_steps=1,
+    )
+    one, again = (ab_initio(toy.data, config, 0, log=lambda line: None) for _ in range(2))
+    assert torch.equal(one.basis, again.basis) and torch.equal(one.poses.rotations, again.poses.rotations)
+    assert one.scores == again.scores and set(one.scores) == {"classes", "consensus"}
+    assert one.scores[one.route] == max(one.scores.values())
+
+
+def test_fitting_the_subspace_raises_the_evidence(blobs, device):
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 200, 16, snr=1.0, device=device)
+    first = toy.basis(1) * torch.tensor([0.7, 0.1], device=device)[:, None, None, None]
+    generator = torch.Generator().manual_seed(0)
+    basis = fit_subspace(toy.data, first, toy.poses, QUICK, 40, generator, tqdm(disable=True))
+
+    def evidence(volumes):
+        return float(latent_posterior(toy.data, Slicer(volumes), toy.poses).log_evidence.mean())
+
+    assert evidence(basis) > evidence(first) + 1
+    component = basis[1].flatten() @ toy.basis(1)[1].flatten()
+    assert abs(float(component / (basis[1].norm() * toy.basis(1)[1].norm()))) > 0.65
+    assert basis[1].norm() > 3 * first[1].norm()
+
+
+def test_principal_components_of_two_volumes_are_mean_and_half_difference(blobs):
+    a, b = blobs.volume(16), hinged(blobs, 0).volume(16)
+    basis = principal(torch.stack([a, b]), torch.tensor([0.5, 0.5]), 2, torch.Generator().manual_seed(0), 1.0)
+    torch.testing.assert_close(basis[0], (a + b) / 2)
+    sign = torch.sign((basis[1] * (b - a)).sum())
+    torch.testing.assert_close(sign * basis[1], (b - a) / 2, rtol=1e-3, atol=1e-4)
+    assert 0 < basis[2].std() < 0.2
+
+
+def test_voxel_unit_is_the_scale_of_the_volume_whatever_the_contrast(blobs):
+    toy = make_toy([blobs], 200, BOX, snr=0.3)
+    unit = voxel_unit(toy.data, BOX)
+    assert 0.3 < unit / float(toy.volumes[0].std()) < 3
+    assert voxel_unit(make_toy([blobs], 200, BOX, snr=9 * 0.3).data, BOX) == pytest.approx(3 * unit, rel=0.1)
+
+
+def test_smooth_noise_has_unit_variance_and_the_number_asked_for():
+    generator = torch.Generator().manual_seed(0)
+    fields = smooth_noise(3, 16, generator, 4)
+    torch.testing.assert_close(fields.std(dim=(1, 2, 3)), torch.ones(3))
+    assert (fields[:, 1:] - fields[:, :-1]).std() < 0.7
+    assert len(smooth_noise(0, 16, generator, 4)) == 0
+
+
+def test_place_core_lays_the_fixed_body_on_itself(blobs, generator, device):
+    """Where the greatest correlation splits the difference with the arm."""
+    away = turn(
+        torch.eye(3, device=device),
+        8 * torch.nn.functional.normalize(torch.randn(3, generator=generator, device=device), dim=0),
+    )
+    at_px = torch.tensor([0.6, -0.4, 0.3])
+    reference = hinged(blobs, 0).volume(32, device)
+    estimated = hinged(blobs, 70).moved(away, at_px / 32).volume(32, device)
+    here = Placement(Frame(torch.eye(3, device=device), False), torch.zeros(3, device=device))
+    core = place_core(estimated, reference, here, torch.Generator().manual_seed(0))
+    correlated = place_volume(estimated, reference, Frame(torch.eye(3, device=device), False))
+    error, split = (float(distance_deg(place.frame.rotation, away)) for place in (core, correlated))
+    assert error < 1.5 and error < split  # V(x) = U(R⁻¹ (x - t)): W = V(R x + t) is U
+    assert (core.shift_px - at_px.to(device)).abs().max() < 0.3 and not core.frame.mirrored
+
+
+def test_place_core_of_a_volume_on_itself_is_nothing(blobs, device):
+    volume = blobs.volume(32, device)
+    here = Placement(Frame(torch.eye(3, device=device), False), torch.zeros(3, device=device))
+    place = place_core(volume, volume, here, torch.Generator().manual_seed(0))
+    assert (
+        distance_deg(place.frame.rotation, torch.eye(3, device=device)) < 0.2
+        and place.shift_px.abs().max() < 0.05
+    )

@@ -1,0 +1,49 @@
+"""The Bayes bound at its two ends: states plainly apart, and states that are one."""
+
+import pytest
+import torch
+from toys import hinged, make_toy
+
+from hetacumn.bound import bayes_bound
+
+BOX = 24
+EQUAL = torch.tensor([0.5, 0.5])
+
+
+def bound_of(toy, volumes=None, weights=EQUAL, **more):
+    return bayes_bound(
+        toy.data, toy.volumes if volumes is None else volumes, toy.poses, toy.classes, weights, **more
+    )
+
+
+@pytest.fixture
+def toy(blobs, device):
+    return make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, BOX, snr=2.0, device=device)
+
+
+def test_states_plainly_apart_are_all_told_and_poses_found(toy):
+    bound = bound_of(toy)
+    assert bound.known_pose == 1 and bound.marginal >= 0.98
+    assert bound.rotation_error_deg < 4
+    assert bound_of(toy) == bound  # the same seed, the same bound
+
+
+def test_one_volume_twice_is_told_at_chance(toy):
+    bound = bound_of(toy, toy.volumes[:1].expand(2, -1, -1, -1))
+    assert abs(bound.known_pose - 0.5) < 0.1 and abs(bound.marginal - 0.5) < 0.2
+
+
+def test_a_prior_that_is_sure_decides_between_equals(toy):
+    bound = bound_of(toy, toy.volumes[:1].expand(2, -1, -1, -1), torch.tensor([1e-6, 1 - 1e-6]))
+    assert bound.known_pose == 0.5 == bound.marginal  # all are called the second
+
+
+def test_more_noise_makes_both_bounds_worse(blobs, device):
+    bounds = [
+        bound_of(make_toy([hinged(blobs, 0), hinged(blobs, 40)], 60, BOX, snr, device))
+        for snr in (0.5, 0.005)
+    ]
+    assert bounds[0].known_pose > bounds[1].known_pose + 0.1
+    assert bounds[0].marginal > bounds[1].marginal + 0.1
+    assert bounds[0].rotation_error_deg < bounds[1].rotation_error_deg
+    assert bounds[0].known_pose >= bounds[0].marginal - 0.02

@@ -1,0 +1,244 @@
+"""Classes of latents, paths through them, and prediction of a stack in any chunks."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import mrcfile
+import pandas as pd
+import pytest
+import torch
+
+from hetacumn import star
+from hetacumn.ab_initio import AbInitioConfig, Start
+from hetacumn.errors import HetacumnError
+from hetacumn.evaluation import accuracy, pose_errors, read_volumes
+from hetacumn.fourier import crop_volumes
+from hetacumn.inference import classify, latent_path, predict_stack
+from hetacumn.particles import Poses
+from hetacumn.predictions import Predictions
+from hetacumn.simulate import Simulation, Truth, simulate
+from hetacumn.training import START, TrainConfig, build_model, save_model, save_start
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+BOX, FULL, N = 32, 64, 150
+
+
+def make_latents(counts, spread=0.1):
+    """Blobs of so many points each, at (3k, 0, -3k), shuffled."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    centres = 3.0 * torch.arange(len(counts))[:, None] * torch.tensor([[1.0, 0.0, -1.0]])
+    return centres[labels] + spread * torch.randn(len(labels), 3, generator=generator), labels
+
+
+def test_classes_are_ordered_by_size():
+    latents, labels = make_latents([60, 200, 120])
+    found = classify(latents, 3)
+    assert found.labels.bincount().tolist() == [200, 120, 60]
+    assert torch.equal(found.labels, torch.tensor([2, 0, 1])[labels])
+    expected = torch.tensor([[3.0, 0, -3], [6, 0, -6], [0, 0, 0]])
+    torch.testing.assert_close(found.centres, expected, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("counts", [[150], [100, 120], [80, 60, 90], [50, 60, 70, 80, 90]], ids=len)
+def test_bic_finds_how_many_there_are(counts):
+    latents, labels = make_latents(counts)
+    found = classify(latents, None)
+    assert len(found.centres) == len(counts) and accuracy(found.labels, labels) == 1
+
+
+def test_bic_looks_no_further_than_told_and_than_there_are_points():
+    latents, _ = make_latents([50, 50, 50])
+    assert len(classify(latents, None, most=2).centres) <= 2
+    assert len(classify(latents[:2], None).centres) <= 2
+
+
+@pytest.mark.parametrize("classes", [151, -1])
+def test_a_number_of_classes_that_cannot_be_is_refused(classes):
+    with pytest.raises(HetacumnError, match=f"{classes} classes of 150 particles; expected 1 to 150"):
+        classify(make_latents([150])[0], classes)
+
+
+def test_a_path_ends_at_the_percentiles_of_the_longest_axis(device):
+    along = torch.linspace(-10, 10, 1001, device=device)
+    across = torch.randn(1001, 2, generator=torch.Generator().manual_seed(0)).to(device)
+    axis = torch.tensor([0.6, 0.8, 0.0], device=device)
+    latents = (
+        along[:, None] * axis
+        + 0.01 * torch.nn.functional.pad(across, (1, 0))
+        + torch.tensor([1.0, 2, 3], device=device)
+    )
+    path = latent_path(latents, 7)
+    assert path.shape == (7, 3)
+    place = (path - torch.tensor([1.0, 2, 3], device=device)) @ axis
+    if place[0] > place[-1]:
+        place = -place
+    torch.testing.assert_close(place, torch.linspace(-9, 9, 7, device=device), rtol=0, atol=0.05)
+    middle = path - latents.mean(0)
+    assert (middle - (middle @ axis)[:, None] * axis).norm(dim=1).max() < 0.05
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A simulated stack of two states that differ plainly."""
+    if not (DATA / "adk.npz").exists():
+        pytest.skip("data/ is absent: run `dvc pull`")
+    out = tmp_path_factory.mktemp("stack")
+    settings = {
+        "structure": "adk",
+        "states": ["open", "closed"],
+        "particles": N,
+        "box": FULL,
+        "pixel_A": 1.6,
+        "snr": 1.0,
+        "shift_px": 2,
+    }
+    simulate(Simulation.from_params(settings), out, 0, DATA, progress=False)
+    return out / "particles.star"
+
+
+@pytest.fixture(scope="module")
+def truth(source):
+    return Truth.read(source.parent / "truth.npz")
+
+
+@pytest.fixture(scope="module")
+def model(source, truth, tmp_path_factory):
+    """A folder with the true volumes as an ab initio start, and a network that has seen nothing."""
+    out = tmp_path_factory.mktemp("model")
+    volumes, _ = read_volumes(source.parent, "truth_class")
+    volumes = crop_volumes(volumes, BOX) * (FULL / BOX) ** 2 / truth.noise_std
+    basis = torch.stack([volumes.mean(0), (volumes[1] - volumes[0]) / 2])
+    config = TrainConfig(
+        latent_dim=1,
+        templates=64,
+        width=32,
+        ab_initio=AbInitioConfig(class_grid=(2, 12), fine_grid=(3, 18), shift_steps=3),
+    )
+    latents = 2.0 * truth.classes[:, None] - 1
+    save_start(
+        out / START, Start(basis, Poses(truth.rotations, truth.shifts_A / 3.2), latents, "classes", {})
+    )
+    (out / "config.json").write_text(json.dumps({"config": asdict(config)}))
+    (out / "run.json").write_text(json.dumps({"train_seconds": 12.5, "device": "toy"}))
+    torch.manual_seed(0)
+    save_model(out / "model.safetensors", build_model(config, BOX, basis), config, BOX, 3.2)
+    return out
+
+
+@pytest.fixture(scope="module")
+def searched(source, model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("searched")
+    predict_stack(source, model, "searched", out, polish_steps=5, path_points=4)
+    return out
+
+
+def test_a_search_under_the_true_volumes_finds_the_truth(searched, truth):
+    found = Predictions.read(searched)
+    assert accuracy(found.classes, truth.classes) > 0.95
+    errors, _ = pose_errors(found.rotations, truth.rotations)
+    assert errors.median() < 4
+    assert (found.shifts_A - truth.shifts_A).norm(dim=1).median() < 1.6
+
+
+def test_the_files_are_those_of_the_contract(searched, source):
+    files = {str(path.relative_to(searched)) for path in searched.rglob("*") if path.is_file()}
+    volumes = {f"volumes/class_{k}.mrc" for k in (1, 2)} | {f"volumes/path_{k}.mrc" for k in (1, 2, 3, 4)}
+    assert files == {"predictions.star", "latents.csv", "run.json"} | volumes
+
+    given, written = (star.read_table(path).particles for path in (source, searched / "predictions.star"))
+    assert written["rlnImageName"].tolist() == given["rlnImageName"].tolist()
+    assert written["rlnDefocusU"].tolist() == given["rlnDefocusU"].tolist()
+    assert set(written["rlnClassNumber"].astype(int)) == {1, 2}
+    latents = pd.read_csv(searched / "latents.csv")
+    assert latents.columns.tolist() == ["particle", "z1", "class"] and len(latents) == N
+    assert latents["class"].tolist() == written["rlnClassNumber"].astype(int).tolist()
+    assert latents["class"].value_counts()[1] >= N / 2  # the largest is the first
+
+    for name in volumes:
+        with mrcfile.open(searched / name) as mrc:
+            assert mrc.data.shape == (BOX,) * 3 and float(mrc.voxel_size.x) == pytest.approx(3.2, rel=1e-3)
+    run = json.loads((searched / "run.json").read_text())
+    assert run["train_seconds"] == 12.5 and run["device"] == "toy"  # what training said stays
+    assert run["predict_particles_per_second"] > 0 and run["peak_memory_mb"] > 0
+
+
+def test_volumes_along_the_path_change_one_way(searched):
+    volumes, _ = read_volumes(searched / "volumes", "path_")
+    steps = (volumes[1:] - volumes[:-1]).flatten(1)
+    cosines = torch.nn.functional.cosine_similarity(steps[1:], steps[:-1])
+    assert (cosines > 0.99).all()  # a linear subspace
+
+
+@pytest.mark.parametrize("grade", ["amortized", "searched"])
+def test_chunks_change_no_prediction(source, model, tmp_path, device, grade):
+    """Of latents and poses in one pass; a search in chunks draws other random moves, and finds the same."""
+    whole, parts = (
+        predict_stack(
+            source, model, grade, tmp_path / str(chunk), device=device, chunk=chunk, polish_steps=0
+        ).predictions
+        for chunk in (1000, 64)
+    )
+    assert whole.names == parts.names and len(parts) == N
+    if grade == "amortized":
+        torch.testing.assert_close(parts.latents, whole.latents, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(parts.rotations, whole.rotations, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(parts.shifts_A, whole.shifts_A, rtol=1e-4, atol=1e-4)
+        assert torch.equal(parts.classes, whole.classes)
+    else:
+        assert pose_errors(parts.rotations, whole.rotations)[0].median() < 1
+        assert accuracy(parts.classes, whole.classes) > 0.97
+
+
+def test_refined_is_better_than_the_pass_that_it_starts_from(source, model, truth, tmp_path, monkeypatch):
+    """Here from a pass that is five degrees off, without a class."""
+    from hetacumn import inference
+    from hetacumn.so3 import perturb
+
+    def amortize(network, data):
+        rotations = perturb(truth.rotations, 4.0, torch.Generator().manual_seed(0))
+        return inference.Inferred(torch.zeros(N, 1), Poses(rotations, truth.shifts_A / 3.2 + 0.3), 1.0)
+
+    monkeypatch.setattr(inference, "amortize", amortize)
+    answer = predict_stack(source, model, "refined", tmp_path, polish_steps=5)
+    errors, _ = pose_errors(answer.predictions.rotations, truth.rotations)
+    assert errors.median() < 4 and accuracy(answer.predictions.classes, truth.classes) > 0.95
+    assert answer.particles_per_second < N  # the pass counts too
+
+
+def test_the_number_of_classes_is_the_users_the_models_or_chosen(source, model, tmp_path):
+    for classes, expected in ((None, 2), (3, 3), (1, 1)):
+        answer = predict_stack(source, model, "amortized", tmp_path, classes=classes)
+        assert len(answer.class_volumes) == expected
+    answer = predict_stack(source, model, "amortized", tmp_path, classes=0)
+    assert 1 <= len(answer.class_volumes) <= 8
+
+
+def test_fewer_classes_leave_no_volume_of_an_earlier_answer(source, model, tmp_path):
+    for classes in (3, 2):
+        predict_stack(source, model, "amortized", tmp_path, classes=classes)
+    assert sorted(path.name for path in (tmp_path / "volumes").glob("class_*")) == [
+        "class_1.mrc",
+        "class_2.mrc",
+    ]
+
+
+@pytest.mark.parametrize(
+    "grade, classes, message",
+    [
+        ("best", None, "grade is 'best'; expected amortized, refined or searched"),
+        ("amortized", N + 1, f"{N + 1} classes of {N} particles"),
+    ],
+)
+def test_mistakes_are_told(source, model, tmp_path, grade, classes, message):
+    with pytest.raises(HetacumnError, match=message):
+        predict_stack(source, model, grade, tmp_path, classes=classes)
+    assert not (tmp_path / "predictions.star").exists()
+
+
+def test_a_folder_without_a_model_is_named(source, tmp_path):
+    for grade, name in (("amortized", "model.safetensors"), ("searched", START)):
+        with pytest.raises(HetacumnError, match=f"{name}: no such file; train first"):
+            predict_stack(source, tmp_path / "none", grade, tmp_path / "out")

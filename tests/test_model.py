@@ -1,0 +1,284 @@
+"""The two tasks: what they measure, what they teach, and that every switch runs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from toys import hinged, make_toy
+
+from hetacumn.ab_initio import Start
+from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, linear_basis
+from hetacumn.encoder import Hypotheses
+from hetacumn.model import HetACUMN, LatentDraws, kl_divergence, pose_distance
+from hetacumn.observations import Observations
+from hetacumn.particles import Poses
+from hetacumn.so3 import MIRROR, distance_deg, from_euler, random_rotations
+from hetacumn.subspace import mixing_of
+from hetacumn.training import TrainConfig, Trainer, autocast, build_model
+from hetacumn.volumes import Slicer
+
+BOX = 16
+TINY = TrainConfig(
+    latent_dim=2,
+    hypotheses=3,
+    templates=64,
+    width=32,
+    alone_steps=2,
+    joint_epochs=1.0,
+    batch=20,
+    alone_batch=16,
+)
+
+
+@pytest.fixture
+def toy(blobs, device):
+    return make_toy([hinged(blobs, 0), hinged(blobs, 80)], 40, BOX, snr=0.5, device=device)
+
+
+def make_model(toy, **changes) -> HetACUMN:
+    torch.manual_seed(0)
+    return build_model(replace(TINY, **changes), BOX, toy.basis(2).cpu()).to(toy.volumes.device)
+
+
+def draws_of(toy) -> LatentDraws:
+    return LatentDraws(toy.data.ctf, toy.latents(2), 1.0)
+
+
+def gradient(module) -> float:
+    return sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None)
+
+
+def test_kl_is_never_negative_zero_at_the_prior_and_that_of_torch(device, generator):
+    mean, log_variance = torch.randn(2, 50, 3, generator=generator, device=device)
+    kl = kl_divergence(mean, log_variance)
+    normal, prior = (
+        torch.distributions.Normal(mean, (0.5 * log_variance).exp()),
+        torch.distributions.Normal(0.0, 1.0),
+    )
+    torch.testing.assert_close(kl, torch.distributions.kl_divergence(normal, prior).sum(1))
+    assert (kl > 0).all()
+    assert (kl_divergence(torch.zeros(4, 3, device=device), torch.zeros(4, 3, device=device)) == 0).all()
+
+
+def test_pose_distance_is_zero_at_the_truth_and_grows_with_angle_and_shift(device, generator):
+    true = Poses(
+        random_rotations(30, generator, device), torch.randn(30, 2, generator=generator, device=device)
+    )
+    other = random_rotations(30, generator, device)
+    away = torch.tensor([0.3, -0.4], device=device)
+    found = Hypotheses(
+        torch.stack([true.rotations, other, true.rotations], 1),
+        torch.stack([true.shifts_px, true.shifts_px, true.shifts_px + away], 1),
+        torch.zeros(30, 3, device=device),
+    )
+    distance = pose_distance(found, true, shift_weight=2.0)
+    half = torch.deg2rad(distance_deg(other, true.rotations)) / 2
+    torch.testing.assert_close(distance[:, 0], torch.zeros(30, device=device))
+    torch.testing.assert_close(distance[:, 1], 8 * half.sin().square(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(distance[:, 2], torch.full((30,), 2 * 0.25, device=device))
+
+
+def test_the_pose_task_teaches_the_encoder_and_never_the_decoder(toy, generator):
+    model = make_model(toy)
+    task = model.predict_drawn_poses(16, draws_of(toy), toy.data.plane, generator)
+    (task["loss"] + task["conformation"]).backward()
+    assert gradient(model.encoder.to_pose) > 0 and gradient(model.encoder.to_latent) > 0
+    assert all(p.grad is None for p in model.decoder.parameters())
+
+
+@pytest.mark.parametrize("changes", [{}, {"hypotheses": 1}, {"symmetrised": True}], ids=str)
+def test_reconstruction_teaches_both(toy, generator, changes):
+    model = make_model(toy, **changes)
+    model.reconstruct(toy.data, 0.4 * BOX, generator, 1.0)["loss"].backward()
+    assert gradient(model.encoder.to_pose) > 0 and gradient(model.encoder.to_latent) > 0
+    assert gradient(model.decoder) > 0
+
+
+def test_drawn_images_are_slices_with_a_real_ctf_and_noise_of_unit_variance(toy, generator):
+    model, plane = make_model(toy), toy.data.plane
+    z, poses, images, ctf = model.draw(3000, draws_of(toy), plane, generator)
+    assert (ctf[:, None] == toy.data.ctf).all(2).any(1).all()  # each that of a particle
+    own = Slicer(model.decoder.basis().detach())
+    slices = own.read_mixed(own.stencil(poses.rotations, plane.k), mixing_of(z))
+    clean = plane.translate(slices * ctf, poses.shifts_px)
+    noise = images - clean
+    assert (
+        abs(
+            float(
+                (plane.weight * (clean.conj() * noise).real).sum() / (plane.weight * clean.abs() ** 2).sum()
+            )
+        )
+        < 0.01
+    )
+    power = noise.abs().square().mean(0)
+    assert abs(float(power.mean()) - 1) < 0.01 and (power - 1).abs().max() < 0.15
+    assert (noise[:, 0].imag == 0).all()
+    pixels = plane.unpack(noise)
+    assert float(pixels.var()) == pytest.approx(float(plane.weight.sum()) / BOX**2, rel=0.01)
+
+
+def test_rendered_images_are_those_of_the_molecule_at_its_pose(toy):
+    model = make_model(toy)
+    clean = model.render(toy.latents(2), toy.poses, toy.data.ctf, toy.data.plane)
+    noise = toy.data.y - clean.detach()  # the toy's images were made by the formula
+    assert (
+        abs(float((noise.abs().square() * toy.data.plane.weight).mean() / toy.data.plane.weight.mean()) - 1)
+        < 0.05
+    )
+
+
+def test_the_symmetrised_loss_cannot_tell_an_image_from_its_half_turn(toy, device):
+    data = toy.data
+    turned = Observations(data.y.conj().resolve_conj(), data.ctf, data.plane)
+
+    def misfit(model, images):
+        generator = torch.Generator(device).manual_seed(0)
+        return float(model.reconstruct(images, 6, generator, 1.0, pose_only=True)["misfit"].detach())
+
+    model = make_model(toy, symmetrised=True)
+    assert misfit(model, turned) == pytest.approx(misfit(model, data), rel=1e-4)
+    plain = make_model(toy)
+    assert misfit(model, data) < misfit(plain, data) - 1e-3  # the best of more hypotheses is better
+    assert abs(misfit(plain, turned) - misfit(plain, data)) > 1e-3
+
+
+def test_turning_pose_and_image_by_half_a_turn_is_the_same(toy, device):
+    model, plane = make_model(toy), toy.data.plane
+    half = Poses(MIRROR.to(device) @ toy.poses.rotations, -toy.poses.shifts_px)
+    one, other = (model.render(toy.latents(2), poses, toy.data.ctf, plane) for poses in (toy.poses, half))
+    torch.testing.assert_close(other, one.conj().resolve_conj(), rtol=1e-3, atol=1e-3)
+
+
+def test_without_condition_the_pose_does_not_depend_on_z(toy, generator, device):
+    z = torch.randn(2, 40, 2, generator=generator, device=device)
+    for conditional in (True, False):
+        model = make_model(toy, conditional=conditional)
+        features = model.encoder.features(toy.data.y * toy.data.ctf)
+        one, other = (model.encoder.pose(features, some).rotations for some in z)
+        assert torch.equal(one, other) != conditional
+
+
+def test_hypotheses_are_rotations_and_the_best_has_the_highest_logit(toy, device):
+    model = make_model(toy)
+    found = model.encoder.pose(model.encoder.features(toy.data.y), torch.zeros(40, 2, device=device))
+    identity = torch.eye(3, device=device).expand(40, 3, 3, 3)
+    torch.testing.assert_close(found.rotations @ found.rotations.mT, identity, rtol=0, atol=1e-4)
+    assert (torch.linalg.det(found.rotations) > 0).all()
+    which, best = found.logits.argmax(1), found.best()
+    for i in range(40):
+        assert torch.equal(best.rotations[i], found.rotations[i, which[i]])
+
+
+def test_the_voxel_decoders_volumes_are_those_it_slices(toy, generator, device):
+    decoder = make_model(toy).decoder
+    assert isinstance(decoder, VoxelDecoder)
+    z, rotations, k = toy.latents(2)[:5], random_rotations(5, generator, device), toy.data.plane.k
+    each = torch.arange(5)
+    expected = Slicer(decoder.volumes(z))(rotations, k)[each, each]
+    torch.testing.assert_close(
+        decoder.slices(z, rotations, k), expected, rtol=1e-3, atol=2e-3 * expected.abs().max().item()
+    )
+    torch.testing.assert_close(linear_basis(decoder), decoder.basis())
+
+
+@pytest.fixture
+def coordinate(device) -> CoordinateDecoder:
+    torch.manual_seed(0)
+    return CoordinateDecoder(BOX, 2, width=32, scale=3.0).to(device)
+
+
+def test_the_coordinate_decoder_is_hermitian(coordinate, toy, generator, device):
+    """The transform of a real volume at -k is the conjugate of that at k, also in the plane kx = 0."""
+    z, k = torch.randn(6, 2, generator=generator, device=device), toy.data.plane.k
+    for rotations in (random_rotations(6, generator, device), torch.eye(3, device=device).expand(6, 3, 3)):
+        values, mates = coordinate.slices(z, rotations, k), coordinate.slices(z, rotations, -k)
+        torch.testing.assert_close(mates, values.conj().resolve_conj(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_coordinate_decoders_volumes_are_those_it_slices(coordinate, toy, device):
+    """At whole quarter turns, where slices need no interpolation."""
+    angles = torch.tensor([[0, 0, 0], [90, 0, 0], [0, 90, 0], [90, 90, 0], [0, 90, 90.0]], device=device)
+    z = torch.randn(5, 2, generator=torch.Generator().manual_seed(1)).to(device)
+    k, each = toy.data.plane.k, torch.arange(5)
+    rotations = from_euler(angles).round()
+    slices, volumes = coordinate.slices(z, rotations, k), coordinate.volumes(z)
+    assert volumes.dtype == torch.float32
+    expected = Slicer(volumes)(rotations, k)[each, each]
+    correlation = (slices.conj() * expected).real.sum(1) / (slices.norm(dim=1) * expected.norm(dim=1))
+    assert correlation.min() > 0.98
+    assert (expected.norm(dim=1) / slices.norm(dim=1) - 1).abs().max() < 0.1
+
+
+def test_a_linear_basis_of_the_coordinate_decoder_is_its_tangent(coordinate, device):
+    basis = linear_basis(coordinate)
+    assert basis.shape == (3, BOX, BOX, BOX)
+    z = torch.tensor([[1.0, 0.0]], device=device)
+    torch.testing.assert_close(basis[0], coordinate.volumes(0 * z)[0])
+    torch.testing.assert_close(basis[1], (coordinate.volumes(z) - coordinate.volumes(-z))[0] / 2)
+
+
+BARE = {"warm_start": False, "hypotheses": 1, "conformation_sleep": False, "templates": 0, "alone_steps": 0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        BARE,
+        BARE | {"pose_task": False, "conditional": False, "symmetrised": True, "pose_only_epochs": 0.5},
+        {"warm_start": False},
+        {"pose_task": False},
+        {"conditional": False},
+        {"conformation_sleep": False},
+        {"hypotheses": 1},
+        {"symmetrised": True},
+        {"templates": 0},
+        {"decoder": "coordinate"},
+        {"alone_steps": 0},
+    ],
+    ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items()) or "all",
+)
+def test_every_switch_trains(toy, tmp_path, changes):
+    config = replace(TINY, **changes)
+    start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {}) if config.warm_start else None
+    trainer = Trainer(toy.data, config, tmp_path, start)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.run(progress=False)
+    assert trainer.step == (2 if config.alone_steps and config.pose_task else 0) + 2
+    record = trainer.history[-1]
+    assert ("pose" in record) == config.pose_task
+    assert ("conformation" in record) == (config.pose_task and config.conformation_sleep)
+    after = dict(trainer.model.named_parameters())
+    assert all(torch.isfinite(value).all() for value in after.values())
+    for part in ("encoder.body", "encoder.to_pose", "decoder"):
+        assert any(not torch.equal(after[n], before[n]) for n in after if n.startswith(part)), part
+
+
+def test_the_decoder_rests_while_the_pose_task_runs_alone(toy, tmp_path):
+    start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {})
+    trainer = Trainer(toy.data, replace(TINY, joint_epochs=0.0), tmp_path, start)
+    before = trainer.model.decoder.voxels.clone()
+    trainer.run(progress=False)
+    assert torch.equal(trainer.model.decoder.voxels, before)
+
+
+def test_templates_start_as_projections_of_the_volumes(toy, tmp_path):
+    """They match the images of the molecule better than noise does."""
+    start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {})
+    stem = Trainer(toy.data, TINY, tmp_path, start).model.encoder.stem
+    clean = make_model(toy).render(toy.latents(2), toy.poses, toy.data.ctf, toy.data.plane) * toy.data.ctf
+    noise = torch.randn(clean.shape, dtype=clean.dtype, device=clean.device)
+    best = [
+        float(stem.filters(f / f.norm(dim=1, keepdim=True)).max(1).values.mean().detach())
+        for f in (stem._flat(clean), stem._flat(noise))
+    ]
+    assert best[0] > 0.6 and best[0] > 2 * best[1]
+
+
+def test_autocast_changes_predictions_little(toy):
+    model = make_model(toy)
+    latents, poses = model.infer(toy.data)
+    with autocast(toy.data.y.device):
+        rough_latents, rough = model.infer(toy.data)
+    torch.testing.assert_close(rough_latents, latents, rtol=0.05, atol=0.05)
+    assert distance_deg(rough.rotations, poses.rotations).median() < 3

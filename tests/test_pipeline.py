@@ -1,0 +1,223 @@
+"""The notebooks one after another, as a user calls them, at toy size; and what a user's mistakes lead to."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from hetacumn import star
+
+REPO = Path(__file__).resolve().parents[1]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`"),
+]
+
+TOY = {"particles": 120, "box": 64, "pixel_A": 1.6, "snr": 1.0}
+QUICK = {
+    "latent_dim": 2,
+    "templates": 128,
+    "width": 64,
+    "alone_steps": 60,
+    "joint_epochs": 1.0,
+    "batch": 50,
+    "ab_initio": {
+        "restarts": 1,
+        "steps": 30,
+        "class_steps": 25,
+        "subspace_steps": 8,
+        "batch": 40,
+        "coarse_grid": [1, 8],
+        "class_grid": [2, 12],
+        "fine_grid": [2, 12],
+        "shift_steps": 1,
+        "routes": ["classes"],
+    },
+}
+
+
+def run(folder: Path, notebook: str, *arguments) -> subprocess.CompletedProcess:
+    """``python -m hetacumn.run`` in the project folder."""
+    pairs = [
+        word
+        for name, value in zip(arguments[::2], arguments[1::2], strict=True)
+        for word in (("-o", value) if name == "-o" else ("-p", name, str(value)))
+    ]
+    command = [sys.executable, "-m", "hetacumn.run", f"notebooks/{notebook}.ipynb", *pairs]
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A project's folder with the repository's notebooks and data, and settings of a toy's size."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("notebooks", "data"):
+        (folder / name).symlink_to(REPO / name)
+    (folder / "dvc.yaml").write_text("")
+    params = yaml.safe_load((REPO / "params.yaml").read_text())
+    params["datasets"] = {"adk": params["datasets"]["adk"] | TOY}
+    params["stack"]["box"] = 24
+    params["train"] = {**params["train"], **QUICK}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(project) -> Path:
+    """The folder ``results/adk`` after all stages but the figures."""
+    results = "results/adk"
+    for notebook, *arguments in (
+        ("01_simulate", "dataset", "adk", "out", f"{results}/particles"),
+        ("02_train", "dataset", "adk", "method", "em", "out", f"{results}/em"),
+        ("03_predict", "dataset", "adk", "grade", "searched", "out", f"{results}/em"),
+        ("02_train", "dataset", "adk", "start", f"{results}/em", "out", f"{results}/hetacumn"),
+        ("03_predict", "dataset", "adk", "out", f"{results}/hetacumn"),
+        (
+            "03_predict",
+            "dataset",
+            "adk",
+            "grade",
+            "refined",
+            "model",
+            f"{results}/hetacumn",
+            "out",
+            f"{results}/hetacumn-refined",
+        ),
+        ("04_evaluate", "dataset", "adk", "out", f"{results}/evaluation"),
+    ):
+        ran = run(project, notebook, *arguments)
+        assert ran.returncode == 0, (notebook, arguments, ran.stderr[-3000:])
+    return project / results
+
+
+def test_simulation_leaves_a_stack_and_its_truth(done):
+    names = {
+        "particles.mrcs",
+        "particles.star",
+        "truth.npz",
+        "truth_class1.mrc",
+        "truth_class2.mrc",
+        "config.json",
+        "01_simulate.ipynb",
+    }
+    assert {path.name for path in (done / "particles").iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    "method, own",
+    [
+        ("em", {"start.safetensors", "02_train.ipynb", "train_rows.npy", "config.json"}),
+        ("hetacumn", {"model.safetensors", "history.csv", "02_train.ipynb", "train_rows.npy", "config.json"}),
+        ("hetacumn-refined", set()),
+    ],
+)
+def test_every_method_leaves_the_files_of_the_contract(done, method, own):
+    folder = done / method
+    names = {path.name for path in folder.iterdir()}
+    assert names == own | {"predictions.star", "latents.csv", "run.json", "volumes", "03_predict.ipynb"}
+    volumes = {path.name for path in (folder / "volumes").iterdir()}
+    assert volumes == {"class_1.mrc", "class_2.mrc"} | {f"path_{i}.mrc" for i in range(1, 11)}
+    given, found = (
+        star.read_table(path).particles
+        for path in (done / "particles/particles.star", folder / "predictions.star")
+    )
+    assert found["rlnImageName"].tolist() == given["rlnImageName"].tolist()
+    assert found["rlnClassNumber"].astype(int).min() == 1
+    assert pd.read_csv(folder / "latents.csv").columns.tolist() == ["particle", "z1", "z2", "class"]
+    assert {"train_seconds", "predict_particles_per_second", "peak_memory_mb", "device"} <= set(
+        json.loads((folder / "run.json").read_text())
+    )
+
+
+def test_evaluation_scores_every_method_beside_the_bound(done):
+    folder = done / "evaluation"
+    assert {path.name for path in folder.iterdir()} == {
+        "scores.csv",
+        "fsc.csv",
+        "confusion.json",
+        "rotation_errors.npz",
+        "aligned_volumes.npz",
+        "04_evaluate.ipynb",
+    }
+    scores = pd.read_csv(folder / "scores.csv")
+    assert scores["method"].tolist() == ["em", "hetacumn", "hetacumn-refined"]
+    columns = [
+        "dataset",
+        "method",
+        "seed",
+        "accuracy",
+        "accuracy_unseen",
+        "ari",
+        "bound_known_pose",
+        "bound_marginal",
+        "rotation_error_deg",
+        "rotation_bound_deg",
+        "resolution_A",
+        "class_from_z",
+        "view_from_z_deg",
+    ]
+    assert set(columns) <= set(scores.columns)
+    assert scores[columns].notna().all(axis=None)
+    assert scores["accuracy"].between(0.5, 1).all() and (scores["bound_marginal"] > 0.9).all()
+    assert (scores["rotation_bound_deg"] < 10).all()
+
+
+def test_figures_and_their_table(done, project):
+    ran = run(project, "05_figures", "datasets", '["adk"]', "-o", "results/05_figures.ipynb")
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    figures = {path.name for path in (project / "figures").iterdir()}
+    names = [
+        "accuracy",
+        "confusion",
+        "particles",
+        "latents",
+        "rotation_errors",
+        "volumes_adk",
+        "fsc",
+        "training",
+    ]
+    assert {f"{name}.png" for name in names} | {"results.csv"} <= figures
+    table = pd.read_csv(project / "figures/results.csv")
+    assert table.columns.tolist() == [
+        "dataset",
+        "method",
+        "seed",
+        "accuracy",
+        "accuracy_unseen",
+        "ari",
+        "bound_known_pose",
+        "bound_marginal",
+        "rotation_error_deg",
+        "rotation_bound_deg",
+        "resolution_A",
+        "train_seconds",
+        "predict_particles_per_second",
+        "peak_memory_mb",
+        "device",
+    ]
+    assert table.notna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("method", "em", "particles", "absent/particles.star", "out", "out"), "absent/particles.star"),
+        (("dataset", "adk", "sed", 3, "out", "out"), "02_train.ipynb has no parameter sed; it knows dataset"),
+        (("dataset", "adk", "method", "em", "classes", 500, "out", "out"), "500 classes of 84 particles"),
+        (("dataset", "adk", "method", "best", "out", "out"), "best"),
+    ],
+    ids=["missing stack", "unknown parameter", "more classes than particles", "unknown method"],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(done, project, tmp_path, arguments, message):
+    arguments = [str(tmp_path) if word == "out" and i % 2 else word for i, word in enumerate(arguments)]
+    ran = run(project, "02_train", *arguments)
+    assert ran.returncode == 2, ran.stderr[-2000:]
+    last = ran.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and message in last and "Traceback" not in ran.stderr
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))

@@ -1,0 +1,364 @@
+"""Training: exact resume, files that come back, and mistakes told in one line."""
+
+import json
+import os
+import pickle
+import signal
+from dataclasses import asdict, replace
+
+import pandas as pd
+import pytest
+import torch
+from toys import hinged, make_toy
+
+from hetacumn import training
+from hetacumn.ab_initio import AbInitioConfig, Start
+from hetacumn.errors import HetacumnError
+from hetacumn.inference import amortize
+from hetacumn.model import HetACUMN
+from hetacumn.training import (
+    CHECKPOINT,
+    START,
+    TrainConfig,
+    Trainer,
+    load_config,
+    load_model,
+    load_start,
+    run_method,
+    save_model,
+    save_start,
+    train,
+    training_rows,
+)
+
+BOX = 16
+TINY = TrainConfig(
+    latent_dim=2,
+    hypotheses=3,
+    templates=64,
+    width=32,
+    alone_steps=30,
+    joint_epochs=5.0,
+    batch=40,
+    alone_batch=16,
+    ab_initio=AbInitioConfig(coarse_grid=(1, 6), shift_steps=1, routes=("consensus",)),
+)  # 30 steps alone, 25 jointly
+
+
+@pytest.fixture(scope="module")
+def toy(blobs):
+    return make_toy([hinged(blobs, 0), hinged(blobs, 80)], 200, BOX, snr=0.5)
+
+
+@pytest.fixture(scope="module")
+def start(toy):
+    return Start(toy.basis(2), toy.poses, toy.latents(2), "classes", {"classes": -1.5})
+
+
+@pytest.fixture(scope="module")
+def whole(toy, start, tmp_path_factory):
+    """The folder of a training run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    train(toy.data, TINY, out, 7.5, start, progress=False)
+    return out
+
+
+def stop_before(step: int, monkeypatch, stop) -> None:
+    """Call ``stop`` once, between two steps, when so many steps are done."""
+    advance = Trainer._advance
+
+    def interrupted(self):
+        if self.step == step:
+            monkeypatch.setattr(Trainer, "_advance", advance)
+            stop()
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "_advance", interrupted)
+
+
+def stop_inside(step: int, monkeypatch, stop) -> None:
+    """Call ``stop`` once, in the middle of a step: random numbers are drawn, weights not yet moved."""
+    predict = HetACUMN.predict_drawn_poses
+    calls = []
+
+    def interrupted(*arguments, **more):
+        result = predict(*arguments, **more)
+        calls.append(1)
+        if len(calls) == step + 1:
+            monkeypatch.setattr(HetACUMN, "predict_drawn_poses", predict)
+            stop()
+        return result
+
+    monkeypatch.setattr(HetACUMN, "predict_drawn_poses", interrupted)
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def assert_same_run(one, other):
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
+
+
+@pytest.mark.parametrize("stop", [interrupt, terminate])
+@pytest.mark.parametrize("when", [stop_before, stop_inside])
+@pytest.mark.parametrize("step", [7, 42], ids=["pose task", "joint"])
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
+    toy, start, whole, tmp_path, monkeypatch, step, when, stop
+):
+    before = signal.getsignal(signal.SIGTERM)
+    when(step, monkeypatch, stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(toy.data, TINY, tmp_path, 7.5, start, progress=False)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+    torch.manual_seed(99), torch.rand(3)  # another process has another state
+    train(toy.data, TINY, tmp_path, 7.5, start, progress=False)
+    assert_same_run(tmp_path, whole)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_interrupted_twice_and_killed_between_checkpoints(toy, start, whole, tmp_path, monkeypatch):
+    config = replace(TINY, checkpoint_seconds=0.0)  # a checkpoint every step
+
+    class Killed(Exception):
+        """As hard as a kill: nothing is saved on the way out."""
+
+    def kill():
+        raise Killed
+
+    for step in (11, 34):
+        stop_before(step, monkeypatch, kill)
+        with pytest.raises(Killed):
+            train(toy.data, config, tmp_path, 7.5, start, progress=False)
+    train(toy.data, config, tmp_path, 7.5, start, progress=False)
+    one, other = (load_model(folder).model.state_dict() for folder in (tmp_path, whole))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_the_same_seed_trains_the_same_and_another_does_not(toy, start, whole, tmp_path):
+    train(toy.data, TINY, tmp_path / "a", 7.5, start, progress=False)
+    assert_same_run(tmp_path / "a", whole)
+    train(toy.data, replace(TINY, seed=1), tmp_path / "b", 7.5, start, progress=False)
+    assert (tmp_path / "b/model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes()
+
+
+def test_the_history_names_the_phases_and_their_losses(whole):
+    history = pd.read_csv(whole / "history.csv")
+    assert history["step"].tolist() == [25, 50, 55]
+    assert history["phase"].tolist() == ["pose task", "joint", "joint"]
+    assert history[["pose", "conformation"]].notna().all(axis=None)
+    assert history["misfit"].notna().tolist() == history["kl"].notna().tolist() == [False, True, True]
+
+
+def test_training_lowers_the_loss_of_the_pose_task(toy, start, tmp_path):
+    config = replace(TINY, alone_steps=300, joint_epochs=0.0, alone_batch=64, rate=3e-3)
+    train(toy.data, config, tmp_path, 7.5, start, progress=False)
+    pose = pd.read_csv(tmp_path / "history.csv")["pose"]
+    assert pose.iloc[-1] < 0.85 * pose.iloc[0]
+
+
+def test_a_model_read_back_predicts_the_same(toy, start, tmp_path):
+    trainer = Trainer(toy.data, TINY, tmp_path, start)
+    trainer.run(progress=False)
+    save_model(tmp_path / "model.safetensors", trainer.model, TINY, BOX, 7.5)
+    trained = load_model(tmp_path)
+    assert (trained.config, trained.box, trained.pixel_A) == (TINY, BOX, 7.5)
+    one, other = amortize(trainer.model, toy.data), amortize(trained.model, toy.data)
+    assert torch.equal(one.latents, other.latents) and torch.equal(one.poses.rotations, other.poses.rotations)
+    assert torch.equal(trained.basis(), trainer.model.decoder.basis().detach())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"decoder": "coordinate"}, {"templates": 0}, {"symmetrised": True}], ids=str
+)
+def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
+    config = replace(TINY, warm_start=False, alone_steps=1, joint_epochs=0.2, **changes)
+    train(toy.data, config, tmp_path, 7.5, None, progress=False)
+    trained = load_model(tmp_path)
+    assert trained.config == config
+    assert torch.isfinite(amortize(trained.model, toy.data).latents).all()
+    assert trained.basis().shape == (3, BOX, BOX, BOX)
+
+
+def test_a_config_survives_its_file_and_params(tmp_path):
+    config = replace(TINY, radius=(0.1, 0.3), ab_initio=AbInitioConfig(class_grid=(1, 3), held_out=0.2))
+    (tmp_path / "config.json").write_text(json.dumps({"config": asdict(config), "other": 1}))
+    assert load_config(tmp_path) == config
+    assert TrainConfig.from_params({}) == TrainConfig()
+    assert TrainConfig.from_params({"seed": 1, "ab_initio": {"restarts": 2}}, seed=3) == TrainConfig(
+        seed=3, ab_initio=AbInitioConfig(restarts=2)
+    )
+
+
+@pytest.mark.parametrize(
+    "settings, name",
+    [
+        ({"epochs": 3}, "unknown parameter epochs; expected one of classes"),
+        ({"ab_initio": {"step": 3}}, r"unknown parameter ab_initio\.step; expected one of volumes"),
+    ],
+)
+def test_an_unknown_parameter_is_refused_by_its_name(settings, name):
+    with pytest.raises(HetacumnError, match=name):
+        TrainConfig.from_params(settings)
+
+
+def test_an_unknown_decoder_is_refused(toy, start, tmp_path):
+    with pytest.raises(HetacumnError, match="decoder is 'grid'; expected voxel or coordinate"):
+        train(toy.data, replace(TINY, decoder="grid"), tmp_path, 7.5, start, progress=False)
+
+
+def test_more_classes_than_particles_are_refused_before_anything_is_written(toy, tmp_path):
+    with pytest.raises(HetacumnError, match="201 classes of 200 particles"):
+        run_method("em", toy.data, replace(TINY, classes=201), tmp_path / "out", 7.5)
+    assert not any(tmp_path.rglob("*.*"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_what_to_do(toy, start, tmp_path):
+    config = replace(TINY, rate=1e30, joint_rate=1e30, alone_steps=0, checkpoint_seconds=0.0)
+    with pytest.raises(HetacumnError, match=r"loss is not finite at step \d+ .*lower rate") as caught:
+        train(toy.data, config, tmp_path, 7.5, start, progress=False)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_no_checkpoint_is_of_a_loss_that_is_not_finite(toy, start, tmp_path, monkeypatch):
+    """The message calls it the last good state."""
+    reconstruct = HetACUMN.reconstruct
+    calls = []
+
+    def broken(*arguments):
+        task = reconstruct(*arguments)
+        calls.append(1)
+        return {name: value * float("nan") for name, value in task.items()} if len(calls) > 3 else task
+
+    monkeypatch.setattr(HetACUMN, "reconstruct", broken)
+    config = replace(TINY, checkpoint_seconds=0.0)
+    with pytest.raises(HetacumnError, match="not finite"):
+        train(toy.data, config, tmp_path, 7.5, start, progress=False)
+    if (tmp_path / CHECKPOINT).exists():
+        model = torch.load(tmp_path / CHECKPOINT, weights_only=True)["model"]
+        assert all(torch.isfinite(value).all() for value in model.values())
+
+
+def interrupted_folder(toy, start, out, monkeypatch, config=TINY):
+    stop_before(42, monkeypatch, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(toy.data, config, out, 7.5, start, progress=False)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(toy, start, tmp_path, monkeypatch):
+    interrupted_folder(toy, start, tmp_path, monkeypatch)
+    with pytest.raises(HetacumnError, match=f"{CHECKPOINT}: from a run with other settings; delete it"):
+        train(toy.data, replace(TINY, batch=50), tmp_path, 7.5, start, progress=False)
+    assert (tmp_path / CHECKPOINT).exists()
+
+
+def test_a_checkpoint_of_other_particles_is_refused(toy, start, tmp_path, monkeypatch):
+    interrupted_folder(toy, start, tmp_path, monkeypatch)
+    fewer = Start(start.basis, start.poses[:150], start.latents[:150], "", {})
+    with pytest.raises(HetacumnError, match=CHECKPOINT):
+        train(toy.data[:150], TINY, tmp_path, 7.5, fewer, progress=False)
+
+
+class Malicious:
+    """What runs a command when a pickle of it is loaded."""
+
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.victim),)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, evil: path.write_bytes(pickle.dumps(evil)),
+        lambda path, evil: torch.save({"config": evil}, path),
+        lambda path, evil: path.write_bytes(b"half a check"),
+    ],
+    ids=["pickle", "torch", "truncated"],
+)
+def test_no_checkpoint_runs_code(toy, start, tmp_path, write):
+    victim = tmp_path / "hacked"
+    write(tmp_path / CHECKPOINT, Malicious(victim))
+    with pytest.raises(HetacumnError, match=f"{CHECKPOINT}: not a readable checkpoint") as caught:
+        train(toy.data, TINY, tmp_path, 7.5, start, progress=False)
+    assert not victim.exists() and "\n" not in str(caught.value)
+
+
+def test_starts_come_back(start, tmp_path):
+    save_start(tmp_path / START, start)
+    read = load_start(tmp_path / START)
+    assert (read.route, read.scores) == ("classes", {"classes": -1.5})
+    assert torch.equal(read.basis, start.basis) and torch.equal(read.latents, start.latents)
+    assert torch.equal(read.poses.rotations, start.poses.rotations)
+    assert torch.equal(read.poses.shifts_px, start.poses.shifts_px)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no tensors at all", b"\xff" * 100])
+def test_what_is_no_model_is_named(tmp_path, content):
+    for name, load in (
+        ("model.safetensors", lambda: load_model(tmp_path)),
+        (START, lambda: load_start(tmp_path / START)),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(HetacumnError, match=name):
+            load()
+
+
+def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(training, "ab_initio", lambda data, config, seed: made.append(config) or start)
+    run_method("em", toy.data, TINY, tmp_path / "em", 7.5)
+    assert {p.name for p in (tmp_path / "em").iterdir()} == {"config.json", "run.json", START}
+    assert (made[0].volumes, made[0].components) == (TINY.classes, TINY.latent_dim)
+    run_method("em", toy.data, TINY, tmp_path / "em", 7.5)
+    run_method("hetacumn", toy.data, TINY, tmp_path / "one", 7.5, tmp_path / "em")
+    assert len(made) == 1
+    assert {p.name for p in (tmp_path / "one").iterdir()} == {
+        "config.json",
+        "run.json",
+        "model.safetensors",
+        "history.csv",
+    }
+    assert load_config(tmp_path / "one") == TINY
+    facts = json.loads((tmp_path / "one/config.json").read_text())
+    assert (facts["method"], facts["box"], facts["pixel_A"]) == (
+        "hetacumn",
+        BOX,
+        7.5,
+    ) and "git_commit" in facts
+    assert set(json.loads((tmp_path / "one/run.json").read_text())) == {
+        "train_seconds",
+        "peak_memory_mb",
+        "device",
+    }
+
+
+def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
+    save_start(tmp_path / START, start)
+    with pytest.raises(HetacumnError, match=f"{START}: of 200 particles; expected the 150"):
+        run_method("hetacumn", toy.data[:150], TINY, tmp_path / "out", 7.5, tmp_path)
+
+
+def test_training_on_the_device(blobs, device, tmp_path):
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 40, BOX, snr=0.5, device=device)
+    start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {}).to(device)
+    train(toy.data, replace(TINY, alone_steps=2, joint_epochs=2.0), tmp_path, 7.5, start, progress=False)
+    trained = load_model(tmp_path, device)
+    assert amortize(trained.model, toy.data).latents.device.type == device
+
+
+def test_training_rows_are_a_random_share_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "count_particles", lambda source: 1000)
+    rows = training_rows("a.star", 0.7, 0)
+    assert len(rows) == 700 and (rows[1:] > rows[:-1]).all() and rows.min() >= 0 and rows.max() < 1000
+    assert (training_rows("a.star", 0.7, 0) == rows).all() and (training_rows("a.star", 0.7, 1) != rows).any()

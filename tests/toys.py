@@ -1,0 +1,92 @@
+"""Toy particles for tests: projections of Gaussian blobs by the formula, not by the package's slicer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hetacumn.fourier import HalfPlane
+from hetacumn.observations import Observations
+from hetacumn.optics import Optics
+from hetacumn.particles import Poses
+from hetacumn.so3 import inplane, random_rotations
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Particles and their truth: ``volumes`` ``(k, box, box, box)`` in the images' scale, poses, classes."""
+
+    data: Observations
+    volumes: Tensor
+    poses: Poses
+    classes: Tensor
+
+    def basis(self, latent_dim: int = 1) -> Tensor:
+        """Mean and half difference of the first two volumes, zeros beyond: their z is -1 and +1."""
+        mean = self.volumes[:2].mean(0)
+        parts = torch.zeros(latent_dim, *mean.shape, device=mean.device)
+        parts[0] = self.volumes[min(1, len(self.volumes) - 1)] - mean
+        return torch.cat([mean[None], parts])
+
+    def latents(self, latent_dim: int = 1) -> Tensor:
+        """Where the particles lie in the space of :meth:`basis`."""
+        z = torch.zeros(len(self.data), latent_dim, device=self.volumes.device)
+        z[:, 0] = 2.0 * self.classes - 1
+        return z
+
+
+def hinged(blobs, degrees: float):
+    """The blobs with an arm of seven more, turned about a hinge by so many degrees."""
+    other = blobs.moved()
+    along = torch.linspace(0.04, 0.24, 7)[:, None]
+    arm = along * torch.tensor([[1.0, 0.0, 0.25]]) @ inplane(torch.tensor(float(degrees))).T
+    other.points = torch.cat([0.9 * blobs.points, torch.tensor([0.12, 0.0, 0.05]) + arm])
+    return other
+
+
+def make_toy(
+    molecules,
+    n: int,
+    box: int,
+    snr: float,
+    device="cpu",
+    shift_px: float = 1.0,
+    seed: int = 0,
+    rotations: Tensor | None = None,
+    shifts_px: Tensor | None = None,
+) -> Toy:
+    """``n`` particles of each molecule in turn, at random poses, with a CTF and white noise of unit variance.
+
+    ``snr`` is the variance of the clean images over that of the noise, over the whole box.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    rotations = random_rotations(n, draw) if rotations is None else rotations.cpu()
+    shifts = shift_px * (2 * torch.rand(n, 2, generator=draw) - 1) if shifts_px is None else shifts_px.cpu()
+    classes = torch.arange(n) % len(molecules)
+    clean = torch.stack(
+        [
+            molecules[k].moved(r, (*(t / box).tolist(), 0.0)).projection(box)
+            for k, r, t in zip(classes.tolist(), rotations, shifts, strict=True)
+        ]
+    )
+    plane = HalfPlane(box)
+    defocus = 8_000 + 10_000 * torch.rand(n, generator=draw)
+    same = torch.ones(n)
+    optics = Optics(
+        defocus + 250,
+        defocus - 250,
+        180 * torch.rand(n, generator=draw),
+        300 * same,
+        2.7 * same,
+        0.1 * same,
+        0 * same,
+        pixel_A=120.0 / box,
+    )
+    ctf = optics.ctf(plane.k / box)
+    clean = plane.pack(clean) * ctf
+    scale = (snr / plane.unpack(clean).var(dim=(1, 2)).mean()).sqrt()
+    y = scale * clean + plane.pack(torch.randn(n, box, box, generator=draw))
+    volumes = scale * torch.stack([molecule.volume(box) for molecule in molecules])
+    data = Observations(y.to(device), ctf.to(device), HalfPlane(box, device=device))
+    poses = Poses(rotations.to(device), shifts.to(device))
+    return Toy(data, volumes.to(device), poses, classes.to(device))
