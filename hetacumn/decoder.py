@@ -48,8 +48,7 @@ class VoxelDecoder(nn.Module):
 class CoordinateDecoder(nn.Module):
     """A network from Fourier coordinate and z to the transform there, as in cryoDRGN: positional encoding, then an MLP.
 
-    The output is made Hermitian by evaluating half of space, so that volumes are real. The network starts near zero;
-    ``scale`` is the amplitude expected of a slice's coefficients.
+    The output is made Hermitian, so that volumes are real. The network starts near zero; ``scale`` is the amplitude expected of a slice's coefficients.
     """
 
     def __init__(self, box: int, latent_dim: int, width: int = 128, layers: int = 3, scale: float = 1.0):
@@ -61,13 +60,15 @@ class CoordinateDecoder(nn.Module):
         self.network = nn.Sequential(*blocks, nn.Linear(width, 2))
 
     def _transform(self, z: Tensor, points: Tensor) -> Tensor:
-        """Complex values ``(b, m)`` at ``(b, m, 3)`` integer frequencies of the box, xyz."""
-        sign = torch.where(points[..., :1] < 0, -1.0, 1.0)
-        unit = points * sign / (self.box / 2)
+        """Complex values ``(b, m)`` at ``(b, m, 3)`` integer frequencies of the box, xyz: ``(f(k) + conj f(-k)) / 2``."""
+        there, back = self._evaluate(z, points), self._evaluate(z, -points)
+        return 0.5 * torch.complex(there[..., 0] + back[..., 0], there[..., 1] - back[..., 1])
+
+    def _evaluate(self, z: Tensor, points: Tensor) -> Tensor:
+        unit = points / (self.box / 2)
         waves = (unit[..., None] * self.bands).flatten(-2)
         encoded = torch.cat([unit, waves.sin(), waves.cos(), z[:, None].expand(-1, points.shape[1], -1)], dim=-1)
-        values = self.network(encoded) * (self.scale * torch.exp(-3 * unit.square().sum(-1, keepdim=True)))
-        return torch.complex(values[..., 0], values[..., 1] * sign[..., 0])
+        return self.network(encoded) * (self.scale * torch.exp(-3 * unit.square().sum(-1, keepdim=True)))
 
     def slices(self, z: Tensor, rotations: Tensor, k: Tensor) -> Tensor:
         return self._transform(z, k @ rotations[:, :2, :])

@@ -134,11 +134,14 @@ def latent_path(latents: Tensor, points: int) -> Tensor:
 
 
 def write_volumes(out: Path | str, volumes: Tensor, stem: str, voxel_A: float) -> None:
-    """``out/volumes/<stem>_1.mrc`` and on."""
+    """``out/volumes/<stem>_1.mrc`` and on; those of an earlier run with more volumes are removed."""
     folder = Path(out) / "volumes"
     folder.mkdir(parents=True, exist_ok=True)
-    for i, volume in enumerate(volumes, start=1):
-        write_mrc(folder / f"{stem}_{i}.mrc", volume, voxel_A)
+    paths = [folder / f"{stem}_{i}.mrc" for i in range(1, len(volumes) + 1)]
+    for path, volume in zip(paths, volumes):
+        write_mrc(path, volume, voxel_A)
+    for path in set(folder.glob(f"{stem}_*.mrc")) - set(paths):
+        path.unlink()
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ def predict_stack(
     return Answer(predictions, *volumes, rate)
 
 
-def _volumes(trained: Trained, basis: Tensor, grade: str, z: Tensor) -> Tensor:
+def _volumes(trained: Trained | Searcher, basis: Tensor, grade: str, z: Tensor) -> Tensor:
     if grade == "amortized":
         return trained.model.decoder.volumes(z)
     return torch.einsum("kj,jxyz->kxyz", mixing_of(z), basis)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
+import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -52,7 +54,7 @@ class TrainConfig:
     width: int = 512
     padding: float = 2.0
     # schedule
-    alone_steps: int = 3000  # of the pose task alone, first
+    alone_steps: int = 2600  # of the pose task alone, first
     joint_epochs: float = 3.0  # of both tasks, over the training particles
     pose_only_epochs: float = 0.0  # at the start of the joint phase, z held at 0
     alone_batch: int = 256
@@ -75,7 +77,7 @@ class TrainConfig:
     def from_params(cls, settings: dict, **more) -> TrainConfig:
         """From nested dicts, as params.yaml or config.json hold them; an unknown name is refused."""
         settings = {**settings, **more}
-        inner = settings.pop("ab_initio", {})
+        inner = settings.pop("ab_initio", None) or {}
         return _build(cls, {**settings, "ab_initio": _build(AbInitioConfig, inner, "ab_initio.")}, "")
 
 
@@ -118,6 +120,13 @@ def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, scal
 
 
 START, CHECKPOINT = "start.safetensors", "checkpoint.pt"
+
+
+def method_config(params: dict, method: str, **more) -> TrainConfig:
+    """The settings of a method in params.yaml: ``train``, with what the method has of its own, and ``more``."""
+    if method not in params["methods"]:
+        raise HetacumnError(f"unknown method '{method}'; expected one of {', '.join(params['methods'])}")
+    return TrainConfig.from_params({**(params["train"] or {}), **(params["methods"][method] or {})}, **more)
 
 
 def training_rows(source: Path | str, share: float, seed: int) -> np.ndarray:
@@ -246,36 +255,39 @@ class Trainer:
 
     def run(self, progress: bool = True) -> None:
         """From wherever the checkpoint left off to the end. SIGTERM and Ctrl-C leave a checkpoint first."""
-        previous = signal.signal(signal.SIGTERM, _interrupt) if _in_main_thread() else None
         began = saved = time.perf_counter()
         before = self.seconds
-        try:
-            with tqdm(total=self.total, initial=self.step, desc="training", disable=not progress) as bar:
-                while self.step < self.total:
-                    record = self._advance()
+        with _Interruption() as interruption, tqdm(
+            total=self.total, initial=self.step, desc="training", disable=not progress
+        ) as bar:
+            while self.step < self.total:
+                record = self._advance()
+                now = time.perf_counter()
+                stop = interruption.asked
+                save = stop or now - saved > self.config.checkpoint_seconds
+                if save or self.step % 25 == 0 or self.step == self.total:
+                    values = self._check(record)
                     if self.step % 25 == 0 or self.step == self.total:
-                        self._log(record, bar)
-                    bar.update()
-                    if time.perf_counter() - saved > self.config.checkpoint_seconds:
-                        self.seconds = before + time.perf_counter() - began
-                        self._save_checkpoint()
-                        saved = time.perf_counter()
-        except KeyboardInterrupt:
-            self.seconds = before + time.perf_counter() - began
-            self._save_checkpoint()
-            raise
-        finally:
-            if previous is not None:
-                signal.signal(signal.SIGTERM, previous)
-        self.seconds = before + time.perf_counter() - began
+                        phase = "pose task" if self.step <= self.alone else "joint"
+                        self.history.append({"step": self.step, "phase": phase, **values})
+                    bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+                bar.update()
+                self.seconds = before + now - began
+                if save:
+                    self._save_checkpoint()
+                    saved = now
+                if stop:
+                    raise KeyboardInterrupt
 
-    def _log(self, record: dict[str, Tensor], bar: tqdm) -> None:
+    def _check(self, record: dict[str, Tensor]) -> dict[str, float]:
+        """The losses as numbers. Raises :class:`HetacumnError` where one is not finite, before anything is saved."""
         values = {name: float(value) for name, value in record.items()}
-        if not all(np.isfinite(value) for value in values.values()):
-            raise HetacumnError(f"{self.out}: the loss is not finite at step {self.step} ({values}); the last good state "
-                                f"is {CHECKPOINT}; try a lower rate")
-        self.history.append({"step": self.step, "phase": "pose task" if self.step <= self.alone else "joint", **values})
-        bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+        if not all(math.isfinite(value) for value in values.values()):
+            path = self.out / CHECKPOINT
+            last = f"the last good state is {path}" if path.exists() else "no state was saved yet"
+            raise HetacumnError(f"{self.out}: the loss is not finite at step {self.step} ({values}); {last}; try a "
+                                "lower rate")
+        return values
 
     def _advance(self) -> dict[str, Tensor]:
         """One step: task 2 alone at first, then both tasks on one batch of particles."""
@@ -318,7 +330,7 @@ class Trainer:
             decoder["lr"] = config.decoder_rate * (1 - 0.9 * done)
         else:
             done = self.step / self.alone
-            encoder["lr"] = config.rate * min(1.0, (self.step + 1) / 200) * (0.03 + 0.97 * np.cos(0.5 * np.pi * done) ** 2)
+            encoder["lr"] = config.rate * min(1.0, (self.step + 1) / 200) * (0.03 + 0.97 * math.cos(0.5 * math.pi * done) ** 2)
             decoder["lr"] = 0.0
 
     def _next_rows(self) -> Tensor:
@@ -330,12 +342,17 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         state = {
-            "config": json.dumps(asdict(self.config)), "step": self.step, "seconds": self.seconds,
+            "config": self._identity(), "step": self.step, "seconds": self.seconds,
             "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(), "order": self.order, "history": self.history,
         }
         with atomic_path(self.out / CHECKPOINT) as temporary:
             torch.save(state, temporary)
+
+    def _identity(self) -> str:
+        """What a checkpoint must agree in: the settings, and the particles by their number and power."""
+        power = float(self.data.y.abs().square().double().mean())
+        return json.dumps({**asdict(self.config), "particles": len(self.data), "power": round(power, 6)})
 
     def _load_checkpoint(self) -> None:
         path = self.out / CHECKPOINT
@@ -343,10 +360,10 @@ class Trainer:
             return
         try:
             state = torch.load(path, map_location=self.data.y.device, weights_only=True)
-        except Exception as error:
-            raise HetacumnError(f"{path}: not a readable checkpoint ({error}); delete it to begin anew") from error
-        if state["config"] != json.dumps(asdict(self.config)):
-            raise HetacumnError(f"{path}: from a run with other settings; delete it to begin anew")
+        except Exception as error:  # torch raises what it likes, over many lines
+            raise HetacumnError(f"{path}: not a readable checkpoint; delete it to begin anew") from error
+        if state["config"] != self._identity():
+            raise HetacumnError(f"{path}: from a run with other settings or particles; delete it to begin anew")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
@@ -354,14 +371,24 @@ class Trainer:
         self.seconds = state["seconds"]
 
 
-def _interrupt(signum, frame):
-    raise KeyboardInterrupt
+class _Interruption:
+    """Within it SIGTERM and Ctrl-C only ask to stop, so that a step is done whole before its state is saved."""
 
+    def __init__(self):
+        self.asked = False
 
-def _in_main_thread() -> bool:
-    import threading
+    def _ask(self, signum, frame) -> None:
+        self.asked = True
 
-    return threading.current_thread() is threading.main_thread()
+    def __enter__(self) -> _Interruption:
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():  # only there can handlers be set
+            self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 # Files -----------------------------------------------------------------------------------------------------
