@@ -254,7 +254,7 @@ def interrupted_folder(toy, start, out, monkeypatch, config=TINY):
 
 def test_a_checkpoint_of_other_settings_is_refused(toy, start, tmp_path, monkeypatch):
     interrupted_folder(toy, start, tmp_path, monkeypatch)
-    with pytest.raises(HetacumnError, match=f"{CHECKPOINT}: from a run with other settings; delete it"):
+    with pytest.raises(HetacumnError, match=f"{CHECKPOINT}: from a run with other settings or particles; delete it"):
         train(toy.data, replace(TINY, batch=50), tmp_path, 7.5, start, progress=False)
     assert (tmp_path / CHECKPOINT).exists()
 
