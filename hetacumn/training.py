@@ -61,7 +61,7 @@ class TrainConfig:
     batch: int = 128
     rate: float = 1e-3
     joint_rate: float = 2e-4
-    decoder_rate: float = 1e-3
+    decoder_rate: float = 1e-4  # the ab initio volumes are near the truth, the first amortized poses are not
     weight_decay: float = 1e-2
     # losses
     pose_weight: float = 1.0
@@ -156,7 +156,7 @@ def run_method(
         begin, seconds = _find_or_make_start(data, config, out, start)
     if method != "em":
         seconds += train(data, config, out, pixel_A, begin)
-    write_json(out / "run.json", {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb()),
+    write_json(out / "run.json", {**read_run(out), "train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb()),
                                   "device": device_name(data.y.device)})
 
 
@@ -164,16 +164,24 @@ def _find_or_make_start(
     data: Observations, config: TrainConfig, out: Path, start: Path | str | None
 ) -> tuple[Start, float]:
     """The start of the folder named, or of ``out`` if a run before this made it, or a new one; and its seconds."""
-    folder = Path(start) if start else out
-    if start or (folder / START).exists():
-        begin = load_start(folder / START)
-        if len(begin.latents) != len(data):
-            raise HetacumnError(f"{folder / START}: of {len(begin.latents)} particles; expected the {len(data)} to train on")
-        return begin.to(data.y.device), read_run(folder).get("train_seconds", 0.0)
+    path = (Path(start) if start else out) / START
+    if start or path.exists():
+        begin, stack = load_start(path), _read_tensors(path)[1]["stack"]
+        if stack != stack_identity(data):
+            raise HetacumnError(f"{path}: of another stack ({stack}); expected {stack_identity(data)}; delete it or choose "
+                                "another folder")
+        return begin.to(data.y.device), read_run(path.parent).get("start_seconds", 0.0)
     began = time.perf_counter()
     begin = ab_initio(data, ab_initio_config(config), config.seed)
-    save_start(out / START, begin)
-    return begin, time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    save_start(path, begin, stack_identity(data))
+    write_json(out / "run.json", {"start_seconds": round(seconds, 1)})
+    return begin, seconds
+
+
+def stack_identity(data: Observations) -> str:
+    """What tells one stack from another: how many particles, and their mean power."""
+    return f"{len(data)} particles of power {float(data.y.abs().square().double().mean()):.6f}"
 
 
 def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, start: Start | None = None,
@@ -350,9 +358,8 @@ class Trainer:
             torch.save(state, temporary)
 
     def _identity(self) -> str:
-        """What a checkpoint must agree in: the settings, and the particles by their number and power."""
-        power = float(self.data.y.abs().square().double().mean())
-        return json.dumps({**asdict(self.config), "particles": len(self.data), "power": round(power, 6)})
+        """What a checkpoint must agree in: the settings and the stack."""
+        return json.dumps({**asdict(self.config), "stack": stack_identity(self.data)})
 
     def _load_checkpoint(self) -> None:
         path = self.out / CHECKPOINT
@@ -448,11 +455,11 @@ def load_model(out: Path | str, device: torch.device | str = "cpu") -> Trained:
     return Trained(model.to(device).eval(), config, facts["box"], facts["pixel_A"])
 
 
-def save_start(path: Path, start: Start) -> None:
-    """An ab initio start, as safetensors."""
+def save_start(path: Path, start: Start, stack: str) -> None:
+    """An ab initio start, as safetensors, with the :func:`stack_identity` it is of."""
     tensors = {"basis": start.basis, "rotations": start.poses.rotations, "shifts_px": start.poses.shifts_px,
                "latents": start.latents}
-    _write_tensors(path, tensors, {"route": start.route, "scores": start.scores})
+    _write_tensors(path, tensors, {"route": start.route, "scores": start.scores, "stack": stack})
 
 
 def load_start(path: Path) -> Start:

@@ -119,7 +119,7 @@ def model(source, truth, tmp_path_factory):
     )
     latents = 2.0 * truth.classes[:, None] - 1
     save_start(
-        out / START, Start(basis, Poses(truth.rotations, truth.shifts_A / 3.2), latents, "classes", {})
+        out / START, Start(basis, Poses(truth.rotations, truth.shifts_A / 3.2), latents, "classes", {}), "toy"
     )
     (out / "config.json").write_text(json.dumps({"config": asdict(config)}))
     (out / "run.json").write_text(json.dumps({"train_seconds": 12.5, "device": "toy"}))

@@ -294,7 +294,7 @@ def test_no_checkpoint_runs_code(toy, start, tmp_path, write):
 
 
 def test_starts_come_back(start, tmp_path):
-    save_start(tmp_path / START, start)
+    save_start(tmp_path / START, start, "toy")
     read = load_start(tmp_path / START)
     assert (read.route, read.scores) == ("classes", {"classes": -1.5})
     assert torch.equal(read.basis, start.basis) and torch.equal(read.latents, start.latents)
@@ -344,8 +344,8 @@ def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tm
 
 
 def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
-    save_start(tmp_path / START, start)
-    with pytest.raises(HetacumnError, match=f"{START}: of 200 particles; expected the 150"):
+    save_start(tmp_path / START, start, "toy")
+    with pytest.raises(HetacumnError, match=f"{START}: of another stack .toy.; expected 150 particles"):
         run_method("hetacumn", toy.data[:150], TINY, tmp_path / "out", 7.5, tmp_path)
 
 
@@ -362,3 +362,11 @@ def test_training_rows_are_a_random_share_in_order(tmp_path, monkeypatch):
     rows = training_rows("a.star", 0.7, 0)
     assert len(rows) == 700 and (rows[1:] > rows[:-1]).all() and rows.min() >= 0 and rows.max() < 1000
     assert (training_rows("a.star", 0.7, 0) == rows).all() and (training_rows("a.star", 0.7, 1) != rows).any()
+
+
+def test_a_start_of_another_stack_is_refused(toy, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "ab_initio", lambda data, config, seed: start)
+    run_method("em", toy.data, TINY, tmp_path / "em", 7.5)
+    other = training.Observations(2 * toy.data.y, toy.data.ctf, toy.data.plane)
+    with pytest.raises(HetacumnError, match=f"{START}: of another stack"):
+        run_method("hetacumn", other, TINY, tmp_path / "one", 7.5, tmp_path / "em")
