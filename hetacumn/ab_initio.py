@@ -20,11 +20,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.fsc import Placement, place_core, place_volume
+from hetacumn.joint import State, Tangent, climb
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.search import log_likelihood, pose_grid, posterior_, search_grid, shift_grid
 from hetacumn.so3 import Frame
-from hetacumn.subspace import infer_latents, latent_posterior, mixing_of, refine_together
+from hetacumn.subspace import infer_latents, latent_posterior, mixing_of
 from hetacumn.volumes import Slicer, Stencil, make_stencil, soft_sphere
 
 
@@ -48,7 +49,10 @@ class AbInitioConfig:
     coarse_radius: float = 0.13  # up to here the coarse grid is fine enough
     radius: tuple[float, float] = (0.05, 0.22)
     class_radius: tuple[float, float] = (0.08, 0.25)
-    fine_radius: float = 0.35
+    climb_radii: tuple[float, ...] = (0.15, 0.2, 0.2, 0.25, 0.25)  # of the pose steps from a grid outwards
+    fine_radii: tuple[float, ...] = (0.25, 0.35, 0.35, 0.35)  # and from there
+    fine_radius: float = 0.35  # of the fits of volumes
+    last_radius: float = 0.45  # of the last one
     padding: float = 2.0
     held_out: float = 0.1
     routes: tuple[str, ...] = ("classes", "consensus")
@@ -236,7 +240,8 @@ class _AbInitio:
             for route, score in scores.items():
                 self.log(f"ab initio, route {route}: held-out log-likelihood {score:.2f} per image")
             route = max(scores, key=scores.get)
-            best = self._improve(self._settle_frames(found[route]), config.fine_radius, 0.0, 2 * config.subspace_steps)
+            best = self._settle_frames(found[route])
+            best = self._improve(best, config.fine_radii, config.last_radius, 2 * config.subspace_steps)
         return replace(best, route=route, scores=scores)
 
     def _follow(self, route: str, first: Tensor) -> Start:
@@ -264,9 +269,9 @@ class _AbInitio:
         else:
             latents = torch.zeros(len(data), config.components, device=first.device)
         start = Start(basis, found.poses, latents, route, {})
-        start = self._improve(start, config.class_radius[1], 6.0, config.subspace_steps)
+        start = self._improve(start, config.climb_radii, config.fine_radius, config.subspace_steps)
         start = self._settle_frames(start)
-        return self._improve(start, config.fine_radius, 2.5, config.subspace_steps)
+        return self._improve(start, config.fine_radii, config.fine_radius, config.subspace_steps)
 
     def _settle_frames(self, start: Start) -> Start:
         """Put all conformations into the frame of their largest common rigid body.
@@ -302,18 +307,15 @@ class _AbInitio:
         return replace(start, basis=basis, poses=poses,
                        latents=infer_latents(band, Slicer(basis, config.padding), poses).mean)
 
-    def _improve(self, start: Start, radius: float, degrees: float, steps: int) -> Start:
-        """Poses under each image's own volume and z, in turn; then the subspace at these poses; then z again."""
+    def _improve(self, start: Start, radii: tuple[float, ...], fit_radius: float, steps: int) -> Start:
+        """Poses under each image's own volume, together with z; then the subspace at these poses; then z again."""
         config, box = self.config, self.data.plane.box
+        state, _ = climb(self.data, Tangent(start.basis, config.padding), State(start.poses, start.latents), radii)
+        fit = self.data[self.fit].within(fit_radius * box)
+        basis = fit_subspace(fit, start.basis, state.poses[self.fit], config, steps, self.generator, self.progress)
         fine = self.data.within(config.fine_radius * box)
-        poses, _ = refine_together(
-            self.data.within(radius * box), Slicer(start.basis, config.padding), start.latents, start.poses, self.moves,
-            degrees,
-        )
-        basis = fit_subspace(
-            fine[self.fit], start.basis, poses[self.fit], config, steps, self.generator, self.progress
-        )
-        return replace(start, basis=basis, poses=poses, latents=infer_latents(fine, Slicer(basis, config.padding), poses).mean)
+        latents = infer_latents(fine, Slicer(basis, config.padding), state.poses).mean
+        return replace(start, basis=basis, poses=state.poses, latents=latents)
 
     def _score(self, start: Start) -> float:
         """Mean log-likelihood of the images held out from the fits, z integrated."""

@@ -1,8 +1,8 @@
 """The best that any method could do on a simulated stack: a Bayes classifier that has the true volumes.
 
 Once with the true poses, and once with poses searched. The class posterior then integrates over poses: for each class
-the best pose of an exhaustive grid and, so that no finer grid could have done better, the true pose are both refined
-locally, and the posterior's mass about each is found by importance sampling.
+the best pose of an exhaustive grid and, so that no finer grid could have done better, the true pose both climb to the
+peak next to them, and the posterior's mass about each is Laplace's approximation of it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from hetacumn import so3
+from hetacumn.joint import State, Tangent, climb
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.search import pose_grid, pose_score, refine_local, refine_newton, search_grid, shift_grid
-from hetacumn.volumes import Slicer
+from hetacumn.search import pose_grid, search_grid, shift_grid
 
 
 @dataclass(frozen=True)
@@ -30,31 +30,29 @@ class Bound:
 
 @torch.no_grad()
 def bayes_bound(
-    data: Observations, volumes: Tensor, poses: Poses, classes: Tensor, weights: Tensor, seed: int = 0,
-    search_radius: float = 0.25, radius: float = 0.45, padding: float = 2.0,
+    data: Observations, volumes: Tensor, poses: Poses, classes: Tensor, weights: Tensor, search_radius: float = 0.25,
+    radius: float = 0.45, padding: float = 2.0,
 ) -> Bound:
     """The bound for images with true ``volumes`` ``(k, box, box, box)``, ``poses`` and ``classes`` ``(n,)``.
 
     ``volumes`` are in the scale of the images; ``weights`` ``(k,)`` are the class priors. Radii are in cycles per pixel.
     """
-    generator = torch.Generator(data.y.device).manual_seed(seed)
-    box, prior = data.plane.box, weights.to(data.y.device).float().log()
-    coarse, fine = data.within(search_radius * box), data.within(radius * box)
-    grid, shifts = pose_grid(4, 24).to(data.y.device), shift_grid(2.0, 5).to(data.y.device)
+    device, box, prior = data.y.device, data.plane.box, weights.to(data.y.device).float().log()
+    coarse = data.within(search_radius * box)
+    grid, shifts = pose_grid(4, 24).to(device), shift_grid(2.0, 5).to(device)
+    fixed = torch.zeros(len(data), 0, device=device)  # one volume has no latents
+    outward, finest = (0.15, 0.2, 0.2, search_radius, search_radius), (radius,) * 6
     known, searched, found = [], [], []
     for volume in volumes:
-        slicer, one = Slicer(volume[None], padding), torch.ones(len(data), 1, device=data.y.device)
-        known.append(_score(fine, slicer, poses.rotations[:, None], poses.shifts_px[:, None])[:, 0])
+        tangent = Tangent(volume[None], padding)
+        truth = State(poses, fixed)
+        known.append(_expand(data, tangent, truth, radius)[0])
         near = search_grid(coarse, volume[None], grid, shifts, padding=padding).poses
-        near, _ = refine_local(coarse, slicer, one, near, (7.0, 2.5), (0.5, 0.2), rounds=8, generator=generator)
-        modes, evidences, scores = [], [], []
-        for start in (near, poses):
-            mode, score = refine_newton(fine, slicer, one, start, iterations=6)
-            evidences.append(_evidence(fine, slicer, mode, generator))
-            modes.append(mode.rotations)
-            scores.append(score)
+        near, _ = climb(data, tangent, State(near, fixed), outward)
+        modes, values = zip(*(climb(data, tangent, start, finest) for start in (near, truth)))
+        evidences = [_expand(data, tangent, mode, radius)[1] for mode in modes]
         searched.append(torch.logaddexp(*evidences))
-        found.append(torch.where((scores[0] > scores[1])[:, None, None], *modes))
+        found.append(modes[0].where(values[0] > values[1], modes[1]).poses.rotations)
     known, searched = torch.stack(known, 1) + prior, torch.stack(searched, 1) + prior
     winner = searched.argmax(1)
     rotations = torch.stack(found, 1)[torch.arange(len(data)), winner]
@@ -65,18 +63,12 @@ def bayes_bound(
     )
 
 
-def _score(data: Observations, slicer: Slicer, rotations: Tensor, shifts_px: Tensor, batch: int = 250) -> Tensor:
-    one = torch.ones(len(data), 1, device=data.y.device)
-    rows = [slice(start, start + batch) for start in range(0, len(data), batch)]
-    return torch.cat([pose_score(data[r], slicer, one[r], rotations[r], shifts_px[r]) for r in rows])
-
-
-def _evidence(data: Observations, slicer: Slicer, best: Poses, generator: torch.Generator, draws: int = 48,
-              degrees: float = 1.5, pixels: float = 0.12) -> Tensor:
-    """Log evidence ``(n,)`` up to a constant, by draws from a normal about the best pose."""
-    count, device = len(data), data.y.device
-    turn = torch.randn(count, draws, 3, generator=generator, device=device)
-    move = torch.randn(count, draws, 2, generator=generator, device=device)
-    rotations = so3.turn(best.rotations[:, None], degrees * turn)
-    score = _score(data, slicer, rotations, best.shifts_px[:, None] + pixels * move)
-    return torch.logsumexp(score + 0.5 * (turn.square().sum(-1) + move.square().sum(-1)), dim=1)
+def _expand(data: Observations, tangent: Tangent, state: State, radius: float, batch: int = 500) -> tuple[Tensor, Tensor]:
+    """Log-likelihoods ``(n,)`` at a state, and Laplace evidences ``(n,)`` of the peaks there."""
+    band, values, evidences = data.within(radius * data.plane.box), [], []
+    for start in range(0, len(data), batch):
+        rows = slice(start, start + batch)
+        here = tangent.expand(band[rows], state[rows])
+        values.append(here.value)
+        evidences.append(here.step(0.0)[1])
+    return torch.cat(values), torch.cat(evidences)

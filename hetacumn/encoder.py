@@ -14,7 +14,7 @@ from hetacumn.so3 import from_6d
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """Several poses an image may have: ``rotations`` ``(b, h, 3, 3)``, ``shifts_px`` ``(b, h, 2)``, ``logits`` ``(b, h)``."""
+    """Several poses an image may have: rotations ``(b, h, 3, 3)``, shifts in pixels ``(b, h, 2)``, logits ``(b, h)``."""
 
     rotations: Tensor
     shifts_px: Tensor
@@ -23,6 +23,11 @@ class Hypotheses:
     def best(self) -> Poses:
         """The one of the highest logit."""
         return self.pick(self.logits.argmax(dim=1))
+
+    def likelier(self, count: int) -> list[Poses]:
+        """The ``count`` of the highest logits, or all, the highest first."""
+        order = self.logits.argsort(dim=1, descending=True)
+        return [self.pick(which) for which in order[:, :count].unbind(1)]
 
     def pick(self, which: Tensor) -> Poses:
         """The ``which[i]``-th of each image."""
@@ -87,23 +92,31 @@ def _dense(before: int, after: int) -> list[nn.Module]:
 class Encoder(nn.Module):
     """E: a packed image ``(b, m)`` to features, features to q(z), and features with z to poses.
 
-    The input is the CTF-multiplied image: with white noise it carries all that the likelihood uses.
+    What it sees is the Wiener estimate of the whitened particle, ``Y C √P / (C² P + 1)`` with ``P`` the power of the
+    particles in units of the noise: the CTF is undone where the signal is strong, the matched filter where it is weak,
+    and no band outweighs another. ``power`` ``(m,)`` is P, see :func:`~hetacumn.observations.signal_power`.
     ``templates`` is the number of matched filters of the stem; 0 for convolutions instead.
     """
 
-    def __init__(self, plane: HalfPlane, latent_dim: int, width: int = 512, hypotheses: int = 4,
-                 conditional: bool = True, templates: int = 2048, radius: float = 0.375):
+    def __init__(self, plane: HalfPlane, latent_dim: int, width: int = 384, hypotheses: int = 8,
+                 conditional: bool = True, templates: int = 768, radius: float = 0.375, power: Tensor | None = None):
         super().__init__()
         self.latent_dim, self.hypotheses, self.conditional = latent_dim, hypotheses, conditional
+        self.register_buffer("amplitude", torch.ones(len(plane)) if power is None else power.sqrt().cpu())
         self.stem = TemplateStem(plane, templates, radius) if templates else ConvolutionStem(plane)
         inner = width * 3 // 2
         self.body = nn.Sequential(*_dense(self.stem.width, inner), *_dense(inner, width))
         self.to_latent = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2 * latent_dim))
         self.to_pose = nn.Sequential(*_dense(width + latent_dim, width), nn.Linear(width, 9 * hypotheses))
 
-    def features(self, coefficients: Tensor) -> Tensor:
-        """CTF-multiplied packed images ``(b, m)`` to ``(b, width)``."""
-        return self.body(self.stem(coefficients))
+    def features(self, images: Tensor, ctf: Tensor) -> Tensor:
+        """Packed images ``(b, m)`` and their CTFs ``(b, m)`` to ``(b, width)``."""
+        signal = ctf * self.amplitude
+        return self.body(self.stem(images * (signal / (signal.square() + 1))))
+
+    def start_templates(self, slices: Tensor) -> None:
+        """Take noise-free packed slices ``(templates, m)`` as the matched filters of the stem."""
+        self.stem.start_from(slices / self.amplitude)
 
     def latent(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance ``(b, q)`` of q(z | Y)."""

@@ -205,8 +205,8 @@ def score(
 def score_folder(folder: Path | str, truth: Truth, true_volumes: Tensor, voxel_A: float) -> Score:
     """:func:`score` of what a method left in a folder: predictions, ``volumes/``, ``train_rows.npy``.
 
-    A folder ``<method>-refined`` has the training rows of ``<method>``; where there are none, all particles
-    count as seen. Raises :class:`HetacumnError` where the predictions are not of as many particles as the
+    A folder ``<method>-<grade>`` without training rows has those of ``<method>``; where there are none, all
+    particles count as seen. Raises :class:`HetacumnError` where the predictions are not of as many particles as the
     truth.
     """
     folder = Path(folder)
@@ -214,7 +214,9 @@ def score_folder(folder: Path | str, truth: Truth, true_volumes: Tensor, voxel_A
     if len(predictions) != len(truth.classes):
         counts = f"{len(predictions)} particles; expected {len(truth.classes)}, those of the truth"
         raise HetacumnError(f"{folder}: predictions of {counts}")
-    rows = folder.with_name(folder.name.removesuffix("-refined")) / "train_rows.npy"
+    rows = folder / "train_rows.npy"
+    if not rows.is_file():
+        rows = folder.with_name(folder.name.rpartition("-")[0] or folder.name) / "train_rows.npy"
     seen = np.zeros(len(predictions), dtype=bool)
     seen[np.load(rows) if rows.is_file() else slice(None)] = True
     volumes, _ = read_volumes(folder / "volumes", "class_")

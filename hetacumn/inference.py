@@ -1,10 +1,11 @@
 """Poses, conformations and classes of any number of particles under a trained model; volumes of each class.
 
-Three grades of prediction, dearer and better:
+Four grades of prediction, dearer and better:
 
-- *amortized*: one forward pass of the encoder, the paper's;
-- *refined*: from there, local pose candidates and the closed-form posterior of z under the learned volumes, in turn;
-- *searched*: the exhaustive pose search of the ab initio start, then as refined; no network. This is the ``em`` baseline.
+- *encoder*: the encoder alone;
+- *amortized*: one forward pass, the paper's: the encoder, and the decoder's feedback where the model has it;
+- *refined*: every pose hypothesis of the encoder followed further, the best climbed to its peak together with z;
+- *searched*: the exhaustive pose search of the ab initio start, then climbed; no network. This is the ``em`` baseline.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio import AbInitioConfig, Start, fit_subspace
 from hetacumn.errors import HetacumnError
+from hetacumn.joint import State, Tangent, climb, compete
 from hetacumn.model import HetACUMN
 from hetacumn.observations import Observations, observe
-from hetacumn.particles import Poses, count_particles, read_particles
+from hetacumn.particles import count_particles, read_particles
 from hetacumn.predictions import Predictions
 from hetacumn.project import peak_memory_mb, write_json
 from hetacumn.search import pose_grid, search_grid, shift_grid
-from hetacumn.subspace import infer_latents, mixing_of, refine_together
+from hetacumn.subspace import infer_latents, mixing_of
 from hetacumn.training import (
     START,
     TrainConfig,
@@ -43,45 +45,48 @@ from hetacumn.volumes import Slicer, write_mrc
 
 @dataclass(frozen=True)
 class Inferred:
-    """``latents`` ``(n, q)`` and ``poses`` of ``n`` particles, and the seconds that took."""
+    """Poses and latents of ``n`` particles, and the seconds that took."""
 
-    latents: Tensor
-    poses: Poses
+    state: State
     seconds: float
 
 
+GRADES = ("encoder", "amortized", "refined", "searched")
+REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # of joint.compete between all hypotheses
+
+
 @torch.no_grad()
-def amortize(model: HetACUMN, data: Observations, batch: int = 1000) -> Inferred:
-    """One forward pass of the encoder over the stack."""
+def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: int = 2000) -> Inferred:
+    """One forward pass over the stack, with the decoder's feedback if wanted and if the model has it."""
     began = time.perf_counter()
     model.eval()
+    tangent = model.tangent() if feedback and model.feedback else None
     parts = []
     for start in tqdm(range(0, len(data), batch), desc="amortized", unit="batch", mininterval=5):
         with autocast(data.y.device):
-            parts.append(model.infer(data[start : start + batch]))
-    latents = torch.cat([z for z, _ in parts])
-    rotations = torch.cat([p.rotations for _, p in parts])
-    shifts = torch.cat([p.shifts_px for _, p in parts])
-    return Inferred(latents, Poses(rotations, shifts), time.perf_counter() - began)
+            parts.append(model.infer(data[start : start + batch], tangent))
+    return Inferred(State.cat(parts), time.perf_counter() - began)
 
 
 @torch.no_grad()
-def refine(data: Observations, basis: Tensor, first: Inferred, config: AbInitioConfig, seed: int) -> Inferred:
-    """Local pose candidates and posteriors of z in turn, from an amortized guess; coarse band first."""
+def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig, batch: int = 500) -> Inferred:
+    """All hypotheses of the encoder, corrected at length; from the best of them up to the peak."""
     began = time.perf_counter()
-    generator = torch.Generator(data.y.device).manual_seed(seed)
-    slicer, box = Slicer(basis, config.padding), data.plane.box
-    poses, latents = first.poses, first.latents
-    for radius, degrees in ((config.class_radius[1], 6.0), (config.fine_radius, 0.0)):
-        band = data.within(radius * box)
-        poses, posterior = refine_together(band, slicer, latents, poses, generator, degrees)
-        latents = posterior.mean
-    return Inferred(latents, poses, time.perf_counter() - began)
+    model.eval()
+    tangent, parts = Tangent(basis, config.padding), []
+    for start in tqdm(range(0, len(data), batch), desc="refined", unit="batch", mininterval=5):
+        part = data[start : start + batch]
+        with autocast(data.y.device):
+            latents, found = model.encode(part)
+        states = [State(poses, latents) for poses in found.likelier(model.encoder.hypotheses)]
+        best = compete(part, tangent, states, REFINED_ROUNDS)
+        parts.append(climb(part, tangent, best, config.fine_radii)[0])
+    return Inferred(State.cat(parts), time.perf_counter() - began)
 
 
 @torch.no_grad()
-def search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig, seed: int) -> Inferred:
-    """Exhaustive search under the volumes at latent ``centres`` ``(k, q)``, then :func:`refine`."""
+def search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> Inferred:
+    """Exhaustive search under the volumes at latent ``centres`` ``(k, q)``, and from the best up to the peak."""
     began = time.perf_counter()
     device = data.y.device
     volumes = torch.einsum("kj,jxyz->kxyz", mixing_of(centres), basis)
@@ -91,9 +96,9 @@ def search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioC
             pose_grid(*config.fine_grid).to(device), shift_grid(config.shift_px, config.shift_steps).to(device),
             padding=config.padding, progress=progress,
         )
-    first = Inferred(centres[found.volume], found.poses, time.perf_counter() - began)
-    second = refine(data, basis, first, config, seed)
-    return Inferred(second.latents, second.poses, first.seconds + second.seconds)
+    first = State(found.poses, centres[found.volume])
+    state, _ = climb(data, Tangent(basis, config.padding), first, config.climb_radii + config.fine_radii)
+    return Inferred(state, time.perf_counter() - began)
 
 
 def polish_basis(data: Observations, basis: Tensor, found: Inferred, config: AbInitioConfig, steps: int,
@@ -101,7 +106,7 @@ def polish_basis(data: Observations, basis: Tensor, found: Inferred, config: AbI
     """The volumes again, fitted to refined poses: probabilistic PCA from ``basis``."""
     generator = torch.Generator(data.y.device).manual_seed(seed)
     with tqdm(total=steps, desc="volumes", mininterval=5) as progress:
-        return fit_subspace(data, basis, found.poses, config, steps, generator, progress, rate=0.015)
+        return fit_subspace(data, basis, found.state.poses, config, steps, generator, progress, rate=0.015)
 
 
 @dataclass(frozen=True)
@@ -161,12 +166,12 @@ def predict_stack(
 ) -> Answer:
     """Predict every particle of a STAR or .cs file under the model of a folder, and write the answer into ``out``.
 
-    ``grade`` is amortized, refined or searched. ``classes``: None as trained, 0 by BIC. Images are read ``chunk`` at a
+    ``grade`` is one of ``GRADES``. ``classes``: None as trained, 0 by BIC. Images are read ``chunk`` at a
     time; what stays in memory is a few numbers a particle. Refined and searched volumes are fitted again to the
     refined poses of the first chunk. The rate counts inference, not the reading of files.
     """
-    if grade not in ("amortized", "refined", "searched"):
-        raise HetacumnError(f"grade is '{grade}'; expected amortized, refined or searched")
+    if grade not in GRADES:
+        raise HetacumnError(f"grade is '{grade}'; expected one of {', '.join(GRADES)}")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     run = read_run(model)
@@ -183,24 +188,25 @@ def predict_stack(
         particles = read_particles(source, trained.box, contrast, rows=rows)
         data = observe(particles, device)
         if grade == "searched":
-            found = search(data, basis, trained.centres, config, seed)
+            found = search(data, basis, trained.centres, config)
+        elif grade == "refined":
+            found = refine(trained.model, data, basis, config)
         else:
-            found = amortize(trained.model, data)
-            if grade == "refined":
-                quick = found.seconds
-                found = refine(data, basis, found, config, seed)
-                seconds += quick
+            found = amortize(trained.model, data, feedback=grade == "amortized")
         seconds += found.seconds
-        if grade != "amortized":
-            fine = data.within(config.fine_radius * trained.box)
+        state = found.state
+        if grade in ("refined", "searched"):
             if first == 0:
-                basis = polish_basis(fine, basis, found, config, polish_steps, seed)
-            found = Inferred(infer_latents(fine, Slicer(basis, config.padding), found.poses).mean, found.poses, 0.0)
-        parts.append(found)
+                band = data.within(config.last_radius * trained.box)
+                basis = polish_basis(band, basis, found, config, polish_steps, seed)
+            state, _ = climb(data, Tangent(basis, config.padding), state, (config.fine_radius,))
+            fine = data.within(config.fine_radius * trained.box)
+            state = State(state.poses, infer_latents(fine, Slicer(basis, config.padding), state.poses).mean)
+        parts.append(state)
         names += particles.names
-    latents = torch.cat([part.latents for part in parts]).cpu()
-    rotations = torch.cat([part.poses.rotations for part in parts]).cpu()
-    shifts_A = torch.cat([part.poses.shifts_px for part in parts]).cpu() * particles.pixel_A
+    state = State.cat(parts)
+    latents, rotations = state.latents.cpu(), state.poses.rotations.cpu()
+    shifts_A = state.poses.shifts_px.cpu() * particles.pixel_A
     found = classify(latents, wanted, seed)
     predictions = Predictions(names, rotations, shifts_A, found.labels, latents)
     predictions.write(out, source)
@@ -216,7 +222,7 @@ def predict_stack(
 
 
 def _volumes(trained: Trained | Searcher, basis: Tensor, grade: str, z: Tensor) -> Tensor:
-    if grade == "amortized":
+    if grade in ("encoder", "amortized"):
         return trained.model.decoder.volumes(z)
     return torch.einsum("kj,jxyz->kxyz", mixing_of(z), basis)
 

@@ -6,22 +6,29 @@ Task 2, *conditional pose prediction*: (z, a pose drawn at random) → image →
 :meth:`HetACUMN.predict_drawn_poses`. The pose is known because it was drawn: no labels are needed. Whatever z is, the pose
 must come out right, and so z is left to say what the pose does not.
 
+Both may listen to the decoder once more (*feedback*): what it draws of the likelier pose hypotheses corrects them and z by
+Gauss-Newton steps, and tells which is right. Inference then is one pass through encoder and decoder, and the encoder
+learns its corrections.
+
 The method is that of arXiv 2308.04956. Known from its abstract are the two tasks, the shared parts and amortized inference;
 the losses' details here are this project's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from hetacumn.decoder import linear_basis
 from hetacumn.encoder import Encoder, Hypotheses
 from hetacumn.fourier import HalfPlane
+from hetacumn.joint import State, Tangent, compete
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.so3 import random_rotations
+from hetacumn.so3 import inplane, random_rotations
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -35,6 +42,14 @@ def pose_distance(found: Hypotheses, true: Poses, shift_weight: float = 1.0) -> 
     return rotation + shift_weight * (found.shifts_px - true.shifts_px[:, None]).square().sum(-1)
 
 
+def hypotheses_loss(found: Hypotheses, true: Poses) -> Tensor:
+    """The distance of the nearest hypothesis, a little of all, and the cross-entropy of naming the nearest."""
+    distance = pose_distance(found, true)
+    nearest = distance.argmin(1)
+    naming = nn.functional.cross_entropy(found.logits, nearest)
+    return distance.min(1).values.mean() + 0.02 * distance.mean() + naming
+
+
 @dataclass(frozen=True)
 class LatentDraws:
     """What task 2 draws from: optics of real particles ``ctf`` ``(n, m)``; latents ``(n, q)`` or None for the prior alone;
@@ -46,11 +61,15 @@ class LatentDraws:
 
 
 class HetACUMN(nn.Module):
-    """The two tasks over a shared encoder and decoder, for images of ``box`` pixels with unit noise."""
+    """The two tasks over a shared encoder and decoder, for images of ``box`` pixels with unit noise.
 
-    def __init__(self, encoder: Encoder, decoder: nn.Module, symmetrised: bool = False):
+    ``feedback``: rounds of :func:`~hetacumn.joint.compete` between the encoder's hypotheses; none for the encoder alone.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: nn.Module, symmetrised: bool = False,
+                 feedback: tuple[tuple[int, float], ...] = ()):
         super().__init__()
-        self.encoder, self.decoder, self.symmetrised = encoder, decoder, symmetrised
+        self.encoder, self.decoder, self.symmetrised, self.feedback = encoder, decoder, symmetrised, feedback
 
     def render(self, z: Tensor, poses: Poses, ctf: Tensor, plane: HalfPlane) -> Tensor:
         """Noise-free images ``(b, m)`` of conformations ``(b, q)`` at poses, CTF applied."""
@@ -63,9 +82,10 @@ class HetACUMN(nn.Module):
                     pose_only: bool = False) -> dict[str, Tensor]:
         """Task 1: ``‖Y - Ŷ‖² / 2`` in units of the noise, within ``radius``, plus the KL of q(z | Y); means per image.
 
-        Of several pose hypotheses the likeliest is reconstructed, and the logits are taught to name it.
+        The pose is what feedback makes of the hypotheses, and ``pose`` asks the encoder for it at once; without feedback
+        it is the likeliest hypothesis, and ``pose`` asks the logits to name that.
         """
-        features = self.encoder.features(data.y * data.ctf)
+        features = self.encoder.features(data.y, data.ctf)
         mean, log_variance = self.encoder.latent(features)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         z = mean + noise * (0.5 * log_variance).exp()
@@ -74,12 +94,16 @@ class HetACUMN(nn.Module):
         if self.symmetrised:
             found = self._add_turned(data, z, found)
         band = data.within(radius)
-        poses, choice = self._choose(band, z, found)
+        if self.feedback:
+            poses = self._correct(data, found, z, self.tangent()).poses
+            pose_loss = hypotheses_loss(found, poses)
+        else:
+            poses, pose_loss = self._choose(band, z, found)
         error = (band.y - self.render(z, poses, band.ctf, data.plane)).abs().square()
         misfit = 0.5 * (error * band.weight).sum(1).mean()
         kl = kl_divergence(mean, log_variance).mean()
-        loss = misfit + kl_weight * (0.0 if pose_only else kl) + choice
-        return {"loss": loss, "misfit": misfit, "kl": kl}
+        loss = misfit + kl_weight * (0.0 if pose_only else kl)
+        return {"loss": loss, "pose": pose_loss, "misfit": misfit, "kl": kl}
 
     def _choose(self, band: Observations, z: Tensor, found: Hypotheses) -> tuple[Poses, Tensor]:
         """The likeliest hypothesis of each image, and the cross-entropy of the logits with that choice."""
@@ -97,7 +121,7 @@ class HetACUMN(nn.Module):
     def _add_turned(self, data: Observations, z: Tensor, found: Hypotheses) -> Hypotheses:
         """Symmetrised loss: what the encoder makes of the image turned by 180° in plane, turned back, competes too."""
         half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0], device=z.device))
-        other = self.encoder.pose(self.encoder.features(data.y.conj() * data.ctf), z)  # f(-x): the conjugate
+        other = self.encoder.pose(self.encoder.features(data.y.conj(), data.ctf), z)  # f(-x): the conjugate
         return Hypotheses(
             torch.cat([found.rotations, half_turn @ other.rotations], dim=1),
             torch.cat([found.shifts_px, -other.shifts_px], dim=1),
@@ -107,52 +131,72 @@ class HetACUMN(nn.Module):
     # Task 2 ------------------------------------------------------------------------------------------------
 
     def predict_drawn_poses(self, batch: int, draws: LatentDraws, plane: HalfPlane, generator: torch.Generator,
-                            shift_weight: float = 1.0) -> dict[str, Tensor]:
+                            slices: Callable[..., Tensor] | None = None) -> dict[str, Tensor]:
         """Task 2: draw (z*, φ*), render an image with a real particle's CTF and fresh noise, and ask its pose given z*.
 
-        The loss of the nearest hypothesis, plus the cross-entropy of naming it. ``conformation`` is -log q(z* | X), the
-        same question asked of z ("conformation sleep"). The rendering is without gradient: the decoder learns nothing
-        from its own drawings.
+        ``conformation`` is -log q(z* | X), the same question asked of z ("conformation sleep"). The rendering is without
+        gradient: the decoder learns nothing from its own drawings. ``slices`` are the decoder's, or its ``still()``.
         """
-        z, poses, images, ctf = self.draw(batch, draws, plane, generator)
-        features = self.encoder.features(images * ctf)
-        found = self.encoder.pose(features, z)
-        distance = pose_distance(found, poses, shift_weight)
-        nearest = distance.argmin(1)
-        naming = nn.functional.cross_entropy(found.logits, nearest)
-        loss = distance.min(1).values.mean() + 0.02 * distance.mean() + naming
+        z, poses, images, ctf = self.draw(batch, draws, plane, generator, slices)
+        features = self.encoder.features(images, ctf)
+        loss = hypotheses_loss(self.encoder.pose(features, z), poses)
         mean, log_variance = self.encoder.latent(features)
         conformation = 0.5 * ((z - mean).square() * (-log_variance).exp() + log_variance).sum(1).mean()
         return {"loss": loss, "conformation": conformation}
 
     @torch.no_grad()
-    def draw(self, batch: int, draws: LatentDraws, plane: HalfPlane,
-             generator: torch.Generator) -> tuple[Tensor, Poses, Tensor, Tensor]:
+    def draw(self, batch: int, draws: LatentDraws, plane: HalfPlane, generator: torch.Generator,
+             slices: Callable[..., Tensor] | None = None) -> tuple[Tensor, Poses, Tensor, Tensor]:
         """``batch`` latents, poses, noisy images ``(batch, m)`` and CTFs, under the current decoder.
 
-        Half the latents come from the prior, half from the posteriors of real images where these are known.
+        A quarter of the latents come from the prior, the others from the posteriors of real images where these are
+        known. Every slice serves four times, turned by quarters in its plane, which costs nothing.
         """
-        device = draws.ctf.device
+        device, count = draws.ctf.device, -(-batch // 4)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, device=device)
 
-        z = normal(batch, self.decoder.latent_dim)
+        z = normal(count, self.decoder.latent_dim)
         if draws.latents is not None:
-            rows = torch.randint(len(draws.latents), (batch - batch // 4,), generator=generator, device=device)
-            z[batch // 4 :] = draws.latents[rows]
-        poses = Poses(random_rotations(batch, generator, device), draws.shift_px * normal(batch, 2))
+            rows = torch.randint(len(draws.latents), (count - count // 4,), generator=generator, device=device)
+            z[count // 4 :] = draws.latents[rows]
+        rotations = random_rotations(count, generator, device)
+        drawn = (slices or self.decoder.slices)(z, rotations, plane.k)
+        index, sign = plane.quarter_turn()
+        quarter, turns, poses = inplane(torch.tensor(-90.0, device=device)), [drawn], [rotations]
+        for _ in range(3):
+            turns.append(torch.complex(turns[-1].real[:, index], turns[-1].imag[:, index] * sign))
+            poses.append(quarter @ poses[-1])
+        drawn, z = torch.cat(turns)[:batch], z.repeat(4, 1)[:batch]
+        poses = Poses(torch.cat(poses)[:batch], draws.shift_px * normal(batch, 2))
         ctf = draws.ctf[torch.randint(len(draws.ctf), (batch,), generator=generator, device=device)]
         noise = normal(batch, ctf.shape[1], 2)
         noise[:, 0] *= torch.tensor([2.0**0.5, 0.0], device=device)  # the mean of a real image is real
         noise = torch.view_as_complex(noise) * 2**-0.5
-        return z, poses, self.render(z, poses, ctf, plane) + noise, ctf
+        return z, poses, plane.translate(drawn * ctf, poses.shifts_px) + noise, ctf
 
     # Inference ---------------------------------------------------------------------------------------------
 
+    def tangent(self) -> Tangent:
+        """What feedback reads of the decoder; for a decoder that is not linear in z, about the middle of the prior."""
+        with torch.no_grad():
+            return Tangent(linear_basis(self.decoder))
+
     @torch.no_grad()
-    def infer(self, data: Observations) -> tuple[Tensor, Poses]:
-        """Amortized: latents ``(b, q)`` and poses of images, in one forward pass of the encoder."""
-        features = self.encoder.features(data.y * data.ctf)
+    def encode(self, data: Observations) -> tuple[Tensor, Hypotheses]:
+        """The encoder alone: means of q(z | Y) ``(b, q)``, and poses given these."""
+        features = self.encoder.features(data.y, data.ctf)
         mean, _ = self.encoder.latent(features)
-        return mean, self.encoder.pose(features, mean).best()
+        return mean, self.encoder.pose(features, mean)
+
+    @torch.no_grad()
+    def infer(self, data: Observations, tangent: Tangent | None) -> State:
+        """Amortized: poses and latents of images in one forward pass, with feedback if there is a tangent."""
+        mean, found = self.encode(data)
+        return self._correct(data, found, mean, tangent) if tangent else State(found.best(), mean)
+
+    @torch.no_grad()
+    def _correct(self, data: Observations, found: Hypotheses, z: Tensor, tangent: Tangent) -> State:
+        states = [State(poses, z.detach()) for poses in found.likelier(self.feedback[0][0])]
+        return compete(data, tangent, states, self.feedback)

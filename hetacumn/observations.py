@@ -55,3 +55,9 @@ def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int
         y[rows] = plane.pack(particles.images[rows].to(device))
         ctf[rows] = particles.optics[rows].to(device).ctf(frequencies)
     return Observations(y, ctf, plane)
+
+
+def signal_power(data: Observations) -> Tensor:
+    """Power of the particles before the CTF, averaged over shells and in units of the noise: ``(m,)``, positive."""
+    power = (data.y.abs().square() - 1).mean(0)
+    return (data.plane.radial_mean(power) / data.plane.radial_mean(data.ctf.square().mean(0))).clamp(min=1e-3)

@@ -35,6 +35,7 @@ METHODS = {
     "em": ("K-class EM", "#9A9A9A", "", ":"),
     "amortized": ("amortized", "#E69F00", "....", (0, (1, 1))),
     "hetacumn-bare": ("HetACUMN, bare", "#56B4E9", "////", "--"),
+    "hetacumn-encoder": ("HetACUMN, encoder alone", "#8FBBD9", "\\\\\\\\", (0, (4, 1, 1, 1))),
     "hetacumn": ("HetACUMN", "#0072B2", "", "-"),
     "hetacumn-refined": ("HetACUMN, refined", "#003A5C", "", "-."),
 }

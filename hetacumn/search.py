@@ -1,6 +1,6 @@
-"""Pose search under known volumes: the posterior over a grid, and stochastic local refinement.
+"""Pose search under known volumes: the likelihood of many poses, and the posterior over a grid.
 
-Both need the log-likelihood of an image at many poses at once. With ``S`` the slices of the volumes, ``C`` the CTF
+It needs the log-likelihood of an image at many poses at once. With ``S`` the slices of the volumes, ``C`` the CTF
 and ``w`` the half-plane weights,
 
     log p(Y | R, t, v) = Σ_k w Re(conj(S_v,R) C e^{2πi k·t} Y) - ½ Σ_k w C² |S_v,R|² + const,
@@ -96,93 +96,3 @@ def search_grid(
     rotation, shift, volume, log_volume, evidence = (torch.cat(column) for column in zip(*results))
     evidence = evidence - torch.log(torch.tensor(float(len(rotations) * len(shifts_px))))
     return Found(Poses(rotation, shift), volume, log_volume, evidence)
-
-
-@torch.no_grad()
-def refine_local(
-    data: Observations, slicer: Slicer, mixing: Tensor, poses: Poses, degrees: tuple[float, float],
-    pixels: tuple[float, float], rounds: int = 6, candidates: int = 12, generator: torch.Generator | None = None,
-    batch: int = 500,
-) -> tuple[Poses, Tensor]:
-    """Improve every pose by random local moves, each round with smaller ones, keeping what is likelier.
-
-    ``mixing``: ``(n, j)``, each image's own volume as a mixture of the slicer's basis. ``degrees`` and ``pixels``
-    are the spreads of the moves at the first and the last round. Returns poses and log-likelihoods ``(n,)``.
-    """
-    fraction = torch.linspace(0, 1, rounds)
-    spread_deg = degrees[0] * (degrees[1] / degrees[0]) ** fraction
-    spread_px = pixels[0] * (pixels[1] / pixels[0]) ** fraction
-    rotations, shifts, scores = poses.rotations.clone(), poses.shifts_px.clone(), []
-    for start in range(0, len(data), batch):
-        rows = slice(start, min(start + batch, len(data)))
-        part, count = data[rows], min(batch, len(data) - start)
-        rotation, shift, best = rotations[rows], shifts[rows], None
-        for degree, pixel in zip(spread_deg.tolist(), spread_px.tolist()):
-            tried = so3.perturb(rotation[:, None].expand(-1, candidates, 3, 3), degree, generator)
-            moved = shift[:, None] + pixel * torch.randn(count, candidates, 2, generator=generator, device=shift.device)
-            tried = torch.cat([rotation[:, None], tried], dim=1)
-            moved = torch.cat([shift[:, None], moved], dim=1)
-            score = pose_score(part, slicer, mixing[rows], tried, moved)
-            best, winner = score.max(dim=1)
-            rotation, shift = tried[torch.arange(count), winner], moved[torch.arange(count), winner]
-        rotations[rows], shifts[rows] = rotation, shift
-        scores.append(best)
-    return Poses(rotations, shifts), torch.cat(scores)
-
-
-def pose_score(data: Observations, slicer: Slicer, mixing: Tensor, rotations: Tensor, shifts_px: Tensor) -> Tensor:
-    """Log-likelihood ``(b, c)`` of ``(b, c, 3, 3)`` candidate rotations and ``(b, c, 2)`` shifts, each image under its
-    own mixture ``(b, j)`` of the slicer's volumes."""
-    count = rotations.shape[1]
-    stencil = slicer.stencil(rotations.flatten(0, 1), data.k)
-    slices = slicer.read_mixed(stencil, mixing.repeat_interleave(count, dim=0)).unflatten(0, (-1, count))
-    slices = slices * data.ctf[:, None]
-    moved = data.plane.translate(data.y[:, None], -shifts_px) - 0.5 * slices
-    return (torch.view_as_real(moved) * torch.view_as_real(slices)).sum(-1) @ data.weight
-
-
-@torch.no_grad()
-def refine_newton(
-    data: Observations, slicer: Slicer, mixing: Tensor, poses: Poses, iterations: int = 3, batch: int = 500,
-    step_deg: float = 0.5,
-) -> tuple[Poses, Tensor]:
-    """Climb to the nearest maximum of every pose's likelihood by damped Gauss-Newton steps.
-
-    The derivative of a slice by the rotation is a finite difference over ``step_deg``, that by the shift is exact. A
-    step that does not help an image is not taken, and its damping grows. Returns poses and log-likelihoods ``(n,)``.
-    """
-    rotations, shifts, scores = poses.rotations.clone(), poses.shifts_px.clone(), []
-    axes = step_deg * torch.eye(3, device=rotations.device)
-    for start in range(0, len(data), batch):
-        rows = slice(start, min(start + batch, len(data)))
-        part, own = data[rows], mixing[rows]
-        rotation, shift = rotations[rows].clone(), shifts[rows].clone()
-        root = part.weight.sqrt()
-        damping = torch.full((len(part), 1), 0.03, device=rotation.device)
-        best = pose_score(part, slicer, own, rotation[:, None], shift[:, None])[:, 0]
-        for _ in range(iterations):
-            around = torch.cat([rotation[:, None], so3.turn(rotation[:, None], axes)], dim=1)
-            stencil = slicer.stencil(around.flatten(0, 1), part.k)
-            slices = slicer.read_mixed(stencil, own.repeat_interleave(4, dim=0)).unflatten(0, (-1, 4))
-            slices = slices * (part.ctf * root)[:, None]
-            model = slices[:, 0]
-            by_shift = model[:, None] * (2j * torch.pi / part.plane.box) * part.k.T  # moving the data back by more
-            jacobian = torch.cat([(slices[:, 1:] - model[:, None]) / step_deg, -by_shift], dim=1)
-            residual = part.plane.translate(part.y, -shift) * root - model
-            jacobian, residual = _real(jacobian), _real(residual)
-            curvature = jacobian @ jacobian.mT
-            slope = (jacobian @ residual[..., None]).squeeze(-1)
-            diagonal = curvature.diagonal(dim1=1, dim2=2)
-            damped = curvature + torch.diag_embed(damping * diagonal + 1e-6)
-            move = torch.linalg.solve(damped, slope)
-            turned = so3.turn(rotation, move[:, :3].clamp(-5, 5))
-            moved = shift + move[:, 3:].clamp(-0.5, 0.5)
-            score = pose_score(part, slicer, own, turned[:, None], moved[:, None])[:, 0]
-            better = score > best
-            rotation = torch.where(better[:, None, None], turned, rotation)
-            shift = torch.where(better[:, None], moved, shift)
-            best = torch.where(better, score, best)
-            damping = torch.where(better[:, None], damping / 3, damping * 10)
-        rotations[rows], shifts[rows] = rotation, shift
-        scores.append(best)
-    return Poses(rotations, shifts), torch.cat(scores)

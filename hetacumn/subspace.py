@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.search import refine_local, refine_newton
 from hetacumn.volumes import Slicer
 
 
@@ -35,7 +34,7 @@ class LatentPosterior:
 
 def mixing_of(latents: Tensor) -> Tensor:
     """``(n, q)`` latents as mixtures ``(n, 1 + q)`` of mean and components: a one in front."""
-    return torch.cat([torch.ones_like(latents[:, :1]), latents], dim=1)
+    return torch.cat([latents.new_ones(len(latents), 1), latents], dim=1)
 
 
 def latent_posterior(data: Observations, slicer: Slicer, poses: Poses) -> LatentPosterior:
@@ -66,25 +65,3 @@ def infer_latents(data: Observations, slicer: Slicer, poses: Poses, batch: int =
         torch.cat([p.mean for p in parts]), torch.cat([p.precision for p in parts]),
         torch.cat([p.log_evidence for p in parts]),
     )
-
-
-@torch.no_grad()
-def refine_together(
-    data: Observations, slicer: Slicer, latents: Tensor, poses: Poses, generator: torch.Generator,
-    degrees: float = 0.0, sweeps: int = 2,
-) -> tuple[Poses, LatentPosterior]:
-    """Refine poses under each image's own volume, and find its latent at the new pose, in turn.
-
-    With ``degrees`` the first sweep begins with random moves of about that size (and a tenth of a pixel a degree), for
-    poses that may lie beside their peak; Gauss-Newton steps climb it.
-    """
-    for sweep in range(sweeps):
-        mixing = mixing_of(latents)
-        if degrees and sweep == 0:
-            spread = (degrees, degrees / 3)
-            pixels = tuple(0.1 * s for s in spread)
-            poses, _ = refine_local(data, slicer, mixing, poses, spread, pixels, 3, 12, generator)
-        poses, _ = refine_newton(data, slicer, mixing, poses, iterations=2)
-        posterior = infer_latents(data, slicer, poses)
-        latents = posterior.mean
-    return poses, posterior

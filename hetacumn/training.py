@@ -24,7 +24,7 @@ from hetacumn.encoder import Encoder, TemplateStem
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
 from hetacumn.model import HetACUMN, LatentDraws
-from hetacumn.observations import Observations
+from hetacumn.observations import Observations, signal_power
 from hetacumn.particles import Poses, count_particles
 from hetacumn.project import atomic_path, peak_memory_mb, provenance, write_json
 from hetacumn.so3 import random_rotations
@@ -34,7 +34,8 @@ from hetacumn.volumes import soft_sphere
 @dataclass(frozen=True)
 class TrainConfig:
     """All settings of a training run. The switches name what this project adds to the bare method of the paper:
-    ``warm_start``, ``conformation_sleep`` and ``hypotheses`` > 1; ``conditional``, ``pose_task`` and ``symmetrised``
+    ``warm_start``, ``conformation_sleep``, ``hypotheses`` > 1 and
+    ``feedback``; ``conditional``, ``pose_task`` and ``symmetrised``
     make the ablations and the amortized baseline."""
 
     classes: int = 2
@@ -45,27 +46,28 @@ class TrainConfig:
     pose_task: bool = True
     conditional: bool = True
     conformation_sleep: bool = True
-    hypotheses: int = 4
+    hypotheses: int = 8
+    feedback: tuple[tuple[int, float], ...] = ((4, 0.15), (2, 0.2), (1, 0.25), (1, 0.35))  # see joint.compete; () for none
     symmetrised: bool = False
     decoder: str = "voxel"  # or "coordinate"
     # sizes
-    templates: int = 2048  # matched filters of the encoder's first layer; 0 for convolutions
+    templates: int = 768  # matched filters of the encoder's first layer; 0 for convolutions
     encoder_radius: float = 0.375  # the band that the templates see, cycles per pixel
-    width: int = 512
+    width: int = 384
     padding: float = 2.0
     # schedule
-    alone_steps: int = 2600  # of the pose task alone, first
+    alone_steps: int = 4500  # of the pose task alone, first
     joint_epochs: float = 3.0  # of both tasks, over the training particles
     pose_only_epochs: float = 0.0  # at the start of the joint phase, z held at 0
     alone_batch: int = 256
     batch: int = 128
-    rate: float = 1e-3
+    rate: float = 2e-3
     joint_rate: float = 2e-4
     decoder_rate: float = 1e-4  # the ab initio volumes are near the truth, the first amortized poses are not
     weight_decay: float = 1e-2
     # losses
     pose_weight: float = 1.0
-    conformation_weight: float = 0.3
+    conformation_weight: float = 1.0
     kl_weight: float = 1.0
     radius: tuple[float, float] = (0.25, 0.45)  # of the reconstruction, cycles per pixel, over the joint phase
     reconstruction_weight: float = 0.01
@@ -77,8 +79,8 @@ class TrainConfig:
     def from_params(cls, settings: dict, **more) -> TrainConfig:
         """From nested dicts, as params.yaml or config.json hold them; an unknown name is refused."""
         settings = {**settings, **more}
-        inner = settings.pop("ab_initio", None) or {}
-        return _build(cls, {**settings, "ab_initio": _build(AbInitioConfig, inner, "ab_initio.")}, "")
+        settings["ab_initio"] = _build(AbInitioConfig, settings.get("ab_initio") or {}, "ab_initio.")
+        return _build(cls, settings, "")
 
 
 def _build(kind: type, settings: dict, prefix: str):
@@ -86,7 +88,11 @@ def _build(kind: type, settings: dict, prefix: str):
     for name in settings:
         if name not in known:
             raise HetacumnError(f"unknown parameter {prefix}{name}; expected one of {', '.join(known)}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    return kind(**{name: _tuples(value) for name, value in settings.items()})
+
+
+def _tuples(value):
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -100,11 +106,13 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=helps)
 
 
-def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, scale: float = 1.0) -> HetACUMN:
-    """The model of a config; ``basis`` ``(1 + q, box, box, box)`` starts a voxel decoder."""
+def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, power: Tensor | None = None,
+                scale: float = 1.0) -> HetACUMN:
+    """The model of a config; ``basis`` ``(1 + q, box, box, box)`` starts a voxel decoder, ``power`` ``(m,)`` is that of
+    the particles, ``scale`` what a coordinate decoder expects of a coefficient."""
     encoder = Encoder(
         HalfPlane(box), config.latent_dim, config.width, config.hypotheses, config.conditional, config.templates,
-        config.encoder_radius,
+        config.encoder_radius, power,
     )
     if config.decoder == "voxel":
         basis = torch.zeros(1 + config.latent_dim, box, box, box) if basis is None else basis
@@ -113,7 +121,7 @@ def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, scal
         decoder = CoordinateDecoder(box, config.latent_dim, scale=scale)
     else:
         raise HetacumnError(f"decoder is '{config.decoder}'; expected voxel or coordinate")
-    return HetACUMN(encoder, decoder, config.symmetrised)
+    return HetACUMN(encoder, decoder, config.symmetrised, config.feedback)
 
 
 # The run ---------------------------------------------------------------------------------------------------
@@ -156,8 +164,8 @@ def run_method(
         begin, seconds = _find_or_make_start(data, config, out, start)
     if method != "em":
         seconds += train(data, config, out, pixel_A, begin)
-    write_json(out / "run.json", {**read_run(out), "train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb()),
-                                  "device": device_name(data.y.device)})
+    facts = {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}
+    write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device)})
 
 
 def _find_or_make_start(
@@ -232,7 +240,7 @@ class Trainer:
             basis = 0.3 * unit * noise * soft_sphere(box, edge=box / 3)
             basis[0] += 0.5 * unit * soft_sphere(box, edge=box / 2 - 2)
         scale = float(data.within(4).y.abs().mean())
-        self.model = build_model(config, box, basis, scale).to(device)
+        self.model = build_model(config, box, basis, signal_power(data), scale).to(device)
         self.draws = LatentDraws(
             data.ctf, None if start is None else start.latents.to(device),
             1.0 if start is None else float(start.poses.shifts_px.std()),
@@ -251,6 +259,7 @@ class Trainer:
         self.step, self.history, self.seconds = 0, [], 0.0
         self.order: Tensor | None = None
         self._load_checkpoint()
+        self.still = self.model.decoder.still()  # for the pose task alone
 
     @torch.no_grad()
     def _start_templates(self, start: Start) -> None:
@@ -259,7 +268,7 @@ class Trainer:
         rotations = random_rotations(count, self.generator, device)
         rows = torch.randint(len(start.latents), (count,), generator=self.generator, device=device)
         slices = self.model.decoder.slices(start.latents.to(device)[rows], rotations, self.data.plane.k)
-        self.model.encoder.stem.start_from(slices * self.data.ctf.square().mean(0))
+        self.model.encoder.start_templates(slices)
 
     def run(self, progress: bool = True) -> None:
         """From wherever the checkpoint left off to the end. SIGTERM and Ctrl-C leave a checkpoint first."""
@@ -310,11 +319,12 @@ class Trainer:
                 task = self.model.reconstruct(
                     self.data[self._next_rows()], radius, self.generator, config.kl_weight, pose_only
                 )
-                loss = loss + config.reconstruction_weight * task["loss"]
+                loss = loss + config.reconstruction_weight * task["loss"] + config.pose_weight * task["pose"]
                 record |= {"misfit": task["misfit"], "kl": task["kl"]}
             if config.pose_task:
                 batch = config.batch if joint else config.alone_batch
-                task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator)
+                slices = None if joint else self.still
+                task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, slices)
                 loss = loss + config.pose_weight * task["loss"]
                 record |= {"pose": task["loss"]}
                 if config.conformation_sleep:
@@ -338,7 +348,8 @@ class Trainer:
             decoder["lr"] = config.decoder_rate * (1 - 0.9 * done)
         else:
             done = self.step / self.alone
-            encoder["lr"] = config.rate * min(1.0, (self.step + 1) / 200) * (0.03 + 0.97 * math.cos(0.5 * math.pi * done) ** 2)
+            decay = 0.03 + 0.97 * math.cos(0.5 * math.pi * done) ** 2
+            encoder["lr"] = config.rate * min(1.0, (self.step + 1) / 200) * decay
             decoder["lr"] = 0.0
 
     def _next_rows(self) -> Tensor:

@@ -117,7 +117,7 @@ class Slicer:
         dims = (-3, -2, -1)
         transform = torch.fft.rfftn(torch.fft.ifftshift(pad_volumes(volumes, self.size), dim=dims), dim=dims)
         transform = torch.fft.fftshift(transform, dim=(-3, -2)) / self.box  # (j, kz, ky, kx >= 0)
-        self._table = torch.view_as_real(transform.flatten(1).T).flatten(1)  # (voxels, j * 2)
+        self.table = torch.view_as_real(transform.flatten(1).T).flatten(1)  # (voxels, j * 2)
 
     def stencil(self, rotations: Tensor, k: Tensor) -> Stencil:
         """Corners and weights for ``(b, 3, 3)`` rotations at ``(m, 2)`` integer frequencies; reusable."""
@@ -125,13 +125,13 @@ class Slicer:
 
     def read(self, stencil: Stencil) -> Tensor:
         """Slices ``(b, m, j)``, complex, at a stencil."""
-        values = _Interpolate.apply(self._table, stencil.index, stencil.weights).unflatten(1, (self.channels, 2))
+        values = _Interpolate.apply(self.table, stencil.index, stencil.weights).unflatten(1, (self.channels, 2))
         values = torch.complex(values[..., 0], values[..., 1] * stencil.sign[:, None])
         return values.unflatten(0, stencil.shape)
 
     def read_mixed(self, stencil: Stencil, mixing: Tensor) -> Tensor:
         """Slices ``(b, m)`` of each image's own mixture ``(b, j)`` of the volumes."""
-        values = _Interpolate.apply(self._table, stencil.index, stencil.weights)
+        values = _Interpolate.apply(self.table, stencil.index, stencil.weights)
         values = values.view(stencil.shape[0], stencil.shape[1], self.channels, 2)
         values = torch.einsum("bmjc,bj->bmc", values, mixing)
         sign = torch.stack([torch.ones_like(stencil.sign), stencil.sign], dim=-1)

@@ -147,3 +147,26 @@ def test_translations_add_up(device, generator):
     a, b = torch.randn(2, 3, 2, generator=generator, device=device)
     twice = plane.translate(plane.translate(packed, a), b)
     assert torch.allclose(twice, plane.translate(packed, a + b), atol=1e-5)
+
+
+def test_a_quarter_turn_of_coefficients_is_that_of_the_image(generator, device):
+    """Of an image without the frequencies at -Nyquist; turned about the pixel ``box // 2``, from x to y."""
+    plane = HalfPlane(16, device=device)
+    images = plane.unpack(plane.pack(torch.randn(3, 16, 16, generator=generator, device=device)))
+    index, sign = plane.quarter_turn()
+    packed = plane.pack(images)
+    turned = plane.unpack(torch.complex(packed.real[:, index], packed.imag[:, index] * sign))
+    inner = images[:, 1:, 1:]  # pixels -7 to 7 about the origin
+    torch.testing.assert_close(turned[:, 1:, 1:], torch.rot90(inner, -1, (1, 2)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_radial_mean_is_that_of_each_shell(device):
+    plane = HalfPlane(16, device=device)
+    radius = plane.k.norm(dim=1).round()
+    torch.testing.assert_close(plane.radial_mean(radius), radius)
+    values = plane.k[:, 0].square() + 0.3
+    mean = plane.radial_mean(values.expand(2, -1))[1]
+    for shell in (0, 1, 5):
+        there = radius == shell
+        expected = (values * plane.weight)[there].sum() / plane.weight[there].sum()
+        torch.testing.assert_close(mean[there], expected.expand(int(there.sum())))

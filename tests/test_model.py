@@ -10,7 +10,7 @@ from hetacumn.ab_initio import Start
 from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, linear_basis
 from hetacumn.encoder import Hypotheses
 from hetacumn.model import HetACUMN, LatentDraws, kl_divergence, pose_distance
-from hetacumn.observations import Observations
+from hetacumn.observations import Observations, signal_power
 from hetacumn.particles import Poses
 from hetacumn.so3 import MIRROR, distance_deg, from_euler, random_rotations
 from hetacumn.subspace import mixing_of
@@ -86,10 +86,13 @@ def test_the_pose_task_teaches_the_encoder_and_never_the_decoder(toy, generator)
     assert all(p.grad is None for p in model.decoder.parameters())
 
 
-@pytest.mark.parametrize("changes", [{}, {"hypotheses": 1}, {"symmetrised": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"hypotheses": 1}, {"symmetrised": True}, {"feedback": ()}], ids=str
+)
 def test_reconstruction_teaches_both(toy, generator, changes):
     model = make_model(toy, **changes)
-    model.reconstruct(toy.data, 0.4 * BOX, generator, 1.0)["loss"].backward()
+    task = model.reconstruct(toy.data, 0.4 * BOX, generator, 1.0)
+    (task["loss"] + task["pose"]).backward()
     assert gradient(model.encoder.to_pose) > 0 and gradient(model.encoder.to_latent) > 0
     assert gradient(model.decoder) > 0
 
@@ -153,14 +156,14 @@ def test_without_condition_the_pose_does_not_depend_on_z(toy, generator, device)
     z = torch.randn(2, 40, 2, generator=generator, device=device)
     for conditional in (True, False):
         model = make_model(toy, conditional=conditional)
-        features = model.encoder.features(toy.data.y * toy.data.ctf)
+        features = model.encoder.features(toy.data.y, toy.data.ctf)
         one, other = (model.encoder.pose(features, some).rotations for some in z)
         assert torch.equal(one, other) != conditional
 
 
 def test_hypotheses_are_rotations_and_the_best_has_the_highest_logit(toy, device):
     model = make_model(toy)
-    found = model.encoder.pose(model.encoder.features(toy.data.y), torch.zeros(40, 2, device=device))
+    found = model.encode(toy.data)[1]
     identity = torch.eye(3, device=device).expand(40, 3, 3, 3)
     torch.testing.assert_close(found.rotations @ found.rotations.mT, identity, rtol=0, atol=1e-4)
     assert (torch.linalg.det(found.rotations) > 0).all()
@@ -217,7 +220,7 @@ def test_a_linear_basis_of_the_coordinate_decoder_is_its_tangent(coordinate, dev
     torch.testing.assert_close(basis[1], (coordinate.volumes(z) - coordinate.volumes(-z))[0] / 2)
 
 
-BARE = {"warm_start": False, "hypotheses": 1, "conformation_sleep": False, "templates": 0, "alone_steps": 0}
+BARE = {"warm_start": False, "hypotheses": 1, "feedback": (), "conformation_sleep": False, "templates": 0, "alone_steps": 0}
 
 
 @pytest.mark.parametrize(
@@ -231,6 +234,7 @@ BARE = {"warm_start": False, "hypotheses": 1, "conformation_sleep": False, "temp
         {"conditional": False},
         {"conformation_sleep": False},
         {"hypotheses": 1},
+        {"feedback": ()},
         {"symmetrised": True},
         {"templates": 0},
         {"decoder": "coordinate"},
@@ -266,7 +270,8 @@ def test_templates_start_as_projections_of_the_volumes(toy, tmp_path):
     """They match the images of the molecule better than noise does."""
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {})
     stem = Trainer(toy.data, TINY, tmp_path, start).model.encoder.stem
-    clean = make_model(toy).render(toy.latents(2), toy.poses, toy.data.ctf, toy.data.plane) * toy.data.ctf
+    slices = make_model(toy).decoder.slices(toy.latents(2), toy.poses.rotations, toy.data.plane.k)
+    clean = slices / signal_power(toy.data).sqrt()
     noise = torch.randn(clean.shape, dtype=clean.dtype, device=clean.device)
     best = [
         float(stem.filters(f / f.norm(dim=1, keepdim=True)).max(1).values.mean().detach())
@@ -275,10 +280,29 @@ def test_templates_start_as_projections_of_the_volumes(toy, tmp_path):
     assert best[0] > 0.6 and best[0] > 2 * best[1]
 
 
+def test_feedback_brings_the_hypotheses_of_an_untrained_encoder_nearer(toy):
+    """Poses at random, of which some lie near enough: images are explained better than by the encoder alone."""
+    model = make_model(toy, hypotheses=8)
+    tangent = model.tangent()
+    alone, with_feedback = model.infer(toy.data, None), model.infer(toy.data, tangent)
+    before, after = (tangent.expand(toy.data, state).value for state in (alone, with_feedback))
+    assert after.mean() > before.mean() and (after > before).float().mean() > 0.8
+
+
 def test_autocast_changes_predictions_little(toy):
     model = make_model(toy)
-    latents, poses = model.infer(toy.data)
+    sharp = model.infer(toy.data, None)
     with autocast(toy.data.y.device):
-        rough_latents, rough = model.infer(toy.data)
-    torch.testing.assert_close(rough_latents, latents, rtol=0.05, atol=0.05)
-    assert distance_deg(rough.rotations, poses.rotations).median() < 3
+        rough = model.infer(toy.data, None)
+    torch.testing.assert_close(rough.latents, sharp.latents, rtol=0.05, atol=0.05)
+    assert distance_deg(rough.poses.rotations, sharp.poses.rotations).median() < 3
+
+
+def test_the_signal_power_is_that_of_the_clean_particles(toy):
+    """Where there is signal enough to measure it, over 40 images of which half are of each state."""
+    plane = toy.data.plane
+    slices = make_model(toy).decoder.slices(toy.latents(2), toy.poses.rotations, plane.k).detach()
+    expected = plane.radial_mean(slices.abs().square().mean(0))
+    strong = expected > 3
+    ratio = signal_power(toy.data)[strong] / expected[strong]
+    assert strong.sum() > 10 and abs(float(ratio.log().mean())) < 0.2

@@ -78,16 +78,10 @@ def done(project) -> Path:
         ("03_predict", "dataset", "adk", "grade", "searched", "out", f"{results}/em"),
         ("02_train", "dataset", "adk", "start", f"{results}/em", "out", f"{results}/hetacumn"),
         ("03_predict", "dataset", "adk", "out", f"{results}/hetacumn"),
-        (
-            "03_predict",
-            "dataset",
-            "adk",
-            "grade",
-            "refined",
-            "model",
-            f"{results}/hetacumn",
-            "out",
-            f"{results}/hetacumn-refined",
+        *(
+            ("03_predict", "dataset", "adk", "grade", grade)
+            + ("model", f"{results}/hetacumn", "out", f"{results}/hetacumn-{grade}")
+            for grade in ("encoder", "refined")
         ),
         ("04_evaluate", "dataset", "adk", "out", f"{results}/evaluation"),
     ):
@@ -114,6 +108,7 @@ def test_simulation_leaves_a_stack_and_its_truth(done):
     [
         ("em", {"start.safetensors", "02_train.ipynb", "train_rows.npy", "config.json"}),
         ("hetacumn", {"model.safetensors", "history.csv", "02_train.ipynb", "train_rows.npy", "config.json"}),
+        ("hetacumn-encoder", set()),
         ("hetacumn-refined", set()),
     ],
 )
@@ -146,7 +141,7 @@ def test_evaluation_scores_every_method_beside_the_bound(done):
         "04_evaluate.ipynb",
     }
     scores = pd.read_csv(folder / "scores.csv")
-    assert scores["method"].tolist() == ["em", "hetacumn", "hetacumn-refined"]
+    assert scores["method"].tolist() == ["em", "hetacumn-encoder", "hetacumn", "hetacumn-refined"]
     columns = [
         "dataset",
         "method",

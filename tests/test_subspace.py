@@ -2,12 +2,9 @@
 
 import pytest
 import torch
-from toys import hinged, make_toy
+from toys import hinged, likelihood_at, make_toy
 
-from hetacumn.particles import Poses
-from hetacumn.search import pose_score
-from hetacumn.so3 import distance_deg, perturb
-from hetacumn.subspace import infer_latents, latent_posterior, mixing_of, refine_together
+from hetacumn.subspace import infer_latents, latent_posterior, mixing_of
 from hetacumn.volumes import Slicer
 
 BOX = 16
@@ -59,17 +56,11 @@ def test_the_evidence_is_that_of_a_gaussian_over_pixels(toy, basis):
 
 
 def test_the_evidence_is_the_likelihood_summed_over_z(toy, device):
-    slicer = Slicer(toy.basis())
-    found = latent_posterior(toy.data, slicer, toy.poses)
+    found = latent_posterior(toy.data, Slicer(toy.basis()), toy.poses)
     z = torch.linspace(-8, 8, 2001, device=device)
-    rotations, shifts = toy.poses.rotations[:, None], toy.poses.shifts_px[:, None]
-    scores = torch.stack(
-        [
-            pose_score(toy.data, slicer, mixing_of(value.expand(60, 1)), rotations, shifts)[:, 0]
-            for value in z[::8]
-        ],
-        1,
-    ).double()
+    mixtures = [mixing_of(value.expand(60, 1)) for value in z[::8]]
+    scores = [likelihood_at(toy.data, toy.basis(), mixing, toy.poses) for mixing in mixtures]
+    scores = torch.stack(scores, 1).double()
     prior = torch.distributions.Normal(0.0, 1.0).log_prob(z[::8].double())
     expected = torch.logsumexp(scores + prior, 1) + torch.log(z[8] - z[0])
     torch.testing.assert_close(found.log_evidence.double(), expected, rtol=1e-3, atol=0.05)
@@ -105,15 +96,3 @@ def test_the_evidence_has_gradients_in_the_volumes(toy, basis):
 
     difference = evidence(basis + step) - evidence(basis - step)
     assert difference == pytest.approx(2 * float((voxels.grad * step).sum()), rel=0.02)
-
-
-def test_refining_poses_and_latents_together_finds_both(blobs, device, generator):
-    toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 24, snr=10.0, device=device)
-    start = Poses(perturb(toy.poses.rotations, 5.0, generator), toy.poses.shifts_px + 0.3)
-    zero = torch.zeros(60, 1, device=device)
-    poses, posterior = refine_together(
-        toy.data, Slicer(toy.basis()), zero, start, generator, degrees=5.0, sweeps=3
-    )
-    before = distance_deg(start.rotations, toy.poses.rotations).median()
-    assert distance_deg(poses.rotations, toy.poses.rotations).median() < min(0.3 * float(before), 2.5)
-    assert ((posterior.mean[:, 0] > 0) == (toy.classes == 1)).float().mean() > 0.95

@@ -170,7 +170,8 @@ def test_a_model_read_back_predicts_the_same(toy, start, tmp_path):
     trained = load_model(tmp_path)
     assert (trained.config, trained.box, trained.pixel_A) == (TINY, BOX, 7.5)
     one, other = amortize(trainer.model, toy.data), amortize(trained.model, toy.data)
-    assert torch.equal(one.latents, other.latents) and torch.equal(one.poses.rotations, other.poses.rotations)
+    assert torch.equal(one.state.latents, other.state.latents)
+    assert torch.equal(one.state.poses.rotations, other.state.poses.rotations)
     assert torch.equal(trained.basis(), trainer.model.decoder.basis().detach())
 
 
@@ -182,7 +183,7 @@ def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
     train(toy.data, config, tmp_path, 7.5, None, progress=False)
     trained = load_model(tmp_path)
     assert trained.config == config
-    assert torch.isfinite(amortize(trained.model, toy.data).latents).all()
+    assert torch.isfinite(amortize(trained.model, toy.data).state.latents).all()
     assert trained.basis().shape == (3, BOX, BOX, BOX)
 
 
@@ -354,7 +355,7 @@ def test_training_on_the_device(blobs, device, tmp_path):
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {}).to(device)
     train(toy.data, replace(TINY, alone_steps=2, joint_epochs=2.0), tmp_path, 7.5, start, progress=False)
     trained = load_model(tmp_path, device)
-    assert amortize(trained.model, toy.data).latents.device.type == device
+    assert amortize(trained.model, toy.data).state.latents.device.type == device
 
 
 def test_training_rows_are_a_random_share_in_order(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from hetacumn.observations import Observations
 from hetacumn.optics import Optics
 from hetacumn.particles import Poses
 from hetacumn.so3 import inplane, random_rotations
+from hetacumn.volumes import Slicer
 
 
 @dataclass(frozen=True)
@@ -90,3 +91,11 @@ def make_toy(
     data = Observations(y.to(device), ctf.to(device), HalfPlane(box, device=device))
     poses = Poses(rotations.to(device), shifts.to(device))
     return Toy(data, volumes.to(device), poses, classes.to(device))
+
+
+def likelihood_at(data: Observations, volumes: Tensor, mixing: Tensor, poses: Poses) -> Tensor:
+    """``½‖Y‖² - ½‖Y - X‖²`` ``(n,)`` of each image under its own mixture ``(n, j)`` of volumes: a sum over pixels."""
+    slices = torch.einsum("bjm,bj->bm", Slicer(volumes)(poses.rotations, data.k), mixing.to(torch.complex64))
+    images = data.plane.unpack(data.y)
+    models = data.plane.unpack(data.plane.translate(slices * data.ctf, poses.shifts_px))
+    return 0.5 * (images.square() - (images - models).square()).sum((1, 2))

@@ -1,0 +1,197 @@
+"""Pose and conformation corrected together by what the decoder draws: Gauss-Newton steps.
+
+With volumes ``V(z) = V_0 + Σ_j z_j V_j`` and noise of unit variance, an image says of pose and z
+
+    l(R, t, z) = -½ ‖Y - X(R, t, z)‖² - ½ ‖z‖²,
+
+X being the slice of V(z) at R, filtered by the CTF and shifted by t. X is linear in z; its derivative by a turn of the
+view follows from the gradient of the transform, which is itself the transform of the first moments ``-2πi x V(x)``. So
+one reading of a table of volumes and moments gives the slope and the curvature of ``l`` in all 5 + q numbers of an
+image, and a 5 + q equation the step. The same numbers give the Laplace approximation of the evidence of that mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hetacumn import so3
+from hetacumn.observations import Observations
+from hetacumn.particles import Poses
+from hetacumn.subspace import mixing_of
+from hetacumn.volumes import Slicer
+
+
+@dataclass(frozen=True)
+class State:
+    """Poses and latents ``(b, q)`` of ``b`` images."""
+
+    poses: Poses
+    latents: Tensor
+
+    def __getitem__(self, rows) -> State:
+        return State(self.poses[rows], self.latents[rows])
+
+    def where(self, condition: Tensor, other: State) -> State:
+        """This where the condition ``(b,)`` holds, ``other`` elsewhere."""
+        return State(
+            Poses(
+                torch.where(condition[:, None, None], self.poses.rotations, other.poses.rotations),
+                torch.where(condition[:, None], self.poses.shifts_px, other.poses.shifts_px),
+            ),
+            torch.where(condition[:, None], self.latents, other.latents),
+        )
+
+    def moved(self, step: Tensor, most_deg: float = 20.0, most_px: float = 1.0) -> State:
+        """After a step ``(b, 5 + q)``: rotation vector in degrees, shift in pixels, z; too long ones are cut."""
+        turn = step[:, :3] * (most_deg / step[:, :3].norm(dim=1, keepdim=True).clamp(min=most_deg))
+        shifts = self.poses.shifts_px + step[:, 3:5].clamp(-most_px, most_px)
+        return State(Poses(so3.turn(self.poses.rotations, turn), shifts), self.latents + step[:, 5:])
+
+    @staticmethod
+    def pick(states: list[State], which: Tensor) -> State:
+        """The ``which[i]``-th state of each image."""
+        rows = torch.arange(len(which), device=which.device)
+        rotations = torch.stack([s.poses.rotations for s in states])[which, rows]
+        shifts = torch.stack([s.poses.shifts_px for s in states])[which, rows]
+        return State(Poses(rotations, shifts), torch.stack([s.latents for s in states])[which, rows])
+
+    @staticmethod
+    def cat(states: list[State]) -> State:
+        """Several states one after the other."""
+        poses = Poses(torch.cat([s.poses.rotations for s in states]), torch.cat([s.poses.shifts_px for s in states]))
+        return State(poses, torch.cat([s.latents for s in states]))
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """The log joint about a state: ``value`` ``(b,)``, ``slope`` ``(b, p)`` and ``curvature`` ``(b, p, p)``, ``p = 5 + q``,
+    in degrees, pixels and z. The curvature is that of Gauss-Newton, z's prior included."""
+
+    value: Tensor
+    slope: Tensor
+    curvature: Tensor
+
+    def where(self, condition: Tensor, other: Quadratic) -> Quadratic:
+        """This where the condition ``(b,)`` holds, ``other`` elsewhere."""
+        return Quadratic(
+            torch.where(condition, self.value, other.value),
+            torch.where(condition[:, None], self.slope, other.slope),
+            torch.where(condition[:, None, None], self.curvature, other.curvature),
+        )
+
+    def step(self, damping: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The damped step ``(b, p)`` towards the maximum, and the Laplace evidence ``(b,)`` expected there."""
+        damped = self.curvature.clone()
+        diagonal = damped.diagonal(dim1=1, dim2=2)
+        diagonal.mul_(1 + damping).add_(1e-4)
+        factor, _ = torch.linalg.cholesky_ex(damped)
+        move = torch.cholesky_solve(self.slope[..., None], factor).squeeze(-1)
+        half_log_det = factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        return move, self.value + 0.5 * (self.slope * move).sum(1) - half_log_det
+
+
+class Tangent:
+    """Volumes ``(1 + q, box, box, box)``, mean and components, with all that a Gauss-Newton step reads of them."""
+
+    def __init__(self, basis: Tensor, padding: float = 2.0):
+        self.box, self.channels = basis.shape[-1], len(basis)
+        axis = torch.arange(self.box, device=basis.device, dtype=basis.dtype) - self.box // 2
+        moments = [basis * axis.view(shape) for shape in ((1, 1, -1), (1, -1, 1), (-1, 1, 1))]  # x, y, z
+        self.slicer = Slicer(torch.cat([basis, *moments]), padding)
+        table = self.slicer.table.unflatten(1, (4, self.channels, 2)).transpose(2, 3)
+        self.table = table.flatten(1).contiguous()  # (voxels, 4 moments * 2 parts * channels): to be mixed in one go
+
+    def expand(self, data: Observations, state: State) -> Quadratic:
+        """The log joint of images about a state, to second order. In single precision, under autocast too."""
+        with torch.autocast(data.y.device.type, enabled=False):
+            return self._expand(data, state)
+
+    def _expand(self, data: Observations, state: State) -> Quadratic:
+        count, m, channels = len(data), data.y.shape[1], self.channels
+        rotations, latents = state.poses.rotations, state.latents
+        root = data.weight.sqrt()
+        stencil = self.slicer.stencil(rotations, data.k)
+        values = torch.nn.functional.embedding_bag(
+            stencil.index, self.table, mode="sum",
+            per_sample_weights=stencil.weights * (data.ctf * root).view(-1, 1),
+        )
+        mixed = torch.bmm(values.view(count, -1, channels), mixing_of(latents)[..., None]).view(count, m, 4, 2)
+        # Where the half of the transform that is kept does not reach, its conjugate was read. A product with the image is
+        # the same if that is conjugated too, and i changes its sign: with it do the frequencies below.
+        sign = stencil.sign.view(count, m)
+        image = torch.view_as_real(data.plane.translate(data.y, -state.poses.shifts_px))
+        image = image * torch.stack([root.expand(count, m), root * sign], dim=-1)
+        residual = (image - mixed[:, :, 0]).flatten(1)
+        # Derivatives are 2πi/box times: k cross the gradient in the view's frame, for turns; -k, for shifts.
+        k = data.k * sign[..., None] * (2 * torch.pi / self.box)
+        kx, ky = k[..., :1], k[..., 1:]
+        gx, gy, gz = torch.einsum("bij,bmjc->ibmc", rotations, mixed[:, :, 1:])
+        degree = torch.pi / 180
+        jacobian = mixed.new_empty(count, 4 + channels, m, 2)
+        for i, wave in enumerate((
+            ky * gz * degree, kx * gz * -degree, (kx * gy - ky * gx) * degree, -kx * mixed[:, :, 0], -ky * mixed[:, :, 0]
+        )):
+            jacobian[:, i, :, 0] = -wave[..., 1]  # times i
+            jacobian[:, i, :, 1] = wave[..., 0]
+        jacobian[:, 5:] = values.view(count, m, 4, 2, channels)[:, :, 0, :, 1:].permute(0, 3, 1, 2)
+        jacobian = jacobian.flatten(2)
+        slope = torch.bmm(jacobian, residual[..., None]).squeeze(-1)
+        slope[:, 5:] -= latents
+        curvature = torch.bmm(jacobian, jacobian.mT)
+        curvature.diagonal(dim1=1, dim2=2)[:, 5:] += 1
+        value = -0.5 * (residual.square().sum(1) + latents.square().sum(1))
+        return Quadratic(value, slope, curvature)
+
+
+@torch.no_grad()
+def compete(data: Observations, tangent: Tangent, states: list[State], rounds: tuple[tuple[int, float], ...],
+            damping: float = 0.03) -> State:
+    """The best of several states of each image, the likelier first, after a tournament of Gauss-Newton steps.
+
+    Each round is ``(how many take part, radius in cycles per pixel)``: those of the highest evidence so far take one
+    step, not checked, in that band. The last round leaves the winner.
+    """
+    states, evidence = states[: rounds[0][0]], None
+    for count, radius in (*rounds, (1, 0.0)):
+        if count < len(states):
+            order = evidence.argsort(dim=1, descending=True)[:, :count]
+            states = [State.pick(states, which) for which in order.unbind(1)]
+        if radius:
+            band = data.within(radius * tangent.box)
+            steps, evidences = zip(*(tangent.expand(band, state).step(damping) for state in states), strict=True)
+            states = [state.moved(step) for state, step in zip(states, steps, strict=True)]
+            evidence = torch.stack(evidences, dim=1)
+    return states[0]
+
+
+@torch.no_grad()
+def climb(data: Observations, tangent: Tangent, state: State, radii: tuple[float, ...], batch: int = 500,
+          progress=None) -> tuple[State, Tensor]:
+    """Steps at ``radii`` (cycles per pixel, a run of equal ones is one climb), kept only where they help.
+
+    The damping of an image grows when a step fails and falls when it helps (Levenberg-Marquardt). Returns the state
+    and its log joint ``(n,)`` in the last band.
+    """
+    parts, values = [], []
+    for start in range(0, len(data), batch):
+        rows = slice(start, start + batch)
+        part, best, before = data[rows], state[rows], None
+        for radius in radii:
+            if radius != before:
+                band = part.within(radius * tangent.box)
+                here = tangent.expand(band, best)
+                damping = torch.full((len(part), 1), 0.03, device=here.value.device)
+                before = radius
+            trial = best.moved(here.step(damping)[0])
+            there = tangent.expand(band, trial)
+            better = there.value > here.value
+            best, here = trial.where(better, best), there.where(better, here)
+            damping = torch.where(better[:, None], damping / 3, damping * 10)
+        parts.append(best)
+        values.append(here.value)
+        if progress is not None:
+            progress.update(len(part))
+    return State.cat(parts), torch.cat(values)

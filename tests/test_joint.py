@@ -1,0 +1,112 @@
+"""Pose and conformation together: derivatives against differences, climbs that help, evidence that chooses."""
+
+import pytest
+import torch
+from toys import hinged, likelihood_at, make_toy
+
+from hetacumn.joint import State, Tangent, climb, compete
+from hetacumn.particles import Poses
+from hetacumn.so3 import distance_deg, perturb, random_rotations
+from hetacumn.subspace import latent_posterior, mixing_of
+from hetacumn.volumes import Slicer
+
+BOX = 24
+
+
+def two_states(blobs, device, snr=10.0, n=60):
+    return make_toy([hinged(blobs, 0), hinged(blobs, 80)], n, BOX, snr=snr, device=device)
+
+
+@pytest.fixture
+def toy(blobs, device):
+    return two_states(blobs, device)
+
+
+def away(toy, degrees, generator) -> State:
+    """Poses so many degrees (root mean square) and 0.3 px off, z unknown."""
+    rotations = perturb(toy.poses.rotations, degrees / 3**0.5, generator)
+    return State(Poses(rotations, toy.poses.shifts_px + 0.3), torch.zeros(len(toy.data), 1, device=rotations.device))
+
+
+def log_joint(toy, state):
+    constant = -0.5 * (toy.data.y.abs().square() * toy.data.weight).sum(1)
+    likelihood = likelihood_at(toy.data, toy.basis(), mixing_of(state.latents), state.poses)
+    return likelihood + constant - 0.5 * state.latents.square().sum(1)
+
+
+def test_the_value_is_the_log_joint_over_pixels(toy, generator):
+    state = away(toy, 5.0, generator)
+    value = Tangent(toy.basis()).expand(toy.data, state).value
+    torch.testing.assert_close(value, log_joint(toy, state), rtol=1e-3, atol=0.1)
+
+
+def test_the_slope_is_that_of_finite_differences(blobs, device, generator):
+    """Of smooth volumes in a padded box, whose transforms are read with little error."""
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 20, 32, snr=10.0, device=device)
+    data, tangent = toy.data.within(6), Tangent(toy.basis(), padding=4.0)
+    state = away(toy, 5.0, generator)
+    slope = tangent.expand(data, state).slope
+    for i, size in enumerate([1.0] * 3 + [0.05] * 2 + [0.05]):
+        step = torch.zeros(20, 6, device=device)
+        step[:, i] = size
+        ahead, behind = (tangent.expand(data, state.moved(sign * step)).value for sign in (1, -1))
+        difference = (ahead - behind) / (2 * size)
+        assert (slope[:, i] - difference).norm() < 0.03 * difference.norm(), i
+
+
+def test_the_curvature_is_that_of_a_line_in_z(toy, generator):
+    """In z the image is linear: the curvature there is the precision of the posterior, exactly."""
+    state = away(toy, 5.0, generator)
+    expected = latent_posterior(toy.data, Slicer(toy.basis()), state.poses).precision
+    curvature = Tangent(toy.basis()).expand(toy.data, state).curvature
+    torch.testing.assert_close(curvature[:, 5:, 5:], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(curvature, curvature.mT, rtol=1e-3, atol=1e-3)
+
+
+def test_a_climb_finds_pose_and_conformation(toy, generator):
+    start = away(toy, 8.0, generator)
+    found, value = climb(toy.data, Tangent(toy.basis()), start, (0.15, 0.2, 0.3, 0.3, 0.45, 0.45, 0.45), batch=17)
+    assert distance_deg(found.poses.rotations, toy.poses.rotations).median() < 1.0
+    assert (found.poses.shifts_px - toy.poses.shifts_px).abs().median() < 0.1
+    assert ((found.latents[:, 0] > 0) == (toy.classes == 1)).float().mean() > 0.95
+    truth = State(toy.poses, toy.latents())
+    assert (value >= log_joint(toy, truth) - 1.0).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("degrees", [3.0, 40.0])
+def test_a_climb_leaves_no_image_worse_and_does_not_lie_of_it(toy, generator, degrees):
+    start = away(toy, degrees, generator)
+    found, value = climb(toy.data, Tangent(toy.basis()), start, (0.5,) * 5)
+    assert (value >= log_joint(toy, start) - 0.05).all() and value.mean() > log_joint(toy, start).mean() + 1
+    torch.testing.assert_close(value, log_joint(toy, found), rtol=1e-3, atol=0.1)
+
+
+def test_one_volume_needs_no_latents(blobs, device, generator):
+    toy = make_toy([blobs], 40, BOX, snr=10.0, device=device)
+    start = away(toy, 6.0, generator)
+    start = State(start.poses, start.latents[:, :0])
+    found, _ = climb(toy.data, Tangent(toy.volumes), start, (0.2, 0.3, 0.45, 0.45, 0.45))
+    assert found.latents.shape == (40, 0)
+    assert distance_deg(found.poses.rotations, toy.poses.rotations).median() < 1.0
+
+
+def test_steps_unchecked_come_near_and_too_long_ones_are_cut(toy, generator):
+    start = away(toy, 8.0, generator)
+    found = compete(toy.data, Tangent(toy.basis()), [start], ((1, 0.15), (1, 0.2), (1, 0.3)))
+    error = distance_deg(found.poses.rotations, toy.poses.rotations)
+    assert error.median() < 3
+    far = start.moved(torch.full((60, 6), 1e4, device=error.device), most_deg=20.0, most_px=1.0)
+    turned = distance_deg(far.poses.rotations, start.poses.rotations)
+    torch.testing.assert_close(turned, torch.full_like(turned, 20.0), rtol=1e-3, atol=1e-2)
+    assert ((far.poses.shifts_px - start.poses.shifts_px).abs() <= 1.0001).all()
+
+
+@pytest.mark.parametrize("rounds", [((4, 0.2),), ((4, 0.15), (4, 0.2)), ((4, 0.15), (2, 0.2), (1, 0.3))], ids=len)
+def test_a_tournament_finds_the_hypothesis_near_the_truth(toy, generator, device, rounds):
+    near = away(toy, 6.0, generator)
+    wrong = [State(Poses(random_rotations(60, generator, device), near.poses.shifts_px), near.latents) for _ in range(3)]
+    which = torch.arange(60, device=device) % 4  # where each image's good hypothesis stands
+    states = [near.where(which == i, wrong[i % 3]) for i in range(4)]
+    found = compete(toy.data, Tangent(toy.basis()), states, rounds)
+    error = distance_deg(found.poses.rotations, toy.poses.rotations)
+    assert (error < 15).float().mean() > 0.9
