@@ -20,10 +20,14 @@ from hetacumn.project import atomic_path
 
 
 def write_mrc(path: Path | str, volume: Tensor, voxel_A: float) -> None:
-    """Write ``(z, y, x)`` as MRC, its physical origin so that index ``box // 2`` is (0, 0, 0) Å."""
+    """Write ``(z, y, x)`` as MRC, its physical origin so that index ``box // 2`` is (0, 0, 0) Å.
+
+    The header holds no date: equal volumes make equal bytes.
+    """
     with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
         mrc.set_data(volume.detach().cpu().float().numpy())
         mrc.voxel_size = voxel_A
+        mrc.header.label[0] = "hetacumn"
         mrc.header.origin = tuple([-(volume.shape[-1] // 2) * voxel_A] * 3)
 
 

@@ -109,3 +109,11 @@ def test_what_is_no_mrc_file_is_named(tmp_path):
     for name in ("bad.mrc", "absent.mrc"):
         with pytest.raises(HetacumnError, match=name):
             read_mrc(tmp_path / name)
+
+
+def test_equal_volumes_make_equal_files_without_a_date(tmp_path):
+    for name in ("one", "other"):
+        write_mrc(tmp_path / f"{name}.mrc", torch.ones(8, 8, 8), 2.0)
+    content = (tmp_path / "one.mrc").read_bytes()
+    assert content == (tmp_path / "other.mrc").read_bytes()
+    assert b"20" not in content[224:1024] and b"hetacumn" in content[224:304]
