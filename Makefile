@@ -2,6 +2,7 @@
 # make test          the tests, in the same environment
 # make lab           JupyterLab, to open the notebooks
 # make convergence   how often training converges, over seeds
+# make peers         cryoDRGN in an environment of its own (.venv-peers), to compare with
 #
 # Needed: Python 3.11 or newer with venv, git, make. Everything else goes into .venv, from requirements.lock.
 
@@ -14,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: repro test lab convergence strip data clean-venv
+.PHONY: repro test lab convergence peers strip data clean-venv
 
 repro: data
 	$(BIN)/dvc repro
@@ -27,6 +28,15 @@ lab: data
 
 convergence: data
 	$(BIN)/dvc repro benchmark/dvc.yaml
+
+peers: .venv-peers/installed.stamp
+	@command -v relion_refine > /dev/null || echo "RELION is not on the PATH: apt install --no-install-recommends relion"
+
+.venv-peers/installed.stamp: Makefile
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip --quiet --disable-pip-version-check install torch==2.13.0
+	@.venv-peers/bin/python -m pip --quiet --disable-pip-version-check install torch==2.13.0 cryodrgn==4.3.1
+	@touch $@
 
 strip: $(STAMP)  ## notebooks without outputs, as they are committed
 	git ls-files -z '*.ipynb' | xargs -0 -r $(BIN)/nbstripout --keep-id

@@ -1,0 +1,122 @@
+"""cryoDRGN 4.3: cryoDRGN2 (``abinit_het_old``, Zhong et al. 2021) and cryoDRGN-AI (``abinit``, Levy et al. 2025).
+
+It lives in an environment of its own (``make peers``). Its classes are those of a Gaussian mixture on its latents, as ours.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hetacumn.baselines.exchange import Exported
+from hetacumn.baselines.process import Outcome, find_program, run_bounded
+from hetacumn.errors import HetacumnError
+from hetacumn.inference import classify
+from hetacumn.predictions import Predictions
+
+HINT = "make it with `make peers`"
+ARRAY_PARTS = {  # all that a pickled array is made of
+    ("numpy", "ndarray"), ("numpy", "dtype"),
+    *((f"numpy.{core}.{module}", name) for core in ("core", "_core")
+      for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CryodrgnConfig:
+    """Which program, and its sizes; those here suit 32 px on a CPU. Epochs are an upper limit: time ends it sooner."""
+
+    command: str = "abinit_het_old"  # or "abinit"
+    conf_encoder: bool = False  # of abinit: z by a network instead of a table
+    latent_dim: int = 4
+    epochs: int = 100
+    search_epochs: int = 4  # of abinit: each a search of all poses
+    width: int = 128
+    layers: int = 3
+    l_start: int = 4
+    l_end: int = 14
+    t_extent_px: float = 2.0
+    pretrain_images: int = 3000
+    seed: int = 0
+
+
+def run(
+    data: Exported, out: Path | str, classes: int, seconds: float, venv: Path | str, config: CryodrgnConfig = CryodrgnConfig(),
+    amp: bool = False,
+) -> tuple[Predictions, Outcome]:
+    """Train for at most ``seconds``; the answer is the last epoch that was written.
+
+    ``amp``: mixed precision, for a GPU. Raises :class:`~hetacumn.baselines.process.PeerMissing` where ``venv`` has no
+    cryoDRGN, :class:`HetacumnError` where it fails or has written no epoch in its time.
+    """
+    out, program = Path(out).resolve(), find_program("cryodrgn", Path(venv) / "bin", HINT)
+    log, folder = out / "cryodrgn.log", data.star.parent
+    parsed = [program, "parse_ctf_star", data.star, "-o", out / "ctf.pkl"]
+    first = run_bounded(parsed, log, min(120.0, seconds))
+    shared = ["--ctf", out / "ctf.pkl", "--zdim", config.latent_dim, "--seed", config.seed, "--no-analysis",
+              "--l-start", config.l_start, "--l-end", config.l_end, "--t-extent", config.t_extent_px, "-o", out]
+    shared += [] if amp else ["--no-amp"]
+    if config.command == "abinit_het_old":
+        sizes = ["-n", config.epochs, "--enc-dim", config.width, "--enc-layers", config.layers, "--dec-dim", config.width,
+                 "--dec-layers", config.layers, "--pretrain", config.pretrain_images]
+    elif config.command == "abinit":
+        sizes = ["--num-epochs", config.epochs, "--epochs-pose-search", config.search_epochs, "--dim", config.width,
+                 "--layers", config.layers, "--n-imgs-pretrain", config.pretrain_images, "--checkpoint", 1,
+                 *(["--use-conf-encoder"] if config.conf_encoder else [])]
+    else:
+        raise HetacumnError(f"command is '{config.command}'; expected abinit_het_old or abinit")
+    second = run_bounded([program, config.command, data.stack, *shared, *sizes], log, seconds - first.seconds, folder)
+    epoch = _last_epoch(out)
+    if epoch is None:
+        raise HetacumnError(f"{log}: cryoDRGN wrote no epoch in {second.seconds:.0f} s; give it more time")
+    return read_answer(out, epoch, data, classes, config), Outcome(second.finished, first.seconds + second.seconds)
+
+
+def _last_epoch(out: Path) -> int | None:
+    """The last epoch of which both latents and poses were written."""
+    def epochs(stem: str) -> set[int]:
+        return {int(m[1]) for path in out.glob(f"{stem}.*.pkl") if (m := re.fullmatch(rf"{stem}\.(\d+)\.pkl", path.name))}
+
+    return max(epochs("z") & epochs("pose"), default=None)
+
+
+def read_answer(out: Path | str, epoch: int, data: Exported, classes: int, config: CryodrgnConfig) -> Predictions:
+    """Predictions from ``z.N.pkl`` and ``pose.N.pkl``.
+
+    Its rotations are RELION's matrices; its translations are minus our shifts, in fractions of the box
+    (``abinit_het_old``) or in pixels (``abinit``).
+    """
+    out, count = Path(out), len(data.names)
+    latents = np.asarray(_load_arrays(out / f"z.{epoch}.pkl"), dtype=np.float32)
+    pose = _load_arrays(out / f"pose.{epoch}.pkl")
+    rotations, translations = (np.asarray(part, dtype=np.float32) for part in pose)
+    if latents.shape[0] != count or rotations.shape != (count, 3, 3) or translations.shape != (count, 2):
+        raise HetacumnError(f"{out}: epoch {epoch} has latents {latents.shape}, rotations {rotations.shape} and translations "
+                            f"{translations.shape}; expected those of {count} particles")
+    scale = data.pixel_A * (data.box if config.command == "abinit_het_old" else 1.0)
+    z = torch.from_numpy(latents)
+    return Predictions(data.names, torch.from_numpy(rotations), -scale * torch.from_numpy(translations),
+                       classify(z, classes, config.seed).labels, z)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Nothing but NumPy arrays: a pickle of anything else could run code."""
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in ARRAY_PARTS:
+            raise HetacumnError(f"holds {module}.{name}; expected NumPy arrays alone")
+        return super().find_class(module, name)
+
+
+def _load_arrays(path: Path) -> object:
+    """The first object of a pickle of arrays."""
+    try:
+        with open(path, "rb") as file:
+            return _ArraysOnly(file).load()
+    except (HetacumnError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise HetacumnError(f"{path}: {error}") from error

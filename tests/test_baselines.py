@@ -1,0 +1,195 @@
+"""Other programs: watched, bounded, read back; with the real ones where they are installed."""
+
+import os
+import pickle
+import shutil
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from hetacumn import star
+from hetacumn.baselines import cryodrgn, relion
+from hetacumn.baselines.exchange import export_stack
+from hetacumn.baselines.process import PeerMissing, find_program, run_bounded
+from hetacumn.errors import HetacumnError
+from hetacumn.particles import read_particles
+from hetacumn.simulate import Simulation, simulate
+from hetacumn.so3 import distance_deg, random_rotations, to_euler
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+def test_a_program_that_ends_is_finished_and_its_output_kept(tmp_path):
+    log = tmp_path / "logs" / "log"
+    outcome = run_bounded(python("print('well'); import sys; print('done', file=sys.stderr)"), log, 60)
+    assert outcome.finished and outcome.seconds < 30
+    assert {"well", "done"} <= set(log.read_text().split())
+
+
+def test_a_program_that_fails_says_why(tmp_path):
+    with pytest.raises(HetacumnError, match=r"exit status 3 after .*(?s:.*)no such reference"):
+        run_bounded(python("print('no such reference'); raise SystemExit(3)"), tmp_path / "log", 60)
+
+
+def test_at_the_limit_a_program_and_its_children_are_stopped(tmp_path, monkeypatch):
+    """Also one that will not listen."""
+    monkeypatch.setattr("hetacumn.baselines.process.GRACE_SECONDS", 1.0)
+    child = "import time; time.sleep(600)"
+    code = (
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid, flush=True)\n"
+        "time.sleep(600)"
+    )
+    outcome = run_bounded(python(code), tmp_path / "log", 3, poll=0.1)
+    assert not outcome.finished and outcome.seconds < 20
+    pid = int((tmp_path / "log").read_text().split()[-1])
+    for _ in range(50):
+        if not alive(pid):
+            return
+        time.sleep(0.1)
+    pytest.fail("the child goes on")
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_program_that_is_not_there_is_missing():
+    with pytest.raises(PeerMissing, match="no-such-program: not found on the PATH; install it"):
+        find_program("no-such-program", hint="install it")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("particles")
+    data = os.path.join(os.path.dirname(__file__), "..", "data")
+    if not os.path.exists(os.path.join(data, "adk.npz")):
+        pytest.skip("data/ is absent: run `dvc pull`")
+    settings = {"structure": "adk", "states": ["open", "closed"], "particles": 200, "box": 64, "pixel_A": 1.6, "snr": 0.5}
+    simulate(Simulation.from_params(settings), folder, 0, data, progress=False)
+    return folder / "particles.star"
+
+
+@pytest.fixture(scope="module")
+def exported(source, tmp_path_factory):
+    return export_stack(source, tmp_path_factory.mktemp("exported"), 32, np.arange(20, 140))
+
+
+def test_other_programs_see_what_training_sees(source, exported):
+    ours = read_particles(source, 32, rows=np.arange(20, 140), progress=False)
+    theirs = star.read_table(exported.star)
+    back = read_particles(exported.star, contrast="white", progress=False)
+    assert exported.names == ours.names and exported.names[0] == "000021@particles.mrcs"
+    assert theirs.pixel_A() == pytest.approx(3.2) and exported.box == 32
+    torch.testing.assert_close(back.optics.defocus_u_A, ours.optics.defocus_u_A, rtol=1e-5, atol=0.1)
+    # normalised once more on the way back, which changes scale and mean a little
+    ratio = (back.images * ours.images).mean((1, 2)) / (back.images.std((1, 2)) * ours.images.std((1, 2)))
+    assert ratio.min() > 0.98
+
+
+def test_relions_answer_is_brought_into_order(exported, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    rotations, classes = random_rotations(120, generator), torch.arange(120) % 3
+    order = torch.randperm(120, generator=generator)
+    table = star.read_table(exported.star)
+    rows = table.particles.iloc[order.numpy()].copy()
+    rows[star.ANGLES] = to_euler(rotations[order]).numpy()
+    rows[star.ORIGINS] = np.stack([order.numpy(), -order.numpy()], 1) * 0.01
+    rows["rlnClassNumber"] = classes[order].numpy() + 1
+    star.write_table(tmp_path / "run_it025_data.star", rows, table.optics)
+    found = relion.read_answer(tmp_path / "run_it025_data.star", exported)
+    assert found.names == exported.names and torch.equal(found.classes, classes)
+    assert distance_deg(found.rotations, rotations).max() < 0.01
+    torch.testing.assert_close(found.shifts_A[:, 0], -0.01 * torch.arange(120.0), rtol=0, atol=1e-4)
+    assert found.latents.shape == (120, 3) and torch.equal(found.latents.argmax(1), classes)
+
+    star.write_table(tmp_path / "short.star", rows.iloc[1:], table.optics)
+    with pytest.raises(HetacumnError, match="119 particles; expected each of the 120 exported ones once"):
+        relion.read_answer(tmp_path / "short.star", exported)
+
+
+@pytest.mark.skipif(shutil.which("relion_refine") is None, reason="RELION is not installed")
+def test_relion_itself_runs_and_its_answer_is_read(exported, tmp_path):
+    config = relion.RelionConfig(
+        healpix_order=1, initial_iterations=(3, 3, 3), class3d_iterations=2, subsets=(30, 60), max_significant=50, threads=1
+    )
+    found, outcome = relion.run(exported, tmp_path / "relion", 2, 95.0, 300.0, config)
+    assert outcome.finished and len(found) == 120
+    assert set(found.classes.tolist()) <= {0, 1} and torch.isfinite(found.shifts_A).all()
+
+
+def test_without_relion_it_is_missing(exported, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PeerMissing, match="relion_refine: not found"):
+        relion.run(exported, tmp_path / "out", 2, 95.0, 10.0)
+    assert not (tmp_path / "out").exists()
+
+
+def write_epoch(folder, epoch, rotations, translations, z, more=()):
+    for name, content in (("z", (z, *more)), ("pose", ((rotations, translations),))):
+        with open(folder / f"{name}.{epoch}.pkl", "wb") as file:
+            for part in content:
+                pickle.dump(part, file)
+
+
+@pytest.mark.parametrize("command, unit", [("abinit_het_old", 32.0), ("abinit", 1.0)])
+def test_cryodrgns_answer_is_read_in_its_units(exported, tmp_path, command, unit):
+    generator = torch.Generator().manual_seed(0)
+    rotations, classes = random_rotations(120, generator), torch.arange(120) % 2
+    shifts_px = torch.randn(120, 2, generator=generator)
+    z = (classes[:, None] * 4.0 + 0.1 * torch.randn(120, 4, generator=generator)).numpy()
+    write_epoch(tmp_path, 7, rotations.numpy(), -shifts_px.numpy() / unit, z, more=(0 * z,))
+    config = cryodrgn.CryodrgnConfig(command=command)
+    found = cryodrgn.read_answer(tmp_path, 7, exported, 2, config)
+    assert found.names == exported.names and cryodrgn._last_epoch(tmp_path) == 7
+    torch.testing.assert_close(found.rotations, rotations)
+    torch.testing.assert_close(found.shifts_A, 3.2 * shifts_px, rtol=1e-4, atol=1e-4)
+    agree = (found.classes == classes).float().mean()
+    assert agree in (0, 1)
+
+    write_epoch(tmp_path, 8, rotations[1:].numpy(), shifts_px[1:].numpy(), z)
+    with pytest.raises(HetacumnError, match=r"epoch 8 .*expected those of 120 particles"):
+        cryodrgn.read_answer(tmp_path, 8, exported, 2, config)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+def test_a_pickle_that_is_more_than_arrays_is_refused_and_runs_nothing(exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open("z.0.pkl", "wb") as file:
+        pickle.dump(Evil(), file)
+    with pytest.raises(HetacumnError, match=r"z.0.pkl: holds \w+.system; expected NumPy arrays alone"):
+        cryodrgn.read_answer(tmp_path, 0, exported, 2, cryodrgn.CryodrgnConfig())
+    assert not (tmp_path / "evil").exists()
+
+
+PEERS = os.path.join(os.path.dirname(__file__), "..", ".venv-peers")
+
+
+@pytest.mark.skipif(not os.path.exists(f"{PEERS}/bin/cryodrgn"), reason="no cryoDRGN: run `make peers`")
+@pytest.mark.parametrize("changes", [{}, {"command": "abinit"}, {"command": "abinit", "conf_encoder": True}], ids=str)
+def test_cryodrgn_itself_runs_and_its_answer_is_read(exported, tmp_path, changes):
+    config = cryodrgn.CryodrgnConfig(**changes, epochs=2, search_epochs=1, width=32, layers=1, l_end=6, pretrain_images=120)
+    found, outcome = cryodrgn.run(exported, tmp_path / "out", 2, 400.0, PEERS, config)
+    assert len(found) == 120 and set(found.classes.tolist()) == {0, 1}
+    assert torch.isfinite(found.shifts_A).all() and (torch.linalg.det(found.rotations) - 1).abs().max() < 1e-3
+    assert outcome.finished
+
+
+def test_without_cryodrgn_it_is_missing(exported, tmp_path):
+    with pytest.raises(PeerMissing, match="cryodrgn: not found in .*make peers"):
+        cryodrgn.run(exported, tmp_path / "out", 2, 10.0, tmp_path)
