@@ -32,7 +32,7 @@ convergence: data
 peers: .venv-peers/installed.stamp
 	@command -v relion_refine > /dev/null || echo "RELION is not on the PATH: apt install --no-install-recommends relion"
 
-.venv-peers/installed.stamp: Makefile
+.venv-peers/installed.stamp:
 	@$(PYTHON) -m venv .venv-peers
 	@.venv-peers/bin/python -m pip --quiet --disable-pip-version-check install torch==2.13.0
 	@.venv-peers/bin/python -m pip --quiet --disable-pip-version-check install torch==2.13.0 cryodrgn==4.3.1
