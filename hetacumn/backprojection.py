@@ -1,0 +1,68 @@
+"""Volumes from posed images by weighted back-projection, and from halves of a stack, for an FSC without truth.
+
+Every coefficient is put where its slice lies in the transform, times its CTF, and the sum is divided by that of the
+squared CTFs plus a constant for what was seen too little (a Wiener filter): the linear reconstruction that most programs
+of the field end with. Padding and a division by the interpolation's kernel keep its artefacts small.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hetacumn.observations import Observations
+from hetacumn.particles import Poses
+from hetacumn.volumes import make_stencil, radius_grid, soft_sphere
+
+
+@torch.no_grad()
+def back_project(data: Observations, poses: Poses, padding: float = 2.0, prior: float = 0.05, batch: int = 1000) -> Tensor:
+    """The volume ``(box, box, box)`` of ``n`` images at their poses, in the scale of the images.
+
+    ``prior`` is the constant of the Wiener filter, as a part of the mean squared CTF in a shell.
+    """
+    box, device = data.plane.box, data.y.device
+    size = 2 * round(box * padding / 2)
+    voxels = size * size * (size // 2 + 1)
+    sums = torch.zeros(voxels, 3, device=device)  # real and imaginary part of Σ C Y, and Σ C²
+    for start in range(0, len(data), batch):
+        rows = slice(start, start + batch)
+        part = data[rows]
+        stencil = make_stencil(poses.rotations[rows], part.k, size, box)
+        centred = part.plane.translate(part.y, -poses.shifts_px[rows]) * part.ctf
+        values = torch.stack([centred.real.flatten(), centred.imag.flatten() * stencil.sign, part.ctf.square().flatten()], 1)
+        for corner in range(8):
+            sums.index_add_(0, stencil.index[:, corner], values * stencil.weights[:, corner, None])
+    signal, weight = _whole(torch.view_as_complex(sums[:, :2].contiguous()), size), _whole(sums[:, 2], size)
+    shell = radius_grid(size, device).round().long().clamp(max=size // 2)
+    count = torch.bincount(shell.flatten()).clamp(min=1)
+    mean = torch.zeros(len(count), device=device).index_add_(0, shell.flatten(), weight.flatten()) / count
+    inside = radius_grid(size, device) <= padding * (box // 2 - 1)
+    transform = torch.where(inside, signal / (weight + prior * mean[shell] + 1e-6), 0)
+    dims = (-3, -2, -1)
+    volume = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(transform, dim=dims), dim=dims), dim=dims).real * box
+    middle = slice(size // 2 - box // 2, size // 2 - box // 2 + box)
+    kernel = torch.sinc((torch.arange(box, device=device) - box // 2) / size).square()  # of trilinear reading
+    return volume[middle, middle, middle] / (kernel[:, None, None] * kernel[:, None] * kernel)
+
+
+def _whole(half: Tensor, size: int) -> Tensor:
+    """The whole transform ``(size,) * 3`` of which the half with kx >= 0 was filled, each point from it and its mate."""
+    half = half.view(size, size, size // 2 + 1)
+    whole = half.new_zeros(size, size, size)
+    whole[:, :, size // 2 :] = half[:, :, : size // 2]
+    mate = torch.roll(whole.flip(0, 1, 2), (1, 1, 1), (0, 1, 2))  # -k, about the origin at size // 2
+    return whole + (mate.conj() if mate.is_complex() else mate)
+
+
+@torch.no_grad()
+def half_maps(data: Observations, poses: Poses, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Volumes of two random halves of the images, masked by a soft sphere.
+
+    The poses come from one model of the whole stack: the FSC of these maps tells how well the images agree at these poses,
+    and not, as that of independent refinements would, whether the poses themselves fit noise.
+    """
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.y.device)
+    mask = soft_sphere(data.plane.box, device=data.y.device)
+    first, second = (back_project(data[rows], poses[rows]) * mask for rows in order.tensor_split(2))
+    return first, second

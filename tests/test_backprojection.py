@@ -1,0 +1,42 @@
+"""Back-projection: the volume comes back in its scale, halves agree where there is signal."""
+
+import torch
+from toys import make_toy
+
+from hetacumn.backprojection import back_project, half_maps
+from hetacumn.fsc import fsc
+from hetacumn.particles import Poses
+from hetacumn.so3 import random_rotations
+from hetacumn.volumes import soft_sphere
+
+BOX = 24
+
+
+def test_a_volume_comes_back_from_clear_images(blobs, device):
+    toy = make_toy([blobs], 600, BOX, snr=50.0, device=device)
+    volume, true = back_project(toy.data, toy.poses), toy.volumes[0]
+    curve = fsc((volume * soft_sphere(BOX, device=device))[None], true[None])[0]
+    assert (curve[1:9] > 0.97).all()
+    assert abs(float((volume * true).sum() / true.square().sum()) - 1) < 0.1  # its scale too, less the Wiener filter's share
+
+
+def test_wrong_poses_give_no_volume(blobs, device, generator):
+    toy = make_toy([blobs], 300, BOX, snr=50.0, device=device)
+    wrong = Poses(random_rotations(600, generator, device)[300:], toy.poses.shifts_px)
+    curve = fsc(back_project(toy.data, wrong)[None], toy.volumes)[0]
+    assert curve[4:9].mean() < 0.5
+
+
+def test_batches_change_nothing(blobs, device):
+    toy = make_toy([blobs], 50, BOX, snr=1.0, device=device)
+    whole, parts = back_project(toy.data, toy.poses), back_project(toy.data, toy.poses, batch=7)
+    torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-3 * float(whole.abs().max()))
+
+
+def test_halves_agree_where_there_is_signal_and_not_in_noise(blobs, device, generator):
+    toy = make_toy([blobs], 800, BOX, snr=1.0, device=device)
+    curve = fsc(*(v[None] for v in half_maps(toy.data, toy.poses)))[0]
+    assert (curve[1:6] > 0.8).all()
+    noise = type(toy.data)(torch.randn_like(toy.data.y), toy.data.ctf, toy.data.plane)
+    curve = fsc(*(v[None] for v in half_maps(noise, toy.poses)))[0]
+    assert curve[3:].abs().mean() < 0.2
