@@ -2,6 +2,7 @@
 # make test          the tests, in the same environment
 # make lab           JupyterLab, to open the notebooks
 # make convergence   how often training converges, over seeds
+# make real          a part of EMPIAR-10180: download, train, predict, report (needs the network)
 # make peers         cryoDRGN in an environment of its own (.venv-peers), to compare with
 #
 # Needed: Python 3.11 or newer with venv, git, make. Everything else goes into .venv, from requirements.lock.
@@ -15,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: repro test lab convergence peers strip data clean-venv
+.PHONY: repro test lab convergence real peers strip data clean-venv
 
 repro: data
 	$(BIN)/dvc repro
@@ -28,6 +29,9 @@ lab: data
 
 convergence: data
 	$(BIN)/dvc repro benchmark/dvc.yaml
+
+real: data
+	$(BIN)/dvc repro real/dvc.yaml
 
 peers: .venv-peers/installed.stamp
 	@command -v relion_refine > /dev/null || echo "RELION is not on the PATH: apt install --no-install-recommends relion"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.volumes import make_stencil, radius_grid, soft_sphere
+from hetacumn.volumes import Slicer, make_stencil, radius_grid, soft_sphere
 
 
 @torch.no_grad()
@@ -53,6 +53,14 @@ def _whole(half: Tensor, size: int) -> Tensor:
     whole[:, :, size // 2 :] = half[:, :, : size // 2]
     mate = torch.roll(whole.flip(0, 1, 2), (1, 1, 1), (0, 1, 2))  # -k, about the origin at size // 2
     return whole + (mate.conj() if mate.is_complex() else mate)
+
+
+@torch.no_grad()
+def reproject(data: Observations, volumes: Tensor, classes: Tensor, poses: Poses) -> Tensor:
+    """What each image would be without noise: ``(n, m)`` coefficients of the volume ``(k, box, box, box)`` of its class
+    ``(n,)`` at its pose, CTF and shift applied. Volumes are in the scale of the images."""
+    slices = Slicer(volumes)(poses.rotations, data.k)[torch.arange(len(data)), classes]
+    return data.plane.translate(slices * data.ctf, poses.shifts_px)
 
 
 @torch.no_grad()

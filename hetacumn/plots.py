@@ -75,15 +75,15 @@ def save(figure: Figure, path: Path | str) -> None:
 
 
 def particle_gallery(clean: Sequence[np.ndarray], noisy: Sequence[np.ndarray], names: Sequence[str],
-                     columns: int = 6) -> Figure:
+                     columns: int = 6, kinds: tuple[str, str] = ("clean", "noisy")) -> Figure:
     """Clean particles above the same as the microscope gives them, two rows a dataset.
 
-    ``clean``, ``noisy``: a stack ``(m, y, x)`` a dataset; protein bright in both.
+    ``clean``, ``noisy``: a stack ``(m, y, x)`` a dataset; protein bright in both. ``kinds`` names the two rows.
     """
     size = WIDTH_IN / (columns + 0.5)
     figure, axes = _grid(2 * len(names), columns, size * 2 * len(names))
     for row, (name, stacks) in enumerate(zip(names, zip(clean, noisy, strict=True), strict=True)):
-        for half, (stack, kind) in enumerate(zip(stacks, ("clean", "noisy"), strict=True)):
+        for half, (stack, kind) in enumerate(zip(stacks, kinds, strict=True)):
             line = axes[2 * row + half]
             for axis, image in zip(line, stack, strict=False):
                 low, high = np.percentile(image, (0.5, 99.8))
@@ -301,6 +301,90 @@ def training_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], quantit
         axes[-1, column].set_xlabel(x[1])
     figure.align_ylabels(axes[:, 0])
     _legend_below(figure, axes.flat)
+    return figure
+
+
+def latent_density(latents: np.ndarray, path: np.ndarray) -> Figure:
+    """How densely particles lie in the latent space, by its two main axes, and a path through it, numbered.
+
+    ``latents`` ``(n, d)``, ``path`` ``(p, d)``.
+    """
+    figure, axes = _grid(1, 1, 0.62 * WIDTH_IN)
+    axis = axes[0, 0]
+    middle = np.mean(latents, axis=0)
+    _, _, directions = np.linalg.svd(np.asarray(latents, dtype=float) - middle, full_matrices=False)
+    plane, line = ((np.asarray(z) - middle) @ directions[:2].T for z in (latents, path))
+    shown = axis.hexbin(*plane.T, gridsize=60, mincnt=1, cmap="Greys", bins="log", linewidths=0.1)
+    figure.colorbar(shown, ax=axis, label="particles", shrink=0.8)
+    axis.plot(*line.T, "-o", color=CLASS_COLOURS[0], markersize=4)
+    for number in (0, len(line) - 1):
+        axis.annotate(str(number + 1), line[number], xytext=(5, 5), textcoords="offset points",
+                      color=CLASS_COLOURS[0], fontweight="bold")
+    axis.set(xlabel="z, 1st axis", ylabel="z, 2nd axis")
+    axis.set_aspect("equal", adjustable="datalim")
+    return figure
+
+
+def view_distribution(rot_deg: np.ndarray, tilt_deg: np.ndarray) -> Figure:
+    """From where the particles were seen: RELION's rot and tilt ``(n,)`` on an equal-area map of the sphere.
+
+    Grey is particles per bin over the mean: an even distribution is 1 everywhere.
+    """
+    figure = Figure(figsize=(WIDTH_IN, 0.55 * WIDTH_IN), layout="constrained")
+    axis = figure.add_subplot(projection="mollweide")
+    longitude = np.linspace(-np.pi, np.pi, 37)
+    latitude = np.arcsin(np.linspace(-1, 1, 19))  # bins of equal area
+    turned = np.deg2rad((np.asarray(rot_deg) + 180) % 360 - 180)
+    counts, _, _ = np.histogram2d(np.pi / 2 - np.deg2rad(tilt_deg), turned, bins=(latitude, longitude))
+    mesh = axis.pcolormesh(longitude, latitude, counts / counts.mean(), cmap="Greys", vmin=0)
+    figure.colorbar(mesh, ax=axis, label="particles per bin / mean", shrink=0.7)
+    axis.set_xticklabels([])
+    axis.set(xlabel="rot, -180° to 180°", ylabel="90° − tilt")
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def half_map_fsc(curves: Mapping[str, np.ndarray], voxel_A: float) -> Figure:
+    """FSC between two half maps, a line a map; ``curves[name]`` ``(box // 2,)``; the dashed line is 0.143."""
+    figure, axes = _grid(1, 1, 2.8)
+    axis = axes[0, 0]
+    for i, (name, curve) in enumerate(curves.items()):
+        axis.plot(np.arange(len(curve)) / (2 * len(curve) * voxel_A), curve, label=name,
+                  color=CLASS_COLOURS[i % len(CLASS_COLOURS)], linestyle=("-", "--", "-.", ":")[i % 4])
+    nyquist = 1 / (2 * voxel_A)
+    axis.axhline(0.143, color="black", linewidth=0.8, linestyle="--")
+    axis.set(xlim=(0, nyquist), ylim=(-0.1, 1.02), xlabel="spatial frequency (1/Å)", ylabel="FSC of the half maps")
+    resolutions_A = _round_resolutions(nyquist)
+    axis.set_xticks([1 / r for r in resolutions_A], [f"1/{r}" for r in resolutions_A])
+    _legend_below(figure, [axis])
+    return figure
+
+
+def defocus_histogram(defocus_u_A: np.ndarray, defocus_v_A: np.ndarray) -> Figure:
+    """Mean defocus of the particles in µm, and their astigmatism, the difference of the two."""
+    figure, axes = _grid(1, 2, 2.3)
+    u, v = np.asarray(defocus_u_A, dtype=float), np.asarray(defocus_v_A, dtype=float)
+    for axis, values, label in ((axes[0, 0], (u + v) / 2e4, "defocus (µm)"), (axes[0, 1], abs(u - v) / 1e4, "astigmatism (µm)")):
+        axis.hist(values, 40, color="#9A9A9A")
+        axis.set(xlabel=label)
+    axes[0, 0].set_ylabel("particles")
+    return figure
+
+
+def path_surfaces(volumes: np.ndarray) -> Figure:
+    """Volumes along a path ``(p, z, y, x)`` as surfaces, from the front (above) and from the side."""
+    size = WIDTH_IN / len(volumes)
+    figure = Figure(figsize=(WIDTH_IN, 2 * size + 0.2), layout="none")
+    front, middle, reach = _pose_for_view(volumes)
+    order = [1, 0, 2]  # the side: along the second axis
+    side = front[order] * np.array([[1.0], [-1.0], [1.0]])
+    level = 0.25 * float(np.max(volumes))
+    for k, volume in enumerate(volumes):
+        for row, (axes_xyz, centre) in enumerate(((front, middle), (side, middle[order] * [1, -1, 1]))):
+            place = k / len(volumes), (1 - row) * size / (2 * size + 0.2), 1 / len(volumes), size / (2 * size + 0.2)
+            axis = figure.add_axes(place, projection="3d")
+            _surface(axis, volume, level, CLASS_COLOURS[0], axes_xyz, centre, reach)
+        figure.text((k + 0.5) / len(volumes), 0.99, str(k + 1), va="top", ha="center")
     return figure
 
 

@@ -44,12 +44,18 @@ def made(blobs):
             {"loss": "loss", "none has": "it"},
             ("batch", "batches"),
         ),
+        "latent_density": (random.normal(size=(500, 4)), np.linspace(-1, 1, 6)[:, None] * np.ones(4)),
+        "view_distribution": (random.uniform(-180, 180, 500), np.rad2deg(np.arccos(random.uniform(-1, 1, 500)))),
+        "half_map_fsc": ({"all": np.exp(-np.arange(16) / 9), "class 1": np.exp(-np.arange(16) / 5)}, 3.2),
+        "defocus_histogram": (random.normal(15_000, 3000, 500), random.normal(15_000, 3000, 500)),
+        "path_surfaces": (np.concatenate([truth, truth[:1]]),),
     }
 
 
 @pytest.mark.parametrize("name", [
     "particle_gallery", "confusion_matrix", "accuracy_bars", "latent_scatter", "pose_error_histogram",
-    "volume_surfaces", "fsc_curves", "training_curves",
+    "volume_surfaces", "fsc_curves", "training_curves", "latent_density", "view_distribution", "half_map_fsc",
+    "defocus_histogram", "path_surfaces",
 ])
 def test_a_figure_is_the_same_bytes_twice_and_fit_for_git(name, made, tmp_path):
     plots.style()

@@ -1,0 +1,91 @@
+"""From an archive to a reconstruction: the notebooks of real/, on a toy entry served from this machine."""
+
+import shutil
+from pathlib import Path
+
+import mrcfile
+import pandas as pd
+import pytest
+from test_empiar import Server
+from test_pipeline import QUICK, TOY, run
+
+from hetacumn import star
+from hetacumn.simulate import Simulation, simulate
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    import yaml
+
+    if not (REPO / "data/adk.npz").exists():
+        pytest.skip("data/ is absent: run `dvc pull`")
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "notebooks").symlink_to(REPO / "notebooks")
+    (folder / "dvc.yaml").write_text("")
+    params = yaml.safe_load((REPO / "params.yaml").read_text())
+    params["stack"]["box"] = 24
+    params["train"] = {**params["train"], **QUICK}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Entry 10076 with simulated particles under the names that the entry has."""
+    made = tmp_path_factory.mktemp("made")
+    settings = {"structure": "adk", "states": ["open", "closed"], **TOY}
+    simulate(Simulation.from_params(settings), made, 0, REPO / "data", progress=False)
+    folder = tmp_path_factory.mktemp("archive")
+    data = folder / "10076/data"
+    data.mkdir(parents=True)
+    shutil.copy(made / "particles.mrcs", data / "L17.mrcs")
+    table = star.read_table(made / "particles.star")
+    table.particles["rlnImageName"] = table.particles["rlnImageName"].str.replace("particles.mrcs", "L17.mrcs")
+    star.write_table(data / "Parameters.star", table.particles, table.optics)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(project, archive):
+    server = Server(archive)
+    out = "results/empiar-10076"
+    for notebook, *arguments in (
+        ("00_download", "entry", 10076, "count", 100, "base_url", server.url, "out", f"{out}/particles"),
+        ("02_train", "particles", f"{out}/particles/particles.star", "classes", 2, "out", f"{out}/hetacumn"),
+        (
+            *("03_predict", "particles", f"{out}/particles/particles.star", "grade", "refined"),
+            *("model", f"{out}/hetacumn", "out", f"{out}/refined"),
+        ),
+        ("07_real_data", "name", "empiar-10076", "-o", f"{out}/07_real_data.ipynb"),
+    ):
+        ran = run(project, notebook, *arguments)
+        assert ran.returncode == 0, (notebook, ran.stderr[-3000:])
+    server.server.shutdown()
+    return project
+
+
+def test_the_report_leaves_figures_half_maps_and_a_script(done):
+    figures = {path.name for path in (done / "figures/empiar-10076").iterdir()}
+    assert figures == {f"{name}.png" for name in ("landscape", "path", "fsc", "views", "defocus", "particles")}
+    folder = done / "results/empiar-10076/refined"
+    halves = {path.name for path in (folder / "halves").iterdir()}
+    assert halves == {f"{group}_half{i}.mrc" for group in ("all", "class_1", "class_2") for i in (1, 2)}
+    with mrcfile.open(folder / "halves/all_half1.mrc") as mrc:
+        assert mrc.data.shape == (24,) * 3 and float(mrc.voxel_size.x) == pytest.approx(1.6 * 64 / 24, rel=1e-3)
+    table = pd.read_csv(folder / "fsc.csv")
+    assert table.columns.tolist() == ["frequency_per_A", "all", "class 1", "class 2"]
+    assert table["all"].iloc[1] > 0.5
+
+
+def test_the_script_opens_volumes_that_are_there(done):
+    folder = done / "results/empiar-10076/refined"
+    opened = [line.split()[1] for line in (folder / "path.cxc").read_text().splitlines() if line.startswith("open ")]
+    assert len(opened) == 10 and all((folder / name).is_file() for name in opened)
+
+
+def test_an_entry_of_unknown_layout_is_refused(project):
+    ran = run(project, "00_download", "entry", 99999, "out", "results/none")
+    assert ran.returncode == 2
+    assert "entry 99999; expected one of 10180, 10076, 10028" in ran.stderr.strip().splitlines()[-1]
