@@ -1,4 +1,4 @@
-# make repro         the paper's results, from the data in the repository to figures/
+# make repro         the paper's results, from the data in the repository to figures/; JOBS=2: two stages at a time
 # make test          the tests, in the same environment
 # make lab           JupyterLab, to open the notebooks
 # make convergence   how often training converges, over seeds
@@ -19,7 +19,11 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 .PHONY: repro test lab convergence real peers strip data clean-venv
 
 repro: data
+ifdef JOBS
+	$(BIN)/python scripts/repro.py $(JOBS)
+else
 	$(BIN)/dvc repro
+endif
 
 test: data
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

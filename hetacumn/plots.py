@@ -105,7 +105,7 @@ def confusion_matrix(confusions: Mapping[str, Mapping[str, np.ndarray]]) -> Figu
     size = WIDTH_IN / (len(methods) + 0.3)
     figure, axes = _grid(len(confusions), len(methods), (size + 0.25) * len(confusions) + 0.3)
     for axis, method in zip(axes[0], methods, strict=True):
-        axis.set_title(METHODS[method][0])
+        axis.set_title(_look(method)[0])
     for line, (dataset, by_method) in zip(axes, confusions.items(), strict=True):
         for axis, method in zip(line, methods, strict=True):
             if method not in by_method:
@@ -142,7 +142,7 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
     for axis, dataset in zip(axes[0], datasets, strict=True):
         rows = means.loc[dataset].reindex(methods)
         for place, (method, row) in enumerate(rows.iterrows()):
-            _, colour, hatch, _ = METHODS[method]
+            _, colour, hatch, _ = _look(method)
             axis.barh(place, row["accuracy"], height=0.72, color=colour, hatch=hatch, edgecolor="black",
                       linewidth=0.5)
             axis.text(0.02, place, f"{100 * row['accuracy']:.1f} %", va="center", fontsize=8,
@@ -153,7 +153,7 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
         axis.axvline(rows["bound_known_pose"].mean(), color=BOUND_COLOUR, linestyle=":", zorder=4)
         axis.set(title=dataset, xlim=(0, 1.02), xlabel="accuracy", ylim=(len(methods) - 0.4, -0.6))
         axis.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-        axis.set_yticks(range(len(methods)), [METHODS[method][0] for method in methods])
+        axis.set_yticks(range(len(methods)), [_look(method)[0] for method in methods])
         axis.tick_params(axis="y", length=0)
     figure.legend(
         handles=[
@@ -201,7 +201,7 @@ def pose_error_histogram(errors_deg: Mapping[str, Mapping[str, np.ndarray]],
     bins = np.geomspace(0.1, 180, 46)
     for axis, (dataset, by_method) in zip(axes[0], errors_deg.items(), strict=True):
         for method in _methods(set(by_method)):
-            label, colour, _, line = METHODS[method]
+            label, colour, _, line = _look(method)
             errors = np.clip(by_method[method], bins[0], bins[-1])
             weights = np.full(len(errors), 1 / len(errors))
             axis.hist(errors, bins, weights=weights, color=colour, alpha=0.25)
@@ -223,7 +223,7 @@ def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray]) -> F
     ``truth`` and every estimate ``(K, z, y, x)`` in one frame. The truth is cut at a quarter of its highest
     density, an estimate where it encloses as many voxels. The view is across the two longest principal axes.
     """
-    rows = {"truth": truth, **{METHODS[m][0]: estimates[m] for m in _methods(set(estimates))}}
+    rows = {"truth": truth, **{_look(m)[0]: estimates[m] for m in _methods(set(estimates))}}
     margin, size = 0.3, min((WIDTH_IN - 0.3) / len(truth), 1.35)
     width, height = margin + size * len(truth), margin + size * len(rows)
     figure = Figure(figsize=(width, height), layout="none")
@@ -255,7 +255,7 @@ def fsc_curves(table: pd.DataFrame) -> Figure:
     for axis, dataset in zip(axes[0], datasets, strict=True):
         rows = table[table["dataset"] == dataset]
         for method in _methods(set(rows["method"])):
-            label, colour, _, line = METHODS[method]
+            label, colour, _, line = _look(method)
             of_method = rows[rows["method"] == method].groupby("frequency_per_A")["fsc"]
             curves = of_method.agg(["mean", "min", "max"])
             band = {"color": colour, "alpha": 0.12, "linewidth": 0}
@@ -292,7 +292,7 @@ def training_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], quantit
                 history = by_method[method]
                 if name in history:
                     rows = history[[x[0], name]].dropna()
-                    method_label, colour, _, dashes = METHODS[method]
+                    method_label, colour, _, dashes = _look(method)
                     line[column].plot(rows[x[0]], rows[name], color=colour, linestyle=dashes,
                                       label=method_label)
             if column == 0:
@@ -389,10 +389,13 @@ def path_surfaces(volumes: np.ndarray) -> Figure:
 
 
 def _methods(present: set[str]) -> list[str]:
-    """The methods that are present, in the order of :data:`METHODS`. Raises ValueError for an unknown one."""
-    if unknown := sorted(present - METHODS.keys()):
-        raise ValueError(f"the figures know the methods {', '.join(METHODS)}, not {', '.join(unknown)}")
-    return [method for method in METHODS if method in present]
+    """The methods that are present, in the order of :data:`METHODS`, a user's own after them."""
+    return [method for method in METHODS if method in present] + sorted(present - METHODS.keys())
+
+
+def _look(method: str) -> tuple[str, str, str, str | tuple]:
+    """Name in figures, colour, hatch and line of a method; black for one that is not in :data:`METHODS`."""
+    return METHODS.get(method, (method, "#000000", "", "-"))
 
 
 def _grid(rows: int, columns: int, height_in: float, **shared) -> tuple[Figure, np.ndarray]:

@@ -92,9 +92,13 @@ def test_a_method_that_is_missing_for_one_dataset_leaves_a_gap(made, tmp_path):
     plots.save(plots.confusion_matrix(confusions), tmp_path / "confusion.png")
 
 
-def test_an_unknown_method_is_named(made):
-    with pytest.raises(ValueError, match="not mystery"):
-        plots.volume_surfaces(made["volume_surfaces"][0], {"mystery": made["volume_surfaces"][0]})
+def test_a_method_of_the_users_own_is_drawn_too(made, tmp_path):
+    plots.style()
+    truth, volumes = made["volume_surfaces"]
+    plots.save(plots.volume_surfaces(truth, {"mine": truth, **volumes}), tmp_path / "volumes.png")
+    histories = {"adk": {"mine": pd.DataFrame({"step": range(9), "loss": range(9)})}}
+    figure = plots.training_curves(histories, {"loss": "loss"}, ("step", "steps"))
+    assert figure.axes[0].get_lines()[0].get_label() == "mine"
 
 
 def test_an_empty_volume_says_so(made, tmp_path):

@@ -1,0 +1,60 @@
+"""The stages side by side: the same as one after another, failures told, nothing done twice."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts/repro.py"
+STAGES = """
+stages:
+  em:
+    foreach: [a, b, c]
+    do:
+      cmd: mkdir -p out && echo ${item} > out/em-${item} && echo ran-${item} >> ran
+      outs: ["out/em-${item}"]
+  train:
+    foreach: [a, b]
+    do:
+      cmd: cp out/em-${item} out/net-${item} && cat out/em-c >> out/net-${item}
+      deps: ["out/em-${item}", out/em-c]
+      outs: ["out/net-${item}"]
+  figures:
+    cmd: cat out/net-a out/net-b > figure
+    deps: [out/net-a, out/net-b]
+    outs: [figure]
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    subprocess.run(["dvc", "init", "--no-scm", "--quiet"], check=True)
+    (tmp_path / "dvc.yaml").write_text(STAGES)
+    return tmp_path
+
+
+def run():
+    return subprocess.run([sys.executable, SCRIPT, "3"], capture_output=True, text=True)
+
+
+def test_everything_is_made_once(project):
+    first = run()
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert (project / "figure").read_text().split() == ["a", "c", "b", "c"]
+    assert sorted((project / "ran").read_text().split()) == ["ran-a", "ran-b", "ran-c"]
+    again = run()
+    assert again.returncode == 0 and "Everything is up to date." in again.stdout
+    assert len((project / "ran").read_text().split()) == 3
+
+
+def test_a_stage_that_fails_is_named_with_what_it_said(project):
+    path = project / "dvc.yaml"
+    path.write_text(STAGES.replace("cp out/em-${item}", "echo no such luck; exit 1; cp out/em-${item}"))
+    ran = run()
+    assert ran.returncode != 0 and not (project / "figure").exists()
+    assert "no such luck" in ran.stderr and "error: stage train@" in ran.stderr and "results/logs/train@" in ran.stderr
