@@ -105,7 +105,7 @@ def confusion_matrix(confusions: Mapping[str, Mapping[str, np.ndarray]]) -> Figu
     size = WIDTH_IN / (len(methods) + 0.3)
     figure, axes = _grid(len(confusions), len(methods), (size + 0.25) * len(confusions) + 0.3)
     for axis, method in zip(axes[0], methods, strict=True):
-        axis.set_title(_look(method)[0])
+        axis.set_title(_look(method)[0].replace(", ", ",\n"))
     for line, (dataset, by_method) in zip(axes, confusions.items(), strict=True):
         for axis, method in zip(line, methods, strict=True):
             if method not in by_method:
@@ -224,7 +224,7 @@ def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray]) -> F
     density, an estimate where it encloses as many voxels. The view is across the two longest principal axes.
     """
     rows = {"truth": truth, **{_look(m)[0]: estimates[m] for m in _methods(set(estimates))}}
-    margin, size = 0.3, min((WIDTH_IN - 0.3) / len(truth), 1.35)
+    margin, size = 0.4, min((WIDTH_IN - 0.4) / len(truth), 1.35)
     width, height = margin + size * len(truth), margin + size * len(rows)
     figure = Figure(figsize=(width, height), layout="none")
     axes_xyz, middle, reach = _pose_for_view(truth)
@@ -237,7 +237,8 @@ def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray]) -> F
             share = float((truth[k] > 0.25 * truth[k].max()).mean())
             level = float(np.quantile(volume, 1 - share))
             _surface(axis, volume, level, CLASS_COLOURS[k], axes_xyz, middle, reach)
-        figure.text(0.08 / width, (bottom + size / 2) / height, name, rotation=90, va="center", ha="left")
+        figure.text(0.04 / width, (bottom + size / 2) / height, name.replace(", ", ",\n"), rotation=90, va="center",
+                    ha="left", ma="center", linespacing=1.0)
     for k in range(len(truth)):
         left = margin + (k + 0.5) * size
         figure.text(left / width, 1 - 0.08 / height, f"class {k + 1}", va="top", ha="center")
