@@ -223,10 +223,9 @@ class _AbInitio:
     """One run: the data, the random state and the progress bar that its steps share."""
 
     def __init__(self, data: Observations, config: AbInitioConfig, seed: int, log):
-        self.data, self.config, self.log, device = data, config, log, data.y.device
+        self.data, self.config, self.log = data, config, log
         self.generator = torch.Generator().manual_seed(seed)  # of volumes and batches, on the CPU
-        self.moves = torch.Generator(device).manual_seed(seed)  # of pose candidates
-        self.held = torch.arange(len(data), device=device) % max(2, round(1 / config.held_out)) == 0
+        self.held = torch.arange(len(data), device=data.y.device) % max(2, round(1 / config.held_out)) == 0
         self.fit = (~self.held).nonzero().squeeze(1)
 
     def run(self) -> Start:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hetacumn.fourier import ifft3c, shells
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.volumes import Slicer, make_stencil, radius_grid, soft_sphere
@@ -34,13 +35,11 @@ def back_project(data: Observations, poses: Poses, padding: float = 2.0, prior: 
         for corner in range(8):
             sums.index_add_(0, stencil.index[:, corner], values * stencil.weights[:, corner, None])
     signal, weight = _whole(torch.view_as_complex(sums[:, :2].contiguous()), size), _whole(sums[:, 2], size)
-    shell = radius_grid(size, device).round().long().clamp(max=size // 2)
-    count = torch.bincount(shell.flatten()).clamp(min=1)
-    mean = torch.zeros(len(count), device=device).index_add_(0, shell.flatten(), weight.flatten()) / count
+    shell = shells(size, 3, device).clamp(max=size // 2)
+    mean = torch.bincount(shell.flatten(), weight.flatten()) / torch.bincount(shell.flatten())
     inside = radius_grid(size, device) <= padding * (box // 2 - 1)
     transform = torch.where(inside, signal / (weight + prior * mean[shell] + 1e-6), 0)
-    dims = (-3, -2, -1)
-    volume = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(transform, dim=dims), dim=dims), dim=dims).real * box
+    volume = ifft3c(transform) * box
     middle = slice(size // 2 - box // 2, size // 2 - box // 2 + box)
     kernel = torch.sinc((torch.arange(box, device=device) - box // 2) / size).square()  # of trilinear reading
     return volume[middle, middle, middle] / (kernel[:, None, None] * kernel[:, None] * kernel)

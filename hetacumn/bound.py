@@ -49,7 +49,7 @@ def bayes_bound(
         known.append(_expand(data, tangent, truth, radius)[0])
         near = search_grid(coarse, volume[None], grid, shifts, padding=padding).poses
         near, _ = climb(data, tangent, State(near, fixed), outward)
-        modes, values = zip(*(climb(data, tangent, start, finest) for start in (near, truth)))
+        modes, values = zip(*(climb(data, tangent, start, finest) for start in (near, truth)), strict=True)
         evidences = [_expand(data, tangent, mode, radius)[1] for mode in modes]
         searched.append(torch.logaddexp(*evidences))
         found.append(modes[0].where(values[0] > values[1], modes[1]).poses.rotations)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class CoordinateDecoder(nn.Module):
         self.box, self.latent_dim, self.scale = box, latent_dim, scale
         self.register_buffer("bands", torch.pi * 2.0 ** torch.arange(6), persistent=False)
         sizes = [3 * (1 + 2 * len(self.bands)) + latent_dim] + [width] * layers
-        blocks = [block for a, b in zip(sizes, sizes[1:]) for block in (nn.Linear(a, b), nn.GELU())]
+        blocks = [block for a, b in pairwise(sizes) for block in (nn.Linear(a, b), nn.GELU())]
         self.network = nn.Sequential(*blocks, nn.Linear(width, 2))
 
     def _transform(self, z: Tensor, points: Tensor) -> Tensor:

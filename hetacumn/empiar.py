@@ -17,18 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-import mrcfile
 import numpy as np
 import requests
-from mrcfile.dtypes import HEADER_DTYPE
 from tqdm import tqdm
 
 from hetacumn import star
 from hetacumn.errors import HetacumnError
 from hetacumn.project import atomic_path
+from hetacumn.stacks import HEADER_BYTES, Layout
 
 ARCHIVE = "https://ftp.ebi.ac.uk/empiar/world_availability"
-HEADER_BYTES = 1024
 RUN_BYTES = 2**24  # the most that is asked for in one request
 
 
@@ -130,45 +128,20 @@ class Remote:
 
 @dataclass(frozen=True)
 class RemoteStack:
-    """A stack in the archive: its path, header, and the place and size of its images."""
+    """A stack in the archive: its path and what its header says."""
 
     path: str
-    header: np.void
-    byte_order: str
-    offset: int
-    images: int
-    shape: tuple[int, int]
-    dtype: np.dtype
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of one image."""
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+    layout: Layout
 
     @classmethod
     def open(cls, remote: Remote, path: str) -> RemoteStack:
         """Read and check a header. Raises :class:`HetacumnError` where it is none, or the file too short for it."""
         raw, total = remote.read(path, 0, HEADER_BYTES)
-        for order in "<>":
-            header = np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0]
-            if 0 <= header["mode"] <= 12:
-                break
-        else:
-            raise HetacumnError(f"{remote.url(path)}: not an MRC stack (mode {header['mode']})")
-        try:
-            dtype = mrcfile.utils.dtype_from_mode(header["mode"]).newbyteorder(order)
-        except ValueError as error:
-            raise HetacumnError(f"{remote.url(path)}: not an MRC stack of images ({error})") from None
-        count, height, width = (int(header[name]) for name in ("nz", "ny", "nx"))
-        offset = HEADER_BYTES + int(header["nsymbt"])
-        if dtype.kind == "c" or min(count, height, width) < 1:
-            raise HetacumnError(f"{remote.url(path)}: header of {count} images {width} × {height}, {dtype}; expected a stack "
-                                "of real images")
-        stack = cls(path, header, order, offset, count, (height, width), dtype)
-        if total < offset + count * stack.image_bytes:
-            raise HetacumnError(f"{remote.url(path)}: {total} bytes long; expected {offset + count * stack.image_bytes}, "
-                                f"{count} images as its header says")
-        return stack
+        layout = Layout.parse(raw, remote.url(path))
+        if total < layout.end:
+            raise HetacumnError(f"{remote.url(path)}: {total} bytes long; expected {layout.end}, {layout.shape[0]} images as "
+                                "its header says")
+        return cls(path, layout)
 
 
 @dataclass(frozen=True)
@@ -213,7 +186,7 @@ def download_subset(
     particles = table.particles.iloc[rows].reset_index(drop=True)
     particles["rlnImageOriginalName"] = particles["rlnImageName"]
     particles["rlnImageName"] = [f"{i + 1:06d}@particles.mrcs" for i in range(count)]
-    box = next(iter(stacks.values())).shape[0]
+    box = next(iter(stacks.values())).layout.shape[1]
     star.write_table(made, particles, table.optics.assign(rlnImageSize=box))
     for path in (_journal(out), out / "entry.star"):
         path.unlink(missing_ok=True)
@@ -246,12 +219,13 @@ def _check_alike(remote: Remote, stacks: dict[str, RemoteStack], table: star.Par
     first = next(iter(stacks.values()))
     for row in rows:
         stack = stacks[names[row]]
-        if (stack.shape, stack.dtype) != (first.shape, first.dtype):
-            raise HetacumnError(f"{remote.url(stack.path)}: images {stack.shape} of {stack.dtype}; expected {first.shape} of "
-                                f"{first.dtype}, as in {remote.url(first.path)}")
-        if not 0 <= index[row] < stack.images:
+        here, there = stack.layout, first.layout
+        if (here.shape[1:], here.dtype) != (there.shape[1:], there.dtype):
+            raise HetacumnError(f"{remote.url(stack.path)}: images {here.shape[1:]} of {here.dtype}; expected "
+                                f"{there.shape[1:]} of {there.dtype}, as in {remote.url(first.path)}")
+        if not 0 <= index[row] < here.shape[0]:
             raise HetacumnError(f"{table.path}: row {row + 1} names image {index[row] + 1} of {remote.url(stack.path)}, which "
-                                f"holds {stack.images}")
+                                f"holds {here.shape[0]}")
 
 
 def _runs(stacks: list[RemoteStack], index: np.ndarray, missing: np.ndarray) -> Iterator[_Run]:
@@ -261,7 +235,7 @@ def _runs(stacks: list[RemoteStack], index: np.ndarray, missing: np.ndarray) -> 
     for place in order:
         stack, number = stacks[place], int(index[place])
         if run and run.stack.path == stack.path and number == run.first + len(run.places) and (
-            (len(run.places) + 1) * stack.image_bytes <= RUN_BYTES
+            (len(run.places) + 1) * stack.layout.image_bytes <= RUN_BYTES
         ):
             run.places.append(place)
             continue
@@ -277,14 +251,14 @@ def _fetch_images(remote: Remote, stacks: list[RemoteStack], index: np.ndarray, 
     whole, part = out / "particles.mrcs", out / "particles.mrcs.part"
     if whole.exists():
         return
-    size, done = stacks[0].image_bytes, np.zeros(len(stacks), dtype=bool)
+    size, done = stacks[0].layout.image_bytes, np.zeros(len(stacks), dtype=bool)
     if part.exists() and _journal(out).exists():
         lines = _journal(out).read_text().rpartition("\n")[0]  # the last may be cut short
         here = np.array(lines.split(), dtype=np.int64)
         done[here[(here >= 0) & (here < len(done))]] = True
     else:
         _journal(out).unlink(missing_ok=True)
-        part.write_bytes(_local_header(stacks[0], len(stacks)))
+        part.write_bytes(_local_header(stacks[0].layout, len(stacks)))
         os.truncate(part, HEADER_BYTES + size * len(stacks))
     missing = (~done).nonzero()[0]
     tqdm.write(f"{len(missing)} of {len(stacks)} images to download from {len({s.path for s in stacks})} stacks: "
@@ -294,7 +268,7 @@ def _fetch_images(remote: Remote, stacks: list[RemoteStack], index: np.ndarray, 
         disable=not progress,
     ) as bar:
         for run in _runs(stacks, index, missing):
-            start = run.stack.offset + run.first * size
+            start = run.stack.layout.offset + run.first * size
             content, _ = remote.read(run.stack.path, start, start + len(run.places) * size)
             for i, place in enumerate(run.places):
                 file.seek(HEADER_BYTES + place * size)
@@ -307,9 +281,9 @@ def _fetch_images(remote: Remote, stacks: list[RemoteStack], index: np.ndarray, 
     os.replace(part, whole)
 
 
-def _local_header(stack: RemoteStack, count: int) -> bytes:
+def _local_header(layout: Layout, count: int) -> bytes:
     """The remote stack's header, of ``count`` images and without an extension."""
-    header = np.array(stack.header, dtype=HEADER_DTYPE.newbyteorder(stack.byte_order))
+    header = layout.header.copy()
     cell = float(header["cella"]["x"])
     header["nz"], header["mz"] = count, 1  # a stack of images, not a volume
     header["nsymbt"] = header["ispg"] = 0

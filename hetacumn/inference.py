@@ -143,7 +143,7 @@ def write_volumes(out: Path | str, volumes: Tensor, stem: str, voxel_A: float) -
     folder = Path(out) / "volumes"
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{stem}_{i}.mrc" for i in range(1, len(volumes) + 1)]
-    for path, volume in zip(paths, volumes):
+    for path, volume in zip(paths, volumes, strict=True):
         write_mrc(path, volume, voxel_A)
     for path in set(folder.glob(f"{stem}_*.mrc")) - set(paths):
         path.unlink()
@@ -213,7 +213,7 @@ def predict_stack(
     path = latent_path(latents, path_points)
     with torch.no_grad():
         volumes = [_volumes(trained, basis, grade, z.to(device)).cpu() for z in (found.centres, path)]
-    for stem, some in zip(("class", "path"), volumes):
+    for stem, some in zip(("class", "path"), volumes, strict=True):
         write_volumes(out, some, stem, particles.pixel_A)
     rate = total / seconds
     write_json(out / "run.json", {**run, "predict_particles_per_second": round(rate), "peak_memory_mb": max(

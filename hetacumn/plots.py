@@ -365,7 +365,8 @@ def defocus_histogram(defocus_u_A: np.ndarray, defocus_v_A: np.ndarray) -> Figur
     """Mean defocus of the particles in µm, and their astigmatism, the difference of the two."""
     figure, axes = _grid(1, 2, 2.3)
     u, v = np.asarray(defocus_u_A, dtype=float), np.asarray(defocus_v_A, dtype=float)
-    for axis, values, label in ((axes[0, 0], (u + v) / 2e4, "defocus (µm)"), (axes[0, 1], abs(u - v) / 1e4, "astigmatism (µm)")):
+    both = ((u + v) / 2e4, abs(u - v) / 1e4)
+    for axis, values, label in zip(axes[0], both, ("defocus (µm)", "astigmatism (µm)"), strict=True):
         axis.hist(values, 40, color="#9A9A9A")
         axis.set(xlabel=label)
     axes[0, 0].set_ylabel("particles")

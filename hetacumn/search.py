@@ -93,6 +93,6 @@ def search_grid(
                         log_volume - evidence[:, None], evidence))
         if progress is not None:
             progress.update(len(part))
-    rotation, shift, volume, log_volume, evidence = (torch.cat(column) for column in zip(*results))
+    rotation, shift, volume, log_volume, evidence = (torch.cat(column) for column in zip(*results, strict=True))
     evidence = evidence - torch.log(torch.tensor(float(len(rotations) * len(shifts_px))))
     return Found(Poses(rotation, shift), volume, log_volume, evidence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import mrcfile
@@ -14,6 +15,7 @@ from hetacumn.errors import HetacumnError
 from hetacumn.project import atomic_path
 from hetacumn.star import ParticleTable
 
+HEADER_BYTES = 1024  # of an MRC file, before its extended header
 CHUNK_BYTES = 32 * 2**20  # of images as float32: what is held at once while a stack is read or written
 
 
@@ -32,30 +34,61 @@ def open_stack(path: Path | str) -> np.ndarray:
     """
     path = Path(path)
     try:
-        header, order = _read_header(path)
-        dtype = mrcfile.utils.dtype_from_mode(header["mode"]).newbyteorder(order)
+        with open(path, "rb") as file:
+            layout = Layout.parse(file.read(HEADER_BYTES), str(path))
     except FileNotFoundError:
         raise HetacumnError(f"{path}: no such file; expected a stack of images") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise HetacumnError(f"{path}: not an MRC stack ({error})") from error
-    shape = (int(header["nz"]), int(header["ny"]), int(header["nx"]))
-    if dtype.kind == "c" or min(shape) < 1:
-        raise HetacumnError(f"{path}: header of {shape[0]} images {shape[2]} × {shape[1]}, {dtype}; "
-                            "expected a stack of real images")
-    offset = 1024 + int(header["nsymbt"])
-    expected = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     actual = path.stat().st_size
-    if actual < expected:
-        whole = max(0, actual - offset) // (shape[1] * shape[2] * dtype.itemsize)
+    if actual < layout.end:
+        whole = max(0, actual - layout.offset) // layout.image_bytes
         raise HetacumnError(f"{path}: truncated: {actual} bytes hold {whole} whole images; expected "
-                            f"{shape[0]} images in {expected} bytes, as its header says")
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+                            f"{layout.shape[0]} images in {layout.end} bytes, as its header says")
+    return np.memmap(path, dtype=layout.dtype, mode="r", offset=layout.offset, shape=layout.shape)
 
 
-def _read_header(path: Path) -> tuple[np.void, str]:
+@dataclass(frozen=True)
+class Layout:
+    """What an MRC header says: ``shape`` ``(n, y, x)``, the images' dtype, and the byte at which the first begins."""
+
+    header: np.void
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    offset: int
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image."""
+        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+
+    @property
+    def end(self) -> int:
+        """Bytes of the whole file, at least."""
+        return self.offset + self.shape[0] * self.image_bytes
+
+    @classmethod
+    def parse(cls, raw: bytes, where: str) -> Layout:
+        """Of the first :data:`HEADER_BYTES` of a file, of either byte order.
+
+        Raises:
+            HetacumnError: naming ``where``: not MRC, not real numbers.
+        """
+        try:
+            header, order = _parse_header(raw)
+            dtype = mrcfile.utils.dtype_from_mode(header["mode"]).newbyteorder(order)
+        except ValueError as error:
+            raise HetacumnError(f"{where}: not an MRC stack ({error})") from error
+        shape = (int(header["nz"]), int(header["ny"]), int(header["nx"]))
+        if dtype.kind == "c" or min(shape) < 1:
+            raise HetacumnError(f"{where}: header of {shape[0]} images {shape[2]} × {shape[1]}, {dtype}; "
+                                "expected a stack of real images")
+        return cls(header, shape, dtype, HEADER_BYTES + int(header["nsymbt"]))
+
+
+def _parse_header(raw: bytes) -> tuple[np.void, str]:
     """The MRC header and its byte order, "<" or ">". Raises ValueError where there is none."""
-    raw = path.read_bytes() if path.stat().st_size < 1024 else np.fromfile(path, np.uint8, 1024).tobytes()
-    if len(raw) < 1024:
+    if len(raw) < HEADER_BYTES:
         raise ValueError(f"{len(raw)} bytes, less than a header")
     for order in "<>":
         header = np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0]

@@ -19,8 +19,8 @@ from hetacumn.inference import classify, latent_path, predict_stack
 from hetacumn.model import HetACUMN
 from hetacumn.particles import Poses
 from hetacumn.predictions import Predictions
-from hetacumn.so3 import perturb, random_rotations
 from hetacumn.simulate import Simulation, Truth, simulate
+from hetacumn.so3 import perturb, random_rotations
 from hetacumn.training import START, TrainConfig, build_model, save_model, save_start
 
 DATA = Path(__file__).resolve().parents[1] / "data"

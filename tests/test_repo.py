@@ -74,3 +74,9 @@ def test_params_are_valid_yaml():
     if not path.exists():
         pytest.skip("no params.yaml")
     assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+def test_the_code_passes_the_linter():
+    found = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", "."], cwd=ROOT,
+                           capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
