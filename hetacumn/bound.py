@@ -70,5 +70,5 @@ def _expand(data: Observations, tangent: Tangent, state: State, radius: float, b
         rows = slice(start, start + batch)
         here = tangent.expand(band[rows], state[rows])
         values.append(here.value)
-        evidences.append(here.step(0.0)[1])
+        evidences.append(here.step(0.0)[2])
     return torch.cat(values), torch.cat(evidences)

@@ -118,16 +118,17 @@ class HalfPlane:
         sums = values.new_zeros(*values.shape[:-1], int(shell.max()) + 1).index_add_(-1, shell, values * weight)
         return (sums / torch.bincount(shell, weight).to(values))[..., shell]
 
-    def quarter_turn(self) -> tuple[Tensor, Tensor]:
-        """How coefficients become those of the image turned by 90°, from x to y: index ``(m,)`` and the sign ``(m,)`` of
-        the imaginary part. Exact: the grid turns into itself."""
-        kx, ky = self.k.long().unbind(1)
+    def quarter_turned(self, coefficients: Tensor) -> Tensor:
+        """Those of the images turned by 90°, from x to y, ``(..., m)`` within whole shells; real ones (a CTF) are
+        taken as even. Exact: the grid turns into itself."""
+        kx, ky = self.k[: coefficients.shape[-1]].long().unbind(1)
         before = torch.stack([ky, -kx], dim=1)  # F'(k) = F(Q⁻¹ k)
         sign = torch.where((before[:, 0] > 0) | ((before[:, 0] == 0) & (before[:, 1] >= 0)), 1, -1)
         before = before * sign[:, None]
         place = torch.full((self.box, self.box), -1, device=self.k.device)
-        place[ky, kx] = torch.arange(len(self), device=self.k.device)  # negative frequencies count from the end
-        return place[before[:, 1], before[:, 0]], sign.float()
+        place[ky, kx] = torch.arange(len(kx), device=self.k.device)  # negative frequencies count from the end
+        turned = coefficients[..., place[before[:, 1], before[:, 0]]]
+        return torch.complex(turned.real, turned.imag * sign) if turned.is_complex() else turned
 
     def pack(self, images: Tensor) -> Tensor:
         """Real images ``(..., box, box)`` to complex coefficients ``(..., m)``."""

@@ -4,7 +4,8 @@ Four grades of prediction, dearer and better:
 
 - *encoder*: the encoder alone;
 - *amortized*: one forward pass, the paper's: the encoder, and the decoder's feedback where the model has it;
-- *refined*: every pose hypothesis of the encoder followed further, the best climbed to its peak together with z;
+- *refined*: every pose hypothesis of the encoder followed further, the best climbed to its peak together with z, and
+  those few images that still fit badly searched exhaustively;
 - *searched*: the exhaustive pose search of the ab initio start, then climbed; no network. This is the ``em`` baseline.
 """
 
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio import AbInitioConfig, Start, fit_subspace
 from hetacumn.errors import HetacumnError
-from hetacumn.joint import State, Tangent, climb, compete
+from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.model import HetACUMN
 from hetacumn.observations import Observations, observe
 from hetacumn.particles import count_particles, read_particles
@@ -69,25 +70,43 @@ def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: 
 
 
 @torch.no_grad()
-def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig, batch: int = 500) -> Inferred:
-    """All hypotheses of the encoder, corrected at length; from the best of them up to the peak."""
+def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig, classes: int | None = None,
+           seed: int = 0, batch: int = 500) -> Inferred:
+    """All hypotheses of the encoder, corrected at length; from the best of them up to the peak.
+
+    What still fits badly is searched under the volumes of the ``classes`` found (by BIC if None); the likelier stays.
+    """
     began = time.perf_counter()
     model.eval()
-    tangent, parts = Tangent(basis, config.padding), []
+    tangent, parts, values = Tangent(basis, config.padding), [], []
     for start in tqdm(range(0, len(data), batch), desc="refined", unit="batch", mininterval=5):
         part = data[start : start + batch]
         with autocast(data.y.device):
             latents, found = model.encode(part)
         states = [State(poses, latents) for poses in found.likelier(model.encoder.hypotheses)]
-        best = compete(part, tangent, states, REFINED_ROUNDS)
-        parts.append(climb(part, tangent, best, config.fine_radii)[0])
-    return Inferred(State.cat(parts), time.perf_counter() - began)
+        best, _ = compete(part, tangent, states, REFINED_ROUNDS)
+        state, value = climb(part, tangent, best, config.fine_radii)
+        parts.append(state)
+        values.append(value)
+    state, value = State.cat(parts), torch.cat(values)
+    band = data.within(config.fine_radii[-1] * data.plane.box)
+    rows = (misfit(value, band) > model.doubt).nonzero().squeeze(1)
+    if len(rows):
+        centres = classify(state.latents, classes and min(classes, len(data)), seed).centres.to(data.y.device)
+        searched, other = _search(data[rows], basis, centres, config)
+        state = state.replaced(rows, searched.where(other > value[rows], state[rows]))
+    return Inferred(state, time.perf_counter() - began)
 
 
-@torch.no_grad()
 def search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> Inferred:
     """Exhaustive search under the volumes at latent ``centres`` ``(k, q)``, and from the best up to the peak."""
     began = time.perf_counter()
+    state, _ = _search(data, basis, centres, config)
+    return Inferred(state, time.perf_counter() - began)
+
+
+@torch.no_grad()
+def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> tuple[State, Tensor]:
     device = data.y.device
     volumes = torch.einsum("kj,jxyz->kxyz", mixing_of(centres), basis)
     with tqdm(total=len(data), desc="searched", mininterval=5) as progress:
@@ -97,8 +116,7 @@ def search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioC
             padding=config.padding, progress=progress,
         )
     first = State(found.poses, centres[found.volume])
-    state, _ = climb(data, Tangent(basis, config.padding), first, config.climb_radii + config.fine_radii)
-    return Inferred(state, time.perf_counter() - began)
+    return climb(data, Tangent(basis, config.padding), first, config.climb_radii + config.fine_radii)
 
 
 def polish_basis(data: Observations, basis: Tensor, found: Inferred, config: AbInitioConfig, steps: int,
@@ -190,7 +208,7 @@ def predict_stack(
         if grade == "searched":
             found = search(data, basis, trained.centres, config)
         elif grade == "refined":
-            found = refine(trained.model, data, basis, config)
+            found = refine(trained.model, data, basis, config, wanted, seed)
         else:
             found = amortize(trained.model, data, feedback=grade == "amortized")
         seconds += found.seconds

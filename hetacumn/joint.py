@@ -50,6 +50,16 @@ class State:
         shifts = self.poses.shifts_px + step[:, 3:5].clamp(-most_px, most_px)
         return State(Poses(so3.turn(self.poses.rotations, turn), shifts), self.latents + step[:, 5:])
 
+    def replaced(self, rows: Tensor, other: State) -> State:
+        """This with other states at the given ``rows``, an index of images."""
+        return State(
+            Poses(
+                self.poses.rotations.index_copy(0, rows, other.poses.rotations),
+                self.poses.shifts_px.index_copy(0, rows, other.poses.shifts_px),
+            ),
+            self.latents.index_copy(0, rows, other.latents),
+        )
+
     @staticmethod
     def pick(states: list[State], which: Tensor) -> State:
         """The ``which[i]``-th state of each image."""
@@ -82,15 +92,16 @@ class Quadratic:
             torch.where(condition[:, None, None], self.curvature, other.curvature),
         )
 
-    def step(self, damping: Tensor | float) -> tuple[Tensor, Tensor]:
-        """The damped step ``(b, p)`` towards the maximum, and the Laplace evidence ``(b,)`` expected there."""
+    def step(self, damping: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """The damped step ``(b, p)`` towards the maximum; the log joint ``(b,)`` and the Laplace evidence expected there."""
         damped = self.curvature.clone()
         diagonal = damped.diagonal(dim1=1, dim2=2)
         diagonal.mul_(1 + damping).add_(1e-4)
         factor, _ = torch.linalg.cholesky_ex(damped)
         move = torch.cholesky_solve(self.slope[..., None], factor).squeeze(-1)
         half_log_det = factor.diagonal(dim1=1, dim2=2).log().sum(1)
-        return move, self.value + 0.5 * (self.slope * move).sum(1) - half_log_det
+        value = self.value + 0.5 * (self.slope * move).sum(1)
+        return move, value, value - half_log_det
 
 
 class Tangent:
@@ -148,23 +159,32 @@ class Tangent:
 
 @torch.no_grad()
 def compete(data: Observations, tangent: Tangent, states: list[State], rounds: tuple[tuple[int, float], ...],
-            damping: float = 0.03) -> State:
+            damping: float = 0.03) -> tuple[State, Tensor]:
     """The best of several states of each image, the likelier first, after a tournament of Gauss-Newton steps.
 
     Each round is ``(how many take part, radius in cycles per pixel)``: those of the highest evidence so far take one
-    step, not checked, in that band. The last round leaves the winner.
+    step, not checked, in that band. The last round leaves the winner, and the log joint ``(b,)`` expected of it.
     """
     states, evidence = states[: rounds[0][0]], None
-    for count, radius in (*rounds, (1, 0.0)):
+    for count, radius in rounds:
         if count < len(states):
             order = evidence.argsort(dim=1, descending=True)[:, :count]
             states = [State.pick(states, which) for which in order.unbind(1)]
-        if radius:
-            band = data.within(radius * tangent.box)
-            steps, evidences = zip(*(tangent.expand(band, state).step(damping) for state in states), strict=True)
-            states = [state.moved(step) for state, step in zip(states, steps, strict=True)]
-            evidence = torch.stack(evidences, dim=1)
-    return states[0]
+        band = data.within(radius * tangent.box)
+        found = [tangent.expand(band, state).step(damping) for state in states]
+        states = [state.moved(step) for state, (step, _, _) in zip(states, found, strict=True)]
+        value, evidence = (torch.stack(each, dim=1) for each in list(zip(*found, strict=True))[1:])
+    winner = evidence.argmax(dim=1)
+    return State.pick(states, winner), value.gather(1, winner[:, None]).squeeze(1)
+
+
+def misfit(log_joint: Tensor, band: Observations) -> Tensor:
+    """By how many standard deviations ``‖Y - X‖²`` is more than noise of unit variance alone would leave, ``(b,)``.
+
+    Nearly N(0, 1) where pose and z are right, whatever the image and the band: wrong poses stand out.
+    """
+    count = band.weight.sum()
+    return (-2 * log_joint - count) / (2 * count).sqrt()
 
 
 @torch.no_grad()
@@ -185,7 +205,8 @@ def climb(data: Observations, tangent: Tangent, state: State, radii: tuple[float
                 here = tangent.expand(band, best)
                 damping = torch.full((len(part), 1), 0.03, device=here.value.device)
                 before = radius
-            trial = best.moved(here.step(damping)[0])
+            step, _, _ = here.step(damping)
+            trial = best.moved(step)
             there = tangent.expand(band, trial)
             better = there.value > here.value
             best, here = trial.where(better, best), there.where(better, here)

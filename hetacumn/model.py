@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from hetacumn.decoder import linear_basis
 from hetacumn.encoder import Encoder, Hypotheses
 from hetacumn.fourier import HalfPlane
-from hetacumn.joint import State, Tangent, compete
+from hetacumn.joint import State, Tangent, compete, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.so3 import inplane, random_rotations
+
+SECOND_ROUNDS = ((16, 0.15), (16, 0.15), (4, 0.2), (2, 0.25))  # of a second look, before the last round of the first
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -64,12 +66,15 @@ class HetACUMN(nn.Module):
     """The two tasks over a shared encoder and decoder, for images of ``box`` pixels with unit noise.
 
     ``feedback``: rounds of :func:`~hetacumn.joint.compete` between the encoder's hypotheses; none for the encoder alone.
+    ``second_look``: the share of images, those that fit worst, that inference looks at again; see :meth:`set_doubt`.
     """
 
     def __init__(self, encoder: Encoder, decoder: nn.Module, symmetrised: bool = False,
-                 feedback: tuple[tuple[int, float], ...] = ()):
+                 feedback: tuple[tuple[int, float], ...] = (), second_look: float = 0.0):
         super().__init__()
-        self.encoder, self.decoder, self.symmetrised, self.feedback = encoder, decoder, symmetrised, feedback
+        self.encoder, self.decoder, self.symmetrised = encoder, decoder, symmetrised
+        self.feedback, self.second_look = feedback, second_look
+        self.register_buffer("doubt", torch.tensor(torch.inf))  # look again at what fits worse: no image, until it is set
 
     def render(self, z: Tensor, poses: Poses, ctf: Tensor, plane: HalfPlane) -> Tensor:
         """Noise-free images ``(b, m)`` of conformations ``(b, q)`` at poses, CTF applied."""
@@ -95,7 +100,7 @@ class HetACUMN(nn.Module):
             found = self._add_turned(data, z, found)
         band = data.within(radius)
         if self.feedback:
-            poses = self._correct(data, found, z, self.tangent()).poses
+            poses = self._correct(data, found, z, self.tangent())[0].poses
             pose_loss = hypotheses_loss(found, poses)
         else:
             poses, pose_loss = self._choose(band, z, found)
@@ -163,10 +168,9 @@ class HetACUMN(nn.Module):
             z[count // 4 :] = draws.latents[rows]
         rotations = random_rotations(count, generator, device)
         drawn = (slices or self.decoder.slices)(z, rotations, plane.k)
-        index, sign = plane.quarter_turn()
         quarter, turns, poses = inplane(torch.tensor(-90.0, device=device)), [drawn], [rotations]
         for _ in range(3):
-            turns.append(torch.complex(turns[-1].real[:, index], turns[-1].imag[:, index] * sign))
+            turns.append(plane.quarter_turned(turns[-1]))
             poses.append(quarter @ poses[-1])
         drawn, z = torch.cat(turns)[:batch], z.repeat(4, 1)[:batch]
         poses = Poses(torch.cat(poses)[:batch], draws.shift_px * normal(batch, 2))
@@ -192,11 +196,42 @@ class HetACUMN(nn.Module):
 
     @torch.no_grad()
     def infer(self, data: Observations, tangent: Tangent | None) -> State:
-        """Amortized: poses and latents of images in one forward pass, with feedback if there is a tangent."""
+        """Amortized: poses and latents of images in one forward pass, with feedback if there is a tangent.
+
+        Images that fit badly are encoded again, turned by quarters in their plane: three more views to the encoder, and
+        so three more sets of hypotheses. Whichever is likelier stays.
+        """
         mean, found = self.encode(data)
-        return self._correct(data, found, mean, tangent) if tangent else State(found.best(), mean)
+        if tangent is None:
+            return State(found.best(), mean)
+        state, value = self._correct(data, found, mean, tangent)
+        rows = (self._misfit(value, data) > self.doubt).nonzero().squeeze(1)
+        if not len(rows):
+            return state
+        again, other = self._look_again(data[rows], tangent)
+        return state.replaced(rows, again.where(other > value[rows], state[rows]))
 
     @torch.no_grad()
-    def _correct(self, data: Observations, found: Hypotheses, z: Tensor, tangent: Tangent) -> State:
+    def set_doubt(self, data: Observations) -> None:
+        """Take the misfit above which inference looks again from images like those to come: ``second_look`` of these have
+        more."""
+        if self.feedback and self.second_look:
+            mean, found = self.encode(data)
+            _, value = self._correct(data, found, mean, self.tangent())
+            self.doubt.copy_(self._misfit(value, data).quantile(1 - self.second_look))
+
+    def _misfit(self, value: Tensor, data: Observations) -> Tensor:
+        return misfit(value, data.within(self.feedback[-1][1] * data.plane.box))
+
+    @torch.no_grad()
+    def _correct(self, data: Observations, found: Hypotheses, z: Tensor, tangent: Tangent) -> tuple[State, Tensor]:
         states = [State(poses, z.detach()) for poses in found.likelier(self.feedback[0][0])]
         return compete(data, tangent, states, self.feedback)
+
+    def _look_again(self, data: Observations, tangent: Tangent) -> tuple[State, Tensor]:
+        states, turned = [], data
+        for degrees in (0.0, -90.0, -180.0, -270.0):
+            z, found = self.encode(turned)
+            states += [State(poses.turned(degrees), z) for poses in found.likelier(4)]
+            turned = turned.quarter_turned()
+        return compete(data, tangent, states, (*SECOND_ROUNDS, self.feedback[-1]))

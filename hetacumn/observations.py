@@ -33,6 +33,10 @@ class Observations:
         m = self.plane.count(radius)
         return Observations(self.y[:, :m], self.ctf[:, :m], self.plane)
 
+    def quarter_turned(self) -> Observations:
+        """The images turned by 90° in their plane, from x to y, and their CTFs with them."""
+        return Observations(self.plane.quarter_turned(self.y), self.plane.quarter_turned(self.ctf), self.plane)
+
     @property
     def k(self) -> Tensor:
         """Integer frequencies ``(m, 2)``."""

@@ -17,7 +17,7 @@ from hetacumn import star
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import crop_images
 from hetacumn.optics import Optics
-from hetacumn.so3 import from_euler, to_euler
+from hetacumn.so3 import from_euler, inplane, to_euler
 from hetacumn.stacks import StackReader
 
 #: RELION's column for each of ours, and what it is where the column is missing (None: it must be there).
@@ -49,6 +49,11 @@ class Poses:
 
     def __getitem__(self, rows) -> Poses:
         return Poses(self.rotations[rows], self.shifts_px[rows])
+
+    def turned(self, degrees: float) -> Poses:
+        """Those of the images turned in their plane, from x to y."""
+        turn = inplane(torch.tensor(-degrees, device=self.rotations.device))
+        return Poses(turn @ self.rotations, self.shifts_px @ turn[:2, :2].T)
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,12 @@ from hetacumn.volumes import soft_sphere
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All settings of a training run. The switches name what this project adds to the bare method of the paper:
-    ``warm_start``, ``conformation_sleep``, ``hypotheses`` > 1 and
-    ``feedback``; ``conditional``, ``pose_task`` and ``symmetrised``
-    make the ablations and the amortized baseline."""
+    """All settings of a training run.
+
+    The switches name what this project adds to the bare method of the paper: ``warm_start``, ``conformation_sleep``,
+    ``hypotheses`` > 1, ``feedback`` and ``second_look``; ``conditional``, ``pose_task`` and ``symmetrised`` make the
+    ablations and the amortized baseline.
+    """
 
     classes: int = 2
     latent_dim: int = 4
@@ -48,6 +50,7 @@ class TrainConfig:
     conformation_sleep: bool = True
     hypotheses: int = 8
     feedback: tuple[tuple[int, float], ...] = ((4, 0.15), (2, 0.2), (1, 0.25), (1, 0.35))  # see joint.compete; () for none
+    second_look: float = 0.05  # about the share of the images, at prediction; 0 for none
     symmetrised: bool = False
     decoder: str = "voxel"  # or "coordinate"
     # sizes
@@ -121,13 +124,14 @@ def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, powe
         decoder = CoordinateDecoder(box, config.latent_dim, scale=scale)
     else:
         raise HetacumnError(f"decoder is '{config.decoder}'; expected voxel or coordinate")
-    return HetACUMN(encoder, decoder, config.symmetrised, config.feedback)
+    return HetACUMN(encoder, decoder, config.symmetrised, config.feedback, config.second_look)
 
 
 # The run ---------------------------------------------------------------------------------------------------
 
 
 START, CHECKPOINT = "start.safetensors", "checkpoint.pt"
+DOUBT_SAMPLE = 4000  # particles that say what a bad fit is
 
 
 def method_config(params: dict, method: str, **more) -> TrainConfig:
@@ -202,6 +206,7 @@ def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, st
     torch.manual_seed(config.seed)
     trainer = Trainer(data, config, out, start)
     trainer.run(progress)
+    trainer.model.eval().set_doubt(data[:DOUBT_SAMPLE])
     save_model(out / "model.safetensors", trainer.model, config, data.plane.box, pixel_A)
     with atomic_path(out / "history.csv") as temporary:
         pd.DataFrame(trainer.history).to_csv(temporary, index=False, float_format="%.6g")

