@@ -1,74 +1,132 @@
-"""`dvc repro`, several stages at a time: each stage is a process of one thread, and small networks gain little from more.
+"""`dvc repro`, several stages at a time: small networks and grids gain little from more than one core each.
 
-Stages of one kind do not need each other, so kinds go in their order, and within a kind the stages run side by side, each
-by `dvc repro --single-item`. Output goes to results/logs/. At the end a plain `dvc repro` does what is left and checks the
-whole. Usage: python scripts/repro.py [how many at a time; all cores if not given]
+A stage starts when all that it needs is made, each by `dvc repro --single-item` with its share of the cores. Stages that
+say `meta: {alone: true}` in dvc.yaml are timed: they run at the end of what can be run, one at a time, with all cores. What
+a stage prints goes to results/logs/. Usage: python scripts/repro.py [--jobs N] [dvc.yaml ...]
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 
-KINDS = ("simulate",), ("em",), ("train",), ("search", "predict", "grade"), ("evaluate",)
+from dvc.repo import Repo
+
 LOGS = Path("results/logs")
-SECONDS_BETWEEN_NEWS = 30
+SECONDS_BETWEEN_NEWS = 60
 
 
-def main(jobs: int) -> int:
-    """Run what is out of date; the exit status."""
-    if subprocess.run(["dvc", "status", "--quiet"]).returncode == 0:
+@dataclass(frozen=True)
+class Stage:
+    """A stage to run: its address, the addresses of those that it needs, and whether it runs alone."""
+
+    name: str
+    needs: frozenset[str]
+    alone: bool
+
+
+def main(jobs: int, pipelines: list[str]) -> int:
+    """Run what is out of date in the pipelines named and in all that they need; the exit status."""
+    stages = out_of_date(pipelines)
+    if not stages:
         print("Everything is up to date.")
         return 0
     LOGS.mkdir(parents=True, exist_ok=True)
-    listed = subprocess.run(["dvc", "stage", "list", "--name-only"], capture_output=True, text=True, check=True)
-    names = listed.stdout.split()
-    for kinds in KINDS:
-        for name, code, seconds in _side_by_side([n for n in names if n.split("@")[0] in kinds], jobs):
-            print(f"{name}: {'done' if code == 0 else 'FAILED'} after {seconds:.0f} s", flush=True)
-            if code:
-                print("".join(_log(name).read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
-                print(f"error: stage {name} failed; its output is in {_log(name)}", file=sys.stderr)
-                return code
-    return subprocess.run(["dvc", "repro"]).returncode
-
-
-def _side_by_side(names: list[str], jobs: int) -> Iterator[tuple[str, int, float]]:
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(_run, name) for name in names]
-        try:
-            for done in as_completed(waiting):
-                yield done.result()
-                if done.result()[1]:
-                    return
-        finally:
-            for one in waiting:
-                one.cancel()
-
-
-def _run(name: str) -> tuple[str, int, float]:
-    print(f"{name}: begins, see {_log(name)}", flush=True)
+    print(f"{len(stages)} stages to run, {jobs} at a time; what they print is in {LOGS}/", flush=True)
     began = time.monotonic()
-    with open(_log(name), "w") as log:
-        command = ["dvc", "--wait-for-lock", "repro", "--single-item", name]
-        environment = {"OMP_NUM_THREADS": "1", **os.environ}
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    failed = _run_all(stages, jobs)
+    if failed:
+        print("".join(_log(failed).read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
+        print(f"error: stage {failed} failed; its output is in {_log(failed)}", file=sys.stderr)
+        return 1
+    print(f"All done after {(time.monotonic() - began) / 60:.1f} min.")
+    return 0
+
+
+def out_of_date(pipelines: list[str]) -> list[Stage]:
+    """The stages that changed and those that need them, in the order of dvc.yaml."""
+    with Repo() as repo:
+        graph = repo.index.graph  # from a stage to those it needs
+        wanted = [stage for stage in repo.index.stages if stage.path_in_repo in pipelines and stage.cmd]
+        seen = {one.addressing: one for one in wanted}
+        for stage in wanted:  # grows as it goes
+            for other in graph.successors(stage):
+                if other.cmd and other.addressing not in seen:
+                    seen[other.addressing] = other
+                    wanted.append(other)
+        changed = set(repo.status(targets=list(seen)))
+        needs = {name: {other.addressing for other in graph.successors(stage)} & set(seen) for name, stage in seen.items()}
+        grown = True
+        while grown:
+            more = {name for name in seen if needs[name] & changed} | changed
+            grown, changed = len(more) > len(changed), more
+        return [
+            Stage(name, frozenset(needs[name] & changed), bool((stage.meta or {}).get("alone")))
+            for name, stage in seen.items() if name in changed
+        ]
+
+
+def _run_all(stages: list[Stage], jobs: int) -> str | None:
+    """The name of the stage that failed, if one did; those that run then are waited for."""
+    waiting, running, done = list(stages), {}, set()
+    with ThreadPoolExecutor(jobs) as pool:
+        while waiting or running:
+            for stage in _startable(waiting, set(running.values()), done, jobs):
+                running[pool.submit(_run, stage, jobs)] = stage
+                waiting.remove(stage)
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                stage = running.pop(future)
+                code, seconds = future.result()
+                print(f"{stage.name}: {'done' if code == 0 else 'FAILED'} after {seconds:.0f} s", flush=True)
+                if code:
+                    return stage.name
+                done.add(stage.name)
+    return None
+
+
+def _startable(waiting: list[Stage], running: set[Stage], done: set[str], jobs: int) -> list[Stage]:
+    """What may start now."""
+    if any(stage.alone for stage in running):
+        return []
+    ready = [stage for stage in waiting if stage.needs <= done]
+    together = [stage for stage in ready if not stage.alone][: jobs - len(running)]
+    return together or (ready[:1] if not running else [])
+
+
+def _run(stage: Stage, jobs: int) -> tuple[int, float]:
+    """Exit status and seconds of a stage; now and then its last line, so that one sees it live."""
+    print(f"{stage.name}: begins", flush=True)
+    began = time.monotonic()
+    threads = {} if stage.alone else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    with open(_log(stage.name), "w") as log:
+        command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**threads, **os.environ})
         while True:
             try:
-                return name, process.wait(SECONDS_BETWEEN_NEWS), time.monotonic() - began
+                return process.wait(SECONDS_BETWEEN_NEWS), time.monotonic() - began
             except subprocess.TimeoutExpired:
-                lines = _log(name).read_text(errors="replace").replace("\r", "\n").split("\n")
-                print(f"{name}: {next((line for line in reversed(lines) if line.strip()), '')[:100]}", flush=True)
+                lines = re.split(r"[\r\n]+", _log(stage.name).read_text(errors="replace").strip())
+                print(f"{stage.name}: {lines[-1][:100]}", flush=True)
 
 
 def _log(name: str) -> Path:
-    return LOGS / f"{name}.log"
+    return LOGS / f"{name.replace('/', '-').replace(':', '-')}.log"
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else os.cpu_count() or 1))
+    parser = argparse.ArgumentParser(description="dvc repro, several stages at a time")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("pipelines", nargs="*", default=["dvc.yaml"])
+    options = parser.parse_args()
+    try:
+        sys.exit(main(max(1, options.jobs), options.pipelines))
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what is done stays, and the same command goes on from there")

@@ -1,4 +1,4 @@
-"""The stages side by side: the same as one after another, failures told, nothing done twice."""
+"""The stages side by side: each after what it needs, timed ones alone, failures told, nothing done twice."""
 
 import os
 import subprocess
@@ -21,10 +21,25 @@ stages:
       cmd: cp out/em-${item} out/net-${item} && cat out/em-c >> out/net-${item}
       deps: ["out/em-${item}", out/em-c]
       outs: ["out/net-${item}"]
+  predict:
+    foreach: [a, b]
+    do:
+      meta: {alone: true}
+      cmd: echo begins >> timed && sleep 0.2 && echo ends >> timed && cp out/net-${item} out/predicted-${item}
+      deps: ["out/net-${item}"]
+      outs: ["out/predicted-${item}"]
   figures:
-    cmd: cat out/net-a out/net-b > figure
-    deps: [out/net-a, out/net-b]
+    cmd: cat out/predicted-a out/predicted-b > figure
+    deps: [out/predicted-a, out/predicted-b]
     outs: [figure]
+"""
+MORE = """
+stages:
+  longer:
+    wdir: ..
+    cmd: cat out/net-a > longer
+    deps: [out/net-a]
+    outs: [longer]
 """
 
 
@@ -38,8 +53,8 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run():
-    return subprocess.run([sys.executable, SCRIPT, "3"], capture_output=True, text=True)
+def run(*pipelines):
+    return subprocess.run([sys.executable, SCRIPT, "--jobs", "3", *pipelines], capture_output=True, text=True)
 
 
 def test_everything_is_made_once(project):
@@ -47,9 +62,29 @@ def test_everything_is_made_once(project):
     assert first.returncode == 0, first.stdout + first.stderr
     assert (project / "figure").read_text().split() == ["a", "c", "b", "c"]
     assert sorted((project / "ran").read_text().split()) == ["ran-a", "ran-b", "ran-c"]
+    assert (project / "timed").read_text().split() == ["begins", "ends"] * 2
     again = run()
     assert again.returncode == 0 and "Everything is up to date." in again.stdout
     assert len((project / "ran").read_text().split()) == 3
+
+
+def test_another_pipeline_makes_what_it_needs_and_no_more(project):
+    (project / "more").mkdir()
+    (project / "more/dvc.yaml").write_text(MORE)
+    ran = run("more/dvc.yaml")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (project / "longer").read_text().split() == ["a", "c"]
+    assert sorted(path.name for path in (project / "out").iterdir() if path.name[0] != ".") == ["em-a", "em-c", "net-a"]
+
+
+def test_only_what_changed_and_what_needs_it_runs_again(project):
+    run()
+    path = project / "dvc.yaml"
+    path.write_text(path.read_text().replace("cat out/em-c >>", "echo d >>"))
+    again = run()
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (project / "figure").read_text().split() == ["a", "d", "b", "d"]
+    assert "em@" not in again.stdout and len((project / "ran").read_text().split()) == 3
 
 
 def test_a_stage_that_fails_is_named_with_what_it_said(project):
