@@ -41,6 +41,10 @@ class AbInitioConfig:
     class_steps: int = 250
     subspace_steps: int = 150
     batch: int = 100
+    temper: float = 0.02  # what the log-likelihood is multiplied by at first; it grows to 1
+    class_temper: float = 0.1
+    rate: float = 0.15  # of Adam, in units of the voxels' scale
+    class_rate: float = 0.1
     coarse_grid: tuple[int, int] = (2, 12)  # HEALPix nside and in-plane turns: 29 and 30 degrees apart
     class_grid: tuple[int, int] = (3, 18)  # 20 degrees
     fine_grid: tuple[int, int] = (4, 24)  # 15 degrees
@@ -169,7 +173,7 @@ def consensus(data: Observations, config: AbInitioConfig, generator: torch.Gener
         ball = torch.exp(-2 * (1 - soft_sphere(box, edge=box / 2 - 2, device=noise.device)).square())
         volume, score = stochastic_em(
             data, unit * ball * (0.5 + 0.5 * noise), config, config.steps, config.radius,
-            (config.coarse_grid, config.fine_grid), 0.02, 0.15, generator, progress,
+            (config.coarse_grid, config.fine_grid), config.temper, config.rate, generator, progress,
         )
         found.append((score, volume[0]))
         found.sort(key=lambda pair: -pair[0])
@@ -251,7 +255,7 @@ class _AbInitio:
             fields = 1 + 0.4 * smooth_noise(config.volumes, box, self.generator, 4).to(first)
             volumes, _ = stochastic_em(
                 data[self.fit], first * fields, config, config.class_steps, config.class_radius, (config.class_grid,),
-                0.1, 0.1, self.generator, self.progress,
+                config.class_temper, config.class_rate, self.generator, self.progress,
             )
             volumes = torch.stack([volumes[0]] + [
                 place_core(v, volumes[0], place_volume(v, volumes[0]), self.generator).apply(v) for v in volumes[1:]

@@ -178,11 +178,7 @@ def _find_or_make_start(
     """The start of the folder named, or of ``out`` if a run before this made it, or a new one; and its seconds."""
     path = (Path(start) if start else out) / START
     if start or path.exists():
-        begin, stack = load_start(path), _read_tensors(path)[1]["stack"]
-        if stack != stack_identity(data):
-            raise HetacumnError(f"{path}: of another stack ({stack}); expected {stack_identity(data)}; delete it or choose "
-                                "another folder")
-        return begin.to(data.y.device), read_run(path.parent).get("start_seconds", 0.0)
+        return load_start(path, data).to(data.y.device), read_run(path.parent).get("start_seconds", 0.0)
     began = time.perf_counter()
     begin = ab_initio(data, ab_initio_config(config), config.seed)
     seconds = time.perf_counter() - began
@@ -478,8 +474,11 @@ def save_start(path: Path, start: Start, stack: str) -> None:
     _write_tensors(path, tensors, {"route": start.route, "scores": start.scores, "stack": stack})
 
 
-def load_start(path: Path) -> Start:
-    """What :func:`save_start` wrote."""
+def load_start(path: Path, data: Observations | None = None) -> Start:
+    """What :func:`save_start` wrote. Raises :class:`HetacumnError` where that is of another stack than ``data``, if given."""
     tensors, facts = _read_tensors(path)
+    if data is not None and facts["stack"] != stack_identity(data):
+        raise HetacumnError(f"{path}: of another stack ({facts['stack']}); expected {stack_identity(data)}; delete it or "
+                            "choose another folder")
     return Start(tensors["basis"], Poses(tensors["rotations"], tensors["shifts_px"]), tensors["latents"],
                  facts["route"], facts["scores"])
