@@ -32,6 +32,10 @@ CLASS_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 
 #: Name in figures, colour, hatch and line of every method, in the order in which they are drawn.
 METHODS = {
+    "relion": ("RELION", "#009E73", "xxxx", (0, (5, 2))),
+    "cryodrgn2": ("cryoDRGN2", "#CC79A7", "", (0, (3, 1, 1, 1))),
+    "drgnai": ("cryoDRGN-AI", "#882255", "oo", (0, (3, 1, 1, 1, 1, 1))),
+    "drgnai-conf": ("cryoDRGN-AI, z by network", "#AA6688", "..", (0, (2, 2))),
     "em": ("K-class EM", "#9A9A9A", "", ":"),
     "amortized": ("amortized", "#E69F00", "....", (0, (1, 1))),
     "hetacumn-bare": ("HetACUMN, bare", "#56B4E9", "////", "--"),
@@ -163,6 +167,78 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
         ],
         loc="outside lower center", ncols=3,
     )
+    return figure
+
+
+def accuracy_lines(table: pd.DataFrame, x: tuple[str, str]) -> Figure:
+    """Accuracy against a number, with the best that is possible: a panel a dataset, a line a method.
+
+    ``table``: rows with dataset, method, accuracy, bound_marginal and the column of ``x`` (column, axis label), which is
+    drawn by its logarithm. Seeds are averaged, bars from the worst to the best of them.
+    """
+    datasets = list(dict.fromkeys(table["dataset"]))
+    figure, axes = _grid(1, len(datasets), 3.0, sharey=True)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        rows = table[table["dataset"] == dataset]
+        for method in _methods(set(rows["method"])):
+            label, colour, _, dashes = _look(method)
+            found = rows[rows["method"] == method].groupby(x[0])["accuracy"].agg(["mean", "min", "max"]).dropna()
+            spread = [found["mean"] - found["min"], found["max"] - found["mean"]]
+            axis.errorbar(found.index, found["mean"], spread, color=colour, linestyle=dashes, marker="o", markersize=3,
+                          label=label, capsize=2)
+        bound = rows.groupby(x[0])["bound_marginal"].mean().dropna()
+        axis.plot(bound.index, bound, color=BOUND_COLOUR, label="Bayes bound", zorder=1)
+        axis.set(title=dataset, xscale="log", xlabel=x[1], ylim=(0, 1.03))
+        axis.set_xticks(sorted(rows[x[0]].unique()), labels=[f"{value:g}" for value in sorted(rows[x[0]].unique())])
+        axis.minorticks_off()
+        axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes[0, 0].set_ylabel("accuracy")
+    _legend_below(figure, axes.flat)
+    return figure
+
+
+def accuracy_against_time(table: pd.DataFrame) -> Figure:
+    """What a method reached in how long: a panel a dataset, a point a run, hollow where its time was up before it ended.
+
+    ``table``: rows with dataset, method, accuracy, train_seconds, bound_marginal, finished.
+    """
+    datasets = list(dict.fromkeys(table["dataset"]))
+    figure, axes = _grid(1, len(datasets), 3.0, sharey=True, sharex=True)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        rows = table[table["dataset"] == dataset].dropna(subset=["accuracy", "train_seconds"])
+        for method in _methods(set(rows["method"])):
+            label, colour, _, _ = _look(method)
+            mine = rows[rows["method"] == method]
+            fill = [colour if finished else "white" for finished in mine["finished"]]
+            axis.scatter(mine["train_seconds"] / 60, mine["accuracy"], c=fill, edgecolors=colour, s=28, label=label, zorder=3)
+        axis.axhline(rows["bound_marginal"].mean(), color=BOUND_COLOUR, label="Bayes bound")
+        axis.set(title=dataset, xlabel="wall time (min)", xscale="log", ylim=(0, 1.03))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes[0, 0].set_ylabel("accuracy")
+    _legend_below(figure, axes.flat)
+    return figure
+
+
+def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Mapping[str, str]) -> Figure:
+    """What each part of the method is worth: a row a quantity (column to axis label), a panel a dataset.
+
+    ``table``: rows with dataset, method, seed and the quantities; ``names`` of the methods in figures, in their order.
+    Bars are means over seeds, points the seeds.
+    """
+    datasets = list(dict.fromkeys(table["dataset"]))
+    height = len(quantities) * (0.22 * len(names) + 0.6) + 0.2
+    figure, axes = _grid(len(quantities), len(datasets), height, sharey=True, sharex="row")
+    for line, (quantity, label) in zip(axes, quantities.items(), strict=True):
+        for axis, dataset in zip(line, datasets, strict=True):
+            for place, method in enumerate(names):
+                values = table.loc[(table["dataset"] == dataset) & (table["method"] == method), quantity]
+                axis.barh(place, values.mean(), height=0.7, color="#0072B2" if place == 0 else "#9A9A9A", edgecolor="black",
+                          linewidth=0.5)
+                axis.plot(values, [place] * len(values), "o", color="white", markeredgecolor="black", markersize=3.5)
+            axis.set(xlabel=label, title=dataset if line is axes[0] else "", ylim=(len(names) - 0.4, -0.6))
+            axis.set_yticks(range(len(names)), names.values())
+            axis.tick_params(axis="y", length=0)
     return figure
 
 

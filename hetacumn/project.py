@@ -33,17 +33,28 @@ def root() -> Path:
                         "run this inside the project")
 
 
-def params() -> dict:
-    """The settings of params.yaml, as nested dicts.
+def params(over: str | os.PathLike = "") -> dict:
+    """The settings of params.yaml, as nested dicts, with those of another YAML file laid over them if one is named.
 
     Raises:
-        HetacumnError: no project around the working directory, or a params.yaml that is not valid YAML.
+        HetacumnError: no project around the working directory, no such file, or not valid YAML.
     """
-    path = root() / "params.yaml"
+    settings = _read_yaml(root() / "params.yaml")
+    return _laid_over(settings, _read_yaml(Path(over))) if over else settings
+
+
+def _read_yaml(path: Path) -> dict:
     try:
         return yaml.safe_load(path.read_text()) or {}
+    except OSError:
+        raise HetacumnError(f"{path}: no such file; expected settings in YAML") from None
     except yaml.YAMLError as error:
         raise HetacumnError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _laid_over(settings: dict, more: dict) -> dict:
+    nested = {name for name in settings.keys() & more if isinstance(settings[name], dict) and isinstance(more[name], dict)}
+    return settings | more | {name: _laid_over(settings[name], more[name]) for name in nested}
 
 
 def provenance() -> dict[str, str | None]:

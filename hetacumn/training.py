@@ -82,11 +82,12 @@ class TrainConfig:
     def from_params(cls, settings: dict, **more) -> TrainConfig:
         """From nested dicts, as params.yaml or config.json hold them; an unknown name is refused."""
         settings = {**settings, **more}
-        settings["ab_initio"] = _build(AbInitioConfig, settings.get("ab_initio") or {}, "ab_initio.")
-        return _build(cls, settings, "")
+        settings["ab_initio"] = settings_of(AbInitioConfig, settings.get("ab_initio") or {}, "ab_initio.")
+        return settings_of(cls, settings)
 
 
-def _build(kind: type, settings: dict, prefix: str):
+def settings_of(kind: type, settings: dict, prefix: str = ""):
+    """A config dataclass from a dict, lists as tuples. Raises :class:`HetacumnError` for a name that it does not know."""
     known = kind.__dataclass_fields__
     for name in settings:
         if name not in known:

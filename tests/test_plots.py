@@ -23,6 +23,11 @@ def made(blobs):
          "bound_known_pose": 0.99}
         for d in DATASETS for m in METHODS
     ])
+    runs = pd.DataFrame([
+        {"dataset": d, "method": m, "seed": s, "snr": snr, "accuracy": 0.9 - 0.01 * s, "bound_marginal": 0.95,
+         "train_seconds": 100.0 + 50 * i, "finished": i % 2 == 0, "rotation_error_deg": 2.0 + s}
+        for d in DATASETS for i, m in enumerate(METHODS) for s in range(2) for snr in (0.01, 0.1)
+    ])
     fsc = pd.DataFrame([
         {"dataset": d, "method": m, "class": k, "frequency_per_A": s / 200, "fsc": np.exp(-s / 9)}
         for d in DATASETS for m in METHODS for k in (1, 2) for s in range(16)
@@ -32,6 +37,12 @@ def made(blobs):
         "particle_gallery": (clean, [c + random.normal(size=c.shape) for c in clean], DATASETS),
         "confusion_matrix": ({d: {m: random.integers(1, 99, (3, 3)) for m in METHODS} for d in DATASETS},),
         "accuracy_bars": (accuracies,),
+        "accuracy_lines": (runs, ("snr", "SNR")),
+        "accuracy_against_time": (runs,),
+        "ablation_bars": (
+            runs, {"hetacumn": "full", "hetacumn-bare": "bare"},
+            {"accuracy": "accuracy", "rotation_error_deg": "rotation error (°)"},
+        ),
         "latent_scatter": ({d: random.normal(size=(200, 4)) for d in DATASETS}, classes),
         "pose_error_histogram": (
             {d: {m: random.lognormal(1, 1, 300) for m in METHODS[-2:]} for d in DATASETS},
@@ -53,7 +64,8 @@ def made(blobs):
 
 
 @pytest.mark.parametrize("name", [
-    "particle_gallery", "confusion_matrix", "accuracy_bars", "latent_scatter", "pose_error_histogram",
+    "particle_gallery", "confusion_matrix", "accuracy_bars", "accuracy_lines", "accuracy_against_time", "ablation_bars",
+    "latent_scatter", "pose_error_histogram",
     "volume_surfaces", "fsc_curves", "training_curves", "latent_density", "view_distribution", "half_map_fsc",
     "defocus_histogram", "path_surfaces",
 ])

@@ -25,6 +25,14 @@ def test_the_root_is_the_folder_with_both_files_and_params_are_read_there(folder
     assert project.params() == {"train": {"epochs": 3}}
 
 
+def test_other_settings_are_laid_over(folder):
+    over = folder / "more.yaml"
+    over.write_text("train: {rate: 0.1}\nclasses: 2\n")
+    assert project.params(over) == {"train": {"epochs": 3, "rate": 0.1}, "classes": 2}
+    with pytest.raises(HetacumnError, match="absent.yaml: no such file; expected settings"):
+        project.params(folder / "absent.yaml")
+
+
 def test_no_project_and_broken_params_are_the_users_mistake(folder):
     (folder / "params.yaml").write_text("a: [1,\n")
     with pytest.raises(HetacumnError, match="params.yaml: not valid YAML"):
