@@ -2,6 +2,7 @@
 # make test          the tests, in the same environment
 # make lab           JupyterLab, to open the notebooks
 # make convergence   how often training converges, over seeds
+# make benchmark     other programs, harder data, ablations (days on two cores); benchmark-quick: one dataset, within the hour
 # make real          a part of EMPIAR-10180: download, train, predict, report (needs the network)
 # make peers         cryoDRGN in an environment of its own (.venv-peers), to compare with
 #
@@ -17,7 +18,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: repro test lab convergence real peers strip data clean-venv
+.PHONY: repro test lab convergence benchmark benchmark-quick real peers strip data clean-venv
 
 repro: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS)
@@ -29,7 +30,15 @@ lab: data
 	$(BIN)/jupyter lab
 
 convergence: data
+	$(BIN)/python scripts/repro.py --jobs $(JOBS) benchmark/convergence/dvc.yaml
+
+benchmark: data peers
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) benchmark/dvc.yaml
+	$(BIN)/python -m hetacumn.run notebooks/09_benchmark.ipynb -o results/benchmark/09_benchmark.ipynb
+
+benchmark-quick: data peers
+	$(BIN)/python scripts/repro.py --jobs $(JOBS) benchmark/dvc.yaml:evaluate-small@adk-snr100-3k
+	$(BIN)/python -m hetacumn.run notebooks/09_benchmark.ipynb -o results/benchmark/09_benchmark.ipynb
 
 real: data
 	$(BIN)/dvc repro real/dvc.yaml

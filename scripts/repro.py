@@ -2,7 +2,7 @@
 
 A stage starts when all that it needs is made, each by `dvc repro --single-item` with its share of the cores. Stages that
 say `meta: {alone: true}` in dvc.yaml are timed: they run at the end of what can be run, one at a time, with all cores. What
-a stage prints goes to results/logs/. Usage: python scripts/repro.py [--jobs N] [dvc.yaml ...]
+a stage prints goes to results/logs/. Usage: python scripts/repro.py [--jobs N] [PIPELINE[:STAGE] ...]
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Stage:
     alone: bool
 
 
-def main(jobs: int, pipelines: list[str]) -> int:
-    """Run what is out of date in the pipelines named and in all that they need; the exit status."""
-    stages = out_of_date(pipelines)
+def main(jobs: int, targets: list[str]) -> int:
+    """Run what is out of date in the pipelines or stages named and in all that they need; the exit status."""
+    stages = out_of_date(targets)
     if not stages:
         print("Everything is up to date.")
         return 0
@@ -50,11 +50,11 @@ def main(jobs: int, pipelines: list[str]) -> int:
     return 0
 
 
-def out_of_date(pipelines: list[str]) -> list[Stage]:
+def out_of_date(targets: list[str]) -> list[Stage]:
     """The stages that changed and those that need them, in the order of dvc.yaml."""
     with Repo() as repo:
         graph = repo.index.graph  # from a stage to those it needs
-        wanted = [stage for stage in repo.index.stages if stage.path_in_repo in pipelines and stage.cmd]
+        wanted = [one for one in repo.index.stages if one.cmd and {one.path_in_repo, one.addressing} & set(targets)]
         seen = {one.addressing: one for one in wanted}
         for stage in wanted:  # grows as it goes
             for other in graph.successors(stage):
@@ -124,9 +124,9 @@ def _log(name: str) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="dvc repro, several stages at a time")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("pipelines", nargs="*", default=["dvc.yaml"])
+    parser.add_argument("targets", nargs="*", default=["dvc.yaml"])
     options = parser.parse_args()
     try:
-        sys.exit(main(max(1, options.jobs), options.pipelines))
+        sys.exit(main(max(1, options.jobs), options.targets))
     except KeyboardInterrupt:
         sys.exit("interrupted; what is done stays, and the same command goes on from there")

@@ -1,10 +1,12 @@
 """Other programs: watched, bounded, read back; with the real ones where they are installed."""
 
+import json
 import os
 import pickle
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +15,15 @@ import torch
 from hetacumn import star
 from hetacumn.baselines import cryodrgn, relion
 from hetacumn.baselines.exchange import export_stack
+from hetacumn.baselines.peer import run_peer
 from hetacumn.baselines.process import PeerMissing, find_program, run_bounded
 from hetacumn.errors import HetacumnError
+from hetacumn.evaluation import read_volumes, score_folder
 from hetacumn.particles import read_particles
-from hetacumn.simulate import Simulation, simulate
+from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import distance_deg, random_rotations, to_euler
+
+REPO = Path(__file__).resolve().parents[1]
 
 
 def python(code):
@@ -129,6 +135,67 @@ def test_relion_itself_runs_and_its_answer_is_read(exported, tmp_path):
     assert set(found.classes.tolist()) <= {0, 1} and torch.isfinite(found.shifts_A).all()
 
 
+FAKE_RELION = """#!{python}
+import sys
+sys.path[:0] = {path!r}
+import numpy as np, torch
+from hetacumn import star
+from hetacumn.so3 import to_euler
+given = dict(zip(sys.argv[1::1], sys.argv[2::1]))
+print("fake", *sys.argv[1:])
+if {fails}:
+    raise SystemExit("no memory left")
+table, truth = star.read_table(given["--i"]), np.load({truth!r})
+rows = table.particles.copy()
+rows[star.ANGLES] = to_euler(torch.from_numpy(truth["rotations"])).numpy()
+rows[star.ORIGINS] = -truth["shifts_A"]
+rows["rlnClassNumber"] = truth["classes"] + 1
+star.write_table(given["--o"] + "_it007_data.star", rows, table.optics)
+open(given["--o"] + "_it007_model.star", "w").write("")
+"""
+
+
+def put_fake_relion(folder, monkeypatch, truth, fails=False):
+    folder.mkdir()
+    script = folder / "relion_refine"
+    script.write_text(FAKE_RELION.format(python=sys.executable, path=[str(REPO)], truth=str(truth), fails=fails))
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_a_peers_answer_is_left_in_the_files_of_every_method(source, tmp_path, monkeypatch):
+    """Of one that knows the truth: its back-projected class volumes resemble the true ones."""
+    put_fake_relion(tmp_path / "bin", monkeypatch, source.parent / "truth.npz")
+    settings = {"program": "relion", "healpix_order": 1}
+    found = run_peer(settings, source, tmp_path / "relion", 32, 2, 60.0, tmp_path)
+    assert {path.name for path in (tmp_path / "relion").iterdir()} == {"predictions.star", "latents.csv", "run.json", "volumes"}
+    run = json.loads((tmp_path / "relion/run.json").read_text())
+    assert run["finished"] and run["given_seconds"] == 60.0 and run["settings"] == {"healpix_order": 1}
+    commands = [line for line in (tmp_path / "relion.work/run/relion.log").read_text().splitlines() if line[0] == "$"]
+    assert "--sgd" in commands[0] and "--healpix_order 1" in commands[0] and "--ref" in commands[1]
+    truth = Truth.read(source.parent / "truth.npz")
+    assert distance_deg(found.rotations, truth.rotations).max() < 0.01
+    true_volumes, voxel_A = read_volumes(source.parent, "truth_class")
+    score = score_folder(tmp_path / "relion", truth, true_volumes, voxel_A)
+    assert score.row["accuracy"] == 1 and score.row["resolution_A"] < 15
+
+
+def test_a_peer_that_fails_or_is_missing_leaves_the_reason(source, tmp_path, monkeypatch):
+    put_fake_relion(tmp_path / "bin", monkeypatch, source.parent / "truth.npz", fails=True)
+    for name, settings, reason in (
+        ("relion", {"program": "relion"}, "no memory left"),
+        ("drgnai", {"program": "cryodrgn", "command": "abinit"}, "cryodrgn: not found"),
+    ):
+        assert run_peer(settings, source, tmp_path / name, 32, 2, 60.0, tmp_path) is None
+        run = json.loads((tmp_path / name / "run.json").read_text())
+        assert reason in run["no_answer"] and not run["finished"]
+        assert not (tmp_path / name / "predictions.star").exists()
+    with pytest.raises(HetacumnError, match="unknown parameter relion.colour"):
+        run_peer({"program": "relion", "colour": 1}, source, tmp_path / "x", 32, 2, 60.0, tmp_path)
+    with pytest.raises(HetacumnError, match="program is 'frealign'; expected one of relion, cryodrgn"):
+        run_peer({"program": "frealign"}, source, tmp_path / "x", 32, 2, 60.0, tmp_path)
+
+
 def test_without_relion_it_is_missing(exported, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PeerMissing, match="relion_refine: not found"):
@@ -177,10 +244,10 @@ def test_a_pickle_that_is_more_than_arrays_is_refused_and_runs_nothing(exported,
     assert not (tmp_path / "evil").exists()
 
 
-PEERS = os.path.join(os.path.dirname(__file__), "..", ".venv-peers")
+PEERS = REPO / ".venv-peers"
 
 
-@pytest.mark.skipif(not os.path.exists(f"{PEERS}/bin/cryodrgn"), reason="no cryoDRGN: run `make peers`")
+@pytest.mark.skipif(not (PEERS / "bin/cryodrgn").exists(), reason="no cryoDRGN: run `make peers`")
 @pytest.mark.parametrize("changes", [{}, {"command": "abinit"}, {"command": "abinit", "conf_encoder": True}], ids=str)
 def test_cryodrgn_itself_runs_and_its_answer_is_read(exported, tmp_path, changes):
     config = cryodrgn.CryodrgnConfig(**changes, epochs=2, search_epochs=1, width=32, layers=1, l_end=6, pretrain_images=120)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path for folder in ("notebooks", "real", "benchmark")
                    for path in ROOT.glob(f"{folder}/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 STAGE_NOTEBOOKS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
-PIPELINES = sorted([*ROOT.glob("dvc.yaml"), *ROOT.glob("*/dvc.yaml")])
+PIPELINES = sorted(path for depth in ("", "*/", "*/*/") for path in ROOT.glob(f"{depth}dvc.yaml"))
 FIGURES = sorted(path for path in ROOT.glob("figures/**/*") if path.is_file())
 
 

@@ -77,6 +77,12 @@ def test_another_pipeline_makes_what_it_needs_and_no_more(project):
     assert sorted(path.name for path in (project / "out").iterdir() if path.name[0] != ".") == ["em-a", "em-c", "net-a"]
 
 
+def test_a_single_stage_can_be_asked_for(project):
+    ran = run("train@b")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert sorted(path.name for path in (project / "out").iterdir() if path.name[0] != ".") == ["em-b", "em-c", "net-b"]
+
+
 def test_only_what_changed_and_what_needs_it_runs_again(project):
     run()
     path = project / "dvc.yaml"

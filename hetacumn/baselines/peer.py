@@ -29,22 +29,24 @@ def run_peer(settings: dict, source: Path | str, out: Path | str, box: int, clas
 
     ``settings``: ``program`` is relion or cryodrgn, the rest fields of its config. Leaves in ``out`` the predictions,
     class volumes (our weighted back-projection at its poses and classes) and ``run.json``: seconds, whether it finished,
-    and, where it gave no answer, why. A program that is missing or fails is no error here: the others go on.
+    and, where it gave no answer, why. A program that is missing or fails is no error here: the others go on. What it
+    reads and writes itself, its log too, is in ``<out>.work``.
     """
     out = Path(out)
+    work = out.with_name(f"{out.name}.work")
     settings = dict(settings)
     program = settings.pop("program", None)
     if program not in PROGRAMS:
         raise HetacumnError(f"program is '{program}'; expected one of {', '.join(PROGRAMS)}")
     config = settings_of(PROGRAMS[program], settings, f"{program}.")
-    data = export_stack(source, out / "stack", box, np.arange(count_particles(source)), contrast)
+    data = export_stack(source, work / "stack", box, np.arange(count_particles(source)), contrast)
     facts = {"given_seconds": seconds, "finished": False, "device": "cpu, 1 thread", "settings": settings}
     try:
         if program == "relion":
             diameter_A = 0.9 * box * data.pixel_A
-            found, outcome = relion.run(data, out / "run", classes, diameter_A, seconds, config)
+            found, outcome = relion.run(data, work / "run", classes, diameter_A, seconds, config)
         else:
-            found, outcome = cryodrgn.run(data, out / "run", classes, seconds, venv, config)
+            found, outcome = cryodrgn.run(data, work / "run", classes, seconds, venv, config)
     except HetacumnError as error:
         write_json(out / "run.json", {**facts, "no_answer": str(error)})
         return None
