@@ -205,22 +205,30 @@ def score(
 def score_folder(folder: Path | str, truth: Truth, true_volumes: Tensor, voxel_A: float) -> Score:
     """:func:`score` of what a method left in a folder: predictions, ``volumes/``, ``train_rows.npy``.
 
-    A folder ``<method>-<grade>`` without training rows has those of ``<method>``; where there are none, all
-    particles count as seen. Raises :class:`HetacumnError` where the predictions are not of as many particles as the
-    truth.
+    Raises :class:`HetacumnError` where the predictions are not of as many particles as the truth.
     """
     folder = Path(folder)
     predictions = Predictions.read(folder)
     if len(predictions) != len(truth.classes):
         counts = f"{len(predictions)} particles; expected {len(truth.classes)}, those of the truth"
         raise HetacumnError(f"{folder}: predictions of {counts}")
-    rows = folder / "train_rows.npy"
-    if not rows.is_file():
-        rows = folder.with_name(folder.name.rpartition("-")[0] or folder.name) / "train_rows.npy"
     seen = np.zeros(len(predictions), dtype=bool)
-    seen[np.load(rows) if rows.is_file() else slice(None)] = True
+    seen[seen_rows(folder, len(predictions))] = True
     volumes, _ = read_volumes(folder / "volumes", "class_")
     return score(predictions, volumes, truth, true_volumes, voxel_A, seen)
+
+
+def seen_rows(folder: Path | str, particles: int) -> np.ndarray:
+    """Row numbers of the particles that the method of a folder was trained on.
+
+    A folder ``<method>-<grade>`` without training rows has those of ``<method>``; where there are none, all
+    ``particles`` count as seen.
+    """
+    folder = Path(folder)
+    for one in (folder, folder.with_name(folder.name.rpartition("-")[0] or folder.name)):
+        if (one / "train_rows.npy").is_file():
+            return np.load(one / "train_rows.npy")
+    return np.arange(particles)
 
 
 def read_volumes(folder: Path | str, stem: str) -> tuple[Tensor, float]:

@@ -293,11 +293,12 @@ def pose_error_histogram(errors_deg: Mapping[str, Mapping[str, np.ndarray]],
     return figure
 
 
-def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray]) -> Figure:
+def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray], titles: Sequence[str] | None = None) -> Figure:
     """Class volumes as surfaces, the truth above every method: a column a class, all seen from one side.
 
-    ``truth`` and every estimate ``(K, z, y, x)`` in one frame. The truth is cut at a quarter of its highest
-    density, an estimate where it encloses as many voxels. The view is across the two longest principal axes.
+    ``truth`` and every estimate ``(K, z, y, x)`` in one frame; without estimates the first may be any volumes. The truth
+    is cut at a quarter of its highest density, an estimate where it encloses as many voxels. The view is across the two
+    longest principal axes. ``titles`` of the columns: class 1, class 2, … if None.
     """
     rows = {"truth": truth, **{_look(m)[0]: estimates[m] for m in _methods(set(estimates))}}
     margin, size = 0.4, min((WIDTH_IN - 0.4) / len(truth), 1.35)
@@ -313,11 +314,12 @@ def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray]) -> F
             share = float((truth[k] > 0.25 * truth[k].max()).mean())
             level = float(np.quantile(volume, 1 - share))
             _surface(axis, volume, level, CLASS_COLOURS[k], axes_xyz, middle, reach)
-        figure.text(0.04 / width, (bottom + size / 2) / height, name.replace(", ", ",\n"), rotation=90, va="center",
-                    ha="left", ma="center", linespacing=1.0)
-    for k in range(len(truth)):
+        if estimates:
+            figure.text(0.04 / width, (bottom + size / 2) / height, name.replace(", ", ",\n"), rotation=90, va="center",
+                        ha="left", ma="center", linespacing=1.0)
+    for k, title in enumerate(titles or [f"class {k + 1}" for k in range(len(truth))]):
         left = margin + (k + 0.5) * size
-        figure.text(left / width, 1 - 0.08 / height, f"class {k + 1}", va="top", ha="center")
+        figure.text(left / width, 1 - 0.08 / height, title, va="top", ha="center")
     return figure
 
 

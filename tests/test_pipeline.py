@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -197,6 +198,34 @@ def test_figures_and_their_table(done, project):
         "device",
     ]
     assert table.notna().all(axis=None)
+
+
+def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project):
+    settings = {
+        "peers": {"cryodrgn2": {"program": "cryodrgn"}}, "peer_seconds": 60, "peers_environment": "absent",
+        "classes": {"adk": 2},
+    }  # fmt: skip
+    (project / "benchmark.yaml").write_text(yaml.safe_dump(settings))
+    common = ("overrides", "benchmark.yaml")
+    ran = run(project, "08_peer", *common, "dataset", "adk", "peer", "cryodrgn2", "out", "results/adk/cryodrgn2",
+              "particles", "results/adk/particles/particles.star")
+    assert ran.returncode == 0 and "cryodrgn2 gave no answer" in ran.stdout, ran.stderr[-3000:]
+    ablated = project / "results/benchmark/ablation/adk/ablation-none/0"
+    shutil.copytree(done / "hetacumn", ablated)
+    shutil.copytree(done / "hetacumn", project / "results/benchmark/share/adk/70")
+    ran = run(project, "09_benchmark", *common, "table_path", "benchmark.csv", "out", "benchmark_figures",
+              "-o", "results/09_benchmark.ipynb")
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    table = pd.read_csv(project / "benchmark.csv")
+    missing = table[table["method"] == "cryodrgn2"].iloc[0]
+    assert "not found" in missing["settings"] and not missing["finished"] and pd.isna(missing["accuracy"])
+    assert missing["bound_marginal"] > 0.9
+    for method, share in (("em", 0.7), ("hetacumn-refined", 0.7), ("ablation-none", 0.7)):
+        row = table[table["method"] == method].iloc[0]
+        assert row["accuracy"] > 0.5 and row["trained_share"] == share and row["snr"] == 1.0, method
+    figures = {path.name for path in (project / "benchmark_figures").iterdir()}
+    assert figures == {"benchmark_ablations.png", "benchmark_share.png"}
+    shutil.rmtree(done / "cryodrgn2")
 
 
 @pytest.mark.parametrize(
