@@ -12,8 +12,10 @@ Four grades of prediction, dearer and better:
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from hetacumn.errors import HetacumnError
 from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.model import HetACUMN
 from hetacumn.observations import Observations, observe
+from hetacumn.parallel import side_by_side
 from hetacumn.particles import count_particles, read_particles
 from hetacumn.predictions import Predictions
 from hetacumn.project import peak_memory_mb, write_json
@@ -52,24 +55,26 @@ class Inferred:
     seconds: float
 
 
+Result = TypeVar("Result")
+SEARCH_BATCH = 2500  # images that share one reading of the grid's slices
 GRADES = ("encoder", "amortized", "refined", "searched")
 REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # of joint.compete between all hypotheses
 
 
-@torch.no_grad()
-def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: int = 2000) -> Inferred:
+def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: int = 1000) -> Inferred:
     """One forward pass over the stack, with the decoder's feedback if wanted and if the model has it."""
     began = time.perf_counter()
     model.eval()
     tangent = model.tangent() if feedback and model.feedback else None
-    parts = []
-    for start in tqdm(range(0, len(data), batch), desc="amortized", unit="batch", mininterval=5):
-        with autocast(data.y.device):
-            parts.append(model.infer(data[start : start + batch], tangent))
+
+    def work(part: Observations) -> State:
+        with autocast(part.y.device):
+            return model.infer(part, tangent)
+
+    parts = list(_batches(work, data, batch, "amortized"))
     return Inferred(State.cat(parts), time.perf_counter() - began)
 
 
-@torch.no_grad()
 def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig, classes: int | None = None,
            seed: int = 0, batch: int = 500) -> Inferred:
     """All hypotheses of the encoder, corrected at length; from the best of them up to the peak.
@@ -78,17 +83,18 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
     """
     began = time.perf_counter()
     model.eval()
-    tangent, parts, values = Tangent(basis, config.padding), [], []
-    for start in tqdm(range(0, len(data), batch), desc="refined", unit="batch", mininterval=5):
-        part = data[start : start + batch]
-        with autocast(data.y.device):
+    with torch.no_grad():
+        tangent = Tangent(basis, config.padding)
+
+    def work(part: Observations) -> tuple[State, Tensor]:
+        with autocast(part.y.device):
             latents, found = model.encode(part)
         states = [State(poses, latents) for poses in found.likelier(model.encoder.hypotheses)]
         best, _ = compete(part, tangent, states, REFINED_ROUNDS)
-        state, value = climb(part, tangent, best, config.fine_radii)
-        parts.append(state)
-        values.append(value)
-    state, value = State.cat(parts), torch.cat(values)
+        return climb(part, tangent, best, config.fine_radii)
+
+    parts, values = zip(*_batches(work, data, batch, "refined"), strict=True)
+    state, value = State.cat(list(parts)), torch.cat(values)
     band = data.within(config.fine_radii[-1] * data.plane.box)
     rows = (misfit(value, band) > model.doubt).nonzero().squeeze(1)
     if len(rows):
@@ -107,16 +113,26 @@ def search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioC
 
 @torch.no_grad()
 def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> tuple[State, Tensor]:
-    device = data.y.device
+    device, tangent = data.y.device, Tangent(basis, config.padding)
     volumes = torch.einsum("kj,jxyz->kxyz", mixing_of(centres), basis)
-    with tqdm(total=len(data), desc="searched", mininterval=5) as progress:
-        found = search_grid(
-            data.within(config.class_radius[1] * data.plane.box), volumes,
-            pose_grid(*config.fine_grid).to(device), shift_grid(config.shift_px, config.shift_steps).to(device),
-            padding=config.padding, progress=progress,
-        )
-    first = State(found.poses, centres[found.volume])
-    return climb(data, Tangent(basis, config.padding), first, config.climb_radii + config.fine_radii)
+    rotations = pose_grid(*config.fine_grid).to(device)
+    shifts = shift_grid(config.shift_px, config.shift_steps).to(device)
+
+    def work(part: Observations) -> tuple[State, Tensor]:
+        coarse = part.within(config.class_radius[1] * data.plane.box)
+        found = search_grid(coarse, volumes, rotations, shifts, padding=config.padding)
+        first = State(found.poses, centres[found.volume])
+        return climb(part, tangent, first, config.climb_radii + config.fine_radii)
+
+    batch = min(SEARCH_BATCH, -(-len(data) // torch.get_num_threads()))
+    states, values = zip(*_batches(work, data, batch, "searched"), strict=True)
+    return State.cat(list(states)), torch.cat(values)
+
+
+def _batches(work: Callable[[Observations], Result], data: Observations, batch: int, name: str) -> Iterator[Result]:
+    """``work`` of the data a batch at a time, several side by side where that is faster."""
+    batches = [data[start : start + batch] for start in range(0, len(data), batch)]
+    yield from tqdm(side_by_side(work, batches, data.y.device), total=len(batches), desc=name, unit="batch", mininterval=5)
 
 
 def polish_basis(data: Observations, basis: Tensor, found: Inferred, config: AbInitioConfig, steps: int,

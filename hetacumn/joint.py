@@ -112,8 +112,9 @@ class Tangent:
         axis = torch.arange(self.box, device=basis.device, dtype=basis.dtype) - self.box // 2
         moments = [basis * axis.view(shape) for shape in ((1, 1, -1), (1, -1, 1), (-1, 1, 1))]  # x, y, z
         self.slicer = Slicer(torch.cat([basis, *moments]), padding)
-        table = self.slicer.table.unflatten(1, (4, self.channels, 2)).transpose(2, 3)
-        self.table = table.flatten(1).contiguous()  # (voxels, 4 moments * 2 parts * channels): to be mixed in one go
+        table = self.slicer.table.view(-1, 4, self.channels, 2)
+        table = torch.cat([table[:, :1], torch.stack([-table[:, 1:, :, 1], table[:, 1:, :, 0]], dim=-1)], dim=1)  # i x V
+        self.table = table.permute(0, 3, 1, 2).flatten(1).contiguous()  # (voxels, 2 parts * 4 moments * channels)
 
     def expand(self, data: Observations, state: State) -> Quadratic:
         """The log joint of images about a state, to second order. In single precision, under autocast too."""
@@ -129,26 +130,29 @@ class Tangent:
             stencil.index, self.table, mode="sum",
             per_sample_weights=stencil.weights * (data.ctf * root).view(-1, 1),
         )
-        mixed = torch.bmm(values.view(count, -1, channels), mixing_of(latents)[..., None]).view(count, m, 4, 2)
+        # What is read: the image, i times its gradient along the axes of the view, and the components.
+        mixing = mixing_of(latents)
+        rows = mixing.new_zeros(count, 3 + channels, 4, channels)
+        rows[:, 0, 0] = mixing
+        rows[:, 1:4, 1:] = rotations[..., None] * (mixing[:, None, None] * (torch.pi / 180))  # a turn is in degrees
+        rows[:, 4:, 0, 1:] = torch.eye(channels - 1, device=mixing.device)
+        read = torch.bmm(rows.flatten(2), values.view(count, 2 * m, 4 * channels).mT)  # (b, rows, 2m)
         # Where the half of the transform that is kept does not reach, its conjugate was read. A product with the image is
         # the same if that is conjugated too, and i changes its sign: with it do the frequencies below.
         sign = stencil.sign.view(count, m)
         image = torch.view_as_real(data.plane.translate(data.y, -state.poses.shifts_px))
         image = image * torch.stack([root.expand(count, m), root * sign], dim=-1)
-        residual = (image - mixed[:, :, 0]).flatten(1)
+        residual = image.flatten(1) - read[:, 0]
         # Derivatives are 2πi/box times: k cross the gradient in the view's frame, for turns; -k, for shifts.
-        k = data.k * sign[..., None] * (2 * torch.pi / self.box)
-        kx, ky = k[..., :1], k[..., 1:]
-        gx, gy, gz = torch.einsum("bij,bmjc->ibmc", rotations, mixed[:, :, 1:])
-        degree = torch.pi / 180
-        jacobian = mixed.new_empty(count, 4 + channels, m, 2)
-        for i, wave in enumerate((
-            ky * gz * degree, kx * gz * -degree, (kx * gy - ky * gx) * degree, -kx * mixed[:, :, 0], -ky * mixed[:, :, 0]
-        )):
-            jacobian[:, i, :, 0] = -wave[..., 1]  # times i
-            jacobian[:, i, :, 1] = wave[..., 0]
-        jacobian[:, 5:] = values.view(count, m, 4, 2, channels)[:, :, 0, :, 1:].permute(0, 3, 1, 2)
-        jacobian = jacobian.flatten(2)
+        k = (data.k.T * (2 * torch.pi / self.box))[:, None] * sign
+        kx, ky = k.repeat_interleave(2, dim=2)
+        over_i = torch.stack([read[:, 0, 1::2], -read[:, 0, ::2]], dim=-1).flatten(1)
+        jacobian = torch.cat([read.new_empty(count, 5, 2 * m), read[:, 4:]], dim=1)
+        torch.mul(ky, read[:, 3], out=jacobian[:, 0])
+        torch.mul(kx, read[:, 3], out=jacobian[:, 1]).neg_()
+        torch.mul(kx, read[:, 2], out=jacobian[:, 2]).addcmul_(ky, read[:, 1], value=-1)
+        torch.mul(kx, over_i, out=jacobian[:, 3])
+        torch.mul(ky, over_i, out=jacobian[:, 4])
         slope = torch.bmm(jacobian, residual[..., None]).squeeze(-1)
         slope[:, 5:] -= latents
         curvature = torch.bmm(jacobian, jacobian.mT)
