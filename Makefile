@@ -2,7 +2,7 @@
 # make test          the tests, in the same environment
 # make lab           JupyterLab, to open the notebooks
 # make convergence   how often training converges, over seeds
-# make benchmark     other programs, harder data, ablations (days on two cores); benchmark-quick: one dataset, within the hour
+# make benchmark     other programs, harder data, ablations (half a day on two cores); benchmark-quick: one dataset, within the hour
 # make real          a part of EMPIAR-10180: download, train, predict, report (needs the network)
 # make peers         cryoDRGN in an environment of its own (.venv-peers), to compare with
 #

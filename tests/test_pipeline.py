@@ -56,8 +56,11 @@ def run(folder: Path, notebook: str, *arguments) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+def make_project(folder: Path) -> Path:
     """A project's folder with the repository's notebooks and data, and settings of a toy's size."""
-    folder = tmp_path_factory.mktemp("project")
     for name in ("notebooks", "data"):
         (folder / name).symlink_to(REPO / name)
     (folder / "dvc.yaml").write_text("")

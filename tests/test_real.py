@@ -1,34 +1,22 @@
 """From an archive to a reconstruction: the notebooks of real/, on a toy entry served from this machine."""
 
 import shutil
-from pathlib import Path
 
 import mrcfile
 import pandas as pd
 import pytest
 from test_empiar import Server
-from test_pipeline import QUICK, TOY, run
+from test_pipeline import REPO, TOY, make_project, run
 
 from hetacumn import star
 from hetacumn.simulate import Simulation, simulate
 
-REPO = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    import yaml
-
-    if not (REPO / "data/adk.npz").exists():
-        pytest.skip("data/ is absent: run `dvc pull`")
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "notebooks").symlink_to(REPO / "notebooks")
-    (folder / "dvc.yaml").write_text("")
-    params = yaml.safe_load((REPO / "params.yaml").read_text())
-    params["stack"]["box"] = 24
-    params["train"] = {**params["train"], **QUICK}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    return folder
+    return make_project(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="module")
