@@ -218,11 +218,8 @@ def _use_own_kernel() -> None:
     """Let "python3" name the kernel of the running interpreter, not one that the user has installed."""
     os.environ.pop("JUPYTER_PATH", None)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    # Threads that sleep, not spin, at a barrier: several times faster where other programs share the cores. And some
-    # memory kept by the process: arrays of tens of MB come and go at every step.
+    # Threads that sleep, not spin, at a barrier: several times faster where other programs share the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**28))
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**29))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from hetacumn.fourier import HalfPlane
 from hetacumn.model import HetACUMN, LatentDraws
 from hetacumn.observations import Observations, signal_power
 from hetacumn.particles import Poses, count_particles
-from hetacumn.project import atomic_path, peak_memory_mb, provenance, write_json
+from hetacumn.project import atomic_path, keep_freed_memory, peak_memory_mb, provenance, write_json
 from hetacumn.so3 import random_rotations
 from hetacumn.volumes import soft_sphere
 
@@ -274,6 +274,7 @@ class Trainer:
 
     def run(self, progress: bool = True) -> None:
         """From wherever the checkpoint left off to the end. SIGTERM and Ctrl-C leave a checkpoint first."""
+        keep_freed_memory()
         began = saved = time.perf_counter()
         before = self.seconds
         with _Interruption() as interruption, tqdm(
