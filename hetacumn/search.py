@@ -80,19 +80,20 @@ def search_grid(
     count = len(volumes)
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
     prior = torch.zeros(count, device=volumes.device) if log_prior is None else log_prior
-    results = []
+    # Filled in place: small results kept between large arrays that come and go would hold the memory of all of these.
+    best, volume = (torch.empty(len(data), dtype=torch.long, device=volumes.device) for _ in range(2))
+    log_volume, evidence = torch.empty(len(data), count, device=volumes.device), torch.empty(len(data), device=volumes.device)
     for start in range(0, len(data), batch):
-        part = data[start : start + batch]
+        rows = slice(start, start + batch)
+        part = data[rows]
         score = log_likelihood(part, slices, shifts_px).unflatten(2, (count, len(rotations)))
         per_volume = score.permute(0, 2, 1, 3).flatten(2)  # (b, v, t * r)
-        log_volume = torch.logsumexp(per_volume, dim=2) + prior
-        volume = log_volume.argmax(1)
-        best = per_volume[torch.arange(len(part)), volume].argmax(1)
-        evidence = torch.logsumexp(log_volume, dim=1)
-        results.append((rotations[best % len(rotations)], shifts_px[best // len(rotations)], volume,
-                        log_volume - evidence[:, None], evidence))
+        log_volume[rows] = torch.logsumexp(per_volume, dim=2) + prior
+        volume[rows] = log_volume[rows].argmax(1)
+        best[rows] = per_volume[torch.arange(len(part)), volume[rows]].argmax(1)
+        evidence[rows] = torch.logsumexp(log_volume[rows], dim=1)
         if progress is not None:
             progress.update(len(part))
-    rotation, shift, volume, log_volume, evidence = (torch.cat(column) for column in zip(*results, strict=True))
-    evidence = evidence - torch.log(torch.tensor(float(len(rotations) * len(shifts_px))))
-    return Found(Poses(rotation, shift), volume, log_volume, evidence)
+    poses = Poses(rotations[best % len(rotations)], shifts_px[best // len(rotations)])
+    log_grid = torch.log(torch.tensor(float(len(rotations) * len(shifts_px))))
+    return Found(poses, volume, log_volume - evidence[:, None], evidence - log_grid)
