@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from hetacumn.errors import HetacumnError
 from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.model import HetACUMN
 from hetacumn.observations import Observations, observe
-from hetacumn.parallel import side_by_side
+from hetacumn.parallel import Result, side_by_side
 from hetacumn.particles import count_particles, read_particles
 from hetacumn.predictions import Predictions
 from hetacumn.project import peak_memory_mb, write_json
@@ -55,7 +54,6 @@ class Inferred:
     seconds: float
 
 
-Result = TypeVar("Result")
 SEARCH_BATCH = 2500  # images that share one reading of the grid's slices
 GRADES = ("encoder", "amortized", "refined", "searched")
 REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # of joint.compete between all hypotheses

@@ -192,8 +192,8 @@ def misfit(log_joint: Tensor, band: Observations) -> Tensor:
 
 
 @torch.no_grad()
-def climb(data: Observations, tangent: Tangent, state: State, radii: tuple[float, ...], batch: int = 500,
-          progress=None) -> tuple[State, Tensor]:
+def climb(data: Observations, tangent: Tangent, state: State, radii: tuple[float, ...], batch: int = 500
+          ) -> tuple[State, Tensor]:
     """Steps at ``radii`` (cycles per pixel, a run of equal ones is one climb), kept only where they help.
 
     The damping of an image grows when a step fails and falls when it helps (Levenberg-Marquardt). Returns the state
@@ -217,6 +217,4 @@ def climb(data: Observations, tangent: Tangent, state: State, radii: tuple[float
             damping = torch.where(better[:, None], damping / 3, damping * 10)
         parts.append(best)
         values.append(here.value)
-        if progress is not None:
-            progress.update(len(part))
     return State.cat(parts), torch.cat(values)

@@ -71,7 +71,7 @@ class Found:
 @torch.no_grad()
 def search_grid(
     data: Observations, volumes: Tensor, rotations: Tensor, shifts_px: Tensor, log_prior: Tensor | None = None,
-    batch: int = 100, padding: float = 2.0, progress=None,
+    batch: int = 100, padding: float = 2.0,
 ) -> Found:
     """Exhaustive search of images under ``(v, box, box, box)`` volumes, marginalising poses for each volume.
 
@@ -92,8 +92,6 @@ def search_grid(
         volume[rows] = log_volume[rows].argmax(1)
         best[rows] = per_volume[torch.arange(len(part)), volume[rows]].argmax(1)
         evidence[rows] = torch.logsumexp(log_volume[rows], dim=1)
-        if progress is not None:
-            progress.update(len(part))
     poses = Poses(rotations[best % len(rotations)], shifts_px[best // len(rotations)])
     log_grid = torch.log(torch.tensor(float(len(rotations) * len(shifts_px))))
     return Found(poses, volume, log_volume - evidence[:, None], evidence - log_grid)
