@@ -1,9 +1,10 @@
 # make repro         the paper's results, from the data in the repository to figures/; JOBS=4: four stages at a time, not two
 # make test          the tests, in the same environment
-# make lab           JupyterLab, to open the notebooks
+# make lab           JupyterLab, opened on notebooks/explore.ipynb
 # make convergence   how often training converges, over seeds
 # make benchmark     other programs, harder data, ablations (half a day on two cores); benchmark-quick: one dataset, within the hour
 # make real          a part of EMPIAR-10180: download, train, predict, report (needs the network)
+# make real-twin     the same on a simulated twin of EMPIAR-10180, whose truth is known
 # make peers         cryoDRGN in an environment of its own (.venv-peers), to compare with
 #
 # Needed: Python 3.11 or newer with venv, git, make. Everything else goes into .venv, from requirements.lock.
@@ -18,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: repro test lab convergence benchmark benchmark-quick real peers strip data clean-venv
+.PHONY: repro test lab convergence benchmark benchmark-quick real real-twin peers strip data clean-venv
 
 repro: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS)
@@ -27,7 +28,7 @@ test: data
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lab: data
-	$(BIN)/jupyter lab
+	$(BIN)/jupyter lab notebooks/explore.ipynb
 
 convergence: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) benchmark/convergence/dvc.yaml
@@ -39,6 +40,9 @@ benchmark: data peers
 benchmark-quick: data peers
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) benchmark/dvc.yaml:evaluate-small@adk-snr100-3k
 	$(BIN)/python -m hetacumn.run notebooks/09_benchmark.ipynb -o results/benchmark/09_benchmark.ipynb
+
+real-twin: data
+	$(BIN)/python scripts/repro.py --jobs 1 real/twin/dvc.yaml
 
 real: data
 	$(BIN)/dvc repro real/dvc.yaml

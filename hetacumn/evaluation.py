@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -87,6 +88,14 @@ def confusion(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
     """Particles by true class (row) and by the class that their label stands for (column), ``(K, K)``."""
     predicted, true = _labels(predicted), _labels(true)
     return _counts(match_classes(predicted, true)[predicted], true)
+
+
+def motion_correlations(found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """Spearman's rank correlation ``(d,)``, without its sign, of each true motion ``(n, d)`` with the found coordinate of
+    ``(n, k)``, ``k >= d``, that is its own under the best matching; and which that is ``(d,)``."""
+    table = np.abs([[spearmanr(a, b).statistic for b in found.T.numpy()] for a in true.T.numpy()])
+    rows, columns = linear_sum_assignment(-table)
+    return torch.from_numpy(table[rows, columns]).float(), torch.from_numpy(columns)
 
 
 def pose_errors(estimated: Tensor, true: Tensor) -> tuple[Tensor, Frame]:

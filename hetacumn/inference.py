@@ -25,11 +25,12 @@ from tqdm import tqdm
 from hetacumn.ab_initio import AbInitioConfig, Start, fit_subspace
 from hetacumn.errors import HetacumnError
 from hetacumn.joint import State, Tangent, climb, compete, misfit
+from hetacumn.landscape import latent_path
 from hetacumn.model import HetACUMN
 from hetacumn.observations import Observations, observe
 from hetacumn.parallel import Result, side_by_side
-from hetacumn.particles import count_particles, read_particles
 from hetacumn.predictions import Predictions
+from hetacumn.prepared import Prepared
 from hetacumn.project import peak_memory_mb, write_json
 from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.subspace import infer_latents, mixing_of
@@ -162,14 +163,6 @@ def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8)
     return Classes(torch.from_numpy(rank[best.predict(z)]).long(), torch.from_numpy(best.means_[order]).float())
 
 
-def latent_path(latents: Tensor, points: int) -> Tensor:
-    """Latents ``(points, q)`` along the first principal axis, from its 5th to its 95th percentile."""
-    centre = latents.mean(0)
-    axis = torch.linalg.svd(latents - centre, full_matrices=False).Vh[0]
-    low, high = torch.quantile((latents - centre) @ axis, torch.tensor([0.05, 0.95], device=latents.device))
-    return centre + torch.linspace(float(low), float(high), points, device=latents.device)[:, None] * axis
-
-
 def write_volumes(out: Path | str, volumes: Tensor, stem: str, voxel_A: float) -> None:
     """``out/volumes/<stem>_1.mrc`` and on; those of an earlier run with more volumes are removed."""
     folder = Path(out) / "volumes"
@@ -192,15 +185,15 @@ class Answer:
 
 
 def predict_stack(
-    source: Path | str, model: Path | str, grade: str, out: Path | str, classes: int | None = None,
-    contrast: str = "auto", device: torch.device | str = "cpu", chunk: int = 10_000, polish_steps: int = 150,
-    path_points: int = 10,
+    stack: Prepared, model: Path | str, grade: str, out: Path | str, classes: int | None = None,
+    device: torch.device | str = "cpu", chunk: int = 10_000, polish_steps: int = 150, path_points: int = 10,
 ) -> Answer:
-    """Predict every particle of a STAR or .cs file under the model of a folder, and write the answer into ``out``.
+    """Predict every particle of a prepared stack under the model of a folder, and write the answer into ``out``.
 
     ``grade`` is one of ``GRADES``. ``classes``: None as trained, 0 by BIC. Images are read ``chunk`` at a
     time; what stays in memory is a few numbers a particle. Refined and searched volumes are fitted again to the
-    refined poses of the first chunk. The rate counts inference, not the reading of files.
+    refined poses of the first chunk. Volumes go to ``out/volumes``: of classes, along the first axis of the latent space, and
+    the basis (mean, then components) that V(z) is made of. The rate counts inference, not the reading of files.
     """
     if grade not in GRADES:
         raise HetacumnError(f"grade is '{grade}'; expected one of {', '.join(GRADES)}")
@@ -214,10 +207,11 @@ def predict_stack(
     config, seed = trained.config.ab_initio, trained.config.seed
     wanted = trained.config.classes if classes is None else (classes or None)
     basis, parts, names, seconds = trained.basis(), [], [], 0.0
-    total = count_particles(source)
+    if stack.box != trained.box:
+        raise HetacumnError(f"{stack.folder}: images of {stack.box} px; expected {trained.box}, as {model} was trained on")
+    total = len(stack)
     for first in range(0, total, chunk):
-        rows = np.arange(first, min(first + chunk, total))
-        particles = read_particles(source, trained.box, contrast, rows=rows)
+        particles = stack.read(slice(first, first + chunk))
         data = observe(particles, device)
         if grade == "searched":
             found = search(data, basis, trained.centres, config)
@@ -238,17 +232,17 @@ def predict_stack(
         names += particles.names
     state = State.cat(parts)
     latents, rotations = state.latents.cpu(), state.poses.rotations.cpu()
-    shifts_A = state.poses.shifts_px.cpu() * particles.pixel_A
+    shifts_A = stack.shifts_in_source_A(state.poses.shifts_px.cpu() * particles.pixel_A)
     found = classify(latents, wanted, seed)
     predictions = Predictions(names, rotations, shifts_A, found.labels, latents)
-    predictions.write(out, source)
+    predictions.write(out, stack.source)
     path = latent_path(latents, path_points)
     with torch.no_grad():
         volumes = [_volumes(trained, basis, grade, z.to(device)).cpu() for z in (found.centres, path)]
-    for stem, some in zip(("class", "path"), volumes, strict=True):
+    for stem, some in zip(("class", "path", "basis"), (*volumes, basis.cpu()), strict=True):
         write_volumes(out, some, stem, particles.pixel_A)
     rate = total / seconds
-    write_json(out / "run.json", {**run, "predict_particles_per_second": round(rate), "peak_memory_mb": max(
+    write_json(out / "run.json", {**run, "prepared": str(stack.folder), "predict_particles_per_second": round(rate), "peak_memory_mb": max(
         round(peak_memory_mb()), run.get("peak_memory_mb", 0))})
     return Answer(predictions, *volumes, rate)
 

@@ -49,15 +49,24 @@ class Observations:
 
 
 def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int = 4096) -> Observations:
-    """Pack a stack of normalised particles, a chunk at a time."""
+    """Pack a stack of normalised particles, a chunk at a time.
+
+    Where their noise is not white, both the coefficients and their CTF are divided by its amplitude: the noise is white
+    then, and what the CTF is multiplied by is the same molecule.
+    """
     plane = HalfPlane(particles.box, device=device)
     frequencies = plane.k / particles.box
+    amplitude = None
+    if particles.noise is not None:
+        amplitude = particles.noise.to(device)[plane.k.norm(dim=1).round().long()].sqrt()
     y = torch.empty(len(particles), len(plane), dtype=torch.complex64, device=device)
     ctf = torch.empty(len(particles), len(plane), device=device)
     for start in range(0, len(particles), chunk):
         rows = slice(start, start + chunk)
         y[rows] = plane.pack(particles.images[rows].to(device))
         ctf[rows] = particles.optics[rows].to(device).ctf(frequencies)
+    if amplitude is not None:
+        y, ctf = y.div_(amplitude), ctf.div_(amplitude)
     return Observations(y, ctf, plane)
 
 

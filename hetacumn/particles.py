@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,23 @@ from tqdm import tqdm
 
 from hetacumn import star
 from hetacumn.errors import HetacumnError
-from hetacumn.fourier import crop_images
 from hetacumn.optics import Optics
+from hetacumn.preprocess import (
+    SCALE_RANGE,
+    WEAK_EVIDENCE,
+    Preprocessing,
+    evidence_of_white,
+    finish,
+    flaws,
+    is_white,
+    middles,
+    noise_power,
+    normalise,
+    roll,
+    soft_circle,
+)
+from hetacumn.reading import StackReader
 from hetacumn.so3 import from_euler, inplane, to_euler
-from hetacumn.stacks import StackReader
 
 #: RELION's column for each of ours, and what it is where the column is missing (None: it must be there).
 OPTICS_COLUMNS = {
@@ -30,8 +43,8 @@ OPTICS_COLUMNS = {
     "amplitude_contrast": ("rlnAmplitudeContrast", None),
     "phase_shift_deg": ("rlnPhaseShift", 0.0),
 }
-CONTRAST_SAMPLE = 500  # particles of a file that its contrast is judged by
-WEAK_EVIDENCE = 5.0  # standard errors of the mean brightness, below which the contrast is a guess
+SURVEYED = 500  # particles of a file that its contrast and its noise are judged by
+CONSTANT_BACKGROUND = "is constant outside the particle's circle (masked?)"
 
 
 @dataclass(frozen=True)
@@ -60,13 +73,17 @@ class Poses:
 class Particles:
     """A stack in memory: ``images`` ``(n, box, box)`` float32, noise of unit variance, protein bright.
 
-    ``names`` are rlnImageName as the file has them; ``poses`` is None where the file has none.
+    ``names`` are rlnImageName as the file has them; ``poses`` is None where the file has none. ``noise`` ``(box // 2,)`` is
+    the power of the noise in each shell; None is 1 everywhere. ``offsets_A`` ``(n, 2)`` (x, y): how far each particle was off
+    the middle in the file, and was moved back; ``poses`` are those of the images as they are here.
     """
 
     images: Tensor
     optics: Optics
     names: list[str]
     poses: Poses | None = None
+    noise: Tensor | None = None
+    offsets_A: Tensor | None = None
 
     @property
     def box(self) -> int:
@@ -86,86 +103,201 @@ class Particles:
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows)
         positions = torch.arange(len(self))[rows].tolist()
-        poses = None if self.poses is None else self.poses[rows]
-        return Particles(self.images[rows], self.optics[rows], [self.names[i] for i in positions], poses)
+        poses, offsets_A = (None if of_each is None else of_each[rows] for of_each in (self.poses, self.offsets_A))
+        names = [self.names[i] for i in positions]
+        return Particles(self.images[rows], self.optics[rows], names, poses, self.noise, offsets_A)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a sample of a file says of all of it: is protein dark in it; the noise's spectrum ``(box // 2,)`` by which
+    to whiten, or None; the usual standard deviation of a background, in the file's units; evidence for the contrast, in
+    standard errors (positive: bright)."""
+
+    black: bool
+    noise: Tensor | None
+    usual_std: float
+    evidence: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Preprocessed images ``(b, box, box)``, which of the rows asked for they are, what is wrong with each (or None), and
+    how many pixels of each were replaced."""
+
+    positions: np.ndarray
+    images: Tensor
+    flaws: list[str | None]
+    outliers: Tensor
+
+
+class ParticleReader:
+    """The particles of a file, preprocessed: the whole file surveyed once by a sample, then read by parts.
+
+    Images of several pixel sizes are brought to the smallest field of view and from there to one box, so that their
+    pixels agree to within one in the box; ``pixel_A`` is that size.
+
+    Raises:
+        HetacumnError: as :func:`read_particles` does, but for images that are no good: these are told in each batch.
+    """
+
+    def __init__(self, table: star.ParticleTable, rows: np.ndarray, settings: Preprocessing,
+                 data_dir: Path | str | None = None):
+        self.table, self.settings, self._data_dir = table, settings, data_dir
+        self.rows = rows
+        self.stacks = StackReader(table, rows, data_dir)
+        self.box = self.stacks.box if settings.box is None else settings.box
+        if self.box % 2 or not 2 <= self.box <= self.stacks.box:
+            raise HetacumnError(f"box {self.box} to crop to: expected an even number up to {self.stacks.box}, the box of "
+                                f"{table.path}'s images")
+        self.pixel_A = self.stacks.field_A / self.box
+        self.offsets_A = offsets_of(table) if settings.centre else None
+        self.survey = self._survey()
+
+    def batches(self) -> Iterator[Batch]:
+        """Every row once, in the order of the stacks."""
+        for batch, std in self._read(self.stacks, self.settings):
+            far = (std > SCALE_RANGE * self.survey.usual_std) | (std < self.survey.usual_std / SCALE_RANGE)
+            for i in far.nonzero().squeeze(1).tolist():
+                batch.flaws[i] = batch.flaws[i] or (
+                    f"has noise of {std[i]:.3g}; expected within {SCALE_RANGE:g} times the usual {self.survey.usual_std:.3g}")
+            if self.survey.black:
+                batch.images.neg_()
+            yield batch
+
+    def particles(self, images: Tensor, chosen: np.ndarray) -> Particles:
+        """The images of the rows ``chosen`` (positions among those asked for), with their names, optics and poses."""
+        rows = self.rows[chosen]
+        names = self.table.particles["rlnImageName"].iloc[rows].astype(str).tolist()
+        index = torch.from_numpy(rows)
+        poses = poses_of(self.table, self.pixel_A, self.offsets_A)
+        offsets_A = None if self.offsets_A is None else self.offsets_A[index]
+        optics = optics_of(self.table, self.pixel_A)[index]
+        return Particles(images, optics, names, None if poses is None else poses[index], self.survey.noise, offsets_A)
+
+    def _read(self, stacks: StackReader, settings: Preprocessing) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches, protein as in the file, and the background's standard deviation ``(b,)`` of each image."""
+        for chunk in stacks.chunks():
+            found = flaws(chunk.images)
+            images = torch.from_numpy(chunk.images)
+            images[[flaw is not None for flaw in found]] = 0
+            if self.offsets_A is not None:
+                offsets_A = self.offsets_A[torch.from_numpy(stacks.rows[chunk.positions])]
+                images = roll(images, (-offsets_A / chunk.pixel_A).round().long())
+            std, outliers = normalise(images, settings.radius_px(images.shape[-1], chunk.pixel_A), settings.outlier_std)
+            empty = (std <= 0).tolist()
+            found = [flaw or (CONSTANT_BACKGROUND if none else None) for flaw, none in zip(found, empty, strict=True)]
+            field_px = self.stacks.field_px(chunk.pixel_A)
+            images = finish(images, settings, field_px, self.box, chunk.pixel_A)
+            yield Batch(chunk.positions, images, found, outliers), std
+
+    def _survey(self) -> Survey:
+        """From particles spread evenly over the whole file, so that every part is judged alike whatever is asked for."""
+        rows = np.linspace(0, len(self.table) - 1, min(len(self.table), SURVEYED)).astype(np.int64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said already, of the rows asked for
+            stacks = StackReader(self.table, rows, self._data_dir)
+        parts, stds = [], []
+        for batch, std in self._read(stacks, replace(self.settings, mask=False)):
+            good = torch.tensor([flaw is None for flaw in batch.flaws])
+            parts.append(batch.images[good])
+            stds.append(std[good])
+        images, stds = torch.cat(parts), torch.cat(stds)
+        if len(images) == 0:
+            raise HetacumnError(f"{self.table.path}: none of {len(rows)} images looked at is any good: the first "
+                                f"{batch.flaws[0]}; expected images with noise")
+        evidence = evidence_of_white(middles(images))
+        return Survey(self._is_black(evidence, middles(images)), self._noise(images), float(stds.median()), evidence)
+
+    def _is_black(self, evidence: float, brightness: Tensor) -> bool:
+        """Is protein dark in the file? Warns of weak evidence, and of evidence to the contrary."""
+        path, contrast = self.table.path, self.settings.contrast
+        seen = "black" if brightness.mean() < 0 else "white"
+        weak = abs(evidence) < WEAK_EVIDENCE
+        why = f"brightness of the middle: {evidence:+.1f} standard errors"
+        if contrast == "auto" and weak:
+            warnings.warn(f"{path}: protein taken as {seen} on weak evidence ({why}); set contrast to white or "
+                          "black if you know it", stacklevel=4)
+        if contrast not in ("auto", seen) and not weak:
+            warnings.warn(f"{path}: contrast is {contrast}, but protein looks {seen} ({why})", stacklevel=4)
+        return (seen if contrast == "auto" else contrast) == "black"
+
+    def _noise(self, images: Tensor) -> Tensor | None:
+        if self.settings.whiten == "no":
+            return None
+        radius = self.settings.radius_px(self.box, self.pixel_A)
+        power, error = noise_power(images, radius)
+        if self.settings.mask:
+            power = power * soft_circle(self.box, radius).square().mean()
+        return None if self.settings.whiten == "auto" and is_white(power, error) else power
 
 
 def read_particles(
     path: Path | str,
-    box: int | None = None,
-    contrast: str = "auto",
-    data_dir: Path | str | None = None,
     rows: Sequence[int] | np.ndarray | Tensor | None = None,
+    data_dir: Path | str | None = None,
     progress: bool = True,
+    **settings,
 ) -> Particles:
-    """Read the images that a STAR (RELION 3.1, 3.0) or .cs file names, normalised and Fourier-cropped.
+    """Read the images that a STAR (RELION 3.1, 3.0) or .cs file names, or a bare stack's, preprocessed, into memory.
 
-    Images are read by chunks: memory is that of the cropped stack. Each image is normalised by the pixels
-    outside its inscribed circle to mean 0 and standard deviation 1, then cropped; the transform is
-    orthonormal, so that white noise keeps unit variance per pixel (coloured noise does not: the cropped band
-    has its own). The optics' pixel size and the poses' shifts are those of the cropped images.
+    Images are read by chunks: memory is that of the cropped stack. Each image is normalised by its background to mean 0
+    and standard deviation 1, then cropped; the transform is orthonormal, so that white noise keeps unit variance per pixel
+    (coloured noise does not: the cropped band has its own, see ``Particles.noise``). The optics' pixel size and the poses'
+    shifts are those of the cropped images.
 
     Args:
-        path: the STAR or .cs file.
-        box: even, pixels after cropping; None keeps the stack's.
-        contrast: what protein is in the file, "white" or "black"; images come out with it bright. "auto"
-            compares the middle of some images of the file with their background (whatever ``rows`` is), and
-            warns where that says little.
-        data_dir: the folder that stacks are named from; None looks in the STAR's folder and those around it.
+        path: the STAR or .cs file, or the .mrcs with a .csv beside it.
         rows: which particles, counted from 0, in this order; None is all.
+        data_dir: the folder that stacks are named from; None looks in the STAR's folder and those around it.
+        settings: fields of :class:`Preprocessing`: ``box``, ``contrast`` and more.
 
     Raises:
         HetacumnError: naming the file, the row (counted from 1) and what was expected.
     """
     table = star.read_table(path)
-    if contrast not in ("auto", "white", "black"):
-        raise HetacumnError(f"contrast is '{contrast}'; expected auto, white or black")
-    rows = _check_rows(table, rows)
-    optics = optics_of(table)[rows]
-    poses = poses_of(table)
-    reader = StackReader(table, rows, data_dir)
-    box = reader.box if box is None else box
-    if box % 2 or not 2 <= box <= reader.box:
-        raise HetacumnError(f"box {box} to crop to: expected an even number up to {reader.box}, the box of "
-                            f"{table.path}'s images")
-    images = torch.empty(len(rows), box, box)
-    with tqdm(total=len(rows), desc="reading particles", unit="", disable=not progress) as bar:
-        for positions, chunk in reader.chunks():
-            chunk = _normalise(chunk, table.path, rows[positions])
-            images[torch.from_numpy(positions)] = chunk if box == reader.box else crop_images(chunk, box)
-            bar.update(len(positions))
-    middles = _sample_middles(table, data_dir) if contrast == "auto" else _middles(images)
-    if _is_black(middles, contrast, table.path):
-        images.neg_()
-    if poses is not None:
-        scale = box / reader.box
-        poses = Poses(poses.rotations[rows], poses.shifts_px[rows] * scale)
-    names = table.particles["rlnImageName"].iloc[rows].astype(str).tolist()
-    return Particles(images, optics.binned(reader.box, box), names, poses)
+    reader = ParticleReader(table, _check_rows(table, rows), Preprocessing(**settings), data_dir)
+    images = torch.empty(len(reader.rows), reader.box, reader.box)
+    with tqdm(total=len(images), desc="reading particles", unit="", disable=not progress) as bar:
+        for batch in reader.batches():
+            for position, flaw in zip(batch.positions, batch.flaws, strict=True):
+                if flaw:
+                    raise HetacumnError(f"{reader.stacks.place(position)} {flaw}; expected an image with noise")
+            images[torch.from_numpy(batch.positions)] = batch.images
+            bar.update(len(batch.positions))
+    return reader.particles(images, np.arange(len(images)))
 
 
-def count_particles(path: Path | str) -> int:
-    """How many particles a STAR or .cs file names."""
-    return len(star.read_table(path))
-
-
-def optics_of(table: star.ParticleTable) -> Optics:
-    """The optics of a table's particles, at the pixel size of its stacks."""
+def optics_of(table: star.ParticleTable, pixel_A: float | None = None) -> Optics:
+    """The optics of a table's particles, for images of this pixel size (None: that of its first image)."""
     columns = {
         name: torch.tensor(table.numbers(column, default), dtype=torch.float32)
         for name, (column, default) in OPTICS_COLUMNS.items()
     }
-    return Optics(**columns, pixel_A=table.pixel_A())
+    return Optics(**columns, pixel_A=float(table.pixel_sizes()[0]) if pixel_A is None else pixel_A)
 
 
-def poses_of(table: star.ParticleTable) -> Poses | None:
-    """The poses of a table's particles, shifts in pixels of its stacks; None where angles are missing."""
+def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Tensor | None = None) -> Poses | None:
+    """The poses of a table's particles, shifts in pixels of this size and from ``offsets_A`` ``(n, 2)`` on; None where angles
+    are missing."""
     if not all(table.has(column) for column in star.ANGLES):
         return None
     angles = np.stack([table.numbers(column) for column in star.ANGLES], axis=1)
-    origins_A = np.stack([table.numbers(column, 0.0) for column in star.ORIGINS], axis=1)
-    shifts_px = torch.from_numpy(-origins_A / table.pixel_A()).float()
-    return Poses(from_euler(torch.from_numpy(angles)).float(), shifts_px)
+    shifts_A = _shifts_A(table) - (0 if offsets_A is None else offsets_A.numpy())
+    return Poses(from_euler(torch.from_numpy(angles)).float(), torch.from_numpy(shifts_A / pixel_A).float())
+
+
+def offsets_of(table: star.ParticleTable) -> Tensor | None:
+    """How far off the middle ``(n, 2)`` in Å the particles of a table are, in whole pixels; None where no origins are."""
+    if not all(table.has(column) for column in star.ORIGINS):
+        return None
+    sizes_A = table.pixel_sizes()[:, None]
+    offsets_A = np.round(_shifts_A(table) / sizes_A) * sizes_A
+    return torch.from_numpy(offsets_A).float() if offsets_A.any() else None
+
+
+def _shifts_A(table: star.ParticleTable) -> np.ndarray:
+    return -np.stack([table.numbers(column, 0.0) for column in star.ORIGINS], axis=1)
 
 
 def write_star(
@@ -206,46 +338,3 @@ def _check_rows(table: star.ParticleTable, rows) -> np.ndarray:
         raise HetacumnError(f"{table.path}: {len(rows)} rows asked for, of {len(table)}; expected at least "
                             f"one, each from 0 to {len(table) - 1}")
     return rows
-
-
-def _outside_circle(box: int, radius: float) -> Tensor:
-    axis = torch.arange(box) - box // 2
-    return axis.square()[:, None] + axis.square() > radius**2
-
-
-def _normalise(images: np.ndarray, path: Path, rows: np.ndarray) -> Tensor:
-    """Subtract the background's mean and divide by its standard deviation, image by image; in place."""
-    chunk = torch.from_numpy(images)
-    background = chunk[:, _outside_circle(chunk.shape[-1], chunk.shape[-1] // 2)]
-    std, mean = torch.std_mean(background, dim=1)
-    if (std <= 0).any():
-        row = int(rows[int((std <= 0).int().argmax())]) + 1
-        raise HetacumnError(f"{path}: row {row}: the image is constant outside its inscribed circle; "
-                            "expected noise there (an unmasked particle)")
-    return chunk.sub_(mean[:, None, None]).div_(std[:, None, None])
-
-
-def _middles(images: Tensor) -> Tensor:
-    """Mean brightness ``(n,)`` of the middle of normalised images ``(n, box, box)``."""
-    return images[:, ~_outside_circle(images.shape[-1], images.shape[-1] / 4)].mean(1)
-
-
-def _sample_middles(table: star.ParticleTable, data_dir: Path | str | None) -> Tensor:
-    """The same of particles spread evenly over the whole file, so that every part is judged alike."""
-    rows = np.linspace(0, len(table) - 1, min(len(table), CONTRAST_SAMPLE)).astype(np.int64)
-    chunks = StackReader(table, rows, data_dir).chunks()
-    return torch.cat([_middles(_normalise(chunk, table.path, rows[some])) for some, chunk in chunks])
-
-
-def _is_black(middles: Tensor, contrast: str, path: Path) -> bool:
-    """Is protein dark in the file? Warns of weak evidence, and of evidence to the contrary."""
-    evidence = float(middles.mean() / (middles.std() / len(middles) ** 0.5)) if len(middles) > 1 else 0.0
-    seen = "black" if middles.mean() < 0 else "white"
-    weak = abs(evidence) < WEAK_EVIDENCE
-    why = f"brightness of the middle: {evidence:+.1f} standard errors"
-    if contrast == "auto" and weak:
-        warnings.warn(f"{path}: protein taken as {seen} on weak evidence ({why}); set contrast to white or "
-                      "black if you know it", stacklevel=3)
-    if contrast not in ("auto", seen) and not weak:
-        warnings.warn(f"{path}: contrast is {contrast}, but protein looks {seen} ({why})", stacklevel=3)
-    return (seen if contrast == "auto" else contrast) == "black"

@@ -44,6 +44,7 @@ METHODS = {
     "hetacumn-refined": ("HetACUMN, refined", "#003A5C", "", "-."),
 }
 BOUND_COLOUR = "#D55E00"
+DASHES = ("-", "--", ":", "-.")
 WIDTH_IN = 7.2
 DPI = 130
 
@@ -69,8 +70,10 @@ def style() -> None:
     })
 
 
-def save(figure: Figure, path: Path | str) -> None:
-    """Write a PNG of 256 colours, atomically; the same figure gives the same bytes."""
+def save(figure: Figure, path: Path | str, title: str = "") -> None:
+    """Write a PNG of 256 colours, atomically, with a title above it if there is one; the same figure gives the same bytes."""
+    if title:
+        figure.suptitle(title, fontsize=9)
     drawn = BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
     small = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
@@ -97,6 +100,29 @@ def particle_gallery(clean: Sequence[np.ndarray], noisy: Sequence[np.ndarray], n
                 axis.set_axis_off()
             line[0].text(-0.06, 0.5, f"{name}\n{kind}", transform=line[0].transAxes, rotation=90,
                          ha="right", va="center", ma="center")
+    return figure
+
+
+def pictures(images: np.ndarray, titles: Sequence[str], same_scale: bool = False) -> Figure:
+    """Images ``(n, y, x)`` in a row, protein bright; each stretched to its own range, or all to that of the first."""
+    figure = Figure(figsize=(WIDTH_IN, WIDTH_IN / len(images) + 0.3), layout="constrained")
+    axes = figure.subplots(1, len(images), squeeze=False)[0]
+    for axis, image, title in zip(axes, images, titles, strict=True):
+        scale = images[0] if same_scale else image
+        axis.imshow(image, cmap=matplotlib.colormaps["gray"], vmin=float(scale.min()), vmax=float(scale.max()))
+        axis.set_title(title)
+        axis.set_axis_off()
+    return figure
+
+
+def curves(x: np.ndarray, lines: Mapping[str, np.ndarray], x_label: str, y_label: str, log: bool = False) -> Figure:
+    """Lines ``(n,)`` by name over ``x`` ``(n,)``, told apart by colour and dashes."""
+    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
+    axis = figure.subplots()
+    for i, (name, line) in enumerate(lines.items()):
+        axis.plot(x, line, color=CLASS_COLOURS[i % len(CLASS_COLOURS)], linestyle=DASHES[i % len(DASHES)], label=name)
+    axis.set(xlabel=x_label, ylabel=y_label, xscale="log" if log else "linear")
+    axis.legend()
     return figure
 
 
@@ -451,20 +477,46 @@ def defocus_histogram(defocus_u_A: np.ndarray, defocus_v_A: np.ndarray) -> Figur
     return figure
 
 
+def noise_spectrum(power: np.ndarray, pixel_A: float) -> Figure:
+    """Mean power of the noise in each shell ``(box // 2,)``, 1 being that of white noise of unit variance."""
+    figure, axes = _grid(1, 1, 2.4)
+    axis = axes[0, 0]
+    frequencies = np.arange(len(power)) / (2 * len(power) * pixel_A)
+    axis.plot(frequencies, power, color=CLASS_COLOURS[0], label="background of the particles")
+    axis.axhline(1, color="black", linewidth=0.8, linestyle="--", label="white noise")
+    nyquist = 1 / (2 * pixel_A)
+    resolutions_A = _round_resolutions(nyquist)
+    axis.set_xticks([1 / r for r in resolutions_A], [f"1/{r}" for r in resolutions_A])
+    axis.set(xlim=(0, nyquist), ylim=(0, None), xlabel="spatial frequency (1/Å)", ylabel="power of the noise")
+    _legend_below(figure, [axis])
+    return figure
+
+
+def motion_scatter(found: np.ndarray, true: np.ndarray, names: Sequence[str], correlations: Sequence[float]) -> Figure:
+    """Recovered coordinates ``(n, d)`` against the true ones, a panel a motion; shading is particles per bin."""
+    figure, axes = _grid(1, len(names), 2.9)
+    for i, (axis, name) in enumerate(zip(axes[0], names, strict=True)):
+        axis.hexbin(true[:, i], found[:, i], gridsize=40, mincnt=1, cmap="Greys", linewidths=0.1)
+        axis.set(xlabel=f"true motion of {name} (0 to 1)", title=f"{name}: rank correlation {correlations[i]:.3f}")
+    axes[0, 0].set_ylabel("recovered coordinate (standard deviations)")
+    return figure
+
+
 def path_surfaces(volumes: np.ndarray) -> Figure:
     """Volumes along a path ``(p, z, y, x)`` as surfaces, from the front (above) and from the side."""
     size = WIDTH_IN / len(volumes)
-    figure = Figure(figsize=(WIDTH_IN, 2 * size + 0.2), layout="none")
+    height = 2 * size + 0.5  # with room for a title
+    figure = Figure(figsize=(WIDTH_IN, height), layout="none")
     front, middle, reach = _pose_for_view(volumes)
     order = [1, 0, 2]  # the side: along the second axis
     side = front[order] * np.array([[1.0], [-1.0], [1.0]])
     level = 0.25 * float(np.max(volumes))
     for k, volume in enumerate(volumes):
         for row, (axes_xyz, centre) in enumerate(((front, middle), (side, middle[order] * [1, -1, 1]))):
-            place = k / len(volumes), (1 - row) * size / (2 * size + 0.2), 1 / len(volumes), size / (2 * size + 0.2)
+            place = k / len(volumes), (1 - row) * size / height, 1 / len(volumes), size / height
             axis = figure.add_axes(place, projection="3d")
             _surface(axis, volume, level, CLASS_COLOURS[0], axes_xyz, centre, reach)
-        figure.text((k + 0.5) / len(volumes), 0.99, str(k + 1), va="top", ha="center")
+        figure.text((k + 0.5) / len(volumes), 2 * size / height, str(k + 1), va="bottom", ha="center")
     return figure
 
 

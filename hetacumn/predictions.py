@@ -15,7 +15,8 @@ from hetacumn import star
 from hetacumn.errors import HetacumnError
 from hetacumn.particles import poses_of, set_poses
 from hetacumn.project import atomic_path, write_json
-from hetacumn.stacks import find_stack, open_stack
+from hetacumn.reading import find_stack
+from hetacumn.stacks import read_layout
 
 #: What an earlier refinement said of its own poses; it would be untrue beside ours.
 STALE_COLUMNS = [
@@ -54,7 +55,7 @@ class Predictions:
 
         The STAR is RELION 3.1 whatever ``source`` (STAR or .cs) is: its rows of these names, optics and CTF
         unchanged, with rlnClassNumber (from 1), angles and origins of these predictions. Where the source
-        does not state the box, it is read from the first stack, if that is found (``data_dir`` as in
+        does not state the box, it is read from each group's first stack, if that is found (``data_dir`` as in
         ``read_particles``). The CSV (``latents.csv``; ``latents_refined.csv`` for the stem
         ``predictions_refined``) has a row a particle: particle, z1, z2, …, class (from 1).
 
@@ -96,7 +97,7 @@ class Predictions:
         """
         out_dir = Path(out_dir)
         table = star.read_table(out_dir / f"{stem}.star")
-        poses = poses_of(table)
+        poses = poses_of(table, pixel_A=1.0)  # shifts in Å
         if poses is None:
             raise HetacumnError(f"{table.path}: no column {star.ANGLES[0]}; expected the predicted poses")
         names = table.particles["rlnImageName"].astype(str).tolist()
@@ -112,7 +113,7 @@ class Predictions:
         return cls(
             names=names,
             rotations=poses.rotations,
-            shifts_A=poses.shifts_px * table.pixel_A(),
+            shifts_A=poses.shifts_px,
             classes=torch.tensor(table.numbers("rlnClassNumber")).long() - 1,
             latents=torch.from_numpy(z),
             seconds=json.loads(timing.read_text())["seconds"] if timing.is_file() else None,
@@ -128,5 +129,9 @@ def _with_box(table: star.ParticleTable, data_dir: Path | str | None) -> pd.Data
     """The optics table, with rlnImageSize, which RELION wants, wherever it can be known."""
     if "rlnImageSize" in table.optics:
         return table.optics
-    stack = find_stack(table.images()[0][0], table.path, data_dir)
-    return table.optics if stack is None else table.optics.assign(rlnImageSize=open_stack(stack).shape[-1])
+    boxes, names = [], table.images()[0]
+    for group in table.optics[star.GROUP]:
+        mine = (table.numbers(star.GROUP) == group).nonzero()[0]
+        stack = find_stack(names[mine[0]], table.path, data_dir) if len(mine) else None
+        boxes.append(None if stack is None else read_layout(stack).shape[-1])
+    return table.optics if None in boxes else table.optics.assign(rlnImageSize=boxes)

@@ -6,6 +6,7 @@ that the agreement of the two is a test and a benchmark is no inverse crime.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,18 +17,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from hetacumn import star
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import fft2c, ifft2c
 from hetacumn.optics import Optics, frequency_grid
 from hetacumn.particles import write_star
 from hetacumn.project import atomic_path
-from hetacumn.so3 import random_rotations
-from hetacumn.stacks import new_stack
+from hetacumn.so3 import from_euler, perturb, random_rotations
+from hetacumn.stacks import let_go, new_stack
 from hetacumn.structures import density, load_motion, load_states, project_atoms
 from hetacumn.volumes import write_mrc
 
 CHUNK = 64  # images at once
 EXAMPLES = 16  # clean images kept for figures
+VIEW_SPREAD_DEG = 3.0  # about the views of a table, which are fewer than the particles
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Simulation:
     pixel_A: float = 1.0
     snr: float = 0.1
     weights: tuple[float, ...] | None = None  #: fraction of each state, summing to 1; None is equal
-    continuous: bool = False  #: a motion's coordinate uniform in [0, 1], in place of states
-    motion_classes: int = 5  #: a continuous motion's classes: so many equal parts of [0, 1]
+    continuous: bool = False  #: a motion's coordinates uniform in [0, 1], in place of states
+    motion_classes: int = 5  #: a continuous motion's classes: so many equal parts of [0, 1] of each coordinate
     shift_px: float = 4.0  #: shifts are uniform from minus this to this, in x and in y
     defocus_A: tuple[float, float] = (8_000.0, 18_000.0)  #: mean of u and v, uniform in this range
     astigmatism_A: float = 500.0  #: defocus u minus v, uniform from 0 to this; its angle is uniform
@@ -53,10 +56,12 @@ class Simulation:
     cs_mm: float = 2.7
     amplitude_contrast: float = 0.1
     ctf_table: str | None = None  #: a CSV in the data folder: random rows of it in place of the five above
+    pose_table: str | None = None  #: likewise, of directions of view and shifts: in place of uniform ones and of shift_px
     noise: str = "white"  #: or "coloured": power ∝ noise_floor + 1 / (1 + (k noise_knee_A)²)
     noise_knee_A: float = 50.0
     noise_floor: float = 0.1
     contrast: str = "white"  #: protein in the file; "black" as in raw micrographs
+    origins_within_A: float | None = None  #: the STAR gets origins, as of an earlier refinement, this far off (normal, each way)
 
     def __post_init__(self):
         if self.box % 2 or self.box < 2:
@@ -84,7 +89,7 @@ class Truth:
     """What the simulation knows of each particle; ``truth.npz`` on disk.
 
     ``rotations`` ``(n, 3, 3)``; ``shifts_A`` ``(n, 2)`` (x, y), by which images are moved; ``classes``
-    ``(n,)`` from 0; ``coordinate`` ``(n,)`` of a continuous motion, else the class; ``clean`` the first
+    ``(n,)`` from 0; ``coordinate`` ``(n, d)`` of a continuous motion, how far each part has gone, else ``(n,)`` the class; ``clean`` the first
     images without noise, in the file's scale with protein bright. The file's noise has unit variance;
     ``noise_std`` is that noise in the units of the volumes: image = clean projection / noise_std + noise.
     """
@@ -130,8 +135,7 @@ def simulate(
     out, n, box = Path(out), settings.particles, settings.box
     draw, noise_draw = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     conformations = _load_conformations(settings, draw, data_dir)
-    rotations = random_rotations(n, torch.Generator().manual_seed(int(draw.integers(2**62))))
-    shifts_px = torch.from_numpy(draw.uniform(-settings.shift_px, settings.shift_px, (n, 2))).float()
+    rotations, shifts_px = _draw_poses(settings, draw, data_dir)
     optics = _draw_optics(settings, draw, data_dir)
     chunks = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
 
@@ -143,6 +147,7 @@ def simulate(
                 images = form_images(images, optics[rows], shifts_px[rows])
                 variances[rows] = images.double().var((1, 2), correction=0)
                 stack[rows] = images
+                let_go(stack)
                 bar.update(len(images))
         noise_std = float((variances.mean() / settings.snr) ** 0.5)
         clean = torch.from_numpy(stack[:EXAMPLES] / np.float32(noise_std))
@@ -152,9 +157,13 @@ def simulate(
             for rows in chunks:
                 noise = noise_draw.standard_normal((rows.stop - rows.start, box, box), dtype=np.float32)
                 stack[rows] = stack[rows] * np.float32(sign / noise_std) + filter_noise(noise)
+                let_go(stack)
                 bar.update(len(noise))
 
     write_star(out / "particles.star", [f"{i + 1:06d}@particles.mrcs" for i in range(n)], optics, box)
+    if settings.origins_within_A is not None:
+        off_A = torch.from_numpy(draw.normal(0, settings.origins_within_A, (n, 2)))
+        _add_origins(out / "particles.star", shifts_px * settings.pixel_A + off_A)
     for k, atoms in enumerate(conformations.examples):
         write_mrc(out / f"truth_class{k + 1}.mrc", density(atoms, box, settings.pixel_A), settings.pixel_A)
     truth = Truth(
@@ -168,6 +177,12 @@ def simulate(
     )
     truth.write(out / "truth.npz")
     return truth
+
+
+def _add_origins(path: Path, shifts_A: Tensor) -> None:
+    table = star.read_table(path)
+    table.particles[star.ORIGINS] = -shifts_A.numpy()
+    star.write_table(path, table.particles, table.optics)
 
 
 def form_images(projections: Tensor, optics: Optics, shifts_px: Tensor) -> Tensor:
@@ -201,16 +216,18 @@ class _States:
 
 
 class _Motion:
-    """A continuous motion, its coordinate drawn uniformly for each particle."""
+    """A continuous motion, how far each moving part has gone drawn uniformly and independently for each particle."""
 
     def __init__(self, settings: Simulation, draw: np.random.Generator, data_dir: Path | str):
         if settings.weights is not None:
             raise HetacumnError("weights go with states, not with a continuous motion; expected none")
-        self._move = load_motion(settings.molecule, data_dir)
-        k = settings.motion_classes
-        self.examples = [self._move((torch.tensor(float(i)) + 0.5) / k) for i in range(k)]
-        self.coordinate = torch.from_numpy(draw.random(settings.particles)).float()
-        self.classes = (self.coordinate * k).long().clamp(max=k - 1)
+        motion = load_motion(settings.molecule, data_dir)
+        self._move, count, parts = motion.move, len(motion.names), settings.motion_classes
+        middles = (torch.arange(parts) + 0.5) / parts
+        self.examples = [self._move(torch.stack(t)) for t in itertools.product(middles, repeat=count)]
+        self.coordinate = torch.from_numpy(draw.random((settings.particles, count))).float()
+        place = (self.coordinate * parts).long().clamp(max=parts - 1)
+        self.classes = (place * parts ** torch.arange(count).flip(0)).sum(1)
 
     def project(self, rows: slice, rotations: Tensor, box: int, pixel_A: float) -> Tensor:
         return project_atoms(self._move(self.coordinate[rows]), rotations, box, pixel_A)
@@ -220,16 +237,33 @@ def _load_conformations(settings: Simulation, draw: np.random.Generator, data_di
     return (_Motion if settings.continuous else _States)(settings, draw, data_dir)
 
 
+def _draw_poses(settings: Simulation, draw: np.random.Generator, data_dir: Path | str) -> tuple[Tensor, Tensor]:
+    """Rotations ``(n, 3, 3)`` and shifts in pixels ``(n, 2)``: uniform, or as in a table: its views a little off, any turn
+    in the plane, its shifts."""
+    n, generator = settings.particles, torch.Generator()
+    if settings.pose_table is None:
+        rotations = random_rotations(n, generator.manual_seed(int(draw.integers(2**62))))
+        return rotations, torch.from_numpy(draw.uniform(-settings.shift_px, settings.shift_px, (n, 2))).float()
+    columns = _draw_rows(Path(data_dir) / settings.pose_table, "pose_table", n, draw)
+    angles = torch.from_numpy(np.stack([columns["rot_deg"], columns["tilt_deg"], draw.uniform(0, 360, n)], 1))
+    shifts_A = torch.from_numpy(np.stack([columns["shift_x_A"], columns["shift_y_A"]], 1))
+    near = perturb(from_euler(angles).float(), VIEW_SPREAD_DEG, generator.manual_seed(int(draw.integers(2**62))))
+    return near, (shifts_A / settings.pixel_A).float()
+
+
+def _draw_rows(path: Path, parameter: str, n: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """Columns of ``n`` random rows of a CSV, with replacement."""
+    if not path.is_file():
+        raise HetacumnError(f"{path}: no such file; expected the CSV that {parameter} names")
+    table = pd.read_csv(path)
+    rows = draw.integers(len(table), size=n)
+    return {name: table[name].to_numpy()[rows] for name in table.columns}
+
+
 def _draw_optics(settings: Simulation, draw: np.random.Generator, data_dir: Path | str) -> Optics:
     n = settings.particles
     if settings.ctf_table is not None:
-        path = Path(data_dir) / settings.ctf_table
-        if not path.is_file():
-            raise HetacumnError(f"{path}: no such file; expected the CSV that ctf_table names")
-        table = pd.read_csv(path)
-        columns = {name: table[name].to_numpy() for name in table.columns}
-        rows = draw.integers(len(table), size=n)
-        columns = {name: values[rows] for name, values in columns.items()}
+        columns = _draw_rows(Path(data_dir) / settings.ctf_table, "ctf_table", n, draw)
     else:
         mean = draw.uniform(*settings.defocus_A, n)
         half = draw.uniform(0, settings.astigmatism_A, n) / 2

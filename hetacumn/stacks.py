@@ -1,7 +1,8 @@
-"""Image stacks on disk: find, open without loading, read by chunks, create by chunks."""
+"""Image stacks on disk: MRC headers, opening without loading, creating by chunks."""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from mrcfile.dtypes import HEADER_DTYPE
 
 from hetacumn.errors import HetacumnError
 from hetacumn.project import atomic_path
-from hetacumn.star import ParticleTable
 
 HEADER_BYTES = 1024  # of an MRC file, before its extended header
 CHUNK_BYTES = 32 * 2**20  # of images as float32: what is held at once while a stack is read or written
@@ -32,6 +32,12 @@ def open_stack(path: Path | str) -> np.ndarray:
     Raises:
         HetacumnError: no such file, not MRC, not real numbers, shorter than its header says.
     """
+    layout = read_layout(path)
+    return np.memmap(path, dtype=layout.dtype, mode="r", offset=layout.offset, shape=layout.shape)
+
+
+def read_layout(path: Path | str) -> Layout:
+    """What the header of an MRC stack says, checked against the file's length. Raises as :func:`open_stack`."""
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -45,7 +51,7 @@ def open_stack(path: Path | str) -> np.ndarray:
         whole = max(0, actual - layout.offset) // layout.image_bytes
         raise HetacumnError(f"{path}: truncated: {actual} bytes hold {whole} whole images; expected "
                             f"{layout.shape[0]} images in {layout.end} bytes, as its header says")
-    return np.memmap(path, dtype=layout.dtype, mode="r", offset=layout.offset, shape=layout.shape)
+    return layout
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,11 @@ class Layout:
     def image_bytes(self) -> int:
         """Bytes of one image."""
         return self.shape[1] * self.shape[2] * self.dtype.itemsize
+
+    @property
+    def pixel_A(self) -> float:
+        """Pixel size in Å that the header states; 0 where it states none."""
+        return float(self.header["cella"]["x"]) / max(1, int(self.header["mx"]))
 
     @property
     def end(self) -> int:
@@ -97,87 +108,11 @@ def _parse_header(raw: bytes) -> tuple[np.void, str]:
     raise ValueError(f"mode {header['mode']}")
 
 
-def find_stack(name: str, star: Path, data_dir: Path | str | None = None) -> Path | None:
-    """Where the stack is that a STAR file names, or None.
-
-    Looked for under ``data_dir`` if given, else in the STAR's folder and the folders around it (RELION names
-    stacks from the project's folder); then from the working directory.
-    """
-    here = star.resolve().parent
-    folders = [here, *here.parents] if data_dir is None else [Path(data_dir)]
-    return next((folder / name for folder in [*folders, Path()] if (folder / name).is_file()), None)
-
-
-class StackReader:
-    """The images that a table names, wherever they lie; every stack's header is checked at once.
-
-    Raises:
-        HetacumnError: a stack missing or broken, a row beyond its stack (row named), odd or unequal boxes.
-    """
-
-    def __init__(self, table: ParticleTable, rows: np.ndarray, data_dir: Path | str | None = None):
-        self.star = table.path
-        self.rows = rows
-        names, index = table.images()
-        self._index = index[rows]
-        self._stacks: list[tuple[Path, np.ndarray]] = []  # a stack, and the positions in rows of its images
-        self._stated = table.numbers("rlnImageSize") if table.has("rlnImageSize") else None
-        self.box = 0
-        for name, positions in _positions(names[rows]).items():
-            path = find_stack(name, table.path, data_dir)
-            if path is None:
-                raise HetacumnError(f"{table.path}: row {rows[positions[0]] + 1}: no stack '{name}' under "
-                                    f"{data_dir or table.path.parent}; expected it there (or give data_dir)")
-            shape = open_stack(path).shape
-            self._check(path, shape, positions)
-            self._stacks.append((path, positions))
-
-    def _check(self, path: Path, shape: tuple[int, ...], positions: np.ndarray) -> None:
-        count, height, width = shape
-        rows, index = self.rows[positions] + 1, self._index[positions]  # rows as messages have them
-        if height != width or height % 2:
-            raise HetacumnError(f"{path}: images of {width} × {height} pixels (row {rows[0]} of "
-                                f"{self.star}); expected square images with an even box")
-        if self.box and height != self.box:
-            raise HetacumnError(f"{path}: box {height} (row {rows[0]} of {self.star}); expected {self.box}, "
-                                f"as in {self._stacks[0][0]}")
-        self.box = height
-        if self._stated is not None:
-            stated = self._stated[rows - 1].astype(int)
-            if (stated != height).any():
-                at = int((stated != height).argmax())
-                raise HetacumnError(f"{self.star}: row {rows[at]}: rlnImageSize is {stated[at]}, but {path} "
-                                    f"has box {height}; expected the same")
-        beyond = (index >= count) | (index < 0)
-        if beyond.any():
-            at = int(beyond.argmax())
-            raise HetacumnError(f"{self.star}: row {rows[at]} names image {index[at] + 1} of {path}, which "
-                                f"holds {count}; expected 1 to {count}")
-
-    def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield ``(positions, images)`` until every row was read: positions in ``rows``, images float32.
-
-        Raises:
-            HetacumnError: an image with NaN or infinity, or constant (row named).
-        """
-        length = chunk_length(self.box)
-        for path, positions in self._stacks:
-            stack = open_stack(path)
-            for start in range(0, len(positions), length):
-                part = positions[start : start + length]
-                images = np.array(stack[self._index[part]], dtype=np.float32)
-                self._check_values(path, part, images)
-                yield part, images
-
-    def _check_values(self, path: Path, part: np.ndarray, images: np.ndarray) -> None:
-        low, high = images.min((1, 2)), images.max((1, 2))  # NaN passes through both
-        bad = ~(np.isfinite(low) & np.isfinite(high)) | (low == high)
-        if bad.any():
-            at = int(bad.argmax())
-            what = "is constant" if low[at] == high[at] else "holds NaN or infinity"
-            row = self.rows[part[at]] + 1
-            raise HetacumnError(f"{path}: image {self._index[part[at]] + 1} (row {row} of {self.star}) "
-                                f"{what}; expected an image with noise")
+def let_go(stack: np.ndarray) -> None:
+    """Let a mapped stack's pages leave this process's memory; what was written stays written."""
+    mapped = getattr(stack, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager
@@ -192,11 +127,3 @@ def new_stack(path: Path | str, n: int, box: int, pixel_A: float) -> Iterator[np
             mrc.voxel_size = pixel_A
             mrc.header.label[0] = "hetacumn"
             yield mrc.data
-
-
-def _positions(names: np.ndarray) -> dict[str, np.ndarray]:
-    """Distinct names in order of appearance, and the positions of each."""
-    seen: dict[str, list[int]] = {}
-    for position, name in enumerate(names):
-        seen.setdefault(name, []).append(position)
-    return {name: np.array(positions) for name, positions in seen.items()}

@@ -18,11 +18,13 @@ from starfile.writer import StarWriter
 from hetacumn.cryosparc import read_cs
 from hetacumn.errors import HetacumnError
 from hetacumn.project import atomic_path
+from hetacumn.stacks import read_layout
 
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst"]
 GROUP = "rlnOpticsGroup"
 GROUP_COLUMNS = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]  # one value a group in 3.1
+STACK_SUFFIXES = (".mrcs", ".mrc")
 TEXT_COLUMNS = ["rlnImageName", "rlnMicrographName", "rlnImageOriginalName", "rlnOpticsGroupName"]
 
 
@@ -68,14 +70,13 @@ class ParticleTable:
         order = np.argsort(groups)
         return order[np.searchsorted(groups, mine, sorter=order)]
 
-    def pixel_A(self) -> float:
-        """The pixel size in Å that all images have; several are not supported."""
-        column = "rlnImagePixelSize"
-        sizes = _finite(self.optics[column], column, f"{self.path}: optics table, row")
-        if np.ptp(sizes) > 1e-4 * sizes.mean():
-            raise HetacumnError(f"{self.path}: pixel sizes from {sizes.min():g} to {sizes.max():g} Å in one "
-                                "file are not supported yet; expected one for all particles")
-        return float(sizes[0])
+    def pixel_sizes(self) -> np.ndarray:
+        """``(n,)`` pixel size in Å of each image."""
+        sizes = self.numbers("rlnImagePixelSize")
+        if (sizes <= 0).any():
+            row = int((sizes <= 0).argmax())
+            raise HetacumnError(f"{self.path}: row {row + 1}: pixel size {sizes[row]:g} Å; expected more than 0")
+        return sizes
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
         """``(n,)`` stack names as written, and ``(n,)`` indices of the images in them, counted from 0."""
@@ -90,9 +91,11 @@ class ParticleTable:
 
 
 def read_table(path: Path | str) -> ParticleTable:
-    """Read a particle table from RELION 3.1 or 3.0 STAR, or cryoSPARC .cs (by suffix).
+    """Read a particle table from RELION 3.1 or 3.0 STAR, cryoSPARC .cs, or a bare stack (by suffix).
 
-    In 3.0 the pixel size is the detector's pixel over the magnification, and origins are in pixels.
+    In 3.0 the pixel size is the detector's pixel over the magnification, and origins are in pixels. A bare stack
+    (``x.mrcs``) has a table of the same name beside it (``x.csv``): a line an image, in order, with RELION's column names
+    (rlnDefocusU, …, rlnImagePixelSize).
 
     Raises:
         HetacumnError: no such file, not a table of particles, a column missing.
@@ -100,8 +103,8 @@ def read_table(path: Path | str) -> ParticleTable:
     path = Path(path)
     if not path.is_file():
         raise HetacumnError(f"{path}: no such file; expected a STAR or .cs file of particles")
-    if path.suffix == ".cs":
-        optics, particles = group_optics(path, read_cs(path))
+    if path.suffix in (".cs", *STACK_SUFFIXES):
+        optics, particles = group_optics(path, read_cs(path) if path.suffix == ".cs" else _of_bare_stack(path))
         return ParticleTable(path, particles, optics)
     try:
         with warnings.catch_warnings():
@@ -152,6 +155,25 @@ def group_optics(path: Path, particles: pd.DataFrame) -> tuple[pd.DataFrame, pd.
     rest = particles.drop(columns=[*shared, GROUP], errors="ignore").copy()
     rest[GROUP] = codes
     return optics, rest
+
+
+def _of_bare_stack(path: Path) -> pd.DataFrame:
+    """One row an image of a stack, its optics from the CSV beside it."""
+    beside, count = path.with_suffix(".csv"), read_layout(path).shape[0]
+    if not beside.is_file():
+        raise HetacumnError(f"{beside}: no such file; expected the optics of the images of {path.name}, a line each, with "
+                            f"columns rlnDefocusU, rlnDefocusV, rlnDefocusAngle, {', '.join(GROUP_COLUMNS)}, "
+                            "rlnImagePixelSize")
+    try:
+        table = pd.read_csv(beside)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise HetacumnError(f"{beside}: not a table ({' '.join(str(error).split())})") from error
+    if len(table) != count:
+        raise HetacumnError(f"{beside}: {len(table)} rows; expected {count}, one for each image of {path.name}")
+    if "rlnImagePixelSize" not in table:
+        raise HetacumnError(f"{beside}: no column rlnImagePixelSize; expected it for every image")
+    table["rlnImageName"] = [f"{i + 1:06d}@{path.name}" for i in range(count)]
+    return table
 
 
 def _from_relion30(path: Path, particles: pd.DataFrame) -> pd.DataFrame:

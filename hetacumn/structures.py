@@ -92,25 +92,37 @@ def load_states(spec: dict, data_dir: Path | str) -> list[Atoms]:
     return [state.moved(-origin) for state in states]
 
 
-def load_motion(spec: dict, data_dir: Path | str) -> Callable[[Tensor], Atoms]:
-    """Load a continuous motion: a function from t (...,) in [0, 1] to Atoms with positions (..., n, 3).
+@dataclass(frozen=True)
+class Motion:
+    """A continuous motion: the ``names`` of what moves, and ``move`` from ``t`` (..., len(names)) in [0, 1], how far each
+    has gone, to :class:`Atoms` with positions (..., n, 3)."""
+
+    names: tuple[str, ...]
+    move: Callable[[Tensor], Atoms]
+
+
+def load_motion(spec: dict, data_dir: Path | str) -> Motion:
+    """Load a continuous motion.
 
     spec: {structure: adk} goes from open to closed; {structure: spliceosome, arm_b_deg: […], top_deg: […]}
-    from the first to the last angles, linearly. The centre of mass at t = 0 is the origin throughout.
+    from the first to the last angles, each arm by itself. The centre of mass at t = 0 is the origin throughout.
     Raises HetacumnError as load_states does, and for a structure that has no motion.
     """
     structure = _check_spec(spec, motion=True)
     if structure == "adk":
-        move = _load_adk(data_dir)
-    else:
-        turn = _load_spliceosome(data_dir)
-        ends = [(angles[0], angles[-1]) for angles in (spec["arm_b_deg"], spec["top_deg"])]
+        close, names = _load_adk(data_dir), ("adk",)
 
         def move(t: Tensor) -> Atoms:
-            return turn(*(start + (end - start) * t for start, end in ends))
+            return close(t[..., 0])
+    else:
+        turn, names = _load_spliceosome(data_dir), ("arm_b", "top")
+        ends = [(spec[f"{name}_deg"][0], spec[f"{name}_deg"][-1]) for name in names]
 
-    origin = move(torch.tensor(0.0)).centre_of_mass()
-    return lambda t: move(t).moved(-origin)
+        def move(t: Tensor) -> Atoms:
+            return turn(*(start + (end - start) * t[..., i] for i, (start, end) in enumerate(ends)))
+
+    origin = move(torch.zeros(len(names))).centre_of_mass()
+    return Motion(names, lambda t: move(t).moved(-origin))
 
 
 def rotate_about(positions_A: Tensor, point_A: Tensor, axis: Tensor, angle_deg: Tensor) -> Tensor:

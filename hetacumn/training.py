@@ -25,7 +25,7 @@ from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
 from hetacumn.model import HetACUMN, LatentDraws
 from hetacumn.observations import Observations, signal_power
-from hetacumn.particles import Poses, count_particles
+from hetacumn.particles import Poses
 from hetacumn.project import atomic_path, keep_freed_memory, peak_memory_mb, provenance, write_json
 from hetacumn.so3 import random_rotations
 from hetacumn.volumes import soft_sphere
@@ -142,9 +142,8 @@ def method_config(params: dict, method: str, **more) -> TrainConfig:
     return TrainConfig.from_params({**(params["train"] or {}), **(params["methods"][method] or {})}, **more)
 
 
-def training_rows(source: Path | str, share: float, seed: int) -> np.ndarray:
-    """A random ``share`` of a file's particles, as sorted row numbers from 0."""
-    count = count_particles(source)
+def training_share(count: int, share: float, seed: int) -> np.ndarray:
+    """A random ``share`` of ``count`` particles, as sorted positions from 0."""
     chosen = np.random.default_rng(seed).permutation(count)[: max(1, round(share * count))]
     return np.sort(chosen)
 
@@ -449,6 +448,15 @@ class Trained:
         """Mean and components ``(1 + q, box, box, box)`` that stand for the decoder's volumes."""
         with torch.no_grad():
             return linear_basis(self.model.decoder)
+
+
+def trained_box(out: Path | str) -> int:
+    """The pixels along a side of the images that a run was trained on, of its ``config.json``."""
+    path = Path(out) / "config.json"
+    try:
+        return int(json.loads(path.read_text())["box"])
+    except (OSError, ValueError, KeyError) as error:
+        raise HetacumnError(f"{path}: expected the settings of a run ({error})") from error
 
 
 def load_config(out: Path | str) -> TrainConfig:

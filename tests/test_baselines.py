@@ -14,12 +14,12 @@ import torch
 
 from hetacumn import star
 from hetacumn.baselines import cryodrgn, relion
-from hetacumn.baselines.exchange import export_stack
 from hetacumn.baselines.peer import run_peer
 from hetacumn.baselines.process import PeerMissing, find_program, run_bounded
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import read_volumes, score_folder
-from hetacumn.particles import read_particles
+from hetacumn.prepared import prepare
+from hetacumn.preprocess import Preprocessing
 from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import distance_deg, random_rotations, to_euler
 
@@ -89,25 +89,13 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(source, tmp_path_factory):
-    return export_stack(source, tmp_path_factory.mktemp("exported"), 32, np.arange(20, 140))
-
-
-def test_other_programs_see_what_training_sees(source, exported):
-    ours = read_particles(source, 32, rows=np.arange(20, 140), progress=False)
-    theirs = star.read_table(exported.star)
-    back = read_particles(exported.star, contrast="white", progress=False)
-    assert exported.names == ours.names and exported.names[0] == "000021@particles.mrcs"
-    assert theirs.pixel_A() == pytest.approx(3.2) and exported.box == 32
-    torch.testing.assert_close(back.optics.defocus_u_A, ours.optics.defocus_u_A, rtol=1e-5, atol=0.1)
-    # normalised once more on the way back, which changes scale and mean a little
-    ratio = (back.images * ours.images).mean((1, 2)) / (back.images.std((1, 2)) * ours.images.std((1, 2)))
-    assert ratio.min() > 0.98
+    return prepare(source, tmp_path_factory.mktemp("exported"), Preprocessing(box=32), progress=False)
 
 
 def test_relions_answer_is_brought_into_order(exported, tmp_path):
     generator = torch.Generator().manual_seed(0)
-    rotations, classes = random_rotations(120, generator), torch.arange(120) % 3
-    order = torch.randperm(120, generator=generator)
+    rotations, classes = random_rotations(200, generator), torch.arange(200) % 3
+    order = torch.randperm(200, generator=generator)
     table = star.read_table(exported.star)
     rows = table.particles.iloc[order.numpy()].copy()
     rows[star.ANGLES] = to_euler(rotations[order]).numpy()
@@ -117,11 +105,11 @@ def test_relions_answer_is_brought_into_order(exported, tmp_path):
     found = relion.read_answer(tmp_path / "run_it025_data.star", exported)
     assert found.names == exported.names and torch.equal(found.classes, classes)
     assert distance_deg(found.rotations, rotations).max() < 0.01
-    torch.testing.assert_close(found.shifts_A[:, 0], -0.01 * torch.arange(120.0), rtol=0, atol=1e-4)
-    assert found.latents.shape == (120, 3) and torch.equal(found.latents.argmax(1), classes)
+    torch.testing.assert_close(found.shifts_A[:, 0], -0.01 * torch.arange(200.0), rtol=0, atol=1e-4)
+    assert found.latents.shape == (200, 3) and torch.equal(found.latents.argmax(1), classes)
 
     star.write_table(tmp_path / "short.star", rows.iloc[1:], table.optics)
-    with pytest.raises(HetacumnError, match="119 particles; expected each of the 120 exported ones once"):
+    with pytest.raises(HetacumnError, match="199 particles; expected each of the 200 prepared ones once"):
         relion.read_answer(tmp_path / "short.star", exported)
 
 
@@ -131,7 +119,7 @@ def test_relion_itself_runs_and_its_answer_is_read(exported, tmp_path):
         healpix_order=1, initial_iterations=(3, 3, 3), class3d_iterations=2, subsets=(30, 60), max_significant=50, threads=1
     )
     found, outcome = relion.run(exported, tmp_path / "relion", 2, 95.0, 300.0, config)
-    assert outcome.finished and len(found) == 120
+    assert outcome.finished and len(found) == 200
     assert set(found.classes.tolist()) <= {0, 1} and torch.isfinite(found.shifts_A).all()
 
 
@@ -167,7 +155,7 @@ def test_a_peers_answer_is_left_in_the_files_of_every_method(source, tmp_path, m
     """Of one that knows the truth: its back-projected class volumes resemble the true ones."""
     put_fake_relion(tmp_path / "bin", monkeypatch, source.parent / "truth.npz")
     settings = {"program": "relion", "healpix_order": 1}
-    found = run_peer(settings, source, tmp_path / "relion", 32, 2, 60.0, tmp_path)
+    found = run_peer(settings, source, tmp_path / "relion", Preprocessing(box=32), 2, 60.0, tmp_path)
     assert {path.name for path in (tmp_path / "relion").iterdir()} == {"predictions.star", "latents.csv", "run.json", "volumes"}
     run = json.loads((tmp_path / "relion/run.json").read_text())
     assert run["finished"] and run["given_seconds"] == 60.0 and run["settings"] == {"healpix_order": 1}
@@ -186,14 +174,14 @@ def test_a_peer_that_fails_or_is_missing_leaves_the_reason(source, tmp_path, mon
         ("relion", {"program": "relion"}, "no memory left"),
         ("drgnai", {"program": "cryodrgn", "command": "abinit"}, "cryodrgn: not found"),
     ):
-        assert run_peer(settings, source, tmp_path / name, 32, 2, 60.0, tmp_path) is None
+        assert run_peer(settings, source, tmp_path / name, Preprocessing(box=32), 2, 60.0, tmp_path) is None
         run = json.loads((tmp_path / name / "run.json").read_text())
         assert reason in run["no_answer"] and not run["finished"]
         assert not (tmp_path / name / "predictions.star").exists()
     with pytest.raises(HetacumnError, match="unknown parameter relion.colour"):
-        run_peer({"program": "relion", "colour": 1}, source, tmp_path / "x", 32, 2, 60.0, tmp_path)
+        run_peer({"program": "relion", "colour": 1}, source, tmp_path / "x", Preprocessing(box=32), 2, 60.0, tmp_path)
     with pytest.raises(HetacumnError, match="program is 'frealign'; expected one of relion, cryodrgn"):
-        run_peer({"program": "frealign"}, source, tmp_path / "x", 32, 2, 60.0, tmp_path)
+        run_peer({"program": "frealign"}, source, tmp_path / "x", Preprocessing(box=32), 2, 60.0, tmp_path)
 
 
 def test_without_relion_it_is_missing(exported, tmp_path, monkeypatch):
@@ -213,9 +201,9 @@ def write_epoch(folder, epoch, rotations, translations, z, more=()):
 @pytest.mark.parametrize("command, unit", [("abinit_het_old", 32.0), ("abinit", 1.0)])
 def test_cryodrgns_answer_is_read_in_its_units(exported, tmp_path, command, unit):
     generator = torch.Generator().manual_seed(0)
-    rotations, classes = random_rotations(120, generator), torch.arange(120) % 2
-    shifts_px = torch.randn(120, 2, generator=generator)
-    z = (classes[:, None] * 4.0 + 0.1 * torch.randn(120, 4, generator=generator)).numpy()
+    rotations, classes = random_rotations(200, generator), torch.arange(200) % 2
+    shifts_px = torch.randn(200, 2, generator=generator)
+    z = (classes[:, None] * 4.0 + 0.1 * torch.randn(200, 4, generator=generator)).numpy()
     write_epoch(tmp_path, 7, rotations.numpy(), -shifts_px.numpy() / unit, z, more=(0 * z,))
     config = cryodrgn.CryodrgnConfig(command=command)
     found = cryodrgn.read_answer(tmp_path, 7, exported, 2, config)
@@ -226,7 +214,7 @@ def test_cryodrgns_answer_is_read_in_its_units(exported, tmp_path, command, unit
     assert agree in (0, 1)
 
     write_epoch(tmp_path, 8, rotations[1:].numpy(), shifts_px[1:].numpy(), z)
-    with pytest.raises(HetacumnError, match=r"epoch 8 .*expected those of 120 particles"):
+    with pytest.raises(HetacumnError, match=r"epoch 8 .*expected those of 200 particles"):
         cryodrgn.read_answer(tmp_path, 8, exported, 2, config)
 
 
@@ -252,7 +240,7 @@ PEERS = REPO / ".venv-peers"
 def test_cryodrgn_itself_runs_and_its_answer_is_read(exported, tmp_path, changes):
     config = cryodrgn.CryodrgnConfig(**changes, epochs=2, search_epochs=1, width=32, layers=1, l_end=6, pretrain_images=120)
     found, outcome = cryodrgn.run(exported, tmp_path / "out", 2, 400.0, PEERS, config)
-    assert len(found) == 120 and set(found.classes.tolist()) == {0, 1}
+    assert len(found) == 200 and set(found.classes.tolist()) == {0, 1}
     assert torch.isfinite(found.shifts_A).all() and (torch.linalg.det(found.rotations) - 1).abs().max() < 1e-3
     assert outcome.finished
 

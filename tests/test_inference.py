@@ -15,10 +15,13 @@ from hetacumn.encoder import Hypotheses
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import accuracy, pose_errors, read_volumes
 from hetacumn.fourier import crop_volumes
-from hetacumn.inference import classify, latent_path, predict_stack
+from hetacumn.inference import classify, predict_stack
+from hetacumn.landscape import latent_path
 from hetacumn.model import HetACUMN
 from hetacumn.particles import Poses
 from hetacumn.predictions import Predictions
+from hetacumn.prepared import prepare
+from hetacumn.preprocess import Preprocessing
 from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import perturb, random_rotations
 from hetacumn.training import START, TrainConfig, build_model, save_model, save_start
@@ -132,9 +135,14 @@ def model(source, truth, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def searched(source, model, tmp_path_factory):
+def stack(source, tmp_path_factory):
+    return prepare(source, tmp_path_factory.mktemp("prepared"), Preprocessing(box=BOX), progress=False)
+
+
+@pytest.fixture(scope="module")
+def searched(stack, model, tmp_path_factory):
     out = tmp_path_factory.mktemp("searched")
-    predict_stack(source, model, "searched", out, polish_steps=5, path_points=4)
+    predict_stack(stack, model, "searched", out, polish_steps=5, path_points=4)
     return out
 
 
@@ -149,6 +157,7 @@ def test_a_search_under_the_true_volumes_finds_the_truth(searched, truth):
 def test_the_files_are_those_of_the_contract(searched, source):
     files = {str(path.relative_to(searched)) for path in searched.rglob("*") if path.is_file()}
     volumes = {f"volumes/class_{k}.mrc" for k in (1, 2)} | {f"volumes/path_{k}.mrc" for k in (1, 2, 3, 4)}
+    volumes |= {f"volumes/basis_{k}.mrc" for k in (1, 2)}
     assert files == {"predictions.star", "latents.csv", "run.json"} | volumes
 
     given, written = (star.read_table(path).particles for path in (source, searched / "predictions.star"))
@@ -176,10 +185,10 @@ def test_volumes_along_the_path_change_one_way(searched):
 
 
 @pytest.mark.parametrize("grade", ["encoder", "amortized", "searched"])
-def test_chunks_change_no_prediction(source, model, tmp_path, device, grade):
+def test_chunks_change_no_prediction(stack, model, tmp_path, device, grade):
     whole, parts = (
         predict_stack(
-            source, model, grade, tmp_path / str(chunk), device=device, chunk=chunk, polish_steps=0
+            stack, model, grade, tmp_path / str(chunk), device=device, chunk=chunk, polish_steps=0
         ).predictions
         for chunk in (1000, 64)
     )
@@ -190,29 +199,29 @@ def test_chunks_change_no_prediction(source, model, tmp_path, device, grade):
     assert torch.equal(parts.classes, whole.classes)
 
 
-def test_refined_is_better_than_the_pass_that_it_starts_from(source, model, truth, tmp_path, monkeypatch):
+def test_refined_is_better_than_the_pass_that_it_starts_from(stack, model, truth, tmp_path, monkeypatch):
     """Here from an encoder whose hypotheses are seven degrees off, one of three, without a class."""
     near = perturb(truth.rotations, 4.0, torch.Generator().manual_seed(0))
     wrong = random_rotations(2 * N, torch.Generator().manual_seed(1)).unflatten(0, (N, 2))
     shifts = (truth.shifts_A / 3.2 + 0.3)[:, None].expand(-1, 3, -1)
     found = Hypotheses(torch.cat([wrong, near[:, None]], 1), shifts, torch.zeros(N, 3))
     monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(N, 1), found))
-    answer = predict_stack(source, model, "refined", tmp_path, polish_steps=5)
+    answer = predict_stack(stack, model, "refined", tmp_path, polish_steps=5)
     errors, _ = pose_errors(answer.predictions.rotations, truth.rotations)
     assert errors.median() < 4 and accuracy(answer.predictions.classes, truth.classes) > 0.95
 
 
-def test_the_number_of_classes_is_the_users_the_models_or_chosen(source, model, tmp_path):
+def test_the_number_of_classes_is_the_users_the_models_or_chosen(stack, model, tmp_path):
     for classes, expected in ((None, 2), (3, 3), (1, 1)):
-        answer = predict_stack(source, model, "amortized", tmp_path, classes=classes)
+        answer = predict_stack(stack, model, "amortized", tmp_path, classes=classes)
         assert len(answer.class_volumes) == expected
-    answer = predict_stack(source, model, "amortized", tmp_path, classes=0)
+    answer = predict_stack(stack, model, "amortized", tmp_path, classes=0)
     assert 1 <= len(answer.class_volumes) <= 8
 
 
-def test_fewer_classes_leave_no_volume_of_an_earlier_answer(source, model, tmp_path):
+def test_fewer_classes_leave_no_volume_of_an_earlier_answer(stack, model, tmp_path):
     for classes in (3, 2):
-        predict_stack(source, model, "amortized", tmp_path, classes=classes)
+        predict_stack(stack, model, "amortized", tmp_path, classes=classes)
     assert sorted(path.name for path in (tmp_path / "volumes").glob("class_*")) == [
         "class_1.mrc",
         "class_2.mrc",
@@ -226,13 +235,13 @@ def test_fewer_classes_leave_no_volume_of_an_earlier_answer(source, model, tmp_p
         ("amortized", N + 1, f"{N + 1} classes of {N} particles"),
     ],
 )
-def test_mistakes_are_told(source, model, tmp_path, grade, classes, message):
+def test_mistakes_are_told(stack, model, tmp_path, grade, classes, message):
     with pytest.raises(HetacumnError, match=message):
-        predict_stack(source, model, grade, tmp_path, classes=classes)
+        predict_stack(stack, model, grade, tmp_path, classes=classes)
     assert not (tmp_path / "predictions.star").exists()
 
 
-def test_a_folder_without_a_model_is_named(source, tmp_path):
+def test_a_folder_without_a_model_is_named(stack, tmp_path):
     for grade, name in (("amortized", "model.safetensors"), ("searched", START)):
         with pytest.raises(HetacumnError, match=f"{name}: no such file; train first"):
-            predict_stack(source, tmp_path / "none", grade, tmp_path / "out")
+            predict_stack(stack, tmp_path / "none", grade, tmp_path / "out")

@@ -42,9 +42,10 @@ def blob_images(n: int, box: int = 32, sign: float = 1.0) -> np.ndarray:
     return (100 + 7 * (noise + sign * blob)).astype(np.float32)
 
 
-def write_stack(path: Path, images: np.ndarray) -> None:
+def write_stack(path: Path, images: np.ndarray, pixel_A: float = 1.5) -> None:
     with mrcfile.new(path, data=images, overwrite=True) as mrc:
         mrc.set_image_stack()
+        mrc.voxel_size = pixel_A
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def edit(path: Path, change) -> None:
 
 
 def read(folder: Path, **options):
-    return read_particles(folder / "particles.star", progress=False, **{"contrast": "white", **options})
+    return read_particles(folder / "particles.star", progress=False, **{"contrast": "white", "centre": False, **options})
 
 
 # ---- real files, read a second way
@@ -87,7 +88,7 @@ def by_hand(name: str) -> tuple[pd.DataFrame, float]:
 @pytest.mark.parametrize("name", REAL_FILES[:3])
 def test_real_star_files_agree_with_a_reading_by_hand(name):
     table, pixel_A = by_hand(name)
-    particles = read_particles(REAL / name, box=64, contrast="white", progress=False)
+    particles = read_particles(REAL / name, box=64, contrast="white", centre=False, progress=False)
     box = {"betagal_17.star": 200, "empiar_10076_7.star": 320, "relion31.star": 256}[name]
     assert particles.names == table["rlnImageName"].tolist()
     assert particles.pixel_A == pytest.approx(pixel_A * box / 64, rel=1e-6)
@@ -118,7 +119,8 @@ def test_a_cs_file_agrees_with_the_star_file_of_the_same_particles():
 @pytest.mark.parametrize("name", REAL_FILES)
 def test_real_files_survive_a_round_trip(name, tmp_path):
     table = star.read_table(REAL / name)
-    before, poses = optics_of(table), poses_of(table)
+    before = optics_of(table)
+    poses = poses_of(table, before.pixel_A)
     write_star(tmp_path / "again.star", table.particles["rlnImageName"].tolist(), before, 256, poses)
     again = star.read_table(tmp_path / "again.star")
     after = optics_of(again)
@@ -127,8 +129,8 @@ def test_real_files_survive_a_round_trip(name, tmp_path):
     for field in [*OPTICS_FIELDS, "phase_shift_deg"]:
         torch.testing.assert_close(getattr(after, field), getattr(before, field))
     if poses is not None:
-        assert distance_deg(poses.rotations, poses_of(again).rotations).max() < 1e-3
-        torch.testing.assert_close(poses.shifts_px, poses_of(again).shifts_px, atol=1e-5, rtol=0)
+        assert distance_deg(poses.rotations, poses_of(again, before.pixel_A).rotations).max() < 1e-3
+        torch.testing.assert_close(poses.shifts_px, poses_of(again, before.pixel_A).shifts_px, atol=1e-5, rtol=0)
 
 
 def test_the_pose_in_a_cs_file_is_view_to_object(tmp_path):
@@ -146,8 +148,8 @@ def test_the_pose_in_a_cs_file_is_view_to_object(tmp_path):
     table = star.read_table(tmp_path / "a.cs")
     assert table.particles["rlnImageName"].tolist() == ["000005@J1/a.mrc"]
     expected = from_euler(torch.tensor([[0.0, 0.0, 30.0]]))
-    torch.testing.assert_close(poses_of(table).rotations, expected)
-    torch.testing.assert_close(poses_of(table).shifts_px, torch.tensor([[-2.0, 4.0]]))
+    torch.testing.assert_close(poses_of(table, 2.0).rotations, expected)
+    torch.testing.assert_close(poses_of(table, 2.0).shifts_px, torch.tensor([[-2.0, 4.0]]))
 
 
 # ---- images
@@ -246,6 +248,48 @@ def test_several_settings_of_one_microscope_make_several_optics_groups(tmp_path)
     assert table.numbers("rlnClassNumber").tolist() == [1, 2, 3, 4, 5, 6]
 
 
+def test_several_pixel_sizes_meet_in_one_field_of_view(tmp_path):
+    """The same blobs at 1.5 and at 2 Å, the coarser image with the wider field, come out alike."""
+    axis_A = (np.arange(32) - 16)[:, None] * np.array([1.5, 2.0])
+    fine, coarse = (np.exp(-(a**2 + a[:, None] ** 2) / (2 * 8.0**2)).astype(np.float32) for a in axis_A.T)
+    noise = np.random.default_rng(0).standard_normal((2, 32, 32)).astype(np.float32)
+    for name, image, pixel_A in (("fine", fine, 1.5), ("coarse", coarse, 2.0)):
+        write_stack(tmp_path / f"{name}.mrcs", image + 1e-3 * noise, pixel_A)
+    write_star(tmp_path / "particles.star", [f"{i}@{name}.mrcs" for name in ("fine", "coarse") for i in (1, 2)], optics(4), 32)
+
+    def change(groups, particles):
+        groups.loc[1] = groups.loc[0]
+        groups.loc[1, ["rlnOpticsGroup", "rlnImagePixelSize", "rlnVoltage"]] = [2, 2.0, 200.0]
+        particles.loc[2:, "rlnOpticsGroup"] = 2
+    edit(tmp_path / "particles.star", change)  # fmt: skip
+    particles = read(tmp_path, box=16)
+    assert particles.pixel_A == pytest.approx(3.0)  # of a field of 48 Å
+    assert particles.images[:, 8, 8].min() > 100 and particles.optics.voltage_kv.tolist() == [300, 300, 200, 200]
+    shapes = particles.images / particles.images.amax((1, 2), keepdim=True)
+    torch.testing.assert_close(shapes[2], shapes[0], atol=0.03, rtol=0)
+
+
+def test_the_pixel_size_of_the_table_wins_and_that_is_said(folder):
+    write_stack(folder / "stack.mrcs", blob_images(10), pixel_A=7.0)
+    with pytest.warns(UserWarning, match="stack.mrcs: pixel size 7 Å in the header, 1.5 Å in .*particles.star; the latter"):
+        assert read(folder).pixel_A == 1.5
+
+
+def test_a_bare_stack_has_its_optics_in_a_table_beside_it(folder):
+    bare = folder / "stack.mrcs"
+    with pytest.raises(HetacumnError, match="stack.csv: no such file; expected the optics"):
+        read_particles(bare)
+    table = star.read_table(folder / "particles.star")
+    columns = {name: table.numbers(name) for name in [*CTF_COLUMNS, "rlnImagePixelSize"]}
+    pd.DataFrame(columns).to_csv(folder / "stack.csv", index=False)
+    particles = read_particles(bare, contrast="white", centre=False, progress=False)
+    assert torch.equal(particles.images, read(folder).images) and particles.names == read(folder).names
+    torch.testing.assert_close(particles.optics.defocus_u_A, read(folder).optics.defocus_u_A)
+    pd.DataFrame(columns).iloc[:9].to_csv(folder / "stack.csv", index=False)
+    with pytest.raises(HetacumnError, match="stack.csv: 9 rows; expected 10"):
+        read_particles(bare)
+
+
 # ---- bad input: one line that names the file, the row and what was expected
 
 
@@ -275,14 +319,6 @@ def set_optics(column, value):
     return lambda folder: edit(folder / "particles.star", lambda optics, _: optics.__setitem__(column, value))
 
 
-def two_pixel_sizes(folder):
-    def change(optics, particles):
-        optics.loc[1] = optics.loc[0]
-        optics.loc[1, ["rlnOpticsGroup", "rlnImagePixelSize"]] = [2, 3.0]
-        particles.loc[5:, "rlnOpticsGroup"] = 2
-    edit(folder / "particles.star", change)  # fmt: skip
-
-
 BAD = {
     "no star": (lambda f: (f / "particles.star").unlink(), "particles.star: no such file"),
     "no stack": (lambda f: (f / "stack.mrcs").unlink(), "particles.star: row 1: no stack 'stack.mrcs'"),
@@ -308,7 +344,7 @@ BAD = {
     "odd box": (lambda f: write_stack(f / "stack.mrcs", blob_images(10, box=33)),
                 "stack.mrcs: images of 33 × 33 .*row 1.*expected.* even"),
     "box differs": (set_optics("rlnImageSize", 64), "row 1: rlnImageSize is 64, but .*stack.mrcs has box 32"),
-    "pixel sizes": (two_pixel_sizes, "particles.star: pixel sizes from 1.5 to 3 Å .* not supported"),
+    "no pixel size": (set_optics("rlnImagePixelSize", 0.0), "particles.star: row 1: pixel size 0 Å; expected more than 0"),
 }  # fmt: skip
 
 
@@ -325,7 +361,9 @@ def test_bad_files_are_named_with_row_and_expectation(folder, spoil, message):
 @pytest.mark.parametrize("options, message", [
     ({"box": 64}, "box 64 to crop to.* up to 32"),
     ({"box": 15}, "box 15 to crop to: expected an even"),
-    ({"contrast": "grey"}, "contrast is 'grey'; expected"),
+    ({"contrast": "grey"}, "contrast is 'grey'; expected one of auto, white, black"),
+    ({"whiten": "maybe"}, "whiten is 'maybe'; expected"),
+    ({"diameter_A": -1}, "diameter_A is -1; expected a number above 0"),
     ({"rows": [10]}, "expected at least one, each from 0 to 9"),
     ({"rows": []}, "0 rows asked for"),
 ])  # fmt: skip
@@ -339,7 +377,7 @@ def test_a_masked_background_is_refused(folder):
     circle = (np.arange(32) - 16) ** 2
     images[:, circle[:, None] + circle > 15**2] = 0
     write_stack(folder / "stack.mrcs", images)
-    with pytest.raises(HetacumnError, match="particles.star: row 1: .* constant outside"):
+    with pytest.raises(HetacumnError, match="particles.star: none of 10 images .* the first is constant outside"):
         read(folder)
 
 

@@ -1,6 +1,7 @@
 """From an archive to a reconstruction: the notebooks of real/, on a toy entry served from this machine."""
 
 import shutil
+import subprocess
 
 import mrcfile
 import pandas as pd
@@ -9,7 +10,10 @@ from test_empiar import Server
 from test_pipeline import REPO, TOY, make_project, run
 
 from hetacumn import star
+from hetacumn.fourier import crop_volumes
+from hetacumn.fsc import fsc
 from hetacumn.simulate import Simulation, simulate
+from hetacumn.volumes import read_mrc, soft_sphere
 
 pytestmark = pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
 
@@ -39,11 +43,13 @@ def archive(tmp_path_factory):
 def done(project, archive):
     server = Server(archive)
     out = "results/empiar-10076"
+    stack = ("particles", f"{out}/particles/particles.star")
     for notebook, *arguments in (
         ("00_download", "entry", 10076, "count", 100, "base_url", server.url, "out", f"{out}/particles"),
-        ("02_train", "particles", f"{out}/particles/particles.star", "classes", 2, "out", f"{out}/hetacumn"),
+        ("10_prepare", *stack, "out", f"{out}/prepared"),
+        ("02_train", *stack, "prepared", f"{out}/prepared", "classes", 2, "out", f"{out}/hetacumn"),
         (
-            *("03_predict", "particles", f"{out}/particles/particles.star", "grade", "refined"),
+            *("03_predict", *stack, "prepared", f"{out}/prepared", "grade", "refined"),
             *("model", f"{out}/hetacumn", "out", f"{out}/refined"),
         ),
         ("07_real_data", "name", "empiar-10076", "-o", f"{out}/07_real_data.ipynb"),
@@ -56,10 +62,10 @@ def done(project, archive):
 
 def test_the_report_leaves_figures_half_maps_and_a_script(done):
     figures = {path.name for path in (done / "figures/empiar-10076").iterdir()}
-    assert figures == {f"{name}.png" for name in ("landscape", "path", "fsc", "views", "defocus", "particles")}
+    assert figures == {f"{name}.png" for name in ("landscape", "path_1", "path_2", "fsc", "views", "defocus", "particles")}
     folder = done / "results/empiar-10076/refined"
     halves = {path.name for path in (folder / "halves").iterdir()}
-    assert halves == {f"{group}_half{i}.mrc" for group in ("all", "class_1", "class_2") for i in (1, 2)}
+    assert halves == {f"{group}{half}.mrc" for group in ("all", "class_1", "class_2") for half in ("", "_half1", "_half2")}
     with mrcfile.open(folder / "halves/all_half1.mrc") as mrc:
         assert mrc.data.shape == (24,) * 3 and float(mrc.voxel_size.x) == pytest.approx(1.6 * 64 / 24, rel=1e-3)
     table = pd.read_csv(folder / "fsc.csv")
@@ -69,7 +75,7 @@ def test_the_report_leaves_figures_half_maps_and_a_script(done):
 
 def test_the_script_opens_volumes_that_are_there(done):
     folder = done / "results/empiar-10076/refined"
-    opened = [line.split()[1] for line in (folder / "path.cxc").read_text().splitlines() if line.startswith("open ")]
+    opened = [line.split()[1] for line in (folder / "motion_1.cxc").read_text().splitlines() if line.startswith("open ")]
     assert len(opened) == 10 and all((folder / name).is_file() for name in opened)
 
 
@@ -77,3 +83,21 @@ def test_an_entry_of_unknown_layout_is_refused(project):
     ran = run(project, "00_download", "entry", 99999, "out", "results/none")
     assert ran.returncode == 2
     assert "entry 99999; expected one of 10180, 10076, 10028" in ran.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="RELION is not installed")
+def test_relion_reconstructs_the_same_volume_from_our_poses(done):
+    """Same particles, CTFs, angles and origins in another program: nothing of a convention can be wrong and this hold."""
+    folder = done / "results/empiar-10076/refined"
+    command = ["relion_reconstruct", "--i", "refined/predictions.star", "--o", "refined/relion.mrc", "--ctf", "--pad", "2"]
+    (folder.parent / "particles.mrcs").symlink_to(folder.parent / "particles" / "particles.mrcs")
+    ran = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    theirs, voxel_A = read_mrc(folder / "relion.mrc")
+    ours, _ = read_mrc(folder / "halves/all.mrc")
+    box = ours.shape[-1]
+    assert voxel_A == pytest.approx(1.6, rel=1e-3) and theirs.shape[-1] == 64
+    curve = fsc(crop_volumes(theirs, box)[None] * soft_sphere(box), ours[None])[0]
+    halves = fsc(*(read_mrc(folder / f"halves/all_half{i}.mrc")[0][None] for i in (1, 2)))[0]
+    resolved = int((halves > 0.143).int().argmin()) or len(halves)
+    assert resolved > 4 and (curve[1:resolved] > 0.9).all(), (curve, halves)

@@ -96,7 +96,8 @@ def test_any_other_error_shows_the_traceback_and_keeps_the_failed_copy(make_note
 def test_an_interrupt_stops_the_kernel_and_leaves_nothing(make_notebook):
     notebook = make_notebook("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(300)")
     process = subprocess.Popen([sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"],
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in a background job
     kernel = int(process.stdout.readline())
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=90) == 130

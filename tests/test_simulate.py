@@ -4,6 +4,7 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from hetacumn.fourier import HalfPlane, fft2c
 from hetacumn.optics import frequency_grid
 from hetacumn.particles import Poses, read_particles, write_star
 from hetacumn.simulate import Simulation, Truth, simulate
-from hetacumn.so3 import distance_deg
+from hetacumn.so3 import distance_deg, to_euler
 from hetacumn.volumes import Slicer, read_mrc
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -96,7 +97,7 @@ def test_poses_written_as_relion_has_them_come_back_as_the_truth(adk, tmp_path):
     write_star(tmp_path / "posed.star", particles.names, particles.optics, 48, poses, truth.classes)
     table = star.read_table(tmp_path / "posed.star")
     np.testing.assert_allclose(table.numbers("rlnOriginXAngst"), -truth.shifts_A[:, 0], atol=1e-5)
-    again = read_particles(tmp_path / "posed.star", box=24, data_dir=adk, progress=False).poses
+    again = read_particles(tmp_path / "posed.star", box=24, data_dir=adk, centre=False, progress=False).poses
     assert distance_deg(again.rotations, truth.rotations).max() < 0.01
     torch.testing.assert_close(again.shifts_px, truth.shifts_A / (2 * particles.pixel_A), atol=1e-5, rtol=0)
 
@@ -106,7 +107,7 @@ def test_the_star_file_is_relion31_and_holds_no_truth(adk):
     assert "data_optics" in (adk / "particles.star").read_text()
     assert set(table.particles) == {"rlnImageName", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle",
                                     "rlnPhaseShift", "rlnOpticsGroup"}  # fmt: skip
-    assert table.numbers("rlnImageSize")[0] == 48 and table.pixel_A() == 2.2
+    assert table.numbers("rlnImageSize")[0] == 48 and table.pixel_sizes()[0] == 2.2
     particles = read_particles(adk / "particles.star", box=32, progress=False)
     assert particles.poses is None and len(particles) == 200
     assert particles.names[9] == "000010@particles.mrcs"
@@ -171,10 +172,28 @@ def test_black_files_are_read_back_as_white_ones(tmp_path):
 def test_a_continuous_motion_has_a_uniform_coordinate_and_equal_classes(tmp_path):
     truth = simulate(Simulation.from_params(MOTION), tmp_path, 0, DATA, progress=False)
     assert 0 <= truth.coordinate.min() < 0.02 and 0.98 < truth.coordinate.max() <= 1
-    assert torch.equal(truth.classes, (truth.coordinate * 4).long())
+    assert torch.equal(truth.classes, (truth.coordinate[:, 0] * 4).long())
     assert truth.coordinate.mean() == pytest.approx(0.5, abs=0.06)
     names = sorted(path.name for path in tmp_path.glob("truth_class*"))
     assert names == [f"truth_class{k}.mrc" for k in range(1, 5)]
+
+
+def test_independent_motions_have_independent_coordinates_and_a_grid_of_classes(tmp_path):
+    settings = {**SPLICEOSOME, "continuous": True, "motion_classes": 2, "particles": 200}
+    truth = simulate(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
+    assert truth.coordinate.shape == (200, 2) and abs(torch.corrcoef(truth.coordinate.T)[0, 1]) < 0.2
+    assert torch.equal(truth.classes, 2 * (truth.coordinate[:, 0] >= 0.5) + (truth.coordinate[:, 1] >= 0.5).long())
+    assert len(list(tmp_path.glob("truth_class*"))) == 4
+
+
+def test_views_and_shifts_may_be_those_of_a_table(tmp_path):
+    settings = {**SPLICEOSOME, "pose_table": "poses_empiar10180.csv", "particles": 300}
+    truth = simulate(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
+    table = pd.read_csv(DATA / "poses_empiar10180.csv")
+    _, tilt, psi = to_euler(truth.rotations).unbind(1)
+    assert tilt.mean() == pytest.approx(table["tilt_deg"].mean(), abs=8) and psi.std() > 90
+    assert truth.shifts_A[:, 0].mean() == pytest.approx(table["shift_x_A"].mean(), abs=8)
+    assert truth.shifts_A[:, 1].std() == pytest.approx(table["shift_y_A"].std(), rel=0.15)
 
 
 @pytest.mark.parametrize("changes, message", [

@@ -180,12 +180,22 @@ def test_a_hinge_turns_one_arm_rigidly_and_leaves_the_rest():
 @needs_data
 @pytest.mark.parametrize("name", MOTIONS)
 def test_a_motion_ends_in_the_first_and_last_state(name):
-    states, move = load_states(SPECS[name], DATA), load_motion(MOTIONS[name], DATA)
-    moving = move(torch.tensor([0.0, 0.5, 1.0]))
+    states, motion = load_states(SPECS[name], DATA), load_motion(MOTIONS[name], DATA)
+    moving = motion.move(torch.tensor([0.0, 0.5, 1.0])[:, None].expand(3, len(motion.names)))
     assert moving.positions_A.shape == (3, len(moving.weights), 3)
     assert torch.allclose(moving.positions_A[0], states[0].positions_A, atol=1e-3)
     assert torch.allclose(moving.positions_A[2], states[-1].positions_A, atol=1e-3)
     assert project_atoms(moving, torch.eye(3).expand(3, 3, 3), 128, PIXEL_A[name]).shape == (3, 128, 128)
+
+
+@needs_data
+def test_the_arms_of_the_spliceosome_move_by_themselves():
+    motion = load_motion(MOTIONS["spliceosome"], DATA)
+    assert motion.names == ("arm_b", "top")
+    rest, arm_b, top = (motion.move(torch.tensor(t)) for t in ([0.0, 0.0], [1.0, 0.0], [0.0, 1.0]))
+    for state, moving in ((arm_b, "arm_b"), (top, "top")):
+        moved = (state.positions_A - rest.positions_A).norm(dim=1) > 1e-3
+        assert set(rest.parts[moved.numpy()]) == {moving}
 
 
 @pytest.mark.parametrize(("spec", "expected"), [

@@ -28,7 +28,7 @@ from hetacumn.training import (
     save_model,
     save_start,
     train,
-    training_rows,
+    training_share,
 )
 
 BOX = 16
@@ -358,11 +358,10 @@ def test_training_on_the_device(blobs, device, tmp_path):
     assert amortize(trained.model, toy.data).state.latents.device.type == device
 
 
-def test_training_rows_are_a_random_share_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "count_particles", lambda source: 1000)
-    rows = training_rows("a.star", 0.7, 0)
-    assert len(rows) == 700 and (rows[1:] > rows[:-1]).all() and rows.min() >= 0 and rows.max() < 1000
-    assert (training_rows("a.star", 0.7, 0) == rows).all() and (training_rows("a.star", 0.7, 1) != rows).any()
+def test_the_training_share_is_random_and_in_order():
+    chosen = training_share(1000, 0.7, 0)
+    assert len(chosen) == 700 and (chosen[1:] > chosen[:-1]).all() and chosen.min() >= 0 and chosen.max() < 1000
+    assert (training_share(1000, 0.7, 0) == chosen).all() and (training_share(1000, 0.7, 1) != chosen).any()
 
 
 def test_a_start_of_another_stack_is_refused(toy, start, tmp_path, monkeypatch):

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hetacumn.baselines.exchange import Exported
 from hetacumn.baselines.process import Outcome, find_program, run_bounded
 from hetacumn.errors import HetacumnError
 from hetacumn.inference import classify
 from hetacumn.predictions import Predictions
+from hetacumn.prepared import Prepared
 
 HINT = "make it with `make peers`"
 ARRAY_PARTS = {  # all that a pickled array is made of
@@ -46,7 +46,7 @@ class CryodrgnConfig:
 
 
 def run(
-    data: Exported, out: Path | str, classes: int, seconds: float, venv: Path | str, config: CryodrgnConfig = CryodrgnConfig(),
+    data: Prepared, out: Path | str, classes: int, seconds: float, venv: Path | str, config: CryodrgnConfig = CryodrgnConfig(),
     amp: bool = False,
 ) -> tuple[Predictions, Outcome]:
     """Train for at most ``seconds``; the answer is the last epoch that was written.
@@ -85,7 +85,7 @@ def _last_epoch(out: Path) -> int | None:
     return max(epochs("z") & epochs("pose"), default=None)
 
 
-def read_answer(out: Path | str, epoch: int, data: Exported, classes: int, config: CryodrgnConfig) -> Predictions:
+def read_answer(out: Path | str, epoch: int, data: Prepared, classes: int, config: CryodrgnConfig) -> Predictions:
     """Predictions from ``z.N.pkl`` and ``pose.N.pkl``.
 
     Its rotations are RELION's matrices; its translations are minus our shifts, in fractions of the box
@@ -100,8 +100,8 @@ def read_answer(out: Path | str, epoch: int, data: Exported, classes: int, confi
                             f"{translations.shape}; expected those of {count} particles")
     scale = data.pixel_A * (data.box if config.command == "abinit_het_old" else 1.0)
     z = torch.from_numpy(latents)
-    return Predictions(data.names, torch.from_numpy(rotations), -scale * torch.from_numpy(translations),
-                       classify(z, classes, config.seed).labels, z)
+    shifts_A = data.shifts_in_source_A(-scale * torch.from_numpy(translations))
+    return Predictions(data.names, torch.from_numpy(rotations), shifts_A, classify(z, classes, config.seed).labels, z)
 
 
 class _ArraysOnly(pickle.Unpickler):

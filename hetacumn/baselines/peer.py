@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hetacumn.backprojection import back_project
 from hetacumn.baselines import cryodrgn, relion
-from hetacumn.baselines.exchange import export_stack
 from hetacumn.errors import HetacumnError
 from hetacumn.inference import write_volumes
 from hetacumn.observations import Observations, observe
-from hetacumn.particles import Poses, count_particles, read_particles
+from hetacumn.particles import Poses
 from hetacumn.predictions import Predictions
+from hetacumn.prepared import prepare
+from hetacumn.preprocess import Preprocessing
 from hetacumn.project import write_json
 from hetacumn.training import settings_of
 from hetacumn.volumes import soft_sphere
@@ -23,9 +23,9 @@ from hetacumn.volumes import soft_sphere
 PROGRAMS = {"relion": relion.RelionConfig, "cryodrgn": cryodrgn.CryodrgnConfig}
 
 
-def run_peer(settings: dict, source: Path | str, out: Path | str, box: int, classes: int, seconds: float,
-             venv: Path | str, contrast: str = "auto") -> Predictions | None:
-    """Run a program for at most ``seconds`` on all particles of a file, cropped to ``box``; its answer, or None.
+def run_peer(settings: dict, source: Path | str, out: Path | str, images: Preprocessing, classes: int, seconds: float,
+             venv: Path | str) -> Predictions | None:
+    """Run a program for at most ``seconds`` on all particles of a file, prepared as ``images`` says; its answer, or None.
 
     ``settings``: ``program`` is relion or cryodrgn, the rest fields of its config. Leaves in ``out`` the predictions,
     class volumes (our weighted back-projection at its poses and classes) and ``run.json``: seconds, whether it finished,
@@ -39,11 +39,11 @@ def run_peer(settings: dict, source: Path | str, out: Path | str, box: int, clas
     if program not in PROGRAMS:
         raise HetacumnError(f"program is '{program}'; expected one of {', '.join(PROGRAMS)}")
     config = settings_of(PROGRAMS[program], settings, f"{program}.")
-    data = export_stack(source, work / "stack", box, np.arange(count_particles(source)), contrast)
+    data = prepare(source, work / "stack", images)
     facts = {"given_seconds": seconds, "finished": False, "device": "cpu, 1 thread", "settings": settings}
     try:
         if program == "relion":
-            diameter_A = 0.9 * box * data.pixel_A
+            diameter_A = 0.9 * data.box * data.pixel_A
             found, outcome = relion.run(data, work / "run", classes, diameter_A, seconds, config)
         else:
             found, outcome = cryodrgn.run(data, work / "run", classes, seconds, venv, config)
@@ -51,8 +51,8 @@ def run_peer(settings: dict, source: Path | str, out: Path | str, box: int, clas
         write_json(out / "run.json", {**facts, "no_answer": str(error)})
         return None
     found.write(out, source)
-    observations = observe(read_particles(data.star, box, "white", progress=False))
-    poses = Poses(found.rotations, found.shifts_A / data.pixel_A)
+    observations = observe(data.read())
+    poses = Poses(found.rotations, data.shifts_in_prepared_A(found.shifts_A) / data.pixel_A)
     write_volumes(out, class_volumes(observations, poses, found.classes), "class", data.pixel_A)
     write_json(out / "run.json", {**facts, "train_seconds": round(outcome.seconds, 1), "finished": outcome.finished})
     return found

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from hetacumn import star
-from hetacumn.baselines.exchange import Exported
 from hetacumn.baselines.process import Outcome, find_program, run_bounded
 from hetacumn.errors import HetacumnError
 from hetacumn.particles import poses_of
 from hetacumn.predictions import Predictions
+from hetacumn.prepared import Prepared
 
 HINT = "install RELION 3.1 (Debian: apt install --no-install-recommends relion)"
 
@@ -36,7 +36,7 @@ class RelionConfig:
 
 
 def run(
-    data: Exported, out: Path | str, classes: int, diameter_A: float, seconds: float, config: RelionConfig = RelionConfig()
+    data: Prepared, out: Path | str, classes: int, diameter_A: float, seconds: float, config: RelionConfig = RelionConfig()
 ) -> tuple[Predictions, Outcome]:
     """Both jobs within ``seconds``; the answer is the last iteration that was written, of either.
 
@@ -82,18 +82,18 @@ def _iterations(out: Path, job: str, kind: str) -> list[Path]:
     return sorted((p for p in out.glob(f"{job}_it*_{kind}.star") if number(p) in whole), key=number)
 
 
-def read_answer(path: Path, data: Exported) -> Predictions:
-    """Predictions of the exported particles, in their order, from a ``run_itNNN_data.star``."""
+def read_answer(path: Path, data: Prepared) -> Predictions:
+    """Predictions of the prepared particles, in their order, from a ``run_itNNN_data.star``."""
     table = star.read_table(path)
     _, index = table.images()
     if sorted(index) != list(range(len(data.names))):
-        raise HetacumnError(f"{path}: {len(index)} particles; expected each of the {len(data.names)} exported ones once")
+        raise HetacumnError(f"{path}: {len(index)} particles; expected each of the {len(data.names)} prepared ones once")
     order = torch.from_numpy(index).argsort()
-    poses = poses_of(table)
+    poses = poses_of(table, pixel_A=1.0)  # shifts in Å
     if poses is None:
         raise HetacumnError(f"{path}: no column {star.ANGLES[0]}; expected RELION's poses")
     classes = torch.from_numpy(table.numbers("rlnClassNumber")).long()[order] - 1
     return Predictions(
-        data.names, poses.rotations[order], poses.shifts_px[order] * table.pixel_A(), classes,
+        data.names, poses.rotations[order], data.shifts_in_source_A(poses.shifts_px[order]), classes,
         torch.nn.functional.one_hot(classes).float(),
     )

@@ -1,0 +1,77 @@
+"""Does memory grow with the number of particles? Preprocessing and prediction of 20,000 and of 100,000 images of 128 px.
+
+The stacks are made for this (a thousand simulated particles, again and again with fresh noise) and removed. Each size runs in
+a process of its own. Writes benchmark/memory.csv: particles, stage, seconds, peak_memory_mb. Usage, after `make repro`:
+python benchmark/memory.py [MODEL_FOLDER]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hetacumn.inference import predict_stack
+from hetacumn.prepared import prepare
+from hetacumn.preprocess import Preprocessing
+from hetacumn.project import peak_memory_mb
+from hetacumn.stacks import chunk_length, let_go, new_stack, open_stack
+from hetacumn.star import read_table, write_table
+from hetacumn.training import trained_box
+
+COUNTS = (20_000, 100_000)
+
+
+def make(folder: Path, source: Path, count: int) -> Path:
+    """A stack of ``count`` particles in a folder, from the first thousand of another; its STAR."""
+    table, images = read_table(source), open_stack(source.with_name("particles.mrcs"))
+    few, box, draw = min(1000, len(images)), images.shape[-1], np.random.default_rng(0)
+    with new_stack(folder / "particles.mrcs", count, box, table.pixel_sizes()[0]) as stack:
+        for start in range(0, count, chunk_length(box)):
+            rows = np.arange(start, min(start + chunk_length(box), count))
+            stack[rows] = images[rows % few] + 0.1 * draw.standard_normal((len(rows), box, box), dtype=np.float32)
+            let_go(stack)
+    particles = table.particles.iloc[np.arange(count) % few].reset_index(drop=True)
+    particles["rlnImageName"] = [f"{i + 1:06d}@particles.mrcs" for i in range(count)]
+    write_table(folder / "particles.star", particles, table.optics)
+    return folder / "particles.star"
+
+
+def measure(star: Path, model: Path) -> None:
+    """Prepare and predict; print a line of JSON for each, with the peak so far."""
+    out = star.parent
+    began = time.perf_counter()
+    stack = prepare(star, out / "prepared", Preprocessing(box=trained_box(model)), progress=False)
+    say("preprocess", time.perf_counter() - began)
+    began = time.perf_counter()
+    predict_stack(stack, model, "amortized", out / "predicted")
+    say("predict", time.perf_counter() - began)
+
+
+def say(stage: str, seconds: float) -> None:
+    print(json.dumps({"stage": stage, "seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}), flush=True)
+
+
+def main(model: Path) -> None:
+    rows = []
+    for count in COUNTS:
+        with tempfile.TemporaryDirectory() as folder:
+            star = make(Path(folder), model.parent / "particles" / "particles.star", count)
+            command = [sys.executable, __file__, "--measure", str(star), str(model)]
+            printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            rows += [{"particles": count} | json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+            print(*rows[-2:], sep="\n", flush=True)
+    pd.DataFrame(rows).to_csv(Path(__file__).with_suffix(".csv"), index=False)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        measure(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/adk/hetacumn"))

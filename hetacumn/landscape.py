@@ -1,0 +1,55 @@
+"""The latent space of a whole stack: paths through it, and the motions that its particles make independently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.decomposition import FastICA
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LatentAxes:
+    """Independent directions of a latent space: ``coordinates`` ``(n, k)`` of the particles along them, of unit variance;
+    ``middle`` ``(q,)``; ``directions`` ``(k, q)``, the step of z for a step of one along each. The longest is the first."""
+
+    coordinates: Tensor
+    middle: Tensor
+    directions: Tensor
+
+    def path(self, axis: int, points: int) -> Tensor:
+        """Latents ``(points, q)`` along an axis, from the 5th to the 95th percentile of the particles."""
+        low, high = torch.quantile(self.coordinates[:, axis], torch.tensor([0.05, 0.95])).tolist()
+        return self.middle + torch.linspace(low, high, points)[:, None] * self.directions[axis]
+
+
+def latent_axes(latents: Tensor, count: int, seed: int = 0) -> LatentAxes:
+    """Independent components (FastICA, Hyvärinen & Oja 2000) of the ``count`` principal axes of latents ``(n, q)``.
+
+    Principal axes alone mix motions of equal size; particles that make two motions independently tell them apart.
+    """
+    z = latents.cpu().double().numpy()
+    middle = z.mean(0)
+    _, scales, principal = np.linalg.svd(z - middle, full_matrices=False)
+    count = min(count, int((scales > 1e-6 * scales[0]).sum())) or 1
+    plane = (z - middle) @ principal[:count].T
+    if count > 1:
+        fitted = FastICA(count, whiten="unit-variance", max_iter=2000, tol=1e-5, random_state=seed).fit(plane)
+        sources, mixing = fitted.transform(plane), fitted.mixing_.T @ principal[:count]
+    else:
+        scale = max(plane.std(), 1e-12)
+        sources, mixing = plane / scale, scale * principal[:1]
+    order = np.argsort(-np.linalg.norm(mixing, axis=1), kind="stable")
+    sources, mixing = sources[:, order], mixing[order]
+    sign = np.sign(mixing[np.arange(count), np.abs(mixing).argmax(1)])  # an axis has no sign: its largest step is positive
+    return LatentAxes(*(torch.from_numpy(part).float() for part in (sources * sign, middle, mixing * sign[:, None])))
+
+
+def latent_path(latents: Tensor, points: int) -> Tensor:
+    """Latents ``(points, q)`` along the first principal axis, from its 5th to its 95th percentile."""
+    centre = latents.mean(0)
+    axis = torch.linalg.svd(latents - centre, full_matrices=False).Vh[0]
+    low, high = torch.quantile((latents - centre) @ axis, torch.tensor([0.05, 0.95], device=latents.device))
+    return centre + torch.linspace(float(low), float(high), points, device=latents.device)[:, None] * axis

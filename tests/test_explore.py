@@ -1,0 +1,122 @@
+"""Looking around in a finished run, without a browser: every control does what it says."""
+
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+
+from hetacumn import star
+from hetacumn.errors import HetacumnError
+from hetacumn.explore import Explorer, Finished
+from hetacumn.fourier import crop_volumes
+from hetacumn.fsc import fsc
+from hetacumn.inference import write_volumes
+from hetacumn.predictions import Predictions
+from hetacumn.prepared import prepare
+from hetacumn.preprocess import Preprocessing
+from hetacumn.project import write_json
+from hetacumn.simulate import Simulation, simulate
+from hetacumn.volumes import read_mrc
+
+REPO = Path(__file__).resolve().parents[1]
+DATA = REPO / "data"
+pytestmark = pytest.mark.skipif(not (DATA / "adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
+N, BOX = 200, 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A run whose predictions are the truth: two classes at z = ±1 on the first of two axes."""
+    made, out = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("run")
+    settings = {"structure": "adk", "states": ["open", "closed"], "particles": N, "box": 64, "pixel_A": 1.6, "snr": 2.0}
+    truth = simulate(Simulation.from_params(settings), made, 0, DATA, progress=False)
+    stack = prepare(made / "particles.star", out / "prepared", Preprocessing(box=BOX), progress=False)
+    z = 0.1 * torch.randn(N, 2, generator=torch.Generator().manual_seed(0))
+    z[:, 0] += 2.0 * truth.classes - 1
+    Predictions(stack.names, truth.rotations, truth.shifts_A, truth.classes, z).write(out, stack.source)
+    one, other = (crop_volumes(read_mrc(made / f"truth_class{k}.mrc")[0], BOX) for k in (1, 2))
+    write_volumes(out, torch.stack([(one + other) / 2, (other - one) / 2, 0 * one]), "basis", stack.pixel_A)
+    write_json(out / "run.json", {"prepared": str(stack.folder)})
+    return out
+
+
+@pytest.fixture
+def explorer(folder) -> Explorer:
+    run = Finished.open(folder)
+    return Explorer(run, run.found.classes.numpy())
+
+
+def test_a_selection_shows_its_images_and_its_volume(explorer):
+    rows = (explorer.run.found.classes == 1).nonzero().squeeze(1).numpy()
+    explorer.choose(rows)
+    assert explorer.picture.value.startswith(b"\x89PNG") and f"{len(rows)} particles: {len(rows)} of class 2" in explorer.said.value
+    shown = torch.from_numpy(explorer.selected.scalar_field)
+    right, wrong = (fsc(shown[None], explorer.run.volume(torch.tensor([z, 0.0]))[None])[0, 2:8].mean() for z in (1.0, -1.0))
+    assert right > 0.8 and right > wrong
+    before = explorer.picture.value
+    explorer.choose(np.array([3]))
+    assert explorer.picture.value != before and explorer.said.value.startswith("1 particles")
+
+
+def test_the_slider_moves_along_the_path(explorer):
+    before = explorer.surface.scalar_field.copy()
+    explorer.slider.value = 1.0
+    after = explorer.surface.scalar_field
+    assert np.abs(after - before).max() > 0.1 * np.abs(before).max()
+    np.testing.assert_allclose(after, explorer.run.volume(explorer.ends[1]).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_path_may_be_laid_between_two_selections(explorer):
+    latents = explorer.run.found.latents
+    for button, label in ((explorer.begin, 0), (explorer.end, 1)):
+        explorer.choose((explorer.run.found.classes == label).nonzero().squeeze(1).numpy())
+        button.click()
+    for end, label in zip(explorer.ends, (0, 1), strict=True):
+        torch.testing.assert_close(end, latents[explorer.run.found.classes == label].mean(0))
+    explorer.slider.value = 0.5
+    torch.testing.assert_close(explorer.latent(), sum(explorer.ends) / 2)
+
+
+def test_colours_and_axes_change_what_is_drawn(explorer):
+    trace, drawn = explorer.scatter.data[0], []
+    for colour in explorer.colour.options:
+        explorer.colour.value = colour
+        drawn.append(str(trace.marker.color))
+    assert explorer.colour.options == ("class", "defocus (µm)", "tilt of view (°)", "truth")
+    assert len(set(drawn)) == 3  # class and truth are the same here
+    before = np.array(trace.x)
+    explorer.axes.value = "independent motions"
+    assert not np.allclose(before, trace.x) and explorer.scatter.layout.xaxis.title.text == "motion 1 (sd)"
+
+
+def test_the_lasso_of_the_browser_selects(explorer):
+    trace = explorer.scatter.data[0]
+    for callback in trace._select_callbacks:
+        callback(trace, type("Points", (), {"point_inds": [1, 5]})(), None)
+    assert explorer.rows.tolist() == [1, 5]
+
+
+def test_a_selection_is_written_for_other_programs(explorer, tmp_path):
+    explorer.stem.value = str(tmp_path / "some")
+    explorer.write.click()
+    assert "nothing is written" in explorer.said.value and not list(tmp_path.iterdir())
+    explorer.choose(np.array([7, 2, 9]))
+    explorer.write.click()
+    table = star.read_table(tmp_path / "some.star")
+    assert table.particles["rlnImageName"].tolist() == [explorer.run.found.names[i] for i in (7, 2, 9)]
+    with mrcfile.open(tmp_path / "some.mrc") as mrc:
+        assert mrc.data.shape == (BOX,) * 3
+
+
+def test_images_of_another_run_are_refused(folder, tmp_path):
+    source = folder / "prepared"
+    few = star.read_table(source / "particles.star")
+    star.write_table(tmp_path / "few.star", few.particles.iloc[:50].assign(
+        rlnImageName=[f"{i + 1}@{source / 'particles.mrcs'}" for i in range(50)]), few.optics)  # fmt: skip
+    prepare(tmp_path / "few.star", tmp_path / "prepared", Preprocessing(contrast="white"), progress=False)
+    with pytest.raises(HetacumnError, match="not the particles of .*predictions.star"):
+        Finished.open(folder, tmp_path / "prepared")
+    with pytest.raises(HetacumnError, match="prepared.json: no such file"):
+        Finished.open(folder, tmp_path / "none")

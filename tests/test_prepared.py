@@ -1,0 +1,131 @@
+"""The cache of preprocessed particles: equal to reading at once, made once, honest about what was dropped."""
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_particles import blob_images, optics, write_stack
+
+from hetacumn import prepared
+from hetacumn.errors import HetacumnError
+from hetacumn.particles import Poses, read_particles, write_star
+from hetacumn.prepared import prepare
+from hetacumn.preprocess import Preprocessing
+from hetacumn.so3 import random_rotations
+
+SETTINGS = Preprocessing(box=16, contrast="white", centre=False)
+N = 30
+
+
+@pytest.fixture
+def source(tmp_path):
+    write_stack(tmp_path / "stack.mrcs", blob_images(N))
+    poses = Poses(random_rotations(N, torch.Generator().manual_seed(0)), torch.linspace(-3, 3, 2 * N).view(N, 2))
+    write_star(tmp_path / "particles.star", [f"{i + 1}@stack.mrcs" for i in range(N)], optics(N), 32, poses)
+    return tmp_path / "particles.star"
+
+
+def test_what_was_prepared_is_what_is_read(source, tmp_path):
+    whole = read_particles(source, box=16, contrast="white", centre=False, progress=False)
+    stack = prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    assert len(stack) == N and stack.box == 16 and stack.pixel_A == whole.pixel_A and stack.dropped == 0
+    rows = np.array([4, 7, 20])
+    for found, expected in ((stack.read(), whole), (stack.read(rows), whole[rows]), (stack.read(slice(5, 9)), whole[5:9])):
+        assert torch.equal(found.images, expected.images) and found.names == expected.names
+        assert torch.equal(found.poses.shifts_px, expected.poses.shifts_px)
+        assert torch.equal(found.optics.defocus_u_A, expected.optics.defocus_u_A)
+
+
+def test_other_programs_read_it(source, tmp_path):
+    stack = prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    again = read_particles(stack.star, contrast="white", centre=False, progress=False)
+    assert again.pixel_A == pytest.approx(3.0) and again.box == 16
+    torch.testing.assert_close(again.poses.shifts_px, stack.poses.shifts_px, atol=1e-5, rtol=0)
+    ours = stack.read().images
+    cosine = torch.nn.functional.cosine_similarity(again.images.flatten(1), ours.flatten(1))
+    assert cosine.min() > 0.97  # normalised once more on the way
+
+
+def test_it_is_made_once_and_again_where_something_changed(source, tmp_path, monkeypatch):
+    made, reader = [], prepared.ParticleReader
+    monkeypatch.setattr(prepared, "ParticleReader", lambda *a: made.append(a[2]) or reader(*a))
+    folder = tmp_path / "prepared"
+    first = prepare(source, folder, SETTINGS, progress=False)
+    assert torch.equal(prepare(source, folder, SETTINGS, progress=False).read().images, first.read().images)
+    assert len(made) == 1
+    prepare(source, folder, Preprocessing(box=8, contrast="white", centre=False), progress=False)
+    assert [settings.box for settings in made] == [16, 8]
+    write_stack(tmp_path / "stack.mrcs", 2 + blob_images(N)[::-1])
+    os.utime(tmp_path / "stack.mrcs", (0, 0))
+    changed = prepare(source, folder, Preprocessing(box=8, contrast="white", centre=False), progress=False)
+    assert len(made) == 3
+    torch.testing.assert_close(changed.read().images[0], prepare(source, folder, made[1], progress=False).read().images[0])
+
+
+def test_bad_particles_are_dropped_and_listed(source, tmp_path):
+    images = blob_images(N)
+    images[3], images[7, 4, 5], images[11] = 2.0, np.nan, 1e4 * images[11]
+    images[20, 0, 0] = 1e6  # an outlier pixel spoils no particle
+    circle = (np.arange(32) - 16) ** 2
+    images[25, circle[:, None] + circle > 15**2] = 1.0
+    write_stack(tmp_path / "stack.mrcs", images)
+    with pytest.warns(UserWarning, match="4 of 30 particles are dropped, see .*dropped.csv; the first is constant"):
+        stack = prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    listed = pd.read_csv(tmp_path / "prepared/dropped.csv")
+    assert listed["row"].tolist() == [4, 8, 12, 26] and listed["particle"].iloc[1] == "8@stack.mrcs"
+    reasons = ["is constant", "holds NaN or infinity", "has noise of", "is constant outside the particle's circle"]
+    assert all(found.startswith(reason) for found, reason in zip(listed["reason"], reasons, strict=True))
+    good = [i for i in range(N) if i not in (3, 7, 11, 25)]
+    assert stack.rows.tolist() == good and stack.dropped == 4 and stack.outliers == 1
+    again = prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    assert again.names == [f"{i + 1}@stack.mrcs" for i in good] and len(again.images) == 26
+    write_stack(tmp_path / "stack.mrcs", blob_images(N))
+    clean = read_particles(source, box=16, contrast="white", centre=False, progress=False)
+    same = [k for k, i in enumerate(good) if i != 20]
+    assert torch.equal(again.read().images[same], clean.images[[good[k] for k in same]])
+
+
+def test_nothing_good_is_an_error_that_leaves_nothing(source, tmp_path):
+    write_stack(tmp_path / "stack.mrcs", np.ones((N, 32, 32), np.float32))
+    with pytest.raises(HetacumnError, match="none of 30 images looked at is any good: the first is constant"):
+        prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    assert not list((tmp_path).glob("prepared/*"))
+
+
+def test_an_interruption_leaves_no_stack_that_passes_for_whole(source, tmp_path, monkeypatch):
+    def broken(self):
+        yield from []
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepared.ParticleReader, "batches", broken)
+        prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    assert not list((tmp_path / "prepared").glob("*"))
+    assert len(prepare(source, tmp_path / "prepared", SETTINGS, progress=False)) == N
+
+
+def test_the_note_says_how_it_was_made(source, tmp_path):
+    prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    note = json.loads((tmp_path / "prepared/prepared.json").read_text())
+    assert note["protein_in_file"] == "white" and note["particles"] == N and note["made_from"]["settings"]["box"] == 16
+
+
+def test_images_are_centred_by_the_origins_of_the_file_and_answers_are_those_of_the_file(tmp_path):
+    box, off_px = 32, torch.tensor([[3.2, -4.1], [0.0, 5.0], [-2.0, 0.3]])
+    axis = torch.arange(box) - box // 2.0
+    noise = 0.05 * torch.randn(3, box, box, generator=torch.Generator().manual_seed(0))
+    blobs = [torch.exp(-((axis[None] - x) ** 2 + (axis[:, None] - y) ** 2) / (2 * 2.0**2)) for x, y in off_px]
+    write_stack(tmp_path / "stack.mrcs", (torch.stack(blobs) + noise).numpy())
+    poses = Poses(torch.eye(3).expand(3, 3, 3), off_px)
+    write_star(tmp_path / "particles.star", [f"{i + 1}@stack.mrcs" for i in range(3)], optics(3), box, poses)
+    stack = prepare(tmp_path / "particles.star", tmp_path / "prepared", Preprocessing(contrast="white"), progress=False)
+    peaks = stack.read().images.flatten(1).argmax(1)
+    assert ((peaks % box - 16).abs() <= 1).all() and ((peaks // box - 16).abs() <= 1).all()
+    torch.testing.assert_close(stack.offsets_A, off_px.round() * 1.5)
+    left_px = stack.poses.shifts_px  # what whole pixels left over
+    torch.testing.assert_close(left_px, off_px - off_px.round(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(stack.shifts_in_source_A(left_px * 1.5), off_px * 1.5, atol=1e-5, rtol=0)
+    torch.testing.assert_close(stack.shifts_in_prepared_A(off_px * 1.5), left_px * 1.5, atol=1e-5, rtol=0)
+    assert torch.equal(stack.read(np.array([2, 0])).offsets_A, stack.offsets_A[[2, 0]])
