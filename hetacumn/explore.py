@@ -7,6 +7,7 @@ the latent space, k3d for surfaces. Neither asks another host.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +24,7 @@ from hetacumn.backprojection import back_project
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import read_volumes
 from hetacumn.landscape import LatentAxes, latent_axes
-from hetacumn.observations import observe
+from hetacumn.observations import Observations, observe
 from hetacumn.particles import Poses
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import Prepared, reopen
@@ -34,6 +35,7 @@ from hetacumn.volumes import soft_sphere, write_mrc
 
 SHOWN = 7  # images of a selection
 LEVEL = 0.25  # of the largest density: where surfaces are drawn
+DISTANCE = 0.9  # of the camera, in boxes
 MOST_USED = 3000  # particles of a selection that its volume is made of, so that one does not wait
 MOTIONS = 2
 
@@ -83,12 +85,15 @@ class Finished:
             two = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
         return torch.nn.functional.pad(two, (0, 2 - min(2, two.shape[1])))[:, :2].numpy()
 
+    def posed(self, rows: np.ndarray) -> tuple[Observations, Poses]:
+        """Some particles as the likelihood sees them, and their predicted poses."""
+        index = torch.from_numpy(rows)
+        shifts_px = self.stack.shifts_in_prepared_A(self.found.shifts_A)[index] / self.stack.pixel_A
+        return observe(self.stack.read(rows)), Poses(self.found.rotations[index], shifts_px)
+
     def reconstruct(self, rows: np.ndarray) -> Tensor:
         """The volume of some particles, by weighted back-projection at their poses; of the first few thousand of them."""
-        rows = rows[:MOST_USED]
-        data, index = observe(self.stack.read(rows)), torch.from_numpy(rows)
-        shifts_px = self.stack.shifts_in_prepared_A(self.found.shifts_A)[index] / self.stack.pixel_A
-        volume = back_project(data, Poses(self.found.rotations[index], shifts_px))
+        volume = back_project(*self.posed(rows[:MOST_USED]))
         return volume * soft_sphere(volume.shape[-1])
 
     def export(self, rows: np.ndarray, stem: Path | str) -> tuple[Path, Path]:
@@ -112,24 +117,24 @@ class Explorer:
         motions = [(f"motion {i + 1}", i) for i in range(run.motions.coordinates.shape[1])]
         self.motion = ipywidgets.Dropdown(options=motions, description="path")
         self.slider = ipywidgets.FloatSlider(0.0, min=0.0, max=1.0, step=0.05, description="along it")
-        self.begin, self.end = (ipywidgets.Button(description=f"{name} of path = selection") for name in ("start", "end"))
+        self.begin, self.end = (_button(f"{name} of path = selection") for name in ("start", "end"))
         self.stem = ipywidgets.Text(str(run.folder / "selection"), description="file")
-        self.write = ipywidgets.Button(description="write STAR and MRC")
+        self.write = _button("write STAR and MRC")
         self.said = ipywidgets.HTML("Draw a lasso around particles, or click one.")
-        self.picture = ipywidgets.Image(format="png", layout={"max_width": "95%"})
+        self.picture = ipywidgets.Image(format="png", layout={"max_width": "95%", "display": "none"})
         self.ends = self._ends_of(0)
 
         layout = {"width": 560, "height": 460, "margin": {"l": 50, "r": 10, "t": 10, "b": 45}, "dragmode": "lasso",
                   "template": "simple_white"}
         self.scatter = go.FigureWidget(go.Scattergl(mode="markers"), layout)
-        self.along, self.of_selection = _surface_plot(), _surface_plot()
+        self.along, self.of_selection = _surface_plot(run.stack.box), _surface_plot(run.stack.box)
         self.surface = _add_surface(self.along, run.volume(self.ends[0]), plots.CLASS_COLOURS[0])
         self.selected = None
         self._draw_scatter()
         self._connect()
         self.box = self._arrange()
 
-    def choose(self, rows: np.ndarray) -> None:
+    def choose(self, rows: np.ndarray | Sequence[int]) -> None:
         """Select particles: their images, average and volume are shown."""
         self.rows = np.asarray(rows, dtype=np.int64)
         if not len(self.rows):
@@ -138,7 +143,7 @@ class Explorer:
         of_classes = np.bincount(self.run.found.classes[torch.from_numpy(self.rows)].numpy())
         counts = ", ".join(f"{n} of class {k + 1}" for k, n in enumerate(of_classes) if n)
         self.said.value = f"{len(self.rows)} particles: {counts}"
-        self.picture.value = self._gallery()
+        self.picture.value, self.picture.layout.display = self._gallery(), None
         volume = self.run.reconstruct(self.rows)
         if self.selected is None:
             self.selected = _add_surface(self.of_selection, volume, plots.CLASS_COLOURS[1])
@@ -177,10 +182,8 @@ class Explorer:
 
     def _gallery(self) -> bytes:
         """The average of the selected images, moved to the middle, and the first of them."""
-        some = self.rows[:MOST_USED]
-        data = observe(self.run.stack.read(some))
-        shifts_px = self.run.stack.shifts_in_prepared_A(self.run.found.shifts_A)[torch.from_numpy(some)] / self.run.stack.pixel_A
-        centred = data.plane.unpack(data.plane.translate(data.y, -shifts_px)).numpy()
+        data, poses = self.run.posed(self.rows[:MOST_USED])
+        centred = data.plane.unpack(data.plane.translate(data.y, -poses.shifts_px)).numpy()
         figure = plots.pictures(np.stack([centred.mean(0), *centred[:SHOWN]]),
                                  ["average", *(str(i + 1) for i in self.rows[:SHOWN])])
         drawn = BytesIO()
@@ -219,7 +222,8 @@ class Explorer:
 
     def _arrange(self) -> ipywidgets.Widget:
         across, down = ipywidgets.HBox, ipywidgets.VBox
-        surfaces = [down([ipywidgets.HTML(f"<b>{title}</b>"), ipywidgets.Box([plot], layout={"width": "400px"})])
+        size = {"width": "420px", "height": "410px", "overflow": "hidden"}
+        surfaces = [down([ipywidgets.HTML(f"<b>{title}</b>"), ipywidgets.Box([plot], layout=size)])
                     for title, plot in (("volume along the path", self.along), ("volume of the selection", self.of_selection))]
         return down([
             across([self.axes, self.colour]),
@@ -229,14 +233,20 @@ class Explorer:
         ])
 
 
-def _surface_plot() -> k3d.Plot:
-    return k3d.plot(height=400, grid_visible=False, menu_visibility=False, camera_auto_fit=True)
+def _button(text: str) -> ipywidgets.Button:
+    return ipywidgets.Button(description=text, layout={"width": "220px"})
+
+
+def _surface_plot(box: int) -> k3d.Plot:
+    plot = k3d.plot(height=400, grid_visible=False, menu_visibility=False, camera_auto_fit=False, axes_helper=0.0)
+    plot.camera = [0.0, -DISTANCE * box, 0.2 * DISTANCE * box, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]  # from, at, up
+    return plot
 
 
 def _add_surface(plot: k3d.Plot, volume: Tensor, colour: str) -> k3d.objects.MarchingCubes:
     half = volume.shape[-1] / 2
-    surface = k3d.marching_cubes(volume.numpy().astype(np.float32), level=LEVEL * float(volume.max()), color=int(colour[1:], 16),
-                                 bounds=[-half, half] * 3)
+    surface = k3d.marching_cubes(volume.numpy().astype(np.float32), level=LEVEL * float(volume.max()),
+                                 color=int(colour[1:], 16), flat_shading=False, bounds=[-half, half] * 3)
     plot += surface
     return surface
 

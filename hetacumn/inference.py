@@ -242,8 +242,9 @@ def predict_stack(
     for stem, some in zip(("class", "path", "basis"), (*volumes, basis.cpu()), strict=True):
         write_volumes(out, some, stem, particles.pixel_A)
     rate = total / seconds
-    write_json(out / "run.json", {**run, "prepared": str(stack.folder), "predict_particles_per_second": round(rate), "peak_memory_mb": max(
-        round(peak_memory_mb()), run.get("peak_memory_mb", 0))})
+    memory_mb = max(round(peak_memory_mb()), run.get("peak_memory_mb", 0))
+    facts = {"prepared": str(stack.folder), "predict_particles_per_second": round(rate), "peak_memory_mb": memory_mb}
+    write_json(out / "run.json", {**run, **facts})
     return Answer(predictions, *volumes, rate)
 
 

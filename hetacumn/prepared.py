@@ -37,8 +37,9 @@ MANY_DROPPED = 0.1  # of the particles, from which on it is said aloud
 class Prepared:
     """A prepared stack of ``n`` particles: what :func:`prepare` left in ``folder``.
 
-    ``rows`` ``(n,)`` of the source, from 0; ``names`` as the source has them; ``noise`` and ``offsets_A`` as in :class:`Particles`;
-    ``evidence`` for the contrast in standard errors; ``outliers`` pixels replaced; ``dropped`` how many particles.
+    ``rows`` ``(n,)`` of the source, from 0; ``names`` as the source has them; ``noise`` and ``offsets_A`` as in
+    :class:`~hetacumn.particles.Particles`; ``evidence`` for the contrast in standard errors; ``outliers`` pixels replaced;
+    ``dropped`` how many particles.
     """
 
     folder: Path
@@ -143,8 +144,8 @@ def prepare(
     with atomic_path(folder / "dropped.csv") as temporary:
         dropped.to_csv(temporary, index=False)
     if len(dropped) > MANY_DROPPED * len(table):
-        warnings.warn(f"{source}: {len(dropped)} of {len(table)} particles are dropped, see {folder / 'dropped.csv'}; the first "
-                      f"{dropped['reason'].iloc[0]}", stacklevel=2)
+        warnings.warn(f"{source}: {len(dropped)} of {len(table)} particles are dropped, see {folder / 'dropped.csv'}; "
+                      f"the first {dropped['reason'].iloc[0]}", stacklevel=2)
     noise = reader.survey.noise
     content = {
         "made_from": {**wanted, "files": files},
@@ -180,9 +181,13 @@ def _open(folder: Path, source: Path, table: star.ParticleTable, content: dict) 
     offsets_A = offsets_of(table) if content["made_from"]["settings"]["centre"] else None
     poses = poses_of(table, pixel_A, offsets_A)
     return Prepared(
-        folder, source, rows, names, optics_of(table, pixel_A)[index], None if poses is None else poses[index],
-        None if offsets_A is None else offsets_A[index], None if noise is None else torch.tensor(noise), content["evidence_of_white"], content["outlier_pixels"],
-        len(content["dropped_rows"]),
+        folder, source, rows, names, optics_of(table, pixel_A)[index],
+        poses=None if poses is None else poses[index],
+        offsets_A=None if offsets_A is None else offsets_A[index],
+        noise=None if noise is None else torch.tensor(noise),
+        evidence=content["evidence_of_white"],
+        outliers=content["outlier_pixels"],
+        dropped=len(content["dropped_rows"]),
     )
 
 

@@ -30,7 +30,8 @@ class Preprocessing:
     ``box``: even, pixels after Fourier cropping; None keeps the stack's. ``contrast``: what protein is in the file,
     white, black, or auto: found out from the images. ``diameter_A``: of a circle about the particle, in Å; pixels
     outside are background; None is the circle inscribed in the box. ``centre``: move each image, by whole pixels, to where
-    the file's origins say that its particle is, if the file has origins (of an earlier refinement). ``mask``: set the background to 0 (soft edge).
+    the file's origins say that its particle is, if the file has origins (of an earlier refinement). ``mask``: set the
+    background to 0 (soft edge).
     ``whiten``: divide the likelihood by the noise spectrum of the background: yes, no, or auto: where that spectrum is
     plainly not flat. ``outlier_std``: pixels further from the background's mean are replaced by it.
     """

@@ -61,7 +61,7 @@ class Simulation:
     noise_knee_A: float = 50.0
     noise_floor: float = 0.1
     contrast: str = "white"  #: protein in the file; "black" as in raw micrographs
-    origins_within_A: float | None = None  #: the STAR gets origins, as of an earlier refinement, this far off (normal, each way)
+    origins_within_A: float | None = None  #: the STAR gets origins, as of an earlier refinement, off by so much (normal)
 
     def __post_init__(self):
         if self.box % 2 or self.box < 2:
@@ -89,8 +89,8 @@ class Truth:
     """What the simulation knows of each particle; ``truth.npz`` on disk.
 
     ``rotations`` ``(n, 3, 3)``; ``shifts_A`` ``(n, 2)`` (x, y), by which images are moved; ``classes``
-    ``(n,)`` from 0; ``coordinate`` ``(n, d)`` of a continuous motion, how far each part has gone, else ``(n,)`` the class; ``clean`` the first
-    images without noise, in the file's scale with protein bright. The file's noise has unit variance;
+    ``(n,)`` from 0; ``coordinate`` ``(n, d)`` of a continuous motion, how far each part has gone, else ``(n,)`` the class;
+    ``clean`` the first images without noise, in the file's scale with protein bright. The file's noise has unit variance;
     ``noise_std`` is that noise in the units of the volumes: image = clean projection / noise_std + noise.
     """
 

@@ -91,19 +91,21 @@ def test_one_opens_it_selects_and_moves_the_slider(lab, browser):
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, ".k3d-target canvas, .k3d canvas, canvas"))
     plot = wait.until(lambda b: b.find_element(By.CSS_SELECTOR, ".js-plotly-plot .nsewdrag"))
-    browser.execute_script("arguments[0].scrollIntoView({block: 'start'})", plot)
-    time.sleep(3)
+    time.sleep(5)  # it has scrolled to the last cell by then
+    browser.execute_script("arguments[0].closest('.js-plotly-plot').scrollIntoView({block: 'start'})", plot)
+    time.sleep(2)
     before = screenshot(browser, "1_opened")
     assert before.std() > 5
 
-    points = [(-200, -150), (200, -150), (200, 150), (-200, 150), (-200, -150)]
-    drag = ActionChains(browser).move_to_element_with_offset(plot, *points[0]).click_and_hold()
-    for (x, y), (x0, y0) in zip(points[1:], points, strict=False):
-        drag = drag.move_by_offset(x - x0, y - y0)
+    angles = np.linspace(0, 2 * np.pi, 25)
+    circle = np.stack([210 * np.cos(angles), 160 * np.sin(angles)], 1).astype(int)  # about nearly all points
+    drag = ActionChains(browser, duration=50).move_to_element_with_offset(plot, *circle[0].tolist()).click_and_hold()
+    for step in np.diff(circle, axis=0).tolist():
+        drag = drag.move_by_offset(*step)
     drag.release().perform()
-    wait.until(lambda b: "particles:" in b.find_element(By.CSS_SELECTOR, ".jp-Notebook").text)
-    time.sleep(3)
+    time.sleep(5)
     screenshot(browser, "2_selected")
+    wait.until(lambda b: "particles:" in b.find_element(By.CSS_SELECTOR, ".jp-Notebook").text)
 
     handle = browser.find_element(By.CSS_SELECTOR, ".widget-slider .noUi-handle")
     browser.execute_script("arguments[0].scrollIntoView({block: 'start'})", handle)
