@@ -25,7 +25,7 @@ repro: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS)
 
 test: data
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 lab: data
 	$(BIN)/jupyter lab notebooks/explore.ipynb

@@ -42,11 +42,25 @@ def test_a_lesson_runs_draws_and_asks(lesson):
 
 def test_what_a_lesson_prints_is_what_its_text_says(lesson):
     name, _, printed = lesson
-    if name == "2_image_formation":
+    if name == "1_tour":
+        assert number(r"(\d+) % of all", printed) > 90 and number(r"pose error (\d+)°", printed) < 40
+    elif name == "2_image_formation":
         assert number(r"they differ by (\S+) %", printed) < 3
     elif name == "3_poses":
         assert number(r"(\S+) % are nearer than 30", printed) < 1.5
         assert number(r"largest difference: (\S+) of", printed) < 1e-5
         assert number(r"median error (\S+)°", printed) < 15 and number(r"(\d+) % within 20", printed) > 80
+    elif name == "4_two_tasks":
+        names = (r"pose error \(°\)", "class_from_z", "view_from_z_deg", "view_chance_deg")
+        (pose_off, pose_on), known, view, chance = (
+            [float(word) for word in re.search(rf"{name}\s+(\S+)\s+(\S+)", printed).groups()] for name in names
+        )
+        assert pose_on < 60 < 90 < pose_off  # the pose task finds poses, reconstruction alone does not
+        assert known[1] > known[0] and known[1] > 0.93
+        assert chance[0] - view[0] > 2 and abs(chance[1] - view[1]) < 2.5
+    elif name == "5_how_right":
+        predicted, found = number(r"predicted accuracy (\S+),", printed), number(r"found (\S+)\s", printed)
+        assert abs(predicted - found) < 0.03
+        assert number(r"with corrections\s+(\S+)", printed) > 0.94 and number(r"searched\s+(\S+)", printed) > 0.95
     else:
         pytest.fail(f"no claim of {name} is checked")
