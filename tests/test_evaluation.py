@@ -13,6 +13,7 @@ from hetacumn.evaluation import (
     confusion,
     disentanglement,
     match_classes,
+    motion_correlations,
     pose_errors,
     read_volumes,
     score,
@@ -176,3 +177,12 @@ def test_read_volumes_in_order_of_their_numbers(tmp_path):
     assert volumes[:, 0, 0, 0].tolist() == list(range(1, 12)) and voxel_A == pytest.approx(2.5)
     with pytest.raises(HetacumnError, match="truth_class1.mrc"):
         read_volumes(tmp_path, "truth_class")
+
+
+def test_motions_are_matched_to_the_coordinates_that_know_of_them():
+    true = torch.rand(500, 2, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(500, generator=torch.Generator().manual_seed(1))
+    found = torch.stack([noise, -(true[:, 1] ** 3), true[:, 0] + 0.1 * noise], 1)
+    correlations, own = motion_correlations(found, true)
+    assert own.tolist() == [2, 1]
+    assert correlations[1] == pytest.approx(1.0) and 0.9 < correlations[0] < 1

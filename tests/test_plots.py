@@ -57,6 +57,10 @@ def made(blobs):
         ),
         "latent_density": (random.normal(size=(500, 4)), np.linspace(-1, 1, 6)[:, None] * np.ones(4)),
         "view_distribution": (random.uniform(-180, 180, 500), np.rad2deg(np.arccos(random.uniform(-1, 1, 500)))),
+        "noise_spectrum": (1 + np.exp(-np.arange(16) / 5), 3.2),
+        "motion_scatter": (random.normal(size=(500, 2)), random.uniform(size=(500, 2)), ["one", "two"], [0.9, 0.1]),
+        "pictures": (np.stack(clean[0]), list("abcd")),
+        "curves": (np.arange(1, 9), {"one": np.arange(8), "two": np.arange(8) ** 2}, "x", "y", True),
         "half_map_fsc": ({"all": np.exp(-np.arange(16) / 9), "class 1": np.exp(-np.arange(16) / 5)}, 3.2),
         "defocus_histogram": (random.normal(15_000, 3000, 500), random.normal(15_000, 3000, 500)),
         "path_surfaces": (np.concatenate([truth, truth[:1]]),),
@@ -67,7 +71,7 @@ def made(blobs):
     "particle_gallery", "confusion_matrix", "accuracy_bars", "accuracy_lines", "accuracy_against_time", "ablation_bars",
     "latent_scatter", "pose_error_histogram",
     "volume_surfaces", "fsc_curves", "training_curves", "latent_density", "view_distribution", "half_map_fsc",
-    "defocus_histogram", "path_surfaces",
+    "defocus_histogram", "path_surfaces", "noise_spectrum", "motion_scatter", "pictures", "curves",
 ])
 def test_a_figure_is_the_same_bytes_twice_and_fit_for_git(name, made, tmp_path):
     plots.style()

@@ -1,0 +1,45 @@
+"""Independent motions of a latent space, and paths through it."""
+
+import pytest
+import torch
+
+from hetacumn.landscape import latent_axes
+
+
+@pytest.fixture
+def motions() -> torch.Tensor:
+    return torch.rand(3000, 2, generator=torch.Generator().manual_seed(0))
+
+
+def test_independent_motions_are_told_apart_where_principal_axes_mix_them(motions):
+    mixing = torch.tensor([[2.0, 1.9, 0.0, 0.3], [2.0, -1.8, 0.4, 0.0]])
+    noise = 0.05 * torch.randn(3000, 4, generator=torch.Generator().manual_seed(1))
+    latents = motions @ mixing + noise + torch.tensor([5.0, 0.0, -1.0, 2.0])
+    found = latent_axes(latents, 2)
+    table = torch.corrcoef(torch.cat([found.coordinates, motions], 1).T)[:2, 2:].abs()
+    assert (table.max(1).values > 0.98).all() and table.argmax(1).unique().numel() == 2
+    principal = torch.linalg.svd(latents - latents.mean(0), full_matrices=False).Vh[:1]
+    mixed = torch.corrcoef(torch.cat([(latents - latents.mean(0)) @ principal.T, motions], 1).T)[0, 1:].abs()
+    assert mixed.min() > 0.3  # one axis knows of both
+
+
+def test_a_path_follows_one_motion_and_leaves_the_other(motions):
+    latents = torch.cat([motions * torch.tensor([4.0, 1.0]), torch.zeros(3000, 1)], 1)
+    found = latent_axes(latents, 2)
+    path = found.path(0, 5)
+    low, high = torch.quantile(latents[:, 0], torch.tensor([0.05, 0.95]))
+    torch.testing.assert_close(path[[0, -1], 0], torch.stack([low, high]), atol=0.1, rtol=0)
+    assert (path[:, 1] - latents[:, 1].mean()).abs().max() < 0.1 and path[:, 2].abs().max() < 1e-3
+    again = latent_axes(latents, 2)
+    assert torch.equal(again.coordinates, found.coordinates)
+
+
+@pytest.mark.parametrize("latents, count", [
+    (torch.rand(50, 1, generator=torch.Generator().manual_seed(0)), 2),
+    (torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.0, 0.0]), 2),
+    (torch.zeros(10, 2), 2),
+])  # fmt: skip
+def test_latents_of_fewer_dimensions_have_fewer_axes(latents, count):
+    found = latent_axes(latents, count)
+    assert found.coordinates.shape == (len(latents), 1) and found.directions.shape == (1, latents.shape[1])
+    assert found.path(0, 3).isfinite().all()
