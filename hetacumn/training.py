@@ -451,12 +451,11 @@ class Trained:
 
 
 def trained_box(out: Path | str) -> int:
-    """The pixels along a side of the images that a run was trained on, of its ``config.json``."""
-    path = Path(out) / "config.json"
-    try:
-        return int(json.loads(path.read_text())["box"])
-    except (OSError, ValueError, KeyError) as error:
-        raise HetacumnError(f"{path}: expected the settings of a run ({error})") from error
+    """The pixels along a side of the images that the model of a folder, or else its start, was made from."""
+    model = Path(out) / "model.safetensors"
+    if model.exists():
+        return _read_tensors(model)[1]["box"]
+    return load_start(Path(out) / START).basis.shape[-1]
 
 
 def load_config(out: Path | str) -> TrainConfig:
