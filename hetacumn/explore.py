@@ -65,7 +65,7 @@ class Finished:
             raise HetacumnError(f"{stack.folder}: not the particles of {folder / 'predictions.star'}; expected the images that "
                                 "these predictions are of")
         basis, voxel_A = read_volumes(folder / "volumes", "basis_")
-        return cls(folder, stack, found, basis, voxel_A, latent_axes(found.latents, MOTIONS))
+        return cls(folder, stack, found, basis, voxel_A, latent_axes(found.latents, MOTIONS, basis))
 
     def volume(self, z: Tensor) -> Tensor:
         """V(z) ``(box, box, box)`` of one latent ``(q,)``."""

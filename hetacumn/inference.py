@@ -222,12 +222,11 @@ def predict_stack(
         seconds += found.seconds
         state = found.state
         if grade in ("refined", "searched"):
+            band = data.within(config.last_radius * trained.box)
             if first == 0:
-                band = data.within(config.last_radius * trained.box)
                 basis = polish_basis(band, basis, found, config, polish_steps, seed)
             state, _ = climb(data, Tangent(basis, config.padding), state, (config.fine_radius,))
-            fine = data.within(config.fine_radius * trained.box)
-            state = State(state.poses, infer_latents(fine, Slicer(basis, config.padding), state.poses).mean)
+            state = State(state.poses, infer_latents(band, Slicer(basis, config.padding), state.poses).mean)
         parts.append(state)
         names += particles.names
     state = State.cat(parts)

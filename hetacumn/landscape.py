@@ -13,7 +13,8 @@ from torch import Tensor
 @dataclass(frozen=True)
 class LatentAxes:
     """Independent directions of a latent space: ``coordinates`` ``(n, k)`` of the particles along them, of unit variance;
-    ``middle`` ``(q,)``; ``directions`` ``(k, q)``, the step of z for a step of one along each. The longest is the first."""
+    ``middle`` ``(q,)``; ``directions`` ``(k, q)``, the step of z for a step of one along each. The one that changes the
+    molecule most is the first."""
 
     coordinates: Tensor
     middle: Tensor
@@ -25,26 +26,30 @@ class LatentAxes:
         return self.middle + torch.linspace(low, high, points)[:, None] * self.directions[axis]
 
 
-def latent_axes(latents: Tensor, count: int, seed: int = 0) -> LatentAxes:
-    """Independent components (FastICA, Hyvärinen & Oja 2000) of the ``count`` principal axes of latents ``(n, q)``.
+def latent_axes(latents: Tensor, count: int, basis: Tensor, seed: int = 0) -> LatentAxes:
+    """The ``count`` independent components (FastICA, Hyvärinen & Oja 2000) of latents ``(n, q)`` that change the volume most.
 
-    Principal axes alone mix motions of equal size; particles that make two motions independently tell them apart.
+    ``basis`` ``(1 + q, box, box, box)`` says what a step of z does to the volume. Principal axes alone mix motions of equal
+    size; particles that make two motions independently tell them apart. A large motion bends through more dimensions than
+    one: components are sought in all, and the bends, which change the volume less, come after the motions.
     """
     z = latents.cpu().double().numpy()
     middle = z.mean(0)
     _, scales, principal = np.linalg.svd(z - middle, full_matrices=False)
-    count = min(count, int((scales > 1e-6 * scales[0]).sum())) or 1
-    plane = (z - middle) @ principal[:count].T
-    if count > 1:
-        fitted = FastICA(count, whiten="unit-variance", max_iter=2000, tol=1e-5, random_state=seed).fit(plane)
-        sources, mixing = fitted.transform(plane), fitted.mixing_.T @ principal[:count]
+    used = int((scales > 1e-6 * max(scales[0], 1e-12)).sum()) or 1
+    plane = (z - middle) @ principal[:used].T
+    if used > 1:
+        fitted = FastICA(used, whiten="unit-variance", max_iter=2000, tol=1e-5, random_state=seed).fit(plane)
+        sources, directions = fitted.transform(plane), fitted.mixing_.T @ principal[:used]
     else:
         scale = max(plane.std(), 1e-12)
-        sources, mixing = plane / scale, scale * principal[:1]
-    order = np.argsort(-np.linalg.norm(mixing, axis=1), kind="stable")
-    sources, mixing = sources[:, order], mixing[order]
-    sign = np.sign(mixing[np.arange(count), np.abs(mixing).argmax(1)])  # an axis has no sign: its largest step is positive
-    return LatentAxes(*(torch.from_numpy(part).float() for part in (sources * sign, middle, mixing * sign[:, None])))
+        sources, directions = plane / scale, scale * principal[:1]
+    change = directions @ basis[1:].flatten(1).cpu().double().numpy()  # of the volume, for a step of one
+    order = np.argsort(-np.linalg.norm(change, axis=1), kind="stable")[:count]
+    sources, directions = sources[:, order], directions[order]
+    largest = directions[np.arange(len(order)), np.abs(directions).argmax(1)]
+    sign = np.where(largest < 0, -1.0, 1.0)  # an axis has no sign: its largest step is positive
+    return LatentAxes(*(torch.from_numpy(part).float() for part in (sources * sign, middle, directions * sign[:, None])))
 
 
 def latent_path(latents: Tensor, points: int) -> Tensor:

@@ -6,6 +6,14 @@ import torch
 from hetacumn.landscape import latent_axes
 
 
+def volumes(*sizes: float) -> torch.Tensor:
+    """A basis whose components change as many voxels, by so much."""
+    basis = torch.zeros(1 + len(sizes), 4, 4, 4)
+    for i, size in enumerate(sizes):
+        basis[1 + i].view(-1)[i] = size
+    return basis
+
+
 @pytest.fixture
 def motions() -> torch.Tensor:
     return torch.rand(3000, 2, generator=torch.Generator().manual_seed(0))
@@ -15,7 +23,7 @@ def test_independent_motions_are_told_apart_where_principal_axes_mix_them(motion
     mixing = torch.tensor([[2.0, 1.9, 0.0, 0.3], [2.0, -1.8, 0.4, 0.0]])
     noise = 0.05 * torch.randn(3000, 4, generator=torch.Generator().manual_seed(1))
     latents = motions @ mixing + noise + torch.tensor([5.0, 0.0, -1.0, 2.0])
-    found = latent_axes(latents, 2)
+    found = latent_axes(latents, 2, volumes(1, 1, 0.1, 0.1))
     table = torch.corrcoef(torch.cat([found.coordinates, motions], 1).T)[:2, 2:].abs()
     assert (table.max(1).values > 0.98).all() and table.argmax(1).unique().numel() == 2
     principal = torch.linalg.svd(latents - latents.mean(0), full_matrices=False).Vh[:1]
@@ -25,12 +33,12 @@ def test_independent_motions_are_told_apart_where_principal_axes_mix_them(motion
 
 def test_a_path_follows_one_motion_and_leaves_the_other(motions):
     latents = torch.cat([motions * torch.tensor([4.0, 1.0]), torch.zeros(3000, 1)], 1)
-    found = latent_axes(latents, 2)
+    found = latent_axes(latents, 2, volumes(1, 1, 1))
     path = found.path(0, 5)
     low, high = torch.quantile(latents[:, 0], torch.tensor([0.05, 0.95]))
     torch.testing.assert_close(path[[0, -1], 0], torch.stack([low, high]), atol=0.1, rtol=0)
     assert (path[:, 1] - latents[:, 1].mean()).abs().max() < 0.1 and path[:, 2].abs().max() < 1e-3
-    again = latent_axes(latents, 2)
+    again = latent_axes(latents, 2, volumes(1, 1, 1))
     assert torch.equal(again.coordinates, found.coordinates)
 
 
@@ -40,6 +48,20 @@ def test_a_path_follows_one_motion_and_leaves_the_other(motions):
     (torch.zeros(10, 2), 2),
 ])  # fmt: skip
 def test_latents_of_fewer_dimensions_have_fewer_axes(latents, count):
-    found = latent_axes(latents, count)
+    found = latent_axes(latents, count, volumes(*[1.0] * latents.shape[1]))
     assert found.coordinates.shape == (len(latents), 1) and found.directions.shape == (1, latents.shape[1])
     assert found.path(0, 3).isfinite().all()
+
+
+def test_the_motion_that_changes_the_volume_most_is_the_first(motions):
+    latents = (motions - 0.5) * torch.tensor([1.0, 3.0])
+    first = latent_axes(latents, 1, volumes(10, 1)).coordinates[:, 0]
+    assert torch.corrcoef(torch.stack([first, motions[:, 0]]))[0, 1].abs() > 0.98
+
+
+def test_the_bend_of_a_motion_comes_after_the_motions(motions):
+    bend = 2 * (motions[:, :1] - 0.5).square()
+    latents = torch.cat([motions, bend], 1)
+    found = latent_axes(latents, 2, volumes(3, 3, 1))
+    table = torch.corrcoef(torch.cat([found.coordinates, motions], 1).T)[:2, 2:].abs()
+    assert (table.max(1).values > 0.97).all() and table.argmax(1).unique().numel() == 2
