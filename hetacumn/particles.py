@@ -134,8 +134,8 @@ class Batch:
 class ParticleReader:
     """The particles of a file, preprocessed: the whole file surveyed once by a sample, then read by parts.
 
-    Images of several pixel sizes are brought to the smallest field of view and from there to one box, so that their
-    pixels agree to within one in the box; ``pixel_A`` is that size.
+    Images of several pixel sizes are brought to the smallest field of view (of the rows asked for and of the sample) and
+    from there to one box, so that their pixels agree to within one in the box; ``pixel_A`` is that size.
 
     Raises:
         HetacumnError: as :func:`read_particles` does, but for images that are no good: these are told in each batch.
@@ -143,16 +143,22 @@ class ParticleReader:
 
     def __init__(self, table: star.ParticleTable, rows: np.ndarray, settings: Preprocessing,
                  data_dir: Path | str | None = None):
-        self.table, self.settings, self._data_dir = table, settings, data_dir
-        self.rows = rows
+        self.table, self.settings, self.rows = table, settings, rows
         self.stacks = StackReader(table, rows, data_dir)
-        self.box = self.stacks.box if settings.box is None else settings.box
-        if self.box % 2 or not 2 <= self.box <= self.stacks.box:
-            raise HetacumnError(f"box {self.box} to crop to: expected an even number up to {self.stacks.box}, the box of "
+        # A sample spread evenly over the whole file, so that every part is judged alike whatever is asked for.
+        spread = np.linspace(0, len(table) - 1, min(len(table), SURVEYED)).astype(np.int64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said already, of the rows asked for
+            sample = StackReader(table, spread, data_dir)
+        self._field_A = min(self.stacks.field_A, sample.field_A)
+        largest = self._field_px(max(self.stacks.coarsest_A(), sample.coarsest_A()))
+        self.box = largest if settings.box is None else settings.box
+        if self.box % 2 or not 2 <= self.box <= largest:
+            raise HetacumnError(f"box {self.box} to crop to: expected an even number up to {largest}, the box of "
                                 f"{table.path}'s images")
-        self.pixel_A = self.stacks.field_A / self.box
+        self.pixel_A = self._field_A / self.box
         self.offsets_A = offsets_of(table) if settings.centre else None
-        self.survey = self._survey()
+        self.survey = self._survey(sample)
 
     def batches(self) -> Iterator[Batch]:
         """Every row once, in the order of the stacks."""
@@ -187,24 +193,23 @@ class ParticleReader:
             std, outliers = normalise(images, settings.radius_px(images.shape[-1], chunk.pixel_A), settings.outlier_std)
             empty = (std <= 0).tolist()
             found = [flaw or (CONSTANT_BACKGROUND if none else None) for flaw, none in zip(found, empty, strict=True)]
-            field_px = self.stacks.field_px(chunk.pixel_A)
+            field_px = self._field_px(chunk.pixel_A)
             images = finish(images, settings, field_px, self.box, chunk.pixel_A)
             yield Batch(chunk.positions, images, found, outliers), std
 
-    def _survey(self) -> Survey:
-        """From particles spread evenly over the whole file, so that every part is judged alike whatever is asked for."""
-        rows = np.linspace(0, len(self.table) - 1, min(len(self.table), SURVEYED)).astype(np.int64)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said already, of the rows asked for
-            stacks = StackReader(self.table, rows, self._data_dir)
+    def _field_px(self, pixel_A: float) -> int:
+        """Even number of pixels of this size nearest to the common field of view."""
+        return 2 * round(self._field_A / pixel_A / 2)
+
+    def _survey(self, sample: StackReader) -> Survey:
         parts, stds = [], []
-        for batch, std in self._read(stacks, replace(self.settings, mask=False)):
+        for batch, std in self._read(sample, replace(self.settings, mask=False)):
             good = torch.tensor([flaw is None for flaw in batch.flaws])
             parts.append(batch.images[good])
             stds.append(std[good])
         images, stds = torch.cat(parts), torch.cat(stds)
         if len(images) == 0:
-            raise HetacumnError(f"{self.table.path}: none of {len(rows)} images looked at is any good: the first "
+            raise HetacumnError(f"{self.table.path}: none of {len(sample.rows)} images looked at is any good: the first "
                                 f"{batch.flaws[0]}; expected images with noise")
         evidence = evidence_of_white(middles(images))
         return Survey(self._is_black(evidence, middles(images)), self._noise(images), float(stds.median()), evidence)

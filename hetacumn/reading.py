@@ -47,7 +47,7 @@ class Chunk:
 class StackReader:
     """The images that a table names, wherever they lie; every stack's header is checked at once.
 
-    ``field_A`` is the smallest field of view among them, ``box`` the pixels across it of the coarsest images.
+    ``field_A`` is the smallest field of view among them.
 
     Raises:
         HetacumnError: a stack missing or broken, a row beyond its stack (row named), an odd box, a stated box that is
@@ -71,11 +71,10 @@ class StackReader:
             self._parts.append(self._open(path, positions, pixel_A))
         self._say_misstated()
         self.field_A = min(part.box * part.pixel_A for part in self._parts)
-        self.box = min(self.field_px(part.pixel_A) for part in self._parts)
 
-    def field_px(self, pixel_A: float) -> int:
-        """Even number of pixels of this size nearest to the common field of view."""
-        return 2 * round(self.field_A / pixel_A / 2)
+    def coarsest_A(self) -> float:
+        """The largest pixel size among them."""
+        return max(part.pixel_A for part in self._parts)
 
     @property
     def stacks(self) -> list[Path]:

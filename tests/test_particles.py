@@ -267,6 +267,8 @@ def test_several_pixel_sizes_meet_in_one_field_of_view(tmp_path):
     assert particles.images[:, 8, 8].min() > 100 and particles.optics.voltage_kv.tolist() == [300, 300, 200, 200]
     shapes = particles.images / particles.images.amax((1, 2), keepdim=True)
     torch.testing.assert_close(shapes[2], shapes[0], atol=0.03, rtol=0)
+    some = read(tmp_path, box=16, rows=[2, 3])  # of the wider field alone, and yet in the common one
+    assert some.pixel_A == particles.pixel_A and torch.equal(some.images, particles.images[2:])
 
 
 def test_the_pixel_size_of_the_table_wins_and_that_is_said(folder):
