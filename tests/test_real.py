@@ -1,7 +1,6 @@
 """From an archive to a reconstruction: the notebooks of real/, on a toy entry served from this machine."""
 
 import shutil
-import subprocess
 
 import mrcfile
 import pandas as pd
@@ -10,10 +9,7 @@ from test_empiar import Server
 from test_pipeline import REPO, TOY, make_project, run
 
 from hetacumn import star
-from hetacumn.fourier import crop_volumes
-from hetacumn.fsc import fsc
 from hetacumn.simulate import Simulation, simulate
-from hetacumn.volumes import read_mrc, soft_sphere
 
 pytestmark = pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
 
@@ -83,21 +79,3 @@ def test_an_entry_of_unknown_layout_is_refused(project):
     ran = run(project, "00_download", "entry", 99999, "out", "results/none")
     assert ran.returncode == 2
     assert "entry 99999; expected one of 10180, 10076, 10028" in ran.stderr.strip().splitlines()[-1]
-
-
-@pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="RELION is not installed")
-def test_relion_reconstructs_the_same_volume_from_our_poses(done):
-    """Same particles, CTFs, angles and origins in another program: nothing of a convention can be wrong and this hold."""
-    folder = done / "results/empiar-10076/refined"
-    command = ["relion_reconstruct", "--i", "refined/predictions.star", "--o", "refined/relion.mrc", "--ctf", "--pad", "2"]
-    (folder.parent / "particles.mrcs").symlink_to(folder.parent / "particles" / "particles.mrcs")
-    ran = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    theirs, voxel_A = read_mrc(folder / "relion.mrc")
-    ours, _ = read_mrc(folder / "halves/all.mrc")
-    box = ours.shape[-1]
-    assert voxel_A == pytest.approx(1.6, rel=1e-3) and theirs.shape[-1] == 64
-    curve = fsc(crop_volumes(theirs, box)[None] * soft_sphere(box), ours[None])[0]
-    halves = fsc(*(read_mrc(folder / f"halves/all_half{i}.mrc")[0][None] for i in (1, 2)))[0]
-    resolved = int((halves > 0.143).int().argmin()) or len(halves)
-    assert resolved > 4 and (curve[1:resolved] > 0.9).all(), (curve, halves)

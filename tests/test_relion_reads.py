@@ -1,0 +1,44 @@
+"""Another program reads what we write: RELION reconstructs the same volume from our predictions."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hetacumn.backprojection import half_maps
+from hetacumn.fourier import crop_volumes
+from hetacumn.fsc import fsc
+from hetacumn.observations import observe
+from hetacumn.particles import Poses
+from hetacumn.predictions import Predictions
+from hetacumn.prepared import prepare
+from hetacumn.preprocess import Preprocessing
+from hetacumn.simulate import Simulation, simulate
+from hetacumn.volumes import read_mrc, soft_sphere
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+pytestmark = [
+    pytest.mark.skipif(not (DATA / "adk.npz").exists(), reason="data/ is absent: run `dvc pull`"),
+    pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="RELION is not installed"),
+]
+
+
+def test_relion_reconstructs_the_same_volume_from_our_predictions(tmp_path):
+    """Same particles, CTFs, angles and origins: no convention can be wrong and this hold."""
+    settings = {"structure": "adk", "states": ["open"], "particles": 800, "box": 64, "pixel_A": 1.6, "snr": 1.0}
+    truth = simulate(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
+    stack = prepare(tmp_path / "particles.star", tmp_path / "prepared", Preprocessing(box=32), progress=False)
+    Predictions(stack.names, truth.rotations, truth.shifts_A, truth.classes, truth.shifts_A).write(tmp_path, stack.source)
+    command = ["relion_reconstruct", "--i", "predictions.star", "--o", "relion.mrc", "--ctf", "--pad", "2"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    theirs, voxel_A = read_mrc(tmp_path / "relion.mrc")
+    assert voxel_A == pytest.approx(1.6, rel=1e-3) and theirs.shape[-1] == 64
+
+    poses = Poses(truth.rotations, truth.shifts_A / stack.pixel_A)
+    first, second = half_maps(observe(stack.read()), poses)
+    halves = fsc(first[None], second[None])[0]
+    resolved = int((halves > 0.143).int().argmin()) or len(halves) - 1  # the last shell, Nyquist, is half empty
+    curve = fsc((crop_volumes(theirs, 32) * soft_sphere(32))[None], ((first + second) / 2)[None])[0]
+    assert resolved >= 12 and (curve[1:resolved] > 0.9).all(), (curve, halves)
