@@ -121,7 +121,8 @@ def test_every_method_leaves_the_files_of_the_contract(done, method, own):
     names = {path.name for path in folder.iterdir()}
     assert names == own | {"predictions.star", "latents.csv", "run.json", "volumes", "03_predict.ipynb"}
     volumes = {path.name for path in (folder / "volumes").iterdir()}
-    assert volumes == {"class_1.mrc", "class_2.mrc"} | {f"path_{i}.mrc" for i in range(1, 11)}
+    basis = {f"basis_{i}.mrc" for i in (1, 2, 3)}  # a mean and two components
+    assert volumes == {"class_1.mrc", "class_2.mrc"} | basis | {f"path_{i}.mrc" for i in range(1, 11)}
     given, found = (
         star.read_table(path).particles
         for path in (done / "particles/particles.star", folder / "predictions.star")
