@@ -1,6 +1,7 @@
 # make repro         the paper's results, from the data in the repository to figures/; JOBS=4: four stages at a time, not two
 # make test          the tests, in the same environment
 # make lab           JupyterLab, opened on notebooks/explore.ipynb
+# make docs          the site: lessons and results as run, API reference; results/site/html
 # make convergence   how often training converges, over seeds
 # make benchmark     other programs, harder data, ablations (half a day on two cores); benchmark-quick: one dataset, within the hour
 # make real          a part of EMPIAR-10180: download, train, predict, report (needs the network)
@@ -19,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: repro test lab convergence benchmark benchmark-quick real real-twin peers strip data clean-venv
+.PHONY: repro test lab docs convergence benchmark benchmark-quick real real-twin peers strip data clean-venv
 
 repro: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS)
@@ -29,6 +30,10 @@ test: data
 
 lab: data
 	$(BIN)/jupyter lab notebooks/explore.ipynb
+
+docs: data
+	$(BIN)/python scripts/repro.py --jobs $(JOBS) docs/dvc.yaml
+	$(BIN)/python scripts/docs.py
 
 convergence: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) benchmark/convergence/dvc.yaml

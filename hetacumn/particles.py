@@ -228,7 +228,7 @@ class ParticleReader:
         return (seen if contrast == "auto" else contrast) == "black"
 
     def _noise(self, images: Tensor) -> Tensor | None:
-        if self.settings.whiten == "no":
+        if self.settings.whiten is False:
             return None
         radius = self.settings.radius_px(self.box, self.pixel_A)
         power, error = noise_power(images, radius)
@@ -312,12 +312,13 @@ def write_star(
     box: int,
     poses: Poses | None = None,
     classes: Tensor | None = None,
+    shifts_A: Tensor | None = None,
 ) -> None:
     """Write RELION 3.1 STAR, atomically: names, CTF, and poses and classes where given.
 
     ``optics`` and ``box`` are those of the *stack* that the names point into; ``poses.shifts_px`` are in its
     pixels. ``classes`` ``(n,)`` counts from 0, rlnClassNumber from 1. Angles in degrees, origins (minus the
-    shifts) in Å.
+    shifts) in Å. ``shifts_A`` ``(n, 2)``: origins without angles, where no poses are given.
     """
     columns = {column: getattr(optics, name).double().numpy() for name, (column, _) in OPTICS_COLUMNS.items()}
     particles = pd.DataFrame({"rlnImageName": names, **columns})
@@ -325,6 +326,8 @@ def write_star(
     particles["rlnImageSize"] = box
     if poses is not None:
         set_poses(particles, poses.rotations, poses.shifts_px * optics.pixel_A)
+    elif shifts_A is not None:
+        set_origins(particles, shifts_A)
     if classes is not None:
         particles["rlnClassNumber"] = np.asarray(classes) + 1
     groups, particles = star.group_optics(Path(path), particles)
@@ -334,6 +337,11 @@ def write_star(
 def set_poses(particles: pd.DataFrame, rotations: Tensor, shifts_A: Tensor) -> None:
     """Put ``(n, 3, 3)`` rotations and ``(n, 2)`` shifts in Å into a table's columns, as RELION has them."""
     particles[star.ANGLES] = to_euler(rotations.double()).cpu().numpy()
+    set_origins(particles, shifts_A)
+
+
+def set_origins(particles: pd.DataFrame, shifts_A: Tensor) -> None:
+    """Put ``(n, 2)`` shifts in Å into a table's columns, as RELION has them: origins are minus the shifts."""
     particles[star.ORIGINS] = -shifts_A.double().cpu().numpy()
 
 

@@ -32,7 +32,7 @@ class Preprocessing:
     outside are background; None is the circle inscribed in the box. ``centre``: move each image, by whole pixels, to where
     the file's origins say that its particle is, if the file has origins (of an earlier refinement). ``mask``: set the
     background to 0 (soft edge).
-    ``whiten``: divide the likelihood by the noise spectrum of the background: yes, no, or auto: where that spectrum is
+    ``whiten``: divide the likelihood by the noise spectrum of the background: true, false, or auto: where that spectrum is
     plainly not flat. ``outlier_std``: pixels further from the background's mean are replaced by it.
     """
 
@@ -41,13 +41,14 @@ class Preprocessing:
     diameter_A: float | None = None
     centre: bool = True
     mask: bool = False
-    whiten: str = "auto"
+    whiten: bool | str = "auto"
     outlier_std: float = 10.0
 
     def __post_init__(self):
-        for name, known in (("contrast", ("auto", "white", "black")), ("whiten", ("auto", "yes", "no"))):
-            if getattr(self, name) not in known:
-                raise HetacumnError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
+        if self.contrast not in ("auto", "white", "black"):
+            raise HetacumnError(f"contrast is {self.contrast!r}; expected one of auto, white, black")
+        if self.whiten != "auto" and not isinstance(self.whiten, bool):
+            raise HetacumnError(f"whiten is {self.whiten!r}; expected true, false or auto")
         for name in ("centre", "mask"):
             if not isinstance(getattr(self, name), bool):
                 raise HetacumnError(f"{name} is {getattr(self, name)!r}; expected true or false")

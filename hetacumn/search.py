@@ -1,11 +1,11 @@
 """Pose search under known volumes: the likelihood of many poses, and the posterior over a grid.
 
 It needs the log-likelihood of an image at many poses at once. With ``S`` the slices of the volumes, ``C`` the CTF
-and ``w`` the half-plane weights,
+and ``w`` the half-plane weights::
 
-    log p(Y | R, t, v) = Σ_k w Re(conj(S_v,R) C e^{2πi k·t} Y) - ½ Σ_k w C² |S_v,R|² + const,
+    log p(Y | R, t, v) = Σ_k w Re(conj(S_v,R) C e^{2πi k·t} Y) - ½ Σ_k w C² |S_v,R|² + const
 
-which is two real matrix products for all images, shifts, rotations and volumes: no loop over rotations.
+That is two real matrix products for all images, shifts, rotations and volumes: no loop over rotations.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn import star
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import fft2c, ifft2c
 from hetacumn.optics import Optics, frequency_grid
@@ -160,10 +159,10 @@ def simulate(
                 let_go(stack)
                 bar.update(len(noise))
 
-    write_star(out / "particles.star", [f"{i + 1:06d}@particles.mrcs" for i in range(n)], optics, box)
+    refined_A = None  # what an earlier refinement would say
     if settings.origins_within_A is not None:
-        off_A = torch.from_numpy(draw.normal(0, settings.origins_within_A, (n, 2)))
-        _add_origins(out / "particles.star", shifts_px * settings.pixel_A + off_A)
+        refined_A = shifts_px * settings.pixel_A + torch.from_numpy(draw.normal(0, settings.origins_within_A, (n, 2)))
+    write_star(out / "particles.star", [f"{i + 1:06d}@particles.mrcs" for i in range(n)], optics, box, shifts_A=refined_A)
     for k, atoms in enumerate(conformations.examples):
         write_mrc(out / f"truth_class{k + 1}.mrc", density(atoms, box, settings.pixel_A), settings.pixel_A)
     truth = Truth(
@@ -177,12 +176,6 @@ def simulate(
     )
     truth.write(out / "truth.npz")
     return truth
-
-
-def _add_origins(path: Path, shifts_A: Tensor) -> None:
-    table = star.read_table(path)
-    table.particles[star.ORIGINS] = -shifts_A.numpy()
-    star.write_table(path, table.particles, table.optics)
 
 
 def form_images(projections: Tensor, optics: Optics, shifts_px: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ class Slicer:
 
 
 def make_stencil(rotations: Tensor, k: Tensor, size: int, box: int) -> Stencil:
-    """The stencil for a transform of ``size``³ of volumes of ``box``³ voxels, its x half not negative."""
+    """The stencil for a transform of ``size`` cubed of volumes of ``box`` cubed voxels, its x half not negative."""
     points = (k @ rotations[:, :2, :]).flatten(0, 1) * (size / box)  # Rᵀ (kx, ky, 0) as rows, xyz
     sign = torch.where(points[:, :1] < 0, -1.0, 1.0)
     points = points * sign

@@ -364,7 +364,7 @@ def test_bad_files_are_named_with_row_and_expectation(folder, spoil, message):
     ({"box": 64}, "box 64 to crop to.* up to 32"),
     ({"box": 15}, "box 15 to crop to: expected an even"),
     ({"contrast": "grey"}, "contrast is 'grey'; expected one of auto, white, black"),
-    ({"whiten": "maybe"}, "whiten is 'maybe'; expected"),
+    ({"whiten": "maybe"}, "whiten is 'maybe'; expected true, false or auto"),
     ({"diameter_A": -1}, "diameter_A is -1; expected a number above 0"),
     ({"rows": [10]}, "expected at least one, each from 0 to 9"),
     ({"rows": []}, "0 rows asked for"),
@@ -372,6 +372,11 @@ def test_bad_files_are_named_with_row_and_expectation(folder, spoil, message):
 def test_bad_options_are_refused(folder, options, message):
     with pytest.raises(HetacumnError, match=message):
         read(folder, **options)
+
+
+def test_whitening_is_as_asked_and_by_itself_where_noise_is_coloured(folder):
+    assert read(folder, whiten=True).noise is not None
+    assert read(folder, whiten=False).noise is None and read(folder).noise is None
 
 
 def test_a_masked_background_is_refused(folder):

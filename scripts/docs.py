@@ -1,0 +1,161 @@
+"""The site: README, lessons, result notebooks and API reference as static pages that need no other host.
+
+Lays out the pages in results/site/source: the README, the notebooks as run (as committed where nothing has run them), one page
+a module, and every file that a page links to; lets Sphinx render them into results/site/html; and checks that each link
+arrives and that no page loads anything from elsewhere. Usage: python scripts/docs.py
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+import shutil
+import sys
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from importlib import import_module
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+from sphinx.cmd.build import build_main
+
+import hetacumn
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = {  # caption → notebook: its executed copy in results/
+    "Lessons": {f"lessons/{name}": f"lessons/{name}" for name in
+                ("1_tour", "2_image_formation", "3_poses", "4_two_tasks", "5_how_right")},
+    "Results": {
+        "01_simulate": "adk/particles/01_simulate", "02_train": "adk/hetacumn/02_train",
+        "03_predict": "adk/hetacumn/03_predict", "04_evaluate": "adk/evaluation/04_evaluate", "05_figures": "05_figures",
+        "06_convergence": "convergence/06_convergence",
+    },
+    "Real data": {"00_download": "empiar-10180/00_download", "10_prepare": "real-twin/prepared/10_prepare",
+                  "07_real_data": "real-twin/07_real_data"},
+    "Other programs": {"08_peer": "benchmark/adk-snr100-3k/relion/08_peer", "09_benchmark": "benchmark/09_benchmark"},
+    "Looking around": {"explore": "explore"},
+}  # fmt: skip
+NOT_RUN = "```{note}\nAs committed, without results: they were not made on the machine that built this site.\n```"
+LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
+
+
+def main(site: Path) -> int:
+    """Build the site in a folder, from what is in results/; the exit status."""
+    shutil.rmtree(site, ignore_errors=True)
+    lay_out(site / "source")
+    options = ["-q", "-W", "--keep-going", "-j", "auto", "-c", str(ROOT / "docs")]
+    if status := build_main([*options, str(site / "source"), str(site / "html")]):
+        return status
+    found = faults(site / "html")
+    for fault in found:
+        print(f"error: {fault}", file=sys.stderr)
+    print(f"The site is {site / 'html/index.html'}")
+    return 1 if found else 0
+
+
+def lay_out(source: Path) -> None:
+    """Write the pages for Sphinx, and copy the files of the repository that they link to, laid out as there."""
+    for notebooks in CHAPTERS.values():
+        for name, ran in notebooks.items():
+            committed, executed = ROOT / f"notebooks/{name}.ipynb", ROOT / f"results/{ran}.ipynb"
+            notebook = nbformat.read(executed if executed.exists() else committed, as_version=4)
+            if not executed.exists():
+                notebook.cells.insert(1, nbformat.v4.new_markdown_cell(NOT_RUN))
+            page = source / f"notebooks/{name}.ipynb"
+            page.parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, page)
+    modules = ["hetacumn", *(one.name for one in pkgutil.walk_packages(hetacumn.__path__, "hetacumn."))]
+    for name in modules:
+        _put(source / f"api/{name}.rst", f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n")
+    _put(source / "api/index.md", "# API reference\n\n" + _described(modules) + _toctree(modules))
+    contents = [_toctree([f"notebooks/{name}" for name in notebooks], caption) for caption, notebooks in CHAPTERS.items()]
+    contents.append(_toctree(["api/index"], "Reference"))
+    _put(source / "index.md", _linked((ROOT / "README.md").read_text(), source) + "\n" + "\n".join(contents))
+
+
+def _put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _described(modules: list[str]) -> str:
+    """A line a module: its name and the first line of its docstring."""
+    lines = ((name, (import_module(name).__doc__ or "").strip().splitlines()[0]) for name in modules)
+    return "".join(f"- [{name}]({name}.rst): {line}\n" for name, line in lines)
+
+
+def _toctree(pages: list[str], caption: str = "") -> str:
+    options = [f":caption: {caption}"] if caption else []
+    return "\n".join(["```{toctree}", ":hidden:", *options, "", *pages, "```", ""])
+
+
+def _linked(text: str, source: Path) -> str:
+    """Markdown of the project's root: its links to modules led to their pages, the other files that it links to copied."""
+
+    def led(found: re.Match) -> str:
+        begin, target, anchor, end = found.groups(default="")
+        if "://" in target:
+            return found[0]
+        if re.fullmatch(r"hetacumn/.*\.py", target):
+            return f"{begin}api/{target.removesuffix('.py').replace('/', '.')}.rst{end}"
+        if not (source / target).exists():
+            (source / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / target, source / target)
+        return f"{begin}{target}{anchor}{end}"
+
+    return LINK.sub(led, text)
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a page links to, what it loads by itself, and the anchors that it has."""
+
+    links: list[str] = field(default_factory=list)
+    loads: list[str] = field(default_factory=list)
+    anchors: set[str] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, path: Path) -> Page:
+        page = cls()
+        page.feed(path.read_text())
+        return page
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.anchors |= {given[name] for name in ("id", "name") if given.get(name)}
+        if given.get("href"):
+            linked = tag == "a" or given.get("rel") in ("next", "prev", "index", "search", "author", "copyright")
+            (self.links if linked else self.loads).append(given["href"])
+        self.loads += [given[name] for name in ("src", "data", "poster") if given.get(name) and tag != "a"]
+
+
+def faults(html: Path) -> list[str]:
+    """Links that lead nowhere within the site, and things that its pages or style sheets load from elsewhere."""
+    pages = {path.resolve(): Page.read(path) for path in html.rglob("*.html")}
+    found = []
+    for path, page in pages.items():
+        name = path.relative_to(html.resolve())
+        found += [f"{name} loads {url}" for url in page.loads if _elsewhere(url)]
+        for url in (url for url in page.links + page.loads if not urlsplit(url).scheme and not _elsewhere(url)):
+            parts = urlsplit(url)
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.is_file():
+                found.append(f"{name} links to {url}, which is not there")
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
+                found.append(f"{name} links to {url}, which has no such place")
+    for path in html.rglob("*.css"):
+        loads = re.findall(r"""(?:url\(|@import\s)["'\s]*([^"')\s]+)""", path.read_text())
+        found += [f"{path.relative_to(html)} loads {url}" for url in loads if _elsewhere(url)]
+    return found
+
+
+def _elsewhere(url: str) -> bool:
+    return urlsplit(url).scheme in ("http", "https", "ftp", "ws", "wss") or url.startswith("//")
+
+
+if __name__ == "__main__":
+    sys.exit(main(ROOT / "results/site"))
