@@ -24,6 +24,14 @@ _COLUMNS = [
     ("rlnImagePixelSize", "blob/psize_A", 1.0),
 ]
 
+NUMBERS, TEXT = "fiu", "SU"
+#: Field, kinds of its type, shape of one value.
+_EXPECTED = [
+    ("blob/path", TEXT, ()), ("blob/idx", "iu", ()), ("blob/shape", "iu", (2,)),
+    *((name, NUMBERS, ()) for _, name, _ in _COLUMNS),
+    ("alignments3D/pose", NUMBERS, (3,)), ("alignments3D/shift", NUMBERS, (2,)), ("alignments3D/psize_A", NUMBERS, ()),
+]  # fmt: skip
+
 
 def read_cs(path: Path) -> pd.DataFrame:
     """One row a particle: rlnImageName, CTF, pixel size, image size; angles and origins where it is aligned.
@@ -35,15 +43,20 @@ def read_cs(path: Path) -> pd.DataFrame:
         HetacumnError: not a .cs file, or a field missing.
     """
     try:
-        rows = np.load(path)
+        rows = np.load(path, allow_pickle=False)
         fields = set(rows.dtype.names)
-    except (OSError, ValueError, TypeError) as error:
-        raise HetacumnError(f"{path}: not a cryoSPARC table ({error})") from error
-    for field in ["blob/path", "blob/idx", "blob/shape", *(name for _, name, _ in _COLUMNS)]:
+    except Exception as error:  # numpy raises whatever its parser of headers meets
+        raise HetacumnError(f"{path}: not a cryoSPARC table ({' '.join(str(error).split())})") from error
+    for field, kinds, shape in _EXPECTED:
+        if field not in fields and field.startswith("alignments3D"):
+            continue
         if field not in fields:
             raise HetacumnError(f"{path}: no column {field}; expected it for every particle "
                                 "(a table exported without its passthrough lacks columns)")
-    stacks = np.char.lstrip(np.char.decode(rows["blob/path"]), ">")
+        if rows.dtype[field].base.kind not in kinds or rows.dtype[field].shape != shape:
+            raise HetacumnError(f"{path}: column {field} holds {rows.dtype[field]}; expected "
+                                f"{'text' if kinds == TEXT else 'numbers'}{f' by {shape[0]}' if shape else ''}")
+    stacks = [_text(name, path, i).lstrip(">") for i, name in enumerate(rows["blob/path"].tolist())]
     names = [f"{i + 1:06d}@{stack}" for i, stack in zip(rows["blob/idx"], stacks, strict=True)]
     table = pd.DataFrame({"rlnImageName": names})
     for relion, field, factor in _COLUMNS:
@@ -57,3 +70,10 @@ def read_cs(path: Path) -> pd.DataFrame:
         origins_A = rows["alignments3D/shift"] * pixel_A[:, None].astype(np.float64)
         table[["rlnOriginXAngst", "rlnOriginYAngst"]] = origins_A
     return table
+
+
+def _text(name: bytes | str, path: Path, row: int) -> str:
+    try:
+        return name.decode() if isinstance(name, bytes) else name
+    except UnicodeDecodeError:
+        raise HetacumnError(f"{path}: row {row + 1}: blob/path is {name!r}; expected a file's name") from None

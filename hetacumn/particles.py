@@ -45,6 +45,7 @@ OPTICS_COLUMNS = {
 }
 SURVEYED = 500  # particles of a file that its contrast and its noise are judged by
 CONSTANT_BACKGROUND = "is constant outside the particle's circle (masked?)"
+OUTSIDE = "does not hold its particle: the origin is more than half a box from the middle"
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,10 @@ class ParticleReader:
             images = torch.from_numpy(chunk.images)
             images[[flaw is not None for flaw in found]] = 0
             if self.offsets_A is not None:
-                offsets_A = self.offsets_A[torch.from_numpy(stacks.rows[chunk.positions])]
-                images = roll(images, (-offsets_A / chunk.pixel_A).round().long())
+                offsets_px = (self.offsets_A[torch.from_numpy(stacks.rows[chunk.positions])] / chunk.pixel_A).round()
+                far = offsets_px.abs().amax(1) > images.shape[-1] / 2
+                found = [flaw or (OUTSIDE if out else None) for flaw, out in zip(found, far.tolist(), strict=True)]
+                images = roll(images, -torch.where(far[:, None], 0, offsets_px).long())
             std, outliers = normalise(images, settings.radius_px(images.shape[-1], chunk.pixel_A), settings.outlier_std)
             empty = (std <= 0).tolist()
             found = [flaw or (CONSTANT_BACKGROUND if none else None) for flaw, none in zip(found, empty, strict=True)]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import crop_images, fft2c, shells
+from hetacumn.settings import merged, read_settings
 
 WEAK_EVIDENCE = 5.0  # standard errors of the mean brightness, below which the contrast is a guess
 NOT_WHITE = 0.1  # relative deviation of a shell's noise power from 1, beyond which "auto" whitens
@@ -47,25 +48,18 @@ class Preprocessing:
     def __post_init__(self):
         if self.contrast not in ("auto", "white", "black"):
             raise HetacumnError(f"contrast is {self.contrast!r}; expected one of auto, white, black")
-        if self.whiten != "auto" and not isinstance(self.whiten, bool):
+        if self.whiten not in (True, False, "auto"):
             raise HetacumnError(f"whiten is {self.whiten!r}; expected true, false or auto")
-        for name in ("centre", "mask"):
-            if not isinstance(getattr(self, name), bool):
-                raise HetacumnError(f"{name} is {getattr(self, name)!r}; expected true or false")
         for name in ("diameter_A", "outlier_std"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and value > 0):
+            if value is not None and not value > 0:
                 raise HetacumnError(f"{name} is {value!r}; expected a number above 0")
 
     @classmethod
-    def from_params(cls, stack: dict, **more) -> Preprocessing:
+    def from_params(cls, stack: object, **more) -> Preprocessing:
         """From ``stack`` in params.yaml, with ``more`` laid over it; what training alone reads of it is left out."""
-        settings = {name: value for name, value in {**stack, **more}.items() if name != "trained_share"}
-        for name in settings:
-            if name not in cls.__dataclass_fields__:
-                raise HetacumnError(f"unknown parameter stack.{name}; expected one of trained_share, "
-                                    f"{', '.join(cls.__dataclass_fields__)}")
-        return cls(**settings)
+        settings = {name: value for name, value in merged({"stack": stack, "": more}).items() if name != "trained_share"}
+        return read_settings(cls, settings, "stack.")
 
     def radius_px(self, box: int, pixel_A: float) -> float:
         """Of the particle's circle, in pixels of images ``box`` wide."""

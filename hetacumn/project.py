@@ -46,11 +46,14 @@ def params(over: str | os.PathLike = "") -> dict:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        return yaml.safe_load(path.read_text()) or {}
+        settings = yaml.safe_load(path.read_text()) or {}
     except OSError:
         raise HetacumnError(f"{path}: no such file; expected settings in YAML") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise HetacumnError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise HetacumnError(f"{path}: holds a {type(settings).__name__}; expected names and values")
+    return settings
 
 
 def _laid_over(settings: dict, more: dict) -> dict:

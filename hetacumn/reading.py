@@ -66,7 +66,7 @@ class StackReader:
         for (name, pixel_A), positions in _positions(names[rows], sizes_A).items():
             path = find_stack(name, table.path, data_dir)
             if path is None:
-                raise HetacumnError(f"{table.path}: row {rows[positions[0]] + 1}: no stack '{name}' under "
+                raise HetacumnError(f"{table.path}: row {rows[positions[0]] + 1}: no stack {name!r} under "
                                     f"{data_dir or table.path.parent}; expected it there (or give data_dir)")
             self._parts.append(self._open(path, positions, pixel_A))
         self._say_misstated()

@@ -22,6 +22,7 @@ from hetacumn.fourier import fft2c, ifft2c
 from hetacumn.optics import Optics, frequency_grid
 from hetacumn.particles import write_star
 from hetacumn.project import atomic_path
+from hetacumn.settings import merged, read_settings
 from hetacumn.so3 import from_euler, perturb, random_rotations
 from hetacumn.stacks import let_go, new_stack
 from hetacumn.structures import density, load_motion, load_states, project_atoms
@@ -67,7 +68,7 @@ class Simulation:
             raise HetacumnError(f"box is {self.box}; expected an even number of pixels")
         for name in ("particles", "pixel_A", "snr", "motion_classes", "noise_knee_A"):
             if getattr(self, name) <= 0:
-                raise HetacumnError(f"{name} is {getattr(self, name)}; expected more than 0")
+                raise HetacumnError(f"{name} is {getattr(self, name):g}; expected more than 0")
         for name, known in (("noise", ("white", "coloured")), ("contrast", ("white", "black"))):
             if getattr(self, name) not in known:
                 raise HetacumnError(f"{name} is '{getattr(self, name)}'; expected {' or '.join(known)}")
@@ -75,12 +76,19 @@ class Simulation:
             raise HetacumnError(f"weights are {list(self.weights)}; expected fractions that sum to 1")
 
     @classmethod
+    def of_dataset(cls, params: dict, dataset: str) -> Simulation:
+        """Of a name under ``datasets`` in params.yaml."""
+        known = params.get("datasets") or {}
+        if dataset not in known:
+            raise HetacumnError(f"unknown dataset '{dataset}'; expected one of {', '.join(known)}")
+        return cls.from_params(merged({f"datasets.{dataset}": known[dataset]}))
+
+    @classmethod
     def from_params(cls, settings: dict) -> Simulation:
-        """From a dataset in params.yaml: the keys that are no fields of ours describe the molecule."""
+        """From the settings of a dataset: the keys that are no fields of ours describe the molecule."""
         own = {f.name for f in fields(cls)} - {"molecule"}
         molecule = {key: value for key, value in settings.items() if key not in own}
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key in own}
-        return cls(molecule=molecule, **values)
+        return read_settings(cls, {**{key: value for key, value in settings.items() if key in own}, "molecule": molecule})
 
 
 @dataclass(frozen=True)

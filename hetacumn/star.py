@@ -6,6 +6,7 @@ optics group, origins in Å. Rows are counted from 1 in messages.
 
 from __future__ import annotations
 
+import linecache
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ class ParticleTable:
         wrong = parts[0].isna().to_numpy()
         if wrong.any():
             row = int(wrong.argmax())
-            raise HetacumnError(f"{self.path}: row {row + 1}: rlnImageName is '{names.iloc[row]}'; "
+            raise HetacumnError(f"{self.path}: row {row + 1}: rlnImageName is {names.iloc[row]!r}; "
                                 "expected number@stack, such as 000001@particles.mrcs")
         return parts[1].to_numpy(dtype=object), parts[0].astype(np.int64).to_numpy() - 1
 
@@ -106,6 +107,7 @@ def read_table(path: Path | str) -> ParticleTable:
     if path.suffix in (".cs", *STACK_SUFFIXES):
         optics, particles = group_optics(path, read_cs(path) if path.suffix == ".cs" else _of_bare_stack(path))
         return ParticleTable(path, particles, optics)
+    linecache.clearcache()  # starfile reads by it, and after a failure leaves there what the file was then
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an empty block is judged below

@@ -27,6 +27,7 @@ from hetacumn.model import HetACUMN, LatentDraws
 from hetacumn.observations import Observations, signal_power
 from hetacumn.particles import Poses
 from hetacumn.project import atomic_path, keep_freed_memory, peak_memory_mb, provenance, write_json
+from hetacumn.settings import merged, read_settings
 from hetacumn.so3 import random_rotations
 from hetacumn.volumes import soft_sphere
 
@@ -80,23 +81,8 @@ class TrainConfig:
 
     @classmethod
     def from_params(cls, settings: dict, **more) -> TrainConfig:
-        """From nested dicts, as params.yaml or config.json hold them; an unknown name is refused."""
-        settings = {**settings, **more}
-        settings["ab_initio"] = settings_of(AbInitioConfig, settings.get("ab_initio") or {}, "ab_initio.")
-        return settings_of(cls, settings)
-
-
-def settings_of(kind: type, settings: dict, prefix: str = ""):
-    """A config dataclass from a dict, lists as tuples. Raises :class:`HetacumnError` for a name that it does not know."""
-    known = kind.__dataclass_fields__
-    for name in settings:
-        if name not in known:
-            raise HetacumnError(f"unknown parameter {prefix}{name}; expected one of {', '.join(known)}")
-    return kind(**{name: _tuples(value) for name, value in settings.items()})
-
-
-def _tuples(value):
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+        """From nested dicts, as params.yaml or config.json hold them, with ``more`` laid over."""
+        return read_settings(cls, {**settings, **more})
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -137,9 +123,10 @@ DOUBT_SAMPLE = 4000  # particles that say what a bad fit is
 
 def method_config(params: dict, method: str, **more) -> TrainConfig:
     """The settings of a method in params.yaml: ``train``, with what the method has of its own, and ``more``."""
-    if method not in params["methods"]:
-        raise HetacumnError(f"unknown method '{method}'; expected one of {', '.join(params['methods'])}")
-    return TrainConfig.from_params({**(params["train"] or {}), **(params["methods"][method] or {})}, **more)
+    known = params.get("methods") or {}
+    if method not in known:
+        raise HetacumnError(f"unknown method '{method}'; expected one of {', '.join(known)}")
+    return TrainConfig.from_params(merged({"train": params.get("train"), f"methods.{method}": known[method]}), **more)
 
 
 def training_share(count: int, share: float, seed: int) -> np.ndarray:

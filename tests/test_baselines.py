@@ -76,6 +76,16 @@ def test_a_program_that_is_not_there_is_missing():
         find_program("no-such-program", hint="install it")
 
 
+def test_a_program_in_a_folder_named_from_here_is_found_from_elsewhere(tmp_path, monkeypatch):
+    program = tmp_path / "environment/bin/peer"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\npwd\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    outcome = run_bounded([find_program("peer", "environment/bin")], tmp_path / "log", 20, cwd=program.parent)
+    assert outcome.finished and str(program.parent) in (tmp_path / "log").read_text()
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("particles")

@@ -374,6 +374,25 @@ def test_bad_options_are_refused(folder, options, message):
         read(folder, **options)
 
 
+def test_a_file_that_was_mended_after_a_failure_is_read_anew(folder):
+    whole = (folder / "particles.star").read_text()
+    (folder / "particles.star").write_text(whole.replace("_rlnDefocusU", "", 1))
+    with pytest.raises(HetacumnError):
+        read(folder)
+    (folder / "particles.star").write_text(whole)
+    assert len(read(folder)) == 10
+
+
+def test_a_particle_far_outside_its_image_is_refused(folder):
+    def far(optics, particles):
+        particles["rlnOriginXAngst"], particles["rlnOriginYAngst"] = 0.0, 0.0
+        particles.loc[3, "rlnOriginYAngst"] = 1e6
+
+    edit(folder / "particles.star", far)
+    with pytest.raises(HetacumnError, match=r"image 4 \(row 4 of .* does not hold its particle"):
+        read(folder, centre=True)
+
+
 def test_whitening_is_as_asked_and_by_itself_where_noise_is_coloured(folder):
     assert read(folder, whiten=True).noise is not None
     assert read(folder, whiten=False).noise is None and read(folder).noise is None

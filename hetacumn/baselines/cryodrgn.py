@@ -70,7 +70,7 @@ def run(
                  *(["--use-conf-encoder"] if config.conf_encoder else [])]
     else:
         raise HetacumnError(f"command is '{config.command}'; expected abinit_het_old or abinit")
-    second = run_bounded([program, config.command, data.stack, *shared, *sizes], log, seconds - first.seconds, folder)
+    second = run_bounded([program, config.command, data.stack.name, *shared, *sizes], log, seconds - first.seconds, folder)
     epoch = _last_epoch(out)
     if epoch is None:
         raise HetacumnError(f"{log}: cryoDRGN wrote no epoch in {second.seconds:.0f} s; give it more time")

@@ -17,7 +17,7 @@ from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import write_json
-from hetacumn.training import settings_of
+from hetacumn.settings import read_settings
 from hetacumn.volumes import soft_sphere
 
 PROGRAMS = {"relion": relion.RelionConfig, "cryodrgn": cryodrgn.CryodrgnConfig}
@@ -38,7 +38,7 @@ def run_peer(settings: dict, source: Path | str, out: Path | str, images: Prepro
     program = settings.pop("program", None)
     if program not in PROGRAMS:
         raise HetacumnError(f"program is '{program}'; expected one of {', '.join(PROGRAMS)}")
-    config = settings_of(PROGRAMS[program], settings, f"{program}.")
+    config = read_settings(PROGRAMS[program], settings, f"{program}.")
     data = prepare(source, work / "stack", images)
     facts = {"given_seconds": seconds, "finished": False, "device": "cpu, 1 thread", "settings": settings}
     try:

@@ -31,11 +31,11 @@ class Outcome:
 
 
 def find_program(name: str, folder: Path | str | None = None, hint: str = "") -> str:
-    """The path of a program, in ``folder`` or on the PATH. Raises :class:`PeerMissing`."""
+    """The absolute path of a program, in ``folder`` or on the PATH. Raises :class:`PeerMissing`."""
     found = shutil.which(name, path=None if folder is None else str(folder))
     if found is None:
         raise PeerMissing(f"{name}: not found {f'in {folder}' if folder else 'on the PATH'}; {hint}")
-    return found
+    return str(Path(found).absolute())
 
 
 def run_bounded(

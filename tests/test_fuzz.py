@@ -1,0 +1,36 @@
+"""Spoilt input loads or is refused by the package's own error; the long form is `python benchmark/fuzz.py`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+spec = importlib.util.spec_from_file_location("fuzz", Path(__file__).resolve().parents[1] / "benchmark/fuzz.py")
+fuzz = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fuzz)
+
+KINDS = ["MRC stack", "RELION 3.1 STAR", "RELION 3.0 STAR", "cryoSPARC .cs", "CSV beside a stack", "settings"]
+
+
+def test_every_kind_is_known(tmp_path):
+    assert list(fuzz.seeds(tmp_path)) == KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_but_its_own_error_comes_of_spoilt_input(kind):
+    found = fuzz.fuzz(kind, 80, seed=1)
+    assert found["examples"] == []
+    assert found["refused"] > 20 and found["loaded"] > 0  # else nothing was tried
+    assert found["loaded"] + found["refused"] == found["cases"]
+
+
+def test_a_fault_would_be_seen(monkeypatch):
+    def reads(path):
+        if "spoilt" in path.read_text():
+            raise ValueError("of its own")
+
+    monkeypatch.setattr(fuzz, "TEXT", (lambda draw, raw: raw + b"spoilt",))
+    monkeypatch.setattr(fuzz, "load", reads)
+    found = fuzz.fuzz("settings", 3)
+    assert found["faults"] == 3 and "ValueError" in found["examples"][0]
