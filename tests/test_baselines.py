@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,43 @@ def test_a_pickle_that_is_more_than_arrays_is_refused_and_runs_nothing(exported,
     with pytest.raises(HetacumnError, match=r"z.0.pkl: holds \w+.system; expected NumPy arrays alone"):
         cryodrgn.read_answer(tmp_path, 0, exported, 2, cryodrgn.CryodrgnConfig())
     assert not (tmp_path / "evil").exists()
+
+
+FAKE_CRYODRGN = """#!{python}
+import pickle, sys
+from pathlib import Path
+import numpy as np
+command, given = sys.argv[1], sys.argv[2:]
+print(" ".join(sys.argv[1:]))
+assert Path(given[0]).is_file(), given[0]
+out = Path(given[given.index("-o") + 1])
+if command == "parse_ctf_star":
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(b"ctf")
+else:
+    assert Path(given[given.index("--ctf") + 1]).is_file()
+    for name, content in (("z", np.zeros((200, 4))), ("pose", (np.tile(np.eye(3), (200, 1, 1)), np.zeros((200, 2))))):
+        (out / (name + ".0.pkl")).write_bytes(pickle.dumps(content))
+"""
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"base_healpy": 2}, ["abinit_het_old particles.mrcs --ctf", "--base-healpy 2", "--enc-dim 64", "--no-amp", "-n 100"]),
+    ({"command": "abinit"}, ["abinit particles.mrcs --ctf", "--epochs-pose-search 2", "--dim 64", "--num-workers 0"]),
+    ({"command": "abinit", "conf_encoder": True}, ["--use-conf-encoder"]),
+])  # fmt: skip
+def test_cryodrgn_is_given_the_stack_and_its_settings_wherever_one_stands(exported, tmp_path, monkeypatch, changes, words):
+    program = tmp_path / "venv/bin/cryodrgn"
+    program.parent.mkdir(parents=True)
+    program.write_text(FAKE_CRYODRGN.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.chdir(exported.folder.parent)
+    here = replace(exported, folder=Path(exported.folder.name))
+    venv = os.path.relpath(tmp_path / "venv")
+    found, outcome = cryodrgn.run(here, tmp_path / "out", 2, 60.0, venv, cryodrgn.CryodrgnConfig(**changes))
+    assert outcome.finished and len(found) == 200
+    said = (tmp_path / "out/cryodrgn.log").read_text()
+    assert all(word in said for word in words), said
 
 
 PEERS = REPO / ".venv-peers"

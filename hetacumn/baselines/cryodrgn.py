@@ -29,18 +29,28 @@ ARRAY_PARTS = {  # all that a pickled array is made of
 
 @dataclass(frozen=True)
 class CryodrgnConfig:
-    """Which program, and its sizes; those here suit 32 px on a CPU. Epochs are an upper limit: time ends it sooner."""
+    """Which program, and its sizes; those here suit 32 px on a CPU, where a search of 3,000 particles takes some minutes (and
+    most of an hour with its own defaults). Epochs are an upper limit: time ends it sooner.
+
+    The search begins on ``2 ** base_healpy`` parts a side of HEALPix's twelve squares, with ``t_grid``² shifts, and halves
+    the spacing ``rounds`` times about the ``kept_poses`` best. ``l_start``, ``l_end``: its Fourier radii, in pixels.
+    """
 
     command: str = "abinit_het_old"  # or "abinit"
     conf_encoder: bool = False  # of abinit: z by a network instead of a table
     latent_dim: int = 4
     epochs: int = 100
-    search_epochs: int = 4  # of abinit: each a search of all poses
-    width: int = 128
+    search_epochs: int = 2  # of abinit: each a search of all poses
+    width: int = 64
     layers: int = 3
+    encoding: int = 16  # frequencies of the decoder's input
+    base_healpy: int = 1
+    rounds: int = 3
+    kept_poses: int = 4
     l_start: int = 4
-    l_end: int = 14
+    l_end: int = 12
     t_extent_px: float = 2.0
+    t_grid: int = 3
     pretrain_images: int = 3000
     seed: int = 0
 
@@ -59,14 +69,16 @@ def run(
     parsed = [program, "parse_ctf_star", data.star, "-o", out / "ctf.pkl"]
     first = run_bounded(parsed, log, min(120.0, seconds))
     shared = ["--ctf", out / "ctf.pkl", "--zdim", config.latent_dim, "--seed", config.seed, "--no-analysis",
-              "--l-start", config.l_start, "--l-end", config.l_end, "--t-extent", config.t_extent_px, "-o", out]
+              "--l-start", config.l_start, "--l-end", config.l_end, "--t-extent", config.t_extent_px,
+              "--t-ngrid", config.t_grid, "--base-healpy", config.base_healpy, "--niter", config.rounds,
+              "--nkeptposes", config.kept_poses, "--pe-dim", config.encoding, "-o", out]
     shared += [] if amp else ["--no-amp"]
     if config.command == "abinit_het_old":
         sizes = ["-n", config.epochs, "--enc-dim", config.width, "--enc-layers", config.layers, "--dec-dim", config.width,
                  "--dec-layers", config.layers, "--pretrain", config.pretrain_images]
     elif config.command == "abinit":
         sizes = ["--num-epochs", config.epochs, "--epochs-pose-search", config.search_epochs, "--dim", config.width,
-                 "--layers", config.layers, "--n-imgs-pretrain", config.pretrain_images, "--checkpoint", 1,
+                 "--layers", config.layers, "--n-imgs-pretrain", config.pretrain_images, "--checkpoint", 1, "--num-workers", 0,
                  *(["--use-conf-encoder"] if config.conf_encoder else [])]
     else:
         raise HetacumnError(f"command is '{config.command}'; expected abinit_het_old or abinit")

@@ -1,0 +1,25 @@
+"""The pipeline, killed and started again, ends as if it had not been; the long form is `python benchmark/kills.py`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+spec = importlib.util.spec_from_file_location("kills", ROOT / "benchmark/kills.py")
+kills = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kills)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
+def test_three_kills_leave_no_trace(tmp_path):
+    table = kills.kill_and_resume(tmp_path / "project", 3, "train@adk-hetacumn", 25.0)
+    assert len(table) == 3 and table["resumed"].all() and table["equal"].all()
+    assert (table["stage"] != "none").any()
+
+
+def test_the_stages_at_work_are_read_off_what_was_said():
+    said = "3 stages to run\nem@adk: begins\ntrain@adk-x: begins\nem@adk: 50%\nem@adk: done after 3 s\n"
+    assert kills.at_work(said) == "train@adk-x" and kills.at_work("") == "none"
