@@ -57,6 +57,7 @@ class Inferred:
 
 SEARCH_BATCH = 2500  # images that share one reading of the grid's slices
 GRADES = ("encoder", "amortized", "refined", "searched")
+FAINT = 150.0  # nats by which the molecule explains an image better than nothing: below, a wrong pose often fits as well
 REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # of joint.compete between all hypotheses
 
 
@@ -78,7 +79,8 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
            seed: int = 0, batch: int = 500) -> Inferred:
     """All hypotheses of the encoder, corrected at length; from the best of them up to the peak.
 
-    What still fits badly is searched under the volumes of the ``classes`` found (by BIC if None); the likelier stays.
+    What still fits badly is searched under the volumes of the ``classes`` found (by BIC if None), and so is what is
+    :data:`FAINT`, where the encoder may have met no right pose and the misfit does not tell. The likelier stays.
     """
     began = time.perf_counter()
     model.eval()
@@ -95,7 +97,8 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
     parts, values = zip(*_batches(work, data, batch, "refined"), strict=True)
     state, value = State.cat(list(parts)), torch.cat(values)
     band = data.within(config.fine_radii[-1] * data.plane.box)
-    rows = (misfit(value, band) > model.doubt).nonzero().squeeze(1)
+    faint = value + 0.5 * (band.y.abs().square() * band.weight).sum(1) < FAINT
+    rows = (faint | (misfit(value, band) > model.doubt)).nonzero().squeeze(1)
     if len(rows):
         centres = classify(state.latents, classes and min(classes, len(data)), seed).centres.to(data.y.device)
         searched, other = _search(data[rows], basis, centres, config)

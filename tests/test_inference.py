@@ -211,6 +211,18 @@ def test_refined_is_better_than_the_pass_that_it_starts_from(stack, model, truth
     assert errors.median() < 4 and accuracy(answer.predictions.classes, truth.classes) > 0.95
 
 
+def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth, tmp_path, monkeypatch):
+    far = random_rotations(3 * N, torch.Generator().manual_seed(1)).unflatten(0, (N, 3))
+    found = Hypotheses(far, torch.zeros(N, 3, 2), torch.zeros(N, 3))
+    monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(N, 1), found))
+    errors = {}
+    for faint in (0.0, torch.inf):
+        monkeypatch.setattr("hetacumn.inference.FAINT", faint)
+        answer = predict_stack(stack, model, "refined", tmp_path, polish_steps=5)
+        errors[faint], _ = pose_errors(answer.predictions.rotations, truth.rotations)
+    assert (errors[torch.inf] > 20).float().mean() < 0.1 < (errors[0.0] > 20).float().mean()
+
+
 def test_the_number_of_classes_is_the_users_the_models_or_chosen(stack, model, tmp_path):
     for classes, expected in ((None, 2), (3, 3), (1, 1)):
         answer = predict_stack(stack, model, "amortized", tmp_path, classes=classes)
