@@ -44,6 +44,7 @@ METHODS = {
     "hetacumn-refined": ("HetACUMN, refined", "#003A5C", "", "-."),
 }
 BOUND_COLOUR = "#D55E00"
+DRAWN = (0.2, 0.9999)  # accuracies on a logit scale: what is beyond is drawn here
 DASHES = ("-", "--", ":", "-.")
 WIDTH_IN = 7.2
 DPI = 130
@@ -200,7 +201,8 @@ def accuracy_lines(table: pd.DataFrame, x: tuple[str, str]) -> Figure:
     """Accuracy against a number, with the best that is possible: a panel a dataset, a line a method.
 
     ``table``: rows with dataset, method, accuracy, bound_marginal and the column of ``x`` (column, axis label), which is
-    drawn by its logarithm. Seeds are averaged, bars from the worst to the best of them.
+    drawn by its logarithm. Seeds are averaged, bars from the worst to the best of them. Accuracy is on a logit scale, on which
+    99 and 99.9 % are as far apart as 90 and 99 %.
     """
     datasets = list(dict.fromkeys(table["dataset"]))
     figure, axes = _grid(1, len(datasets), 3.0, sharey=True)
@@ -208,16 +210,16 @@ def accuracy_lines(table: pd.DataFrame, x: tuple[str, str]) -> Figure:
         rows = table[table["dataset"] == dataset]
         for method in _methods(set(rows["method"])):
             label, colour, _, dashes = _look(method)
-            found = rows[rows["method"] == method].groupby(x[0])["accuracy"].agg(["mean", "min", "max"]).dropna()
+            found = rows[rows["method"] == method].groupby(x[0])["accuracy"].agg(["mean", "min", "max"]).dropna().clip(*DRAWN)
             spread = [found["mean"] - found["min"], found["max"] - found["mean"]]
             axis.errorbar(found.index, found["mean"], spread, color=colour, linestyle=dashes, marker="o", markersize=3,
                           label=label, capsize=2)
-        bound = rows.groupby(x[0])["bound_marginal"].mean().dropna()
+        bound = rows.groupby(x[0])["bound_marginal"].mean().dropna().clip(*DRAWN)
         axis.plot(bound.index, bound, color=BOUND_COLOUR, label="Bayes bound", zorder=1)
-        axis.set(title=dataset, xscale="log", xlabel=x[1], ylim=(0, 1.03))
+        axis.set(title=dataset, xscale="log", xlabel=x[1])
         axis.set_xticks(sorted(rows[x[0]].unique()), labels=[f"{value:g}" for value in sorted(rows[x[0]].unique())])
         axis.minorticks_off()
-        axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        _accuracy_axis(axis)
     axes[0, 0].set_ylabel("accuracy")
     _legend_below(figure, axes.flat)
     return figure
@@ -236,11 +238,16 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
             label, colour, _, _ = _look(method)
             mine = rows[rows["method"] == method]
             fill = [colour if finished else "white" for finished in mine["finished"]]
-            axis.scatter(mine["train_seconds"] / 60, mine["accuracy"], c=fill, edgecolors=colour, s=28, label=label, zorder=3)
-        axis.axhline(rows["bound_marginal"].mean(), color=BOUND_COLOUR, label="Bayes bound")
-        axis.set(title=dataset, xlabel="wall time (min)", xscale="log", ylim=(0, 1.03))
+            # A refined answer has the time of the model that it is of, and is drawn within its point.
+            marker, size = {"hetacumn": ("o", 90), "hetacumn-refined": ("D", 24)}.get(method, ("o", 34))
+            axis.scatter(mine["train_seconds"] / 60, mine["accuracy"].clip(*DRAWN), c=fill, s=size, marker=marker, label=label,
+                         edgecolors="white" if method == "hetacumn-refined" else colour, zorder=3, clip_on=False)
+        axis.axhline(np.clip(rows["bound_marginal"].mean(), *DRAWN), color=BOUND_COLOUR, label="Bayes bound")
+        axis.set(title=dataset, xlabel="wall time (min)", xscale="log", xlim=(0.5, 60))
+        axis.xaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50]))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axis.minorticks_off()
+        _accuracy_axis(axis)
     axes[0, 0].set_ylabel("accuracy")
     _legend_below(figure, axes.flat)
     return figure
@@ -528,6 +535,16 @@ def _methods(present: set[str]) -> list[str]:
 def _look(method: str) -> tuple[str, str, str, str | tuple]:
     """Name in figures, colour, hatch and line of a method; black for one that is not in :data:`METHODS`."""
     return METHODS.get(method, (method, "#000000", "", "-"))
+
+
+def _accuracy_axis(axis: Axes) -> None:
+    """Accuracies from chance to all but one in ten thousand, on a logit scale."""
+    ticks = [0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 0.997, 0.999, DRAWN[1]]
+    axis.set_yscale("logit")
+    axis.set_ylim(DRAWN[0], 0.99994)
+    axis.yaxis.set_major_locator(FixedLocator(ticks))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{'≥ ' if value == DRAWN[1] else ''}{100 * value:g} %"))
+    axis.yaxis.set_minor_locator(FixedLocator([]))
 
 
 def _grid(rows: int, columns: int, height_in: float, **shared) -> tuple[Figure, np.ndarray]:
