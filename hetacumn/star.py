@@ -24,6 +24,7 @@ from hetacumn.stacks import read_layout
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst"]
 GROUP = "rlnOpticsGroup"
+LARGEST_PIXEL_A = 1e4  # beyond is no microscope's
 GROUP_COLUMNS = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]  # one value a group in 3.1
 STACK_SUFFIXES = (".mrcs", ".mrc")
 TEXT_COLUMNS = ["rlnImageName", "rlnMicrographName", "rlnImageOriginalName", "rlnOpticsGroupName"]
@@ -61,6 +62,8 @@ class ParticleTable:
 
     def _group_rows(self) -> np.ndarray:
         """``(n,)`` row of the optics table of each particle."""
+        if GROUP not in self.particles:
+            raise HetacumnError(f"{self.path}: no column {GROUP}; expected it for every particle, as there is an optics table")
         groups = _finite(self.optics[GROUP], GROUP, f"{self.path}: optics table, row").astype(int)
         mine = self.numbers(GROUP).astype(int)
         unknown = ~np.isin(mine, groups)
@@ -74,9 +77,11 @@ class ParticleTable:
     def pixel_sizes(self) -> np.ndarray:
         """``(n,)`` pixel size in Å of each image."""
         sizes = self.numbers("rlnImagePixelSize")
-        if (sizes <= 0).any():
-            row = int((sizes <= 0).argmax())
-            raise HetacumnError(f"{self.path}: row {row + 1}: pixel size {sizes[row]:g} Å; expected more than 0")
+        wrong = (sizes <= 0) | (sizes > LARGEST_PIXEL_A)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise HetacumnError(f"{self.path}: row {row + 1}: pixel size {sizes[row]:g} Å; expected more than 0, up to "
+                                f"{LARGEST_PIXEL_A:g}")
         return sizes
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
