@@ -29,7 +29,7 @@ test: data
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 lab: data
-	$(BIN)/jupyter lab notebooks/explore.ipynb
+	PYTHONSTARTUP=$(CURDIR)/scripts/lab.py $(BIN)/jupyter lab notebooks/explore.ipynb
 
 docs: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) docs/dvc.yaml

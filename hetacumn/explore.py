@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from hetacumn import plots, star
+from hetacumn import plots, project, star
 from hetacumn.backprojection import back_project
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import read_volumes
@@ -38,6 +38,7 @@ LEVEL = 0.25  # of the largest density: where surfaces are drawn
 DISTANCE = 0.9  # of the camera, in boxes
 MOST_USED = 3000  # particles of a selection that its volume is made of, so that one does not wait
 MOTIONS = 2
+USUAL = ("results/adk/hetacumn-refined", "results/tour/model")  # runs of the main pipeline and of lesson 1
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,20 @@ class Finished:
         star.write_table(paths[0], table.particles.iloc[rows].reset_index(drop=True), table.optics)
         write_mrc(paths[1], self.reconstruct(rows), self.voxel_A)
         return paths[0], paths[1]
+
+
+def usual_run() -> Path:
+    """The main pipeline's run, or that of lesson 1, whichever is there.
+
+    Raises:
+        HetacumnError: neither is.
+    """
+    folders = [project.root() / name for name in USUAL]
+    found = next((folder for folder in folders if (folder / "predictions.star").is_file()), None)
+    if found is None:
+        raise HetacumnError(f"no finished run in {folders[0]} or {folders[1]}; expected one: run "
+                            "notebooks/lessons/1_tour.ipynb (a minute), or `make repro`, or name a folder of your own")
+    return found
 
 
 class Explorer:

@@ -9,7 +9,7 @@ import torch
 
 from hetacumn import star
 from hetacumn.errors import HetacumnError
-from hetacumn.explore import Explorer, Finished
+from hetacumn.explore import Explorer, Finished, usual_run
 from hetacumn.fourier import crop_volumes
 from hetacumn.fsc import fsc
 from hetacumn.inference import write_volumes
@@ -109,6 +109,16 @@ def test_a_selection_is_written_for_other_programs(explorer, tmp_path):
     assert table.particles["rlnImageName"].tolist() == [explorer.run.found.names[i] for i in (7, 2, 9)]
     with mrcfile.open(tmp_path / "some.mrc") as mrc:
         assert mrc.data.shape == (BOX,) * 3
+
+
+def test_the_usual_run_is_the_pipelines_or_the_lessons(tmp_path, monkeypatch):
+    monkeypatch.setattr("hetacumn.project.root", lambda: tmp_path)
+    with pytest.raises(HetacumnError, match="no finished run in .*expected one: run notebooks/lessons/1_tour.ipynb"):
+        usual_run()
+    for name in ("results/tour/model", "results/adk/hetacumn-refined"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "predictions.star").touch()
+        assert usual_run() == tmp_path / name
 
 
 def test_images_of_another_run_are_refused(folder, tmp_path):

@@ -34,12 +34,14 @@ def lab(folder, tmp_path_factory):  # noqa: F811
     notebook = json.loads((REPO / "notebooks/explore.ipynb").read_text())
     for cell in notebook["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
-            cell["source"] = [f"folder, prepared, truth = {str(folder)!r}, '', ''"]
+            from_the_project = os.path.relpath(folder, REPO)
+            cell["source"] = [f"folder, prepared, truth = {from_the_project!r}, '', ''"]
     (here / "explore.ipynb").write_text(json.dumps(notebook))
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root",
                "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={here}"]  # fmt: skip
     environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(here / "runtime"), "JUPYTER_CONFIG_DIR": str(here / "config"),
-                   "JUPYTERLAB_SETTINGS_DIR": str(here / "settings"), "PYTHONPATH": str(REPO)}  # fmt: skip
+                   "JUPYTERLAB_SETTINGS_DIR": str(here / "settings"), "PYTHONPATH": str(REPO),
+                   "PYTHONSTARTUP": str(REPO / "scripts/lab.py")}  # fmt: skip
     server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
