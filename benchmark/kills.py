@@ -52,6 +52,7 @@ class Project:
         for method in params["methods"].values():
             method.pop("joint_epochs", None)
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        self.forget()  # the lock of the committed results, too
 
     def forget(self) -> None:
         """Remove all that a run left, DVC's memory of it too."""
@@ -61,7 +62,9 @@ class Project:
 
     def run(self, target: str, seconds: float | None = None) -> tuple[int | None, str]:
         """Run until done, or until killed after so many seconds: the exit status (None: killed) and what it said."""
-        environment = {**os.environ, "PYTHONPATH": str(self.folder), "CUDA_VISIBLE_DEVICES": "", "DVC_NO_ANALYTICS": "1"}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder), "CUDA_VISIBLE_DEVICES": "",
+                       "DVC_NO_ANALYTICS": "1"}  # fmt: skip
         command = [sys.executable, "scripts/repro.py", target]
         with open(self.folder / "said", "w+") as said:
             process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
