@@ -15,7 +15,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 html_theme = "furo"
 html_title = "HetACUMN"
 html_math_renderer = "mathml"
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
