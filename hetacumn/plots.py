@@ -43,6 +43,10 @@ METHODS = {
     "hetacumn": ("HetACUMN", "#0072B2", "", "-"),
     "hetacumn-refined": ("HetACUMN, refined", "#003A5C", "", "-."),
 }
+POINTS = {  # marker and size of those that are drawn as points
+    "relion": ("s", 34), "cryodrgn2": ("^", 40), "drgnai": ("v", 40), "em": ("P", 44), "amortized": ("<", 40),
+    "hetacumn-bare": (">", 40), "hetacumn": ("o", 90), "hetacumn-refined": ("D", 24),
+}  # fmt: skip
 BOUND_COLOUR = "#D55E00"
 DRAWN = (0.2, 0.9999)  # accuracies on a logit scale: what is beyond is drawn here
 DASHES = ("-", "--", ":", "-.")
@@ -239,7 +243,7 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
             mine = rows[rows["method"] == method]
             fill = [colour if finished else "white" for finished in mine["finished"]]
             # A refined answer has the time of the model that it is of, and is drawn within its point.
-            marker, size = {"hetacumn": ("o", 90), "hetacumn-refined": ("D", 24)}.get(method, ("o", 34))
+            marker, size = POINTS.get(method, ("o", 34))
             axis.scatter(mine["train_seconds"] / 60, mine["accuracy"].clip(*DRAWN), c=fill, s=size, marker=marker, label=label,
                          edgecolors="white" if method == "hetacumn-refined" else colour, zorder=3, clip_on=False)
         axis.axhline(np.clip(rows["bound_marginal"].mean(), *DRAWN), color=BOUND_COLOUR, label="Bayes bound")
