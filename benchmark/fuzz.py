@@ -3,7 +3,7 @@
 Small valid files of each kind are mutated at random: bytes changed, cut, repeated; numbers replaced by extreme ones; lines,
 columns, keys and values taken away, doubled and exchanged. A case that raises anything else, takes longer than SECONDS or
 needs more than MEMORY_MB above what an unspoilt one does is a fault. Writes benchmark/fuzz.csv: kind, cases, loaded, refused,
-faults, slowest_seconds, peak_memory_mb. Usage: python benchmark/fuzz.py [CASES_OF_EACH_KIND]
+faults, slowest_seconds, memory_mb (by which it grew). Usage: python benchmark/fuzz.py [CASES_OF_EACH_KIND]
 """
 
 from __future__ import annotations
@@ -190,6 +190,7 @@ def _fuzz(kind: str, cases: int, seed: int) -> dict:
             slowest = max(slowest, time.monotonic() - began)
         peak = peak_memory_mb()
     if peak - before > MEMORY_MB:
+        counts["faults"] += 1
         examples.append(f"{kind}: memory grew by {peak - before:.0f} MB")
     return {"kind": kind, "cases": cases, "loaded": counts["loaded"], "refused": counts["refused"], "faults": counts["faults"],
             "slowest_seconds": round(slowest, 2), "memory_mb": round(peak - before), "examples": examples}  # fmt: skip

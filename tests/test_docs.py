@@ -1,18 +1,15 @@
 """The site builds without a warning, its links arrive, it can be searched, and it asks nobody else."""
 
-import importlib.util
 import json
-import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+import docs
+
 ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("docs_script", ROOT / "scripts/docs.py")
-docs = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(docs)
 
 
 def test_every_notebook_is_in_the_site():

@@ -1,14 +1,7 @@
 """Spoilt input loads or is refused by the package's own error; the long form is `python benchmark/fuzz.py`."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import fuzz
 import pytest
-
-spec = importlib.util.spec_from_file_location("fuzz", Path(__file__).resolve().parents[1] / "benchmark/fuzz.py")
-fuzz = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fuzz)
 
 KINDS = ["MRC stack", "RELION 3.1 STAR", "RELION 3.0 STAR", "cryoSPARC .cs", "CSV beside a stack", "settings"]
 

@@ -1,15 +1,11 @@
 """The pipeline, killed and started again, ends as if it had not been; the long form is `python benchmark/kills.py`."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
+import kills
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("kills", ROOT / "benchmark/kills.py")
-kills = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(kills)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kills
 import pandas as pd
 import pytest
 import yaml
@@ -19,27 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`"),
 ]
 
-TOY = {"particles": 120, "box": 64, "pixel_A": 1.6, "snr": 1.0}
-QUICK = {
-    "latent_dim": 2,
-    "templates": 128,
-    "width": 64,
-    "alone_steps": 60,
-    "joint_epochs": 1.0,
-    "batch": 50,
-    "ab_initio": {
-        "restarts": 1,
-        "steps": 30,
-        "class_steps": 25,
-        "subspace_steps": 8,
-        "batch": 40,
-        "coarse_grid": [1, 8],
-        "class_grid": [2, 12],
-        "fine_grid": [2, 12],
-        "shift_steps": 1,
-        "routes": ["classes"],
-    },
-}
+QUICK = kills.QUICK | {"alone_steps": 60, "joint_epochs": 1.0, "batch": 50, "checkpoint_seconds": 60.0}
 
 
 def run(folder: Path, notebook: str, *arguments) -> subprocess.CompletedProcess:
@@ -65,7 +46,7 @@ def make_project(folder: Path) -> Path:
         (folder / name).symlink_to(REPO / name)
     (folder / "dvc.yaml").write_text("")
     params = yaml.safe_load((REPO / "params.yaml").read_text())
-    params["datasets"] = {"adk": params["datasets"]["adk"] | TOY}
+    params["datasets"] = {"adk": params["datasets"]["adk"] | kills.TOY}
     params["stack"]["box"] = 24
     params["train"] = {**params["train"], **QUICK}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))

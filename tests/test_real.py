@@ -5,8 +5,9 @@ import shutil
 import mrcfile
 import pandas as pd
 import pytest
+from kills import TOY
 from test_empiar import Server
-from test_pipeline import REPO, TOY, make_project, run
+from test_pipeline import REPO, make_project, run
 
 from hetacumn import star
 from hetacumn.simulate import Simulation, simulate
