@@ -42,6 +42,7 @@ class AbInitioConfig:
     subspace_steps: int = 150
     batch: int = 100
     temper: float = 0.02  # what the log-likelihood is multiplied by at first; it grows to 1
+    loud_nats: float = 200.0  # batch and temper are for images that say this or more; see suited
     class_temper: float = 0.1
     rate: float = 0.15  # of Adam, in units of the voxels' scale
     class_rate: float = 0.1
@@ -60,6 +61,15 @@ class AbInitioConfig:
     padding: float = 2.0
     held_out: float = 0.1
     routes: tuple[str, ...] = ("classes", "consensus")
+
+    def suited(self, data: Observations) -> AbInitioConfig:
+        """The settings for images as faint as these.
+
+        Where the molecule explains an image by fewer than ``loud_nats``, its tempered likelihood would say next to nothing
+        of the pose, and a batch little of the volume: both are larger by that factor, the batch at most five times.
+        """
+        faintness = max(1.0, self.loud_nats / max(signal_nats(data, self.radius[1] * data.plane.box), 1e-6))
+        return replace(self, temper=min(1.0, self.temper * faintness), batch=round(self.batch * min(5.0, faintness)))
 
 
 @dataclass(frozen=True)
@@ -82,11 +92,17 @@ class Start:
         return replace(self, basis=self.basis.to(device), poses=poses, latents=self.latents.to(device))
 
 
+def signal_nats(data: Observations, radius: float) -> float:
+    """By how much the true volume at the true pose raises an image's log-likelihood over none, on average, within
+    ``radius`` (integer frequencies)."""
+    band = data.within(radius)
+    return 0.5 * float(((band.y.abs().square() - 1) * band.weight).sum(-1).mean())
+
+
 def voxel_unit(data: Observations, box: int) -> float:
     """The scale of a voxel that the images' signal power suggests, for learning rates and random starts."""
-    low = data.within(0.25 * box)
-    power = ((low.y.abs().square() - 1) * low.weight).sum(-1).mean() / low.ctf.square().mean()
-    return float(power.clamp(min=1e-3).sqrt()) / box ** 1.5
+    power = 2 * signal_nats(data, 0.25 * box) / float(data.within(0.25 * box).ctf.square().mean())
+    return max(power, 1e-3) ** 0.5 / box**1.5
 
 
 @dataclass(frozen=True)
@@ -227,7 +243,7 @@ class _AbInitio:
     """One run: the data, the random state and the progress bar that its steps share."""
 
     def __init__(self, data: Observations, config: AbInitioConfig, seed: int, log):
-        self.data, self.config, self.log = data, config, log
+        self.data, self.config, self.log = data, config.suited(data), log
         self.generator = torch.Generator().manual_seed(seed)  # of volumes and batches, on the CPU
         self.held = torch.arange(len(data), device=data.y.device) % max(2, round(1 / config.held_out)) == 0
         self.fit = (~self.held).nonzero().squeeze(1)

@@ -7,6 +7,8 @@ variance per pixel has unit variance per coefficient and squared distances are e
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -68,6 +70,29 @@ def pad_volumes(volumes: Tensor, box: int) -> Tensor:
     before = box // 2 - volumes.shape[-1] // 2
     after = box - volumes.shape[-1] - before
     return torch.nn.functional.pad(volumes, (before, after) * 3)
+
+
+def padded_rfft3c(volumes: Tensor, size: int) -> Tensor:
+    """``fft3c(pad_volumes(volumes, size))`` where kx >= 0: ``(..., size, size, size // 2 + 1)``.
+
+    Several times faster: lines of zeros are not transformed, and nothing is rolled about, as signs before the transform
+    and phases after it move the origins.
+    """
+    box = volumes.shape[-1]
+    signs, phases = _centring(box, size, volumes.device)
+    lines = torch.fft.rfft(volumes * signs, n=size, dim=-1)
+    return torch.fft.fft(torch.fft.fft(lines, n=size, dim=-2), n=size, dim=-3) * phases
+
+
+@lru_cache(maxsize=8)
+def _centring(box: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Signs ``(box, box, 1)`` that put zero frequency at ``size // 2`` of y and z; phases of an origin at ``box // 2``."""
+    signs = 1.0 - 2 * (torch.arange(box) % 2)
+    k = torch.arange(size, dtype=torch.float64) - size // 2
+    angle = (2 * torch.pi / size * (box // 2)) * k
+    phases = torch.polar(torch.ones_like(angle), angle)
+    phases = phases[:, None, None] * phases[:, None] * torch.cat([phases[size // 2 :], phases[:1].conj()])
+    return (signs[:, None, None] * signs[:, None]).to(device), phases.to(torch.complex64).to(device)
 
 
 def shells(box: int, dims: int, device: torch.device | str = "cpu") -> Tensor:

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from hetacumn import so3
+from hetacumn.fourier import padded_rfft3c
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.subspace import mixing_of
-from hetacumn.volumes import Slicer
+from hetacumn.volumes import make_stencil
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,13 @@ class Tangent:
 
     def __init__(self, basis: Tensor, padding: float = 2.0):
         self.box, self.channels = basis.shape[-1], len(basis)
+        self.size = 2 * round(self.box * padding / 2)
         axis = torch.arange(self.box, device=basis.device, dtype=basis.dtype) - self.box // 2
         moments = [basis * axis.view(shape) for shape in ((1, 1, -1), (1, -1, 1), (-1, 1, 1))]  # x, y, z
-        self.slicer = Slicer(torch.cat([basis, *moments]), padding)
-        table = self.slicer.table.view(-1, 4, self.channels, 2)
-        table = torch.cat([table[:, :1], torch.stack([-table[:, 1:, :, 1], table[:, 1:, :, 0]], dim=-1)], dim=1)  # i x V
-        self.table = table.permute(0, 3, 1, 2).flatten(1).contiguous()  # (voxels, 2 parts * 4 moments * channels)
+        transforms = padded_rfft3c(torch.stack([basis, *moments]) / self.box, self.size)
+        transforms[1:].mul_(1j)
+        by_voxel = torch.view_as_real(transforms.flatten(0, 1).flatten(1).T.contiguous())
+        self.table = by_voxel.transpose(1, 2).flatten(1)  # (voxels, 2 parts * 4 moments * channels)
 
     def expand(self, data: Observations, state: State) -> Quadratic:
         """The log joint of images about a state, to second order. In single precision, under autocast too."""
@@ -125,7 +127,7 @@ class Tangent:
         count, m, channels = len(data), data.y.shape[1], self.channels
         rotations, latents = state.poses.rotations, state.latents
         root = data.weight.sqrt()
-        stencil = self.slicer.stencil(rotations, data.k)
+        stencil = make_stencil(rotations, data.k, self.size, self.box)
         values = torch.nn.functional.embedding_bag(
             stencil.index, self.table, mode="sum",
             per_sample_weights=stencil.weights * (data.ctf * root).view(-1, 1),

@@ -52,6 +52,7 @@ DRAWN = (0.2, 0.9999)  # accuracies on a logit scale: what is beyond is drawn he
 DASHES = ("-", "--", ":", "-.")
 WIDTH_IN = 7.2
 DPI = 130
+SMOOTH_BOX = 96  # volumes of fewer voxels along a side are interpolated before their surface is drawn
 
 
 def style() -> None:
@@ -598,12 +599,13 @@ def _surface(axis: Axes3D, volume: np.ndarray, level: float, colour: str, axes_x
     axis.view_init(elev=0, azim=0)  # along the first axis, the shortest; the third, the longest, is up
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
     axis.set_box_aspect((1, 1, 1), zoom=1.65)
-    fine = zoom(np.asarray(volume, dtype=float), 2, order=3, mode="grid-constant", grid_mode=True)
+    finer = 2 if volume.shape[-1] < SMOOTH_BOX else 1
+    fine = zoom(np.asarray(volume, dtype=float), finer, order=3, mode="grid-constant", grid_mode=True)
     if not fine.min() < level < fine.max():
         axis.text2D(0.5, 0.5, "no volume", transform=axis.transAxes, ha="center", va="center", fontsize=8)
         return
     vertices, faces, _, _ = marching_cubes(fine, level)
-    voxels_xyz = (vertices[:, ::-1] / 2 - 0.25) - volume.shape[-1] // 2
+    voxels_xyz = ((vertices[:, ::-1] + 0.5) / finer - 0.5) - volume.shape[-1] // 2
     triangles = (voxels_xyz @ axes_xyz.T - middle)[faces]
     flat = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     smooth = np.zeros_like(vertices, dtype=float)

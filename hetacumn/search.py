@@ -20,6 +20,8 @@ from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.volumes import Slicer
 
+NEGLIGIBLE = -80.0  # the log of a share of the posterior that single precision has no room for beside 1
+
 
 def pose_grid(nside: int, turns: int) -> Tensor:
     """``(12 nside² · turns, 3, 3)`` rotations: HEALPix views times equal in-plane turns."""
@@ -50,12 +52,26 @@ def log_likelihood(data: Observations, slices: Tensor, shifts_px: Tensor) -> Ten
 
 
 def posterior_(scores: Tensor, heat: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Turn log-likelihoods ``(b, n)`` into the posterior ``∝ exp(heat · score)``, in place, with its log normaliser
-    ``(b,)``."""
-    peak = scores.amax(dim=1, keepdim=True)
-    scores.sub_(peak).mul_(heat).exp_()
-    total = scores.sum(dim=1, keepdim=True)
-    return scores.div_(total), (heat * peak + total.log()).squeeze(1)
+    """Turn log-likelihoods ``(..., n)`` into the posterior ``∝ exp(heat · score)``, in place, with its log normaliser
+    ``(...,)``."""
+    total, log_total = _exponentiate_(scores, heat)
+    return scores.div_(total), log_total
+
+
+def log_sum_exp_(scores: Tensor) -> Tensor:
+    """``torch.logsumexp`` over the last dimension; the scores are used up."""
+    return _exponentiate_(scores, 1.0)[1]
+
+
+def _exponentiate_(scores: Tensor, heat: float) -> tuple[Tensor, Tensor]:
+    """``exp(heat · (score - peak))`` in place; its sum ``(..., 1)``, and the log of the sum of ``exp(heat · score)``.
+
+    What is less than ``exp(NEGLIGIBLE)`` of the peak is taken as that: where exp underflows, processors take ten times
+    as long.
+    """
+    peak = scores.amax(dim=-1, keepdim=True)
+    total = scores.sub_(peak).mul_(heat).clamp_(min=NEGLIGIBLE).exp_().sum(dim=-1, keepdim=True)
+    return total, (heat * peak + total.log()).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -88,9 +104,10 @@ def search_grid(
         part = data[rows]
         score = log_likelihood(part, slices, shifts_px).unflatten(2, (count, len(rotations)))
         per_volume = score.permute(0, 2, 1, 3).flatten(2)  # (b, v, t * r)
-        log_volume[rows] = torch.logsumexp(per_volume, dim=2) + prior
+        best_of_each = per_volume.argmax(2)
+        log_volume[rows] = log_sum_exp_(per_volume) + prior
         volume[rows] = log_volume[rows].argmax(1)
-        best[rows] = per_volume[torch.arange(len(part)), volume[rows]].argmax(1)
+        best[rows] = best_of_each.gather(1, volume[rows, None]).squeeze(1)
         evidence[rows] = torch.logsumexp(log_volume[rows], dim=1)
     poses = Poses(rotations[best % len(rotations)], shifts_px[best // len(rotations)])
     log_grid = torch.log(torch.tensor(float(len(rotations) * len(shifts_px))))

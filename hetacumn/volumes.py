@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hetacumn.errors import HetacumnError
-from hetacumn.fourier import pad_volumes
+from hetacumn.fourier import padded_rfft3c
 from hetacumn.project import atomic_path
 
 
@@ -118,9 +118,7 @@ class Slicer:
         self.box = volumes.shape[-1]
         self.size = 2 * round(self.box * padding / 2)
         self.channels = len(volumes)
-        dims = (-3, -2, -1)
-        transform = torch.fft.rfftn(torch.fft.ifftshift(pad_volumes(volumes, self.size), dim=dims), dim=dims)
-        transform = torch.fft.fftshift(transform, dim=(-3, -2)) / self.box  # (j, kz, ky, kx >= 0)
+        transform = padded_rfft3c(volumes / self.box, self.size)  # (j, kz, ky, kx >= 0)
         self.table = torch.view_as_real(transform.flatten(1).T).flatten(1)  # (voxels, j * 2)
 
     def stencil(self, rotations: Tensor, k: Tensor) -> Stencil:
@@ -166,13 +164,12 @@ def make_stencil(rotations: Tensor, k: Tensor, size: int, box: int) -> Stencil:
 
 def rotate(volume: Tensor, rotation: Tensor, mirrored: bool = False, shift_px: Tensor | None = None) -> Tensor:
     """The volume ``W(x) = V(±R x + t)``, ``-`` where mirrored; ``(z, y, x)``, ``(3, 3)``, ``(3,)`` voxels xyz."""
-    box = volume.shape[-1]
+    box, half = volume.shape[-1], (volume.shape[-1] - 1) / 2  # grid_sample's unit
     axis = torch.arange(box, device=volume.device, dtype=torch.float32) - box // 2
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    points = torch.stack([x, y, z], dim=-1) @ rotation.T * (-1.0 if mirrored else 1.0)
-    if shift_px is not None:
-        points = points + shift_px
-    points = 2 * (points + box // 2) / (box - 1) - 1
+    x, y, z = (axis[:, None] * column for column in (rotation * (-1.0 if mirrored else 1.0) / half).unbind(-1))  # (box, 3)
+    centre = box // 2 / half - 1
+    x = x + (centre if shift_px is None else shift_px / half + centre)
     return torch.nn.functional.grid_sample(
-        volume[None, None], points[None], mode="bilinear", padding_mode="zeros", align_corners=True
+        volume[None, None], (z[:, None, None] + y[:, None] + x)[None], mode="bilinear", padding_mode="zeros",
+        align_corners=True,
     )[0, 0]

@@ -1,8 +1,8 @@
 """`dvc repro`, several stages at a time: small networks and grids gain little from more than one core each.
 
-A stage starts when all that it needs is made, each by `dvc repro --single-item` with its share of the cores. Stages that
-say `meta: {alone: true}` in dvc.yaml are timed: they run at the end of what can be run, one at a time, with all cores. What
-a stage prints goes to results/logs/. Usage: python scripts/repro.py [--jobs N] [PIPELINE[:STAGE] ...]
+A stage starts when all that it needs is made, each by `dvc repro --single-item` with its share of the cores: all times
+are those of this share, whatever the stage. What a stage prints goes to results/logs/.
+Usage: python scripts/repro.py [--jobs N] [PIPELINE[:STAGE] ...]
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ SECONDS_BETWEEN_NEWS = 60
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage to run: its address, the addresses of those that it needs, and whether it runs alone."""
+    """A stage to run: its address, and the addresses of those that it needs."""
 
     name: str
     needs: frozenset[str]
-    alone: bool
 
 
 def main(jobs: int, targets: list[str]) -> int:
@@ -67,10 +66,7 @@ def out_of_date(targets: list[str]) -> list[Stage]:
         while grown:
             more = {name for name in seen if needs[name] & changed} | changed
             grown, changed = len(more) > len(changed), more
-        return [
-            Stage(name, frozenset(needs[name] & changed), bool((stage.meta or {}).get("alone")))
-            for name, stage in seen.items() if name in changed
-        ]
+        return [Stage(name, frozenset(needs[name] & changed)) for name in seen if name in changed]
 
 
 def _run_all(stages: list[Stage], jobs: int) -> str | None:
@@ -78,7 +74,8 @@ def _run_all(stages: list[Stage], jobs: int) -> str | None:
     waiting, running, done = list(stages), {}, set()
     with ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
-            for stage in _startable(waiting, set(running.values()), done, jobs):
+            ready = [stage for stage in waiting if stage.needs <= done]
+            for stage in ready[: jobs - len(running)]:
                 running[pool.submit(_run, stage, jobs)] = stage
                 waiting.remove(stage)
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -92,20 +89,11 @@ def _run_all(stages: list[Stage], jobs: int) -> str | None:
     return None
 
 
-def _startable(waiting: list[Stage], running: set[Stage], done: set[str], jobs: int) -> list[Stage]:
-    """What may start now."""
-    if any(stage.alone for stage in running):
-        return []
-    ready = [stage for stage in waiting if stage.needs <= done]
-    together = [stage for stage in ready if not stage.alone][: jobs - len(running)]
-    return together or (ready[:1] if not running else [])
-
-
 def _run(stage: Stage, jobs: int) -> tuple[int, float]:
     """Exit status and seconds of a stage; now and then its last line, so that one sees it live."""
     print(f"{stage.name}: begins", flush=True)
     began = time.monotonic()
-    threads = {} if stage.alone else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     with open(_log(stage.name), "w") as log:
         command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**threads, **os.environ})

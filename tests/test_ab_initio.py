@@ -5,7 +5,7 @@ import torch
 from toys import hinged, make_toy
 from tqdm import tqdm
 
-from hetacumn.ab_initio import AbInitioConfig, ab_initio, fit_subspace, principal, smooth_noise, voxel_unit
+from hetacumn.ab_initio import AbInitioConfig, ab_initio, fit_subspace, principal, signal_nats, smooth_noise, voxel_unit
 from hetacumn.evaluation import accuracy, pose_errors
 from hetacumn.fsc import Placement, fsc, place_core, place_volume
 from hetacumn.inference import classify
@@ -66,6 +66,19 @@ def test_the_starts_volumes_are_those_of_the_states(found, device):
 def test_latents_have_the_prior_they_are_given(found, device):
     _, start = found(device)
     assert 0.3 < float(start.latents.square().mean()) < 3 and abs(float(start.latents.mean())) < 0.5
+
+
+def test_faint_images_get_a_larger_batch_and_a_higher_temper(blobs, device):
+    loud, faint, faintest = (
+        make_toy([hinged(blobs, 0)], 2000, BOX, snr=snr, device=device).data for snr in (2.0, 0.2, 0.002)
+    )
+    nats = signal_nats(faint, 0.22 * BOX)
+    assert signal_nats(loud, 0.22 * BOX) == pytest.approx(10 * nats, rel=0.1)
+    config = AbInitioConfig(loud_nats=2 * nats)
+    assert config.suited(loud) == config
+    suited = config.suited(faint)
+    assert suited.temper == pytest.approx(2 * config.temper) and suited.batch == 2 * config.batch
+    assert config.suited(faintest).batch == 5 * config.batch and config.suited(faintest).temper > 5 * config.temper
 
 
 def test_the_same_seed_finds_the_same(blobs):

@@ -12,6 +12,7 @@ from hetacumn.fourier import (
     ifft2c,
     ifft3c,
     pad_volumes,
+    padded_rfft3c,
     shells,
 )
 
@@ -84,6 +85,15 @@ def test_pad_volumes_keeps_the_origin_in_the_middle(device):
     volume[2, 2, 2] = 1
     padded = pad_volumes(volume, 10)
     assert padded.shape == (10, 10, 10) and padded[5, 5, 5] == 1 and padded.sum() == 1
+
+
+@pytest.mark.parametrize(("box", "size"), [(8, 16), (10, 20), (6, 8), (8, 8)])
+def test_padded_rfft3c_is_half_of_the_transform_of_the_padded_volume(device, generator, box, size):
+    volumes = torch.randn(2, box, box, box, generator=generator, device=device)
+    whole = fft3c(pad_volumes(volumes, size))
+    half = padded_rfft3c(volumes, size)
+    assert torch.allclose(half[..., : size // 2], whole[..., size // 2 :], atol=1e-4)
+    assert torch.allclose(half[..., size // 2], whole[..., 0], atol=1e-4)  # at Nyquist -k and k are one
 
 
 def test_half_plane_packs_and_unpacks(device, generator):

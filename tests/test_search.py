@@ -10,7 +10,9 @@ from hetacumn.fourier import HalfPlane
 from hetacumn.particles import Poses
 from hetacumn.search import (
     log_likelihood,
+    log_sum_exp_,
     pose_grid,
+    posterior_,
     search_grid,
     shift_grid,
 )
@@ -28,6 +30,14 @@ def toy(blobs, device):
 
 def one(toy):
     return torch.ones(len(toy.data), 1, device=toy.volumes.device)
+
+
+def test_the_posterior_is_a_softmax_however_far_the_scores_are(device):
+    scores = torch.tensor([[0.0, -1.0, -700.0, -5000.0], [3e4, 3e4 - 2, -3e4, 0.0]], device=device)
+    share, log_total = posterior_(scores.clone(), 0.5)
+    assert torch.allclose(share, (0.5 * scores).softmax(1), atol=1e-7)
+    assert torch.allclose(log_total, (0.5 * scores).logsumexp(1), rtol=1e-6, atol=1e-6)
+    assert torch.allclose(log_sum_exp_(scores.clone()), scores.logsumexp(1), rtol=1e-6, atol=1e-6)
 
 
 def test_log_likelihood_is_the_sum_over_pixels(toy, generator, device):
