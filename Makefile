@@ -4,6 +4,7 @@
 # make docs          the site: lessons and results as run, API reference; results/site/html
 # make convergence   how often training converges, over seeds
 # make benchmark     other programs, harder data, ablations (half a day on two cores); benchmark-quick: one dataset, within the hour
+# make speed         how fast every part is, beside other programs and the machine's own peak
 # make real          a part of EMPIAR-10180: download, train, predict, report (needs the network)
 # make real-twin     the same on a simulated twin of EMPIAR-10180, whose truth is known
 # make peers         cryoDRGN in an environment of its own (.venv-peers), to compare with
@@ -20,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: repro test lab docs convergence benchmark benchmark-quick real real-twin peers strip data clean-venv
+.PHONY: repro test lab docs convergence benchmark benchmark-quick speed real real-twin peers strip data clean-venv
 
 repro: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS)
@@ -45,6 +46,9 @@ benchmark: data peers
 benchmark-quick: data peers
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) benchmark/dvc.yaml:evaluate-small@adk-snr100-3k
 	$(BIN)/python -m hetacumn.run notebooks/09_benchmark.ipynb -o results/benchmark/09_benchmark.ipynb
+
+speed: $(STAMP)
+	TQDM_DISABLE=1 $(BIN)/python benchmark/speed/speed.py
 
 real-twin: data
 	$(BIN)/python scripts/repro.py --jobs 1 real/twin/dvc.yaml

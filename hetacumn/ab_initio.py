@@ -8,6 +8,8 @@
    motions: poses are first refined under the consensus. Both end as a linear subspace of volumes ``V_0 + Σ z_j V_j``,
    fitted by probabilistic PCA, with poses refined under each image's own volume in turn.
 3. *Choice.* Images held out from every fit decide which subspace explains them best.
+4. *Faint images.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end the volumes of
+   the classes are fitted once more by EM, all poses weighed.
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ class AbInitioConfig:
     batch: int = 100
     temper: float = 0.02  # what the log-likelihood is multiplied by at first; it grows to 1
     loud_nats: float = 200.0  # batch and temper are for images that say this or more; see suited
+    soft_steps: int = 100  # of EM at the end, for fainter images alone
+    soft_radius: float = 0.3
+    soft_rate: float = 0.03
     class_temper: float = 0.1
     rate: float = 0.15  # of Adam, in units of the voxels' scale
     class_rate: float = 0.1
@@ -68,7 +73,10 @@ class AbInitioConfig:
         Where the molecule explains an image by fewer than ``loud_nats``, its tempered likelihood would say next to nothing
         of the pose, and a batch little of the volume: both are larger by that factor, the batch at most five times.
         """
-        faintness = max(1.0, self.loud_nats / max(signal_nats(data, self.radius[1] * data.plane.box), 1e-6))
+        nats = signal_nats(data, self.radius[1] * data.plane.box)
+        if nats >= self.loud_nats:
+            return replace(self, soft_steps=0)
+        faintness = self.loud_nats / max(nats, 1e-6)
         return replace(self, temper=min(1.0, self.temper * faintness), batch=round(self.batch * min(5.0, faintness)))
 
 
@@ -251,7 +259,7 @@ class _AbInitio:
     def run(self) -> Start:
         config = self.config
         total = config.restarts * config.steps + config.class_steps * ("classes" in config.routes)
-        total += (2 * len(config.routes) + 2) * config.subspace_steps
+        total += (2 * len(config.routes) + 2) * config.subspace_steps + config.soft_steps
         with tqdm(total=total, desc="ab initio", mininterval=5) as self.progress:
             first = consensus(self.data[self.fit], config, self.generator, self.progress)
             found = {route: self._follow(route, first) for route in config.routes}
@@ -261,6 +269,7 @@ class _AbInitio:
             route = max(scores, key=scores.get)
             best = self._settle_frames(found[route])
             best = self._improve(best, config.fine_radii, config.last_radius, 2 * config.subspace_steps)
+            best = self._soften(best) if config.soft_steps else best
         return replace(best, route=route, scores=scores)
 
     def _follow(self, route: str, first: Tensor) -> Start:
@@ -276,21 +285,49 @@ class _AbInitio:
             volumes = torch.stack([volumes[0]] + [
                 place_core(v, volumes[0], place_volume(v, volumes[0]), self.generator).apply(v) for v in volumes[1:]
             ])
-        band = data.within(config.class_radius[1] * box)
-        found = search_grid(
-            band, volumes, pose_grid(*config.fine_grid).to(first.device),
-            shift_grid(config.shift_px, config.shift_steps).to(first.device), padding=config.padding,
-        )
-        share = found.log_volume.exp().mean(0)
-        basis = principal(volumes, share, config.components, self.generator, voxel_unit(data, box))
-        if len(volumes) > 1:
-            latents = infer_latents(band, Slicer(basis, config.padding), found.poses).mean
-        else:
-            latents = torch.zeros(len(data), config.components, device=first.device)
-        start = Start(basis, found.poses, latents, route, {})
+        start = self._search(volumes, route)
         start = self._improve(start, config.climb_radii, config.fine_radius, config.subspace_steps)
         start = self._settle_frames(start)
         return self._improve(start, config.fine_radii, config.fine_radius, config.subspace_steps)
+
+    def _search(self, volumes: Tensor, route: str) -> Start:
+        """Poses on the grid under the likelier of K volumes, and the subspace of these."""
+        config, data = self.config, self.data
+        band = data.within(config.class_radius[1] * data.plane.box)
+        found = search_grid(
+            band, volumes, pose_grid(*config.fine_grid).to(volumes.device),
+            shift_grid(config.shift_px, config.shift_steps).to(volumes.device), padding=config.padding,
+        )
+        share = found.log_volume.exp().mean(0)
+        basis = principal(volumes, share, config.components, self.generator, voxel_unit(data, data.plane.box))
+        if len(volumes) > 1:
+            latents = infer_latents(band, Slicer(basis, config.padding), found.poses).mean
+        else:
+            latents = torch.zeros(len(data), config.components, device=volumes.device)
+        return Start(basis, found.poses, latents, route, {})
+
+    def _soften(self, start: Start) -> Start:
+        """The volumes of K clusters of z fitted again, all poses of all images weighed; then poses and z under these."""
+        config = self.config
+        _, volumes, _ = self._clusters(start)
+        volumes, _ = stochastic_em(
+            self.data[self.fit], volumes, config, config.soft_steps, (config.radius[1], config.soft_radius),
+            (config.fine_grid,), 1.0, config.soft_rate, self.generator, self.progress,
+        )
+        found = self._search(volumes, start.route)
+        tangent = Tangent(found.basis, config.padding)
+        state, _ = climb(self.data, tangent, State(found.poses, found.latents), config.climb_radii)
+        return replace(found, poses=state.poses, latents=state.latents)
+
+    def _clusters(self, start: Start) -> tuple[Tensor, Tensor, Tensor]:
+        """``K`` clusters of z, or fewer where some stay empty: that of each image ``(n,)``, the volumes at their centres
+        ``(k, box, box, box)``, and how many images each has."""
+        labels = GaussianMixture(self.config.volumes, n_init=3, reg_covar=1e-3, random_state=0).fit_predict(
+            start.latents.cpu().double().numpy()
+        )
+        _, labels, counts = torch.from_numpy(labels).to(start.latents.device).unique(return_inverse=True, return_counts=True)
+        centres = torch.stack([start.latents[labels == k].mean(0) for k in range(len(counts))])
+        return labels, torch.einsum("kj,jxyz->kxyz", mixing_of(centres), start.basis), counts
 
     def _settle_frames(self, start: Start) -> Start:
         """Put all conformations into the frame of their largest common rigid body.
@@ -300,26 +337,19 @@ class _AbInitio:
         laid on the first by what they share, and the poses follow.
         """
         config = self.config
-        labels = GaussianMixture(config.volumes, n_init=3, reg_covar=1e-3, random_state=0).fit_predict(
-            start.latents.cpu().double().numpy()
-        )
-        labels = torch.from_numpy(labels).to(start.latents.device)
-        counts = torch.bincount(labels, minlength=config.volumes)
-        centres = torch.stack([start.latents[labels == k].mean(0) for k in range(config.volumes) if counts[k]])
-        present = [k for k in range(config.volumes) if counts[k]]
-        volumes = torch.einsum("kj,jxyz->kxyz", mixing_of(centres), start.basis)
-        first = int(counts[present].argmax())
+        labels, volumes, counts = self._clusters(start)
+        first = int(counts.argmax())
         rotations, shifts = start.poses.rotations.clone(), start.poses.shifts_px.clone()
         here = Placement(Frame(torch.eye(3, device=volumes.device), False), torch.zeros(3, device=volumes.device))
-        for i, k in enumerate(present):
-            if i == first:
+        for k in range(len(volumes)):
+            if k == first:
                 continue
-            place = place_core(volumes[i], volumes[first], here, self.generator)
-            volumes[i] = place.apply(volumes[i])
+            place = place_core(volumes[k], volumes[first], here, self.generator)
+            volumes[k] = place.apply(volumes[k])
             mine = labels == k  # x_before = G x + t, and so R x_before = (R G) x + R t
             shifts[mine] += (rotations[mine] @ place.shift_px)[:, :2]
             rotations[mine] = rotations[mine] @ place.frame.rotation
-        share = counts[present].float() / len(labels)
+        share = counts.float() / len(labels)
         basis = principal(volumes, share, config.components, self.generator, voxel_unit(self.data, self.data.plane.box))
         poses = Poses(rotations, shifts)
         band = self.data.within(config.class_radius[1] * self.data.plane.box)

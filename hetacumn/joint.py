@@ -62,14 +62,6 @@ class State:
         )
 
     @staticmethod
-    def pick(states: list[State], which: Tensor) -> State:
-        """The ``which[i]``-th state of each image."""
-        rows = torch.arange(len(which), device=which.device)
-        rotations = torch.stack([s.poses.rotations for s in states])[which, rows]
-        shifts = torch.stack([s.poses.shifts_px for s in states])[which, rows]
-        return State(Poses(rotations, shifts), torch.stack([s.latents for s in states])[which, rows])
-
-    @staticmethod
     def cat(states: list[State]) -> State:
         """Several states one after the other."""
         poses = Poses(torch.cat([s.poses.rotations for s in states]), torch.cat([s.poses.shifts_px for s in states]))
@@ -171,17 +163,21 @@ def compete(data: Observations, tangent: Tangent, states: list[State], rounds: t
     Each round is ``(how many take part, radius in cycles per pixel)``: those of the highest evidence so far take one
     step, not checked, in that band. The last round leaves the winner, and the log joint ``(b,)`` expected of it.
     """
-    states, evidence = states[: rounds[0][0]], None
-    for count, radius in rounds:
-        if count < len(states):
-            order = evidence.argsort(dim=1, descending=True)[:, :count]
-            states = [State.pick(states, which) for which in order.unbind(1)]
-        band = data.within(radius * tangent.box)
-        found = [tangent.expand(band, state).step(damping) for state in states]
-        states = [state.moved(step) for state, (step, _, _) in zip(states, found, strict=True)]
-        value, evidence = (torch.stack(each, dim=1) for each in list(zip(*found, strict=True))[1:])
+    count, evidence = len(data), None
+    state = State.cat(states[: rounds[0][0]])  # of h states of each image: h times all images
+    for most, radius in rounds:
+        entrants = len(state.latents) // count
+        if most < entrants:
+            best = evidence.argsort(dim=1, descending=True)[:, :most]
+            state = state[(best * count + torch.arange(count, device=best.device)[:, None]).T.flatten()]
+            entrants = most
+        band = data.within(radius * tangent.box).repeated(entrants)
+        step, value, evidence = tangent.expand(band, state).step(damping)
+        state = state.moved(step)
+        value, evidence = value.view(entrants, count).T, evidence.view(entrants, count).T
     winner = evidence.argmax(dim=1)
-    return State.pick(states, winner), value.gather(1, winner[:, None]).squeeze(1)
+    rows = torch.arange(count, device=winner.device)
+    return state[winner * count + rows], value[rows, winner]
 
 
 def misfit(log_joint: Tensor, band: Observations) -> Tensor:

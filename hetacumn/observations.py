@@ -33,6 +33,10 @@ class Observations:
         m = self.plane.count(radius)
         return Observations(self.y[:, :m], self.ctf[:, :m], self.plane)
 
+    def repeated(self, times: int) -> Observations:
+        """The whole stack several times over, one after the other."""
+        return self if times == 1 else Observations(self.y.repeat(times, 1), self.ctf.repeat(times, 1), self.plane)
+
     def quarter_turned(self) -> Observations:
         """The images turned by 90° in their plane, from x to y, and their CTFs with them."""
         return Observations(self.plane.quarter_turned(self.y), self.plane.quarter_turned(self.ctf), self.plane)

@@ -1,0 +1,346 @@
+"""How fast is every part, and how near to what the machine can do? `make speed` prints and writes benchmark/speed/results.csv.
+
+Each row is the median of several runs of one part on one box: particles a second, and the fraction of the machine's own peak,
+measured in the same process just before: of its matrix products in the number format that training uses there (float32,
+bfloat16 where the hardware has it), where a part is made of these; of its copying (read and written bytes), where it moves
+data. ``peer`` is the program, empty for this package. Images are noise plus slices of a random smooth volume: nothing here
+depends on what they show. Usage: python benchmark/speed/speed.py [--boxes 32 64 128 256] [--device cuda] [--peers .venv-peers]
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from hetacumn.ab_initio import AbInitioConfig, signal_nats, smooth_noise, stochastic_em
+from hetacumn.baselines import cryodrgn, relion
+from hetacumn.baselines.process import find_program, run_bounded
+from hetacumn.errors import HetacumnError
+from hetacumn.fourier import HalfPlane
+from hetacumn.inference import amortize, refine
+from hetacumn.observations import Observations
+from hetacumn.optics import Optics
+from hetacumn.particles import write_star
+from hetacumn.prepared import Prepared, prepare
+from hetacumn.preprocess import Preprocessing
+from hetacumn.project import atomic_path
+from hetacumn.search import pose_grid, search_grid, shift_grid
+from hetacumn.so3 import random_rotations
+from hetacumn.stacks import new_stack
+from hetacumn.star import read_table
+from hetacumn.training import TrainConfig, Trainer, autocast, device_name, pick_device
+from hetacumn.volumes import Slicer, soft_sphere, write_mrc
+
+FOLDER = Path(__file__).resolve().parent
+COLUMNS = ["what", "box", "device", "threads", "particles_per_second", "fraction_of_peak", "peer"]
+PIXEL_A = 3.0
+REPEATS = 5
+NATS = 700.0  # of signal in an image, as at SNR 0.1
+PEER_SECONDS = 400.0  # what another program gets for each measurement
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What the device does at most: multiplications and additions a second, and bytes read and written a second."""
+
+    flops: float
+    bytes: float
+
+
+def median_seconds(work: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:
+    """The median of several runs, after one that does not count; a CUDA device is waited for."""
+
+    def once() -> float:
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    once()
+    return statistics.median(once() for _ in range(repeats))
+
+
+def measure_peak(device: torch.device) -> Peak:
+    """Large matrix products and large copies."""
+    kind = torch.bfloat16 if autocast(device)._enabled else torch.float32
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    much = torch.randn(2**28 if device.type == "cuda" else 2**25, device=device)
+    there = torch.empty_like(much)
+    return Peak(2 * size**3 / median_seconds(lambda: a @ b, device),
+                2 * 4 * len(much) / median_seconds(lambda: there.copy_(much), device))
+
+
+def flops_of(work: Callable[[], object]) -> int:
+    """Of all matrix products of a call, as PyTorch counts them (what else is done counts as time alone)."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+class Suite:
+    """The parts on synthetic stacks of one device; rows of the table gather in ``rows``."""
+
+    def __init__(self, device: torch.device, venv: str):
+        self.device, self.venv, self.rows = device, venv, []
+        self.peak = measure_peak(device)
+        self.generator = torch.Generator().manual_seed(0)
+        rates = f"{self.peak.flops / 1e9:.0f} GFLOP/s in matrix products, {self.peak.bytes / 1e9:.1f} GB/s of copying"
+        print(f"{device_name(device)}: {rates}", flush=True)
+
+    def add(self, what: str, box: int, particles: int, seconds: float, flops: float | None = None,
+            moved: float | None = None, peer: str = "") -> None:
+        """A row: ``particles`` took ``seconds``, with ``flops`` operations or ``moved`` bytes."""
+        fraction = None
+        if flops is not None:
+            fraction = flops / seconds / self.peak.flops
+        elif moved is not None:
+            fraction = moved / seconds / self.peak.bytes
+        kind, _, _ = device_name(self.device).partition(",")
+        row = dict(zip(COLUMNS, [what, box, kind, torch.get_num_threads(), round(particles / seconds, 1),
+                                 fraction and round(fraction, 3), peer], strict=True))
+        self.rows.append(row)
+        share = f"{100 * fraction:5.1f} % of peak" if fraction is not None else ""
+        print(f"{what:32} {box:4} px {particles / seconds:12,.1f} particles/s  {share:15} {peer}", flush=True)
+
+    def stack(self, box: int, count: int) -> tuple[Tensor, Observations]:
+        """A basis of five smooth volumes ``(5, box, box, box)`` and images of the first, of NATS each."""
+        noise = smooth_noise(5, box, self.generator, box // 4)
+        basis = (noise * soft_sphere(box, edge=box / 4)).to(self.device)
+        basis = basis * torch.tensor([1.0, 0.3, 0.3, 0.3, 0.3], device=self.device)[:, None, None, None]
+        plane = HalfPlane(box, device=self.device)
+        ctf = optics(256).ctf(plane.k.cpu() / box).to(self.device)
+        few = Observations(self._slices(basis, plane, 256) * ctf, ctf, plane)
+        noisy = replace(few, y=few.y + torch.randn_like(few.y))
+        basis = basis * (NATS / signal_nats(noisy, 0.22 * box)) ** 0.5
+        ctf = ctf[torch.arange(count, device=self.device) % len(ctf)]
+        y = torch.empty(count, len(plane), dtype=torch.complex64, device=self.device)
+        for rows in torch.arange(count, device=self.device).split(500):
+            y[rows] = self._slices(basis, plane, len(rows)) * ctf[rows] + torch.randn_like(y[rows])
+        return basis, Observations(y, ctf, plane)
+
+    def _slices(self, basis: Tensor, plane: HalfPlane, count: int) -> Tensor:
+        return Slicer(basis[:1])(random_rotations(count, self.generator).to(self.device), plane.k)[:, 0]
+
+    def run(self, box: int) -> None:
+        """All parts at one box."""
+        count = {32: 8000, 64: 4000}.get(box, 1000)
+        if self.device.type == "cuda":
+            count *= 4
+        basis, data = self.stack(box, count)
+        if box <= 128:
+            self.slices(box, basis, data)
+            self.preprocessing(box, count)
+            self.searching(box, basis, data)
+            self.training(box, basis, data)
+        self.inference(box, data)
+        if box == 32 and self.device.type == "cpu":
+            self.star(box)
+            if self.venv:
+                self.others(box)
+
+    def slices(self, box: int, basis: Tensor, data: Observations) -> None:
+        slicer, count = Slicer(basis), 500
+        rotations = random_rotations(count, self.generator).to(self.device)
+        seconds = median_seconds(lambda: slicer(rotations, data.k), self.device)
+        read = count * len(data.k) * 8 * 2 * 4 * len(basis)  # eight corners of a complex value of each volume
+        self.add("slices of 5 volumes", box, count, seconds, moved=read)
+
+    def searching(self, box: int, basis: Tensor, data: Observations) -> None:
+        config = replace(AbInitioConfig(), steps=10)
+        if box > 64 and self.device.type == "cpu":
+            config = replace(config, coarse_grid=(2, 12), fine_grid=(2, 12))
+        first, bar = basis[:1], tqdm(disable=True)
+
+        def em() -> None:
+            stochastic_em(data, first, config, config.steps, (0.2, 0.22), (config.fine_grid,), 1.0, config.rate,
+                          torch.Generator().manual_seed(0), bar)
+
+        self.add("ab initio step", box, config.steps * config.batch, median_seconds(em, self.device, 3), flops_of(em))
+        few = data[:200].within(config.class_radius[1] * box)
+        rotations, shifts = (a.to(self.device) for a in (pose_grid(*config.fine_grid), shift_grid(1.5, 3)))
+
+        def e_step() -> None:
+            search_grid(few, first, rotations, shifts)
+
+        self.add(f"expectation, {len(rotations) * len(shifts)} poses", box, len(few), median_seconds(e_step, self.device, 3),
+                 flops_of(e_step))
+
+    def training(self, box: int, basis: Tensor, data: Observations) -> None:
+        config = TrainConfig(joint_epochs=100.0)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(data, config, Path(folder), None)
+        model, batch = trainer.model, config.alone_batch
+        encoder = list(model.encoder.parameters())
+        images, ctf = data.y[:batch], data.ctf[:batch]
+
+        def encode(features_of: Callable[[Tensor, Tensor], Tensor] = model.encoder.features) -> None:
+            with autocast(self.device):
+                features = features_of(images, ctf)
+                found = model.encoder.pose(features, model.encoder.latent(features)[0])
+            (found.rotations.sum() + found.logits.sum()).backward()
+            for parameter in encoder:
+                parameter.grad = None
+
+        def advance() -> None:
+            trainer.step = 0
+            trainer._advance()
+
+        def joint() -> None:
+            trainer.step = trainer.alone
+            trainer._advance()
+
+        alone = median_seconds(encode, self.device)
+        self.add("encoder, forward and backward", box, batch, alone, flops_of(encode))
+        compiled = torch.compile(model.encoder.features)
+        seconds = median_seconds(lambda: encode(compiled), self.device)
+        self.add("the same, torch.compile", box, batch, seconds, flops_of(encode))
+        whole = median_seconds(advance, self.device)
+        self.add("training step, pose task", box, batch, whole, flops_of(advance))
+        self.add("training step, both tasks", box, config.batch, median_seconds(joint, self.device, 3), flops_of(joint))
+        print(f"{'':32} the pose task's step takes {whole / alone:.2f} times its encoder's", flush=True)
+
+    def inference(self, box: int, data: Observations) -> None:
+        config = TrainConfig()
+        with tempfile.TemporaryDirectory() as folder:
+            model = Trainer(data, config, Path(folder), None).model.eval()
+        model.set_doubt(data[:500])
+        for grade, feedback in (("encoder", False), ("amortized", True)):
+            def infer(feedback: bool = feedback) -> None:
+                amortize(model, data, feedback)
+
+            self.add(f"inference, {grade}", box, len(data), median_seconds(infer, self.device, 3), flops_of(infer))
+        if box <= 64:
+            few = data[:1000]
+            model.doubt.fill_(torch.inf)
+
+            def refined() -> None:
+                refine(model, few, model.decoder.basis().detach(), config.ab_initio, 2)
+
+            self.add("inference, refined", box, len(few), median_seconds(refined, self.device, 3), flops_of(refined))
+
+    def preprocessing(self, box: int, count: int) -> None:
+        """From a stack of twice the box on disk to a prepared one."""
+        count = min(count, 2000)
+        with tempfile.TemporaryDirectory() as folder:
+            source = write_stack(Path(folder), 2 * box, count)
+
+            def work() -> None:
+                prepare(source, Path(folder) / "prepared", Preprocessing(box=box), progress=False)
+                (Path(folder) / "prepared/prepared.json").unlink()
+
+            read = 4 * count * (2 * (2 * box) ** 2 + box**2)  # the survey and the pass each read the images once
+            self.add("preprocessing, from twice the box", box, count, median_seconds(work, self.device, 3), moved=read)
+
+    def star(self, box: int, count: int = 100_000) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            source = write_star_of(Path(folder), box, count)
+            seconds = median_seconds(lambda: read_table(source), self.device, 3)
+            self.add("reading STAR", box, count, seconds, moved=source.stat().st_size)
+
+    def others(self, box: int, count: int = 500) -> None:
+        """The search and the training step of cryoDRGN 4.3.1's cryoDRGN2 at the sizes of the benchmark, and RELION 3.1's
+        expectation over the same grid as ours."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            basis, _ = self.stack(box, 10)
+            source = prepare(write_stack(folder, box, count), folder / "prepared", Preprocessing(box=box), progress=False)
+            write_mrc(folder / "prepared/reference.mrc", basis[0], PIXEL_A)
+            for measure in (self._relion, self._cryodrgn):
+                try:
+                    measure(source, folder)
+                except HetacumnError as error:
+                    print(f"not measured: {error}")
+
+    def _relion(self, source: Prepared, folder: Path) -> None:
+        program = find_program("relion_refine", hint=relion.HINT)
+        command = [
+            program, "--i", source.star.name, "--ref", "reference.mrc", "--ini_high", 4 * PIXEL_A, "--sym", "C1", "--K", 1,
+            "--ctf", "--ctf_corrected_ref", "--flatten_solvent", "--zero_mask",
+            "--particle_diameter", 0.9 * source.box * PIXEL_A, "--healpix_order", 2, "--oversampling", 0, "--offset_range", 2, "--offset_step", 2, "--pad", 1, "--preread_images",
+            "--pool", 30, "--dont_combine_weights_via_disc", "--firstiter_cc", "--j", torch.get_num_threads(),
+            "--o", folder / "relion",
+        ]  # fmt: skip
+        one, two = (run_bounded([*command, "--iter", n], folder / f"relion{n}.log", PEER_SECONDS, source.star.parent)
+                    for n in (1, 2))
+        if not (one.finished and two.finished):
+            raise HetacumnError(f"RELION did not end two iterations in {PEER_SECONDS:.0f} s each")
+        self.add("expectation, 4608 rotations", source.box, len(source), two.seconds - one.seconds, peer="relion 3.1")
+
+    def _cryodrgn(self, source: Prepared, folder: Path) -> None:
+        config = cryodrgn.CryodrgnConfig(epochs=3, pretrain_images=100)
+        _, outcome = cryodrgn.run(source, folder / "cryodrgn", 2, PEER_SECONDS, self.venv, config)
+        text = (folder / "cryodrgn/cryodrgn.log").read_text()
+        epochs = [timedelta(hours=int(h), minutes=int(m), seconds=float(s)).total_seconds()
+                  for h, m, s in re.findall(r"Epoch: \d+ Average.*Finished in (\d+):(\d+):([\d.]+)", text)]
+        if len(epochs) < 2:
+            raise HetacumnError(f"cryoDRGN did not end two epochs in {outcome.seconds:.0f} s")
+        self.add("training epoch with pose search", source.box, len(source), epochs[0], peer="cryodrgn2 4.3.1")
+        self.add("training epoch", source.box, len(source), min(epochs[1:]), peer="cryodrgn2 4.3.1")
+
+
+def optics(count: int) -> Optics:
+    """Of 300 kV images at many defoci."""
+    draw = torch.Generator().manual_seed(0)
+    defocus = 10000 + 15000 * torch.rand(count, generator=draw)
+    same = {"astigmatism_deg": 0.0, "voltage_kv": 300.0, "cs_mm": 2.7, "amplitude_contrast": 0.1, "phase_shift_deg": 0.0}
+    return Optics(defocus, defocus, **{name: torch.full((count,), value) for name, value in same.items()}, pixel_A=PIXEL_A)
+
+
+def write_star_of(folder: Path, box: int, count: int) -> Path:
+    """A STAR of ``count`` particles in one stack."""
+    path = folder / "particles.star"
+    write_star(path, [f"{i + 1:06d}@particles.mrcs" for i in range(count)], optics(count), box)
+    return path
+
+
+def write_stack(folder: Path, box: int, count: int) -> Path:
+    """A stack of noise with a bright blob, and its STAR."""
+    with new_stack(folder / "particles.mrcs", count, box, PIXEL_A) as stack:
+        blob = 2 * torch.exp(-(torch.arange(box) - box / 2).square() / (box / 8) ** 2)
+        for i in range(count):
+            stack[i] = (torch.randn(box, box, generator=torch.Generator().manual_seed(i)) + blob[:, None] * blob).numpy()
+    return write_star_of(folder, box, count)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How fast is every part, and how near to what the machine can do?")
+    parser.add_argument("--boxes", type=int, nargs="*", default=[32, 64, 128, 256])
+    parser.add_argument("--device", help="cpu or cuda; CUDA where there is one")
+    parser.add_argument("--peers", default=".venv-peers", help="the environment of `make peers`; '' to leave the others out")
+    options = parser.parse_args()
+    device = pick_device(options.device)
+    suite = Suite(device, options.peers)
+    for box in options.boxes:
+        suite.run(box)
+    write_rows(suite.rows)
+
+
+def write_rows(rows: list[dict]) -> None:
+    """Put rows into the table, instead of those of the same device."""
+    path = FOLDER / "results.csv"
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    if path.exists():
+        before = pd.read_csv(path)
+        table = pd.concat([before[~before["device"].isin(table["device"])], table])
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
