@@ -34,6 +34,7 @@ from hetacumn.prepared import Prepared
 from hetacumn.project import peak_memory_mb, write_json
 from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.subspace import infer_latents, mixing_of
+from hetacumn.team import ALONE, Team
 from hetacumn.training import (
     START,
     TrainConfig,
@@ -44,7 +45,7 @@ from hetacumn.training import (
     load_start,
     read_run,
 )
-from hetacumn.volumes import Slicer, write_mrc
+from hetacumn.volumes import Slicer, read_mrc, write_mrc
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,12 @@ def _batches(work: Callable[[Observations], Result], data: Observations, batch: 
     yield from tqdm(side_by_side(work, batches, data.y.device), total=len(batches), desc=name, unit="batch", mininterval=5)
 
 
-def polish_basis(data: Observations, basis: Tensor, found: Inferred, config: AbInitioConfig, steps: int,
+def polish_basis(data: Observations, basis: Tensor, state: State, config: AbInitioConfig, steps: int,
                  seed: int) -> Tensor:
     """The volumes again, fitted to refined poses: probabilistic PCA from ``basis``."""
     generator = torch.Generator(data.y.device).manual_seed(seed)
     with tqdm(total=steps, desc="volumes", mininterval=5) as progress:
-        return fit_subspace(data, basis, found.state.poses, config, steps, generator, progress, rate=0.015)
+        return fit_subspace(data, basis, state.poses, config, steps, generator, progress, rate=0.015)
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,11 @@ def write_volumes(out: Path | str, volumes: Tensor, stem: str, voxel_A: float) -
         path.unlink()
 
 
+def _volume_paths(out: Path | str, stem: str) -> list[Path]:
+    paths = (Path(out) / "volumes").glob(f"{stem}_*.mrc")
+    return sorted(paths, key=lambda path: int(path.stem.rpartition("_")[2]))
+
+
 @dataclass(frozen=True)
 class Answer:
     """What :func:`predict_stack` wrote: predictions; volumes ``(k, box, box, box)`` of classes and along the path."""
@@ -190,12 +196,14 @@ class Answer:
 def predict_stack(
     stack: Prepared, model: Path | str, grade: str, out: Path | str, classes: int | None = None,
     device: torch.device | str = "cpu", chunk: int = 10_000, polish_steps: int = 150, path_points: int = 10,
+    team: Team = ALONE,
 ) -> Answer:
     """Predict every particle of a prepared stack under the model of a folder, and write the answer into ``out``.
 
     ``grade`` is one of ``GRADES``. ``classes``: None as trained, 0 by BIC. Images are read ``chunk`` at a
-    time; what stays in memory is a few numbers a particle. Refined and searched volumes are fitted again to the
-    refined poses of the first chunk. Volumes go to ``out/volumes``: of classes, along the first axis of the latent space, and
+    time; what stays in memory is a few numbers a particle. Of a ``team`` each process calls it, infers its part of every
+    chunk, and the leader writes. Refined and searched volumes are fitted again to the refined poses of the first chunk. Volumes
+    go to ``out/volumes``: of classes, along the first axis of the latent space, and
     the basis (mean, then components) that V(z) is made of. The rate counts inference, not the reading of files.
     """
     if grade not in GRADES:
@@ -209,45 +217,62 @@ def predict_stack(
         trained = load_model(model, device)
     config, seed = trained.config.ab_initio, trained.config.seed
     wanted = trained.config.classes if classes is None else (classes or None)
-    basis, parts, names, seconds = trained.basis(), [], [], 0.0
+    basis, parts, seconds = trained.basis(), [], 0.0
     if stack.box != trained.box:
         raise HetacumnError(f"{stack.folder}: images of {stack.box} px; expected {trained.box}, as {model} was trained on")
     total = len(stack)
-    for first in range(0, total, chunk):
-        particles = stack.read(slice(first, first + chunk))
-        data = observe(particles, device)
+    if total < team.size:
+        raise HetacumnError(f"{stack.folder}: {total} particles for {team.size} devices; expected one for each at least")
+    for number, rows in enumerate(np.array_split(np.arange(total), -(-total // chunk))):
+        mine = team.part(len(rows))
+        polish = number == 0 and grade in ("refined", "searched")  # needs the whole chunk in every process
+        data = observe(stack.read(rows if polish else rows[mine]), device)
+        own = data[mine] if polish else data
         if grade == "searched":
-            found = search(data, basis, trained.centres, config)
+            found = search(own, basis, trained.centres, config)
         elif grade == "refined":
-            found = refine(trained.model, data, basis, config, wanted, seed)
+            found = refine(trained.model, own, basis, config, wanted, seed)
         else:
-            found = amortize(trained.model, data, feedback=grade == "amortized")
-        seconds += found.seconds
-        state = found.state
+            found = amortize(trained.model, own, feedback=grade == "amortized")
+        state, seconds = found.state, seconds + found.seconds
+        if polish:
+            band, whole = data.within(config.last_radius * trained.box), _together([state], team)
+            basis = polish_basis(band, basis, whole, config, polish_steps, seed)
         if grade in ("refined", "searched"):
-            band = data.within(config.last_radius * trained.box)
-            if first == 0:
-                basis = polish_basis(band, basis, found, config, polish_steps, seed)
-            state, _ = climb(data, Tangent(basis, config.padding), state, (config.fine_radius,))
+            state, _ = climb(own, Tangent(basis, config.padding), state, (config.fine_radius,))
+            band = own.within(config.last_radius * trained.box)
             state = State(state.poses, infer_latents(band, Slicer(basis, config.padding), state.poses).mean)
         parts.append(state)
-        names += particles.names
-    state = State.cat(parts)
+    state, seconds = _together(parts, team), max(team.gather(seconds))
     latents, rotations = state.latents.cpu(), state.poses.rotations.cpu()
-    shifts_A = stack.shifts_in_source_A(state.poses.shifts_px.cpu() * particles.pixel_A)
+    shifts_A = stack.shifts_in_source_A(state.poses.shifts_px.cpu() * stack.pixel_A)
     found = classify(latents, wanted, seed)
-    predictions = Predictions(names, rotations, shifts_A, found.labels, latents)
-    predictions.write(out, stack.source)
+    predictions = Predictions(stack.names, rotations, shifts_A, found.labels, latents)
     path = latent_path(latents, path_points)
     with torch.no_grad():
         volumes = [_volumes(trained, basis, grade, z.to(device)).cpu() for z in (found.centres, path)]
-    for stem, some in zip(("class", "path", "basis"), (*volumes, basis.cpu()), strict=True):
-        write_volumes(out, some, stem, particles.pixel_A)
     rate = total / seconds
-    memory_mb = max(round(peak_memory_mb()), run.get("peak_memory_mb", 0))
-    facts = {"prepared": str(stack.folder), "predict_particles_per_second": round(rate), "peak_memory_mb": memory_mb}
-    write_json(out / "run.json", {**run, **facts})
+    if team.leads:
+        predictions.write(out, stack.source)
+        for stem, some in zip(("class", "path", "basis"), (*volumes, basis.cpu()), strict=True):
+            write_volumes(out, some, stem, stack.pixel_A)
+        memory_mb = max(round(peak_memory_mb()), run.get("peak_memory_mb", 0))
+        facts = {"prepared": str(stack.folder), "predict_particles_per_second": round(rate), "peak_memory_mb": memory_mb}
+        write_json(out / "run.json", {**run, **facts})
     return Answer(predictions, *volumes, rate)
+
+
+def read_answer(out: Path | str) -> Answer:
+    """What :func:`predict_stack` wrote into a folder."""
+    volumes = [torch.stack([read_mrc(path)[0] for path in _volume_paths(out, stem)]) for stem in ("class", "path")]
+    return Answer(Predictions.read(out), *volumes, read_run(out)["predict_particles_per_second"])
+
+
+def _together(parts: list[State], team: Team) -> State:
+    """The states of all particles in order, from each process's parts of the same chunks."""
+    device = parts[0].latents.device
+    chunks = zip(*team.gather(parts), strict=True)
+    return State.cat([part.to(device) for chunk in chunks for part in chunk])
 
 
 def _volumes(trained: Trained | Searcher, basis: Tensor, grade: str, z: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ class State:
     def __getitem__(self, rows) -> State:
         return State(self.poses[rows], self.latents[rows])
 
+    def to(self, device: torch.device | str) -> State:
+        """The same on another device."""
+        return State(Poses(self.poses.rotations.to(device), self.poses.shifts_px.to(device)), self.latents.to(device))
+
     def where(self, condition: Tensor, other: State) -> State:
         """This where the condition ``(b,)`` holds, ``other`` elsewhere."""
         return State(

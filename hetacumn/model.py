@@ -29,6 +29,7 @@ from hetacumn.joint import State, Tangent, compete, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.so3 import inplane, random_rotations
+from hetacumn.team import ALONE, Team
 
 SECOND_ROUNDS = ((16, 0.15), (16, 0.15), (4, 0.2), (2, 0.25))  # of a second look, before the last round of the first
 
@@ -83,16 +84,16 @@ class HetACUMN(nn.Module):
 
     # Task 1 ------------------------------------------------------------------------------------------------
 
-    def reconstruct(self, data: Observations, radius: float, generator: torch.Generator, kl_weight: float,
+    def reconstruct(self, data: Observations, radius: float, noise: Tensor, kl_weight: float,
                     pose_only: bool = False) -> dict[str, Tensor]:
         """Task 1: ``‖Y - Ŷ‖² / 2`` in units of the noise, within ``radius``, plus the KL of q(z | Y); means per image.
 
+        ``noise`` ``(b, q)``, standard normal, draws z from q(z | Y).
         The pose is what feedback makes of the hypotheses, and ``pose`` asks the encoder for it at once; without feedback
         it is the likeliest hypothesis, and ``pose`` asks the logits to name that.
         """
         features = self.encoder.features(data.y, data.ctf)
         mean, log_variance = self.encoder.latent(features)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         z = mean + noise * (0.5 * log_variance).exp()
         z = torch.zeros_like(z) if pose_only else z
         found = self.encoder.pose(features, z)
@@ -136,13 +137,13 @@ class HetACUMN(nn.Module):
     # Task 2 ------------------------------------------------------------------------------------------------
 
     def predict_drawn_poses(self, batch: int, draws: LatentDraws, plane: HalfPlane, generator: torch.Generator,
-                            slices: Callable[..., Tensor] | None = None) -> dict[str, Tensor]:
+                            slices: Callable[..., Tensor] | None = None, team: Team = ALONE) -> dict[str, Tensor]:
         """Task 2: draw (z*, φ*), render an image with a real particle's CTF and fresh noise, and ask its pose given z*.
 
         ``conformation`` is -log q(z* | X), the same question asked of z ("conformation sleep"). The rendering is without
         gradient: the decoder learns nothing from its own drawings. ``slices`` are the decoder's, or its ``still()``.
         """
-        z, poses, images, ctf = self.draw(batch, draws, plane, generator, slices)
+        z, poses, images, ctf = self.draw(batch, draws, plane, generator, slices, team)
         features = self.encoder.features(images, ctf)
         loss = hypotheses_loss(self.encoder.pose(features, z), poses)
         mean, log_variance = self.encoder.latent(features)
@@ -151,34 +152,38 @@ class HetACUMN(nn.Module):
 
     @torch.no_grad()
     def draw(self, batch: int, draws: LatentDraws, plane: HalfPlane, generator: torch.Generator,
-             slices: Callable[..., Tensor] | None = None) -> tuple[Tensor, Poses, Tensor, Tensor]:
+             slices: Callable[..., Tensor] | None = None, team: Team = ALONE) -> tuple[Tensor, Poses, Tensor, Tensor]:
         """``batch`` latents, poses, noisy images ``(batch, m)`` and CTFs, under the current decoder.
 
         A quarter of the latents come from the prior, the others from the posteriors of real images where these are
-        known. Every slice serves four times, turned by quarters in its plane, which costs nothing.
+        known. Every slice serves four times, turned by quarters in its plane, which costs nothing: a batch is rounded up to
+        whole fours. Of a ``team`` each process renders its share of the slices; all draw the same numbers.
         """
         device, count = draws.ctf.device, -(-batch // 4)
+        mine, _ = team.share(count)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, device=device)
+
+        def of_mine(of_all: Tensor) -> Tensor:
+            return of_all.unflatten(0, (4, count))[:, mine].flatten(0, 1)
 
         z = normal(count, self.decoder.latent_dim)
         if draws.latents is not None:
             rows = torch.randint(len(draws.latents), (count - count // 4,), generator=generator, device=device)
             z[count // 4 :] = draws.latents[rows]
-        rotations = random_rotations(count, generator, device)
+        z, rotations = z[mine], random_rotations(count, generator, device)[mine]
         drawn = (slices or self.decoder.slices)(z, rotations, plane.k)
         quarter, turns, poses = inplane(torch.tensor(-90.0, device=device)), [drawn], [rotations]
         for _ in range(3):
             turns.append(plane.quarter_turned(turns[-1]))
             poses.append(quarter @ poses[-1])
-        drawn, z = torch.cat(turns)[:batch], z.repeat(4, 1)[:batch]
-        poses = Poses(torch.cat(poses)[:batch], draws.shift_px * normal(batch, 2))
-        ctf = draws.ctf[torch.randint(len(draws.ctf), (batch,), generator=generator, device=device)]
-        noise = normal(batch, ctf.shape[1], 2)
+        poses = Poses(torch.cat(poses), of_mine(draws.shift_px * normal(4 * count, 2)))
+        ctf = draws.ctf[of_mine(torch.randint(len(draws.ctf), (4 * count,), generator=generator, device=device))]
+        noise = of_mine(normal(4 * count, ctf.shape[1], 2))
         noise[:, 0] *= torch.tensor([2.0**0.5, 0.0], device=device)  # the mean of a real image is real
         noise = torch.view_as_complex(noise) * 2**-0.5
-        return z, poses, plane.translate(drawn * ctf, poses.shifts_px) + noise, ctf
+        return z.repeat(4, 1), poses, plane.translate(torch.cat(turns) * ctf, poses.shifts_px) + noise, ctf
 
     # Inference ---------------------------------------------------------------------------------------------
 

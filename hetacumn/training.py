@@ -29,6 +29,7 @@ from hetacumn.particles import Poses
 from hetacumn.project import atomic_path, keep_freed_memory, peak_memory_mb, provenance, write_json
 from hetacumn.settings import merged, read_settings
 from hetacumn.so3 import random_rotations
+from hetacumn.team import ALONE, Team
 from hetacumn.volumes import soft_sphere
 
 
@@ -118,6 +119,7 @@ def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, powe
 
 
 START, CHECKPOINT = "start.safetensors", "checkpoint.pt"
+LOOK_EVERY = 25  # steps between two lines of the history
 DOUBT_SAMPLE = 4000  # particles that say what a bad fit is
 
 
@@ -137,26 +139,32 @@ def training_share(count: int, share: float, seed: int) -> np.ndarray:
 
 def run_method(
     method: str, data: Observations, config: TrainConfig, out: Path | str, pixel_A: float,
-    start: Path | str | None = None,
+    start: Path | str | None = None, team: Team = ALONE,
 ) -> None:
     """Train ``method`` on a packed stack: ``em`` is the ab initio start alone, all others are :func:`train`.
 
     Leaves in ``out``: ``config.json``, ``run.json``, and ``start.safetensors`` or ``model.safetensors`` with
-    ``history.csv``. Called again after an interruption it goes on where it was.
+    ``history.csv``. Called again after an interruption it goes on where it was. Of a ``team`` each process calls it with
+    the whole stack; the leader alone makes the start.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if config.classes > len(data):
         raise HetacumnError(f"{config.classes} classes of {len(data)} particles; expected no more classes than particles")
-    facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A}
-    write_json(out / "config.json", {**facts, **provenance()})
     begin, seconds = None, 0.0
+    if team.leads:
+        facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A}
+        write_json(out / "config.json", {**facts, **provenance()})
     if config.warm_start or method == "em":
-        begin, seconds = _find_or_make_start(data, config, out, start)
+        for turn in (team.leads, not team.leads):  # the others find what the leader made
+            if turn:
+                begin, seconds = _find_or_make_start(data, config, out, start)
+            team.wait()
     if method != "em":
-        seconds += train(data, config, out, pixel_A, begin)
-    facts = {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}
-    write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device)})
+        seconds += train(data, config, out, pixel_A, begin, team=team)
+    if team.leads:
+        facts = {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}
+        write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device, team)})
 
 
 def _find_or_make_start(
@@ -180,15 +188,17 @@ def stack_identity(data: Observations) -> str:
 
 
 def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, start: Start | None = None,
-          progress: bool = True) -> float:
+          progress: bool = True, team: Team = ALONE) -> float:
     """Train the network and write ``model.safetensors`` and ``history.csv``; the seconds it took.
 
     An interrupted run, called again with the same config and data, goes on from ``out/checkpoint.pt`` and ends, on a
     CPU, with the same bits as one that was not interrupted.
     """
     torch.manual_seed(config.seed)
-    trainer = Trainer(data, config, out, start)
+    trainer = Trainer(data, config, out, start, team)
     trainer.run(progress)
+    if not team.leads:
+        return trainer.seconds
     trainer.model.eval().set_doubt(data[:DOUBT_SAMPLE])
     save_model(out / "model.safetensors", trainer.model, config, data.plane.box, pixel_A)
     with atomic_path(out / "history.csv") as temporary:
@@ -202,9 +212,10 @@ def ab_initio_config(config: TrainConfig) -> AbInitioConfig:
     return replace(config.ab_initio, volumes=config.classes, components=config.latent_dim)
 
 
-def device_name(device: torch.device) -> str:
-    """What a table calls the device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+def device_name(device: torch.device, team: Team = ALONE) -> str:
+    """What a table calls the device, or so many of them."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return name if team.size == 1 else f"{team.size} x {name}"
 
 
 def read_run(out: Path | str) -> dict:
@@ -214,10 +225,14 @@ def read_run(out: Path | str) -> dict:
 
 
 class Trainer:
-    """The loop. All randomness comes from one generator, whose state is in the checkpoint."""
+    """The loop. All randomness comes from one generator, whose state is in the checkpoint.
 
-    def __init__(self, data: Observations, config: TrainConfig, out: Path, start: Start | None):
-        self.data, self.config, self.out = data, config, out
+    Of a ``team`` every process holds the whole stack, draws the same numbers, and works on its share of each batch; the
+    gradients are added up before each step.
+    """
+
+    def __init__(self, data: Observations, config: TrainConfig, out: Path, start: Start | None, team: Team = ALONE):
+        self.data, self.config, self.out, self.team = data, config, out, team
         device, box = data.y.device, data.plane.box
         self.generator = torch.Generator(device).manual_seed(config.seed)
         unit, cpu = voxel_unit(data, box), torch.Generator().manual_seed(config.seed)
@@ -264,16 +279,18 @@ class Trainer:
         began = saved = time.perf_counter()
         before = self.seconds
         with _Interruption() as interruption, tqdm(
-            total=self.total, initial=self.step, desc="training", disable=not progress
+            total=self.total, initial=self.step, desc="training", disable=not (progress and self.team.leads)
         ) as bar:
             while self.step < self.total:
-                record = self._advance()
+                record, asked = self._advance(interruption.asked)
                 now = time.perf_counter()
-                stop = interruption.asked
+                look = self.step % LOOK_EVERY == 0 or self.step == self.total
+                # A team stops at one step, and asks the device for what it says only when it looks anyway.
+                stop = interruption.asked if self.team.size == 1 else look and bool(asked)
                 save = stop or now - saved > self.config.checkpoint_seconds
-                if save or self.step % 25 == 0 or self.step == self.total:
+                if save or look:
                     values = self._check(record)
-                    if self.step % 25 == 0 or self.step == self.total:
+                    if look:
                         phase = "pose task" if self.step <= self.alone else "joint"
                         self.history.append({"step": self.step, "phase": phase, **values})
                     bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
@@ -295,8 +312,9 @@ class Trainer:
                                 "lower rate")
         return values
 
-    def _advance(self) -> dict[str, Tensor]:
-        """One step: task 2 alone at first, then both tasks on one batch of particles."""
+    def _advance(self, asked_to_stop: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+        """One step: task 2 alone at first, then both tasks on one batch of particles. Returns the losses, and how many
+        processes of the team were asked to stop."""
         config, joint = self.config, self.step >= self.alone
         self._set_rates(joint)
         record, loss = {}, 0.0
@@ -305,26 +323,34 @@ class Trainer:
                 done = (self.step - self.alone) / max(1, self.total - self.alone)
                 radius = (config.radius[0] + (config.radius[1] - config.radius[0]) * done) * self.data.plane.box
                 pose_only = (self.step - self.alone) < config.pose_only_epochs * self.epoch_steps
-                task = self.model.reconstruct(
-                    self.data[self._next_rows()], radius, self.generator, config.kl_weight, pose_only
-                )
-                loss = loss + config.reconstruction_weight * task["loss"] + config.pose_weight * task["pose"]
-                record |= {"misfit": task["misfit"], "kl": task["kl"]}
+                rows = self._next_rows()
+                noise = torch.randn(len(rows), config.latent_dim, generator=self.generator, device=rows.device)
+                mine, weight = self.team.share(len(rows))
+                task = self.model.reconstruct(self.data[rows[mine]], radius, noise[mine], config.kl_weight, pose_only)
+                loss = loss + weight * (config.reconstruction_weight * task["loss"] + config.pose_weight * task["pose"])
+                record |= {"misfit": weight * task["misfit"], "kl": weight * task["kl"]}
             if config.pose_task:
                 batch = config.batch if joint else config.alone_batch
                 slices = None if joint else self.still
-                task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, slices)
-                loss = loss + config.pose_weight * task["loss"]
-                record |= {"pose": task["loss"]}
+                task = self.model.predict_drawn_poses(
+                    batch, self.draws, self.data.plane, self.generator, slices, self.team
+                )
+                _, weight = self.team.share(-(-batch // 4))
+                loss = loss + weight * config.pose_weight * task["loss"]
+                record |= {"pose": weight * task["loss"]}
                 if config.conformation_sleep:
-                    loss = loss + config.conformation_weight * task["conformation"]
-                    record |= {"conformation": task["conformation"]}
+                    loss = loss + weight * config.conformation_weight * task["conformation"]
+                    record |= {"conformation": weight * task["conformation"]}
         self.optimiser.zero_grad()
         loss.backward()
+        record = {name: value.detach() for name, value in record.items()}
+        stop = torch.tensor(float(asked_to_stop), device=self.data.y.device)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.team.add_up_([*gradients, *record.values(), stop])
         torch.nn.utils.clip_grad_norm_(self.model.encoder.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
-        return {name: value.detach() for name, value in record.items()}
+        return record, stop
 
     def _set_rates(self, joint: bool) -> None:
         """Warm-up and cosine decay of the pose task alone; then a lower rate that decays too. The decoder joins in then."""
@@ -349,6 +375,8 @@ class Trainer:
         return self.order[at * self.config.batch : (at + 1) * self.config.batch]
 
     def _save_checkpoint(self) -> None:
+        if not self.team.leads:  # all have the same state
+            return
         state = {
             "config": self._identity(), "step": self.step, "seconds": self.seconds,
             "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),

@@ -67,11 +67,11 @@ def stop_before(step: int, monkeypatch, stop) -> None:
     """Call ``stop`` once, between two steps, when so many steps are done."""
     advance = Trainer._advance
 
-    def interrupted(self):
+    def interrupted(self, *asked):
         if self.step == step:
             monkeypatch.setattr(Trainer, "_advance", advance)
             stop()
-        return advance(self)
+        return advance(self, *asked)
 
     monkeypatch.setattr(Trainer, "_advance", interrupted)
 

@@ -270,10 +270,10 @@ class Suite:
         program = find_program("relion_refine", hint=relion.HINT)
         command = [
             program, "--i", source.star.name, "--ref", "reference.mrc", "--ini_high", 4 * PIXEL_A, "--sym", "C1", "--K", 1,
-            "--ctf", "--ctf_corrected_ref", "--flatten_solvent", "--zero_mask",
-            "--particle_diameter", 0.9 * source.box * PIXEL_A, "--healpix_order", 2, "--oversampling", 0, "--offset_range", 2, "--offset_step", 2, "--pad", 1, "--preread_images",
-            "--pool", 30, "--dont_combine_weights_via_disc", "--firstiter_cc", "--j", torch.get_num_threads(),
-            "--o", folder / "relion",
+            "--ctf", "--ctf_corrected_ref", "--flatten_solvent", "--zero_mask", "--firstiter_cc", "--pad", 1,
+            "--particle_diameter", 0.9 * source.box * PIXEL_A, "--healpix_order", 2, "--oversampling", 0,
+            "--offset_range", 2, "--offset_step", 2, "--preread_images", "--pool", 30, "--dont_combine_weights_via_disc",
+            "--j", torch.get_num_threads(), "--o", folder / "relion",
         ]  # fmt: skip
         one, two = (run_bounded([*command, "--iter", n], folder / f"relion{n}.log", PEER_SECONDS, source.star.parent)
                     for n in (1, 2))

@@ -1,0 +1,96 @@
+"""Training and prediction of a prepared stack, on one device here or on several in processes of their own.
+
+PyTorch's launcher (torchrun) starts these. What it was given stays in ``<out>/job.json``, from which a cluster starts the
+same on several machines: ``torchrun --nnodes 2 --nproc-per-node 4 ... -m hetacumn.jobs <out>/job.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from hetacumn.errors import HetacumnError
+from hetacumn.inference import Answer, predict_stack, read_answer
+from hetacumn.observations import observe
+from hetacumn.prepared import Prepared, reopen
+from hetacumn.project import write_json
+from hetacumn.team import ALONE, Team, join
+from hetacumn.training import TrainConfig, pick_device, run_method, training_share
+
+
+def train(stack: Prepared, share: float, method: str, config: TrainConfig, out: Path | str, start: str | None = None,
+          device: str | None = None, devices: int = 1) -> None:
+    """Train a method on a random share of a stack; see :func:`~hetacumn.training.run_method`.
+
+    ``devices``: on so many GPUs of this machine, or as so many processes on its CPU where ``device`` is cpu or there is none.
+    """
+    _do({"do": "train", "stack": str(stack.folder), "share": share, "method": method, "config": asdict(config),
+         "out": str(out), "start": start}, device, devices)  # fmt: skip
+
+
+def predict(stack: Prepared, model: Path | str, grade: str, out: Path | str, classes: int | None = None,
+            device: str | None = None, devices: int = 1) -> Answer:
+    """Predict a stack; see :func:`~hetacumn.inference.predict_stack`. ``devices`` as for :func:`train`."""
+    _do({"do": "predict", "stack": str(stack.folder), "model": str(model), "grade": grade, "out": str(out),
+         "classes": classes}, device, devices)  # fmt: skip
+    return read_answer(out)
+
+
+def _do(job: dict, device: str | None, devices: int) -> None:
+    if devices == 1:
+        work(job, pick_device(device), ALONE)
+        return
+    gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    if devices < 1 or 0 < gpus < devices:
+        raise HetacumnError(f"devices is {devices}; expected 1 to {gpus}, the GPUs of this machine" if gpus else
+                            f"devices is {devices}; expected 1 or more")
+    path = Path(job["out"]) / "job.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, job | {"device": "cuda" if gpus else "cpu"})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices),
+               "-m", "hetacumn.jobs", str(path)]  # fmt: skip
+    threads = max(1, (os.cpu_count() or 1) // devices)
+    process = subprocess.Popen(command, env={"OMP_NUM_THREADS": str(threads), **os.environ})
+    try:
+        code = process.wait()
+    except BaseException:
+        process.terminate()  # torchrun asks its processes to stop, and training leaves a checkpoint
+        process.wait()
+        raise
+    if code:
+        raise HetacumnError(f"{path}: one of {devices} processes failed; what it said is above")
+
+
+def work(job: dict, device: torch.device, team: Team) -> None:
+    """One process's part of a job."""
+    stack, out = reopen(job["stack"]), Path(job["out"])
+    if job["do"] == "predict":
+        predict_stack(stack, job["model"], job["grade"], out, job["classes"], device, team=team)
+        return
+    config = TrainConfig.from_params(job["config"])
+    images = stack.read(training_share(len(stack), job["share"], config.seed))
+    run_method(job["method"], observe(images, device), config, out, images.pixel_A, job["start"], team)
+
+
+def main(path: str) -> int:
+    """What torchrun starts: this process's part of the job in a file; the exit status."""
+    job = json.loads(Path(path).read_text())
+    team, device = join(job["device"])
+    try:
+        work(job, device, team)
+    except HetacumnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
