@@ -81,7 +81,8 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
     """All hypotheses of the encoder, corrected at length; from the best of them up to the peak.
 
     What still fits badly is searched under the volumes of the ``classes`` found (by BIC if None), and so is what is
-    :data:`FAINT`, where the encoder may have met no right pose and the misfit does not tell. The likelier stays.
+    :data:`FAINT`, where the encoder may have met no right pose and the misfit does not tell. The likelier stays, if it is of
+    the class that is likelier over all poses.
     """
     began = time.perf_counter()
     model.eval()
@@ -102,34 +103,36 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
     rows = (faint | (misfit(value, band) > model.doubt)).nonzero().squeeze(1)
     if len(rows):
         centres = classify(state.latents, classes and min(classes, len(data)), seed).centres.to(data.y.device)
-        searched, other = _search(data[rows], basis, centres, config)
-        state = state.replaced(rows, searched.where(other > value[rows], state[rows]))
+        searched, other, likelier = _search(data[rows], basis, centres, config)
+        mine = torch.cdist(state.latents[rows], centres).argmin(1)
+        state = state.replaced(rows, searched.where((other > value[rows]) | (mine != likelier), state[rows]))
     return Inferred(state, time.perf_counter() - began)
 
 
 def search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> Inferred:
     """Exhaustive search under the volumes at latent ``centres`` ``(k, q)``, and from the best up to the peak."""
     began = time.perf_counter()
-    state, _ = _search(data, basis, centres, config)
+    state, _, _ = _search(data, basis, centres, config)
     return Inferred(state, time.perf_counter() - began)
 
 
 @torch.no_grad()
-def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> tuple[State, Tensor]:
+def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> tuple[State, Tensor, Tensor]:
+    """States, their log joints ``(n,)``, and which centre is likeliest over all poses of the grid ``(n,)``."""
     device, tangent = data.y.device, Tangent(basis, config.padding)
     volumes = torch.einsum("kj,jxyz->kxyz", mixing_of(centres), basis)
     rotations = pose_grid(*config.fine_grid).to(device)
     shifts = shift_grid(config.shift_px, config.shift_steps).to(device)
 
-    def work(part: Observations) -> tuple[State, Tensor]:
+    def work(part: Observations) -> tuple[State, Tensor, Tensor]:
         coarse = part.within(config.class_radius[1] * data.plane.box)
         found = search_grid(coarse, volumes, rotations, shifts, padding=config.padding)
         first = State(found.poses, centres[found.volume])
-        return climb(part, tangent, first, config.climb_radii + config.fine_radii)
+        return *climb(part, tangent, first, config.climb_radii + config.fine_radii), found.volume
 
     batch = min(SEARCH_BATCH, -(-len(data) // torch.get_num_threads()))
-    states, values = zip(*_batches(work, data, batch, "searched"), strict=True)
-    return State.cat(list(states)), torch.cat(values)
+    states, values, volumes_of = zip(*_batches(work, data, batch, "searched"), strict=True)
+    return State.cat(list(states)), torch.cat(values), torch.cat(volumes_of)
 
 
 def _batches(work: Callable[[Observations], Result], data: Observations, batch: int, name: str) -> Iterator[Result]:

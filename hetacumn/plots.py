@@ -258,6 +258,30 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def scaling(table: pd.DataFrame) -> Figure:
+    """Time and memory against the number of particles: points measured, lines of time in proportion to the largest stack.
+
+    ``table``: rows with particles, stage, seconds, peak_memory_mb.
+    """
+    figure, axes = _grid(1, 2, 2.9)
+    time, memory = axes[0]
+    for i, stage in enumerate(dict.fromkeys(table["stage"])):
+        mine, colour = table[table["stage"] == stage].sort_values("particles"), CLASS_COLOURS[i]
+        largest = mine.iloc[-1]
+        time.plot(mine["particles"], mine["seconds"], CLASS_MARKERS[i], color=colour, label=stage)
+        time.plot(mine["particles"], mine["particles"] * largest["seconds"] / largest["particles"], "-", lw=0.8, color=colour)
+        memory.plot(mine["particles"], mine["peak_memory_mb"] / 1000, CLASS_MARKERS[i] + "-", color=colour)
+    time.set(xscale="log", yscale="log", xlabel="particles", ylabel="seconds")
+    most_gb = table["peak_memory_mb"].max() / 1000
+    memory.set(xscale="log", xlabel="particles", ylabel="peak memory (GB)", ylim=(0, 1.3 * most_gb))
+    for axis in (time, memory):
+        axis.set_xticks(sorted(set(table["particles"])))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axis.minorticks_off()
+    _legend_below(figure, axes.flat)
+    return figure
+
+
 def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Mapping[str, str]) -> Figure:
     """What each part of the method is worth: a row a quantity (column to axis label), a panel a dataset.
 

@@ -1,6 +1,7 @@
 """Where the project is, what it is set to, what ran it; and files that are whole or not there."""
 
 import ctypes
+import errno
 import json
 import os
 import platform
@@ -16,6 +17,8 @@ from pathlib import Path
 import yaml
 
 from hetacumn.errors import HetacumnError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, the largest file allowed
 
 
 def root() -> Path:
@@ -109,6 +112,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     A reader sees the old file or the whole new one, never a half. The temporary name keeps the suffix, by
     which writers choose their format. Missing parent folders are made.
+
+    Raises:
+        HetacumnError: the disk, or a quota, is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +122,11 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        before = "what it held before is still there" if path.exists() else "it was not made"
+        raise HetacumnError(f"{path}: cannot be written ({os.strerror(error.errno)}); {before}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

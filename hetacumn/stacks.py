@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,6 +116,13 @@ def let_go(stack: np.ndarray) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
+def _take_room(path: Path) -> None:
+    """Have the disk keep room for all of a file: into a mapped one that finds it full later, no write could fail cleanly."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 @contextmanager
 def new_stack(path: Path | str, n: int, box: int, pixel_A: float) -> Iterator[np.ndarray]:
     """Yield ``(n, box, box)`` float32 on disk, to be filled by parts; the file has its name once it is whole.
@@ -126,4 +134,5 @@ def new_stack(path: Path | str, n: int, box: int, pixel_A: float) -> Iterator[np
             mrc.set_image_stack()
             mrc.voxel_size = pixel_A
             mrc.header.label[0] = "hetacumn"
+            _take_room(temporary)
             yield mrc.data

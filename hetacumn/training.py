@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -382,8 +383,10 @@ class Trainer:
             "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(), "order": self.order, "history": self.history,
         }
+        packed = BytesIO()  # into a file that finds the disk full, torch writes on to an error of its own
+        torch.save(state, packed)
         with atomic_path(self.out / CHECKPOINT) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(packed.getbuffer())
 
     def _identity(self) -> str:
         """What a checkpoint must agree in: the settings and the stack."""

@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+import locks
 from dvc.repo import Repo
 
 LOGS = Path("results/logs")
@@ -33,6 +34,9 @@ class Stage:
 
 def main(jobs: int, targets: list[str]) -> int:
     """Run what is out of date in the pipelines or stages named and in all that they need; the exit status."""
+    lock_files = [Path(name).with_name("dvc.lock") for name in {"dvc.yaml", *(target.partition(":")[0] for target in targets)}
+                  if name.endswith("dvc.yaml")]  # fmt: skip
+    locks.mend(lock_files)
     stages = out_of_date(targets)
     if not stages:
         print("Everything is up to date.")
@@ -40,7 +44,7 @@ def main(jobs: int, targets: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     print(f"{len(stages)} stages to run, {jobs} at a time; what they print is in {LOGS}/", flush=True)
     began = time.monotonic()
-    failed = _run_all(stages, jobs)
+    failed = _run_all(stages, jobs, lock_files)
     if failed:
         print("".join(_log(failed).read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
         print(f"error: stage {failed} failed; its output is in {_log(failed)}", file=sys.stderr)
@@ -69,7 +73,7 @@ def out_of_date(targets: list[str]) -> list[Stage]:
         return [Stage(name, frozenset(needs[name] & changed)) for name in seen if name in changed]
 
 
-def _run_all(stages: list[Stage], jobs: int) -> str | None:
+def _run_all(stages: list[Stage], jobs: int, lock_files: list[Path]) -> str | None:
     """The name of the stage that failed, if one did; those that run then are waited for."""
     waiting, running, done = list(stages), {}, set()
     with ThreadPoolExecutor(jobs) as pool:
@@ -79,6 +83,8 @@ def _run_all(stages: list[Stage], jobs: int) -> str | None:
                 running[pool.submit(_run, stage, jobs)] = stage
                 waiting.remove(stage)
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for lock in lock_files:
+                locks.keep(lock)
             for future in finished:
                 stage = running.pop(future)
                 code, seconds = future.result()

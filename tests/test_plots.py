@@ -39,6 +39,12 @@ def made(blobs):
         "accuracy_bars": (accuracies,),
         "accuracy_lines": (runs, ("snr", "SNR")),
         "accuracy_against_time": (runs,),
+        "scaling": (
+            pd.DataFrame([
+                {"particles": n, "stage": stage, "seconds": n / 1000, "peak_memory_mb": 900}
+                for n in (10_000, 30_000, 100_000) for stage in ("preprocess", "amortized")
+            ]),
+        ),
         "ablation_bars": (
             runs, {"hetacumn": "full", "hetacumn-bare": "bare"},
             {"accuracy": "accuracy", "rotation_error_deg": "rotation error (°)"},

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
 
@@ -78,3 +79,31 @@ def test_provenance_names_the_commit_and_says_when_it_is_dirty(tmp_path, monkeyp
 
 def test_peak_memory_is_that_of_a_python_process():
     assert 10 < project.peak_memory_mb() < 1e6
+
+
+def full_disk(code: str, folder) -> str:
+    """What a process says that may not write a file of more than 20 kB; it ends without a traceback."""
+    prelude = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+    handler = "from hetacumn.errors import HetacumnError\ntry:\n    work()\nexcept HetacumnError as error:\n    print(error)\n"
+    ran = subprocess.run([sys.executable, "-c", prelude + code + handler], cwd=folder, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_a_full_disk_is_told_and_spoils_nothing(tmp_path):
+    (tmp_path / "table.json").write_text("before")
+    code = "from hetacumn.project import write_json\ndef work(): write_json('table.json', ['long'] * 10_000)\n"
+    assert full_disk(code, tmp_path).startswith("table.json: cannot be written (File too large); what it held before")
+    assert (tmp_path / "table.json").read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_refuses_a_stack_before_it_is_filled(tmp_path):
+    code = """
+from hetacumn.stacks import new_stack
+def work():
+    with new_stack('particles.mrcs', 100, 64, 1.0) as stack:
+        print('filled')
+"""
+    said = full_disk(code, tmp_path)
+    assert said.startswith("particles.mrcs: cannot be written (File too large); it was not made") and "filled" not in said
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """The stages side by side: each after what it needs, failures told, nothing done twice."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,27 @@ def test_a_stage_that_fails_is_named_with_what_it_said(project):
     ran = run()
     assert ran.returncode != 0 and not (project / "figure").exists()
     assert "no such luck" in ran.stderr and "error: stage train@" in ran.stderr and "results/logs/train@" in ran.stderr
+
+
+@pytest.mark.parametrize("left", [0.0, 0.5, 0.98])
+def test_a_lock_that_a_kill_cut_off_is_mended(project, left):
+    """DVC writes it in place."""
+    run()
+    lock = project / "dvc.lock"
+    content = lock.read_bytes()
+    lock.write_bytes(content[: int(left * len(content))])
+    (project / ".dvc/tmp/rwlock").write_text('{"read": {')
+    again = run()
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert lock.read_bytes() == content or run().stdout.startswith("Everything is up to date")
+    assert (project / "figure").read_text().split() == ["a", "c", "b", "c"]
+
+
+def test_a_lock_cut_off_without_a_copy_is_done_without(project):
+    run()
+    lock = project / "dvc.lock"
+    lock.write_bytes(lock.read_bytes()[:100])
+    shutil.rmtree(project / ".dvc/tmp/kept")
+    again = run()
+    assert again.returncode == 0 and "dvc.lock: cut off by a kill; moved to dvc.cut" in again.stdout
+    assert (project / "dvc.cut").exists() and (project / "figure").read_text().split() == ["a", "c", "b", "c"]

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import signal
 from dataclasses import asdict, replace
 
@@ -370,3 +371,21 @@ def test_a_start_of_another_stack_is_refused(toy, start, tmp_path, monkeypatch):
     other = training.Observations(2 * toy.data.y, toy.data.ctf, toy.data.plane)
     with pytest.raises(HetacumnError, match=f"{START}: of another stack"):
         run_method("hetacumn", other, TINY, tmp_path / "one", 7.5, tmp_path / "em")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(toy, start, tmp_path, monkeypatch):
+    config = replace(TINY, checkpoint_seconds=0.0)
+    stop_before(5, monkeypatch, terminate)
+    with pytest.raises(KeyboardInterrupt):
+        train(toy.data, config, tmp_path, 7.5, start, progress=False)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(HetacumnError, match=r"checkpoint.pt: cannot be written .*held before is still there"):
+            train(toy.data, config, tmp_path, 7.5, start, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    train(toy.data, config, tmp_path, 7.5, start, progress=False)
+    assert (tmp_path / "model.safetensors").exists()

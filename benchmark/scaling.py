@@ -1,8 +1,8 @@
-"""Does memory grow with the number of particles? Preprocessing and prediction of 20,000 and of 100,000 images of 128 px.
+"""How do time and memory grow with the number of particles? 10,000, 30,000 and 100,000 images of 128 px, inferred at 32 px.
 
 The stacks are made for this (a thousand simulated particles, again and again with fresh noise) and removed. Each size runs in
-a process of its own. Writes benchmark/memory.csv: particles, stage, seconds, peak_memory_mb. Usage, after `make repro`:
-python benchmark/memory.py [MODEL_FOLDER]
+a process of its own. Training is left out: its steps are as many whatever the stack. Writes benchmark/scaling.csv (particles,
+stage, seconds, peak_memory_mb) and figures/scaling.png. Usage, after `make repro`: python benchmark/scaling.py [MODEL_FOLDER]
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hetacumn import plots
 from hetacumn.inference import predict_stack
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
-from hetacumn.project import peak_memory_mb
+from hetacumn.project import peak_memory_mb, root
 from hetacumn.stacks import chunk_length, let_go, new_stack, open_stack
 from hetacumn.star import read_table, write_table
 from hetacumn.training import trained_box
 
-COUNTS = (20_000, 100_000)
+COUNTS = (10_000, 30_000, 100_000)
 
 
 def make(folder: Path, source: Path, count: int) -> Path:
@@ -49,9 +50,10 @@ def measure(star: Path, model: Path) -> None:
     began = time.perf_counter()
     stack = prepare(star, out / "prepared", Preprocessing(box=trained_box(model)), progress=False)
     say("preprocess", time.perf_counter() - began)
-    began = time.perf_counter()
-    predict_stack(stack, model, "amortized", out / "predicted")
-    say("predict", time.perf_counter() - began)
+    for grade in ("amortized", "refined"):
+        began = time.perf_counter()
+        predict_stack(stack, model, grade, out / "predicted")
+        say(grade, time.perf_counter() - began)
 
 
 def say(stage: str, seconds: float) -> None:
@@ -66,8 +68,11 @@ def main(model: Path) -> None:
             command = [sys.executable, __file__, "--measure", str(star), str(model)]
             printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             rows += [{"particles": count} | json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-            print(*rows[-2:], sep="\n", flush=True)
-    pd.DataFrame(rows).to_csv(Path(__file__).with_suffix(".csv"), index=False)
+            print(*rows[-3:], sep="\n", flush=True)
+    table = pd.DataFrame(rows)
+    table.to_csv(Path(__file__).with_suffix(".csv"), index=False)
+    plots.style()
+    plots.save(plots.scaling(table), root() / "figures/scaling.png", "Time and memory against particles")
 
 
 if __name__ == "__main__":
