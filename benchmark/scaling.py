@@ -1,4 +1,4 @@
-"""How do time and memory grow with the number of particles? 10,000, 30,000 and 100,000 images of 128 px, inferred at 32 px.
+"""How do time and memory grow with the number of particles? 10,000, 30,000 and 100,000 images of 64 px, inferred at 32 px.
 
 The stacks are made for this (a thousand simulated particles, again and again with fresh noise) and removed. Each size runs in
 a process of its own. Training is left out: its steps are as many whatever the stack. Writes benchmark/scaling.csv (particles,
@@ -32,15 +32,16 @@ COUNTS = (10_000, 30_000, 100_000)
 def make(folder: Path, source: Path, count: int) -> Path:
     """A stack of ``count`` particles in a folder, from the first thousand of another; its STAR."""
     table, images = read_table(source), open_stack(source.with_name("particles.mrcs"))
-    few, box, draw = min(1000, len(images)), images.shape[-1], np.random.default_rng(0)
+    few, box, draw = min(1000, len(images)), 64, np.random.default_rng(0)
     with new_stack(folder / "particles.mrcs", count, box, table.pixel_sizes()[0]) as stack:
+        inner = slice(images.shape[-1] // 2 - box // 2, images.shape[-1] // 2 + box // 2)
         for start in range(0, count, chunk_length(box)):
             rows = np.arange(start, min(start + chunk_length(box), count))
-            stack[rows] = images[rows % few] + 0.1 * draw.standard_normal((len(rows), box, box), dtype=np.float32)
+            stack[rows] = images[rows % few, inner, inner] + 0.1 * draw.standard_normal((len(rows), box, box), dtype=np.float32)
             let_go(stack)
     particles = table.particles.iloc[np.arange(count) % few].reset_index(drop=True)
     particles["rlnImageName"] = [f"{i + 1:06d}@particles.mrcs" for i in range(count)]
-    write_table(folder / "particles.star", particles, table.optics)
+    write_table(folder / "particles.star", particles, table.optics.assign(rlnImageSize=box))
     return folder / "particles.star"
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hetacumn import so3
-from hetacumn.fourier import padded_rfft3c
+from hetacumn.fourier import crop_volumes, padded_rfft3c
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.subspace import mixing_of
@@ -102,10 +102,17 @@ class Quadratic:
 
 
 class Tangent:
-    """Volumes ``(1 + q, box, box, box)``, mean and components, with all that a Gauss-Newton step reads of them."""
+    """Volumes ``(1 + q, box, box, box)``, mean and components, with all that a Gauss-Newton step reads of them.
 
-    def __init__(self, basis: Tensor, padding: float = 2.0):
-        self.box, self.channels = basis.shape[-1], len(basis)
+    ``reach``: the highest frequency (integer) that will be asked for; none is all. The table is no larger than it needs.
+    """
+
+    def __init__(self, basis: Tensor, padding: float = 2.0, reach: int | None = None):
+        whole, self.channels = basis.shape[-1], len(basis)
+        self.reach = min(reach or whole, whole // 2 - 1)
+        self.box = min(whole, 2 * self.reach + 8)  # between the frequencies of a grid that ends sharply its edge is felt
+        if self.box < whole:  # a coarser grid of the same extent: the transform is that of before up to the reach
+            basis = crop_volumes(basis, self.box) * (whole / self.box) ** 2
         self.size = 2 * round(self.box * padding / 2)
         axis = torch.arange(self.box, device=basis.device, dtype=basis.dtype) - self.box // 2
         moments = [basis * axis.view(shape) for shape in ((1, 1, -1), (1, -1, 1), (-1, 1, 1))]  # x, y, z
@@ -113,6 +120,10 @@ class Tangent:
         transforms[1:].mul_(1j)
         by_voxel = torch.view_as_real(transforms.flatten(0, 1).flatten(1).T.contiguous())
         self.table = by_voxel.transpose(1, 2).flatten(1)  # (voxels, 2 parts * 4 moments * channels)
+
+    def band(self, data: Observations, radius: float) -> Observations:
+        """The images within ``radius`` (cycles per pixel), or as far as this reaches."""
+        return data.within(min(radius * data.plane.box, self.reach))
 
     def expand(self, data: Observations, state: State) -> Quadratic:
         """The log joint of images about a state, to second order. In single precision, under autocast too."""
@@ -141,7 +152,8 @@ class Tangent:
         image = torch.view_as_real(data.plane.translate(data.y, -state.poses.shifts_px))
         image = image * torch.stack([root.expand(count, m), root * sign], dim=-1)
         residual = image.flatten(1) - read[:, 0]
-        # Derivatives are 2πi/box times: k cross the gradient in the view's frame, for turns; -k, for shifts.
+        # Derivatives are 2πi/box times: k cross the gradient in the view's frame, for turns; -k, for shifts. The box is that of
+        # the grid that the moments are of, for turns; of the pixels that a shift is in, for shifts.
         k = (data.k.T * (2 * torch.pi / self.box))[:, None] * sign
         kx, ky = k.repeat_interleave(2, dim=2)
         over_i = torch.stack([read[:, 0, 1::2], -read[:, 0, ::2]], dim=-1).flatten(1)
@@ -149,6 +161,7 @@ class Tangent:
         torch.mul(ky, read[:, 3], out=jacobian[:, 0])
         torch.mul(kx, read[:, 3], out=jacobian[:, 1]).neg_()
         torch.mul(kx, read[:, 2], out=jacobian[:, 2]).addcmul_(ky, read[:, 1], value=-1)
+        over_i.mul_(self.box / data.plane.box)
         torch.mul(kx, over_i, out=jacobian[:, 3])
         torch.mul(ky, over_i, out=jacobian[:, 4])
         slope = torch.bmm(jacobian, residual[..., None]).squeeze(-1)
@@ -175,7 +188,7 @@ def compete(data: Observations, tangent: Tangent, states: list[State], rounds: t
             best = evidence.argsort(dim=1, descending=True)[:, :most]
             state = state[(best * count + torch.arange(count, device=best.device)[:, None]).T.flatten()]
             entrants = most
-        band = data.within(radius * tangent.box).repeated(entrants)
+        band = tangent.band(data, radius).repeated(entrants)
         step, value, evidence = tangent.expand(band, state).step(damping)
         state = state.moved(step)
         value, evidence = value.view(entrants, count).T, evidence.view(entrants, count).T
@@ -207,7 +220,7 @@ def climb(data: Observations, tangent: Tangent, state: State, radii: tuple[float
         part, best, before = data[rows], state[rows], None
         for radius in radii:
             if radius != before:
-                band = part.within(radius * tangent.box)
+                band = tangent.band(part, radius)
                 here = tangent.expand(band, best)
                 damping = torch.full((len(part), 1), 0.03, device=here.value.device)
                 before = radius

@@ -31,6 +31,7 @@ from hetacumn.particles import Poses
 from hetacumn.so3 import inplane, random_rotations
 from hetacumn.team import ALONE, Team
 
+FEEDBACK_REACH = 20  # integer frequency: pose and class of one pass need no finer features, however fine the pixels
 SECOND_ROUNDS = ((16, 0.15), (16, 0.15), (4, 0.2), (2, 0.25))  # of a second look, before the last round of the first
 
 
@@ -190,7 +191,7 @@ class HetACUMN(nn.Module):
     def tangent(self) -> Tangent:
         """What feedback reads of the decoder; for a decoder that is not linear in z, about the middle of the prior."""
         with torch.no_grad():
-            return Tangent(linear_basis(self.decoder))
+            return Tangent(linear_basis(self.decoder), reach=FEEDBACK_REACH)
 
     @torch.no_grad()
     def encode(self, data: Observations) -> tuple[Tensor, Hypotheses]:
@@ -226,7 +227,7 @@ class HetACUMN(nn.Module):
             self.doubt.copy_(self._misfit(value, data).quantile(1 - self.second_look))
 
     def _misfit(self, value: Tensor, data: Observations) -> Tensor:
-        return misfit(value, data.within(self.feedback[-1][1] * data.plane.box))
+        return misfit(value, data.within(min(self.feedback[-1][1] * data.plane.box, FEEDBACK_REACH)))
 
     @torch.no_grad()
     def _correct(self, data: Observations, found: Hypotheses, z: Tensor, tangent: Tangent) -> tuple[State, Tensor]:

@@ -127,3 +127,14 @@ def test_a_tournament_tells_the_log_joint_of_its_winner(toy, generator):
     found, value = compete(toy.data, Tangent(toy.basis()), [away(toy, 2.0, generator)], ((1, 0.3), (1, 0.45), (1, 0.45)))
     truly = Tangent(toy.basis()).expand(toy.data.within(0.45 * BOX), found).value
     assert (value - truly).abs().median() < 0.5
+
+
+def test_a_table_of_no_more_than_is_read_says_the_same(blobs, device):
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 20, 32, snr=1.0, device=device)
+    state = State(toy.poses, toy.latents(2))
+    whole, small = Tangent(toy.basis(2)), Tangent(toy.basis(2), reach=7)
+    assert len(small.table) < 0.4 * len(whole.table)
+    one, other = whole.expand(toy.data.within(7), state), small.expand(small.band(toy.data, 0.4), state)
+    for name in ("value", "slope", "curvature"):
+        expected = getattr(one, name)
+        torch.testing.assert_close(getattr(other, name), expected, rtol=5e-3, atol=5e-3 * float(expected.abs().max()))

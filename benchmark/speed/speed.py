@@ -31,7 +31,7 @@ from hetacumn.baselines.process import find_program, run_bounded
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
 from hetacumn.inference import amortize, refine
-from hetacumn.observations import Observations
+from hetacumn.observations import Observations, signal_power
 from hetacumn.optics import Optics
 from hetacumn.particles import write_star
 from hetacumn.prepared import Prepared, prepare
@@ -41,7 +41,7 @@ from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.so3 import random_rotations
 from hetacumn.stacks import new_stack
 from hetacumn.star import read_table
-from hetacumn.training import TrainConfig, Trainer, autocast, device_name, pick_device
+from hetacumn.training import TrainConfig, Trainer, autocast, build_model, device_name, pick_device
 from hetacumn.volumes import Slicer, soft_sphere, write_mrc
 
 FOLDER = Path(__file__).resolve().parent
@@ -87,8 +87,13 @@ def measure_peak(device: torch.device) -> Peak:
 
 def flops_of(work: Callable[[], object]) -> int:
     """Of all matrix products of a call, as PyTorch counts them (what else is done counts as time alone)."""
-    with FlopCounterMode(display=False) as counter:
-        work()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # only what the calling thread does is counted
+    try:
+        with FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        torch.set_num_threads(threads)
     return counter.get_total_flops()
 
 
@@ -124,21 +129,22 @@ class Suite:
         basis = basis * torch.tensor([1.0, 0.3, 0.3, 0.3, 0.3], device=self.device)[:, None, None, None]
         plane = HalfPlane(box, device=self.device)
         ctf = optics(256).ctf(plane.k.cpu() / box).to(self.device)
-        few = Observations(self._slices(basis, plane, 256) * ctf, ctf, plane)
+        slicer = Slicer(basis[:1], padding=1.0)
+        few = Observations(self._slices(slicer, plane, 256) * ctf, ctf, plane)
         noisy = replace(few, y=few.y + torch.randn_like(few.y))
-        basis = basis * (NATS / signal_nats(noisy, 0.22 * box)) ** 0.5
+        louder = (NATS / signal_nats(noisy, 0.22 * box)) ** 0.5
         ctf = ctf[torch.arange(count, device=self.device) % len(ctf)]
         y = torch.empty(count, len(plane), dtype=torch.complex64, device=self.device)
         for rows in torch.arange(count, device=self.device).split(500):
-            y[rows] = self._slices(basis, plane, len(rows)) * ctf[rows] + torch.randn_like(y[rows])
-        return basis, Observations(y, ctf, plane)
+            y[rows] = louder * self._slices(slicer, plane, len(rows)) * ctf[rows] + torch.randn_like(y[rows])
+        return louder * basis, Observations(y, ctf, plane)
 
-    def _slices(self, basis: Tensor, plane: HalfPlane, count: int) -> Tensor:
-        return Slicer(basis[:1])(random_rotations(count, self.generator).to(self.device), plane.k)[:, 0]
+    def _slices(self, slicer: Slicer, plane: HalfPlane, count: int) -> Tensor:
+        return slicer(random_rotations(count, self.generator).to(self.device), plane.k)[:, 0]
 
     def run(self, box: int) -> None:
         """All parts at one box."""
-        count = {32: 8000, 64: 4000}.get(box, 1000)
+        count = {32: 8000, 64: 4000, 128: 1000}.get(box, 400)
         if self.device.type == "cuda":
             count *= 4
         basis, data = self.stack(box, count)
@@ -147,7 +153,7 @@ class Suite:
             self.preprocessing(box, count)
             self.searching(box, basis, data)
             self.training(box, basis, data)
-        self.inference(box, data)
+        self.inference(box, basis, data)
         if box == 32 and self.device.type == "cpu":
             self.star(box)
             if self.venv:
@@ -214,10 +220,9 @@ class Suite:
         self.add("training step, both tasks", box, config.batch, median_seconds(joint, self.device, 3), flops_of(joint))
         print(f"{'':32} the pose task's step takes {whole / alone:.2f} times its encoder's", flush=True)
 
-    def inference(self, box: int, data: Observations) -> None:
+    def inference(self, box: int, basis: Tensor, data: Observations) -> None:
         config = TrainConfig()
-        with tempfile.TemporaryDirectory() as folder:
-            model = Trainer(data, config, Path(folder), None).model.eval()
+        model = build_model(config, box, basis.cpu(), signal_power(data)).to(self.device).eval()
         model.set_doubt(data[:500])
         for grade, feedback in (("encoder", False), ("amortized", True)):
             def infer(feedback: bool = feedback) -> None:
