@@ -96,8 +96,7 @@ class Start:
 
     def to(self, device: torch.device | str) -> Start:
         """The same on another device."""
-        poses = Poses(self.poses.rotations.to(device), self.poses.shifts_px.to(device))
-        return replace(self, basis=self.basis.to(device), poses=poses, latents=self.latents.to(device))
+        return replace(self, basis=self.basis.to(device), poses=self.poses.to(device), latents=self.latents.to(device))
 
 
 def signal_nats(data: Observations, radius: float) -> float:

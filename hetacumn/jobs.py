@@ -30,29 +30,28 @@ def train(stack: Prepared, share: float, method: str, config: TrainConfig, out: 
 
     ``devices``: on so many GPUs of this machine, or as so many processes on its CPU where ``device`` is cpu or there is none.
     """
-    _do({"do": "train", "stack": str(stack.folder), "share": share, "method": method, "config": asdict(config),
-         "out": str(out), "start": start}, device, devices)  # fmt: skip
+    _do(stack, {"do": "train", "share": share, "method": method, "config": asdict(config), "out": str(out), "start": start},
+        device, devices)  # fmt: skip
 
 
 def predict(stack: Prepared, model: Path | str, grade: str, out: Path | str, classes: int | None = None,
             device: str | None = None, devices: int = 1) -> Answer:
     """Predict a stack; see :func:`~hetacumn.inference.predict_stack`. ``devices`` as for :func:`train`."""
-    _do({"do": "predict", "stack": str(stack.folder), "model": str(model), "grade": grade, "out": str(out),
-         "classes": classes}, device, devices)  # fmt: skip
-    return read_answer(out)
+    answer = _do(stack, {"do": "predict", "model": str(model), "grade": grade, "out": str(out), "classes": classes},
+                 device, devices)  # fmt: skip
+    return answer or read_answer(out)
 
 
-def _do(job: dict, device: str | None, devices: int) -> None:
+def _do(stack: Prepared, job: dict, device: str | None, devices: int) -> Answer | None:
+    """On one device here, with its answer if there is one; on several in other processes, which leave theirs in files."""
     if devices == 1:
-        work(job, pick_device(device), ALONE)
-        return
+        return work(stack, job, pick_device(device), ALONE)
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if devices < 1 or 0 < gpus < devices:
         raise HetacumnError(f"devices is {devices}; expected 1 to {gpus}, the GPUs of this machine" if gpus else
                             f"devices is {devices}; expected 1 or more")
     path = Path(job["out"]) / "job.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, job | {"device": "cuda" if gpus else "cpu"})
+    write_json(path, job | {"stack": str(stack.folder), "device": "cuda" if gpus else "cpu"})
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices),
                "-m", "hetacumn.jobs", str(path)]  # fmt: skip
     threads = max(1, (os.cpu_count() or 1) // devices)
@@ -65,17 +64,17 @@ def _do(job: dict, device: str | None, devices: int) -> None:
         raise
     if code:
         raise HetacumnError(f"{path}: one of {devices} processes failed; what it said is above")
+    return None
 
 
-def work(job: dict, device: torch.device, team: Team) -> None:
-    """One process's part of a job."""
-    stack, out = reopen(job["stack"]), Path(job["out"])
+def work(stack: Prepared, job: dict, device: torch.device, team: Team) -> Answer | None:
+    """One process's part of a job; of a prediction, the answer."""
     if job["do"] == "predict":
-        predict_stack(stack, job["model"], job["grade"], out, job["classes"], device, team=team)
-        return
+        return predict_stack(stack, job["model"], job["grade"], job["out"], job["classes"], device, team=team)
     config = TrainConfig.from_params(job["config"])
     images = stack.read(training_share(len(stack), job["share"], config.seed))
-    run_method(job["method"], observe(images, device), config, out, images.pixel_A, job["start"], team)
+    run_method(job["method"], observe(images, device), config, job["out"], images.pixel_A, job["start"], team)
+    return None
 
 
 def main(path: str) -> int:
@@ -83,7 +82,7 @@ def main(path: str) -> int:
     job = json.loads(Path(path).read_text())
     team, device = join(job["device"])
     try:
-        work(job, device, team)
+        work(reopen(job["stack"]), job, device, team)
     except HetacumnError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

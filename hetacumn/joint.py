@@ -37,7 +37,7 @@ class State:
 
     def to(self, device: torch.device | str) -> State:
         """The same on another device."""
-        return State(Poses(self.poses.rotations.to(device), self.poses.shifts_px.to(device)), self.latents.to(device))
+        return State(self.poses.to(device), self.latents.to(device))
 
     def where(self, condition: Tensor, other: State) -> State:
         """This where the condition ``(b,)`` holds, ``other`` elsewhere."""

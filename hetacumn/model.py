@@ -211,7 +211,7 @@ class HetACUMN(nn.Module):
         if tangent is None:
             return State(found.best(), mean)
         state, value = self._correct(data, found, mean, tangent)
-        rows = (self._misfit(value, data) > self.doubt).nonzero().squeeze(1)
+        rows = (self._misfit(value, data, tangent) > self.doubt).nonzero().squeeze(1)
         if not len(rows):
             return state
         again, other = self._look_again(data[rows], tangent)
@@ -222,12 +222,12 @@ class HetACUMN(nn.Module):
         """Take the misfit above which inference looks again from images like those to come: ``second_look`` of these have
         more."""
         if self.feedback and self.second_look:
-            mean, found = self.encode(data)
-            _, value = self._correct(data, found, mean, self.tangent())
-            self.doubt.copy_(self._misfit(value, data).quantile(1 - self.second_look))
+            tangent, (mean, found) = self.tangent(), self.encode(data)
+            _, value = self._correct(data, found, mean, tangent)
+            self.doubt.copy_(self._misfit(value, data, tangent).quantile(1 - self.second_look))
 
-    def _misfit(self, value: Tensor, data: Observations) -> Tensor:
-        return misfit(value, data.within(min(self.feedback[-1][1] * data.plane.box, FEEDBACK_REACH)))
+    def _misfit(self, value: Tensor, data: Observations, tangent: Tangent) -> Tensor:
+        return misfit(value, tangent.band(data, self.feedback[-1][1]))
 
     @torch.no_grad()
     def _correct(self, data: Observations, found: Hypotheses, z: Tensor, tangent: Tangent) -> tuple[State, Tensor]:

@@ -64,6 +64,10 @@ class Poses:
     def __getitem__(self, rows) -> Poses:
         return Poses(self.rotations[rows], self.shifts_px[rows])
 
+    def to(self, device: torch.device | str) -> Poses:
+        """The same on another device."""
+        return Poses(self.rotations.to(device), self.shifts_px.to(device))
+
     def turned(self, degrees: float) -> Poses:
         """Those of the images turned in their plane, from x to y."""
         turn = inplane(torch.tensor(-degrees, device=self.rotations.device))

@@ -345,7 +345,7 @@ class Trainer:
         self.optimiser.zero_grad()
         loss.backward()
         record = {name: value.detach() for name, value in record.items()}
-        stop = torch.tensor(float(asked_to_stop), device=self.data.y.device)
+        stop = torch.full((), float(asked_to_stop), device=self.data.y.device)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.team.add_up_([*gradients, *record.values(), stop])
         torch.nn.utils.clip_grad_norm_(self.model.encoder.parameters(), 1.0)

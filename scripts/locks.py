@@ -14,6 +14,8 @@ import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from voluptuous import Invalid
 
+from hetacumn.project import atomic_path
+
 KEPT, RUNNING = Path(".dvc/tmp/kept"), Path(".dvc/tmp/rwlock")
 
 
@@ -21,11 +23,8 @@ def keep(lock: Path) -> None:
     """Copy a dvc.lock, if it is whole at this moment."""
     content = lock.read_bytes() if lock.exists() else b""
     if is_whole(content):
-        copy = KEPT / lock
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        temporary = copy.with_suffix(".new")
-        temporary.write_bytes(content)
-        os.replace(temporary, copy)
+        with atomic_path(KEPT / lock) as temporary:
+            temporary.write_bytes(content)
 
 
 def mend(locks: list[Path]) -> None:

@@ -152,12 +152,12 @@ class Suite:
             self.slices(box, basis, data)
             self.preprocessing(box, count)
             self.searching(box, basis, data)
-            self.training(box, basis, data)
+            self.training(box, data)
         self.inference(box, basis, data)
         if box == 32 and self.device.type == "cpu":
             self.star(box)
             if self.venv:
-                self.others(box)
+                self.others(box, basis)
 
     def slices(self, box: int, basis: Tensor, data: Observations) -> None:
         slicer, count = Slicer(basis), 500
@@ -186,7 +186,7 @@ class Suite:
         self.add(f"expectation, {len(rotations) * len(shifts)} poses", box, len(few), median_seconds(e_step, self.device, 3),
                  flops_of(e_step))
 
-    def training(self, box: int, basis: Tensor, data: Observations) -> None:
+    def training(self, box: int, data: Observations) -> None:
         config = TrainConfig(joint_epochs=100.0)
         with tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(data, config, Path(folder), None)
@@ -257,12 +257,11 @@ class Suite:
             seconds = median_seconds(lambda: read_table(source), self.device, 3)
             self.add("reading STAR", box, count, seconds, moved=source.stat().st_size)
 
-    def others(self, box: int, count: int = 500) -> None:
+    def others(self, box: int, basis: Tensor, count: int = 500) -> None:
         """The search and the training step of cryoDRGN 4.3.1's cryoDRGN2 at the sizes of the benchmark, and RELION 3.1's
         expectation over the same grid as ours."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            basis, _ = self.stack(box, 10)
             source = prepare(write_stack(folder, box, count), folder / "prepared", Preprocessing(box=box), progress=False)
             write_mrc(folder / "prepared/reference.mrc", basis[0], PIXEL_A)
             for measure in (self._relion, self._cryodrgn):
