@@ -8,7 +8,7 @@
    motions: poses are first refined under the consensus. Both end as a linear subspace of volumes ``V_0 + Σ z_j V_j``,
    fitted by probabilistic PCA, with poses refined under each image's own volume in turn.
 3. *Choice.* Images held out from every fit decide which subspace explains them best.
-4. *Faint images.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end the volumes of
+4. *Open poses.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end the volumes of
    the classes are fitted once more by EM, all poses weighed.
 """
 
@@ -25,9 +25,9 @@ from hetacumn.fsc import Placement, place_core, place_volume
 from hetacumn.joint import State, Tangent, climb
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.search import log_likelihood, pose_grid, posterior_, search_grid, shift_grid
+from hetacumn.search import log_likelihood, open_rotations, pose_grid, posterior_, search_grid, shift_grid
 from hetacumn.so3 import Frame
-from hetacumn.subspace import infer_latents, latent_posterior, mixing_of
+from hetacumn.subspace import infer_latents, latent_posterior, volumes_at
 from hetacumn.volumes import Slicer, Stencil, make_stencil, soft_sphere
 
 
@@ -45,9 +45,6 @@ class AbInitioConfig:
     batch: int = 100
     temper: float = 0.02  # what the log-likelihood is multiplied by at first; it grows to 1
     loud_nats: float = 200.0  # batch and temper are for images that say this or more; see suited
-    soft_steps: int = 100  # of EM at the end, for fainter images alone
-    soft_radius: float = 0.3
-    soft_rate: float = 0.03
     class_temper: float = 0.1
     rate: float = 0.15  # of Adam, in units of the voxels' scale
     class_rate: float = 0.1
@@ -62,7 +59,13 @@ class AbInitioConfig:
     climb_radii: tuple[float, ...] = (0.15, 0.2, 0.2, 0.25, 0.25)  # of the pose steps from a grid outwards
     fine_radii: tuple[float, ...] = (0.25, 0.35, 0.35, 0.35)  # and from there
     fine_radius: float = 0.35  # of the fits of volumes
-    last_radius: float = 0.45  # of the last one
+    last_radii: tuple[float, ...] = (0.25, 0.35, 0.45, 0.45)  # of the last pose steps
+    last_radius: float = 0.45  # of the last fit
+    open_poses: float = 1.5  # on average over so many rotations of the soft grid: all are weighed, at the end
+    soft_grid: tuple[int, int] = (5, 30)  # 12 degrees
+    soft_radius: float = 0.3
+    soft_steps: int = 60
+    soft_rate: float = 0.03
     padding: float = 2.0
     held_out: float = 0.1
     routes: tuple[str, ...] = ("classes", "consensus")
@@ -74,9 +77,7 @@ class AbInitioConfig:
         of the pose, and a batch little of the volume: both are larger by that factor, the batch at most five times.
         """
         nats = signal_nats(data, self.radius[1] * data.plane.box)
-        if nats >= self.loud_nats:
-            return replace(self, soft_steps=0)
-        faintness = self.loud_nats / max(nats, 1e-6)
+        faintness = max(1.0, self.loud_nats / max(nats, 1e-6))
         return replace(self, temper=min(1.0, self.temper * faintness), batch=round(self.batch * min(5.0, faintness)))
 
 
@@ -226,6 +227,30 @@ def fit_subspace(
     return voxels.detach() * mask * unit
 
 
+def poses_are_open(data: Observations, volumes: Tensor, config: AbInitioConfig, sample: int = 200) -> bool:
+    """Whether the images leave their poses open: the median of some is spread over more than ``open_poses`` rotations.
+
+    Elsewhere a grid is coarser than what the images say, and its posterior worth less than the likeliest pose.
+    """
+    band = data[:sample].within(config.soft_radius * data.plane.box)
+    rotations, shifts = soft_poses(config, volumes.device)
+    return float(open_rotations(band, volumes, rotations, shifts, padding=config.padding).median()) > config.open_poses
+
+
+def soft_poses(config: AbInitioConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The rotations and shifts that are weighed where poses are open."""
+    return pose_grid(*config.soft_grid).to(device), shift_grid(config.shift_px, config.shift_steps).to(device)
+
+
+def soften(data: Observations, volumes: Tensor, config: AbInitioConfig, steps: int, generator: torch.Generator,
+           progress: tqdm) -> Tensor:
+    """``(k, box, box, box)`` volumes fitted again by EM, all poses and volumes of each image weighed."""
+    radius = (config.radius[1], config.soft_radius)
+    return stochastic_em(
+        data, volumes, config, steps, radius, (config.soft_grid,), 1.0, config.soft_rate, generator, progress
+    )[0]
+
+
 def principal(volumes: Tensor, weights: Tensor, components: int, generator: torch.Generator, unit: float) -> Tensor:
     """Mean and principal components of K weighted volumes as a basis ``(1 + components, ...)`` for z of unit variance.
 
@@ -267,8 +292,8 @@ class _AbInitio:
                 self.log(f"ab initio, route {route}: held-out log-likelihood {score:.2f} per image")
             route = max(scores, key=scores.get)
             best = self._settle_frames(found[route])
-            best = self._improve(best, config.fine_radii, config.last_radius, 2 * config.subspace_steps)
-            best = self._soften(best) if config.soft_steps else best
+            best = self._improve(best, config.last_radii, config.last_radius, 2 * config.subspace_steps)
+            best = self._soften(best)
         return replace(best, route=route, scores=scores)
 
     def _follow(self, route: str, first: Tensor) -> Start:
@@ -306,13 +331,13 @@ class _AbInitio:
         return Start(basis, found.poses, latents, route, {})
 
     def _soften(self, start: Start) -> Start:
-        """The volumes of K clusters of z fitted again, all poses of all images weighed; then poses and z under these."""
+        """If poses are open: the volumes of K clusters of z fitted with all of them weighed, then poses and z under these."""
         config = self.config
         _, volumes, _ = self._clusters(start)
-        volumes, _ = stochastic_em(
-            self.data[self.fit], volumes, config, config.soft_steps, (config.radius[1], config.soft_radius),
-            (config.fine_grid,), 1.0, config.soft_rate, self.generator, self.progress,
-        )
+        if not poses_are_open(self.data, volumes, config):
+            self.progress.update(config.soft_steps)
+            return start
+        volumes = soften(self.data[self.fit], volumes, config, config.soft_steps, self.generator, self.progress)
         found = self._search(volumes, start.route)
         tangent = Tangent(found.basis, config.padding)
         state, _ = climb(self.data, tangent, State(found.poses, found.latents), config.climb_radii)
@@ -326,7 +351,7 @@ class _AbInitio:
         )
         _, labels, counts = torch.from_numpy(labels).to(start.latents.device).unique(return_inverse=True, return_counts=True)
         centres = torch.stack([start.latents[labels == k].mean(0) for k in range(len(counts))])
-        return labels, torch.einsum("kj,jxyz->kxyz", mixing_of(centres), start.basis), counts
+        return labels, volumes_at(centres, start.basis), counts
 
     def _settle_frames(self, start: Start) -> Start:
         """Put all conformations into the frame of their largest common rigid body.

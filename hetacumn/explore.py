@@ -29,7 +29,7 @@ from hetacumn.particles import Poses
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import Prepared, reopen
 from hetacumn.so3 import to_euler
-from hetacumn.subspace import mixing_of
+from hetacumn.subspace import volumes_at
 from hetacumn.training import read_run
 from hetacumn.volumes import soft_sphere, write_mrc
 
@@ -70,7 +70,7 @@ class Finished:
 
     def volume(self, z: Tensor) -> Tensor:
         """V(z) ``(box, box, box)`` of one latent ``(q,)``."""
-        return torch.einsum("kj,jxyz->kxyz", mixing_of(z[None]), self.basis)[0]
+        return volumes_at(z[None], self.basis)[0]
 
     def places(self, axes: str) -> np.ndarray:
         """Where the particles lie ``(n, 2)``: by principal axes, independent motions, or UMAP (McInnes et al. 2018)."""

@@ -7,6 +7,9 @@ Four grades of prediction, dearer and better:
 - *refined*: every pose hypothesis of the encoder followed further, the best climbed to its peak together with z, and
   those few images that still fit badly searched exhaustively;
 - *searched*: the exhaustive pose search of the ab initio start, then climbed; no network. This is the ``em`` baseline.
+
+The latter two fit the volumes again to what they found. Where images leave their poses open, that is by EM, and the class of
+an image is the likelier over all poses: z at the likeliest pose would be that of its noise.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.ab_initio import AbInitioConfig, Start, fit_subspace
+from hetacumn.ab_initio import AbInitioConfig, Start, fit_subspace, poses_are_open, soft_poses, soften
 from hetacumn.errors import HetacumnError
 from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.landscape import latent_path
@@ -33,7 +36,7 @@ from hetacumn.predictions import Predictions
 from hetacumn.prepared import Prepared
 from hetacumn.project import peak_memory_mb, write_json
 from hetacumn.search import pose_grid, search_grid, shift_grid
-from hetacumn.subspace import infer_latents, mixing_of
+from hetacumn.subspace import infer_latents, mixing_of, volumes_at
 from hetacumn.team import ALONE, Team
 from hetacumn.training import (
     START,
@@ -56,7 +59,7 @@ class Inferred:
     seconds: float
 
 
-SEARCH_BATCH = 2500  # images that share one reading of the grid's slices
+SEARCH_BATCH = 2500  # at most
 GRADES = ("encoder", "amortized", "refined", "searched")
 FAINT = 150.0  # nats by which the molecule explains an image better than nothing: below, a wrong pose often fits as well
 REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # of joint.compete between all hypotheses
@@ -94,11 +97,11 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
             latents, found = model.encode(part)
         states = [State(poses, latents) for poses in found.likelier(model.encoder.hypotheses)]
         best, _ = compete(part, tangent, states, REFINED_ROUNDS)
-        return climb(part, tangent, best, config.fine_radii)
+        return climb(part, tangent, best, config.last_radii)
 
     parts, values = zip(*_batches(work, data, batch, "refined"), strict=True)
     state, value = State.cat(list(parts)), torch.cat(values)
-    band = data.within(config.fine_radii[-1] * data.plane.box)
+    band = data.within(config.last_radii[-1] * data.plane.box)
     faint = value + 0.5 * (band.y.abs().square() * band.weight).sum(1) < FAINT
     rows = (faint | (misfit(value, band) > model.doubt)).nonzero().squeeze(1)
     if len(rows):
@@ -120,7 +123,7 @@ def search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioC
 def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> tuple[State, Tensor, Tensor]:
     """States, their log joints ``(n,)``, and which centre is likeliest over all poses of the grid ``(n,)``."""
     device, tangent = data.y.device, Tangent(basis, config.padding)
-    volumes = torch.einsum("kj,jxyz->kxyz", mixing_of(centres), basis)
+    volumes = volumes_at(centres, basis)
     rotations = pose_grid(*config.fine_grid).to(device)
     shifts = shift_grid(config.shift_px, config.shift_steps).to(device)
 
@@ -128,11 +131,15 @@ def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitio
         coarse = part.within(config.class_radius[1] * data.plane.box)
         found = search_grid(coarse, volumes, rotations, shifts, padding=config.padding)
         first = State(found.poses, centres[found.volume])
-        return *climb(part, tangent, first, config.climb_radii + config.fine_radii), found.volume
+        return *climb(part, tangent, first, config.climb_radii + config.last_radii), found.volume
 
-    batch = min(SEARCH_BATCH, -(-len(data) // torch.get_num_threads()))
-    states, values, volumes_of = zip(*_batches(work, data, batch, "searched"), strict=True)
+    states, values, volumes_of = zip(*_batches(work, data, _search_batch(data), "searched"), strict=True)
     return State.cat(list(states)), torch.cat(values), torch.cat(volumes_of)
+
+
+def _search_batch(data: Observations) -> int:
+    """How many images share one reading of the grid's slices, all processors busy."""
+    return min(SEARCH_BATCH, -(-len(data) // torch.get_num_threads()))
 
 
 def _batches(work: Callable[[Observations], Result], data: Observations, batch: int, name: str) -> Iterator[Result]:
@@ -141,12 +148,26 @@ def _batches(work: Callable[[Observations], Result], data: Observations, batch: 
     yield from tqdm(side_by_side(work, batches, data.y.device), total=len(batches), desc=name, unit="batch", mininterval=5)
 
 
-def polish_basis(data: Observations, basis: Tensor, state: State, config: AbInitioConfig, steps: int,
-                 seed: int) -> Tensor:
-    """The volumes again, fitted to refined poses: probabilistic PCA from ``basis``."""
-    generator = torch.Generator(data.y.device).manual_seed(seed)
+def polish(data: Observations, basis: Tensor, state: State, config: AbInitioConfig, classes: int | None, steps: int,
+           seed: int) -> tuple[Tensor, Tensor | None]:
+    """The volumes again, fitted to what was found: the basis, and where poses are open the centres ``(k, q)`` of classes.
+
+    By probabilistic PCA at the poses; where these are open the volumes of the classes by EM, and the basis changes as
+    little as makes it draw these at their centres.
+    """
+    if not steps:
+        return basis, None
+    generator = torch.Generator().manual_seed(seed)
+    centres = classify(state.latents, classes and min(classes, len(data)), seed).centres.to(basis.device)
+    volumes = volumes_at(centres, basis)
+    is_open = poses_are_open(data, volumes, config)
+    steps = min(steps, config.soft_steps) if is_open else steps
     with tqdm(total=steps, desc="volumes", mininterval=5) as progress:
-        return fit_subspace(data, basis, state.poses, config, steps, generator, progress, rate=0.015)
+        if not is_open:
+            band = data.within(config.last_radius * data.plane.box)
+            return fit_subspace(band, basis, state.poses, config, steps, generator, progress, rate=0.015), None
+        change = soften(data, volumes, config.suited(data), steps, generator, progress) - volumes
+    return basis + torch.einsum("jk,kxyz->jxyz", torch.linalg.pinv(mixing_of(centres)), change), centres
 
 
 @dataclass(frozen=True)
@@ -168,6 +189,31 @@ def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8)
     order = np.argsort(-best.weights_)
     rank = np.argsort(order)
     return Classes(torch.from_numpy(rank[best.predict(z)]).long(), torch.from_numpy(best.means_[order]).float())
+
+
+@torch.no_grad()
+def weigh(data: Observations, volumes: Tensor, config: AbInitioConfig) -> Tensor:
+    """Log-likelihoods of images under ``(k, box, box, box)`` volumes, all poses weighed, less a number of each image:
+    ``(n, k)``."""
+    rotations, shifts = soft_poses(config, volumes.device)
+
+    def work(part: Observations) -> Tensor:
+        return search_grid(part, volumes, rotations, shifts, padding=config.padding).log_volume
+
+    band = data.within(config.soft_radius * data.plane.box)
+    return torch.cat(list(_batches(work, band, _search_batch(band), "classes")))
+
+
+def likelier(log_likelihood: Tensor, centres: Tensor, rounds: int = 100) -> Classes:
+    """The likelier of the classes at ``centres`` ``(k, q)`` by ``(n, k)`` log-likelihoods; how large the classes are is found
+    by EM."""
+    scores = log_likelihood.double()
+    log_share = torch.zeros(len(centres), dtype=scores.dtype, device=scores.device)
+    for _ in range(rounds):
+        log_share = (scores + log_share).log_softmax(1).logsumexp(0) - np.log(len(scores))
+    labels = (scores + log_share).argmax(1)
+    order = labels.bincount(minlength=len(centres)).argsort(descending=True, stable=True)
+    return Classes(order.argsort()[labels].cpu(), centres[order].cpu())
 
 
 def write_volumes(out: Path | str, volumes: Tensor, stem: str, voxel_A: float) -> None:
@@ -220,17 +266,18 @@ def predict_stack(
         trained = load_model(model, device)
     config, seed = trained.config.ab_initio, trained.config.seed
     wanted = trained.config.classes if classes is None else (classes or None)
-    basis, parts, seconds = trained.basis(), [], 0.0
+    basis, centres, parts, seconds = trained.basis(), None, [], 0.0
     if stack.box != trained.box:
         raise HetacumnError(f"{stack.folder}: images of {stack.box} px; expected {trained.box}, as {model} was trained on")
     total = len(stack)
     if total < team.size:
         raise HetacumnError(f"{stack.folder}: {total} particles for {team.size} devices; expected one for each at least")
-    for number, rows in enumerate(np.array_split(np.arange(total), -(-total // chunk))):
+    chunks = np.array_split(np.arange(total), -(-total // chunk))
+    for number, rows in enumerate(chunks):
         mine = team.part(len(rows))
-        polish = number == 0 and grade in ("refined", "searched")  # needs the whole chunk in every process
-        data = observe(stack.read(rows if polish else rows[mine]), device)
-        own = data[mine] if polish else data
+        fits = number == 0 and grade in ("refined", "searched")  # needs the whole chunk in every process
+        data = observe(stack.read(rows if fits else rows[mine]), device)
+        own = data[mine] if fits else data
         if grade == "searched":
             found = search(own, basis, trained.centres, config)
         elif grade == "refined":
@@ -238,23 +285,29 @@ def predict_stack(
         else:
             found = amortize(trained.model, own, feedback=grade == "amortized")
         state, seconds = found.state, seconds + found.seconds
-        if polish:
-            band, whole = data.within(config.last_radius * trained.box), _together([state], team)
-            basis = polish_basis(band, basis, whole, config, polish_steps, seed)
+        if fits:
+            basis, centres = polish(data, basis, State.cat(_together([state], team)), config, wanted, polish_steps, seed)
         if grade in ("refined", "searched"):
-            state, _ = climb(own, Tangent(basis, config.padding), state, (config.fine_radius,))
+            state, _ = climb(own, Tangent(basis, config.padding), state, (config.last_radius,))
             band = own.within(config.last_radius * trained.box)
             state = State(state.poses, infer_latents(band, Slicer(basis, config.padding), state.poses).mean)
         parts.append(state)
-    state, seconds = _together(parts, team), max(team.gather(seconds))
+    state = State.cat(_together(parts, team))
     latents, rotations = state.latents.cpu(), state.poses.rotations.cpu()
     shifts_A = stack.shifts_in_source_A(state.poses.shifts_px.cpu() * stack.pixel_A)
-    found = classify(latents, wanted, seed)
+    if centres is None:
+        found = classify(latents, wanted, seed)
+    else:
+        volumes, scores, began = volumes_at(centres, basis), [], time.perf_counter()
+        for rows in chunks:
+            scores.append(weigh(observe(stack.read(rows[team.part(len(rows))]), device), volumes, config))
+        found = likelier(torch.cat(_together(scores, team)), centres)
+        seconds += time.perf_counter() - began
     predictions = Predictions(stack.names, rotations, shifts_A, found.labels, latents)
     path = latent_path(latents, path_points)
     with torch.no_grad():
         volumes = [_volumes(trained, basis, grade, z.to(device)).cpu() for z in (found.centres, path)]
-    rate = total / seconds
+    rate = total / max(team.gather(seconds))
     if team.leads:
         predictions.write(out, stack.source)
         for stem, some in zip(("class", "path", "basis"), (*volumes, basis.cpu()), strict=True):
@@ -271,17 +324,15 @@ def read_answer(out: Path | str) -> Answer:
     return Answer(Predictions.read(out), *volumes, read_run(out)["predict_particles_per_second"])
 
 
-def _together(parts: list[State], team: Team) -> State:
-    """The states of all particles in order, from each process's parts of the same chunks."""
-    device = parts[0].latents.device
-    chunks = zip(*team.gather(parts), strict=True)
-    return State.cat([part.to(device) for chunk in chunks for part in chunk])
+def _together(parts: list[Result], team: Team) -> list[Result]:
+    """What every process has of the same chunks, in the order of the particles."""
+    return [part.to(parts[0].device) for chunk in zip(*team.gather(parts), strict=True) for part in chunk]
 
 
 def _volumes(trained: Trained | Searcher, basis: Tensor, grade: str, z: Tensor) -> Tensor:
     if grade in ("encoder", "amortized"):
         return trained.model.decoder.volumes(z)
-    return torch.einsum("kj,jxyz->kxyz", mixing_of(z), basis)
+    return volumes_at(z, basis)
 
 
 @dataclass(frozen=True)

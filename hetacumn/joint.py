@@ -35,6 +35,11 @@ class State:
     def __getitem__(self, rows) -> State:
         return State(self.poses[rows], self.latents[rows])
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.latents.device
+
     def to(self, device: torch.device | str) -> State:
         """The same on another device."""
         return State(self.poses.to(device), self.latents.to(device))

@@ -74,6 +74,22 @@ def _exponentiate_(scores: Tensor, heat: float) -> tuple[Tensor, Tensor]:
     return total, (heat * peak + total.log()).squeeze(-1)
 
 
+@torch.no_grad()
+def open_rotations(data: Observations, volumes: Tensor, rotations: Tensor, shifts_px: Tensor, batch: int = 50,
+                   padding: float = 2.0) -> Tensor:
+    """Over how many rotations of a grid the posterior of each image is spread, ``(n,)``: exp of its entropy.
+
+    Shifts and the ``(v, box, box, box)`` volumes, equally likely before, are integrated.
+    """
+    slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
+    spread = []
+    for start in range(0, len(data), batch):
+        share, _ = posterior_(log_likelihood(data[start : start + batch], slices, shifts_px).flatten(1))
+        share = share.unflatten(1, (len(shifts_px) * len(volumes), len(rotations))).sum(1)
+        spread.append(torch.special.entr(share).sum(1).exp())
+    return torch.cat(spread)
+
+
 @dataclass(frozen=True)
 class Found:
     """Best of a grid search: poses, the volume chosen ``(n,)``, log p(volume | image) ``(n, v)``, log evidence ``(n,)``."""

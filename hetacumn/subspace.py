@@ -20,6 +20,11 @@ from hetacumn.particles import Poses
 from hetacumn.volumes import Slicer
 
 
+def volumes_at(latents: Tensor, basis: Tensor) -> Tensor:
+    """Volumes ``(n, box, box, box)`` of ``(n, q)`` latents, for a basis of mean and components."""
+    return torch.einsum("nj,jxyz->nxyz", mixing_of(latents), basis)
+
+
 @dataclass(frozen=True)
 class LatentPosterior:
     """``mean`` ``(n, q)``, ``precision`` ``(n, q, q)``, and the log-likelihood of the posed image, z integrated ``(n,)``.

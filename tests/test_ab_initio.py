@@ -1,6 +1,5 @@
 """The ab initio start on a toy molecule with a hinged arm, and the frame of a molecule's fixed body."""
 
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from hetacumn.evaluation import accuracy, pose_errors
 from hetacumn.fsc import Placement, fsc, place_core, place_volume
 from hetacumn.inference import classify
 from hetacumn.so3 import Frame, distance_deg, turn
-from hetacumn.subspace import latent_posterior, mixing_of
+from hetacumn.subspace import latent_posterior, volumes_at
 from hetacumn.volumes import Slicer
 
 BOX = 24
@@ -58,7 +57,7 @@ def test_the_start_finds_states_and_poses(found, device):
 def test_the_starts_volumes_are_those_of_the_states(found, device):
     toy, start = found(device)
     labels = classify(start.latents, 2)
-    volumes = torch.einsum("kj,jxyz->kxyz", mixing_of(labels.centres.to(device)), start.basis)
+    volumes = volumes_at(labels.centres.to(device), start.basis)
     of = [int(labels.labels[toy.classes.cpu() == k].float().mean() > 0.5) for k in (0, 1)]
     for k in (0, 1):
         placed = place_volume(volumes[of[k]], toy.volumes[k]).apply(volumes[of[k]])
@@ -77,7 +76,7 @@ def test_faint_images_get_a_larger_batch_and_a_higher_temper(blobs, device):
     nats = signal_nats(faint, 0.22 * BOX)
     assert signal_nats(loud, 0.22 * BOX) == pytest.approx(10 * nats, rel=0.1)
     config = AbInitioConfig(loud_nats=2 * nats)
-    assert config.suited(loud) == replace(config, soft_steps=0)
+    assert config.suited(loud) == config
     suited = config.suited(faint)
     assert suited.temper == pytest.approx(2 * config.temper) and suited.batch == 2 * config.batch
     assert config.suited(faintest).batch == 5 * config.batch and config.suited(faintest).temper > 5 * config.temper
