@@ -52,7 +52,7 @@ class TrainConfig:
     conditional: bool = True
     conformation_sleep: bool = True
     hypotheses: int = 8
-    feedback: tuple[tuple[int, float], ...] = ((4, 0.15), (2, 0.2), (1, 0.25), (1, 0.35), (1, 0.45))  # see joint.compete
+    feedback: tuple[tuple[int, float], ...] = ((4, 0.15), (2, 0.2), (1, 0.35), (1, 0.45))  # see joint.compete; () for none
     second_look: float = 0.05  # about the share of the images, at prediction; 0 for none
     symmetrised: bool = False
     decoder: str = "voxel"  # or "coordinate"
