@@ -1,15 +1,26 @@
 """The ab initio start on a toy molecule with a hinged arm, and the frame of a molecule's fixed body."""
 
-
 import pytest
 import torch
 from toys import hinged, make_toy
 from tqdm import tqdm
 
-from hetacumn.ab_initio import AbInitioConfig, ab_initio, fit_subspace, principal, signal_nats, smooth_noise, voxel_unit
+from hetacumn.ab_initio import (
+    AbInitioConfig,
+    ab_initio,
+    fit_subspace,
+    poses_are_open,
+    principal,
+    signal_nats,
+    smooth_noise,
+    soft_poses,
+    soften,
+    voxel_unit,
+)
 from hetacumn.evaluation import accuracy, pose_errors
 from hetacumn.fsc import Placement, fsc, place_core, place_volume
 from hetacumn.inference import classify
+from hetacumn.search import search_grid
 from hetacumn.so3 import Frame, distance_deg, turn
 from hetacumn.subspace import latent_posterior, volumes_at
 from hetacumn.volumes import Slicer
@@ -80,6 +91,24 @@ def test_faint_images_get_a_larger_batch_and_a_higher_temper(blobs, device):
     suited = config.suited(faint)
     assert suited.temper == pytest.approx(2 * config.temper) and suited.batch == 2 * config.batch
     assert config.suited(faintest).batch == 5 * config.batch and config.suited(faintest).temper > 5 * config.temper
+
+
+def test_open_poses_are_told_from_clear_ones_and_weighing_them_mends_volumes(blobs, device):
+    states = [hinged(blobs, 0), hinged(blobs, 110)]
+    clear, faint = (make_toy(states, 800, BOX, snr=snr, device=device) for snr in (2.0, 0.05))
+    config = AbInitioConfig(soft_grid=(3, 18), shift_px=1.0, batch=200)
+    assert not poses_are_open(clear.data, clear.volumes, config) and poses_are_open(faint.data, faint.volumes, config)
+
+    noise = smooth_noise(2, BOX, torch.Generator().manual_seed(7), BOX // 3).to(device)
+    before = faint.volumes + 0.5 * faint.volumes.std() * noise
+    after = soften(faint.data, before, config, 30, torch.Generator().manual_seed(0), tqdm(disable=True))
+    band = faint.data.within(config.soft_radius * BOX)
+    first, then = (
+        search_grid(band, volumes, *soft_poses(config, before.device)).log_evidence.mean() for volumes in (before, after)
+    )
+    assert then > first + 0.1
+    for k in (0, 1):
+        assert fsc(after[k], faint.volumes[k])[1:5].mean() > fsc(before[k], faint.volumes[k])[1:5].mean()
 
 
 def test_the_same_seed_finds_the_same(blobs):

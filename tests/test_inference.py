@@ -8,14 +8,17 @@ import mrcfile
 import pandas as pd
 import pytest
 import torch
+from toys import hinged, make_toy
+from tqdm import tqdm
 
 from hetacumn import star
-from hetacumn.ab_initio import AbInitioConfig, Start
+from hetacumn.ab_initio import AbInitioConfig, Start, soften
 from hetacumn.encoder import Hypotheses
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import accuracy, pose_errors, read_volumes
 from hetacumn.fourier import crop_volumes
-from hetacumn.inference import classify, predict_stack
+from hetacumn.inference import classify, likelier, polish, predict_stack
+from hetacumn.joint import State
 from hetacumn.landscape import latent_path
 from hetacumn.model import HetACUMN
 from hetacumn.particles import Poses
@@ -24,6 +27,7 @@ from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import perturb, random_rotations
+from hetacumn.subspace import volumes_at
 from hetacumn.training import START, TrainConfig, build_model, save_model, save_start
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -46,6 +50,18 @@ def test_classes_are_ordered_by_size():
     assert torch.equal(found.labels, torch.tensor([2, 0, 1])[labels])
     expected = torch.tensor([[3.0, 0, -3], [6, 0, -6], [0, 0, 0]])
     torch.testing.assert_close(found.centres, expected, rtol=0, atol=0.1)
+
+
+def test_the_likelier_class_is_so_in_view_of_how_large_the_classes_are():
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(20_000, generator=generator) < 0.1).long()  # nine in ten are of class 0
+    seen = 2.0 * labels - 1 + 1.5 * torch.randn(20_000, generator=generator)
+    scores = -0.5 * ((seen[:, None] - torch.tensor([1.0, -1.0])) / 1.5) ** 2  # the rarer class comes first
+    found = likelier(scores, torch.tensor([[1.0], [-1.0]]))
+    assert found.centres.flatten().tolist() == [-1.0, 1.0]  # the largest comes first
+    border = 1.5**2 / 2 * torch.tensor(9.0).log()  # where the classes are equally likely, in truth
+    assert float((found.labels == (seen > border)).float().mean()) > 0.98
+    assert float((found.labels == labels).float().mean()) > float((scores.argmin(1) == labels).float().mean()) + 0.05
 
 
 @pytest.mark.parametrize("counts", [[150], [100, 120], [80, 60, 90], [50, 60, 70, 80, 90]], ids=len)
@@ -221,6 +237,32 @@ def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth
         answer = predict_stack(stack, model, "refined", tmp_path, polish_steps=5)
         errors[faint], _ = pose_errors(answer.predictions.rotations, truth.rotations)
     assert (errors[torch.inf] > 20).float().mean() < 0.1 < (errors[0.0] > 20).float().mean()
+
+
+@pytest.mark.parametrize("grade", ["refined", "searched"])
+def test_open_poses_are_weighed_in_volumes_and_classes(stack, model, truth, tmp_path, monkeypatch, grade):
+    """Here of images that are clear: as good as any other way, by the volumes that the answer holds."""
+    monkeypatch.setattr("hetacumn.inference.poses_are_open", lambda *_: True)
+    whole, parts = (
+        predict_stack(stack, model, grade, tmp_path / str(chunk), chunk=chunk, polish_steps=3, path_points=4)
+        for chunk in (1000, 80)
+    )
+    assert accuracy(whole.predictions.classes, truth.classes) > 0.95
+    assert accuracy(parts.predictions.classes, truth.classes) > 0.95
+    assert whole.predictions.classes.bincount().tolist() == sorted(whole.predictions.classes.bincount().tolist())[::-1]
+
+
+def test_the_basis_draws_the_softened_volumes_at_the_centres(blobs, device):
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 300, 24, snr=0.05, device=device)
+    config = AbInitioConfig(soft_grid=(2, 12), shift_steps=1, soft_steps=5)
+    state = State(toy.poses, toy.latents(3) + 0.1 * torch.randn(300, 3, generator=torch.Generator().manual_seed(0)).to(device))
+    before = toy.basis(3)
+    basis, centres = polish(toy.data, before, state, config, 2, 50, seed=0)
+    expected = soften(
+        toy.data, volumes_at(centres, before), config.suited(toy.data), 5, torch.Generator().manual_seed(0), tqdm(disable=True)
+    )
+    torch.testing.assert_close(volumes_at(centres, basis), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert polish(toy.data, before, state, config, 2, 0, seed=0) == (before, None)
 
 
 def test_the_number_of_classes_is_the_users_the_models_or_chosen(stack, model, tmp_path):

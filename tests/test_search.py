@@ -11,6 +11,7 @@ from hetacumn.particles import Poses
 from hetacumn.search import (
     log_likelihood,
     log_sum_exp_,
+    open_rotations,
     pose_grid,
     posterior_,
     search_grid,
@@ -88,6 +89,16 @@ def test_search_grid_finds_any_pose_within_the_spacing(toy, device):
     errors = distance_deg(found.poses.rotations, toy.poses.rotations)
     assert errors.median() < 12 and (errors < 20).float().mean() >= 0.95
     assert (found.poses.shifts_px - toy.poses.shifts_px).abs().max(1).values.median() < 1.0
+
+
+def test_a_pose_is_open_over_all_rotations_or_few(toy, device):
+    rotations, shifts = pose_grid(2, 12).to(device), shift_grid(1.0, 3).to(device)
+    nothing = open_rotations(toy.data[:9], torch.zeros_like(toy.volumes), rotations, shifts, batch=4)
+    torch.testing.assert_close(nothing, torch.full_like(nothing, len(rotations)), rtol=1e-3, atol=0)
+    clear = open_rotations(toy.data, toy.volumes, rotations, shifts)
+    twice = open_rotations(toy.data, toy.volumes.expand(2, -1, -1, -1), rotations, shifts)
+    assert clear.shape == (40,) and (clear >= 0.999).all() and clear.median() < 1.5
+    torch.testing.assert_close(twice, clear, rtol=1e-3, atol=1e-3)  # which volume it was is not asked
 
 
 def test_the_evidence_is_the_mean_likelihood_over_the_grid(toy, device):
