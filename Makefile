@@ -17,6 +17,10 @@ BIN := .venv/bin
 STAMP := .venv/installed.stamp
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
+QUICK := adk-snr100-3k
+QUICK_STAGES := $(patsubst %,peer@$(QUICK)-%,relion cryodrgn2 drgnai) $(patsubst %,method@$(QUICK)-%,hetacumn-bare amortized) \
+  refine@$(QUICK)
+
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -44,7 +48,8 @@ benchmark: data peers
 	$(BIN)/python -m hetacumn.run notebooks/09_benchmark.ipynb -o results/benchmark/09_benchmark.ipynb
 
 benchmark-quick: data peers
-	$(BIN)/python scripts/repro.py --jobs $(JOBS) benchmark/dvc.yaml:evaluate-small@adk-snr100-3k
+	$(BIN)/python scripts/repro.py --jobs $(JOBS) $(addprefix benchmark/dvc.yaml:,$(QUICK_STAGES))
+	$(BIN)/python -m hetacumn.run notebooks/04_evaluate.ipynb -p dataset $(QUICK) -p out results/benchmark/$(QUICK)/evaluation
 	$(BIN)/python -m hetacumn.run notebooks/09_benchmark.ipynb -o results/benchmark/09_benchmark.ipynb
 
 speed: $(STAMP)
