@@ -21,6 +21,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from tqdm import tqdm
 
+from hetacumn.fourier import padded_size
 from hetacumn.fsc import Placement, place_core, place_volume
 from hetacumn.joint import State, Tangent, climb
 from hetacumn.observations import Observations
@@ -135,7 +136,7 @@ def stochastic_em(
     """
     box, device = start.shape[-1], start.device
     shifts = shift_grid(config.shift_px, config.shift_steps).to(device)
-    size = 2 * round(box * config.padding / 2)
+    size = padded_size(box, config.padding)
     switch = 0.8 * (config.coarse_radius - radius[0]) / (radius[1] - radius[0])
     stages = []
     for i, grid in enumerate(grids):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hetacumn.fourier import ifft3c, shells
+from hetacumn.fourier import ifft3c, padded_size, shells
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.volumes import Slicer, make_stencil, radius_grid, soft_sphere
@@ -23,7 +23,7 @@ def back_project(data: Observations, poses: Poses, padding: float = 2.0, prior: 
     ``prior`` is the constant of the Wiener filter, as a part of the mean squared CTF in a shell.
     """
     box, device = data.plane.box, data.y.device
-    size = 2 * round(box * padding / 2)
+    size = padded_size(box, padding)
     voxels = size * size * (size // 2 + 1)
     sums = torch.zeros(voxels, 3, device=device)  # real and imaginary part of Σ C Y, and Σ C²
     for start in range(0, len(data), batch):

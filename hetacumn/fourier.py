@@ -72,6 +72,11 @@ def pad_volumes(volumes: Tensor, box: int) -> Tensor:
     return torch.nn.functional.pad(volumes, (before, after) * 3)
 
 
+def padded_size(box: int, padding: float) -> int:
+    """The size, even, of a volume of ``box`` padded by so much."""
+    return 2 * round(box * padding / 2)
+
+
 def padded_rfft3c(volumes: Tensor, size: int) -> Tensor:
     """``fft3c(pad_volumes(volumes, size))`` where kx >= 0: ``(..., size, size, size // 2 + 1)``.
 

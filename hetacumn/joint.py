@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hetacumn import so3
-from hetacumn.fourier import crop_volumes, padded_rfft3c
+from hetacumn.fourier import crop_volumes, padded_rfft3c, padded_size
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.subspace import mixing_of
@@ -118,7 +118,7 @@ class Tangent:
         self.box = min(whole, 2 * self.reach + 8)  # between the frequencies of a grid that ends sharply its edge is felt
         if self.box < whole:  # a coarser grid of the same extent: the transform is that of before up to the reach
             basis = crop_volumes(basis, self.box) * (whole / self.box) ** 2
-        self.size = 2 * round(self.box * padding / 2)
+        self.size = padded_size(self.box, padding)
         axis = torch.arange(self.box, device=basis.device, dtype=basis.dtype) - self.box // 2
         moments = [basis * axis.view(shape) for shape in ((1, 1, -1), (1, -1, 1), (-1, 1, 1))]  # x, y, z
         transforms = padded_rfft3c(torch.stack([basis, *moments]) / self.box, self.size)

@@ -134,6 +134,8 @@ def method_config(params: dict, method: str, **more) -> TrainConfig:
 
 def training_share(count: int, share: float, seed: int) -> np.ndarray:
     """A random ``share`` of ``count`` particles, as sorted positions from 0."""
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise HetacumnError(f"trained_share is {share!r}; expected a number over 0 and up to 1")
     chosen = np.random.default_rng(seed).permutation(count)[: max(1, round(share * count))]
     return np.sort(chosen)
 

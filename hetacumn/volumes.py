@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hetacumn.errors import HetacumnError
-from hetacumn.fourier import padded_rfft3c
+from hetacumn.fourier import padded_rfft3c, padded_size
 from hetacumn.project import atomic_path
 
 
@@ -116,7 +116,7 @@ class Slicer:
 
     def __init__(self, volumes: Tensor, padding: float = 2.0):
         self.box = volumes.shape[-1]
-        self.size = 2 * round(self.box * padding / 2)
+        self.size = padded_size(self.box, padding)
         self.channels = len(volumes)
         transform = padded_rfft3c(volumes / self.box, self.size)  # (j, kz, ky, kx >= 0)
         self.table = torch.view_as_real(transform.flatten(1).T).flatten(1)  # (voxels, j * 2)
