@@ -233,7 +233,8 @@ def poses_are_open(data: Observations, volumes: Tensor, config: AbInitioConfig, 
 
     Elsewhere a grid is coarser than what the images say, and its posterior worth less than the likeliest pose.
     """
-    band = data[:sample].within(config.soft_radius * data.plane.box)
+    spread = torch.linspace(0, len(data) - 1, min(sample, len(data)), device=volumes.device).long()
+    band = data[spread].within(config.soft_radius * data.plane.box)
     rotations, shifts = soft_poses(config, volumes.device)
     return float(open_rotations(band, volumes, rotations, shifts, padding=config.padding).median()) > config.open_poses
 
