@@ -71,14 +71,17 @@ class AbInitioConfig:
     held_out: float = 0.1
     routes: tuple[str, ...] = ("classes", "consensus")
 
+    def faintness(self, data: Observations) -> float:
+        """How many times less than ``loud_nats`` the molecule explains an image by; 1 where that is more."""
+        return max(1.0, self.loud_nats / max(signal_nats(data, self.radius[1] * data.plane.box), 1e-6))
+
     def suited(self, data: Observations) -> AbInitioConfig:
         """The settings for images as faint as these.
 
         Where the molecule explains an image by fewer than ``loud_nats``, its tempered likelihood would say next to nothing
         of the pose, and a batch little of the volume: both are larger by that factor, the batch at most five times.
         """
-        nats = signal_nats(data, self.radius[1] * data.plane.box)
-        faintness = max(1.0, self.loud_nats / max(nats, 1e-6))
+        faintness = self.faintness(data)
         return replace(self, temper=min(1.0, self.temper * faintness), batch=round(self.batch * min(5.0, faintness)))
 
 

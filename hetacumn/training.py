@@ -54,6 +54,8 @@ class TrainConfig:
     hypotheses: int = 8
     feedback: tuple[tuple[int, float], ...] = ((4, 0.15), (2, 0.2), (1, 0.35), (1, 0.45))  # see joint.compete; () for none
     second_look: float = 0.05  # about the share of the images, at prediction; 0 for none
+    faint_feedback: tuple[tuple[int, float], ...] = ((8, 0.15), (4, 0.2), (2, 0.3), (1, 0.45), (1, 0.45))  # see suited
+    faint_second_look: float = 0.2
     symmetrised: bool = False
     decoder: str = "voxel"  # or "coordinate"
     # sizes
@@ -80,6 +82,13 @@ class TrainConfig:
     # run
     checkpoint_seconds: float = 60.0
     ab_initio: AbInitioConfig = field(default_factory=AbInitioConfig)
+
+    def suited(self, data: Observations) -> TrainConfig:
+        """The settings for images as faint as these: where the molecule says less of the pose, more hypotheses compete, and
+        more images are looked at again, if feedback is wanted at all."""
+        if not self.feedback or self.ab_initio.faintness(data) == 1:
+            return self
+        return replace(self, feedback=self.faint_feedback, second_look=self.second_look and self.faint_second_look)
 
     @classmethod
     def from_params(cls, settings: dict, **more) -> TrainConfig:
@@ -154,7 +163,7 @@ def run_method(
     out.mkdir(parents=True, exist_ok=True)
     if config.classes > len(data):
         raise HetacumnError(f"{config.classes} classes of {len(data)} particles; expected no more classes than particles")
-    begin, seconds = None, 0.0
+    config, begin, seconds = config.suited(data), None, 0.0
     if team.leads:
         facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A}
         write_json(out / "config.json", {**facts, **provenance()})

@@ -13,7 +13,7 @@ import torch
 from toys import hinged, make_toy
 
 from hetacumn import training
-from hetacumn.ab_initio import AbInitioConfig, Start
+from hetacumn.ab_initio import AbInitioConfig, Start, signal_nats
 from hetacumn.errors import HetacumnError
 from hetacumn.inference import amortize
 from hetacumn.model import HetACUMN
@@ -331,7 +331,7 @@ def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tm
         "model.safetensors",
         "history.csv",
     }
-    assert load_config(tmp_path / "one") == TINY
+    assert load_config(tmp_path / "one") == TINY.suited(toy.data)
     facts = json.loads((tmp_path / "one/config.json").read_text())
     assert (facts["method"], facts["box"], facts["pixel_A"]) == (
         "hetacumn",
@@ -395,3 +395,13 @@ def test_a_full_disk_leaves_the_checkpoint_before(toy, start, tmp_path, monkeypa
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     train(toy.data, config, tmp_path, 7.5, start, progress=False)
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_more_hypotheses_compete_for_faint_images(blobs, device):
+    loud, faint = (make_toy([hinged(blobs, 0)], 300, BOX, snr=snr, device=device).data for snr in (2.0, 0.05))
+    config = TrainConfig(ab_initio=AbInitioConfig(loud_nats=signal_nats(loud, 0.22 * BOX) / 4))
+    assert config.suited(loud) == config
+    suited = config.suited(faint)
+    assert suited == replace(config, feedback=config.faint_feedback, second_look=config.faint_second_look)
+    assert replace(config, feedback=()).suited(faint).feedback == ()
+    assert replace(config, second_look=0.0).suited(faint).second_look == 0
