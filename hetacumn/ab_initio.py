@@ -65,7 +65,7 @@ class AbInitioConfig:
     open_poses: float = 1.5  # on average over so many rotations of the soft grid: all are weighed, at the end
     soft_grid: tuple[int, int] = (5, 30)  # 12 degrees
     soft_radius: float = 0.3
-    soft_steps: int = 60
+    soft_steps: int = 60  # 0: poses are never weighed at the end
     soft_rate: float = 0.03
     padding: float = 2.0
     held_out: float = 0.1
@@ -236,6 +236,8 @@ def poses_are_open(data: Observations, volumes: Tensor, config: AbInitioConfig, 
 
     Elsewhere a grid is coarser than what the images say, and its posterior worth less than the likeliest pose.
     """
+    if not config.soft_steps:
+        return False
     spread = torch.linspace(0, len(data) - 1, min(sample, len(data)), device=volumes.device).long()
     band = data[spread].within(config.soft_radius * data.plane.box)
     rotations, shifts = soft_poses(config, volumes.device)

@@ -59,7 +59,7 @@ class Inferred:
     seconds: float
 
 
-SEARCH_BATCH = 2500  # at most
+SEARCH_BATCH = 2500  # images that share one reading of the grid's slices, at most
 GRADES = ("encoder", "amortized", "refined", "searched")
 FAINT = 150.0  # nats by which the molecule explains an image better than nothing: below, a wrong pose often fits as well
 REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # of joint.compete between all hypotheses
@@ -106,9 +106,9 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
     rows = (faint | (misfit(value, band) > model.doubt)).nonzero().squeeze(1)
     if len(rows):
         centres = classify(state.latents, classes and min(classes, len(data)), seed).centres.to(data.y.device)
-        searched, other, likelier = _search(data[rows], basis, centres, config)
+        searched, other, theirs = _search(data[rows], basis, centres, config)
         mine = torch.cdist(state.latents[rows], centres).argmin(1)
-        state = state.replaced(rows, searched.where((other > value[rows]) | (mine != likelier), state[rows]))
+        state = state.replaced(rows, searched.where((other > value[rows]) | (mine != theirs), state[rows]))
     return Inferred(state, time.perf_counter() - began)
 
 
@@ -138,7 +138,7 @@ def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitio
 
 
 def _search_batch(data: Observations) -> int:
-    """How many images share one reading of the grid's slices, all processors busy."""
+    """Up to :data:`SEARCH_BATCH`, fewer where processors would be idle."""
     return min(SEARCH_BATCH, -(-len(data) // torch.get_num_threads()))
 
 

@@ -1,5 +1,7 @@
 """The ab initio start on a toy molecule with a hinged arm, and the frame of a molecule's fixed body."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from toys import hinged, make_toy
@@ -98,6 +100,7 @@ def test_open_poses_are_told_from_clear_ones_and_weighing_them_mends_volumes(blo
     clear, faint = (make_toy(states, 800, BOX, snr=snr, device=device) for snr in (2.0, 0.05))
     config = AbInitioConfig(soft_grid=(3, 18), shift_px=1.0, batch=200)
     assert not poses_are_open(clear.data, clear.volumes, config) and poses_are_open(faint.data, faint.volumes, config)
+    assert not poses_are_open(faint.data, faint.volumes, replace(config, soft_steps=0))
 
     noise = smooth_noise(2, BOX, torch.Generator().manual_seed(7), BOX // 3).to(device)
     before = faint.volumes + 0.5 * faint.volumes.std() * noise
