@@ -70,7 +70,7 @@ class ConvolutionStem(nn.Module):
 
     def __init__(self, plane: HalfPlane, channels: tuple[int, ...] = (32, 64, 64, 128, 128)):
         super().__init__()
-        self.plane = plane
+        self.plane, self.used = plane, len(plane)
         blocks: list[nn.Module] = []
         before, size = 1, plane.box
         for i, after in enumerate(channels):
@@ -104,15 +104,16 @@ class Encoder(nn.Module):
         self.latent_dim, self.hypotheses, self.conditional = latent_dim, hypotheses, conditional
         self.register_buffer("amplitude", torch.ones(len(plane)) if power is None else power.sqrt().cpu())
         self.stem = TemplateStem(plane, templates, radius) if templates else ConvolutionStem(plane)
+        self.used = self.stem.used
         inner = width * 3 // 2
         self.body = nn.Sequential(*_dense(self.stem.width, inner), *_dense(inner, width))
         self.to_latent = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2 * latent_dim))
         self.to_pose = nn.Sequential(*_dense(width + latent_dim, width), nn.Linear(width, 9 * hypotheses))
 
     def features(self, images: Tensor, ctf: Tensor) -> Tensor:
-        """Packed images ``(b, m)`` and their CTFs ``(b, m)`` to ``(b, width)``."""
-        signal = ctf * self.amplitude
-        return self.body(self.stem(images * (signal / (signal.square() + 1))))
+        """Packed images ``(b, m)`` and their CTFs ``(b, m)`` to ``(b, width)``; the first ``used`` coefficients matter."""
+        signal = ctf[:, : self.used] * self.amplitude[: self.used]
+        return self.body(self.stem(images[:, : self.used] * (signal / (signal.square() + 1))))
 
     def start_templates(self, slices: Tensor) -> None:
         """Take noise-free packed slices ``(templates, m)`` as the matched filters of the stem."""

@@ -56,13 +56,23 @@ def crop_images(images: Tensor, box: int) -> Tensor:
 
 
 def crop_volumes(volumes: Tensor, box: int) -> Tensor:
-    """Fourier-crop ``(..., z, y, x)`` volumes to ``box`` voxels, keeping density per voxel at its mean value."""
-    size = volumes.shape[-1]
-    middle = _centre(size, box)
-    coefficients = fft3c(volumes)[..., middle, middle, middle].clone()
-    for dim in (-3, -2, -1):
-        coefficients.select(dim, 0).zero_()
-    return ifft3c(coefficients) * (box / size) ** 3
+    """Fourier-crop ``(..., z, y, x)`` volumes to ``box`` voxels, keeping density per voxel at its mean value.
+
+    As a matrix product along each axis: exact as well, and several times faster than transforms there and back.
+    """
+    narrow = _narrowing(volumes.shape[-1], box, volumes.device)
+    with torch.autocast(volumes.device.type, enabled=False):
+        cropped = narrow @ (volumes @ narrow.T)
+        return (narrow @ cropped.flatten(-2)).unflatten(-1, (box, box))
+
+
+@lru_cache(maxsize=8)
+def _narrowing(size: int, box: int, device: torch.device) -> Tensor:
+    """The matrix ``(box, size)`` that samples what ``size`` voxels along an axis have below the Nyquist frequency of ``box``."""
+    new, old = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in (box, size))
+    k = torch.arange(1, (box + 1) // 2)
+    angle = 2 * torch.pi * k[:, None, None] * (new[:, None] - old)
+    return ((1 + 2 * angle.cos().sum(0)) / size).float().to(device)
 
 
 def pad_volumes(volumes: Tensor, box: int) -> Tensor:

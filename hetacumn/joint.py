@@ -12,7 +12,7 @@ image, and a 5 + q equation the step. The same numbers give the Laplace approxim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.subspace import mixing_of
 from hetacumn.volumes import make_stencil
+
+READ_AT_ONCE = 2**22  # numbers read of a table, on a CPU: larger arrays would be given fresh memory each time
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,13 @@ class Quadratic:
             torch.where(condition[:, None, None], self.curvature, other.curvature),
         )
 
+    @staticmethod
+    def cat(parts: list[Quadratic]) -> Quadratic:
+        """Several one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return Quadratic(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Quadratic)))
+
     def step(self, damping: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
         """The damped step ``(b, p)`` towards the maximum; the log joint ``(b,)`` and the Laplace evidence expected there."""
         damped = self.curvature.clone()
@@ -132,48 +141,51 @@ class Tangent:
 
     def expand(self, data: Observations, state: State) -> Quadratic:
         """The log joint of images about a state, to second order. In single precision, under autocast too."""
+        block = max(1, READ_AT_ONCE // (8 * self.channels * data.y.shape[1])) if data.y.device.type == "cpu" else len(data)
+        blocks = [slice(start, start + block) for start in range(0, len(data), block)]
         with torch.autocast(data.y.device.type, enabled=False):
-            return self._expand(data, state)
+            return Quadratic.cat([self._expand(data[rows], state[rows]) for rows in blocks])
 
     def _expand(self, data: Observations, state: State) -> Quadratic:
         count, m, channels = len(data), data.y.shape[1], self.channels
         rotations, latents = state.poses.rotations, state.latents
         root = data.weight.sqrt()
-        stencil = make_stencil(rotations, data.k, self.size, self.box)
+        stencil = make_stencil(rotations, data.k, self.size, self.box, data.ctf * root)
         values = torch.nn.functional.embedding_bag(
-            stencil.index, self.table, mode="sum",
-            per_sample_weights=stencil.weights * (data.ctf * root).view(-1, 1),
+            stencil.index, self.table, mode="sum", per_sample_weights=stencil.weights
         )
-        # What is read: the image, i times its gradient along the axes of the view, and the components.
+        # What is read, in the rows that the derivatives will have: i times the gradient of the image along the axes of the
+        # view, the image twice, the components, and the image once more.
         mixing = mixing_of(latents)
-        rows = mixing.new_zeros(count, 3 + channels, 4, channels)
-        rows[:, 0, 0] = mixing
-        rows[:, 1:4, 1:] = rotations[..., None] * (mixing[:, None, None] * (torch.pi / 180))  # a turn is in degrees
-        rows[:, 4:, 0, 1:] = torch.eye(channels - 1, device=mixing.device)
-        read = torch.bmm(rows.flatten(2), values.view(count, 2 * m, 4 * channels).mT)  # (b, rows, 2m)
+        rows = mixing.new_zeros(count, 5 + channels, 4, channels)
+        rows[:, :3, 1:] = rotations[..., None] * (mixing[:, None, None] * (torch.pi / 180))  # a turn is in degrees
+        rows[:, [3, 4, -1], 0] = mixing[:, None]
+        rows[:, 5:-1, 0, 1:] = torch.eye(channels - 1, device=mixing.device)
+        jacobian = torch.bmm(rows.flatten(2), values.view(count, 2 * m, 4 * channels).mT)  # (b, rows, 2m)
         # Where the half of the transform that is kept does not reach, its conjugate was read. A product with the image is
         # the same if that is conjugated too, and i changes its sign: with it do the frequencies below.
         sign = stencil.sign.view(count, m)
-        image = torch.view_as_real(data.plane.translate(data.y, -state.poses.shifts_px))
-        image = image * torch.stack([root.expand(count, m), root * sign], dim=-1)
-        residual = image.flatten(1) - read[:, 0]
+        residual = jacobian[:, -1].neg_().view(count, m, 2)
+        image = data.plane.translate(data.y, -state.poses.shifts_px)
+        residual[..., 0].addcmul_(image.real, root)
+        residual[..., 1].addcmul_(image.imag, root * sign)
         # Derivatives are 2πi/box times: k cross the gradient in the view's frame, for turns; -k, for shifts. The box is that of
         # the grid that the moments are of, for turns; of the pixels that a shift is in, for shifts.
         k = (data.k.T * (2 * torch.pi / self.box))[:, None] * sign
         kx, ky = k.repeat_interleave(2, dim=2)
-        over_i = torch.stack([read[:, 0, 1::2], -read[:, 0, ::2]], dim=-1).flatten(1)
-        jacobian = torch.cat([read.new_empty(count, 5, 2 * m), read[:, 4:]], dim=1)
-        torch.mul(ky, read[:, 3], out=jacobian[:, 0])
-        torch.mul(kx, read[:, 3], out=jacobian[:, 1]).neg_()
-        torch.mul(kx, read[:, 2], out=jacobian[:, 2]).addcmul_(ky, read[:, 1], value=-1)
-        over_i.mul_(self.box / data.plane.box)
+        about_z = (kx * jacobian[:, 1]).addcmul_(ky, jacobian[:, 0], value=-1)
+        torch.mul(ky, jacobian[:, 2], out=jacobian[:, 0])
+        torch.mul(kx, jacobian[:, 2], out=jacobian[:, 1]).neg_()
+        jacobian[:, 2] = about_z
+        over_i = torch.view_as_complex(jacobian[:, 3].view(count, m, 2)) * (-1j * self.box / data.plane.box)
+        over_i = torch.view_as_real(over_i).flatten(1)
         torch.mul(kx, over_i, out=jacobian[:, 3])
         torch.mul(ky, over_i, out=jacobian[:, 4])
-        slope = torch.bmm(jacobian, residual[..., None]).squeeze(-1)
+        products = torch.bmm(jacobian, jacobian.mT)  # the last row is the residual
+        slope, curvature = products[:, :-1, -1], products[:, :-1, :-1]
         slope[:, 5:] -= latents
-        curvature = torch.bmm(jacobian, jacobian.mT)
         curvature.diagonal(dim1=1, dim2=2)[:, 5:] += 1
-        value = -0.5 * (residual.square().sum(1) + latents.square().sum(1))
+        value = -0.5 * (products[:, -1, -1] + latents.square().sum(1))
         return Quadratic(value, slope, curvature)
 
 

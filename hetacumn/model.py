@@ -56,8 +56,8 @@ def hypotheses_loss(found: Hypotheses, true: Poses) -> Tensor:
 
 @dataclass(frozen=True)
 class LatentDraws:
-    """What task 2 draws from: optics of real particles ``ctf`` ``(n, m)``; latents ``(n, q)`` or None for the prior alone;
-    the spread of shifts in pixels."""
+    """What task 2 draws from: optics of real particles ``ctf`` ``(n, m)``, and so ``m`` coefficients of an image; latents
+    ``(n, q)`` or None for the prior alone; the spread of shifts in pixels."""
 
     ctf: Tensor
     latents: Tensor | None
@@ -174,7 +174,7 @@ class HetACUMN(nn.Module):
             rows = torch.randint(len(draws.latents), (count - count // 4,), generator=generator, device=device)
             z[count // 4 :] = draws.latents[rows]
         z, rotations = z[mine], random_rotations(count, generator, device)[mine]
-        drawn = (slices or self.decoder.slices)(z, rotations, plane.k)
+        drawn = (slices or self.decoder.slices)(z, rotations, plane.k[: draws.ctf.shape[1]])
         quarter, turns, poses = inplane(torch.tensor(-90.0, device=device)), [drawn], [rotations]
         for _ in range(3):
             turns.append(plane.quarter_turned(turns[-1]))

@@ -257,7 +257,7 @@ class Trainer:
         scale = float(data.within(4).y.abs().mean())
         self.model = build_model(config, box, basis, signal_power(data), scale).to(device)
         self.draws = LatentDraws(
-            data.ctf, None if start is None else start.latents.to(device),
+            data.ctf[:, : self.model.encoder.used], None if start is None else start.latents.to(device),
             1.0 if start is None else float(start.poses.shifts_px.std()),
         )
         if start is not None and isinstance(self.model.encoder.stem, TemplateStem):
