@@ -8,12 +8,15 @@
    motions: poses are first refined under the consensus. Both end as a linear subspace of volumes ``V_0 + Σ z_j V_j``,
    fitted by probabilistic PCA, with poses refined under each image's own volume in turn.
 3. *Choice.* Images held out from every fit decide which subspace explains them best.
-4. *Open poses.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end the volumes of
+4. *A rare conformation.* Images that fit their volume worse than noise allows, if there are many, are of a conformation
+   that was not found among so many of others: EM of these alone finds it, and all images compete for it again.
+5. *Open poses.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end the volumes of
    the classes are fitted once more by EM, all poses weighed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,13 +26,17 @@ from tqdm import tqdm
 
 from hetacumn.fourier import padded_size
 from hetacumn.fsc import Placement, place_core, place_volume
-from hetacumn.joint import State, Tangent, climb
+from hetacumn.joint import State, Tangent, climb, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.search import log_likelihood, open_rotations, pose_grid, posterior_, search_grid, shift_grid
 from hetacumn.so3 import Frame
 from hetacumn.subspace import infer_latents, latent_posterior, volumes_at
 from hetacumn.volumes import Slicer, Stencil, make_stencil, soft_sphere
+
+UNFIT = 3.0  # standard deviations: an image that fits so much worse than most
+UNFIT_CLUSTER = 0.25  # the share of such images that makes a cluster one of images that do not fit
+NORMAL_SPREAD = 1.4826  # the standard deviation of a normal distribution in units of its median absolute deviation
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class AbInitioConfig:
     soft_steps: int = 60  # 0: poses are never weighed at the end
     soft_rate: float = 0.03
     padding: float = 2.0
+    unfit_share: float = 0.03  # of the images, that fit no volume, and there is looked for one more; 1 for never
     held_out: float = 0.1
     routes: tuple[str, ...] = ("classes", "consensus")
 
@@ -188,8 +196,10 @@ def smooth_noise(count: int, box: int, generator: torch.Generator, cells: int) -
     return (field / field.std(dim=(1, 2, 3), keepdim=True))[:count]
 
 
-def consensus(data: Observations, config: AbInitioConfig, generator: torch.Generator, progress: tqdm) -> Tensor:
-    """One volume ``(box, box, box)``: the likeliest of several restarts from smooth random noise.
+def consensus(data: Observations, config: AbInitioConfig, generator: torch.Generator, progress: tqdm,
+              guess: Tensor | None = None) -> Tensor:
+    """One volume ``(box, box, box)``: the likeliest of several restarts from smooth random noise, the first from a ``guess``
+    if there is one.
 
     A right fold is found again and again with the same likelihood, a wrong one seldom: as soon as two restarts agree on
     the best likelihood the others are spared.
@@ -199,8 +209,9 @@ def consensus(data: Observations, config: AbInitioConfig, generator: torch.Gener
         progress.set_postfix_str(f"consensus, restart {restart + 1}")
         noise = smooth_noise(1, box, generator, box // 4).to(data.y.device)
         ball = torch.exp(-2 * (1 - soft_sphere(box, edge=box / 2 - 2, device=noise.device)).square())
+        start = unit * ball * (0.5 + 0.5 * noise) if restart or guess is None else guess[None]
         volume, score = stochastic_em(
-            data, unit * ball * (0.5 + 0.5 * noise), config, config.steps, config.radius,
+            data, start, config, config.steps, config.radius,
             (config.coarse_grid, config.fine_grid), config.temper, config.rate, generator, progress,
         )
         found.append((score, volume[0]))
@@ -275,48 +286,55 @@ def principal(volumes: Tensor, weights: Tensor, components: int, generator: torc
 
 def ab_initio(data: Observations, config: AbInitioConfig, seed: int, log=tqdm.write) -> Start:
     """Reconstruct a linear subspace of volumes from images alone."""
-    return _AbInitio(data, config, seed, log).run()
+    config = config.suited(data)
+    total = config.restarts * config.steps + config.class_steps * ("classes" in config.routes)
+    total += (2 * len(config.routes) + 2) * config.subspace_steps + config.soft_steps
+    with tqdm(total=total, desc="ab initio", mininterval=5) as progress:
+        return _AbInitio(data, config, torch.Generator().manual_seed(seed), progress, log).run()
 
 
+@dataclass
 class _AbInitio:
-    """One run: the data, the random state and the progress bar that its steps share."""
+    """One run: the data, the random state (on the CPU) and the progress bar that its steps share."""
 
-    def __init__(self, data: Observations, config: AbInitioConfig, seed: int, log):
-        self.data, self.config, self.log = data, config.suited(data), log
-        self.generator = torch.Generator().manual_seed(seed)  # of volumes and batches, on the CPU
-        self.held = torch.arange(len(data), device=data.y.device) % max(2, round(1 / config.held_out)) == 0
+    data: Observations
+    config: AbInitioConfig
+    generator: torch.Generator
+    progress: tqdm
+    log: Callable[[str], object]
+
+    def __post_init__(self):
+        count = len(self.data)
+        self.held = torch.arange(count, device=self.data.y.device) % max(2, round(1 / self.config.held_out)) == 0
         self.fit = (~self.held).nonzero().squeeze(1)
 
     def run(self) -> Start:
         config = self.config
-        total = config.restarts * config.steps + config.class_steps * ("classes" in config.routes)
-        total += (2 * len(config.routes) + 2) * config.subspace_steps + config.soft_steps
-        with tqdm(total=total, desc="ab initio", mininterval=5) as self.progress:
-            first = consensus(self.data[self.fit], config, self.generator, self.progress)
-            found = {route: self._follow(route, first) for route in config.routes}
-            scores = {route: self._score(start) for route, start in found.items()}
-            for route, score in scores.items():
-                self.log(f"ab initio, route {route}: held-out log-likelihood {score:.2f} per image")
-            route = max(scores, key=scores.get)
-            best = self._settle_frames(found[route])
-            best = self._improve(best, config.last_radii, config.last_radius, 2 * config.subspace_steps)
-            best = self._soften(best)
+        first = consensus(self.data[self.fit], config, self.generator, self.progress)
+        found = {route: self._follow(route, first) for route in config.routes}
+        scores = {route: self._score(start) for route, start in found.items()}
+        for route, score in scores.items():
+            self.log(f"ab initio, route {route}: held-out log-likelihood {score:.2f} per image")
+        route = max(scores, key=scores.get)
+        best = self._soften(self._explain_more(self._finish(found[route])))
         return replace(best, route=route, scores=scores)
 
     def _follow(self, route: str, first: Tensor) -> Start:
         """From the consensus to a subspace: by way of K volumes, or by poses refined under the consensus itself."""
-        config, data, box = self.config, self.data, self.data.plane.box
-        volumes = first[None]
+        config, volumes = self.config, first[None]
         if route == "classes":
-            fields = 1 + 0.4 * smooth_noise(config.volumes, box, self.generator, 4).to(first)
+            fields = 1 + 0.4 * smooth_noise(config.volumes, self.data.plane.box, self.generator, 4).to(first)
             volumes, _ = stochastic_em(
-                data[self.fit], first * fields, config, config.class_steps, config.class_radius, (config.class_grid,),
+                self.data[self.fit], first * fields, config, config.class_steps, config.class_radius, (config.class_grid,),
                 config.class_temper, config.class_rate, self.generator, self.progress,
             )
-            volumes = torch.stack([volumes[0]] + [
-                place_core(v, volumes[0], place_volume(v, volumes[0]), self.generator).apply(v) for v in volumes[1:]
-            ])
-        start = self._search(volumes, route)
+        return self._from_volumes(volumes, route)
+
+    def _from_volumes(self, volumes: Tensor, route: str) -> Start:
+        """The volumes of classes laid on the first; poses under these; then poses and subspace in turns."""
+        config, first = self.config, volumes[0]
+        placed = [place_core(v, first, place_volume(v, first), self.generator).apply(v) for v in volumes[1:]]
+        start = self._search(torch.stack([first, *placed]), route)
         start = self._improve(start, config.climb_radii, config.fine_radius, config.subspace_steps)
         start = self._settle_frames(start)
         return self._improve(start, config.fine_radii, config.fine_radius, config.subspace_steps)
@@ -336,6 +354,52 @@ class _AbInitio:
         else:
             latents = torch.zeros(len(data), config.components, device=volumes.device)
         return Start(basis, found.poses, latents, route, {})
+
+    def _finish(self, start: Start) -> Start:
+        config = self.config
+        return self._improve(self._settle_frames(start), config.last_radii, config.last_radius, 2 * config.subspace_steps)
+
+    def _explain_more(self, start: Start) -> Start:
+        """While many images fit no volume: one of these alone, and all images again with it, if that explains them better.
+
+        In the company of nine times as many images of another conformation, those of a rare one are not found by EM: the
+        volume of their cluster becomes what is noise of the others. Clusters of such images give theirs up.
+        """
+        config, score = self.config, self._score(start)
+        for _ in range(config.volumes):
+            unfit = self._unfit(start)
+            rows = (unfit & ~self.held).nonzero().squeeze(1)
+            if unfit.float().mean() < config.unfit_share or len(rows) < config.batch:
+                break
+            self.progress.total += config.restarts * config.steps + 6 * config.subspace_steps
+            labels, volumes, counts = self._clusters(start)
+            share = torch.stack([unfit[labels == k].float().mean() for k in range(len(counts))])
+            order = counts.argsort(descending=True)
+            order = order[(share[order] < UNFIT_CLUSTER) | (order == order[0])]
+            volumes = torch.cat([volumes[order], self._volume_of(rows, volumes[order[0]])])
+            found = self._finish(self._from_volumes(volumes, start.route))
+            before, score = score, self._score(found)
+            self.log(f"ab initio, with a volume of {len(rows)} images that fitted none: held-out log-likelihood "
+                     f"{score:.2f} per image, {before:.2f} without")
+            if score <= before:
+                break
+            start = found
+        return start
+
+    def _volume_of(self, rows: Tensor, guess: Tensor) -> Tensor:
+        """The volume ``(1, box, box, box)`` of some images alone, as if there were no others, like that of others or not."""
+        alone = replace(self, data=self.data[rows])
+        first = consensus(alone.data, self.config, self.generator, self.progress, guess)
+        return alone._follow("consensus", first).basis[:1]
+
+    def _unfit(self, start: Start) -> Tensor:
+        """Which images fit their volume worse than noise allows, ``(n,)``: in units of the spread that most of them have."""
+        radius = self.config.fine_radius
+        tangent = Tangent(start.basis, self.config.padding)
+        _, value = climb(self.data, tangent, State(start.poses, start.latents), (radius,))
+        excess = misfit(value, tangent.band(self.data, radius))
+        excess -= excess.median()
+        return excess > UNFIT * NORMAL_SPREAD * excess.abs().median()
 
     def _soften(self, start: Start) -> Start:
         """If poses are open: the volumes of K clusters of z fitted with all of them weighed, then poses and z under these."""

@@ -68,7 +68,7 @@ def crop_volumes(volumes: Tensor, box: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _narrowing(size: int, box: int, device: torch.device) -> Tensor:
-    """The matrix ``(box, size)`` that samples what ``size`` voxels along an axis have below the Nyquist frequency of ``box``."""
+    """The matrix ``(box, size)`` that samples what ``size`` voxels of an axis have below the Nyquist frequency of ``box``."""
     new, old = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in (box, size))
     k = torch.arange(1, (box + 1) // 2)
     angle = 2 * torch.pi * k[:, None, None] * (new[:, None] - old)

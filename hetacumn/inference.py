@@ -34,7 +34,7 @@ from hetacumn.observations import Observations, observe
 from hetacumn.parallel import Result, side_by_side
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import Prepared
-from hetacumn.project import peak_memory_mb, write_json
+from hetacumn.project import keep_freed_memory, peak_memory_mb, write_json
 from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.subspace import infer_latents, mixing_of, volumes_at
 from hetacumn.team import ALONE, Team
@@ -257,6 +257,7 @@ def predict_stack(
     """
     if grade not in GRADES:
         raise HetacumnError(f"grade is '{grade}'; expected one of {', '.join(GRADES)}")
+    keep_freed_memory()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     run = read_run(model)

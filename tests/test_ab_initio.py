@@ -199,3 +199,13 @@ def test_place_core_of_a_volume_on_itself_is_nothing(blobs, device):
         distance_deg(place.frame.rotation, torch.eye(3, device=device)) < 0.2
         and place.shift_px.abs().max() < 0.05
     )
+
+
+def test_a_rare_conformation_is_found_among_what_fits_no_volume(blobs, device):
+    toy = make_toy([hinged(blobs, 0)] * 10 + [hinged(blobs, 110)], 1650, BOX, snr=2.0, device=device)
+    lines = []
+    start = ab_initio(toy.data, QUICK, seed=1, log=lines.append)  # without it: 61 degrees off
+    rare = toy.classes == 10
+    errors, _ = pose_errors(start.poses.rotations[rare], toy.poses.rotations[rare])
+    assert errors.median() < 10
+    assert any("images that fitted none" in line for line in lines)

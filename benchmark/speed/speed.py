@@ -36,7 +36,7 @@ from hetacumn.optics import Optics
 from hetacumn.particles import write_star
 from hetacumn.prepared import Prepared, prepare
 from hetacumn.preprocess import Preprocessing
-from hetacumn.project import atomic_path
+from hetacumn.project import atomic_path, keep_freed_memory
 from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.so3 import random_rotations
 from hetacumn.stacks import new_stack
@@ -327,6 +327,7 @@ def main() -> None:
     parser.add_argument("--device", help="cpu or cuda; CUDA where there is one")
     parser.add_argument("--peers", default=".venv-peers", help="the environment of `make peers`; '' to leave the others out")
     options = parser.parse_args()
+    keep_freed_memory()  # as training and prediction do
     device = pick_device(options.device)
     suite = Suite(device, options.peers)
     for box in options.boxes:
