@@ -387,7 +387,7 @@ class _AbInitio:
         return start
 
     def _volume_of(self, rows: Tensor, guess: Tensor) -> Tensor:
-        """The volume ``(1, box, box, box)`` of some images alone, as if there were no others, like that of others or not."""
+        """The volume ``(1, box, box, box)`` of some images alone, the likeliest that is found from a guess and from noise."""
         alone = replace(self, data=self.data[rows])
         first = consensus(alone.data, self.config, self.generator, self.progress, guess)
         return alone._follow("consensus", first).basis[:1]

@@ -159,7 +159,8 @@ class Tangent:
         mixing = mixing_of(latents)
         rows = mixing.new_zeros(count, 5 + channels, 4, channels)
         rows[:, :3, 1:] = rotations[..., None] * (mixing[:, None, None] * (torch.pi / 180))  # a turn is in degrees
-        rows[:, [3, 4, -1], 0] = mixing[:, None]
+        rows[:, 3:5, 0] = mixing[:, None]
+        rows[:, -1, 0] = mixing
         rows[:, 5:-1, 0, 1:] = torch.eye(channels - 1, device=mixing.device)
         jacobian = torch.bmm(rows.flatten(2), values.view(count, 2 * m, 4 * channels).mT)  # (b, rows, 2m)
         # Where the half of the transform that is kept does not reach, its conjugate was read. A product with the image is

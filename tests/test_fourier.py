@@ -75,6 +75,14 @@ def test_crop_volumes_keeps_density(blobs, device):
     assert float(crop_volumes(large, 32).mean()) == pytest.approx(float(large.mean()), rel=1e-4)
 
 
+def test_crop_volumes_keeps_the_coefficients_below_the_new_nyquist_frequency(device, generator):
+    whole = torch.randn(2, 24, 24, 24, generator=generator, device=device)
+    small = fft3c(crop_volumes(whole, 16)) * (24 / 16) ** 3
+    inside = fft3c(whole)[:, 5:20, 5:20, 5:20]  # -7 to 7, of -12 to 11
+    torch.testing.assert_close(small[:, 1:, 1:, 1:], inside, rtol=1e-4, atol=1e-3)
+    assert small[:, 0].abs().max() < 1e-3  # the frequencies at -Nyquist have lost their partners
+
+
 def test_crop_to_the_same_box_changes_nothing_within_the_band(device, generator):
     _, x = band_limited(device, generator)
     assert torch.allclose(crop_images(x, 16), x, atol=1e-5)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from toys import hinged, likelihood_at, make_toy
 
+from hetacumn import joint
 from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.particles import Poses
 from hetacumn.so3 import distance_deg, perturb, random_rotations
@@ -38,6 +39,15 @@ def test_the_value_is_the_log_joint_over_pixels(toy, generator):
     state = away(toy, 5.0, generator)
     value = Tangent(toy.basis()).expand(toy.data, state).value
     torch.testing.assert_close(value, log_joint(toy, state), rtol=1e-3, atol=0.1)
+
+
+def test_images_in_blocks_say_what_they_say_at_once(toy, generator, monkeypatch):
+    state, tangent = away(toy, 5.0, generator), Tangent(toy.basis())
+    whole = tangent.expand(toy.data, state)
+    monkeypatch.setattr(joint, "READ_AT_ONCE", 7 * 8 * 2 * toy.data.y.shape[1])  # seven images of two volumes
+    parts = tangent.expand(toy.data, state)
+    for name in ("value", "slope", "curvature"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-4, atol=1e-2)
 
 
 def test_the_slope_is_that_of_finite_differences(blobs, device, generator):
