@@ -35,10 +35,10 @@ def train(stack: Prepared, share: float, method: str, config: TrainConfig, out: 
 
 
 def predict(stack: Prepared, model: Path | str, grade: str, out: Path | str, classes: int | None = None,
-            device: str | None = None, devices: int = 1) -> Answer:
+            device: str | None = None, devices: int = 1, polish_steps: int = 150) -> Answer:
     """Predict a stack; see :func:`~hetacumn.inference.predict_stack`. ``devices`` as for :func:`train`."""
-    answer = _do(stack, {"do": "predict", "model": str(model), "grade": grade, "out": str(out), "classes": classes},
-                 device, devices)  # fmt: skip
+    answer = _do(stack, {"do": "predict", "model": str(model), "grade": grade, "out": str(out), "classes": classes,
+                         "polish_steps": polish_steps}, device, devices)  # fmt: skip
     return answer or read_answer(out)
 
 
@@ -70,7 +70,8 @@ def _do(stack: Prepared, job: dict, device: str | None, devices: int) -> Answer 
 def work(stack: Prepared, job: dict, device: torch.device, team: Team) -> Answer | None:
     """One process's part of a job; of a prediction, the answer."""
     if job["do"] == "predict":
-        return predict_stack(stack, job["model"], job["grade"], job["out"], job["classes"], device, team=team)
+        return predict_stack(stack, job["model"], job["grade"], job["out"], job["classes"], device,
+                             polish_steps=job["polish_steps"], team=team)
     config = TrainConfig.from_params(job["config"])
     images = stack.read(training_share(len(stack), job["share"], config.seed))
     run_method(job["method"], observe(images, device), config, job["out"], images.pixel_A, job["start"], team)

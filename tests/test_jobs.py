@@ -82,12 +82,11 @@ def test_two_processes_train_as_one(stack, alone, tmp_path):
 
 @pytest.mark.parametrize("grade", ["amortized", "refined"])
 def test_two_processes_predict_as_one(stack, alone, tmp_path, grade):
-    for devices in (1, 2):
-        jobs.predict(stack, alone, grade, tmp_path / str(devices), device="cpu", devices=devices)
+    for devices in (1, 2):  # without the fit of refined volumes: Adam's 150 steps make degrees of a rounding error
+        jobs.predict(stack, alone, grade, tmp_path / str(devices), device="cpu", devices=devices, polish_steps=0)
     one, two = (Predictions.read(tmp_path / str(devices)) for devices in (1, 2))
     assert one.names == two.names and len(one) == 101
-    # The fit of refined volumes, 150 steps of Adam, makes more of a rounding error; and two poses may explain an image alike.
-    degrees, z = (0.01, 1e-3) if grade == "amortized" else (1.0, 0.1)
+    degrees, z = (0.01, 1e-3) if grade == "amortized" else (1.0, 0.1)  # refined, two poses may explain an image alike
     assert (distance_deg(one.rotations, two.rotations) < degrees).float().mean() > 0.97
     assert ((one.latents - two.latents).abs().amax(1) < z).float().mean() > 0.97
 
