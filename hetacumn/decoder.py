@@ -3,8 +3,8 @@
 A decoder is a module with ``box``, ``latent_dim`` and
 
 - ``volumes(z)``: ``(b, q)`` latents to ``(b, box, box, box)`` densities;
-- ``slices(z, rotations, k)``: central slices ``(b, m)`` at ``(b, 3, 3)`` and ``(m, 2)`` integer frequencies;
-- ``still()``: the same function for as long as the weights rest, without gradients, and faster where it can be.
+- ``drawing(reach)``: for as long as the weights rest, the function of z, rotations ``(b, 3, 3)`` and integer frequencies
+  ``(m, 2)``, none of them beyond ``reach``, to central slices ``(b, m)``. What it needs of the volumes is made once.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from hetacumn.precision import autocast
 from hetacumn.subspace import mixing_of
 from hetacumn.volumes import Slicer, soft_sphere
+
+Drawing = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class VoxelDecoder(nn.Module):
@@ -38,19 +41,11 @@ class VoxelDecoder(nn.Module):
         """``(1 + q, box, box, box)``: mean and components."""
         return self.voxels * (self.mask * self.unit)
 
-    def slicer(self) -> Slicer:
-        """Slices of the basis; one transform serves a whole batch."""
-        return Slicer(self.basis(), self.padding)
-
     def volumes(self, z: Tensor) -> Tensor:
         return torch.einsum("bj,jxyz->bxyz", mixing_of(z), self.basis())
 
-    def slices(self, z: Tensor, rotations: Tensor, k: Tensor) -> Tensor:
-        return _mixed_slices(self.slicer(), z, rotations, k)
-
-    @torch.no_grad()
-    def still(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        return partial(_mixed_slices, self.slicer())
+    def drawing(self, reach: float | None = None) -> Drawing:
+        return partial(_mixed_slices, Slicer(self.basis(), self.padding, reach))
 
 
 def _mixed_slices(slicer: Slicer, z: Tensor, rotations: Tensor, k: Tensor) -> Tensor:
@@ -81,13 +76,12 @@ class CoordinateDecoder(nn.Module):
         unit = points / (self.box / 2)
         waves = (unit[..., None] * self.bands).flatten(-2)
         encoded = torch.cat([unit, waves.sin(), waves.cos(), z[:, None].expand(-1, points.shape[1], -1)], dim=-1)
-        return self.network(encoded) * (self.scale * torch.exp(-3 * unit.square().sum(-1, keepdim=True)))
+        with autocast(points.device):
+            values = self.network(encoded)
+        return values.float() * (self.scale * torch.exp(-3 * unit.square().sum(-1, keepdim=True)))
 
-    def slices(self, z: Tensor, rotations: Tensor, k: Tensor) -> Tensor:
-        return self._transform(z, k @ rotations[:, :2, :])
-
-    def still(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        return torch.no_grad()(self.slices)
+    def drawing(self, reach: float | None = None) -> Drawing:
+        return lambda z, rotations, k: self._transform(z, k @ rotations[:, :2, :])
 
     def volumes(self, z: Tensor) -> Tensor:
         axis = torch.arange(self.box, device=z.device, dtype=torch.float32) - self.box // 2

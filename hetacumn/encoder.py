@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hetacumn.fourier import HalfPlane
 from hetacumn.particles import Poses
+from hetacumn.precision import autocast
 from hetacumn.so3 import from_6d
 
 
@@ -113,7 +114,9 @@ class Encoder(nn.Module):
     def features(self, images: Tensor, ctf: Tensor) -> Tensor:
         """Packed images ``(b, m)`` and their CTFs ``(b, m)`` to ``(b, width)``; the first ``used`` coefficients matter."""
         signal = ctf[:, : self.used] * self.amplitude[: self.used]
-        return self.body(self.stem(images[:, : self.used] * (signal / (signal.square() + 1))))
+        estimate = images[:, : self.used] * (signal / (signal.square() + 1))
+        with autocast(images.device):
+            return self.body(self.stem(estimate))
 
     def start_templates(self, slices: Tensor) -> None:
         """Take noise-free packed slices ``(templates, m)`` as the matched filters of the stem."""
@@ -121,12 +124,15 @@ class Encoder(nn.Module):
 
     def latent(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance ``(b, q)`` of q(z | Y)."""
-        mean, log_variance = self.to_latent(features).float().chunk(2, dim=1)
+        with autocast(features.device):
+            out = self.to_latent(features)
+        mean, log_variance = out.float().chunk(2, dim=1)
         return mean, log_variance.clamp(-10, 2)
 
     def pose(self, features: Tensor, z: Tensor) -> Hypotheses:
         """Poses given features and ``z`` ``(b, q)``."""
         given = z if self.conditional else torch.zeros_like(z)
-        out = self.to_pose(torch.cat([features, given.to(features.dtype)], dim=1)).float()
-        out = out.unflatten(1, (self.hypotheses, 9))
+        with autocast(features.device):
+            out = self.to_pose(torch.cat([features, given.to(features.dtype)], dim=1))
+        out = out.float().unflatten(1, (self.hypotheses, 9))
         return Hypotheses(from_6d(out[..., :6]), out[..., 6:8], out[..., 8])

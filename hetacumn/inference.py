@@ -42,7 +42,6 @@ from hetacumn.training import (
     START,
     TrainConfig,
     Trained,
-    autocast,
     load_config,
     load_model,
     load_start,
@@ -72,8 +71,7 @@ def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: 
     tangent = model.tangent() if feedback and model.feedback else None
 
     def work(part: Observations) -> State:
-        with autocast(part.y.device):
-            return model.infer(part, tangent)
+        return model.infer(part, tangent)
 
     parts = list(_batches(work, data, batch, "amortized"))
     return Inferred(State.cat(parts), time.perf_counter() - began)
@@ -93,8 +91,7 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
         tangent = Tangent(basis, config.padding)
 
     def work(part: Observations) -> tuple[State, Tensor]:
-        with autocast(part.y.device):
-            latents, found = model.encode(part)
+        latents, found = model.encode(part)
         states = [State(poses, latents) for poses in found.likelier(model.encoder.hypotheses)]
         best, _ = compete(part, tangent, states, REFINED_ROUNDS)
         return climb(part, tangent, best, config.last_radii)

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from hetacumn import so3
-from hetacumn.fourier import crop_volumes, padded_rfft3c, padded_size
+from hetacumn.fourier import padded_rfft3c, padded_size
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.subspace import mixing_of
-from hetacumn.volumes import make_stencil
+from hetacumn.volumes import coarsened, make_stencil
 
 READ_AT_ONCE = 2**22  # numbers read of a table, on a CPU: larger arrays would be given fresh memory each time
 
@@ -124,9 +124,8 @@ class Tangent:
     def __init__(self, basis: Tensor, padding: float = 2.0, reach: int | None = None):
         whole, self.channels = basis.shape[-1], len(basis)
         self.reach = min(reach or whole, whole // 2 - 1)
-        self.box = min(whole, 2 * self.reach + 8)  # between the frequencies of a grid that ends sharply its edge is felt
-        if self.box < whole:  # a coarser grid of the same extent: the transform is that of before up to the reach
-            basis = crop_volumes(basis, self.box) * (whole / self.box) ** 2
+        basis = coarsened(basis, self.reach)
+        self.box = basis.shape[-1]
         self.size = padded_size(self.box, padding)
         axis = torch.arange(self.box, device=basis.device, dtype=basis.dtype) - self.box // 2
         moments = [basis * axis.view(shape) for shape in ((1, 1, -1), (1, -1, 1), (-1, 1, 1))]  # x, y, z
@@ -140,11 +139,10 @@ class Tangent:
         return data.within(min(radius * data.plane.box, self.reach))
 
     def expand(self, data: Observations, state: State) -> Quadratic:
-        """The log joint of images about a state, to second order. In single precision, under autocast too."""
+        """The log joint of images about a state, to second order."""
         block = max(1, READ_AT_ONCE // (8 * self.channels * data.y.shape[1])) if data.y.device.type == "cpu" else len(data)
         blocks = [slice(start, start + block) for start in range(0, len(data), block)]
-        with torch.autocast(data.y.device.type, enabled=False):
-            return Quadratic.cat([self._expand(data[rows], state[rows]) for rows in blocks])
+        return Quadratic.cat([self._expand(data[rows], state[rows]) for rows in blocks])
 
     def _expand(self, data: Observations, state: State) -> Quadratic:
         count, m, channels = len(data), data.y.shape[1], self.channels

@@ -16,13 +16,12 @@ the losses' details here are this project's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from hetacumn.decoder import linear_basis
+from hetacumn.decoder import Drawing, linear_basis
 from hetacumn.encoder import Encoder, Hypotheses
 from hetacumn.fourier import HalfPlane
 from hetacumn.joint import State, Tangent, compete, misfit
@@ -78,18 +77,19 @@ class HetACUMN(nn.Module):
         self.feedback, self.second_look = feedback, second_look
         self.register_buffer("doubt", torch.tensor(torch.inf))  # look again at what fits worse: no image, until it is set
 
-    def render(self, z: Tensor, poses: Poses, ctf: Tensor, plane: HalfPlane) -> Tensor:
-        """Noise-free images ``(b, m)`` of conformations ``(b, q)`` at poses, CTF applied."""
-        slices = self.decoder.slices(z, poses.rotations, plane.k[: ctf.shape[1]])
+    def render(self, z: Tensor, poses: Poses, ctf: Tensor, plane: HalfPlane, drawing: Drawing | None = None) -> Tensor:
+        """Noise-free images ``(b, m)`` of conformations ``(b, q)`` at poses, CTF applied; by a ``drawing`` of the decoder that
+        is there already, or a new one."""
+        slices = (drawing or self.decoder.drawing())(z, poses.rotations, plane.k[: ctf.shape[1]])
         return plane.translate(slices * ctf, poses.shifts_px)
 
     # Task 1 ------------------------------------------------------------------------------------------------
 
     def reconstruct(self, data: Observations, radius: float, noise: Tensor, kl_weight: float,
-                    pose_only: bool = False) -> dict[str, Tensor]:
+                    pose_only: bool = False, drawing: Drawing | None = None) -> dict[str, Tensor]:
         """Task 1: ``‖Y - Ŷ‖² / 2`` in units of the noise, within ``radius``, plus the KL of q(z | Y); means per image.
 
-        ``noise`` ``(b, q)``, standard normal, draws z from q(z | Y).
+        ``noise`` ``(b, q)``, standard normal, draws z from q(z | Y); ``drawing`` as in :meth:`render`.
         The pose is what feedback makes of the hypotheses, and ``pose`` asks the encoder for it at once; without feedback
         it is the likeliest hypothesis, and ``pose`` asks the logits to name that.
         """
@@ -105,14 +105,14 @@ class HetACUMN(nn.Module):
             poses = self._correct(data, found, z, self.tangent())[0].poses
             pose_loss = hypotheses_loss(found, poses)
         else:
-            poses, pose_loss = self._choose(band, z, found)
-        error = (band.y - self.render(z, poses, band.ctf, data.plane)).abs().square()
+            poses, pose_loss = self._choose(band, z, found, drawing)
+        error = (band.y - self.render(z, poses, band.ctf, data.plane, drawing)).abs().square()
         misfit = 0.5 * (error * band.weight).sum(1).mean()
         kl = kl_divergence(mean, log_variance).mean()
         loss = misfit + kl_weight * (0.0 if pose_only else kl)
         return {"loss": loss, "pose": pose_loss, "misfit": misfit, "kl": kl}
 
-    def _choose(self, band: Observations, z: Tensor, found: Hypotheses) -> tuple[Poses, Tensor]:
+    def _choose(self, band: Observations, z: Tensor, found: Hypotheses, drawing: Drawing | None) -> tuple[Poses, Tensor]:
         """The likeliest hypothesis of each image, and the cross-entropy of the logits with that choice."""
         count = found.logits.shape[1]
         if count == 1:
@@ -120,7 +120,8 @@ class HetACUMN(nn.Module):
         with torch.no_grad():
             every = Poses(found.rotations.flatten(0, 1), found.shifts_px.flatten(0, 1))
             ctf = band.ctf.repeat_interleave(count, dim=0)
-            images = self.render(z.repeat_interleave(count, dim=0), every, ctf, band.plane).unflatten(0, (-1, count))
+            images = self.render(z.repeat_interleave(count, dim=0), every, ctf, band.plane, drawing)
+            images = images.unflatten(0, (-1, count))
             misfit = ((band.y[:, None] - images).abs().square() * band.weight).sum(-1)
             likeliest = misfit.argmin(1)
         return found.pick(likeliest), nn.functional.cross_entropy(found.logits, likeliest)
@@ -138,13 +139,13 @@ class HetACUMN(nn.Module):
     # Task 2 ------------------------------------------------------------------------------------------------
 
     def predict_drawn_poses(self, batch: int, draws: LatentDraws, plane: HalfPlane, generator: torch.Generator,
-                            slices: Callable[..., Tensor] | None = None, team: Team = ALONE) -> dict[str, Tensor]:
+                            drawing: Drawing | None = None, team: Team = ALONE) -> dict[str, Tensor]:
         """Task 2: draw (z*, φ*), render an image with a real particle's CTF and fresh noise, and ask its pose given z*.
 
         ``conformation`` is -log q(z* | X), the same question asked of z ("conformation sleep"). The rendering is without
-        gradient: the decoder learns nothing from its own drawings. ``slices`` are the decoder's, or its ``still()``.
+        gradient: the decoder learns nothing from its own drawings. ``drawing`` as in :meth:`render`.
         """
-        z, poses, images, ctf = self.draw(batch, draws, plane, generator, slices, team)
+        z, poses, images, ctf = self.draw(batch, draws, plane, generator, drawing, team)
         features = self.encoder.features(images, ctf)
         loss = hypotheses_loss(self.encoder.pose(features, z), poses)
         mean, log_variance = self.encoder.latent(features)
@@ -153,7 +154,7 @@ class HetACUMN(nn.Module):
 
     @torch.no_grad()
     def draw(self, batch: int, draws: LatentDraws, plane: HalfPlane, generator: torch.Generator,
-             slices: Callable[..., Tensor] | None = None, team: Team = ALONE) -> tuple[Tensor, Poses, Tensor, Tensor]:
+             drawing: Drawing | None = None, team: Team = ALONE) -> tuple[Tensor, Poses, Tensor, Tensor]:
         """``batch`` latents, poses, noisy images ``(batch, m)`` and CTFs, under the current decoder.
 
         A quarter of the latents come from the prior, the others from the posteriors of real images where these are
@@ -174,7 +175,7 @@ class HetACUMN(nn.Module):
             rows = torch.randint(len(draws.latents), (count - count // 4,), generator=generator, device=device)
             z[count // 4 :] = draws.latents[rows]
         z, rotations = z[mine], random_rotations(count, generator, device)[mine]
-        drawn = (slices or self.decoder.slices)(z, rotations, plane.k[: draws.ctf.shape[1]])
+        drawn = (drawing or self.decoder.drawing())(z, rotations, plane.k[: draws.ctf.shape[1]])
         quarter, turns, poses = inplane(torch.tensor(-90.0, device=device)), [drawn], [rotations]
         for _ in range(3):
             turns.append(plane.quarter_turned(turns[-1]))

@@ -15,8 +15,8 @@ Result = TypeVar("Result")
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
     """``work`` of each item, in order; on a CPU in as many threads as torch has, each operation in one of them.
 
-    The results do not depend on the number of threads. ``work`` must not rely on the caller's autocast or gradient mode,
-    which other threads do not have.
+    The results do not depend on the number of threads. ``work`` must not rely on the caller's gradient mode, which other
+    threads do not have.
     """
     threads = min(torch.get_num_threads(), len(items)) if device.type == "cpu" else 1
     if threads <= 1:

@@ -101,12 +101,6 @@ def pick_device(name: str | None = None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware multiplies it: CUDA, and CPUs with AVX512-BF16 or AMX; elsewhere it is slower."""
-    helps = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=helps)
-
-
 def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, power: Tensor | None = None,
                 scale: float = 1.0) -> HetACUMN:
     """The model of a config; ``basis`` ``(1 + q, box, box, box)`` starts a voxel decoder, ``power`` ``(m,)`` is that of
@@ -274,7 +268,9 @@ class Trainer:
         self.step, self.history, self.seconds = 0, [], 0.0
         self.order: Tensor | None = None
         self._load_checkpoint()
-        self.still = self.model.decoder.still()  # for the pose task alone
+        self.drawn = float(data.plane.k[: self.model.encoder.used].norm(dim=1).max())  # the highest frequency the encoder sees
+        with torch.no_grad():
+            self.still = self.model.decoder.drawing(self.drawn)  # for the pose task alone, which leaves the decoder as it is
 
     @torch.no_grad()
     def _start_templates(self, start: Start) -> None:
@@ -282,7 +278,7 @@ class Trainer:
         device = self.data.y.device
         rotations = random_rotations(count, self.generator, device)
         rows = torch.randint(len(start.latents), (count,), generator=self.generator, device=device)
-        slices = self.model.decoder.slices(start.latents.to(device)[rows], rotations, self.data.plane.k)
+        slices = self.model.decoder.drawing()(start.latents.to(device)[rows], rotations, self.data.plane.k)
         self.model.encoder.start_templates(slices)
 
     def run(self, progress: bool = True) -> None:
@@ -329,30 +325,27 @@ class Trainer:
         processes of the team were asked to stop."""
         config, joint = self.config, self.step >= self.alone
         self._set_rates(joint)
-        record, loss = {}, 0.0
-        with autocast(self.data.y.device):
-            if joint:
-                done = (self.step - self.alone) / max(1, self.total - self.alone)
-                radius = (config.radius[0] + (config.radius[1] - config.radius[0]) * done) * self.data.plane.box
-                pose_only = (self.step - self.alone) < config.pose_only_epochs * self.epoch_steps
-                rows = self._next_rows()
-                noise = torch.randn(len(rows), config.latent_dim, generator=self.generator, device=rows.device)
-                mine, weight = self.team.share(len(rows))
-                task = self.model.reconstruct(self.data[rows[mine]], radius, noise[mine], config.kl_weight, pose_only)
-                loss = loss + weight * (config.reconstruction_weight * task["loss"] + config.pose_weight * task["pose"])
-                record |= {"misfit": weight * task["misfit"], "kl": weight * task["kl"]}
-            if config.pose_task:
-                batch = config.batch if joint else config.alone_batch
-                slices = None if joint else self.still
-                task = self.model.predict_drawn_poses(
-                    batch, self.draws, self.data.plane, self.generator, slices, self.team
-                )
-                _, weight = self.team.share(-(-batch // 4))
-                loss = loss + weight * config.pose_weight * task["loss"]
-                record |= {"pose": weight * task["loss"]}
-                if config.conformation_sleep:
-                    loss = loss + weight * config.conformation_weight * task["conformation"]
-                    record |= {"conformation": weight * task["conformation"]}
+        record, loss, drawing = {}, 0.0, self.still
+        if joint:
+            done = (self.step - self.alone) / max(1, self.total - self.alone)
+            radius = (config.radius[0] + (config.radius[1] - config.radius[0]) * done) * self.data.plane.box
+            pose_only = (self.step - self.alone) < config.pose_only_epochs * self.epoch_steps
+            rows = self._next_rows()
+            noise = torch.randn(len(rows), config.latent_dim, generator=self.generator, device=rows.device)
+            mine, weight = self.team.share(len(rows))
+            drawing = self.model.decoder.drawing(max(radius, self.drawn))  # one for both tasks
+            task = self.model.reconstruct(self.data[rows[mine]], radius, noise[mine], config.kl_weight, pose_only, drawing)
+            loss = loss + weight * (config.reconstruction_weight * task["loss"] + config.pose_weight * task["pose"])
+            record |= {"misfit": weight * task["misfit"], "kl": weight * task["kl"]}
+        if config.pose_task:
+            batch = config.batch if joint else config.alone_batch
+            task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, drawing, self.team)
+            _, weight = self.team.share(-(-batch // 4))
+            loss = loss + weight * config.pose_weight * task["loss"]
+            record |= {"pose": weight * task["loss"]}
+            if config.conformation_sleep:
+                loss = loss + weight * config.conformation_weight * task["conformation"]
+                record |= {"conformation": weight * task["conformation"]}
         self.optimiser.zero_grad()
         loss.backward()
         record = {name: value.detach() for name, value in record.items()}

@@ -5,6 +5,7 @@ A volume is ``(..., z, y, x)`` with an even box and its origin at index ``box //
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hetacumn.errors import HetacumnError
-from hetacumn.fourier import padded_rfft3c, padded_size
+from hetacumn.fourier import crop_volumes, padded_rfft3c, padded_size
 from hetacumn.project import atomic_path
 
 
@@ -51,6 +52,16 @@ def soft_sphere(box: int, edge: float = 2.0, device: torch.device | str = "cpu")
     """1 inside the inscribed sphere, falling to 0 over ``edge`` voxels as a raised cosine; ``(box, box, box)``."""
     outside = ((radius_grid(box, device) - (box // 2 - 1 - edge)) / edge).clamp(0, 1)
     return 0.5 + 0.5 * torch.cos(torch.pi * outside)
+
+
+def coarsened(volumes: Tensor, reach: float | None) -> Tensor:
+    """``(..., box, box, box)`` volumes on the coarsest grid of the same extent whose projections, orthonormal, have the
+    transform of before up to ``reach`` (integer frequency); as they are if none is given or no coarser one will do."""
+    whole = volumes.shape[-1]
+    if reach is None:
+        return volumes
+    box = 8 * math.ceil((2 * reach + 8) / 8)  # between the frequencies of a grid that ends sharply its edge is felt
+    return volumes if box >= whole else crop_volumes(volumes, box) * (whole / box) ** 2
 
 
 class _Interpolate(torch.autograd.Function):
@@ -111,10 +122,12 @@ class Slicer:
     ``Rᵀ (kx, ky, 0)``: the result is the orthonormal transform of the projection along view z. Only half of the
     transform is kept; the other half is its conjugate.
 
-    ``volumes``: ``(j, box, box, box)``; differentiable in them and in the rotations.
+    ``volumes``: ``(j, box, box, box)``; differentiable in them and in the rotations. ``reach``: the highest frequency
+    (integer) that will be asked for, if not all; the transform is no larger than that needs.
     """
 
-    def __init__(self, volumes: Tensor, padding: float = 2.0):
+    def __init__(self, volumes: Tensor, padding: float = 2.0, reach: float | None = None):
+        volumes = coarsened(volumes, reach)
         self.box = volumes.shape[-1]
         self.size = padded_size(self.box, padding)
         self.channels = len(volumes)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from toys import hinged, make_toy
 
+from hetacumn import decoder, encoder
 from hetacumn.ab_initio import Start
 from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, linear_basis
 from hetacumn.encoder import Hypotheses
@@ -14,10 +15,11 @@ from hetacumn.observations import Observations, signal_power
 from hetacumn.particles import Poses
 from hetacumn.so3 import MIRROR, distance_deg, from_euler, random_rotations
 from hetacumn.subspace import mixing_of
-from hetacumn.training import TrainConfig, Trainer, autocast, build_model
+from hetacumn.training import TrainConfig, Trainer, build_model
 from hetacumn.volumes import Slicer
 
 BOX = 16
+_correct = HetACUMN._correct
 TINY = TrainConfig(
     latent_dim=2,
     hypotheses=3,
@@ -183,7 +185,7 @@ def test_the_voxel_decoders_volumes_are_those_it_slices(toy, generator, device):
     each = torch.arange(5)
     expected = Slicer(decoder.volumes(z))(rotations, k)[each, each]
     torch.testing.assert_close(
-        decoder.slices(z, rotations, k), expected, rtol=1e-3, atol=2e-3 * expected.abs().max().item()
+        decoder.drawing()(z, rotations, k), expected, rtol=1e-3, atol=2e-3 * expected.abs().max().item()
     )
     torch.testing.assert_close(linear_basis(decoder), decoder.basis())
 
@@ -198,7 +200,7 @@ def test_the_coordinate_decoder_is_hermitian(coordinate, toy, generator, device)
     """The transform of a real volume at -k is the conjugate of that at k, also in the plane kx = 0."""
     z, k = torch.randn(6, 2, generator=generator, device=device), toy.data.plane.k
     for rotations in (random_rotations(6, generator, device), torch.eye(3, device=device).expand(6, 3, 3)):
-        values, mates = coordinate.slices(z, rotations, k), coordinate.slices(z, rotations, -k)
+        values, mates = coordinate.drawing()(z, rotations, k), coordinate.drawing()(z, rotations, -k)
         torch.testing.assert_close(mates, values.conj().resolve_conj(), rtol=1e-3, atol=1e-4)
 
 
@@ -208,7 +210,7 @@ def test_the_coordinate_decoders_volumes_are_those_it_slices(coordinate, toy, de
     z = torch.randn(5, 2, generator=torch.Generator().manual_seed(1)).to(device)
     k, each = toy.data.plane.k, torch.arange(5)
     rotations = from_euler(angles).round()
-    slices, volumes = coordinate.slices(z, rotations, k), coordinate.volumes(z)
+    slices, volumes = coordinate.drawing()(z, rotations, k), coordinate.volumes(z)
     assert volumes.dtype == torch.float32
     expected = Slicer(volumes)(rotations, k)[each, each]
     correlation = (slices.conj() * expected).real.sum(1) / (slices.norm(dim=1) * expected.norm(dim=1))
@@ -274,7 +276,7 @@ def test_templates_start_as_projections_of_the_volumes(toy, tmp_path):
     """They match the images of the molecule better than noise does."""
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {})
     stem = Trainer(toy.data, TINY, tmp_path, start).model.encoder.stem
-    slices = make_model(toy).decoder.slices(toy.latents(2), toy.poses.rotations, toy.data.plane.k)
+    slices = make_model(toy).decoder.drawing()(toy.latents(2), toy.poses.rotations, toy.data.plane.k)
     clean = slices / signal_power(toy.data).sqrt()
     noise = torch.randn(clean.shape, dtype=clean.dtype, device=clean.device)
     best = [
@@ -340,19 +342,57 @@ def test_poses_turn_with_their_images(toy):
     torch.testing.assert_close(there, toy.data.plane.quarter_turned(images), rtol=1e-3, atol=1e-3)
 
 
-def test_autocast_changes_predictions_little(toy):
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """A switch: whether the layers are in bfloat16, whatever the hardware would rather have."""
+
+    def switch(on: bool) -> None:
+        for module in (encoder, decoder):
+            monkeypatch.setattr(module, "autocast",
+                                lambda device: torch.autocast(device.type, dtype=torch.bfloat16, enabled=on))
+
+    return switch
+
+
+def test_bfloat16_layers_change_predictions_little(toy, bfloat16):
     model = make_model(toy)
-    sharp = model.infer(toy.data, None)
-    with autocast(toy.data.y.device):
-        rough = model.infer(toy.data, None)
+    states = []
+    for on in (False, True):
+        bfloat16(on)
+        states.append(model.infer(toy.data, None))
+    sharp, rough = states
+    assert not torch.equal(rough.latents, sharp.latents)
     torch.testing.assert_close(rough.latents, sharp.latents, rtol=0.05, atol=0.05)
     assert distance_deg(rough.poses.rotations, sharp.poses.rotations).median() < 3
+
+
+@pytest.mark.parametrize("kind", ["voxel", "coordinate"])
+def test_with_bfloat16_layers_both_phases_train_and_all_else_is_single(toy, bfloat16, tmp_path, monkeypatch, kind):
+    """Poses that went through bfloat16 would be no rotations, to a hundredth; the losses would be others."""
+    seen = []
+    monkeypatch.setattr(HetACUMN, "_correct", lambda *given: seen.append(_correct(*given)) or seen[-1])
+    records = []
+    for on in (False, True):
+        bfloat16(on)
+        torch.manual_seed(0)
+        start = Start(toy.basis(2), toy.poses, toy.latents(2), "given", {}) if kind == "voxel" else None
+        trainer = Trainer(toy.data, replace(TINY, decoder=kind, templates=64), tmp_path, start)
+        records.append([trainer._advance()[0] for _ in range(trainer.total)])
+    for sharp, rough in zip(*records, strict=True):
+        for name, value in sharp.items():
+            assert rough[name].dtype == torch.float32
+            torch.testing.assert_close(rough[name], value, rtol=0.05, atol=0.05, msg=lambda text, name=name: f"{name}: {text}")
+    for state, value in seen:
+        rotations = state.poses.rotations
+        assert rotations.dtype == state.latents.dtype == value.dtype == torch.float32
+        torch.testing.assert_close(rotations @ rotations.mT, torch.eye(3).to(rotations).expand_as(rotations), rtol=0, atol=1e-5)
+    assert len(seen) == 4
 
 
 def test_the_signal_power_is_that_of_the_clean_particles(toy):
     """Where there is signal enough to measure it, over 40 images of which half are of each state."""
     plane = toy.data.plane
-    slices = make_model(toy).decoder.slices(toy.latents(2), toy.poses.rotations, plane.k).detach()
+    slices = make_model(toy).decoder.drawing()(toy.latents(2), toy.poses.rotations, plane.k).detach()
     expected = plane.radial_mean(slices.abs().square().mean(0))
     strong = expected > 3
     ratio = signal_power(toy.data)[strong] / expected[strong]

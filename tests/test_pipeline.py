@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import kills
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -197,7 +198,12 @@ def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project
     assert ran.returncode == 0 and "cryodrgn2 gave no answer" in ran.stdout, ran.stderr[-3000:]
     ablated = project / "results/benchmark/ablation/adk/ablation-none/0"
     shutil.copytree(done / "hetacumn", ablated)
-    shutil.copytree(done / "hetacumn", project / "results/benchmark/share/adk/70")
+    seen_less = project / "results/benchmark/share/adk/10"
+    shutil.copytree(done / "hetacumn", seen_less)
+    np.save(seen_less / "train_rows.npy", np.load(done / "hetacumn/train_rows.npy")[:12])
+    before = {"dataset": "elsewhere", "snr": 1.0, "particles": 84, "method": "hetacumn", "seed": 0, "trained_share": 0.7}
+    stale = before | {"dataset": "adk", "accuracy": 0.123}
+    pd.DataFrame([before | {"accuracy": 0.9}, stale]).to_csv(project / "benchmark.csv", index=False)
     ran = run(project, "09_benchmark", *common, "table_path", "benchmark.csv", "out", "benchmark_figures",
               "-o", "results/09_benchmark.ipynb")
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -208,6 +214,9 @@ def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project
     for method, share in (("em", 0.7), ("hetacumn-refined", 0.7), ("ablation-none", 0.7)):
         row = table[table["method"] == method].iloc[0]
         assert row["accuracy"] > 0.5 and row["trained_share"] == share and row["snr"] == 1.0, method
+    whole = table[table["method"] == "hetacumn"].set_index(["dataset", "trained_share"])["accuracy"]
+    assert whole["elsewhere", 0.7] == 0.9 and whole["adk", 0.7] != 0.123  # no run here; a newer one
+    assert list(whole.index) == [("adk", 0.7), ("elsewhere", 0.7), ("adk", 0.142857)]
     figures = {path.name for path in (project / "benchmark_figures").iterdir()}
     assert figures == {"benchmark_ablations.png", "benchmark_share.png"}
     shutil.rmtree(done / "cryodrgn2")

@@ -74,6 +74,21 @@ def test_slices_have_gradients_in_volume_and_rotation(blobs, device):
     assert volume.grad.abs().sum() > 0 and angles.grad.abs().sum() > 0
 
 
+def test_slices_of_no_more_than_is_read_are_the_same_and_so_are_their_gradients(blobs, device, generator):
+    blob, rotations = blobs.volume(BOX, device), random_rotations(5, generator, device)
+    volumes = blob[None].clone().requires_grad_()
+    k = HalfPlane(BOX, 7, device=device).k
+    whole, small = Slicer(volumes), Slicer(volumes, reach=7)
+    assert len(small.table) < 0.5 * len(whole.table)
+    one, other = whole(rotations, k), small(rotations, k)
+    torch.testing.assert_close(other, one, rtol=0, atol=5e-3 * float(one.detach().abs().max()))
+    towards = torch.randn(one.shape, generator=generator, device=device)
+    to_one, to_other = (torch.autograd.grad((slices.real * towards).sum(), volumes)[0] for slices in (one, other))
+    for change in (blob, blob.flip(0), blob.roll((3, -2), (1, 2))):  # all of low frequencies
+        ours, expected = (float((gradient * change).sum()) for gradient in (to_other, to_one))
+        assert abs(ours - expected) < 0.01 * float(to_one.norm() * change.norm())
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_rotate_reads_the_volume_at_the_turned_and_moved_place(blobs, device, generator, mirrored):
     rotation = random_rotations(1, generator, device)[0]

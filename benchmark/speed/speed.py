@@ -1,8 +1,8 @@
 """How fast is every part, and how near to what the machine can do? `make speed` prints and writes benchmark/speed/results.csv.
 
 Each row is the median of several runs of one part on one box: particles a second, and the fraction of the machine's own peak,
-measured in the same process just before: of its matrix products in the number format that training uses there (float32,
-bfloat16 where the hardware has it), where a part is made of these; of its copying (read and written bytes), where it moves
+measured in the same process just before: of its matrix products, where a part is made of these (in bfloat16, if the hardware
+has it, for the encoder and the pose task, in float32 for all else); of its copying (read and written bytes), where it moves
 data. ``peer`` is the program, empty for this package. Images are noise plus slices of a random smooth volume: nothing here
 depends on what they show. Usage: python benchmark/speed/speed.py [--boxes 32 64 128 256] [--device cuda] [--peers .venv-peers]
 """
@@ -34,6 +34,7 @@ from hetacumn.inference import amortize, refine
 from hetacumn.observations import Observations, signal_power
 from hetacumn.optics import Optics
 from hetacumn.particles import write_star
+from hetacumn.precision import layer_dtype
 from hetacumn.prepared import Prepared, prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, keep_freed_memory
@@ -41,7 +42,7 @@ from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.so3 import random_rotations
 from hetacumn.stacks import new_stack
 from hetacumn.star import read_table
-from hetacumn.training import TrainConfig, Trainer, autocast, build_model, device_name, pick_device
+from hetacumn.training import TrainConfig, Trainer, build_model, device_name, pick_device
 from hetacumn.volumes import Slicer, soft_sphere, write_mrc
 
 FOLDER = Path(__file__).resolve().parent
@@ -54,9 +55,11 @@ PEER_SECONDS = 400.0  # what another program gets for each measurement
 
 @dataclass(frozen=True)
 class Peak:
-    """What the device does at most: multiplications and additions a second, and bytes read and written a second."""
+    """What the device does at most: multiplications and additions a second in single precision and in the format of a
+    network's layers, and bytes read and written a second."""
 
-    flops: float
+    single: float
+    layers: float
     bytes: float
 
 
@@ -76,13 +79,17 @@ def median_seconds(work: Callable[[], object], device: torch.device, repeats: in
 
 def measure_peak(device: torch.device) -> Peak:
     """Large matrix products and large copies."""
-    kind = torch.bfloat16 if autocast(device)._enabled else torch.float32
     size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+
+    def products(kind: torch.dtype) -> float:
+        a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+        return 2 * size**3 / median_seconds(lambda: a @ b, device)
+
+    single = products(torch.float32)
+    layers = single if layer_dtype(device) == torch.float32 else products(layer_dtype(device))
     much = torch.randn(2**28 if device.type == "cuda" else 2**25, device=device)
     there = torch.empty_like(much)
-    return Peak(2 * size**3 / median_seconds(lambda: a @ b, device),
-                2 * 4 * len(much) / median_seconds(lambda: there.copy_(much), device))
+    return Peak(single, layers, 2 * 4 * len(much) / median_seconds(lambda: there.copy_(much), device))
 
 
 def flops_of(work: Callable[[], object]) -> int:
@@ -104,15 +111,18 @@ class Suite:
         self.device, self.venv, self.rows = device, venv, []
         self.peak = measure_peak(device)
         self.generator = torch.Generator().manual_seed(0)
-        rates = f"{self.peak.flops / 1e9:.0f} GFLOP/s in matrix products, {self.peak.bytes / 1e9:.1f} GB/s of copying"
-        print(f"{device_name(device)}: {rates}", flush=True)
+        products = f"{self.peak.single / 1e9:.0f} GFLOP/s in float32 products, {self.peak.layers / 1e9:.0f} in those of layers"
+        print(f"{device_name(device)}: {products}, {self.peak.bytes / 1e9:.1f} GB/s of copying", flush=True)
 
     def add(self, what: str, box: int, particles: int, seconds: float, flops: float | None = None,
-            moved: float | None = None, peer: str = "") -> None:
-        """A row: ``particles`` took ``seconds``, with ``flops`` operations or ``moved`` bytes."""
+            layers: float | None = None, moved: float | None = None, peer: str = "") -> None:
+        """A row: ``particles`` took ``seconds``, with ``flops`` operations in single precision, or ``layers`` that are
+        mostly a network's, or ``moved`` bytes."""
         fraction = None
         if flops is not None:
-            fraction = flops / seconds / self.peak.flops
+            fraction = flops / seconds / self.peak.single
+        elif layers is not None:
+            fraction = layers / seconds / self.peak.layers
         elif moved is not None:
             fraction = moved / seconds / self.peak.bytes
         kind, _, _ = device_name(self.device).partition(",")
@@ -195,9 +205,8 @@ class Suite:
         images, ctf = data.y[:batch], data.ctf[:batch]
 
         def encode(features_of: Callable[[Tensor, Tensor], Tensor] = model.encoder.features) -> None:
-            with autocast(self.device):
-                features = features_of(images, ctf)
-                found = model.encoder.pose(features, model.encoder.latent(features)[0])
+            features = features_of(images, ctf)
+            found = model.encoder.pose(features, model.encoder.latent(features)[0])
             (found.rotations.sum() + found.logits.sum()).backward()
             for parameter in encoder:
                 parameter.grad = None
@@ -211,12 +220,12 @@ class Suite:
             trainer._advance()
 
         alone = median_seconds(encode, self.device)
-        self.add("encoder, forward and backward", box, batch, alone, flops_of(encode))
+        self.add("encoder, forward and backward", box, batch, alone, layers=flops_of(encode))
         compiled = torch.compile(model.encoder.features)
         seconds = median_seconds(lambda: encode(compiled), self.device)
-        self.add("the same, torch.compile", box, batch, seconds, flops_of(encode))
+        self.add("the same, torch.compile", box, batch, seconds, layers=flops_of(encode))
         whole = median_seconds(advance, self.device)
-        self.add("training step, pose task", box, batch, whole, flops_of(advance))
+        self.add("training step, pose task", box, batch, whole, layers=flops_of(advance))
         self.add("training step, both tasks", box, config.batch, median_seconds(joint, self.device, 3), flops_of(joint))
         print(f"{'':32} the pose task's step takes {whole / alone:.2f} times its encoder's", flush=True)
 
@@ -228,7 +237,8 @@ class Suite:
             def infer(feedback: bool = feedback) -> None:
                 amortize(model, data, feedback)
 
-            self.add(f"inference, {grade}", box, len(data), median_seconds(infer, self.device, 3), flops_of(infer))
+            kind = "flops" if feedback else "layers"
+            self.add(f"inference, {grade}", box, len(data), median_seconds(infer, self.device, 3), **{kind: flops_of(infer)})
         if box <= 64:
             few = data[:1000]
             model.doubt.fill_(torch.inf)

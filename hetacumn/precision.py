@@ -1,0 +1,20 @@
+"""Where bfloat16 is enough: in the layers of networks.
+
+Rotations, frequencies, transforms and likelihoods stay in single precision, which poses need: in bfloat16 a frequency of 20
+is known to a sixteenth and a rotation to a quarter of a degree.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def layer_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it: CUDA, and CPUs with AVX512-BF16 or AMX; elsewhere it is slower."""
+    helps = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
+    return torch.bfloat16 if helps else torch.float32
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """What the layers of a network run under; what comes of them is for the caller to make single again."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=layer_dtype(device) == torch.bfloat16)
