@@ -54,13 +54,22 @@ def test_at_the_limit_a_program_and_its_children_are_stopped(tmp_path, monkeypat
         "time.sleep(600)"
     )
     outcome = run_bounded(python(code), tmp_path / "log", 3, poll=0.1)
-    assert not outcome.finished and outcome.seconds < 20
+    assert not outcome.finished and outcome.seconds < 3 and 12 <= outcome.clock_seconds < 30
     pid = int((tmp_path / "log").read_text().split()[-1])
     for _ in range(50):
         if not alive(pid):
             return
         time.sleep(0.1)
     pytest.fail("the child goes on")
+
+
+def test_the_limit_is_of_processor_time_childrens_too(tmp_path):
+    work = "import time\nwhile time.process_time() < 1.5: pass"
+    code = f"import subprocess, sys; [subprocess.run([sys.executable, '-c', {work!r}]) for _ in range(4)]"
+    whole = run_bounded(python(f"import time; time.sleep(3); {code}"), tmp_path / "log", 60, poll=0.1)
+    assert whole.finished and 6 <= whole.seconds < 12 and whole.clock_seconds > whole.seconds
+    part = run_bounded(python(code), tmp_path / "log", 3, poll=0.1)
+    assert not part.finished and 3 <= part.seconds < 5
 
 
 def alive(pid: int) -> bool:

@@ -86,7 +86,7 @@ def run(
     epoch = _last_epoch(out)
     if epoch is None:
         raise HetacumnError(f"{log}: cryoDRGN wrote no epoch in {second.seconds:.0f} s; give it more time")
-    return read_answer(out, epoch, data, classes, config), Outcome(second.finished, first.seconds + second.seconds)
+    return read_answer(out, epoch, data, classes, config), first.then(second)
 
 
 def _last_epoch(out: Path) -> int | None:

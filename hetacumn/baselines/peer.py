@@ -25,7 +25,8 @@ PROGRAMS = {"relion": relion.RelionConfig, "cryodrgn": cryodrgn.CryodrgnConfig}
 
 def run_peer(settings: dict, source: Path | str, out: Path | str, images: Preprocessing, classes: int, seconds: float,
              venv: Path | str) -> Predictions | None:
-    """Run a program for at most ``seconds`` on all particles of a file, prepared as ``images`` says; its answer, or None.
+    """Run a program on all particles of a file, prepared as ``images`` says, for at most ``seconds`` of a core; its answer, or
+    None.
 
     ``settings``: ``program`` is relion or cryodrgn, the rest fields of its config. Leaves in ``out`` the predictions,
     class volumes (our weighted back-projection at its poses and classes) and ``run.json``: seconds, whether it finished,

@@ -67,7 +67,7 @@ def run(
           "--tau2_fudge", config.tau2_fudge, "--ctf_corrected_ref"]
     second = run_bounded([program, *shared, *em, "--o", out / "class3d"], log, seconds - first.seconds, folder)
     finished = [*_iterations(out, "initial", "data"), *_iterations(out, "class3d", "data")]
-    return read_answer(finished[-1], data), Outcome(first.finished and second.finished, first.seconds + second.seconds)
+    return read_answer(finished[-1], data), first.then(second)
 
 
 def _iterations(out: Path, job: str, kind: str) -> list[Path]:
