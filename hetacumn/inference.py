@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.landscape import latent_path
 from hetacumn.model import HetACUMN
 from hetacumn.observations import Observations, observe
-from hetacumn.parallel import Result, side_by_side
+from hetacumn.parallel import Result, read_ahead, side_by_side
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import Prepared
 from hetacumn.project import keep_freed_memory, peak_memory_mb, write_json
@@ -271,11 +272,13 @@ def predict_stack(
     if total < team.size:
         raise HetacumnError(f"{stack.folder}: {total} particles for {team.size} devices; expected one for each at least")
     chunks = np.array_split(np.arange(total), -(-total // chunk))
-    for number, rows in enumerate(chunks):
-        mine = team.part(len(rows))
-        fits = number == 0 and grade in ("refined", "searched")  # needs the whole chunk in every process
-        data = observe(stack.read(rows if fits else rows[mine]), device)
-        own = data[mine] if fits else data
+    read = partial(stack.read, pinned=torch.device(device).type == "cuda")
+    own_rows = [rows[team.part(len(rows))] for rows in chunks]
+    fitted = grade in ("refined", "searched")  # to the first chunk, which every process needs the whole of
+    for number, particles in enumerate(read_ahead(read, [chunks[0], *own_rows[1:]] if fitted else own_rows)):
+        fits = fitted and number == 0
+        data = observe(particles, device)
+        own = data[team.part(len(data))] if fits else data
         if grade == "searched":
             found = search(own, basis, trained.centres, config)
         elif grade == "refined":
@@ -296,9 +299,8 @@ def predict_stack(
     if centres is None:
         found = classify(latents, wanted, seed)
     else:
-        volumes, scores, began = volumes_at(centres, basis), [], time.perf_counter()
-        for rows in chunks:
-            scores.append(weigh(observe(stack.read(rows[team.part(len(rows))]), device), volumes, config))
+        volumes, began = volumes_at(centres, basis), time.perf_counter()
+        scores = [weigh(observe(particles, device), volumes, config) for particles in read_ahead(read, own_rows)]
         found = likelier(torch.cat(_together(scores, team)), centres)
         seconds += time.perf_counter() - began
     predictions = Predictions(stack.names, rotations, shifts_A, found.labels, latents)

@@ -67,7 +67,7 @@ def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int
     ctf = torch.empty(len(particles), len(plane), device=device)
     for start in range(0, len(particles), chunk):
         rows = slice(start, start + chunk)
-        y[rows] = plane.pack(particles.images[rows].to(device))
+        y[rows] = plane.pack(particles.images[rows].to(device, non_blocking=True))
         ctf[rows] = particles.optics[rows].to(device).ctf(frequencies)
     if amplitude is not None:
         y, ctf = y.div_(amplitude), ctf.div_(amplitude)

@@ -1,8 +1,9 @@
-"""Batches side by side on the cores of a CPU: what one operation gains from a second core is little, a second batch doubles."""
+"""Batches side by side on the cores of a CPU (what one operation gains from a second core is little, a second batch doubles),
+and the next one read while one is worked on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -29,3 +30,19 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], device: 
             yield from pool.map(work, items)
     finally:
         torch.set_num_threads(before)
+
+
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``read`` of each item, in order; the next is read in a thread of its own while the caller works on one.
+
+    There are two of them in memory at most. An error of ``read`` comes where its result would have.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        following = None
+        for item in items:
+            current, following = following, pool.submit(read, item)
+            if current is not None:
+                yield current.result()
+                del current
+        if following is not None:
+            yield following.result()

@@ -10,8 +10,11 @@ import torch
 
 
 def layer_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it: CUDA, and CPUs with AVX512-BF16 or AMX; elsewhere it is slower."""
-    helps = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
+    """bfloat16 where the hardware multiplies it: NVIDIA GPUs since Ampere, CPUs with AVX512-BF16; elsewhere it is slower."""
+    if device.type == "cuda":
+        helps = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        helps = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if helps else torch.float32
 
 

@@ -90,11 +90,13 @@ class Prepared:
         """Shifts ``(n, 2)`` of the source's images as those of the prepared ones."""
         return shifts_A if self.offsets_A is None else shifts_A - self.offsets_A
 
-    def read(self, positions: np.ndarray | slice = slice(None)) -> Particles:
-        """Some of the particles, by their positions among the prepared ones, into memory."""
+    def read(self, positions: np.ndarray | slice = slice(None), pinned: bool = False) -> Particles:
+        """Some of the particles, by their positions among the prepared ones, into memory; ``pinned``, into that from which a
+        CUDA device copies by itself."""
         chosen = np.arange(len(self))[positions]
         index = torch.from_numpy(chosen)
         images = torch.from_numpy(np.array(self.images[positions], dtype=np.float32))
+        images = images.pin_memory() if pinned else images
         poses, offsets_A = (None if of_each is None else of_each[index] for of_each in (self.poses, self.offsets_A))
         return Particles(images, self.optics[index], [self.names[i] for i in chosen], poses, self.noise, offsets_A)
 

@@ -1,9 +1,12 @@
-"""Batches side by side: in order, the same as one after another, threads as before, errors told."""
+"""Batches side by side: in order, the same as one after another, threads as before, errors told; reading ahead."""
+
+import threading
+import time
 
 import pytest
 import torch
 
-from hetacumn.parallel import side_by_side
+from hetacumn.parallel import read_ahead, side_by_side
 
 
 @pytest.fixture
@@ -33,3 +36,26 @@ def test_an_error_comes_through_and_threads_are_as_before(two_threads):
     with pytest.raises(ZeroDivisionError):
         list(side_by_side(work, list(range(5)), torch.device("cpu")))
     assert torch.get_num_threads() == 2
+
+
+def test_the_next_is_read_while_one_is_worked_on_and_no_more_than_that():
+    read = []
+    for at, item in enumerate(read_ahead(lambda i: read.append(i) or 10 * i, range(5))):
+        assert item == 10 * at
+        deadline = time.monotonic() + 10
+        while len(read) < min(at + 2, 5) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert read == list(range(min(at + 2, 5)))
+
+
+def test_what_cannot_be_read_is_told_in_its_place_and_nothing_goes_on_after_it():
+    before, seen = threading.active_count(), []
+    with pytest.raises(ZeroDivisionError):
+        for item in read_ahead(lambda i: 1 / (i - 2), range(5)):
+            seen.append(item)
+    assert seen == [-0.5, -1.0]
+    for _ in read_ahead(lambda i: i, range(5)):
+        break  # who stops early leaves no thread
+    assert threading.active_count() == before
+    assert list(read_ahead(lambda i: i, [])) == []
