@@ -168,7 +168,7 @@ def stochastic_em(
         m = min(m, stage.stencil.shape[1])
         heat = min(1.0, temper ** (1 - 2 * done))
         optimiser.param_groups[0]["lr"] = rate * (1 if done < 0.6 else 0.1 ** ((done - 0.6) / 0.4))
-        rows = torch.randint(len(data), (config.batch,), generator=generator).to(device)
+        rows = torch.randint(len(data), (config.batch,), generator=generator).to(device, non_blocking=True)
         part = Observations(data.y[rows, :m], data.ctf[rows, :m], data.plane)
         slicer = Slicer(voxels * mask * unit, config.padding)
         flat = slicer.read(stage.stencil.narrow(m)).transpose(1, 2).flatten(0, 1)  # (r * v, m)
@@ -233,7 +233,7 @@ def fit_subspace(
     optimiser = torch.optim.Adam([voxels], lr=rate)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = rate * min(1.0, 2 * (1 - step / steps)) + 1e-4
-        rows = torch.randint(len(data), (2 * config.batch,), generator=generator).to(basis.device)
+        rows = torch.randint(len(data), (2 * config.batch,), generator=generator).to(basis.device, non_blocking=True)
         posterior = latent_posterior(data[rows], Slicer(voxels * mask * unit, config.padding), poses[rows])
         optimiser.zero_grad()
         (-posterior.log_evidence.mean()).backward()

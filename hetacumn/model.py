@@ -128,7 +128,8 @@ class HetACUMN(nn.Module):
 
     def _add_turned(self, data: Observations, z: Tensor, found: Hypotheses) -> Hypotheses:
         """Symmetrised loss: what the encoder makes of the image turned by 180° in plane, turned back, competes too."""
-        half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0], device=z.device))
+        half_turn = torch.eye(3, device=z.device)
+        half_turn[:2] *= -1
         other = self.encoder.pose(self.encoder.features(data.y.conj(), data.ctf), z)  # f(-x): the conjugate
         return Hypotheses(
             torch.cat([found.rotations, half_turn @ other.rotations], dim=1),
@@ -176,14 +177,15 @@ class HetACUMN(nn.Module):
             z[count // 4 :] = draws.latents[rows]
         z, rotations = z[mine], random_rotations(count, generator, device)[mine]
         drawn = (drawing or self.decoder.drawing())(z, rotations, plane.k[: draws.ctf.shape[1]])
-        quarter, turns, poses = inplane(torch.tensor(-90.0, device=device)), [drawn], [rotations]
+        quarter, turns, poses = inplane(torch.full((), -90.0, device=device)), [drawn], [rotations]
         for _ in range(3):
             turns.append(plane.quarter_turned(turns[-1]))
             poses.append(quarter @ poses[-1])
         poses = Poses(torch.cat(poses), of_mine(draws.shift_px * normal(4 * count, 2)))
         ctf = draws.ctf[of_mine(torch.randint(len(draws.ctf), (4 * count,), generator=generator, device=device))]
         noise = of_mine(normal(4 * count, ctf.shape[1], 2))
-        noise[:, 0] *= torch.tensor([2.0**0.5, 0.0], device=device)  # the mean of a real image is real
+        noise[:, 0, 0] *= 2**0.5  # the mean of a real image is real
+        noise[:, 0, 1] = 0
         noise = torch.view_as_complex(noise) * 2**-0.5
         return z.repeat(4, 1), poses, plane.translate(torch.cat(turns) * ctf, poses.shifts_px) + noise, ctf
 

@@ -70,7 +70,7 @@ class Poses:
 
     def turned(self, degrees: float) -> Poses:
         """Those of the images turned in their plane, from x to y."""
-        turn = inplane(torch.tensor(-degrees, device=self.rotations.device))
+        turn = inplane(torch.full((), -degrees, device=self.rotations.device))
         return Poses(turn @ self.rotations, self.shifts_px @ turn[:2, :2].T)
 
 

@@ -174,8 +174,8 @@ def make_stencil(rotations: Tensor, k: Tensor, size: int, box: int, gain: Tensor
     width, half = size // 2 + 1, size // 2
     base = ((z + half) * size + y + half) * width + x
     plane = size * width
-    offsets = torch.tensor([0, 1, width, width + 1, plane, plane + 1, plane + width, plane + width + 1])
-    index = base[:, None] + offsets.to(base)
+    corners = torch.arange(8, device=base.device, dtype=base.dtype)  # made there: to copy it there would be waited for
+    index = base[:, None] + (corners & 1) + (corners >> 1 & 1) * width + (corners >> 2) * plane
     ends = torch.stack([low[2], high[2]])
     if gain is not None:
         ends = ends * gain.flatten()
