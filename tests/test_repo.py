@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import readme
 import yaml
 from dvc.repo import Repo
 
@@ -80,3 +81,11 @@ def test_the_code_passes_the_linter():
     found = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", "."], cwd=ROOT,
                            capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_the_tables_of_the_readme_are_those_of_the_csv_files():
+    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *readme.SOURCES], cwd=ROOT).returncode:
+        pytest.skip("a run of one's own has made new numbers")
+    text = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"<!-- table: ([\w ]+) -->", text)) == set(readme.TABLES)
+    assert readme.filled(text) == text, "run `python scripts/readme.py`"

@@ -1,0 +1,150 @@
+"""The tables of README.md, from the CSV files that they are of.
+
+Each stands between ``<!-- table: name -->`` and ``<!-- end -->``. Usage: python scripts/readme.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, BENCHMARK, RATES = SOURCES = ("figures/results.csv", "benchmark/results.csv", "benchmark/speed/results.csv")
+NAMES = {"adk": "adenylate kinase", "small": "small motions", "unequal": "unequal classes"}  # others are called what they are
+EXPLAINED = {
+    "em": "`em`: ab initio start alone, exhaustive search",
+    "amortized": "`amortized`: one task, in the manner of cryoFIRE",
+    "hetacumn-bare": "`hetacumn-bare`: the two tasks and nothing else",
+    "hetacumn-encoder": "`hetacumn-encoder`: without the decoder's feedback",
+}
+PROGRAMS = {
+    "relion": "RELION 3.1, InitialModel then Class3D",
+    "cryodrgn2": "cryoDRGN2 (`abinit_het_old`)",
+    "drgnai": "cryoDRGN-AI (`abinit`)",
+    "drgnai-conf": "cryoDRGN-AI with `--use-conf-encoder`",
+}
+OWN = ["amortized", "hetacumn-bare", "em", "hetacumn", "hetacumn-refined"]
+SHOWN = ["em", "hetacumn", "hetacumn-refined"]
+SPEED = {
+    "slices of 5 volumes": "slices of five volumes",
+    "preprocessing, from twice the box": "preprocessing, from twice the box",
+    "ab initio step": "*ab initio* step, 41,472 poses (128 px: 5,184)",
+    "encoder, forward and backward": "encoder, forward and backward",
+    "the same, torch.compile": "the same, `torch.compile`",
+    "training step, pose task": "training step, pose task",
+    "training step, both tasks": "training step, both tasks",
+    "inference, encoder": "inference, encoder alone",
+    "inference, amortized": "**inference, `hetacumn`**",
+    "inference, refined": "inference, `hetacumn-refined`",
+}
+SHARES = ("ab initio", "encoder, forward", "training step, pose")  # rows that say their share of the machine's peak
+
+
+def rows_of(head: list[str], lines: list[list[str]]) -> str:
+    """A table in Markdown."""
+    head_line, *others = ("| " + " | ".join(cells) + " |" for cells in (head, *lines))
+    return "\n".join([head_line, "|---" * len(head) + "|", *others])
+
+
+def degrees(value: float) -> str:
+    """An angle as the tables have it."""
+    return f"{value:.1f}°" if value < 15 else f"{value:.0f}°"
+
+
+def angstrom(value: float) -> str:
+    """A resolution as the tables have it."""
+    return f"{value:.1f} Å" if value < 10 else f"{value:.0f} Å"
+
+
+def name(method: str) -> str:
+    """A method of this package."""
+    return "**`hetacumn`**" if method == "hetacumn" else f"`{method}`"
+
+
+def results() -> str:
+    """The main pipeline's methods on its three datasets."""
+    table, lines = pd.read_csv(ROOT / RESULTS), []
+    nyquist = {"adk": "6.4 Å", "ribosome": "24 Å", "spliceosome": "29 Å"}
+    for dataset, found in table.groupby("dataset", sort=False):
+        for at, row in enumerate(found.itertuples()):
+            first = f"{dataset} ({degrees(row.rotation_bound_deg)}, {nyquist[dataset]})" if at == 0 else ""
+            called = EXPLAINED.get(row.method, name(row.method)) if dataset == table["dataset"][0] else name(row.method)
+            lines.append([first, called, f"{row.accuracy:.3f}", f"{row.accuracy_unseen:.3f}", degrees(row.rotation_error_deg),
+                          angstrom(row.resolution_A), f"{row.train_seconds:.0f} s", f"{row.predict_particles_per_second:,.0f}"])
+    return rows_of(["dataset (pose bound, Nyquist)", "method", "accuracy", "unseen", "rotation error", "resolution", "training",
+                    "particles / s"], lines)
+
+
+def benchmark(particles: int) -> pd.DataFrame:
+    """The benchmark's rows of so many particles, a method a row, without ablations and shares."""
+    table = pd.read_csv(ROOT / BENCHMARK)
+    own = ~table["method"].str.startswith("ablation-") & ((table["method"] != "hetacumn") | (table["trained_share"] == 0.7))
+    return table[own & (table["particles"] == particles)].set_index(["dataset", "snr", "method"])
+
+
+def noise() -> str:
+    """Accuracy and pose error against noise."""
+    table, lines = benchmark(10_000), []
+    for dataset in ("adk", "spliceosome", "ribosome", "small", "unequal"):
+        for snr in sorted(set(table.loc[dataset].index.get_level_values("snr")), reverse=True):
+            rows = table.loc[(dataset, snr)]
+            bound = rows.loc["hetacumn"]
+            accuracy = rows["accuracy"].map("{:.3f}".format)
+            best = max(accuracy)
+            bold = {method: f"**{value}**" if value == best else value for method, value in accuracy.items()}
+            poses = [degrees(value) for value in (bound["rotation_bound_deg"], *rows.loc[SHOWN, "rotation_error_deg"])]
+            lines.append([NAMES.get(dataset, dataset), f"{snr:g}", f"{bound['bound_marginal']:.3f}",
+                          *(bold[method] for method in (*SHOWN, "amortized")), *poses])
+    own = [f"`{method}`" for method in SHOWN]
+    return rows_of(["dataset", "SNR", "bound", *own, "`amortized`", "pose bound", *own], lines)
+
+
+def programs(dataset: str, snr: float) -> str:
+    """Other programs on 3,000 images."""
+    table, lines = benchmark(3_000).loc[(dataset, snr)], []
+    for method in (*PROGRAMS, *OWN):
+        if method in table.index:
+            row = table.loc[method]
+            lines.append([PROGRAMS.get(method) or name(method), f"{row['train_seconds']:,.0f}",
+                          "yes" if row["finished"] else "no", f"{row['accuracy']:.3f}", degrees(row["rotation_error_deg"])])
+    return rows_of(["method", "seconds", "ended", "accuracy", "rotation error"], lines)
+
+
+def speed() -> str:
+    """Particles a second of each part, and the share of the machine's peak of some."""
+    table, boxes = pd.read_csv(ROOT / RATES), (32, 64, 128, 256)
+    table = table[(table["device"] == "cpu") & table["peer"].isna()].set_index(["what", "box"])
+
+    def cell(what: str, box: int) -> str:
+        if (what, box) not in table.index:
+            return ""
+        row = table.loc[(what, box)]
+        share = f" ({100 * row['fraction_of_peak']:.0f} %)" if what.startswith(SHARES) else ""
+        return f"{row['particles_per_second']:,.0f}{share}"
+
+    lines = [[called, *(cell(what, box) for box in boxes)] for what, called in SPEED.items()]
+    return rows_of(["particles a second, two cores", *(f"{box} px" for box in boxes)], lines)
+
+
+TABLES = {
+    "results": results,
+    "noise": noise,
+    "programs adk": lambda: programs("adk", 0.1),
+    "programs spliceosome": lambda: programs("spliceosome", 0.1),
+    "speed": speed,
+}
+
+
+def filled(text: str) -> str:
+    """The text with all its tables as the CSV files are now."""
+    def table(found: re.Match) -> str:
+        return f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}"
+
+    return re.sub(r"(<!-- table: ([\w ]+) -->)\n.*?(<!-- end -->)", table, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text()))
