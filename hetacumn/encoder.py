@@ -36,17 +36,20 @@ class Hypotheses:
         return Poses(self.rotations[rows, which], self.shifts_px[rows, which])
 
 
+REACH = 24  # integer frequency: to say pose and class roughly takes no finer features, however fine the pixels
+
+
 class TemplateStem(nn.Module):
     """First layer as matched filters: inner products of the image with ``n`` templates, normalised and rectified.
 
-    It works on the packed coefficients within ``radius`` (cycles per pixel), where an inner product is that of the
-    low-passed images and costs a quarter of one over pixels. Started from projections of the ab initio volumes at random
-    poses it is a coarse grid search that then learns; started from noise, an ordinary dense layer.
+    It works on the packed coefficients within ``radius`` (cycles per pixel) and :data:`REACH`, where an inner product is that
+    of the low-passed images and costs a quarter of one over pixels, or less. Started from projections of the ab initio volumes
+    at random poses it is a coarse grid search that then learns; started from noise, an ordinary dense layer.
     """
 
     def __init__(self, plane: HalfPlane, templates: int, radius: float):
         super().__init__()
-        self.used = plane.count(radius * plane.box)
+        self.used = plane.count(min(radius * plane.box, REACH))
         self.register_buffer("scale", plane.weight[: self.used].sqrt().cpu(), persistent=False)
         self.filters = nn.Linear(2 * self.used, templates)
         self.norm = nn.LayerNorm(templates)

@@ -182,4 +182,4 @@ class HalfPlane:
     def translate(self, coefficients: Tensor, shifts_px: Tensor) -> Tensor:
         """Move images by ``(..., 2)`` pixels ``(x, y)``: multiply by ``exp(-2πi k·t / box)``."""
         angle = (-2 * torch.pi / self.box) * (shifts_px @ self.k[: coefficients.shape[-1]].T)
-        return coefficients * torch.polar(torch.ones_like(angle), angle)
+        return coefficients * torch.polar(angle.new_ones(()), angle)

@@ -186,8 +186,8 @@ class HetACUMN(nn.Module):
         noise = of_mine(normal(4 * count, ctf.shape[1], 2))
         noise[:, 0, 0] *= 2**0.5  # the mean of a real image is real
         noise[:, 0, 1] = 0
-        noise = torch.view_as_complex(noise) * 2**-0.5
-        return z.repeat(4, 1), poses, plane.translate(torch.cat(turns) * ctf, poses.shifts_px) + noise, ctf
+        noise = torch.view_as_complex(noise.mul_(2**-0.5))
+        return z.repeat(4, 1), poses, plane.translate(torch.cat(turns).mul_(ctf), poses.shifts_px).add_(noise), ctf
 
     # Inference ---------------------------------------------------------------------------------------------
 

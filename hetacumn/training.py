@@ -60,7 +60,7 @@ class TrainConfig:
     decoder: str = "voxel"  # or "coordinate"
     # sizes
     templates: int = 768  # matched filters of the encoder's first layer; 0 for convolutions
-    encoder_radius: float = 0.375  # the band that the templates see, cycles per pixel
+    encoder_radius: float = 0.375  # the band that the templates see, cycles per pixel; see encoder.REACH
     width: int = 384
     padding: float = 2.0
     # schedule
@@ -135,11 +135,12 @@ def method_config(params: dict, method: str, **more) -> TrainConfig:
     return TrainConfig.from_params(merged({"train": params.get("train"), f"methods.{method}": known[method]}), **more)
 
 
-def training_share(count: int, share: float, seed: int) -> np.ndarray:
-    """A random ``share`` of ``count`` particles, as sorted positions from 0."""
+def training_share(count: int, share: float) -> np.ndarray:
+    """A random ``share`` of ``count`` particles, as sorted positions from 0; the same whatever seed one trains with, so that
+    a start serves all of them."""
     if not isinstance(share, int | float) or not 0 < share <= 1:
         raise HetacumnError(f"trained_share is {share!r}; expected a number over 0 and up to 1")
-    chosen = np.random.default_rng(seed).permutation(count)[: max(1, round(share * count))]
+    chosen = np.random.default_rng(0).permutation(count)[: max(1, round(share * count))]
     return np.sort(chosen)
 
 

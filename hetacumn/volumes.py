@@ -175,7 +175,8 @@ def make_stencil(rotations: Tensor, k: Tensor, size: int, box: int, gain: Tensor
     base = ((z + half) * size + y + half) * width + x
     plane = size * width
     corners = torch.arange(8, device=base.device, dtype=base.dtype)  # made there: to copy it there would be waited for
-    index = base[:, None] + (corners & 1) + (corners >> 1 & 1) * width + (corners >> 2) * plane
+    offsets = (corners & 1) + (corners >> 1 & 1) * width + (corners >> 2) * plane
+    index = base[:, None] + offsets
     ends = torch.stack([low[2], high[2]])
     if gain is not None:
         ends = ends * gain.flatten()

@@ -1,7 +1,8 @@
 """`dvc repro`, several stages at a time: small networks and grids gain little from more than one core each.
 
 A stage starts when all that it needs is made, each by `dvc repro --single-item` with its share of the cores: all times
-are those of this share, whatever the stage. What a stage prints goes to results/logs/.
+are those of this share, whatever the stage. What a stage prints goes to results/logs/. Where one fails, all that does not
+need it is made none the less.
 Usage: python scripts/repro.py [--jobs N] [PIPELINE[:STAGE] ...]
 """
 
@@ -44,10 +45,13 @@ def main(jobs: int, targets: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     print(f"{len(stages)} stages to run, {jobs} at a time; what they print is in {LOGS}/", flush=True)
     began = time.monotonic()
-    failed = _run_all(stages, jobs, lock_files)
+    failed, left = _run_all(stages, jobs, lock_files)
+    for name in failed:
+        print("".join(_log(name).read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
+        print(f"error: stage {name} failed; its output is in {_log(name)}", file=sys.stderr)
+    if left:
+        print(f"not run, as they need what failed: {', '.join(left)}", file=sys.stderr)
     if failed:
-        print("".join(_log(failed).read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
-        print(f"error: stage {failed} failed; its output is in {_log(failed)}", file=sys.stderr)
         return 1
     print(f"All done after {(time.monotonic() - began) / 60:.1f} min.")
     return 0
@@ -73,11 +77,11 @@ def out_of_date(targets: list[str]) -> list[Stage]:
         return [Stage(name, frozenset(needs[name] & changed)) for name in seen if name in changed]
 
 
-def _run_all(stages: list[Stage], jobs: int, lock_files: list[Path]) -> str | None:
-    """The name of the stage that failed, if one did; those that run then are waited for."""
-    waiting, running, done = list(stages), {}, set()
+def _run_all(stages: list[Stage], jobs: int, lock_files: list[Path]) -> tuple[list[str], list[str]]:
+    """The names of the stages that failed, and of those that were not run because they need these; all others are."""
+    waiting, running, done, failed = list(stages), {}, set(), []
     with ThreadPoolExecutor(jobs) as pool:
-        while waiting or running:
+        while running or any(stage.needs <= done for stage in waiting):
             ready = [stage for stage in waiting if stage.needs <= done]
             for stage in ready[: jobs - len(running)]:
                 running[pool.submit(_run, stage, jobs)] = stage
@@ -90,9 +94,10 @@ def _run_all(stages: list[Stage], jobs: int, lock_files: list[Path]) -> str | No
                 code, seconds = future.result()
                 print(f"{stage.name}: {'done' if code == 0 else 'FAILED'} after {seconds:.0f} s", flush=True)
                 if code:
-                    return stage.name
-                done.add(stage.name)
-    return None
+                    failed.append(stage.name)
+                else:
+                    done.add(stage.name)
+    return failed, [stage.name for stage in waiting]
 
 
 def _run(stage: Stage, jobs: int) -> tuple[int, float]:

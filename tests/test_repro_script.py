@@ -100,6 +100,15 @@ def test_a_stage_that_fails_is_named_with_what_it_said(project):
     assert "no such luck" in ran.stderr and "error: stage train@" in ran.stderr and "results/logs/train@" in ran.stderr
 
 
+def test_what_does_not_need_a_stage_that_fails_is_made(project):
+    path = project / "dvc.yaml"
+    path.write_text(STAGES.replace("cp out/em-${item}", "test ${item} = b && cp out/em-${item}"))
+    ran = run()
+    assert ran.returncode != 0 and ran.stderr.count("error: stage") == 1 and "error: stage train@a failed" in ran.stderr
+    assert "not run, as they need what failed: predict@a, figures" in ran.stderr
+    assert (project / "out/predicted-b").read_text().split() == ["b", "c"]
+
+
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.98])
 def test_a_lock_that_a_kill_cut_off_is_mended(project, left):
     """DVC writes it in place."""
