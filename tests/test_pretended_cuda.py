@@ -14,12 +14,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 from toys import hinged, make_toy
+from tqdm import tqdm
 
-from hetacumn import fourier
-from hetacumn.ab_initio import Start
+from hetacumn import ab_initio, fourier, inference
+from hetacumn.ab_initio import AbInitioConfig, Start
 from hetacumn.fourier import HalfPlane
+from hetacumn.fsc import Placement
+from hetacumn.inference import Classes
 from hetacumn.joint import State, Tangent, climb
 from hetacumn.search import pose_grid, search_grid, shift_grid
+from hetacumn.so3 import Frame
+from hetacumn.subspace import volumes_at
 from hetacumn.training import Trainer
 
 
@@ -43,13 +48,28 @@ class Unwaited(TorchDispatchMode):
         return found
 
 
+class Answered(TorchDispatchMode):
+    """A number asked for is 2, and of a mask every place is set: what goes on after a wait can be followed too."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket == torch.ops.aten._local_scalar_dense:
+            return {torch.bool: True, torch.int64: 1}.get(args[0].dtype, 2.0)
+        if function.overloadpacket == torch.ops.aten.nonzero:
+            return torch.arange(args[0].numel(), device=args[0].device)[:, None]
+        if function.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put_):
+            rows = [torch.arange(len(one), device=one.device) if one is not None and one.dtype == torch.bool else one
+                    for one in args[1]]
+            args = (args[0], rows, *args[2:])
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.fixture
 def mode(monkeypatch):
     def count(plane: HalfPlane, radius: float) -> int:  # of a table that is on the CPU wherever the plane is
         return int(np.searchsorted(np.asarray(plane._squares), radius**2, side="right"))
 
     monkeypatch.setattr(HalfPlane, "count", count)
-    yield FakeTensorMode()
+    yield FakeTensorMode(allow_non_fake_inputs=True)
     for cached in (fourier._narrowing, fourier._centring):
         cached.cache_clear()
 
@@ -130,6 +150,47 @@ def test_search_and_climb_do_not_wait(toy, mode):
         with Unwaited():
             state, value = climb(data, tangent, state, (0.2, 0.3))
     assert state.device == value.device == found.volume.device == DEVICE
+
+
+@pytest.fixture
+def start_of(toy, mode, monkeypatch):
+    """The start, on the pretended device; scikit-learn and the alignment of volumes, which live on numbers, left out."""
+    def clusters(run, start):
+        labels = torch.arange(len(start.latents), device=start.latents.device) % 2
+        centres = torch.stack([start.latents[labels == k].mean(0) for k in range(2)])
+        return labels, volumes_at(centres, start.basis), labels.new_full((2,), len(labels) // 2)
+
+    def here(volume, *given):
+        return Placement(Frame(torch.eye(3, device=volume.device), False), torch.zeros(3, device=volume.device))
+
+    monkeypatch.setattr(ab_initio._AbInitio, "_clusters", clusters)
+    for name in ("place_volume", "place_core"):
+        monkeypatch.setattr(ab_initio, name, here)
+    config = AbInitioConfig(restarts=1, steps=3, coarse_grid=(1, 4), fine_grid=(1, 4), class_grid=(1, 4), class_steps=2,
+                            subspace_steps=2, soft_steps=2, soft_grid=(1, 4), volumes=2, components=2)
+    data = pretend(mode, toy.data)
+    return lambda: ab_initio._AbInitio(data, config, torch.Generator(), tqdm(disable=True), lambda text: None)
+
+
+def test_the_ab_initio_start_stays_on_the_device(start_of, mode):
+    with mode, Answered():
+        start = start_of().run()
+    assert {start.basis.device, start.latents.device, start.poses.rotations.device, start.poses.shifts_px.device} == {DEVICE}
+
+
+def test_refinement_and_search_stay_on_the_device(trainer, mode, toy, monkeypatch):
+    def classify(latents, *given):
+        return Classes(torch.zeros(len(latents), dtype=torch.int64), torch.zeros(2, latents.shape[1]))
+
+    monkeypatch.setattr(inference, "classify", classify)
+    config = AbInitioConfig(fine_grid=(1, 4), soft_grid=(1, 4), soft_steps=2, last_radii=(0.3,), climb_radii=(0.3,))
+    basis = pretend(mode, toy.basis(2))
+    with mode, Answered():
+        found = inference.refine(trainer.model, trainer.data, basis, config, 2)
+        other, _ = inference.polish(trainer.data, basis, found.state, config, 2, 2, 0)
+        searched = inference.search(trainer.data, basis, torch.zeros(2, 2, device=DEVICE), config)
+        scores = inference.weigh(trainer.data, basis[:2], config)
+    assert {other.device, found.state.device, searched.state.device, scores.device} == {DEVICE}
 
 
 @pytest.mark.parametrize("wait", [lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: x.cpu(),
