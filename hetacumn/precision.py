@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 
+@torch.compiler.assume_constant_result
 def layer_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware multiplies it: NVIDIA GPUs since Ampere, CPUs with AVX512-BF16; elsewhere it is slower."""
     if device.type == "cuda":
