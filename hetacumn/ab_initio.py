@@ -455,7 +455,7 @@ class _AbInitio:
         """Poses under each image's own volume, together with z; then the subspace at these poses; then z again."""
         config, box = self.config, self.data.plane.box
         state, _ = climb(self.data, Tangent(start.basis, config.padding), State(start.poses, start.latents), radii)
-        fit = self.data[self.fit].within(fit_radius * box)
+        fit = self.data.within(fit_radius * box)[self.fit]
         basis = fit_subspace(fit, start.basis, state.poses[self.fit], config, steps, self.generator, self.progress)
         fine = self.data.within(config.fine_radius * box)
         latents = infer_latents(fine, Slicer(basis, config.padding), state.poses).mean
@@ -463,6 +463,6 @@ class _AbInitio:
 
     def _score(self, start: Start) -> float:
         """Mean log-likelihood of the images held out from the fits, z integrated."""
-        fine = self.data[self.held].within(self.config.fine_radius * self.data.plane.box)
+        fine = self.data.within(self.config.fine_radius * self.data.plane.box)[self.held]
         posterior = infer_latents(fine, Slicer(start.basis, self.config.padding), start.poses[self.held])
         return float(posterior.log_evidence.mean())

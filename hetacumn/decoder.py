@@ -61,7 +61,8 @@ class CoordinateDecoder(nn.Module):
 
     def __init__(self, box: int, latent_dim: int, width: int = 128, layers: int = 3, scale: float = 1.0):
         super().__init__()
-        self.box, self.latent_dim, self.scale = box, latent_dim, scale
+        self.box, self.latent_dim = box, latent_dim
+        self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("bands", torch.pi * 2.0 ** torch.arange(6), persistent=False)
         sizes = [3 * (1 + 2 * len(self.bands)) + latent_dim] + [width] * layers
         blocks = [block for a, b in pairwise(sizes) for block in (nn.Linear(a, b), nn.GELU())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +84,10 @@ class ConvolutionStem(nn.Module):
             before, size = after, -(-size // stride)
         self.layers = nn.Sequential(*blocks, nn.Flatten()).to(memory_format=torch.channels_last)
         self.width = before * size * size
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConvolutionStem:
+        self.plane = self.plane.applied(fn)  # it goes where the layers go
+        return super()._apply(fn, recurse)
 
     def forward(self, coefficients: Tensor) -> Tensor:
         images = self.plane.unpack(coefficients)[:, None]

@@ -7,6 +7,8 @@ variance per pixel has unit variance per coefficient and squared distances are e
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from functools import lru_cache
 
 import torch
@@ -145,6 +147,12 @@ class HalfPlane:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def applied(self, function: Callable[[Tensor], Tensor]) -> HalfPlane:
+        """The same with a function applied to its tensors, as modules apply one to move to another device."""
+        plane = copy(self)
+        plane.index, plane.k, plane.weight = function(self.index), function(self.k), function(self.weight)
+        return plane
 
     def count(self, radius: float) -> int:
         """How many coefficients lie within ``radius`` (in integer frequencies)."""

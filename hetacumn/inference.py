@@ -67,7 +67,7 @@ REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # of joint.compete 
 
 def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: int = 1000) -> Inferred:
     """One forward pass over the stack, with the decoder's feedback if wanted and if the model has it."""
-    began = time.perf_counter()
+    began = _clock(data.y.device)
     model.eval()
     tangent = model.tangent() if feedback and model.feedback else None
 
@@ -75,7 +75,7 @@ def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: 
         return model.infer(part, tangent)
 
     parts = list(_batches(work, data, batch, "amortized"))
-    return Inferred(State.cat(parts), time.perf_counter() - began)
+    return Inferred(State.cat(parts), _clock(data.y.device) - began)
 
 
 def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig, classes: int | None = None,
@@ -86,7 +86,7 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
     :data:`FAINT`, where the encoder may have met no right pose and the misfit does not tell. The likelier stays, if it is of
     the class that is likelier over all poses.
     """
-    began = time.perf_counter()
+    began = _clock(data.y.device)
     model.eval()
     with torch.no_grad():
         tangent = Tangent(basis, config.padding)
@@ -107,14 +107,21 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
         searched, other, theirs = _search(data[rows], basis, centres, config)
         mine = torch.cdist(state.latents[rows], centres).argmin(1)
         state = state.replaced(rows, searched.where((other > value[rows]) | (mine != theirs), state[rows]))
-    return Inferred(state, time.perf_counter() - began)
+    return Inferred(state, _clock(data.y.device) - began)
 
 
 def search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> Inferred:
     """Exhaustive search under the volumes at latent ``centres`` ``(k, q)``, and from the best up to the peak."""
-    began = time.perf_counter()
+    began = _clock(data.y.device)
     state, _, _ = _search(data, basis, centres, config)
-    return Inferred(state, time.perf_counter() - began)
+    return Inferred(state, _clock(data.y.device) - began)
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds; a CUDA device has done by then what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @torch.no_grad()
@@ -136,8 +143,8 @@ def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitio
 
 
 def _search_batch(data: Observations) -> int:
-    """Up to :data:`SEARCH_BATCH`, fewer where processors would be idle."""
-    return min(SEARCH_BATCH, -(-len(data) // torch.get_num_threads()))
+    """Up to :data:`SEARCH_BATCH`, fewer where a CPU's cores would be idle."""
+    return min(SEARCH_BATCH, -(-len(data) // torch.get_num_threads())) if data.y.device.type == "cpu" else SEARCH_BATCH
 
 
 def _batches(work: Callable[[Observations], Result], data: Observations, batch: int, name: str) -> Iterator[Result]:
@@ -287,11 +294,14 @@ def predict_stack(
             found = amortize(trained.model, own, feedback=grade == "amortized")
         state, seconds = found.state, seconds + found.seconds
         if fits:
-            basis, centres = polish(data, basis, State.cat(_together([state], team)), config, wanted, polish_steps, seed)
-        if grade in ("refined", "searched"):
+            fit = polish(data, basis, State.cat(_together([state], team)), config, wanted, polish_steps, seed)
+            basis, centres = _of_leader(fit, team)
+        if fitted:
+            began = _clock(data.y.device)
             state, _ = climb(own, Tangent(basis, config.padding), state, (config.last_radius,))
             band = own.within(config.last_radius * trained.box)
             state = State(state.poses, infer_latents(band, Slicer(basis, config.padding), state.poses).mean)
+            seconds += _clock(data.y.device) - began
         parts.append(state)
     state = State.cat(_together(parts, team))
     latents, rotations = state.latents.cpu(), state.poses.rotations.cpu()
@@ -299,10 +309,12 @@ def predict_stack(
     if centres is None:
         found = classify(latents, wanted, seed)
     else:
-        volumes, began = volumes_at(centres, basis), time.perf_counter()
-        scores = [weigh(observe(particles, device), volumes, config) for particles in read_ahead(read, own_rows)]
+        volumes, scores = volumes_at(centres, basis), []
+        for data in (observe(particles, device) for particles in read_ahead(read, own_rows)):
+            began = _clock(data.y.device)
+            scores.append(weigh(data, volumes, config))
+            seconds += _clock(data.y.device) - began
         found = likelier(torch.cat(_together(scores, team)), centres)
-        seconds += time.perf_counter() - began
     predictions = Predictions(stack.names, rotations, shifts_A, found.labels, latents)
     path = latent_path(latents, path_points)
     with torch.no_grad():
@@ -326,7 +338,14 @@ def read_answer(out: Path | str) -> Answer:
 
 def _together(parts: list[Result], team: Team) -> list[Result]:
     """What every process has of the same chunks, in the order of the particles."""
-    return [part.to(parts[0].device) for chunk in zip(*team.gather(parts), strict=True) for part in chunk]
+    every = team.gather([part.to("cpu") for part in parts])  # a process may not see the devices of the others
+    return [part.to(parts[0].device) for chunk in zip(*every, strict=True) for part in chunk]
+
+
+def _of_leader(tensors: tuple[Tensor | None, ...], team: Team) -> list[Tensor | None]:
+    """The leader's: those of the others may differ by what rounding makes of many steps."""
+    theirs = team.gather([None if tensor is None else tensor.cpu() for tensor in tensors])[0]
+    return [None if tensor is None else other.to(tensor.device) for tensor, other in zip(tensors, theirs, strict=True)]
 
 
 def _volumes(trained: Trained | Searcher, basis: Tensor, grade: str, z: Tensor) -> Tensor:

@@ -73,8 +73,8 @@ def work(stack: Prepared, job: dict, device: torch.device, team: Team) -> Answer
         return predict_stack(stack, job["model"], job["grade"], job["out"], job["classes"], device,
                              polish_steps=job["polish_steps"], team=team)
     config = TrainConfig.from_params(job["config"])
-    images = stack.read(training_share(len(stack), job["share"]))
-    run_method(job["method"], observe(images, device), config, job["out"], images.pixel_A, job["start"], team)
+    data = observe(stack.read(training_share(len(stack), job["share"])), device)
+    run_method(job["method"], data, config, job["out"], stack.pixel_A, job["start"], team)
     return None
 
 

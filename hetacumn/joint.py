@@ -25,6 +25,7 @@ from hetacumn.subspace import mixing_of
 from hetacumn.volumes import coarsened, make_stencil
 
 READ_AT_ONCE = 2**22  # numbers read of a table, on a CPU: larger arrays would be given fresh memory each time
+READ_AT_ONCE_ELSEWHERE = 2**27  # of the memory of a device, a gigabyte
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class Tangent:
 
     def expand(self, data: Observations, state: State) -> Quadratic:
         """The log joint of images about a state, to second order."""
-        block = max(1, READ_AT_ONCE // (8 * self.channels * data.y.shape[1])) if data.y.device.type == "cpu" else len(data)
+        most = READ_AT_ONCE if data.y.device.type == "cpu" else READ_AT_ONCE_ELSEWHERE
+        block = max(1, most // (8 * self.channels * data.y.shape[1]))
         blocks = [slice(start, start + block) for start in range(0, len(data), block)]
         return Quadratic.cat([self._expand(data[rows], state[rows]) for rows in blocks])
 

@@ -248,7 +248,7 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
             axis.scatter(mine["train_seconds"] / 60, mine["accuracy"].clip(*DRAWN), c=fill, s=size, marker=marker, label=label,
                          edgecolors="white" if method == "hetacumn-refined" else colour, zorder=3, clip_on=False)
         axis.axhline(np.clip(rows["bound_marginal"].mean(), *DRAWN), color=BOUND_COLOUR, label="Bayes bound")
-        axis.set(title=dataset, xlabel="wall time (min)", xscale="log", xlim=(0.5, 60))
+        axis.set(title=dataset, xlabel="time of one core (min)", xscale="log", xlim=(0.5, 60))
         axis.xaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50]))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.minorticks_off()

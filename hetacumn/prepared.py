@@ -95,7 +95,7 @@ class Prepared:
         CUDA device copies by itself."""
         chosen = np.arange(len(self))[positions]
         index = torch.from_numpy(chosen)
-        images = torch.from_numpy(np.array(self.images[positions], dtype=np.float32))
+        images = torch.from_numpy(np.asarray(self.images[chosen], dtype=np.float32))
         images = images.pin_memory() if pinned else images
         poses, offsets_A = (None if of_each is None else of_each[index] for of_each in (self.poses, self.offsets_A))
         return Particles(images, self.optics[index], [self.names[i] for i in chosen], poses, self.noise, offsets_A)

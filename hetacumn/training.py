@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import threading
 import time
@@ -192,6 +193,13 @@ def _find_or_make_start(
 def stack_identity(data: Observations) -> str:
     """What tells one stack from another: how many particles, and their mean power."""
     return f"{len(data)} particles of power {float(data.y.abs().square().double().mean()):.6f}"
+
+
+def _same_stack(one: str, other: str) -> bool:
+    """Whether two of :func:`stack_identity` are of one stack: the power to what two devices agree in."""
+    found, other_found = (re.fullmatch(r"(\d+) particles of power (\d+\.\d+)", text) for text in (one, other))
+    return bool(found and other_found and found[1] == other_found[1]
+                and math.isclose(float(found[2]), float(other_found[2]), rel_tol=1e-5))
 
 
 def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, start: Start | None = None,
@@ -409,7 +417,11 @@ class Trainer:
             raise HetacumnError(f"{path}: from a run with other settings or particles; delete it to begin anew")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"].cpu())
+        try:
+            self.generator.set_state(state["generator"].cpu())
+        except (RuntimeError, TypeError) as error:
+            raise HetacumnError(f"{path}: from a run on another kind of device; go on there, or delete it to begin anew"
+                                ) from error
         self.step, self.order, self.history = state["step"], state["order"], state["history"]
         self.seconds = state["seconds"]
 
@@ -509,7 +521,7 @@ def save_start(path: Path, start: Start, stack: str) -> None:
 def load_start(path: Path, data: Observations | None = None) -> Start:
     """What :func:`save_start` wrote. Raises :class:`HetacumnError` where that is of another stack than ``data``, if given."""
     tensors, facts = _read_tensors(path)
-    if data is not None and facts["stack"] != stack_identity(data):
+    if data is not None and not _same_stack(facts["stack"], stack_identity(data)):
         raise HetacumnError(f"{path}: of another stack ({facts['stack']}); expected {stack_identity(data)}; delete it or "
                             "choose another folder")
     return Start(tensors["basis"], Poses(tensors["rotations"], tensors["shifts_px"]), tensors["latents"],

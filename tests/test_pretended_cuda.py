@@ -27,6 +27,9 @@ from hetacumn.so3 import Frame
 from hetacumn.subspace import volumes_at
 from hetacumn.training import Trainer
 
+if torch.cuda.is_available():
+    pytest.skip("there is a real one", allow_module_level=True)  # beside which PyTorch takes no other
+
 
 class _Backend(_DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
@@ -38,10 +41,12 @@ DEVICE = torch.device("pretended", 0)
 
 
 class Unwaited(TorchDispatchMode):
-    """No copies between the device and the CPU. (Numbers asked for are an error already: there are none.)"""
+    """No copies between the device and the CPU, and none of what looks at its own result. (Numbers asked for are an error
+    already: there are none.)"""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         found = function(*args, **(kwargs or {}))
+        assert function.overloadpacket not in (torch.ops.aten.linalg_cholesky, torch.ops.aten.linalg_svd), function
         if function.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
             sources = [one for one in args if isinstance(one, torch.Tensor)]
             assert len({one.device for one in (*sources, found)}) == 1, f"{sources[-1].device} copied to {found.device}"
@@ -76,23 +81,15 @@ def mode(monkeypatch):
 
 def pretend(mode: FakeTensorMode, thing):
     """A thing like it, its tensors on the pretended device."""
-    if isinstance(thing, torch.nn.Parameter):
-        return torch.nn.Parameter(pretend(mode, thing.detach()))
     if isinstance(thing, torch.Tensor):
         with mode:
             return mode.from_tensor(thing).to(DEVICE)
     if isinstance(thing, HalfPlane):
-        plane = HalfPlane.__new__(HalfPlane)
-        plane.__dict__ |= {name: pretend(mode, value) for name, value in thing.__dict__.items()}
+        plane = thing.applied(lambda tensor: pretend(mode, tensor))
         plane._squares = thing._squares.numpy()
         return plane
     if isinstance(thing, torch.nn.Module):
-        for module in thing.modules():
-            if isinstance(getattr(module, "plane", None), HalfPlane):
-                module.plane = pretend(mode, module.plane)
-            for tensors in (module._parameters, module._buffers):
-                tensors.update({name: pretend(mode, value) for name, value in tensors.items() if value is not None})
-        return thing
+        return thing._apply(lambda tensor: pretend(mode, tensor.detach()))  # as `to` does
     if is_dataclass(thing):
         return replace(thing, **{field.name: pretend(mode, getattr(thing, field.name)) for field in fields(thing)})
     return thing
@@ -176,6 +173,16 @@ def test_the_ab_initio_start_stays_on_the_device(start_of, mode):
     with mode, Answered():
         start = start_of().run()
     assert {start.basis.device, start.latents.device, start.poses.rotations.device, start.poses.shifts_px.device} == {DEVICE}
+
+
+def test_no_step_of_the_subspace_waits(toy, mode, monkeypatch):
+    monkeypatch.setattr(ab_initio, "voxel_unit", lambda *given: 1.0)
+    monkeypatch.setattr(ab_initio.torch, "randint", lambda high, size, generator: torch.arange(size[0], device=DEVICE) % high)
+    data, basis, poses = (pretend(mode, thing) for thing in (toy.data, toy.basis(2), toy.poses))
+    with mode:
+        ab_initio.fit_subspace(data, basis, poses, AbInitioConfig(), 1, torch.Generator(), tqdm(disable=True))
+        with Unwaited():
+            ab_initio.fit_subspace(data, basis, poses, AbInitioConfig(), 2, torch.Generator(), tqdm(disable=True))
 
 
 def test_refinement_and_search_stay_on_the_device(trainer, mode, toy, monkeypatch):

@@ -14,6 +14,7 @@ from toys import hinged, make_toy
 
 from hetacumn import training
 from hetacumn.ab_initio import AbInitioConfig, Start, signal_nats
+from hetacumn.decoder import linear_basis
 from hetacumn.errors import HetacumnError
 from hetacumn.inference import amortize
 from hetacumn.model import HetACUMN
@@ -28,6 +29,7 @@ from hetacumn.training import (
     run_method,
     save_model,
     save_start,
+    stack_identity,
     train,
     training_share,
 )
@@ -186,6 +188,10 @@ def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
     assert trained.config == config
     assert torch.isfinite(amortize(trained.model, toy.data).state.latents).all()
     assert trained.basis().shape == (3, BOX, BOX, BOX)
+    torch.manual_seed(config.seed)
+    again = Trainer(toy.data, config, tmp_path / "again", None).model  # as it began: all but what was learnt is the same
+    again.load_state_dict(dict(again.state_dict()) | dict(trained.model.named_parameters()))
+    torch.testing.assert_close(trained.basis(), linear_basis(again.decoder).detach())
 
 
 def test_a_config_survives_its_file_and_params(tmp_path):
@@ -349,6 +355,13 @@ def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
     save_start(tmp_path / START, start, "toy")
     with pytest.raises(HetacumnError, match=f"{START}: of another stack .toy.; expected 150 particles"):
         run_method("hetacumn", toy.data[:150], TINY, tmp_path / "out", 7.5, tmp_path)
+    words, power = stack_identity(toy.data).rsplit(" ", 1)
+    for other in (f"{words} {float(power) + 0.01:.6f}", f"1{words} {power}"):
+        save_start(tmp_path / START, start, other)
+        with pytest.raises(HetacumnError, match="of another stack"):
+            load_start(tmp_path / START, toy.data)
+    save_start(tmp_path / START, start, f"{words} {float(power) * (1 + 2e-6):.7f}")  # as another device may find it
+    assert torch.equal(load_start(tmp_path / START, toy.data).basis, start.basis)
 
 
 def test_training_on_the_device(blobs, device, tmp_path):

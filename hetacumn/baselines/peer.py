@@ -55,7 +55,8 @@ def run_peer(settings: dict, source: Path | str, out: Path | str, images: Prepro
     observations = observe(data.read())
     poses = Poses(found.rotations, data.shifts_in_prepared_A(found.shifts_A) / data.pixel_A)
     write_volumes(out, class_volumes(observations, poses, found.classes), "class", data.pixel_A)
-    write_json(out / "run.json", {**facts, "train_seconds": round(outcome.seconds, 1), "finished": outcome.finished})
+    write_json(out / "run.json", {**facts, "train_seconds": round(outcome.seconds, 1),
+                                "clock_seconds": round(outcome.clock_seconds, 1), "finished": outcome.finished})
     return found
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,13 +97,13 @@ def _watch(process: subprocess.Popen, name: str, seconds: float, began: float, p
 
 def _processor_seconds(pid: int) -> float:
     """What a running process and its children have used, those that ended too."""
-    total = 0.0
-    try:
-        for one in [main := psutil.Process(pid), *main.children(recursive=True)]:
+    total, family = 0.0, []
+    with suppress(psutil.NoSuchProcess):  # it ended as we looked
+        family = [main := psutil.Process(pid), *main.children(recursive=True)]
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
             times = one.cpu_times()
             total += times.user + times.system + times.children_user + times.children_system
-    except psutil.NoSuchProcess:
-        pass  # it ended as we looked
     return total
 
 
@@ -113,12 +114,10 @@ def _of_ended_children() -> float:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Nothing of the program is left running."""
-    for number, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
-        if process.poll() is not None:
-            return
-        os.killpg(process.pid, number)
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
+    """Nothing of the program is left running, its children neither, whether it still runs or not."""
+    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(GRACE_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
