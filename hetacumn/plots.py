@@ -291,6 +291,8 @@ def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Map
     datasets = list(dict.fromkeys(table["dataset"]))
     height = len(quantities) * (0.22 * len(names) + 0.6) + 0.2
     figure, axes = _grid(len(quantities), len(datasets), height, sharey=True, sharex="row")
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        axis.set_title(dataset)
     for line, (quantity, label) in zip(axes, quantities.items(), strict=True):
         for axis, dataset in zip(line, datasets, strict=True):
             for place, method in enumerate(names):
@@ -298,7 +300,7 @@ def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Map
                 axis.barh(place, values.mean(), height=0.7, color="#0072B2" if place == 0 else "#9A9A9A", edgecolor="black",
                           linewidth=0.5)
                 axis.plot(values, [place] * len(values), "o", color="white", markeredgecolor="black", markersize=3.5)
-            axis.set(xlabel=label, title=dataset if line is axes[0] else "", ylim=(len(names) - 0.4, -0.6))
+            axis.set(xlabel=label, ylim=(len(names) - 0.4, -0.6))
             axis.set_yticks(range(len(names)), names.values())
             axis.tick_params(axis="y", length=0)
     return figure

@@ -126,3 +126,9 @@ def test_a_method_of_the_users_own_is_drawn_too(made, tmp_path):
 def test_an_empty_volume_says_so(made, tmp_path):
     truth = made["volume_surfaces"][0]
     plots.save(plots.volume_surfaces(truth, {"em": np.zeros_like(truth)}), tmp_path / "empty.png")
+
+
+def test_every_dataset_of_the_ablation_is_named_once(made):
+    table = made["ablation_bars"][0]
+    figure = plots.ablation_bars(*made["ablation_bars"])
+    assert [axis.get_title() for axis in figure.axes if axis.get_title()] == list(dict.fromkeys(table["dataset"]))
