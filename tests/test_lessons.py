@@ -57,7 +57,7 @@ def test_what_a_lesson_prints_is_what_its_text_says(lesson):
         )
         assert pose_on < 60 < 90 < pose_off  # the pose task finds poses, reconstruction alone does not
         assert known[1] > known[0] and known[1] > 0.93
-        assert abs(chance[1] - view[1]) < 2.5  # of the view z says nothing
+        assert abs(chance[1] - view[1]) < 5  # of the view z says nothing
     elif name == "5_how_right":
         predicted, found = number(r"predicted accuracy (\S+),", printed), number(r"found (\S+)\s", printed)
         assert abs(predicted - found) < 0.03
