@@ -13,6 +13,7 @@ from hetacumn.encoder import Hypotheses
 from hetacumn.model import HetACUMN, LatentDraws, kl_divergence, pose_distance
 from hetacumn.observations import Observations, signal_power
 from hetacumn.particles import Poses
+from hetacumn.precision import layer_dtype
 from hetacumn.so3 import MIRROR, distance_deg, from_euler, random_rotations
 from hetacumn.subspace import mixing_of
 from hetacumn.training import TrainConfig, Trainer, build_model
@@ -340,6 +341,14 @@ def test_poses_turn_with_their_images(toy):
     images = model.render(toy.latents(2), toy.poses, toy.data.ctf, toy.data.plane)
     there = model.render(toy.latents(2), turned, toy.data.quarter_turned().ctf, toy.data.plane)
     torch.testing.assert_close(there, toy.data.plane.quarter_turned(images), rtol=1e-3, atol=1e-3)
+
+
+def test_bfloat16_can_be_forbidden(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.delenv("HETACUMN_LAYERS", raising=False)
+    assert layer_dtype(torch.device("cpu")) == torch.bfloat16
+    monkeypatch.setenv("HETACUMN_LAYERS", "float32")
+    assert layer_dtype(torch.device("cpu")) == torch.float32
 
 
 @pytest.fixture
