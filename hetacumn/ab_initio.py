@@ -6,7 +6,8 @@
    restarts; the likeliest is kept.
 2. *Two routes.* Large motions: K volumes, started from the consensus times smooth random fields, by the same EM. Small
    motions: poses are first refined under the consensus. Both end as a linear subspace of volumes ``V_0 + Σ z_j V_j``,
-   fitted by probabilistic PCA, with poses refined under each image's own volume in turn.
+   fitted by probabilistic PCA, with poses refined under each image's own volume in turn. Conformations are laid on the
+   body that they share, at the end in the same hand too, which images never tell.
 3. *Choice.* Images held out from every fit decide which subspace explains them best.
 4. *A rare conformation.* Images that fit their volume worse than noise allows, if there are many, are of a conformation
    that was not found among so many of others: EM of these alone finds it, and all images compete for it again.
@@ -25,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.fourier import padded_size
-from hetacumn.fsc import Placement, place_core, place_volume
+from hetacumn.fsc import Placement, place_core, place_volume, settle_hand
 from hetacumn.joint import State, Tangent, climb, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
@@ -356,8 +357,8 @@ class _AbInitio:
         return Start(basis, found.poses, latents, route, {})
 
     def _finish(self, start: Start) -> Start:
-        config = self.config
-        return self._improve(self._settle_frames(start), config.last_radii, config.last_radius, 2 * config.subspace_steps)
+        config, start = self.config, self._settle_frames(start, hands=True)
+        return self._improve(start, config.last_radii, config.last_radius, 2 * config.subspace_steps)
 
     def _explain_more(self, start: Start) -> Start:
         """While many images fit no volume: one of these alone, and all images again with it, if that explains them better.
@@ -424,8 +425,8 @@ class _AbInitio:
         centres = torch.stack([start.latents[labels == k].mean(0) for k in range(len(counts))])
         return labels, volumes_at(centres, start.basis), counts
 
-    def _settle_frames(self, start: Start) -> Start:
-        """Put all conformations into the frame of their largest common rigid body.
+    def _settle_frames(self, start: Start, hands: bool = False) -> Start:
+        """Put all conformations into the frame of their largest common rigid body; with ``hands``, into the same hand too.
 
         A pose says nothing of how two conformations lie to each other: only a convention does, and a consensus or the
         greatest overlap turns each halfway along with its motion. The volumes at the centres of ``K`` clusters of z are
@@ -440,10 +441,12 @@ class _AbInitio:
             if k == first:
                 continue
             place = place_core(volumes[k], volumes[first], here, self.generator)
+            if hands and (place := settle_hand(volumes[k], volumes[first], place)).frame.mirrored:
+                self.log(f"ab initio: the volume of {int(counts[k])} images had the other hand, and is mirrored")
             volumes[k] = place.apply(volumes[k])
-            mine = labels == k  # x_before = G x + t, and so R x_before = (R G) x + R t
+            mine = labels == k  # x_before = ±G x + t, and so R x_before = ±R G x + R t; - is half a turn in the image
             shifts[mine] += (rotations[mine] @ place.shift_px)[:, :2]
-            rotations[mine] = rotations[mine] @ place.frame.rotation
+            rotations[mine] = place.frame.apply(rotations[mine])
         share = counts.float() / len(labels)
         basis = principal(volumes, share, config.components, self.generator, voxel_unit(self.data, self.data.plane.box))
         poses = Poses(rotations, shifts)

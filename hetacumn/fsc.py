@@ -23,6 +23,7 @@ _COARSE_BOX = 16
 _MIDDLE_BOX = 32
 _NSIDE = 3  # the global search steps by about 20°
 _KEPT = 8  # of the global search, refined before one is chosen
+_HAND_IN_DOUBT = 1.1  # a mirrored volume that fits so much worse, before it is laid on the core, is not looked at further
 
 
 def fsc(a: Tensor, b: Tensor) -> Tensor:
@@ -93,8 +94,10 @@ def align_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = Non
     return place_volume(estimated, reference, frame).apply(estimated.float())
 
 
-def place_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = None) -> Placement:
-    """The placement that :func:`align_volume` applies: that of the greatest correlation."""
+def place_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = None,
+                 hands: tuple[bool, ...] = (False, True)) -> Placement:
+    """The placement that :func:`align_volume` applies: that of the greatest correlation; without a frame, of these hands
+    (True: mirrored)."""
     if estimated.shape != reference.shape:
         shapes = f"{tuple(estimated.shape)} and {tuple(reference.shape)}"
         raise ValueError(f"volumes of one box are needed, not {shapes}")
@@ -102,7 +105,7 @@ def place_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = Non
     estimated, reference = estimated.float(), reference.float()
     coarse = min(_COARSE_BOX, box)
     small, target = _resample(estimated, coarse), _target(reference, coarse)
-    starts = [frame] if frame is not None else _search(small, target)
+    starts = [frame] if frame is not None else _search(small, target, hands)
     fits = [_refine(small, target, start, _best_shift(small, target, start)) for start in starts]
     _, best, shift_px = max(fits, key=lambda fit: fit[0])
     size = coarse
@@ -126,8 +129,7 @@ def place_core(estimated: Tensor, reference: Tensor, start: Placement, generator
     moving, target = estimated / scale, reference / scale
 
     def misfit(rotation: Tensor, shift: Tensor, mirrored: bool) -> Tensor:
-        square = (rotate(moving, rotation, mirrored, shift) - target).square()
-        return (square / (square + 0.3)).mean()
+        return _robust(rotate(moving, rotation, mirrored, shift) - target)
 
     def similarity(place: Placement) -> float:
         turned = rotate(moving, place.frame.rotation, place.frame.mirrored, place.shift_px)
@@ -145,6 +147,28 @@ def place_core(estimated: Tensor, reference: Tensor, start: Placement, generator
         if value < lowest and similarity(place) > least:
             best, lowest = place, value
     return best
+
+
+def settle_hand(estimated: Tensor, reference: Tensor, place: Placement) -> Placement:
+    """``place``, one that :func:`place_core` found, or that of the mirrored volume if more of it lies on the reference so.
+
+    Images never tell the hand of a volume; but conformations of one molecule have one, and share a body only in the same.
+    """
+    mirrored = place_volume(estimated, reference, hands=(True,))
+    if _core_misfit(estimated, reference, mirrored) > _HAND_IN_DOUBT * _core_misfit(estimated, reference, place):
+        return place
+    mirrored = place_core(estimated, reference, mirrored, torch.Generator().manual_seed(0))
+    return min(place, mirrored, key=lambda one: _core_misfit(estimated, reference, one))
+
+
+def _core_misfit(estimated: Tensor, reference: Tensor, place: Placement) -> float:
+    turned = rotate(estimated, place.frame.rotation, place.frame.mirrored, place.shift_px)
+    return float(_robust((turned - reference) / reference.std()))
+
+
+def _robust(difference: Tensor) -> Tensor:
+    square = difference.square()
+    return (square / (square + 0.3)).mean()
 
 
 def _resample(volume: Tensor, box: int) -> Tensor:
@@ -184,12 +208,12 @@ def _best_shift(volume: Tensor, target: Tensor, frame: Frame) -> Tensor:
     return frame.rotation @ shift * (-1.0 if frame.mirrored else 1.0)
 
 
-def _search(volume: Tensor, target: Tensor) -> list[Frame]:
-    """The frames of highest correlation over a grid of rotations, both hands and all whole shifts."""
+def _search(volume: Tensor, target: Tensor, hands: tuple[bool, ...]) -> list[Frame]:
+    """The frames of highest correlation over a grid of rotations, hands and all whole shifts."""
     turns = inplane(torch.arange(0, 360, 20.0))
     grid = (turns[:, None] @ view_grid(_NSIDE)).flatten(0, 1).to(volume)
     frames, scores = [], []
-    for mirrored in (False, True):
+    for mirrored in hands:
         frames += [Frame(rotation, mirrored) for rotation in grid]
         for some in grid.split(200):
             scores.append(_cross_correlation(volume, target, some, mirrored).amax((1, 2, 3)))

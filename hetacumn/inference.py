@@ -35,7 +35,7 @@ from hetacumn.observations import Observations, observe
 from hetacumn.parallel import Result, read_ahead, side_by_side
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import Prepared
-from hetacumn.project import keep_freed_memory, peak_memory_mb, write_json
+from hetacumn.project import git_commit, keep_freed_memory, peak_memory_mb, write_json
 from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.subspace import infer_latents, mixing_of, volumes_at
 from hetacumn.team import ALONE, Team
@@ -326,7 +326,7 @@ def predict_stack(
             write_volumes(out, some, stem, stack.pixel_A)
         memory_mb = max(round(peak_memory_mb()), run.get("peak_memory_mb", 0))
         facts = {"prepared": str(stack.folder), "predict_particles_per_second": round(rate), "peak_memory_mb": memory_mb}
-        write_json(out / "run.json", {**run, **facts})
+        write_json(out / "run.json", {**run, **facts, "git_commit": git_commit()})
     return Answer(predictions, *volumes, rate)
 
 

@@ -67,8 +67,8 @@ def _laid_over(settings: dict, more: dict) -> dict:
 def provenance() -> dict[str, str | None]:
     """What a result was made by: versions, git commit and device, to be written beside the result.
 
-    `git_commit` is that of the working directory, with "+dirty" after it where tracked files differ, and
-    None outside git.
+    `git_commit` is that of the working directory, with "+dirty" after it where tracked code or settings differ
+    (what pipelines write themselves, locks, tables and figures, says nothing), and None outside git.
     """
     import numpy
     import torch
@@ -83,7 +83,7 @@ def provenance() -> dict[str, str | None]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "device": device,
     }
 
@@ -137,13 +137,15 @@ def write_json(path: str | os.PathLike, content: object) -> None:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _git_commit() -> str | None:
-    """The commit that is checked out, "+dirty" after it where tracked files differ; None outside git."""
+def git_commit() -> str | None:
+    """The commit that is checked out, "+dirty" after it where tracked code or settings differ; None outside git."""
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         commit = git("rev-parse", "HEAD")
-        return commit + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+        written_by_hand = [f":/*.{kind}" for kind in ("py", "ipynb", "yaml")]
+        differ = git("status", "--porcelain", "--untracked-files=no", "--", *written_by_hand)
+        return commit + ("+dirty" if differ else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -9,6 +9,8 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio import (
     AbInitioConfig,
+    Start,
+    _AbInitio,
     ab_initio,
     fit_subspace,
     poses_are_open,
@@ -20,12 +22,13 @@ from hetacumn.ab_initio import (
     voxel_unit,
 )
 from hetacumn.evaluation import accuracy, pose_errors
-from hetacumn.fsc import Placement, fsc, place_core, place_volume
+from hetacumn.fsc import Placement, fsc, place_core, place_volume, settle_hand
 from hetacumn.inference import classify
+from hetacumn.particles import Poses
 from hetacumn.search import search_grid
-from hetacumn.so3 import Frame, distance_deg, turn
+from hetacumn.so3 import MIRROR, Frame, distance_deg, turn
 from hetacumn.subspace import latent_posterior, volumes_at
-from hetacumn.volumes import Slicer
+from hetacumn.volumes import Slicer, rotate
 
 BOX = 24
 QUICK = AbInitioConfig(
@@ -42,6 +45,10 @@ QUICK = AbInitioConfig(
     shift_px=1.0,
     routes=("classes",),
 )  # the finest grid is 20 degrees apart
+
+
+def here(device):
+    return Placement(Frame(torch.eye(3, device=device), False), torch.zeros(3, device=device))
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +190,7 @@ def test_place_core_lays_the_fixed_body_on_itself(blobs, generator, device):
     at_px = torch.tensor([0.6, -0.4, 0.3])
     reference = hinged(blobs, 0).volume(32, device)
     estimated = hinged(blobs, 70).moved(away, at_px / 32).volume(32, device)
-    here = Placement(Frame(torch.eye(3, device=device), False), torch.zeros(3, device=device))
-    core = place_core(estimated, reference, here, torch.Generator().manual_seed(0))
+    core = place_core(estimated, reference, here(device), torch.Generator().manual_seed(0))
     correlated = place_volume(estimated, reference, Frame(torch.eye(3, device=device), False))
     error, split = (float(distance_deg(place.frame.rotation, away)) for place in (core, correlated))
     assert error < 1.5 and error < split  # V(x) = U(R⁻¹ (x - t)): W = V(R x + t) is U
@@ -193,12 +199,43 @@ def test_place_core_lays_the_fixed_body_on_itself(blobs, generator, device):
 
 def test_place_core_of_a_volume_on_itself_is_nothing(blobs, device):
     volume = blobs.volume(32, device)
-    here = Placement(Frame(torch.eye(3, device=device), False), torch.zeros(3, device=device))
-    place = place_core(volume, volume, here, torch.Generator().manual_seed(0))
+    place = place_core(volume, volume, here(device), torch.Generator().manual_seed(0))
     assert (
         distance_deg(place.frame.rotation, torch.eye(3, device=device)) < 0.2
         and place.shift_px.abs().max() < 0.05
     )
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_settle_hand_mirrors_what_has_the_other_hand_and_only_that(blobs, mirrored, device):
+    reference = hinged(blobs, 0).volume(32, device)
+    estimated = rotate(hinged(blobs, 70).volume(32, device), torch.eye(3, device=device), mirrored)
+    place = settle_hand(estimated, reference, place_core(estimated, reference, here(device), torch.Generator().manual_seed(0)))
+    assert place.frame.mirrored == mirrored
+    assert distance_deg(place.frame.rotation, torch.eye(3, device=device)) < 2
+
+
+def test_all_conformations_end_in_one_hand(blobs, device):
+    """Images never tell it: half of them come with a mirrored volume, and with poses that suit it."""
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 70)], 400, BOX, snr=1.0, device=device)
+    other, rotations = toy.classes == 1, toy.poses.rotations.clone()
+    rotations[other] = MIRROR.to(rotations) @ rotations[other]
+    volumes = torch.stack([toy.volumes[0], rotate(toy.volumes[1], torch.eye(3, device=device), mirrored=True)])
+    generator, lines = torch.Generator().manual_seed(0), []
+    basis = principal(volumes, torch.tensor([0.5, 0.5], device=device), 2, generator, voxel_unit(toy.data, BOX))
+    latents = torch.stack([2.0 * other - 1, torch.zeros(len(other), device=device)], 1)
+    latents = latents * torch.sign((basis[1] * (volumes[1] - volumes[0])).sum())
+    start = Start(basis, Poses(rotations, toy.poses.shifts_px), latents, "classes", {})
+    errors, _ = pose_errors(start.poses.rotations, toy.poses.rotations)
+    assert errors.mean() > 20
+    run = _AbInitio(toy.data, QUICK, generator, tqdm(disable=True), lines.append)
+    settled = run._settle_frames(start, hands=True)
+    errors, _ = pose_errors(settled.poses.rotations, toy.poses.rotations)
+    assert errors.max() < 3 and any("mirrored" in line for line in lines)
+    assert latent_posterior(toy.data, Slicer(settled.basis), settled.poses).log_evidence.mean() > 0.98 * latent_posterior(
+        toy.data, Slicer(basis), start.poses
+    ).log_evidence.mean()
+    assert len(lines) == 1 and run._settle_frames(settled, hands=True) and len(lines) == 1
 
 
 def test_a_rare_conformation_is_found_among_what_fits_no_volume(blobs, device):

@@ -179,6 +179,7 @@ def test_a_peers_answer_is_left_in_the_files_of_every_method(source, tmp_path, m
     assert {path.name for path in (tmp_path / "relion").iterdir()} == {"predictions.star", "latents.csv", "run.json", "volumes"}
     run = json.loads((tmp_path / "relion/run.json").read_text())
     assert run["finished"] and run["given_seconds"] == 60.0 and run["settings"] == {"healpix_order": 1}
+    assert "git_commit" in run
     commands = [line for line in (tmp_path / "relion.work/run/relion.log").read_text().splitlines() if line[0] == "$"]
     assert "--sgd" in commands[0] and "--healpix_order 1" in commands[0] and "--ref" in commands[1]
     truth = Truth.read(source.parent / "truth.npz")

@@ -190,6 +190,7 @@ def test_the_files_are_those_of_the_contract(searched, source):
             assert mrc.data.shape == (BOX,) * 3 and float(mrc.voxel_size.x) == pytest.approx(3.2, rel=1e-3)
     run = json.loads((searched / "run.json").read_text())
     assert run["train_seconds"] == 12.5 and run["device"] == "toy"  # what training said stays
+    assert "git_commit" in run
     assert run["predict_particles_per_second"] > 0 and run["peak_memory_mb"] > 0
 
 

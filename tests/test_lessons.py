@@ -57,7 +57,8 @@ def test_what_a_lesson_prints_is_what_its_text_says(lesson):
         )
         assert pose_on < 60 < 90 < pose_off  # the pose task finds poses, reconstruction alone does not
         assert known[1] > known[0] and known[1] > 0.93
-        assert abs(chance[1] - view[1]) < 5  # of the view z says nothing
+        standard_error = 39 / 1500**0.5  # of the mean angle between random directions, sine-distributed, of 1,500 particles
+        assert abs(chance[1] - view[1]) < 3 * 2**0.5 * standard_error  # of the view z says nothing
     elif name == "5_how_right":
         predicted, found = number(r"predicted accuracy (\S+),", printed), number(r"found (\S+)\s", printed)
         assert abs(predicted - found) < 0.03

@@ -68,11 +68,14 @@ def test_provenance_names_the_commit_and_says_when_it_is_dirty(tmp_path, monkeyp
         command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    (tmp_path / "file").write_text("1")
-    git("init"), git("add", "file"), git("commit", "-m", "one")
+    for name in ("code.py", "dvc.lock"):
+        (tmp_path / name).write_text("1")
+    git("init"), git("add", "."), git("commit", "-m", "one")
     commit = git("rev-parse", "HEAD").strip()
     assert project.provenance()["git_commit"] == commit
-    (tmp_path / "file").write_text("2")
+    (tmp_path / "dvc.lock").write_text("2")
+    assert project.provenance()["git_commit"] == commit
+    (tmp_path / "code.py").write_text("2")
     assert project.provenance()["git_commit"] == commit + "+dirty"
     assert {"python", "torch", "numpy", "hetacumn", "device"} <= set(project.provenance())
 

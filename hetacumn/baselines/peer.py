@@ -16,7 +16,7 @@ from hetacumn.particles import Poses
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
-from hetacumn.project import write_json
+from hetacumn.project import git_commit, write_json
 from hetacumn.settings import read_settings
 from hetacumn.volumes import soft_sphere
 
@@ -41,7 +41,8 @@ def run_peer(settings: dict, source: Path | str, out: Path | str, images: Prepro
         raise HetacumnError(f"program is '{program}'; expected one of {', '.join(PROGRAMS)}")
     config = read_settings(PROGRAMS[program], settings, f"{program}.")
     data = prepare(source, work / "stack", images)
-    facts = {"given_seconds": seconds, "finished": False, "device": "cpu, 1 thread", "settings": settings}
+    facts = {"given_seconds": seconds, "finished": False, "device": "cpu, 1 thread", "settings": settings,
+             "git_commit": git_commit()}
     try:
         if program == "relion":
             diameter_A = 0.9 * data.box * data.pixel_A
