@@ -1,4 +1,4 @@
-# make repro         the paper's results, from the data in the repository to figures/; JOBS=4: four stages at a time, not two
+# make repro         the method on three datasets, from the data in the repository to figures/; JOBS=4: four stages at a time, not two
 # make test          the tests, in the same environment
 # make lab           JupyterLab, opened on notebooks/explore.ipynb
 # make docs          the site: lessons and results as run, API reference; results/site/html

@@ -20,11 +20,10 @@ import pandas as pd
 from hetacumn import plots
 from hetacumn.inference import predict_stack
 from hetacumn.prepared import prepare
-from hetacumn.preprocess import Preprocessing
 from hetacumn.project import peak_memory_mb, root
 from hetacumn.stacks import chunk_length, let_go, new_stack, open_stack
 from hetacumn.star import read_table, write_table
-from hetacumn.training import trained_box
+from hetacumn.training import trained_preprocessing
 
 COUNTS = (10_000, 30_000, 100_000)
 
@@ -49,7 +48,7 @@ def measure(star: Path, model: Path) -> None:
     """Prepare and predict; print a line of JSON for each, with the peak so far."""
     out = star.parent
     began = time.perf_counter()
-    stack = prepare(star, out / "prepared", Preprocessing(box=trained_box(model)), progress=False)
+    stack = prepare(star, out / "prepared", trained_preprocessing(model, {}), progress=False)
     say("preprocess", time.perf_counter() - began)
     began = time.perf_counter()
     predict_stack(stack, model, "amortized", out / "predicted")

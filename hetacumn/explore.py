@@ -1,14 +1,13 @@
 """Looking around in a finished run: its latent space, some of its particles, volumes along a path.
 
-:class:`Finished` reads a run back and answers questions; :class:`Explorer` puts widgets for JupyterLab around it: plotly for
-the latent space, k3d for surfaces. Neither asks another host.
+:class:`~hetacumn.finished.Finished` answers questions about a run; :class:`Explorer` puts widgets for JupyterLab around it:
+plotly for the latent space, k3d for surfaces. Neither asks another host.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -19,90 +18,15 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from hetacumn import plots, project, star
-from hetacumn.backprojection import back_project
+from hetacumn import plots, project
 from hetacumn.errors import HetacumnError
-from hetacumn.evaluation import read_volumes
-from hetacumn.landscape import LatentAxes, latent_axes
-from hetacumn.observations import Observations, observe
-from hetacumn.particles import Poses
-from hetacumn.predictions import Predictions
-from hetacumn.prepared import Prepared, reopen
+from hetacumn.finished import MOST_USED, Finished
 from hetacumn.so3 import to_euler
-from hetacumn.subspace import volumes_at
-from hetacumn.training import read_run
-from hetacumn.volumes import soft_sphere, write_mrc
 
 SHOWN = 7  # images of a selection
 LEVEL = 0.25  # of the largest density: where surfaces are drawn
 DISTANCE = 0.9  # of the camera, in boxes
-MOST_USED = 3000  # particles of a selection that its volume is made of, so that one does not wait
-MOTIONS = 2
 USUAL = ("results/adk/hetacumn-refined", "results/tour/model")  # runs of the main pipeline and of lesson 1
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished run: what was predicted of the particles of ``stack``; ``basis`` ``(1 + q, box, box, box)`` of V(z)."""
-
-    folder: Path
-    stack: Prepared
-    found: Predictions
-    basis: Tensor
-    voxel_A: float
-    motions: LatentAxes
-
-    @classmethod
-    def open(cls, folder: Path | str, prepared: Path | str = "") -> Finished:
-        """The run of a folder that `03_predict` wrote; ``prepared`` where its images are, if not where the run says.
-
-        Raises:
-            HetacumnError: a file missing, or images that are not those of the predictions.
-        """
-        folder = Path(folder)
-        stack = reopen(prepared or read_run(folder).get("prepared") or folder / "prepared")
-        found = Predictions.read(folder)
-        if found.names != stack.names:
-            raise HetacumnError(f"{stack.folder}: not the particles of {folder / 'predictions.star'}; expected the images that "
-                                "these predictions are of")
-        basis, voxel_A = read_volumes(folder / "volumes", "basis_")
-        return cls(folder, stack, found, basis, voxel_A, latent_axes(found.latents, MOTIONS, basis))
-
-    def volume(self, z: Tensor) -> Tensor:
-        """V(z) ``(box, box, box)`` of one latent ``(q,)``."""
-        return volumes_at(z[None], self.basis)[0]
-
-    def places(self, axes: str) -> np.ndarray:
-        """Where the particles lie ``(n, 2)``: by principal axes, independent motions, or UMAP (McInnes et al. 2018)."""
-        z = self.found.latents
-        if axes == "independent motions":
-            two = self.motions.coordinates
-        elif axes == "UMAP":
-            from umap import UMAP
-
-            two = torch.from_numpy(UMAP(random_state=0).fit_transform(z.numpy()))
-        else:
-            centred = z - z.mean(0)
-            two = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
-        return torch.nn.functional.pad(two, (0, 2 - min(2, two.shape[1])))[:, :2].numpy()
-
-    def posed(self, rows: np.ndarray) -> tuple[Observations, Poses]:
-        """Some particles as the likelihood sees them, and their predicted poses."""
-        index = torch.from_numpy(rows)
-        shifts_px = self.stack.shifts_in_prepared_A(self.found.shifts_A)[index] / self.stack.pixel_A
-        return observe(self.stack.read(rows)), Poses(self.found.rotations[index], shifts_px)
-
-    def reconstruct(self, rows: np.ndarray) -> Tensor:
-        """The volume of some particles, by weighted back-projection at their poses; of the first few thousand of them."""
-        volume = back_project(*self.posed(rows[:MOST_USED]))
-        return volume * soft_sphere(volume.shape[-1])
-
-    def export(self, rows: np.ndarray, stem: Path | str) -> tuple[Path, Path]:
-        """Write ``<stem>.star``, the predictions of some particles for RELION and others, and their volume ``<stem>.mrc``."""
-        table, paths = star.read_table(self.folder / "predictions.star"), [Path(f"{stem}.{kind}") for kind in ("star", "mrc")]
-        star.write_table(paths[0], table.particles.iloc[rows].reset_index(drop=True), table.optics)
-        write_mrc(paths[1], self.reconstruct(rows), self.voxel_A)
-        return paths[0], paths[1]
 
 
 def usual_run() -> Path:

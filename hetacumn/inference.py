@@ -3,7 +3,7 @@
 Four grades of prediction, dearer and better:
 
 - *encoder*: the encoder alone;
-- *amortized*: one forward pass, the paper's: the encoder, and the decoder's feedback where the model has it;
+- *amortized*: one forward pass: the encoder, and the decoder's feedback where the model has it;
 - *refined*: every pose hypothesis of the encoder followed further, the best climbed to its peak together with z, and
   those few images that still fit badly searched exhaustively;
 - *searched*: the exhaustive pose search of the ab initio start, then climbed; no network. This is the ``em`` baseline.
@@ -46,6 +46,7 @@ from hetacumn.training import (
     load_config,
     load_model,
     load_start,
+    read_config,
     read_run,
 )
 from hetacumn.volumes import Slicer, read_mrc, write_mrc
@@ -60,6 +61,7 @@ class Inferred:
 
 
 SEARCH_BATCH = 2500  # images that share one reading of the grid's slices, at most
+SAME_PIXEL = 0.02  # relative: pixel sizes that differ by more are of another field of view
 GRADES = ("encoder", "amortized", "refined", "searched")
 FAINT = 150.0  # nats by which the molecule explains an image better than nothing: below, a wrong pose often fits as well
 REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # of joint.compete between all hypotheses
@@ -275,6 +277,9 @@ def predict_stack(
     basis, centres, parts, seconds = trained.basis(), None, [], 0.0
     if stack.box != trained.box:
         raise HetacumnError(f"{stack.folder}: images of {stack.box} px; expected {trained.box}, as {model} was trained on")
+    if abs(stack.pixel_A / trained.pixel_A - 1) > SAME_PIXEL:
+        raise HetacumnError(f"{stack.folder}: pixels of {stack.pixel_A:.4g} Å; expected {trained.pixel_A:.4g}, as {model} was "
+                            "trained on: images of the same field of view")
     total = len(stack)
     if total < team.size:
         raise HetacumnError(f"{stack.folder}: {total} particles for {team.size} devices; expected one for each at least")
@@ -361,6 +366,7 @@ class Searcher:
     start: Start
     config: TrainConfig
     box: int
+    pixel_A: float
     centres: Tensor
 
     def basis(self) -> Tensor:
@@ -373,4 +379,4 @@ def load_em(folder: Path | str, device: torch.device | str = "cpu") -> Searcher:
     start, config = load_start(Path(folder) / START), load_config(folder)
     start = start.to(device)
     centres = classify(start.latents, config.classes, config.seed).centres.to(device)
-    return Searcher(start, config, start.basis.shape[-1], centres)
+    return Searcher(start, config, start.basis.shape[-1], read_config(folder)["pixel_A"], centres)

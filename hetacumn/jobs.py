@@ -1,7 +1,8 @@
 """Training and prediction of a prepared stack, on one device here or on several in processes of their own.
 
-PyTorch's launcher (torchrun) starts these. What it was given stays in ``<out>/job.json``, from which a cluster starts the
-same on several machines: ``torchrun --nnodes 2 --nproc-per-node 4 ... -m hetacumn.jobs <out>/job.json``.
+PyTorch's launcher (torchrun) starts these. What it was given stays in ``<out>/job-train.json`` or ``job-predict.json``,
+from which a cluster starts the same on several machines:
+``torchrun --nnodes 2 --nproc-per-node 4 ... -m hetacumn.jobs <out>/job-train.json``.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def _do(stack: Prepared, job: dict, device: str | None, devices: int) -> Answer 
     if devices < 1 or 0 < gpus < devices:
         raise HetacumnError(f"devices is {devices}; expected 1 to {gpus}, the GPUs of this machine" if gpus else
                             f"devices is {devices}; expected 1 or more")
-    path = Path(job["out"]) / "job.json"
+    path = Path(job["out"]) / f"job-{job['do']}.json"
     write_json(path, job | {"stack": str(stack.folder), "device": "cuda" if gpus else "cpu"})
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices),
                "-m", "hetacumn.jobs", str(path)]  # fmt: skip
@@ -74,7 +75,7 @@ def work(stack: Prepared, job: dict, device: torch.device, team: Team) -> Answer
                              polish_steps=job["polish_steps"], team=team)
     config = TrainConfig.from_params(job["config"])
     data = observe(stack.read(training_share(len(stack), job["share"])), device)
-    run_method(job["method"], data, config, job["out"], stack.pixel_A, job["start"], team)
+    run_method(job["method"], data, config, job["out"], stack.pixel_A, job["start"], team, stack.settings)
     return None
 
 

@@ -22,7 +22,7 @@ from hetacumn.stacks import read_layout
 STALE_COLUMNS = [
     "rlnLogLikeliContribution", "rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples",
     "rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior",
-    "rlnOriginXPriorAngst", "rlnOriginYPriorAngst",
+    "rlnOriginXPriorAngst", "rlnOriginYPriorAngst", "rlnRandomSubset",
 ]  # fmt: skip
 
 

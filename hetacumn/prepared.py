@@ -37,19 +37,21 @@ MANY_DROPPED = 0.1  # of the particles, from which on it is said aloud
 class Prepared:
     """A prepared stack of ``n`` particles: what :func:`prepare` left in ``folder``.
 
-    ``rows`` ``(n,)`` of the source, from 0; ``names`` as the source has them; ``noise`` and ``offsets_A`` as in
-    :class:`~hetacumn.particles.Particles`; ``evidence`` for the contrast in standard errors; ``outliers`` pixels replaced;
-    ``dropped`` how many particles.
+    ``settings`` are what it was prepared with; ``rows`` ``(n,)`` of the source, from 0; ``names`` as the source has them;
+    ``noise`` and ``offsets_A`` as in :class:`~hetacumn.particles.Particles`; ``black`` whether protein was dark there,
+    ``evidence`` for bright in standard errors; ``outliers`` pixels replaced; ``dropped`` how many particles.
     """
 
     folder: Path
     source: Path
+    settings: Preprocessing
     rows: np.ndarray
     names: list[str]
     optics: Optics
     poses: Poses | None
     offsets_A: Tensor | None
     noise: Tensor | None
+    black: bool
     evidence: float
     outliers: int
     dropped: int
@@ -183,10 +185,11 @@ def _open(folder: Path, source: Path, table: star.ParticleTable, content: dict) 
     offsets_A = offsets_of(table) if content["made_from"]["settings"]["centre"] else None
     poses = poses_of(table, pixel_A, offsets_A)
     return Prepared(
-        folder, source, rows, names, optics_of(table, pixel_A)[index],
+        folder, source, Preprocessing(**content["made_from"]["settings"]), rows, names, optics_of(table, pixel_A)[index],
         poses=None if poses is None else poses[index],
         offsets_A=None if offsets_A is None else offsets_A[index],
         noise=None if noise is None else torch.tensor(noise),
+        black=content["protein_in_file"] == "black",
         evidence=content["evidence_of_white"],
         outliers=content["outlier_pixels"],
         dropped=len(content["dropped_rows"]),

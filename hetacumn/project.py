@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from hetacumn.errors import HetacumnError
+from hetacumn.settings import merged
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, the largest file allowed
 
@@ -43,8 +44,12 @@ def params(over: str | os.PathLike = "") -> dict:
     Raises:
         HetacumnError: no project around the working directory, no such file, or not valid YAML.
     """
-    settings = _read_yaml(root() / "params.yaml")
-    return _laid_over(settings, _read_yaml(Path(over))) if over else settings
+    return merged({"params.yaml": _read_yaml(root() / "params.yaml"), str(over): read_overrides(over)})
+
+
+def read_overrides(over: str | os.PathLike = "") -> dict:
+    """The settings of a YAML file, none if none is named. Raises :class:`HetacumnError`: no such file, or not valid YAML."""
+    return _read_yaml(Path(over)) if over else {}
 
 
 def _read_yaml(path: Path) -> dict:
@@ -57,11 +62,6 @@ def _read_yaml(path: Path) -> dict:
     if not isinstance(settings, dict):
         raise HetacumnError(f"{path}: holds a {type(settings).__name__}; expected names and values")
     return settings
-
-
-def _laid_over(settings: dict, more: dict) -> dict:
-    nested = {name for name in settings.keys() & more if isinstance(settings[name], dict) and isinstance(more[name], dict)}
-    return settings | more | {name: _laid_over(settings[name], more[name]) for name in nested}
 
 
 def provenance() -> dict[str, str | None]:

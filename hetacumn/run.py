@@ -4,12 +4,14 @@
 
 runs the notebook in the working directory and leaves the executed copy in its `out` folder, or where `-o`
 says. What the notebook prints appears by the line. Exit status: 0 done; 1 the notebook raised, and the
-traceback and `<name>.failed.ipynb` tell where; 2 the user's own mistake, told in one line; 130 interrupted.
+traceback and `<name>.failed.ipynb` tell where; 2 the user's own mistake, told in one line; 130 interrupted, by Ctrl-C or
+SIGTERM.
 """
 
 import argparse
 import ast
 import os
+import signal
 import sys
 import time
 from io import TextIOBase
@@ -223,4 +225,5 @@ def _use_own_kernel() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's; it would leave the kernel to die unasked
     sys.exit(main())

@@ -51,10 +51,10 @@ def log_likelihood(data: Observations, slices: Tensor, shifts_px: Tensor) -> Ten
     return cross.unflatten(0, (len(data), len(shifts_px))).sub_(power[:, None], alpha=0.5)  # in place: it is large
 
 
-def posterior_(scores: Tensor, heat: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Turn log-likelihoods ``(..., n)`` into the posterior ``∝ exp(heat · score)``, in place, with its log normaliser
+def posterior_(scores: Tensor, sharpness: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Turn log-likelihoods ``(..., n)`` into the posterior ``∝ exp(sharpness · score)``, in place, with its log normaliser
     ``(...,)``."""
-    total, log_total = _exponentiate_(scores, heat)
+    total, log_total = _exponentiate_(scores, sharpness)
     return scores.div_(total), log_total
 
 
@@ -63,15 +63,15 @@ def log_sum_exp_(scores: Tensor) -> Tensor:
     return _exponentiate_(scores, 1.0)[1]
 
 
-def _exponentiate_(scores: Tensor, heat: float) -> tuple[Tensor, Tensor]:
-    """``exp(heat · (score - peak))`` in place; its sum ``(..., 1)``, and the log of the sum of ``exp(heat · score)``.
+def _exponentiate_(scores: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
+    """``exp(sharpness · (score - peak))`` in place; its sum ``(..., 1)``, and the log of the sum of ``exp(sharpness · score)``.
 
     What is less than ``exp(NEGLIGIBLE)`` of the peak is taken as that: where exp underflows, processors take ten times
     as long.
     """
     peak = scores.amax(dim=-1, keepdim=True)
-    total = scores.sub_(peak).mul_(heat).clamp_(min=NEGLIGIBLE).exp_().sum(dim=-1, keepdim=True)
-    return total, (heat * peak + total.log()).squeeze(-1)
+    total = scores.sub_(peak).mul_(sharpness).clamp_(min=NEGLIGIBLE).exp_().sum(dim=-1, keepdim=True)
+    return total, (sharpness * peak + total.log()).squeeze(-1)
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ Settings = TypeVar("Settings")
 
 
 def merged(layers: Mapping[str, object]) -> dict:
-    """Several mappings as one, later ones over earlier ones, nothing for None; by the names that messages give them.
+    """Several mappings as one, later ones over earlier ones, nothing for None; by the names that messages give them. Of
+    mappings within them likewise.
 
     Raises:
         HetacumnError: one of them is no mapping.
@@ -22,7 +23,12 @@ def merged(layers: Mapping[str, object]) -> dict:
     for name, layer in layers.items():
         if not isinstance(layer, Mapping | None):
             raise HetacumnError(f"{name} is {layer!r}; expected names and values")
-    return {key: value for layer in layers.values() for key, value in (layer or {}).items()}
+    found: dict = {}
+    for layer in layers.values():
+        for key, value in (layer or {}).items():
+            nested = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+            found[key] = merged({"": found[key], key: value}) if nested else value
+    return found
 
 
 def read_settings(kind: type[Settings], values: Mapping, prefix: str = "") -> Settings:

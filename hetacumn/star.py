@@ -96,6 +96,13 @@ class ParticleTable:
         return parts[1].to_numpy(dtype=object), parts[0].astype(np.int64).to_numpy() - 1
 
 
+#: What a file may say was done to its images already, and is not undone here: the likelihood is that of images as they came.
+DONE_ALREADY = {
+    "rlnCtfDataAreCtfPremultiplied": "multiplied by their CTF",
+    "rlnCtfDataArePhaseFlipped": "with flipped phases",
+}  # fmt: skip
+
+
 def read_table(path: Path | str) -> ParticleTable:
     """Read a particle table from RELION 3.1 or 3.0 STAR, cryoSPARC .cs, or a bare stack (by suffix).
 
@@ -104,9 +111,19 @@ def read_table(path: Path | str) -> ParticleTable:
     (rlnDefocusU, …, rlnImagePixelSize).
 
     Raises:
-        HetacumnError: no such file, not a table of particles, a column missing.
+        HetacumnError: no such file, not a table of particles, a column missing; images that were multiplied by their CTF,
+            or whose phases were flipped.
     """
-    path = Path(path)
+    table = _read(Path(path))
+    for column, done in DONE_ALREADY.items():
+        wrong = table.numbers(column, 0.0) != 0
+        if wrong.any():
+            row = int(wrong.argmax()) + 1
+            raise HetacumnError(f"{path}: row {row}: by {column} its image is {done}; expected images of uncorrected CTF")
+    return table
+
+
+def _read(path: Path) -> ParticleTable:
     if not path.is_file():
         raise HetacumnError(f"{path}: no such file; expected a STAR or .cs file of particles")
     if path.suffix in (".cs", *STACK_SUFFIXES):

@@ -28,6 +28,7 @@ from hetacumn.fourier import HalfPlane
 from hetacumn.model import HetACUMN, LatentDraws
 from hetacumn.observations import Observations, signal_power
 from hetacumn.particles import Poses
+from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, keep_freed_memory, peak_memory_mb, provenance, write_json
 from hetacumn.settings import merged, read_settings
 from hetacumn.so3 import random_rotations
@@ -123,7 +124,7 @@ def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, powe
 # The run ---------------------------------------------------------------------------------------------------
 
 
-START, CHECKPOINT = "start.safetensors", "checkpoint.pt"
+START, MODEL, CHECKPOINT = "start.safetensors", "model.safetensors", "checkpoint.pt"
 LOOK_EVERY = 25  # steps between two lines of the history
 DOUBT_SAMPLE = 4000  # particles that say what a bad fit is
 
@@ -134,6 +135,16 @@ def method_config(params: dict, method: str, **more) -> TrainConfig:
     if method not in known:
         raise HetacumnError(f"unknown method '{method}'; expected one of {', '.join(known)}")
     return TrainConfig.from_params(merged({"train": params.get("train"), f"methods.{method}": known[method]}), **more)
+
+
+def wanted_classes(params: dict, dataset: str = "", asked: int | None = None) -> int:
+    """How many classes to look for: as asked, or what ``classes`` in params.yaml says (a number, or one a dataset), or 4."""
+    known = params.get("classes")
+    found = known.get(dataset) if isinstance(known, dict) else known
+    wanted = asked if asked is not None else 4 if found is None else found
+    if not isinstance(wanted, int) or wanted < 1:
+        raise HetacumnError(f"classes is {wanted!r}; expected a number from 1 on")
+    return wanted
 
 
 def training_share(count: int, share: float) -> np.ndarray:
@@ -147,21 +158,28 @@ def training_share(count: int, share: float) -> np.ndarray:
 
 def run_method(
     method: str, data: Observations, config: TrainConfig, out: Path | str, pixel_A: float,
-    start: Path | str | None = None, team: Team = ALONE,
+    start: Path | str | None = None, team: Team = ALONE, preprocessing: Preprocessing | None = None,
 ) -> None:
     """Train ``method`` on a packed stack: ``em`` is the ab initio start alone, all others are :func:`train`.
 
-    Leaves in ``out``: ``config.json``, ``run.json``, and ``start.safetensors`` or ``model.safetensors`` with
-    ``history.csv``. Called again after an interruption it goes on where it was. Of a ``team`` each process calls it with
-    the whole stack; the leader alone makes the start.
+    Leaves in ``out``: ``config.json`` (with how the images were prepared, if it is told), ``run.json``, and
+    ``start.safetensors`` or ``model.safetensors`` with ``history.csv``. Called again after an interruption it goes on where
+    it was; after its end it does nothing. Of a ``team`` each process calls it with the whole stack; the leader alone makes the
+    start.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if config.classes > len(data):
         raise HetacumnError(f"{config.classes} classes of {len(data)} particles; expected no more classes than particles")
     config, begin, seconds = config.suited(data), None, 0.0
+    facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A,
+             "stack": stack_identity(data), "preprocessing": preprocessing and asdict(preprocessing)}  # fmt: skip
+    finished = method != "em" and _is_finished(out, facts)
+    team.wait()  # before the leader writes what the others look at
+    if finished:
+        tqdm.write(f"{out / MODEL}: trained already with these settings; delete it to train anew")
+        return
     if team.leads:
-        facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A}
         write_json(out / "config.json", {**facts, **provenance()})
     if config.warm_start or method == "em":
         for turn in (team.leads, not team.leads):  # the others find what the leader made
@@ -173,6 +191,15 @@ def run_method(
     if team.leads:
         facts = {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}
         write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device, team)})
+
+
+def _is_finished(out: Path, facts: dict) -> bool:
+    """Whether a folder holds what training with these settings, on this stack, left at its end."""
+    left = (MODEL, "config.json", "history.csv", "run.json")
+    if (out / CHECKPOINT).exists() or not all((out / name).exists() for name in left):
+        return False
+    before = read_config(out)
+    return {**before, **json.loads(json.dumps(facts))} == before
 
 
 def _find_or_make_start(
@@ -215,7 +242,7 @@ def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, st
     if not team.leads:
         return trainer.seconds
     trainer.model.eval().set_doubt(data[:DOUBT_SAMPLE])
-    save_model(out / "model.safetensors", trainer.model, config, data.plane.box, pixel_A)
+    save_model(out / MODEL, trainer.model, config, data.plane.box, pixel_A)
     with atomic_path(out / "history.csv") as temporary:
         pd.DataFrame(trainer.history).to_csv(temporary, index=False, float_format="%.6g")
     (out / CHECKPOINT).unlink(missing_ok=True)
@@ -485,26 +512,33 @@ class Trained:
             return linear_basis(self.model.decoder)
 
 
-def trained_box(out: Path | str) -> int:
-    """The pixels along a side of the images that the model of a folder, or else its start, was made from."""
-    model = Path(out) / "model.safetensors"
-    if model.exists():
-        return _read_tensors(model)[1]["box"]
-    return load_start(Path(out) / START).basis.shape[-1]
+def trained_preprocessing(out: Path | str, stack: object, over: object = None) -> Preprocessing:
+    """How the images were prepared that the model of a folder was made from, or, if it does not say, ``stack`` of the
+    settings; in either case with other settings of ``stack`` laid ``over``."""
+    facts = read_config(out)
+    return Preprocessing.from_params(merged({"": facts.get("preprocessing") or stack, "stack": over}), box=facts["box"])
+
+
+def read_config(out: Path | str) -> dict:
+    """A run's ``config.json``: method, ``config``, box, pixel size, stack and versions."""
+    path = Path(out) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise HetacumnError(f"{path}: expected the settings of a run ({error})") from error
 
 
 def load_config(out: Path | str) -> TrainConfig:
     """The settings in a run's ``config.json``."""
-    path = Path(out) / "config.json"
     try:
-        return TrainConfig.from_params(json.loads(path.read_text())["config"])
-    except (OSError, ValueError, KeyError) as error:
-        raise HetacumnError(f"{path}: expected the settings of a run ({error})") from error
+        return TrainConfig.from_params(read_config(out)["config"])
+    except KeyError as error:
+        raise HetacumnError(f"{Path(out) / 'config.json'}: expected the settings of a run (no {error})") from error
 
 
 def load_model(out: Path | str, device: torch.device | str = "cpu") -> Trained:
     """The model of a finished run's folder."""
-    tensors, facts = _read_tensors(Path(out) / "model.safetensors")
+    tensors, facts = _read_tensors(Path(out) / MODEL)
     config = TrainConfig.from_params(facts["config"])
     model = build_model(config, facts["box"])
     model.load_state_dict(tensors)

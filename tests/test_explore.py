@@ -9,7 +9,8 @@ import torch
 
 from hetacumn import star
 from hetacumn.errors import HetacumnError
-from hetacumn.explore import Explorer, Finished, usual_run
+from hetacumn.explore import Explorer, usual_run
+from hetacumn.finished import Finished
 from hetacumn.fourier import crop_volumes
 from hetacumn.fsc import fsc
 from hetacumn.inference import write_volumes

@@ -1,7 +1,7 @@
 """Classes of latents, paths through them, and prediction of a stack in any chunks."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import mrcfile
@@ -168,6 +168,12 @@ def test_a_search_under_the_true_volumes_finds_the_truth(searched, truth):
     errors, _ = pose_errors(found.rotations, truth.rotations)
     assert errors.median() < 4
     assert (found.shifts_A - truth.shifts_A).norm(dim=1).median() < 1.6
+
+
+def test_images_of_another_field_of_view_are_refused(stack, model, tmp_path):
+    other = replace(stack, optics=replace(stack.optics, pixel_A=1.1 * stack.pixel_A))
+    with pytest.raises(HetacumnError, match=r"pixels of 3\.\d+ Å; expected 3\.2, as .* was trained on"):
+        predict_stack(other, model, "searched", tmp_path)
 
 
 def test_the_files_are_those_of_the_contract(searched, source):

@@ -122,7 +122,7 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(stack, alone, tmp_path):
 
 
 def test_what_fails_in_a_process_is_told(stack, tmp_path):
-    with pytest.raises(HetacumnError, match=r"job.json: one of 2 processes failed"):
+    with pytest.raises(HetacumnError, match=r"job-predict.json: one of 2 processes failed"):
         jobs.predict(stack, tmp_path / "none", "amortized", tmp_path, device="cpu", devices=2)
     with pytest.raises(HetacumnError, match="devices is 0; expected 1 or more"):
         jobs.train(stack, 0.9, "hetacumn", TINY, tmp_path, device="cpu", devices=0)

@@ -348,6 +348,10 @@ BAD = {
     "box differs": (set_optics("rlnImageSize", 64), "row 1: rlnImageSize is 64, but .*stack.mrcs has box 32"),
     "endless pixel": (set_optics("rlnImagePixelSize", 1e300), "row 1: pixel size 1e.300 Å; expected more than 0, up to 10000"),
     "no group": (drop_column("rlnOpticsGroup"), "particles.star: no column rlnOpticsGroup; expected it for every particle"),
+    "multiplied by the CTF": (set_optics("rlnCtfDataAreCtfPremultiplied", 1),
+                              "particles.star: row 1: by rlnCtfDataAreCtfPremultiplied its image is multiplied by their CTF"),
+    "flipped phases": (lambda f: edit(f / "particles.star", lambda _, table: table.__setitem__("rlnCtfDataArePhaseFlipped", 1)),
+                       "particles.star: row 1: by rlnCtfDataArePhaseFlipped its image is with flipped phases; expected"),
     "no pixel size": (set_optics("rlnImagePixelSize", 0.0), "particles.star: row 1: pixel size 0 Å; expected more than 0"),
 }  # fmt: skip
 

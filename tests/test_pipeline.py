@@ -89,6 +89,17 @@ def test_simulation_leaves_a_stack_and_its_truth(done):
     assert {path.name for path in (done / "particles").iterdir()} == names
 
 
+def test_a_method_of_ones_own_is_scored_too_and_another_dataset_is_refused(project, done):
+    shutil.copytree(done / "em", done / "mine")
+    ran = run(project, "04_evaluate", "dataset", "adk", "out", "results/adk/again")
+    shutil.rmtree(done / "mine")
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    scores = pd.read_csv(done / "again/scores.csv").set_index("method")
+    assert scores.index[-1] == "mine" and scores.loc["mine", "accuracy"] == scores.loc["em", "accuracy"]
+    ran = run(project, "04_evaluate", "dataset", "ribosome", "out", "results/adk/again")
+    assert ran.returncode == 2 and "config.json: of adk; expected ribosome" in ran.stderr
+
+
 @pytest.mark.parametrize(
     "method, own",
     [

@@ -29,8 +29,12 @@ def assert_same(a: Predictions, b: Predictions) -> None:
 
 @pytest.fixture
 def source(tmp_path):
-    write_star(tmp_path / "source.star", [f"{i + 1:06d}@stack.mrcs" for i in range(9)], optics(9), 64)
-    return tmp_path / "source.star"
+    """A table, with half sets of an earlier refinement."""
+    path = tmp_path / "source.star"
+    write_star(path, [f"{i + 1:06d}@stack.mrcs" for i in range(9)], optics(9), 64)
+    table = star.read_table(path)
+    star.write_table(path, table.particles.assign(rlnRandomSubset=1), table.optics)
+    return path
 
 
 def test_round_trip_of_some_of_the_particles_in_any_order(source, tmp_path):
@@ -48,7 +52,7 @@ def test_what_is_in_the_files(source, tmp_path):
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["latents_refined.csv", "predictions_refined.star"]
     table = starfile.read(tmp_path / "out" / "predictions_refined.star")["particles"]
-    assert table["rlnClassNumber"].tolist() == [1, 2]
+    assert table["rlnClassNumber"].tolist() == [1, 2] and "rlnRandomSubset" not in table
     np.testing.assert_allclose(table[["rlnOriginXAngst", "rlnOriginYAngst"]], -some.shifts_A, atol=1e-5)
     angles = torch.from_numpy(table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy())
     assert distance_deg(from_euler(angles).float(), some.rotations).max() < 0.01

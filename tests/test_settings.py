@@ -48,5 +48,7 @@ def test_others_are_refused_by_name(values, message):
 
 def test_later_layers_lie_over_earlier_ones_and_none_is_empty():
     assert merged({"a": {"x": 1, "y": 1}, "b": None, "c": {"y": 2}}) == {"x": 1, "y": 2}
+    nested = merged({"a": {"x": {"u": 1, "v": 1}, "y": {"u": 1}}, "b": {"x": {"v": 2}, "y": 3}})
+    assert nested == {"x": {"u": 1, "v": 2}, "y": 3}
     with pytest.raises(HetacumnError, match="b is 3; expected names and values"):
         merged({"a": {}, "b": 3})

@@ -18,6 +18,7 @@ from hetacumn.decoder import linear_basis
 from hetacumn.errors import HetacumnError
 from hetacumn.inference import amortize
 from hetacumn.model import HetACUMN
+from hetacumn.preprocess import Preprocessing
 from hetacumn.training import (
     CHECKPOINT,
     START,
@@ -31,7 +32,9 @@ from hetacumn.training import (
     save_start,
     stack_identity,
     train,
+    trained_preprocessing,
     training_share,
+    wanted_classes,
 )
 
 BOX = 16
@@ -349,6 +352,46 @@ def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tm
         "peak_memory_mb",
         "device",
     }
+
+
+def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monkeypatch, capsys):
+    save_start(tmp_path / START, start, stack_identity(toy.data))
+    trained = []
+    monkeypatch.setattr(training, "train", lambda *given, **more: trained.append(1) or train(*given, **more))
+    for config in (TINY, TINY, replace(TINY, seed=5)):
+        run_method("hetacumn", toy.data, config, tmp_path / "out", 7.5, tmp_path)
+    assert len(trained) == 2 and "trained already with these settings; delete it" in capsys.readouterr().out
+    run_method("hetacumn", toy.data, replace(TINY, seed=5), tmp_path / "out", 7.5, tmp_path)
+    (tmp_path / "out/model.safetensors").unlink()
+    run_method("hetacumn", toy.data, replace(TINY, seed=5), tmp_path / "out", 7.5, tmp_path)
+    assert len(trained) == 3
+
+
+def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
+    save_start(tmp_path / START, start, stack_identity(toy.data))
+    as_trained = Preprocessing(box=BOX, contrast="black", diameter_A=90.0)
+    run_method("hetacumn", toy.data, TINY, tmp_path / "told", 7.5, tmp_path, preprocessing=as_trained)
+    run_method("em", toy.data, TINY, tmp_path, 7.5)
+    stack = {"box": 64, "mask": True, "trained_share": 0.5}
+    assert trained_preprocessing(tmp_path / "told", stack) == as_trained
+    assert trained_preprocessing(tmp_path / "told", stack, {"mask": True, "box": 8}) == replace(as_trained, mask=True)
+    assert trained_preprocessing(tmp_path, stack) == Preprocessing(box=BOX, mask=True)
+    with pytest.raises(HetacumnError, match="config.json: expected the settings of a run"):
+        trained_preprocessing(tmp_path / "none", stack)
+
+
+@pytest.mark.parametrize("known, dataset, asked, wanted", [
+    ({"adk": 2}, "adk", None, 2), ({"adk": 2}, "adk", 3, 3), ({"adk": 2}, "", None, 4), (6, "adk", None, 6),
+    (None, "adk", None, 4),
+])  # fmt: skip
+def test_classes_are_as_asked_or_as_the_settings_say(known, dataset, asked, wanted):
+    assert wanted_classes({"classes": known}, dataset, asked) == wanted
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "two", 2.5])
+def test_classes_that_cannot_be_are_refused(wrong):
+    with pytest.raises(HetacumnError, match=f"classes is {wrong!r}; expected a number from 1 on"):
+        wanted_classes({"classes": {"adk": wrong}}, "adk")
 
 
 def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
