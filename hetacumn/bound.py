@@ -2,7 +2,7 @@
 
 Once with the true poses, and once with poses searched. The class posterior then integrates over poses: for each class
 the best pose of an exhaustive grid and, so that no finer grid could have done better, the true pose both climb to the
-peak next to them, and the posterior's mass about each is Laplace's approximation of it.
+peak next to them, and the posterior's mass about each is Laplace's approximation of it; of one peak where both reach it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from hetacumn.joint import State, Tangent, climb
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.search import pose_grid, search_grid, shift_grid
+
+SAME_PEAK_DEG = 0.5  # poses nearer than that have climbed to one peak
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def bayes_bound(
         near, _ = climb(data, tangent, State(near, fixed), outward)
         modes, values = zip(*(climb(data, tangent, start, finest) for start in (near, truth)), strict=True)
         evidences = [_expand(data, tangent, mode, radius)[1] for mode in modes]
-        searched.append(torch.logaddexp(*evidences))
+        searched.append(_of_peaks([mode.poses.rotations for mode in modes], evidences))
         found.append(modes[0].where(values[0] > values[1], modes[1]).poses.rotations)
     known, searched = torch.stack(known, 1) + prior, torch.stack(searched, 1) + prior
     winner = searched.argmax(1)
@@ -61,6 +63,12 @@ def bayes_bound(
         float((winner == classes).float().mean()),
         float(so3.distance_deg(rotations, poses.rotations).median()),
     )
+
+
+def _of_peaks(rotations: list[Tensor], evidences: list[Tensor]) -> Tensor:
+    """The log evidence ``(n,)`` of two peaks at rotations ``(n, 3, 3)``, or of one where they are the same."""
+    same = so3.distance_deg(*rotations) < SAME_PEAK_DEG
+    return torch.maximum(*evidences).where(same, torch.logaddexp(*evidences))
 
 
 def _expand(data: Observations, tangent: Tangent, state: State, radius: float, batch: int = 500) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,13 @@
 """The Bayes bound at its two ends: states plainly apart, and states that are one."""
 
+import math
+
 import pytest
 import torch
 from toys import hinged, make_toy
 
-from hetacumn.bound import bayes_bound
+from hetacumn.bound import _of_peaks, bayes_bound
+from hetacumn.so3 import turn
 
 BOX = 24
 EQUAL = torch.tensor([0.5, 0.5])
@@ -31,6 +34,13 @@ def test_states_plainly_apart_are_all_told_and_poses_found(toy):
 def test_one_volume_twice_is_told_at_chance(toy):
     bound = bound_of(toy, toy.volumes[:1].expand(2, -1, -1, -1))
     assert abs(bound.known_pose - 0.5) < 0.1 and abs(bound.marginal - 0.5) < 0.2
+
+
+def test_a_peak_that_both_climbs_reach_counts_once(device):
+    here = torch.eye(3, device=device).expand(2, 3, 3)
+    there = turn(here, torch.tensor([[0.1, 0.0, 0.0], [30.0, 0.0, 0.0]], device=device))
+    found = _of_peaks([here, there], [torch.tensor([2.0, 2.0], device=device), torch.tensor([2.1, 2.0], device=device)])
+    torch.testing.assert_close(found.cpu(), torch.tensor([2.1, 2 + math.log(2)]))
 
 
 def test_a_prior_that_is_sure_decides_between_equals(toy):
