@@ -134,7 +134,11 @@ def method_config(params: dict, method: str, **more) -> TrainConfig:
     known = params.get("methods") or {}
     if method not in known:
         raise HetacumnError(f"unknown method '{method}'; expected one of {', '.join(known)}")
-    return TrainConfig.from_params(merged({"train": params.get("train"), f"methods.{method}": known[method]}), **more)
+    settings = merged({"train": params.get("train"), f"methods.{method}": known[method]})
+    for name, instead in (("volumes", "classes"), ("components", "latent_dim")):
+        if name in (settings.get("ab_initio") or {}):
+            raise HetacumnError(f"ab_initio.{name} is set; expected {instead}, which it is taken from")
+    return TrainConfig.from_params(settings, **more)
 
 
 def wanted_classes(params: dict, dataset: str = "", asked: int | None = None) -> int:

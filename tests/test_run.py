@@ -93,6 +93,20 @@ def test_any_other_error_shows_the_traceback_and_keeps_the_failed_copy(make_note
     assert os.listdir("deep") == ["done.ipynb"]
 
 
+def test_sigterm_lets_the_kernel_end_what_it_does(make_notebook, tmp_path):
+    """As a cluster sends it, to this process alone: training, asked so, leaves a checkpoint."""
+    notebook = make_notebook("import signal, time\nfrom pathlib import Path\n"
+                             "def end(*_):\n    time.sleep(0.5)\n    Path('kept').touch()\n    raise KeyboardInterrupt\n\n"
+                             "for number in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(number, end)\n"
+                             "print('begins', flush=True)\ntime.sleep(300)")
+    process = subprocess.Popen([sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"], cwd=tmp_path,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begins\n"
+    process.terminate()
+    assert process.wait(60) == 130 and process.stderr.read().endswith("interrupted\n")
+    assert (tmp_path / "kept").exists() and not any((tmp_path / "out").iterdir())
+
+
 def test_an_interrupt_stops_the_kernel_and_leaves_nothing(make_notebook):
     notebook = make_notebook("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(300)")
     process = subprocess.Popen([sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"],

@@ -27,6 +27,7 @@ from hetacumn.training import (
     load_config,
     load_model,
     load_start,
+    method_config,
     run_method,
     save_model,
     save_start,
@@ -386,6 +387,16 @@ def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
 ])  # fmt: skip
 def test_classes_are_as_asked_or_as_the_settings_say(known, dataset, asked, wanted):
     assert wanted_classes({"classes": known}, dataset, asked) == wanted
+
+
+def test_the_settings_of_a_method_lie_over_those_of_all():
+    params = {"train": {"rate": 0.01, "ab_initio": {"steps": 7, "restarts": 2}}, "methods": {"mine": {"ab_initio": {"steps": 9}}}}
+    config = method_config(params, "mine", seed=3)
+    assert (config.rate, config.seed, config.ab_initio.steps, config.ab_initio.restarts) == (0.01, 3, 9, 2)
+    with pytest.raises(HetacumnError, match="unknown method 'other'; expected one of mine"):
+        method_config(params, "other")
+    with pytest.raises(HetacumnError, match="ab_initio.volumes is set; expected classes, which it is taken from"):
+        method_config({**params, "train": {"ab_initio": {"volumes": 3}}}, "mine")
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "two", 2.5])
