@@ -390,7 +390,8 @@ def test_classes_are_as_asked_or_as_the_settings_say(known, dataset, asked, want
 
 
 def test_the_settings_of_a_method_lie_over_those_of_all():
-    params = {"train": {"rate": 0.01, "ab_initio": {"steps": 7, "restarts": 2}}, "methods": {"mine": {"ab_initio": {"steps": 9}}}}
+    train = {"rate": 0.01, "ab_initio": {"steps": 7, "restarts": 2}}
+    params = {"train": train, "methods": {"mine": {"ab_initio": {"steps": 9}}}}
     config = method_config(params, "mine", seed=3)
     assert (config.rate, config.seed, config.ab_initio.steps, config.ab_initio.restarts) == (0.01, 3, 9, 2)
     with pytest.raises(HetacumnError, match="unknown method 'other'; expected one of mine"):
