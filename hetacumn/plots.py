@@ -248,8 +248,8 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
             axis.scatter(mine["train_seconds"] / 60, mine["accuracy"].clip(*DRAWN), c=fill, s=size, marker=marker, label=label,
                          edgecolors="white" if method == "hetacumn-refined" else colour, zorder=3, clip_on=False)
         axis.axhline(np.clip(rows["bound_marginal"].mean(), *DRAWN), color=BOUND_COLOUR, label="Bayes bound")
-        axis.set(title=dataset, xlabel="time of one core (min)", xscale="log", xlim=(0.5, 60))
-        axis.xaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50]))
+        axis.set(title=dataset, xlabel="time of one core (min)", xscale="log", xlim=(0.2, 60))
+        axis.xaxis.set_major_locator(FixedLocator([0.2, 0.5, 1, 2, 5, 10, 20, 50]))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.minorticks_off()
         _accuracy_axis(axis)
@@ -588,7 +588,8 @@ def _legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
     handles = {}
     for axis in axes:
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center",
+                  ncols=len(handles) if len(handles) <= 5 else 4 if len(handles) > 8 else -(-len(handles) // 2))
 
 
 def _round_resolutions(nyquist_per_A: float) -> list[int]:

@@ -135,6 +135,7 @@ TABLES = {
     "results": results,
     "noise": noise,
     "programs adk": lambda: programs("adk", 0.1),
+    "programs adk fainter": lambda: programs("adk", 0.03),
     "programs spliceosome": lambda: programs("spliceosome", 0.1),
     "speed": speed,
 }
