@@ -143,7 +143,7 @@ def model(source, truth, tmp_path_factory):
     save_start(
         out / START, Start(basis, Poses(truth.rotations, truth.shifts_A / 3.2), latents, "classes", {}), "toy"
     )
-    (out / "config.json").write_text(json.dumps({"config": asdict(config)}))
+    (out / "config.json").write_text(json.dumps({"config": asdict(config), "pixel_A": 3.2}))
     (out / "run.json").write_text(json.dumps({"train_seconds": 12.5, "device": "toy"}))
     torch.manual_seed(0)
     save_model(out / "model.safetensors", build_model(config, BOX, basis), config, BOX, 3.2)

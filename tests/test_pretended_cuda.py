@@ -161,7 +161,7 @@ def start_of(toy, mode, monkeypatch):
         return Placement(Frame(torch.eye(3, device=volume.device), False), torch.zeros(3, device=volume.device))
 
     monkeypatch.setattr(ab_initio._AbInitio, "_clusters", clusters)
-    for name in ("place_volume", "place_core"):
+    for name in ("place_volume", "place_core", "settle_hand"):
         monkeypatch.setattr(ab_initio, name, here)
     config = AbInitioConfig(restarts=1, steps=3, coarse_grid=(1, 4), fine_grid=(1, 4), class_grid=(1, 4), class_steps=2,
                             subspace_steps=2, soft_steps=2, soft_grid=(1, 4), volumes=2, components=2)
