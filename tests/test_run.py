@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
@@ -102,6 +103,7 @@ def test_sigterm_lets_the_kernel_end_what_it_does(make_notebook, tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"], cwd=tmp_path,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "begins\n"
+    time.sleep(1)  # it prints that line still, and a signal just then may find the kernel unasked
     process.terminate()
     assert process.wait(60) == 130 and process.stderr.read().endswith("interrupted\n")
     assert (tmp_path / "kept").exists() and not any((tmp_path / "out").iterdir())
