@@ -55,6 +55,11 @@ DPI = 130
 SMOOTH_BOX = 96  # volumes of fewer voxels along a side are interpolated before their surface is drawn
 
 
+def in_order(present: set[str]) -> list[str]:
+    """The methods that are present, in the order of :data:`METHODS`, a user's own after them."""
+    return [method for method in METHODS if method in present] + sorted(present - METHODS.keys())
+
+
 def style() -> None:
     """Set matplotlib to this project's style, for the whole session: 9 pt, ticks and legends 8 pt."""
     matplotlib.rcdefaults()
@@ -137,7 +142,7 @@ def confusion_matrix(confusions: Mapping[str, Mapping[str, np.ndarray]]) -> Figu
 
     ``confusions[dataset][method]``: counts ``(K, K)``, true classes down, the matched estimated ones across.
     """
-    methods = _methods({m for by_method in confusions.values() for m in by_method})
+    methods = in_order({m for by_method in confusions.values() for m in by_method})
     size = WIDTH_IN / (len(methods) + 0.3)
     figure, axes = _grid(len(confusions), len(methods), (size + 0.25) * len(confusions) + 0.3)
     for axis, method in zip(axes[0], methods, strict=True):
@@ -173,7 +178,7 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
     columns = ["accuracy", "accuracy_unseen", "bound_marginal", "bound_known_pose"]
     means = table.groupby(["dataset", "method"], sort=False)[columns].mean()
     datasets = list(dict.fromkeys(table["dataset"]))
-    methods = _methods(set(table["method"]))
+    methods = in_order(set(table["method"]))
     figure, axes = _grid(1, len(datasets), 0.3 * len(methods) + 1.25, sharey=True)
     for axis, dataset in zip(axes[0], datasets, strict=True):
         rows = means.loc[dataset].reindex(methods)
@@ -213,7 +218,7 @@ def accuracy_lines(table: pd.DataFrame, x: tuple[str, str]) -> Figure:
     figure, axes = _grid(1, len(datasets), 3.0, sharey=True)
     for axis, dataset in zip(axes[0], datasets, strict=True):
         rows = table[table["dataset"] == dataset]
-        for method in _methods(set(rows["method"])):
+        for method in in_order(set(rows["method"])):
             label, colour, _, dashes = _look(method)
             found = rows[rows["method"] == method].groupby(x[0])["accuracy"].agg(["mean", "min", "max"]).dropna().clip(*DRAWN)
             spread = [found["mean"] - found["min"], found["max"] - found["mean"]]
@@ -239,7 +244,7 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
     figure, axes = _grid(1, len(datasets), 3.0, sharey=True, sharex=True)
     for axis, dataset in zip(axes[0], datasets, strict=True):
         rows = table[table["dataset"] == dataset].dropna(subset=["accuracy", "train_seconds"])
-        for method in _methods(set(rows["method"])):
+        for method in in_order(set(rows["method"])):
             label, colour, _, _ = _look(method)
             mine = rows[rows["method"] == method]
             fill = [colour if finished else "white" for finished in mine["finished"]]
@@ -340,7 +345,7 @@ def pose_error_histogram(errors_deg: Mapping[str, Mapping[str, np.ndarray]],
     figure, axes = _grid(1, len(errors_deg), 2.6, sharey=True)
     bins = np.geomspace(0.1, 180, 46)
     for axis, (dataset, by_method) in zip(axes[0], errors_deg.items(), strict=True):
-        for method in _methods(set(by_method)):
+        for method in in_order(set(by_method)):
             label, colour, _, line = _look(method)
             errors = np.clip(by_method[method], bins[0], bins[-1])
             weights = np.full(len(errors), 1 / len(errors))
@@ -364,7 +369,7 @@ def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray], titl
     is cut at a quarter of its highest density, an estimate where it encloses as many voxels. The view is across the two
     longest principal axes. ``titles`` of the columns: class 1, class 2, … if None.
     """
-    rows = {"truth": truth, **{_look(m)[0]: estimates[m] for m in _methods(set(estimates))}}
+    rows = {"truth": truth, **{_look(m)[0]: estimates[m] for m in in_order(set(estimates))}}
     margin, size = 0.4, min((WIDTH_IN - 0.4) / len(truth), 1.35)
     width, height = margin + size * len(truth), margin + size * len(rows)
     figure = Figure(figsize=(width, height), layout="none")
@@ -397,7 +402,7 @@ def fsc_curves(table: pd.DataFrame) -> Figure:
     figure, axes = _grid(1, len(datasets), 2.8, sharey=True)
     for axis, dataset in zip(axes[0], datasets, strict=True):
         rows = table[table["dataset"] == dataset]
-        for method in _methods(set(rows["method"])):
+        for method in in_order(set(rows["method"])):
             label, colour, _, line = _look(method)
             of_method = rows[rows["method"] == method].groupby("frequency_per_A")["fsc"]
             curves = of_method.agg(["mean", "min", "max"])
@@ -431,7 +436,7 @@ def training_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], quantit
     figure, axes = _grid(len(quantities), len(histories), height, sharex="col", sharey="row")
     for column, (dataset, by_method) in enumerate(histories.items()):
         for line, (name, label) in zip(axes, quantities.items(), strict=True):
-            for method in _methods(set(by_method)):
+            for method in in_order(set(by_method)):
                 history = by_method[method]
                 if name in history:
                     rows = history[[x[0], name]].dropna()
@@ -556,11 +561,6 @@ def path_surfaces(volumes: np.ndarray) -> Figure:
             _surface(axis, volume, level, CLASS_COLOURS[0], axes_xyz, centre, reach)
         figure.text((k + 0.5) / len(volumes), 2 * size / height, str(k + 1), va="bottom", ha="center")
     return figure
-
-
-def _methods(present: set[str]) -> list[str]:
-    """The methods that are present, in the order of :data:`METHODS`, a user's own after them."""
-    return [method for method in METHODS if method in present] + sorted(present - METHODS.keys())
 
 
 def _look(method: str) -> tuple[str, str, str, str | tuple]:

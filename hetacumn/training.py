@@ -202,8 +202,9 @@ def _is_finished(out: Path, facts: dict) -> bool:
     left = (MODEL, "config.json", "history.csv", "run.json")
     if (out / CHECKPOINT).exists() or not all((out / name).exists() for name in left):
         return False
-    before = read_config(out)
-    return {**before, **json.loads(json.dumps(facts))} == before
+    before, wanted = read_config(out), json.loads(json.dumps(facts))
+    same_stack = _same_stack(before.get("stack", ""), wanted.pop("stack"))
+    return same_stack and {**before, **wanted} == before
 
 
 def _find_or_make_start(

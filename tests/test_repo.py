@@ -89,3 +89,32 @@ def test_the_tables_of_the_readme_are_those_of_the_csv_files():
     text = (ROOT / "README.md").read_text()
     assert set(re.findall(r"<!-- table: ([\w ]+) -->", text)) == set(readme.TABLES)
     assert readme.filled(text) == text, "run `python scripts/readme.py`"
+
+
+def stages_of(pipeline: Path) -> dict[str, dict]:
+    """The stages of a ``dvc.yaml`` as written, by name."""
+    return {name: stage.get("do", stage) for name, stage in yaml.safe_load(pipeline.read_text())["stages"].items()}
+
+
+def code_of(stage: dict) -> set[str]:
+    return {name for name in stage["deps"] if name.startswith("hetacumn/")}
+
+
+def same_work(command: str) -> list[str]:
+    """The stages of the main pipeline that do what a command does."""
+    notebook = re.search(r"notebooks/(\d\d)_", command)
+    if notebook is None:
+        return []
+    grade = re.search(r"-p grade (\w+)", command)
+    training = ["em"] if "-p method em" in command else ["train"] if "-p start " in command else ["em", "train"]
+    prediction = ["predict"] if grade is None else ["search"] if grade[1] == "searched" else ["grade"]
+    return {"01": ["simulate"], "02": training, "03": prediction, "04": ["evaluate"]}.get(notebook[1], [])
+
+
+@pytest.mark.parametrize("pipeline", [path for path in PIPELINES if path.parent != ROOT], ids=name_of)
+def test_a_stage_depends_on_all_code_that_the_main_pipeline_does_for_the_same_work(pipeline):
+    main = stages_of(ROOT / "dvc.yaml")
+    for name, stage in stages_of(pipeline).items():
+        commands = [stage["cmd"]] if isinstance(stage["cmd"], str) else stage["cmd"]
+        wanted = set().union(*(code_of(main[work]) for command in commands for work in same_work(command)))
+        assert wanted - code_of(stage) == set(), name

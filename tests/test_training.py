@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 from dataclasses import asdict, replace
@@ -366,6 +367,13 @@ def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monk
     (tmp_path / "out/model.safetensors").unlink()
     run_method("hetacumn", toy.data, replace(TINY, seed=5), tmp_path / "out", 7.5, tmp_path)
     assert len(trained) == 3
+    facts = json.loads((tmp_path / "out/config.json").read_text())
+    count, power = re.fullmatch(r"(\d+) particles of power (.+)", facts["stack"]).groups()
+    for away, times in ((2e-6, 3), (1e-3, 4)):  # what another kind of device makes of it; another stack
+        facts["stack"] = f"{count} particles of power {float(power) * (1 + away):.6f}"
+        (tmp_path / "out/config.json").write_text(json.dumps(facts))
+        run_method("hetacumn", toy.data, replace(TINY, seed=5), tmp_path / "out", 7.5, tmp_path)
+        assert len(trained) == times
 
 
 def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
