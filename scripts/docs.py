@@ -1,12 +1,13 @@
-"""The site: README, lessons, result notebooks and API reference as static pages that need no other host.
+"""The site: README, guides, lessons, result notebooks and API reference as static pages that need no other host.
 
-Lays out the pages in results/site/source: the README, the notebooks as run (as committed where nothing has run them), one page
-a module, and every file that a page links to; lets Sphinx render them into results/site/html; and checks that each link
-arrives and that no page loads anything from elsewhere. Usage: python scripts/docs.py
+Lays out the pages in results/site/source: the README, the guides of docs/, the notebooks as run (as committed where nothing has
+run them), one page a module, and every file that a page links to; lets Sphinx render them into results/site/html; and checks
+that each link arrives and that no page loads anything from elsewhere. Usage: python scripts/docs.py
 """
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import re
 import shutil
@@ -36,6 +37,7 @@ CHAPTERS = {  # caption → notebook: its executed copy in results/
     "Other programs": {"08_peer": "benchmark/adk-snr100-3k/relion/08_peer", "09_benchmark": "benchmark/09_benchmark"},
     "Looking around": {"explore": "explore"},
 }  # fmt: skip
+GUIDES = [f"docs/{name}" for name in ("own_particles", "benchmark", "published_data", "gpus_and_clusters", "speed")]
 NOT_RUN = "```{note}\nAs committed, without results: they were not made on the machine that built this site.\n```"
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 
@@ -69,7 +71,10 @@ def lay_out(source: Path) -> None:
     for name in modules:
         _put(source / f"api/{name}.rst", f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n")
     _put(source / "api/index.md", "# API reference\n\n" + _described(modules) + _toctree(modules))
-    contents = [_toctree([f"notebooks/{name}" for name in notebooks], caption) for caption, notebooks in CHAPTERS.items()]
+    for name in GUIDES:
+        _put(source / f"{name}.md", _linked((ROOT / f"{name}.md").read_text(), source, Path(name).parent))
+    contents = [_toctree(GUIDES, "Guides")]
+    contents += [_toctree([f"notebooks/{name}" for name in notebooks], caption) for caption, notebooks in CHAPTERS.items()]
     contents.append(_toctree(["api/index"], "Reference"))
     _put(source / "index.md", _linked((ROOT / "README.md").read_text(), source) + "\n" + "\n".join(contents))
 
@@ -90,18 +95,22 @@ def _toctree(pages: list[str], caption: str = "") -> str:
     return "\n".join(["```{toctree}", ":hidden:", *options, "", *pages, "```", ""])
 
 
-def _linked(text: str, source: Path) -> str:
-    """Markdown of the project's root: its links to modules led to their pages, the other files that it links to copied."""
+def _linked(text: str, source: Path, folder: Path = Path()) -> str:
+    """Markdown of a folder of the project: its links to modules and to the README led to their pages, the other files that it
+    links to copied."""
 
     def led(found: re.Match) -> str:
         begin, target, anchor, end = found.groups(default="")
         if "://" in target:
             return found[0]
-        if re.fullmatch(r"hetacumn/.*\.py", target):
-            return f"{begin}api/{target.removesuffix('.py').replace('/', '.')}.rst{end}"
-        if not (source / target).exists():
-            (source / target).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / target, source / target)
+        aim = os.path.normpath(folder / target)
+        if aim == "README.md":
+            target = os.path.relpath("index.md", folder)
+        elif re.fullmatch(r"hetacumn/.*\.py", aim):
+            target = os.path.relpath(f"api/{aim.removesuffix('.py').replace('/', '.')}.rst", folder)
+        elif aim not in {f"{name}.md" for name in GUIDES} and not (source / aim).exists():
+            (source / aim).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / aim, source / aim)
         return f"{begin}{target}{anchor}{end}"
 
     return LINK.sub(led, text)

@@ -17,6 +17,7 @@ def test_every_notebook_is_in_the_site():
     here = {path.relative_to(ROOT / "notebooks").as_posix() for path in (ROOT / "notebooks").rglob("*.ipynb")
             if ".ipynb_checkpoints" not in path.parts}
     assert listed == here
+    assert {f"{name}.md" for name in docs.GUIDES} == {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
 
 
 @pytest.mark.parametrize("page, fault", [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import readme
+import tables
 import yaml
 from dvc.repo import Repo
 
@@ -83,12 +83,12 @@ def test_the_code_passes_the_linter():
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_the_tables_of_the_readme_are_those_of_the_csv_files():
-    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *readme.SOURCES], cwd=ROOT).returncode:
+def test_the_tables_of_the_pages_are_those_of_the_csv_files():
+    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *tables.SOURCES], cwd=ROOT).returncode:
         pytest.skip("a run of one's own has made new numbers")
-    text = (ROOT / "README.md").read_text()
-    assert set(re.findall(r"<!-- table: ([\w ]+) -->", text)) == set(readme.TABLES)
-    assert readme.filled(text) == text, "run `python scripts/readme.py`"
+    texts = {path: path.read_text() for path in tables.PAGES}
+    assert {name for text in texts.values() for name in re.findall(r"<!-- table: (\w+) -->", text)} == set(tables.TABLES)
+    assert [path.name for path, text in texts.items() if tables.filled(text) != text] == [], "run `python scripts/tables.py`"
 
 
 def stages_of(pipeline: Path) -> dict[str, dict]:

@@ -1,6 +1,6 @@
-"""The tables of README.md, from the CSV files that they are of.
+"""The tables of README.md and of docs/, from the CSV files that they are of.
 
-Each stands between ``<!-- table: name -->`` and ``<!-- end -->``. Usage: python scripts/readme.py
+Each stands between ``<!-- table: name -->`` and ``<!-- end -->``. Usage: python scripts/tables.py
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import pandas as pd
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RESULTS, BENCHMARK, RATES = SOURCES = ("figures/results.csv", "benchmark/results.csv", "benchmark/speed/results.csv")
-NAMES = {"adk": "adenylate kinase", "small": "small motions", "unequal": "unequal classes"}  # others are called what they are
+NAMES = {"adk": "adenylate kinase", "ribosome": "ribosome", "spliceosome": "spliceosome", "small": "small motions",
+         "unequal": "unequal classes"}  # fmt: skip
 EXPLAINED = {
     "em": "`em`: ab initio start alone, exhaustive search",
     "amortized": "`amortized`: one task, in the manner of cryoFIRE",
@@ -90,7 +92,7 @@ def benchmark(particles: int) -> pd.DataFrame:
 def noise() -> str:
     """Accuracy and pose error against noise."""
     table, lines = benchmark(10_000), []
-    for dataset in ("adk", "spliceosome", "ribosome", "small", "unequal"):
+    for dataset in NAMES:
         for snr in sorted(set(table.loc[dataset].index.get_level_values("snr")), reverse=True):
             rows = table.loc[(dataset, snr)]
             bound = rows.loc["hetacumn"]
@@ -98,21 +100,29 @@ def noise() -> str:
             best = max(accuracy)
             bold = {method: f"**{value}**" if value == best else value for method, value in accuracy.items()}
             poses = [degrees(value) for value in (bound["rotation_bound_deg"], *rows.loc[SHOWN, "rotation_error_deg"])]
-            lines.append([NAMES.get(dataset, dataset), f"{snr:g}", f"{bound['bound_marginal']:.3f}",
+            lines.append([NAMES[dataset], f"{snr:g}", f"{bound['bound_marginal']:.3f}",
                           *(bold[method] for method in (*SHOWN, "amortized")), *poses])
     own = [f"`{method}`" for method in SHOWN]
     return rows_of(["dataset", "SNR", "bound", *own, "`amortized`", "pose bound", *own], lines)
 
 
-def programs(dataset: str, snr: float) -> str:
-    """Other programs on 3,000 images."""
-    table, lines = benchmark(3_000).loc[(dataset, snr)], []
-    for method in (*PROGRAMS, *OWN):
-        if method in table.index:
-            row = table.loc[method]
-            lines.append([PROGRAMS.get(method) or name(method), f"{row['train_seconds']:,.0f}",
-                          "yes" if row["finished"] else "no", f"{row['accuracy']:.3f}", degrees(row["rotation_error_deg"])])
-    return rows_of(["method", "seconds of a core", "ended", "accuracy", "rotation error"], lines)
+def programs() -> str:
+    """Other programs on the small datasets that they have seen: accuracy, rotation error, seconds."""
+    table = benchmark(3_000)
+    seen = table[table.index.get_level_values("method").isin(PROGRAMS)]
+    datasets = sorted({key[:2] for key in seen.index}, key=lambda key: (-key[1], list(NAMES).index(key[0])))
+    rows = {(method, key): table.loc[(*key, method)]
+            for key in datasets for method in (*PROGRAMS, *OWN) if (*key, method) in table.index}  # fmt: skip
+
+    def cell(row: pd.Series | None) -> str:
+        if row is None:
+            return ""
+        seconds = f"{'' if row['finished'] else '> '}{row['train_seconds']:,.0f} s"
+        return f"{row['accuracy']:.3f}, {degrees(row['rotation_error_deg'])}, {seconds}"
+
+    lines = [[PROGRAMS.get(method) or name(method), *(cell(rows.get((method, key))) for key in datasets)]
+             for method in (*PROGRAMS, *OWN)]
+    return rows_of(["method", *(f"{NAMES[dataset]}, SNR {snr:g}" for dataset, snr in datasets)], lines)
 
 
 def speed() -> str:
@@ -134,9 +144,7 @@ def speed() -> str:
 TABLES = {
     "results": results,
     "noise": noise,
-    "programs adk": lambda: programs("adk", 0.1),
-    "programs adk fainter": lambda: programs("adk", 0.03),
-    "programs spliceosome": lambda: programs("spliceosome", 0.1),
+    "programs": programs,
     "speed": speed,
 }
 
@@ -146,9 +154,9 @@ def filled(text: str) -> str:
     def table(found: re.Match) -> str:
         return f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}"
 
-    return re.sub(r"(<!-- table: ([\w ]+) -->)\n.*?(<!-- end -->)", table, text, flags=re.DOTALL)
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?(<!-- end -->)", table, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))
