@@ -33,7 +33,7 @@ QUICK = {
     "latent_dim": 2, "templates": 128, "width": 64, "alone_steps": 400, "joint_epochs": 3.0, "batch": 20,
     "checkpoint_seconds": 0.5,
     "ab_initio": {"restarts": 1, "steps": 30, "class_steps": 25, "subspace_steps": 8, "batch": 40, "coarse_grid": [1, 8],
-                  "class_grid": [2, 12], "fine_grid": [2, 12], "shift_steps": 1, "routes": ["classes"]},
+                  "class_grid": [2, 12], "fine_grid": [2, 12], "shift": 0.0, "routes": ["classes"]},
 }  # fmt: skip
 
 

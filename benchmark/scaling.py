@@ -16,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from hetacumn import plots
+from hetacumn.fourier import crop_images
 from hetacumn.inference import predict_stack
 from hetacumn.prepared import prepare
 from hetacumn.project import peak_memory_mb, root
@@ -32,15 +34,16 @@ def make(folder: Path, source: Path, count: int) -> Path:
     """A stack of ``count`` particles in a folder, from the first thousand of another; its STAR."""
     table, images = read_table(source), open_stack(source.with_name("particles.mrcs"))
     few, box, draw = min(1000, len(images)), 64, np.random.default_rng(0)
-    with new_stack(folder / "particles.mrcs", count, box, table.pixel_sizes()[0]) as stack:
-        inner = slice(images.shape[-1] // 2 - box // 2, images.shape[-1] // 2 + box // 2)
+    smaller = crop_images(torch.from_numpy(np.array(images[:few], dtype=np.float32)), box).numpy()
+    pixel_A = table.pixel_sizes()[0] * images.shape[-1] / box
+    with new_stack(folder / "particles.mrcs", count, box, pixel_A) as stack:
         for start in range(0, count, chunk_length(box)):
             rows = np.arange(start, min(start + chunk_length(box), count))
-            stack[rows] = images[rows % few, inner, inner] + 0.1 * draw.standard_normal((len(rows), box, box), dtype=np.float32)
+            stack[rows] = smaller[rows % few] + 0.1 * draw.standard_normal((len(rows), box, box), dtype=np.float32)
             let_go(stack)
     particles = table.particles.iloc[np.arange(count) % few].reset_index(drop=True)
     particles["rlnImageName"] = [f"{i + 1:06d}@particles.mrcs" for i in range(count)]
-    write_table(folder / "particles.star", particles, table.optics.assign(rlnImageSize=box))
+    write_table(folder / "particles.star", particles, table.optics.assign(rlnImageSize=box, rlnImagePixelSize=pixel_A))
     return folder / "particles.star"
 
 

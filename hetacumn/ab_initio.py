@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from tqdm import tqdm
 
+from hetacumn.errors import HetacumnError
 from hetacumn.fourier import padded_size
 from hetacumn.fsc import Placement, place_core, place_volume, settle_hand
 from hetacumn.joint import State, Tangent, climb, misfit
@@ -60,8 +62,8 @@ class AbInitioConfig:
     coarse_grid: tuple[int, int] = (2, 12)  # HEALPix nside and in-plane turns: 29 and 30 degrees apart
     class_grid: tuple[int, int] = (3, 18)  # 20 degrees
     fine_grid: tuple[int, int] = (4, 24)  # 15 degrees
-    shift_px: float = 1.5  # the grid's extent either way
-    shift_steps: int = 3
+    shift: float = 0.046875  # the grid's extent either way, of the box: 1.5 px of 32
+    shift_apart_px: float = 1.5  # at most, from one shift of the grid to the next
     coarse_radius: float = 0.13  # up to here the coarse grid is fine enough
     radius: tuple[float, float] = (0.05, 0.22)
     class_radius: tuple[float, float] = (0.08, 0.25)
@@ -79,6 +81,22 @@ class AbInitioConfig:
     unfit_share: float = 0.03  # of the images, that fit no volume, and there is looked for one more; 1 for never
     held_out: float = 0.1
     routes: tuple[str, ...] = ("classes", "consensus")
+
+    def __post_init__(self):
+        for name, holds, expected in (
+            ("routes", self.routes and set(self.routes) <= {"classes", "consensus"}, "classes, consensus or both"),
+            ("held_out", 0 < self.held_out <= 0.5, "a number over 0 and up to 0.5"),
+            ("shift", 0 <= self.shift < 0.5, "a number from 0 to under 0.5"),
+            ("shift_apart_px", self.shift_apart_px > 0, "a number over 0"),
+            ("soft_radius", self.soft_radius > self.radius[1], f"a number over {self.radius[1]}, where radius ends"),
+        ):
+            if not holds:
+                raise HetacumnError(f"ab_initio.{name} is {getattr(self, name)!r}; expected {expected}")
+
+    def shifts(self, box: int) -> Tensor:
+        """``(t, 2)`` shifts of the grid for images of a box, in pixels."""
+        extent_px = self.shift * box
+        return shift_grid(extent_px, 2 * math.ceil(extent_px / self.shift_apart_px) + 1)
 
     def faintness(self, data: Observations) -> float:
         """How many times less than ``loud_nats`` the molecule explains an image by; 1 where that is more."""
@@ -147,7 +165,7 @@ def stochastic_em(
     mean log evidence per image over the last fifth of the run.
     """
     box, device = start.shape[-1], start.device
-    shifts = shift_grid(config.shift_px, config.shift_steps).to(device)
+    shifts = config.shifts(box).to(device)
     size = padded_size(box, config.padding)
     switch = 0.8 * (config.coarse_radius - radius[0]) / (radius[1] - radius[0])
     stages = []
@@ -252,13 +270,13 @@ def poses_are_open(data: Observations, volumes: Tensor, config: AbInitioConfig, 
         return False
     spread = torch.linspace(0, len(data) - 1, min(sample, len(data)), device=volumes.device).long()
     band = data[spread].within(config.soft_radius * data.plane.box)
-    rotations, shifts = soft_poses(config, volumes.device)
+    rotations, shifts = soft_poses(config, data.plane.box, volumes.device)
     return float(open_rotations(band, volumes, rotations, shifts, padding=config.padding).median()) > config.open_poses
 
 
-def soft_poses(config: AbInitioConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The rotations and shifts that are weighed where poses are open."""
-    return pose_grid(*config.soft_grid).to(device), shift_grid(config.shift_px, config.shift_steps).to(device)
+def soft_poses(config: AbInitioConfig, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The rotations and shifts of images of a box that are weighed where poses are open."""
+    return pose_grid(*config.soft_grid).to(device), config.shifts(box).to(device)
 
 
 def soften(data: Observations, volumes: Tensor, config: AbInitioConfig, steps: int, generator: torch.Generator,
@@ -346,7 +364,7 @@ class _AbInitio:
         band = data.within(config.class_radius[1] * data.plane.box)
         found = search_grid(
             band, volumes, pose_grid(*config.fine_grid).to(volumes.device),
-            shift_grid(config.shift_px, config.shift_steps).to(volumes.device), padding=config.padding,
+            config.shifts(data.plane.box).to(volumes.device), padding=config.padding,
         )
         share = found.log_volume.exp().mean(0)
         basis = principal(volumes, share, config.components, self.generator, voxel_unit(data, data.plane.box))

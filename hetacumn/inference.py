@@ -36,7 +36,7 @@ from hetacumn.parallel import Result, read_ahead, side_by_side
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import Prepared
 from hetacumn.project import git_commit, keep_freed_memory, peak_memory_mb, write_json
-from hetacumn.search import pose_grid, search_grid, shift_grid
+from hetacumn.search import pose_grid, search_grid
 from hetacumn.subspace import infer_latents, mixing_of, volumes_at
 from hetacumn.team import ALONE, Team
 from hetacumn.training import (
@@ -132,7 +132,7 @@ def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitio
     device, tangent = data.y.device, Tangent(basis, config.padding)
     volumes = volumes_at(centres, basis)
     rotations = pose_grid(*config.fine_grid).to(device)
-    shifts = shift_grid(config.shift_px, config.shift_steps).to(device)
+    shifts = config.shifts(data.plane.box).to(device)
 
     def work(part: Observations) -> tuple[State, Tensor, Tensor]:
         coarse = part.within(config.class_radius[1] * data.plane.box)
@@ -202,7 +202,7 @@ def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8)
 def weigh(data: Observations, volumes: Tensor, config: AbInitioConfig) -> Tensor:
     """Log-likelihoods of images under ``(k, box, box, box)`` volumes, all poses weighed, less a number of each image:
     ``(n, k)``."""
-    rotations, shifts = soft_poses(config, volumes.device)
+    rotations, shifts = soft_poses(config, data.plane.box, volumes.device)
 
     def work(part: Observations) -> Tensor:
         return search_grid(part, volumes, rotations, shifts, padding=config.padding).log_volume
@@ -326,7 +326,7 @@ def predict_stack(
         volumes = [_volumes(trained, basis, grade, z.to(device)).cpu() for z in (found.centres, path)]
     rate = total / max(team.gather(seconds))
     if team.leads:
-        predictions.write(out, stack.source)
+        predictions.write(out, stack.source, data_dir=stack.data_dir or None)
         for stem, some in zip(("class", "path", "basis"), (*volumes, basis.cpu()), strict=True):
             write_volumes(out, some, stem, stack.pixel_A)
         memory_mb = max(round(peak_memory_mb()), run.get("peak_memory_mb", 0))

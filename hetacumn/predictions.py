@@ -77,12 +77,7 @@ class Predictions:
             write_json(out_dir / f"{stem}.json", {"particles": len(self), "seconds": self.seconds})
 
     def _rows_of(self, table: star.ParticleTable) -> np.ndarray:
-        names = pd.Index(table.particles["rlnImageName"].astype(str))
-        if not names.is_unique:
-            row = int(names.duplicated().argmax())
-            raise HetacumnError(f"{table.path}: row {row + 1}: {names[row]} is named twice; expected every "
-                                "image once")
-        rows = names.get_indexer(self.names)
+        rows = table.names().get_indexer(self.names)
         if (rows < 0).any():
             name = self.names[int((rows < 0).argmax())]
             raise HetacumnError(f"{table.path}: no row for {name}; expected one for every prediction")

@@ -37,13 +37,15 @@ MANY_DROPPED = 0.1  # of the particles, from which on it is said aloud
 class Prepared:
     """A prepared stack of ``n`` particles: what :func:`prepare` left in ``folder``.
 
-    ``settings`` are what it was prepared with; ``rows`` ``(n,)`` of the source, from 0; ``names`` as the source has them;
+    ``data_dir`` is the folder that ``source`` names its stacks from, empty where it was looked for; ``settings`` are what it
+    was prepared with; ``rows`` ``(n,)`` of the source, from 0; ``names`` as the source has them;
     ``noise`` and ``offsets_A`` as in :class:`~hetacumn.particles.Particles`; ``black`` whether protein was dark there,
     ``evidence`` for bright in standard errors; ``outliers`` pixels replaced; ``dropped`` how many particles.
     """
 
     folder: Path
     source: Path
+    data_dir: str
     settings: Preprocessing
     rows: np.ndarray
     names: list[str]
@@ -112,15 +114,17 @@ def prepare(
     ``prepared.json``. Memory is that of a chunk of images, and a few numbers a particle.
 
     Raises:
-        HetacumnError: naming the file, the row and what was expected; where no particle is any good.
+        HetacumnError: naming the file, the row and what was expected; an image in two rows; where no particle is any good.
     """
     source, folder = Path(source), Path(folder)
     table = star.read_table(source)
+    names = table.names()
     made, note = folder / "particles.mrcs", folder / "prepared.json"
     wanted = {"settings": asdict(settings), "data_dir": str(data_dir or "")}
     if note.exists() and made.exists():
         earlier = json.loads(note.read_text())
-        if {**earlier["made_from"], "files": None} == {**wanted, "files": None} and _unchanged(earlier["made_from"]["files"]):
+        made_from, files = earlier["made_from"], earlier["made_from"]["files"]
+        if {**made_from, "files": None} == {**wanted, "files": None} and is_made_from(folder, source) and _unchanged(files):
             return _open(folder, source, table, earlier)
     reader = ParticleReader(table, np.arange(len(table)), settings, data_dir)
     files = [_identity(path) for path in (source.resolve(), *reader.stacks.stacks)]
@@ -142,8 +146,7 @@ def prepare(
         raise HetacumnError(f"{source}: row 1 {flaws[0]}, and no other particle is any better; expected images with noise")
     if len(kept) < len(table):
         _keep(made, kept, reader.pixel_A)
-    names = table.particles["rlnImageName"].astype(str)
-    dropped = pd.DataFrame([(i + 1, names.iloc[i], flaw) for i, flaw in enumerate(flaws) if flaw],
+    dropped = pd.DataFrame([(i + 1, names[i], flaw) for i, flaw in enumerate(flaws) if flaw],
                            columns=["row", "particle", "reason"])  # fmt: skip
     with atomic_path(folder / "dropped.csv") as temporary:
         dropped.to_csv(temporary, index=False)
@@ -163,11 +166,17 @@ def prepare(
     return stack
 
 
+def is_made_from(folder: Path | str, source: Path | str) -> bool:
+    """Whether what :func:`prepare` left in a folder, if anything, is of the table ``source``."""
+    note = Path(folder) / "prepared.json"
+    return note.is_file() and json.loads(note.read_text())["made_from"]["files"][0][0] == str(Path(source).resolve())
+
+
 def reopen(folder: Path | str) -> Prepared:
     """What :func:`prepare` left in a folder, whatever became of its source's images since.
 
     Raises:
-        HetacumnError: nothing prepared there, or the source's table gone.
+        HetacumnError: nothing prepared there; the source's table gone, or of another length.
     """
     folder = Path(folder)
     note = folder / "prepared.json"
@@ -175,7 +184,10 @@ def reopen(folder: Path | str) -> Prepared:
         raise HetacumnError(f"{note}: no such file; expected prepared particles, which training leaves there")
     content = json.loads(note.read_text())
     source = Path(content["made_from"]["files"][0][0])
-    return _open(folder, source, star.read_table(source), content)
+    table, length = star.read_table(source), content["particles"] + len(content["dropped_rows"])
+    if len(table) != length:
+        raise HetacumnError(f"{source}: {len(table)} particles; expected {length}, as {folder} was made of; prepare it again")
+    return _open(folder, source, table, content)
 
 
 def _open(folder: Path, source: Path, table: star.ParticleTable, content: dict) -> Prepared:
@@ -185,7 +197,8 @@ def _open(folder: Path, source: Path, table: star.ParticleTable, content: dict) 
     offsets_A = offsets_of(table) if content["made_from"]["settings"]["centre"] else None
     poses = poses_of(table, pixel_A, offsets_A)
     return Prepared(
-        folder, source, Preprocessing(**content["made_from"]["settings"]), rows, names, optics_of(table, pixel_A)[index],
+        folder, source, content["made_from"]["data_dir"], Preprocessing(**content["made_from"]["settings"]),
+        rows, names, optics_of(table, pixel_A)[index],
         poses=None if poses is None else poses[index],
         offsets_A=None if offsets_A is None else offsets_A[index],
         noise=None if noise is None else torch.tensor(noise),

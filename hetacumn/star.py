@@ -84,6 +84,18 @@ class ParticleTable:
                                 f"{LARGEST_PIXEL_A:g}")
         return sizes
 
+    def names(self) -> pd.Index:
+        """``(n,)`` rlnImageName of each image.
+
+        Raises:
+            HetacumnError: one that two rows have.
+        """
+        names = pd.Index(self.particles["rlnImageName"].astype(str))
+        if not names.is_unique:
+            row = int(names.duplicated().argmax())
+            raise HetacumnError(f"{self.path}: row {row + 1}: {names[row]} is named twice; expected every image once")
+        return names
+
     def images(self) -> tuple[np.ndarray, np.ndarray]:
         """``(n,)`` stack names as written, and ``(n,)`` indices of the images in them, counted from 0."""
         names = self.particles["rlnImageName"].astype(str)

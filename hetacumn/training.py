@@ -166,15 +166,17 @@ def run_method(
 ) -> None:
     """Train ``method`` on a packed stack: ``em`` is the ab initio start alone, all others are :func:`train`.
 
-    Leaves in ``out``: ``config.json`` (with how the images were prepared, if it is told), ``run.json``, and
-    ``start.safetensors`` or ``model.safetensors`` with ``history.csv``. Called again after an interruption it goes on where
-    it was; after its end it does nothing. Of a ``team`` each process calls it with the whole stack; the leader alone makes the
-    start.
+    Leaves in ``out``: ``start.safetensors`` or ``model.safetensors`` with ``history.csv``; ``config.json``, of which settings,
+    of which stack and how prepared (if it is told) they are; and ``run.json``. Called again after an interruption it goes on
+    where it was; after its end it does nothing. Of a ``team`` each process calls it with the whole stack; the leader alone
+    makes the start.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if config.classes > len(data):
         raise HetacumnError(f"{config.classes} classes of {len(data)} particles; expected no more classes than particles")
+    if len(data) < 2:
+        raise HetacumnError("1 particle to train on; expected 2 at least")
     config, begin, seconds = config.suited(data), None, 0.0
     facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A,
              "stack": stack_identity(data), "preprocessing": preprocessing and asdict(preprocessing)}  # fmt: skip
@@ -183,15 +185,15 @@ def run_method(
     if finished:
         tqdm.write(f"{out / MODEL}: trained already with these settings; delete it to train anew")
         return
-    if team.leads:
-        write_json(out / "config.json", {**facts, **provenance()})
     if config.warm_start or method == "em":
         for turn in (team.leads, not team.leads):  # the others find what the leader made
             if turn:
                 begin, seconds = _find_or_make_start(data, config, out, start)
             team.wait()
     if method != "em":
-        seconds += train(data, config, out, pixel_A, begin, team=team)
+        seconds += train(data, config, out, pixel_A, begin, team=team, facts=facts)
+    elif team.leads:
+        _write_facts(out, facts)
     if team.leads:
         facts = {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}
         write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device, team)})
@@ -207,36 +209,53 @@ def _is_finished(out: Path, facts: dict) -> bool:
     return same_stack and {**before, **wanted} == before
 
 
+def _write_facts(out: Path, facts: dict) -> None:
+    """``config.json``, once there is what it speaks of: until then that of an earlier model there stays beside it."""
+    write_json(out / "config.json", {**facts, **provenance()})
+
+
 def _find_or_make_start(
     data: Observations, config: TrainConfig, out: Path, start: Path | str | None
 ) -> tuple[Start, float]:
-    """The start of the folder named, or of ``out`` if a run before this made it, or a new one; and its seconds."""
+    """The start of the folder named, or of ``out`` if a run before this made it with these settings, or a new one; and its
+    seconds."""
     path = (Path(start) if start else out) / START
+    wanted = start_settings(config)
     if start or path.exists():
-        return load_start(path, data).to(data.y.device), read_run(path.parent).get("start_seconds", 0.0)
+        begin, settings = load_start(path, data).to(data.y.device), _read_tensors(path)[1]["settings"]
+        if not start and settings != wanted:
+            names = ", ".join(name for name in wanted if wanted[name] != settings.get(name))
+            raise HetacumnError(f"{path}: made with other {names}; delete it to begin anew, or choose another folder")
+        found = len(begin.basis) - 1
+        if found != config.latent_dim:
+            raise HetacumnError(f"{path}: a subspace of {found} components; expected {config.latent_dim}, latent_dim")
+        return begin, read_run(path.parent).get("start_seconds", 0.0)
     began = time.perf_counter()
     begin = ab_initio(data, ab_initio_config(config), config.seed)
     seconds = time.perf_counter() - began
-    save_start(path, begin, stack_identity(data))
-    write_json(out / "run.json", {"start_seconds": round(seconds, 1)})
+    save_start(path, begin, stack_identity(data), wanted)
+    write_json(out / "run.json", {**read_run(out), "start_seconds": round(seconds, 1)})
     return begin, seconds
 
 
 def stack_identity(data: Observations) -> str:
-    """What tells one stack from another: how many particles, and their mean power."""
-    return f"{len(data)} particles of power {float(data.y.abs().square().double().mean()):.6f}"
+    """What tells one stack from another: how many particles; the mean power of all, of the first and of the last image, and of
+    the CTFs."""
+    images = (data.y, data.y[0], data.y[-1], data.ctf)
+    power, first, last, ctf = (float(of.abs().square().double().mean()) for of in images)
+    return f"{len(data)} particles of power {power:.6f} ({first:.6f} to {last:.6f}), of CTFs {ctf:.6f}"
 
 
 def _same_stack(one: str, other: str) -> bool:
-    """Whether two of :func:`stack_identity` are of one stack: the power to what two devices agree in."""
-    found, other_found = (re.fullmatch(r"(\d+) particles of power (\d+\.\d+)", text) for text in (one, other))
-    return bool(found and other_found and found[1] == other_found[1]
-                and math.isclose(float(found[2]), float(other_found[2]), rel_tol=1e-5))
+    """Whether two of :func:`stack_identity` are of one stack: in numbers, to what two devices agree in."""
+    found, wanted = ([float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)] for text in (one, other))
+    return len(found) == len(wanted) == 5 and found[0] == wanted[0] and np.allclose(found, wanted, rtol=1e-5, atol=0)
 
 
 def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, start: Start | None = None,
-          progress: bool = True, team: Team = ALONE) -> float:
-    """Train the network and write ``model.safetensors`` and ``history.csv``; the seconds it took.
+          progress: bool = True, team: Team = ALONE, facts: dict | None = None) -> float:
+    """Train the network and write ``model.safetensors`` and ``history.csv``, and ``facts`` if there are any as ``config.json``;
+    the seconds it took.
 
     An interrupted run, called again with the same config and data, goes on from ``out/checkpoint.pt`` and ends, on a
     CPU, with the same bits as one that was not interrupted.
@@ -250,6 +269,8 @@ def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, st
     save_model(out / MODEL, trainer.model, config, data.plane.box, pixel_A)
     with atomic_path(out / "history.csv") as temporary:
         pd.DataFrame(trainer.history).to_csv(temporary, index=False, float_format="%.6g")
+    if facts is not None:
+        _write_facts(out, facts)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return trainer.seconds
 
@@ -352,12 +373,13 @@ class Trainer:
                     raise KeyboardInterrupt
 
     def _check(self, record: dict[str, Tensor]) -> dict[str, float]:
-        """The losses as numbers. Raises :class:`HetacumnError` where one is not finite, before anything is saved."""
+        """The losses and the gradient's norm as numbers. Raises :class:`HetacumnError` where one is not finite, before anything
+        is saved."""
         values = {name: float(value) for name, value in record.items()}
         if not all(math.isfinite(value) for value in values.values()):
             path = self.out / CHECKPOINT
             last = f"the last good state is {path}" if path.exists() else "no state was saved yet"
-            raise HetacumnError(f"{self.out}: the loss is not finite at step {self.step} ({values}); {last}; try a "
+            raise HetacumnError(f"{self.out}: not finite at step {self.step} ({values}); {last}; try a "
                                 "lower rate")
         return values
 
@@ -393,7 +415,10 @@ class Trainer:
         stop = torch.full((), float(asked_to_stop), device=self.data.y.device)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.team.add_up_([*gradients, *record.values(), stop])
-        torch.nn.utils.clip_grad_norm_(self.model.encoder.parameters(), 1.0)
+        decoder = [p.grad for p in self.model.decoder.parameters() if p.grad is not None]
+        norms = [torch.nn.utils.clip_grad_norm_(self.model.encoder.parameters(), 1.0)]
+        norms += [torch.nn.utils.get_total_norm(decoder)] if decoder else []
+        record["gradient"] = torch.stack(norms).norm()
         self.optimiser.step()
         self.step += 1
         return record, stop
@@ -550,11 +575,16 @@ def load_model(out: Path | str, device: torch.device | str = "cpu") -> Trained:
     return Trained(model.to(device).eval(), config, facts["box"], facts["pixel_A"])
 
 
-def save_start(path: Path, start: Start, stack: str) -> None:
-    """An ab initio start, as safetensors, with the :func:`stack_identity` it is of."""
+def start_settings(config: TrainConfig) -> dict:
+    """What a run of its own would make its start with, as JSON has it."""
+    return json.loads(json.dumps({**asdict(ab_initio_config(config)), "seed": config.seed}))
+
+
+def save_start(path: Path, start: Start, stack: str, settings: dict) -> None:
+    """An ab initio start, as safetensors, with the :func:`stack_identity` it is of and the :func:`start_settings`."""
     tensors = {"basis": start.basis, "rotations": start.poses.rotations, "shifts_px": start.poses.shifts_px,
                "latents": start.latents}
-    _write_tensors(path, tensors, {"route": start.route, "scores": start.scores, "stack": stack})
+    _write_tensors(path, tensors, {"route": start.route, "scores": start.scores, "stack": stack, "settings": settings})
 
 
 def load_start(path: Path, data: Observations | None = None) -> Start:

@@ -42,7 +42,7 @@ QUICK = AbInitioConfig(
     coarse_grid=(2, 12),
     class_grid=(2, 12),
     fine_grid=(3, 18),
-    shift_px=1.0,
+    shift=1 / BOX,
     routes=("classes",),
 )  # the finest grid is 20 degrees apart
 
@@ -105,7 +105,7 @@ def test_faint_images_get_a_larger_batch_and_a_higher_temper(blobs, device):
 def test_open_poses_are_told_from_clear_ones_and_weighing_them_mends_volumes(blobs, device):
     states = [hinged(blobs, 0), hinged(blobs, 110)]
     clear, faint = (make_toy(states, 800, BOX, snr=snr, device=device) for snr in (2.0, 0.05))
-    config = AbInitioConfig(soft_grid=(3, 18), shift_px=1.0, batch=200)
+    config = AbInitioConfig(soft_grid=(3, 18), shift=1 / BOX, batch=200)
     assert not poses_are_open(clear.data, clear.volumes, config) and poses_are_open(faint.data, faint.volumes, config)
     assert not poses_are_open(faint.data, faint.volumes, replace(config, soft_steps=0))
 
@@ -114,11 +114,19 @@ def test_open_poses_are_told_from_clear_ones_and_weighing_them_mends_volumes(blo
     after = soften(faint.data, before, config, 30, torch.Generator().manual_seed(0), tqdm(disable=True))
     band = faint.data.within(config.soft_radius * BOX)
     first, then = (
-        search_grid(band, volumes, *soft_poses(config, before.device)).log_evidence.mean() for volumes in (before, after)
+        search_grid(band, volumes, *soft_poses(config, BOX, before.device)).log_evidence.mean() for volumes in (before, after)
     )
     assert then > first + 0.1
     for k in (0, 1):
         assert fsc(after[k], faint.volumes[k])[1:5].mean() > fsc(before[k], faint.volumes[k])[1:5].mean()
+
+
+def test_shifts_are_searched_over_the_same_part_of_any_box():
+    config = AbInitioConfig()
+    for box, steps in ((32, 3), (64, 5), (128, 9)):
+        shifts = config.shifts(box)
+        assert len(shifts) == steps**2 and shifts.amax() == -shifts.amin() == 1.5 * box / 32
+        assert shifts.unique().diff().max() <= config.shift_apart_px
 
 
 def test_the_same_seed_finds_the_same(blobs):
@@ -134,7 +142,7 @@ def test_the_same_seed_finds_the_same(blobs):
         coarse_grid=(1, 6),
         class_grid=(1, 6),
         fine_grid=(1, 6),
-        shift_steps=1,
+        shift=0.0,
     )
     one, again = (ab_initio(toy.data, config, 0, log=lambda line: None) for _ in range(2))
     assert torch.equal(one.basis, again.basis) and torch.equal(one.poses.rotations, again.poses.rotations)

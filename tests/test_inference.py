@@ -137,11 +137,11 @@ def model(source, truth, tmp_path_factory):
         latent_dim=1,
         templates=64,
         width=32,
-        ab_initio=AbInitioConfig(class_grid=(2, 12), fine_grid=(3, 18), shift_steps=3),
+        ab_initio=AbInitioConfig(class_grid=(2, 12), fine_grid=(3, 18)),
     )
     latents = 2.0 * truth.classes[:, None] - 1
     save_start(
-        out / START, Start(basis, Poses(truth.rotations, truth.shifts_A / 3.2), latents, "classes", {}), "toy"
+        out / START, Start(basis, Poses(truth.rotations, truth.shifts_A / 3.2), latents, "classes", {}), "toy", {}
     )
     (out / "config.json").write_text(json.dumps({"config": asdict(config), "pixel_A": 3.2}))
     (out / "run.json").write_text(json.dumps({"train_seconds": 12.5, "device": "toy"}))
@@ -261,7 +261,7 @@ def test_open_poses_are_weighed_in_volumes_and_classes(stack, model, truth, tmp_
 
 def test_the_basis_draws_the_softened_volumes_at_the_centres(blobs, device):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 300, 24, snr=0.05, device=device)
-    config = AbInitioConfig(soft_grid=(2, 12), shift_steps=1, soft_steps=5)
+    config = AbInitioConfig(soft_grid=(2, 12), shift=0.0, soft_steps=5)
     state = State(toy.poses, toy.latents(3) + 0.1 * torch.randn(300, 3, generator=torch.Generator().manual_seed(0)).to(device))
     before = toy.basis(3)
     basis, centres = polish(toy.data, before, state, config, 2, 50, seed=0)

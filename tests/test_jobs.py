@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 DATA = Path(__file__).resolve().parents[1] / "data"
 QUICK = AbInitioConfig(
     restarts=1, steps=10, class_steps=10, subspace_steps=5, batch=40, coarse_grid=(1, 6), class_grid=(1, 6),
-    fine_grid=(1, 6), shift_steps=1, routes=("classes",), soft_steps=0,
+    fine_grid=(1, 6), shift=0.0, routes=("classes",), soft_steps=0,
 )  # fmt: skip
 TINY = TrainConfig(
     latent_dim=2, templates=64, width=32, alone_steps=40, joint_epochs=2.0, batch=30, alone_batch=20, ab_initio=QUICK

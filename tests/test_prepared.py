@@ -12,7 +12,7 @@ from test_particles import blob_images, optics, write_stack
 from hetacumn import prepared
 from hetacumn.errors import HetacumnError
 from hetacumn.particles import Poses, read_particles, write_star
-from hetacumn.prepared import prepare
+from hetacumn.prepared import is_made_from, prepare, reopen
 from hetacumn.preprocess import Preprocessing
 from hetacumn.so3 import random_rotations
 
@@ -129,3 +129,29 @@ def test_images_are_centred_by_the_origins_of_the_file_and_answers_are_those_of_
     torch.testing.assert_close(stack.shifts_in_source_A(left_px * 1.5), off_px * 1.5, atol=1e-5, rtol=0)
     torch.testing.assert_close(stack.shifts_in_prepared_A(off_px * 1.5), left_px * 1.5, atol=1e-5, rtol=0)
     assert torch.equal(stack.read(np.array([2, 0])).offsets_A, stack.offsets_A[[2, 0]])
+
+
+def test_another_table_is_not_taken_for_the_one_prepared_there(source, tmp_path):
+    few = tmp_path / "few.star"
+    write_star(few, [f"{i + 1}@stack.mrcs" for i in range(9, 3, -1)], optics(6), 32)
+    prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    assert is_made_from(tmp_path / "prepared", source) and not is_made_from(tmp_path / "prepared", few)
+    other = prepare(few, tmp_path / "prepared", SETTINGS, progress=False)
+    assert other.names[0] == "10@stack.mrcs" and other.images.shape == (6, 16, 16) and len(other) == 6
+    assert is_made_from(tmp_path / "prepared", few) and not is_made_from(tmp_path / "nowhere", few)
+    write_star(few, [f"{i + 1}@stack.mrcs" for i in range(7)], optics(7), 32)
+    with pytest.raises(HetacumnError, match="few.star: 7 particles; expected 6, as .*prepared was made of"):
+        reopen(tmp_path / "prepared")
+
+
+def test_the_folder_of_the_stacks_is_kept(source, tmp_path):
+    prepare(source, tmp_path / "prepared", SETTINGS, tmp_path, progress=False)
+    assert reopen(tmp_path / "prepared").data_dir == str(tmp_path)
+
+
+def test_an_image_in_two_rows_is_refused_before_anything_is_read(tmp_path):
+    write_stack(tmp_path / "stack.mrcs", blob_images(N))
+    write_star(tmp_path / "twice.star", ["1@stack.mrcs", "2@stack.mrcs", "1@stack.mrcs"], optics(3), 32)
+    with pytest.raises(HetacumnError, match="twice.star: row 3: 1@stack.mrcs is named twice; expected every image once"):
+        prepare(tmp_path / "twice.star", tmp_path / "prepared", SETTINGS, progress=False)
+    assert not (tmp_path / "prepared").exists()

@@ -33,6 +33,7 @@ from hetacumn.training import (
     save_model,
     save_start,
     stack_identity,
+    start_settings,
     train,
     trained_preprocessing,
     training_share,
@@ -49,7 +50,7 @@ TINY = TrainConfig(
     joint_epochs=5.0,
     batch=40,
     alone_batch=16,
-    ab_initio=AbInitioConfig(coarse_grid=(1, 6), shift_steps=1, routes=("consensus",)),
+    ab_initio=AbInitioConfig(coarse_grid=(1, 6), shift=0.0, routes=("consensus",)),
 )  # 30 steps alone, 25 jointly
 
 
@@ -234,7 +235,7 @@ def test_more_classes_than_particles_are_refused_before_anything_is_written(toy,
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_do(toy, start, tmp_path):
     config = replace(TINY, rate=1e30, joint_rate=1e30, alone_steps=0, checkpoint_seconds=0.0)
-    with pytest.raises(HetacumnError, match=r"loss is not finite at step \d+ .*lower rate") as caught:
+    with pytest.raises(HetacumnError, match=r"not finite at step \d+ .*lower rate") as caught:
         train(toy.data, config, tmp_path, 7.5, start, progress=False)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "model.safetensors").exists()
@@ -307,7 +308,7 @@ def test_no_checkpoint_runs_code(toy, start, tmp_path, write):
 
 
 def test_starts_come_back(start, tmp_path):
-    save_start(tmp_path / START, start, "toy")
+    save_start(tmp_path / START, start, "toy", {})
     read = load_start(tmp_path / START)
     assert (read.route, read.scores) == ("classes", {"classes": -1.5})
     assert torch.equal(read.basis, start.basis) and torch.equal(read.latents, start.latents)
@@ -357,7 +358,7 @@ def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tm
 
 
 def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monkeypatch, capsys):
-    save_start(tmp_path / START, start, stack_identity(toy.data))
+    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY))
     trained = []
     monkeypatch.setattr(training, "train", lambda *given, **more: trained.append(1) or train(*given, **more))
     for config in (TINY, TINY, replace(TINY, seed=5)):
@@ -368,16 +369,16 @@ def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monk
     run_method("hetacumn", toy.data, replace(TINY, seed=5), tmp_path / "out", 7.5, tmp_path)
     assert len(trained) == 3
     facts = json.loads((tmp_path / "out/config.json").read_text())
-    count, power = re.fullmatch(r"(\d+) particles of power (.+)", facts["stack"]).groups()
+    stack, power = facts["stack"], re.search(r"power (\S+)", facts["stack"])[1]
     for away, times in ((2e-6, 3), (1e-3, 4)):  # what another kind of device makes of it; another stack
-        facts["stack"] = f"{count} particles of power {float(power) * (1 + away):.6f}"
+        facts["stack"] = stack.replace(power, f"{float(power) * (1 + away):.6f}", 1)
         (tmp_path / "out/config.json").write_text(json.dumps(facts))
         run_method("hetacumn", toy.data, replace(TINY, seed=5), tmp_path / "out", 7.5, tmp_path)
         assert len(trained) == times
 
 
 def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
-    save_start(tmp_path / START, start, stack_identity(toy.data))
+    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY))
     as_trained = Preprocessing(box=BOX, contrast="black", diameter_A=90.0)
     run_method("hetacumn", toy.data, TINY, tmp_path / "told", 7.5, tmp_path, preprocessing=as_trained)
     run_method("em", toy.data, TINY, tmp_path, 7.5)
@@ -415,16 +416,73 @@ def test_classes_that_cannot_be_are_refused(wrong):
 
 
 def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
-    save_start(tmp_path / START, start, "toy")
+    save_start(tmp_path / START, start, "toy", {})
     with pytest.raises(HetacumnError, match=f"{START}: of another stack .toy.; expected 150 particles"):
         run_method("hetacumn", toy.data[:150], TINY, tmp_path / "out", 7.5, tmp_path)
-    words, power = stack_identity(toy.data).rsplit(" ", 1)
-    for other in (f"{words} {float(power) + 0.01:.6f}", f"1{words} {power}"):
-        save_start(tmp_path / START, start, other)
-        with pytest.raises(HetacumnError, match="of another stack"):
-            load_start(tmp_path / START, toy.data)
-    save_start(tmp_path / START, start, f"{words} {float(power) * (1 + 2e-6):.7f}")  # as another device may find it
+    save_start(tmp_path / START, start, stack_identity(toy.data), {})
     assert torch.equal(load_start(tmp_path / START, toy.data).basis, start.basis)
+    rounded = replace(toy.data, y=toy.data.y * (1 + 5e-7), ctf=toy.data.ctf * (1 + 5e-7))  # as another device may find it
+    assert torch.equal(load_start(tmp_path / START, rounded).basis, start.basis)
+    louder, refocused = replace(toy.data, y=1.01 * toy.data.y), replace(toy.data, ctf=0.99 * toy.data.ctf)
+    for other in (louder, refocused, toy.data[:199], toy.data[torch.arange(200).flip(0)]):
+        with pytest.raises(HetacumnError, match="of another stack"):
+            load_start(tmp_path / START, other)
+
+
+def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(toy, start, tmp_path):
+    """That of another folder was chosen as it is; it must fit, though."""
+    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY))
+    for config, named in ((replace(TINY, classes=3), "volumes"), (replace(TINY, seed=5), "seed")):
+        with pytest.raises(HetacumnError, match=f"{START}: made with other {named}; delete it"):
+            run_method("hetacumn", toy.data, config, tmp_path, 7.5)
+    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 2 components; expected 3, latent_dim"):
+        run_method("hetacumn", toy.data, replace(TINY, latent_dim=3), tmp_path / "out", 7.5, tmp_path)
+    run_method("hetacumn", toy.data, TINY, tmp_path, 7.5)
+    assert load_config(tmp_path) == TINY.suited(toy.data)
+
+
+def test_a_run_that_fails_leaves_what_is_there_of_the_one_before(toy, start, tmp_path):
+    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY))
+    run_method("hetacumn", toy.data, TINY, tmp_path / "out", 7.5, tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(HetacumnError, match="not finite"):
+        wild = replace(TINY, rate=1e30, joint_rate=1e30, alone_steps=0)
+        run_method("hetacumn", toy.data, wild, tmp_path / "out", 7.5, tmp_path)
+    with pytest.raises(HetacumnError, match="of another stack"):
+        run_method("hetacumn", toy.data[:150], TINY, tmp_path / "out", 7.5, tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_one_particle_is_refused(toy, tmp_path):
+    with pytest.raises(HetacumnError, match="1 particle to train on; expected 2 at least"):
+        run_method("em", toy.data[:1], replace(TINY, classes=1), tmp_path / "out", 7.5)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"routes": ()}, "routes is ..; expected classes, consensus or both"), ({"routes": ("both",)}, "routes"),
+    ({"held_out": 0.0}, "held_out is 0.0; expected a number over 0"), ({"shift": 0.5}, "shift is 0.5"),
+    ({"soft_radius": 0.2}, "soft_radius is 0.2; expected a number over 0.22, where radius ends"), ({"shift_apart_px": 0.0}, ""),
+])  # fmt: skip
+def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
+    with pytest.raises(HetacumnError, match=f"ab_initio.{message}"):
+        TrainConfig.from_params({"ab_initio": wrong})
+
+
+def test_a_gradient_that_is_not_finite_is_no_good_state(toy, start, tmp_path, monkeypatch):
+    """Of a loss that is."""
+    reconstruct, calls = HetACUMN.reconstruct, []
+
+    def broken(*arguments):
+        task = reconstruct(*arguments)
+        calls.append(1)
+        basis = arguments[0].decoder.basis()
+        return task | {"loss": task["loss"] + (basis.sum() * 0).sqrt()} if len(calls) > 3 else task
+
+    monkeypatch.setattr(HetACUMN, "reconstruct", broken)
+    with pytest.raises(HetacumnError, match="not finite .*'gradient': nan"):
+        train(toy.data, replace(TINY, checkpoint_seconds=0.0), tmp_path, 7.5, start, progress=False)
+    model = torch.load(tmp_path / CHECKPOINT, weights_only=True)["model"]
+    assert all(torch.isfinite(value).all() for name, value in model.items() if name != "doubt")
 
 
 def test_training_on_the_device(blobs, device, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ def run_peer(settings: dict, source: Path | str, out: Path | str, images: Prepro
     ``settings``: ``program`` is relion or cryodrgn, the rest fields of its config. Leaves in ``out`` the predictions,
     class volumes (our weighted back-projection at its poses and classes) and ``run.json``: seconds, whether it finished,
     and, where it gave no answer, why. A program that is missing or fails is no error here: the others go on. What it
-    reads and writes itself, its log too, is in ``<out>.work``.
+    reads and writes itself, its log too, is in ``<out>.work``; it begins anew each time.
     """
     out = Path(out)
     work = out.with_name(f"{out.name}.work")
@@ -41,6 +42,7 @@ def run_peer(settings: dict, source: Path | str, out: Path | str, images: Prepro
         raise HetacumnError(f"program is '{program}'; expected one of {', '.join(PROGRAMS)}")
     config = read_settings(PROGRAMS[program], settings, f"{program}.")
     data = prepare(source, work / "stack", images)
+    shutil.rmtree(work / "run", ignore_errors=True)  # what an earlier run left is no answer of this one
     facts = {"given_seconds": seconds, "finished": False, "device": "cpu, 1 thread", "settings": settings,
              "git_commit": git_commit()}
     try:
