@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from hetacumn.fourier import fft2c, ifft2c
-
 
 @dataclass(frozen=True)
 class Optics:
@@ -41,10 +39,6 @@ class Optics:
         """The same on another device."""
         return self._map(lambda column: column.to(device))
 
-    def binned(self, old_box: int, new_box: int) -> Optics:
-        """The optics of images Fourier-cropped from ``old_box`` to ``new_box`` pixels."""
-        return replace(self, pixel_A=self.pixel_A * old_box / new_box)
-
     def ctf(self, frequencies: Tensor) -> Tensor:
         """The CTF ``(n, m)`` at ``(m, 2)`` frequencies (x, y) in cycles per pixel.
 
@@ -73,10 +67,3 @@ def frequency_grid(box: int, device: torch.device | str = "cpu") -> Tensor:
     axis = (torch.arange(box, device=device) - box // 2) / box
     ky, kx = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([kx, ky], dim=-1).reshape(-1, 2)
-
-
-def apply_ctf(images: Tensor, optics: Optics) -> Tensor:
-    """Filter real images ``(n, box, box)`` by the CTF of each."""
-    box = images.shape[-1]
-    ctf = optics.ctf(frequency_grid(box, images.device)).view(-1, box, box)
-    return ifft2c(fft2c(images) * ctf)

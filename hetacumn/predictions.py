@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from hetacumn import star
 from hetacumn.errors import HetacumnError
 from hetacumn.particles import poses_of, set_poses
-from hetacumn.project import atomic_path, write_json
+from hetacumn.project import atomic_path
 from hetacumn.reading import find_stack
 from hetacumn.stacks import read_layout
 
@@ -31,7 +30,7 @@ class Predictions:
     """One prediction a particle, in the order of ``names`` (rlnImageName as the source has it).
 
     ``rotations`` ``(n, 3, 3)`` object to view; ``shifts_A`` ``(n, 2)`` (x, y), by which the image is moved;
-    ``classes`` ``(n,)`` long, from 0; ``latents`` ``(n, d)``; ``seconds`` that the prediction took, or None.
+    ``classes`` ``(n,)`` long, from 0; ``latents`` ``(n, d)``.
     """
 
     names: list[str]
@@ -39,25 +38,17 @@ class Predictions:
     shifts_A: Tensor
     classes: Tensor
     latents: Tensor
-    seconds: float | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def write(
-        self,
-        out_dir: Path | str,
-        source: Path | str,
-        stem: str = "predictions",
-        data_dir: Path | str | None = None,
-    ) -> None:
-        """Write ``<stem>.star``, the latents as CSV, and ``<stem>.json`` if ``seconds`` is known; atomically.
+    def write(self, out_dir: Path | str, source: Path | str, data_dir: Path | str | None = None) -> None:
+        """Write ``predictions.star`` and the latents, ``latents.csv``; atomically.
 
         The STAR is RELION 3.1 whatever ``source`` (STAR or .cs) is: its rows of these names, optics and CTF
         unchanged, with rlnClassNumber (from 1), angles and origins of these predictions. Where the source
         does not state the box, it is read from each group's first stack, if that is found (``data_dir`` as in
-        ``read_particles``). The CSV (``latents.csv``; ``latents_refined.csv`` for the stem
-        ``predictions_refined``) has a row a particle: particle, z1, z2, …, class (from 1).
+        ``read_particles``). The CSV has a row a particle: particle, z1, z2, …, class (from 1).
 
         Raises:
             HetacumnError: a name that the source lacks or has twice.
@@ -68,13 +59,11 @@ class Predictions:
         particles = particles.drop(columns=STALE_COLUMNS, errors="ignore")
         set_poses(particles, self.rotations, self.shifts_A)
         particles["rlnClassNumber"] = self.classes.cpu().numpy() + 1
-        star.write_table(out_dir / f"{stem}.star", particles, _with_box(table, data_dir))
+        star.write_table(out_dir / "predictions.star", particles, _with_box(table, data_dir))
         columns = {f"z{i + 1}": z for i, z in enumerate(self.latents.cpu().numpy().T)}
         latents = pd.DataFrame({"particle": self.names, **columns, "class": self.classes.cpu().numpy() + 1})
-        with atomic_path(out_dir / _latents_name(stem)) as temporary:
+        with atomic_path(out_dir / "latents.csv") as temporary:
             latents.to_csv(temporary, index=False, float_format="%.9g")
-        if self.seconds is not None:
-            write_json(out_dir / f"{stem}.json", {"particles": len(self), "seconds": self.seconds})
 
     def _rows_of(self, table: star.ParticleTable) -> np.ndarray:
         rows = table.names().get_indexer(self.names)
@@ -84,19 +73,19 @@ class Predictions:
         return rows
 
     @classmethod
-    def read(cls, out_dir: Path | str, stem: str = "predictions") -> Predictions:
+    def read(cls, out_dir: Path | str) -> Predictions:
         """Read what :meth:`write` wrote.
 
         Raises:
             HetacumnError: a file missing, without poses or classes, or of other particles than the STAR.
         """
         out_dir = Path(out_dir)
-        table = star.read_table(out_dir / f"{stem}.star")
+        table = star.read_table(out_dir / "predictions.star")
         poses = poses_of(table, pixel_A=1.0)  # shifts in Å
         if poses is None:
             raise HetacumnError(f"{table.path}: no column {star.ANGLES[0]}; expected the predicted poses")
         names = table.particles["rlnImageName"].astype(str).tolist()
-        path = out_dir / _latents_name(stem)
+        path = out_dir / "latents.csv"
         if not path.is_file():
             raise HetacumnError(f"{path}: no such file; expected the latents of {table.path}")
         latents = pd.read_csv(path, dtype={"particle": str})
@@ -104,20 +93,13 @@ class Predictions:
             raise HetacumnError(f"{path}: its particles are not those of {table.path}; expected the same, in "
                                 "order")
         z = latents.drop(columns=["particle", "class"]).to_numpy(dtype=np.float32, copy=True)
-        timing = out_dir / f"{stem}.json"
         return cls(
             names=names,
             rotations=poses.rotations,
             shifts_A=poses.shifts_px,
             classes=torch.tensor(table.numbers("rlnClassNumber")).long() - 1,
             latents=torch.from_numpy(z),
-            seconds=json.loads(timing.read_text())["seconds"] if timing.is_file() else None,
         )
-
-
-def _latents_name(stem: str) -> str:
-    ending = stem.removeprefix("predictions") if stem.startswith("predictions") else f"_{stem}"
-    return f"latents{ending}.csv"
 
 
 def _with_box(table: star.ParticleTable, data_dir: Path | str | None) -> pd.DataFrame:

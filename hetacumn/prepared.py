@@ -31,6 +31,8 @@ from hetacumn.project import atomic_path, write_json
 from hetacumn.stacks import chunk_length, let_go, new_stack, open_stack
 
 MANY_DROPPED = 0.1  # of the particles, from which on it is said aloud
+MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
+STRETCH = 0.001  # of a matrix, from which on it is said aloud
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def prepare(
     source, folder = Path(source), Path(folder)
     table = star.read_table(source)
     names = table.names()
+    _say_what_is_ignored(table)
     made, note = folder / "particles.mrcs", folder / "prepared.json"
     wanted = {"settings": asdict(settings), "data_dir": str(data_dir or "")}
     if note.exists() and made.exists():
@@ -207,6 +210,14 @@ def _open(folder: Path, source: Path, table: star.ParticleTable, content: dict) 
         outliers=content["outlier_pixels"],
         dropped=len(content["dropped_rows"]),
     )
+
+
+def _say_what_is_ignored(table: star.ParticleTable) -> None:
+    for name, wanted in MAGNIFICATION.items():
+        worst = float(np.abs(table.numbers(name, wanted) - wanted).max(initial=0.0))
+        if worst > STRETCH:
+            warnings.warn(f"{table.path}: {name} is up to {worst:.3g} off {wanted:g}, and magnification matrices are ignored; "
+                          "correct the images for them first", stacklevel=3)
 
 
 def _identity(path: Path) -> list:

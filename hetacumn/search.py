@@ -10,6 +10,7 @@ That is two real matrix products for all images, shifts, rotations and volumes: 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -102,16 +103,11 @@ class Found:
 
 @torch.no_grad()
 def search_grid(
-    data: Observations, volumes: Tensor, rotations: Tensor, shifts_px: Tensor, log_prior: Tensor | None = None,
-    batch: int = 100, padding: float = 2.0,
+    data: Observations, volumes: Tensor, rotations: Tensor, shifts_px: Tensor, batch: int = 100, padding: float = 2.0
 ) -> Found:
-    """Exhaustive search of images under ``(v, box, box, box)`` volumes, marginalising poses for each volume.
-
-    ``log_prior``: ``(v,)`` log weights of the volumes, equal if None.
-    """
+    """Exhaustive search of images under ``(v, box, box, box)`` equally likely volumes, marginalising poses for each."""
     count = len(volumes)
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
-    prior = torch.zeros(count, device=volumes.device) if log_prior is None else log_prior
     # Filled in place: small results kept between large arrays that come and go would hold the memory of all of these.
     best, volume = (torch.empty(len(data), dtype=torch.long, device=volumes.device) for _ in range(2))
     log_volume, evidence = torch.empty(len(data), count, device=volumes.device), torch.empty(len(data), device=volumes.device)
@@ -121,10 +117,10 @@ def search_grid(
         score = log_likelihood(part, slices, shifts_px).unflatten(2, (count, len(rotations)))
         per_volume = score.permute(0, 2, 1, 3).flatten(2)  # (b, v, t * r)
         best_of_each = per_volume.argmax(2)
-        log_volume[rows] = log_sum_exp_(per_volume) + prior
+        log_volume[rows] = log_sum_exp_(per_volume)
         volume[rows] = log_volume[rows].argmax(1)
         best[rows] = best_of_each.gather(1, volume[rows, None]).squeeze(1)
         evidence[rows] = torch.logsumexp(log_volume[rows], dim=1)
     poses = Poses(rotations[best % len(rotations)], shifts_px[best // len(rotations)])
-    log_grid = torch.log(torch.tensor(float(len(rotations) * len(shifts_px))))
+    log_grid = math.log(count * len(rotations) * len(shifts_px))
     return Found(poses, volume, log_volume - evidence[:, None], evidence - log_grid)

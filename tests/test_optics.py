@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch_ctf import calculate_ctf_2d
 
-from hetacumn.fourier import crop_images
-from hetacumn.optics import Optics, apply_ctf, frequency_grid
+from hetacumn.fourier import crop_images, fft2c, ifft2c
+from hetacumn.optics import Optics, frequency_grid
 
 BOX, PIXEL_A = 32, 4.0
 
@@ -67,11 +67,16 @@ def test_defocus_u_is_along_its_angle():
     torch.testing.assert_close(along_x.ctf(frequency)[0, 1], round_v.ctf(frequency)[0, 1])
 
 
+def apply_ctf(images, optics):
+    box = images.shape[-1]
+    return ifft2c(fft2c(images) * optics.ctf(frequency_grid(box)).view(-1, box, box))
+
+
 def test_cropping_and_filtering_commute():
     images = torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(0))
     fine = Optics(**{**vars(OPTICS), "pixel_A": PIXEL_A / 2})
     one_way = crop_images(apply_ctf(images, fine), BOX)
-    other_way = apply_ctf(crop_images(images, BOX), fine.binned(64, BOX))
+    other_way = apply_ctf(crop_images(images, BOX), OPTICS)
     torch.testing.assert_close(one_way, other_way, atol=1e-5, rtol=0)
 
 

@@ -13,15 +13,15 @@ from hetacumn.predictions import Predictions
 from hetacumn.so3 import distance_deg, from_euler, random_rotations
 
 
-def predictions(names: list[str], seconds: float | None = None) -> Predictions:
+def predictions(names: list[str]) -> Predictions:
     generator = torch.Generator().manual_seed(0)
     n = len(names)
     return Predictions(names, random_rotations(n, generator), 5 * torch.randn(n, 2, generator=generator),
-                       torch.arange(n) % 3, torch.randn(n, 4, generator=generator), seconds)  # fmt: skip
+                       torch.arange(n) % 3, torch.randn(n, 4, generator=generator))  # fmt: skip
 
 
 def assert_same(a: Predictions, b: Predictions) -> None:
-    assert a.names == b.names and a.seconds == b.seconds
+    assert a.names == b.names
     assert distance_deg(a.rotations, b.rotations).max() < 0.01
     torch.testing.assert_close(a.shifts_A, b.shifts_A, atol=2e-6, rtol=1e-6)
     assert torch.equal(a.classes, b.classes) and torch.equal(a.latents, b.latents)
@@ -38,7 +38,7 @@ def source(tmp_path):
 
 
 def test_round_trip_of_some_of_the_particles_in_any_order(source, tmp_path):
-    some = predictions([f"{i:06d}@stack.mrcs" for i in (7, 2, 9, 1)], seconds=1.5)
+    some = predictions([f"{i:06d}@stack.mrcs" for i in (7, 2, 9, 1)])
     some.write(tmp_path / "out", source)
     assert_same(some, Predictions.read(tmp_path / "out"))
     rows = [6, 1, 8, 0]
@@ -48,17 +48,17 @@ def test_round_trip_of_some_of_the_particles_in_any_order(source, tmp_path):
 
 def test_what_is_in_the_files(source, tmp_path):
     some = predictions(["000003@stack.mrcs", "000004@stack.mrcs"])
-    some.write(tmp_path / "out", source, stem="predictions_refined")
+    some.write(tmp_path / "out", source)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["latents_refined.csv", "predictions_refined.star"]
-    table = starfile.read(tmp_path / "out" / "predictions_refined.star")["particles"]
+    assert names == ["latents.csv", "predictions.star"]
+    table = starfile.read(tmp_path / "out" / "predictions.star")["particles"]
     assert table["rlnClassNumber"].tolist() == [1, 2] and "rlnRandomSubset" not in table
     np.testing.assert_allclose(table[["rlnOriginXAngst", "rlnOriginYAngst"]], -some.shifts_A, atol=1e-5)
     angles = torch.from_numpy(table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy())
     assert distance_deg(from_euler(angles).float(), some.rotations).max() < 0.01
-    header = (tmp_path / "out" / "latents_refined.csv").read_text().splitlines()[0]
+    header = (tmp_path / "out" / "latents.csv").read_text().splitlines()[0]
     assert header == "particle,z1,z2,z3,z4,class"
-    assert_same(some, Predictions.read(tmp_path / "out", stem="predictions_refined"))
+    assert_same(some, Predictions.read(tmp_path / "out"))
 
 
 @needs_real
@@ -96,7 +96,8 @@ def test_bad_input_is_named(source, tmp_path):
     with pytest.raises(HetacumnError, match="predictions.star: no such file"):
         Predictions.read(tmp_path)
     with pytest.raises(HetacumnError, match="no column rlnAngleRot"):
-        Predictions.read(tmp_path, stem="source")
+        Predictions.read(source.rename(tmp_path / "predictions.star").parent)
+    write_star(source, [f"{i + 1:06d}@stack.mrcs" for i in range(9)], optics(9), 64)
     predictions(["000001@stack.mrcs"]).write(tmp_path / "out", source)
     (tmp_path / "out" / "latents.csv").write_text("particle,z1,class\nother,0,1\n")
     with pytest.raises(HetacumnError, match="latents.csv: its particles are not those"):

@@ -15,6 +15,7 @@ from hetacumn.particles import Poses, read_particles, write_star
 from hetacumn.prepared import is_made_from, prepare, reopen
 from hetacumn.preprocess import Preprocessing
 from hetacumn.so3 import random_rotations
+from hetacumn.star import read_table, write_table
 
 SETTINGS = Preprocessing(box=16, contrast="white", centre=False)
 N = 30
@@ -155,3 +156,14 @@ def test_an_image_in_two_rows_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(HetacumnError, match="twice.star: row 3: 1@stack.mrcs is named twice; expected every image once"):
         prepare(tmp_path / "twice.star", tmp_path / "prepared", SETTINGS, progress=False)
     assert not (tmp_path / "prepared").exists()
+
+
+def test_magnification_matrices_that_matter_are_said_to_be_ignored(source, tmp_path, recwarn):
+    table = read_table(source)
+    matrix = {"rlnMagMat00": 1.0002, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 0.9999}
+    write_table(source, table.particles, table.optics.assign(**matrix))
+    prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    assert not [w for w in recwarn if "magnification" in str(w.message)]
+    write_table(source, table.particles, table.optics.assign(**matrix | {"rlnMagMat01": -0.02}))
+    with pytest.warns(UserWarning, match="rlnMagMat01 is up to 0.02 off 0, and magnification matrices are ignored"):
+        prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
