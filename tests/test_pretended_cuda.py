@@ -120,7 +120,7 @@ def test_no_step_of_training_waits_for_the_device(trainer, mode):
     with mode, Unwaited():
         for _ in range(trainer.total):
             record, stop = trainer._advance()
-    assert {"misfit", "kl", "pose", "conformation"} == set(record)
+    assert {"misfit", "kl", "pose", "conformation", "gradient"} == set(record)
     assert {value.device for value in (*record.values(), stop)} == {DEVICE}
     assert all(p.grad is not None and p.grad.device == DEVICE for p in trainer.model.parameters())
 
