@@ -14,6 +14,7 @@ an image is the likelier over all poses: z at the likeliest pose would be that o
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from hetacumn.search import pose_grid, search_grid
 from hetacumn.subspace import infer_latents, mixing_of, volumes_at
 from hetacumn.team import ALONE, Team
 from hetacumn.training import (
+    MODEL,
     START,
     TrainConfig,
     Trained,
@@ -198,6 +200,19 @@ def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8)
     return Classes(torch.from_numpy(rank[best.predict(z)]).long(), torch.from_numpy(best.means_[order]).float())
 
 
+def classify_as(latents: Tensor, known: Tensor, labels: Tensor) -> Tensor:
+    """The classes ``(n,)`` of latents ``(n, q)`` under the Gaussian mixture that gave ``known`` ones their ``labels``."""
+    z, known_z, labels = latents.cpu().double().numpy(), known.double().numpy(), labels.numpy()
+    members = [known_z[labels == k] for k in range(labels.max() + 1)]
+    spread = 1e-4 * np.eye(known_z.shape[1])
+    start = {"weights_init": [len(some) / len(labels) for some in members],
+             "means_init": [some.mean(0) for some in members],
+             "precisions_init": [np.linalg.inv(spread + (some - some.mean(0)).T @ (some - some.mean(0)) / len(some))
+                                 for some in members]}  # fmt: skip
+    mixture = GaussianMixture(len(members), reg_covar=1e-4, **start).fit(known_z)
+    return torch.from_numpy(mixture.predict(z)).long()
+
+
 @torch.no_grad()
 def weigh(data: Observations, volumes: Tensor, config: AbInitioConfig) -> Tensor:
     """Log-likelihoods of images under ``(k, box, box, box)`` volumes, all poses weighed, less a number of each image:
@@ -211,14 +226,16 @@ def weigh(data: Observations, volumes: Tensor, config: AbInitioConfig) -> Tensor
     return torch.cat(list(_batches(work, band, _search_batch(band), "classes")))
 
 
-def likelier(log_likelihood: Tensor, centres: Tensor, rounds: int = 100) -> Classes:
+def likelier(log_likelihood: Tensor, centres: Tensor, rounds: int = 100, sort: bool = True) -> Classes:
     """The likelier of the classes at ``centres`` ``(k, q)`` by ``(n, k)`` log-likelihoods; how large the classes are is found
-    by EM."""
+    by EM. Without ``sort`` they keep the order of ``centres``."""
     scores = log_likelihood.double()
     log_share = torch.zeros(len(centres), dtype=scores.dtype, device=scores.device)
     for _ in range(rounds):
         log_share = (scores + log_share).log_softmax(1).logsumexp(0) - np.log(len(scores))
     labels = (scores + log_share).argmax(1)
+    if not sort:
+        return Classes(labels.cpu(), centres.cpu())
     order = labels.bincount(minlength=len(centres)).argsort(descending=True, stable=True)
     return Classes(order.argsort()[labels].cpu(), centres[order].cpu())
 
@@ -249,14 +266,46 @@ class Answer:
     particles_per_second: float
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier prediction, whose volumes and classes another shall have: ``basis`` ``(1 + q, box, box, box)``, latent
+    ``centres`` ``(k, q)`` of classes, and whether an image's class is the likelier over all poses, or by its z."""
+
+    predictions: Predictions
+    basis: Tensor
+    centres: Tensor
+    weighed: bool
+
+    @classmethod
+    def read(cls, folder: Path | str, model: str, grade: str) -> Earlier:
+        """What :func:`predict_stack` left in a folder.
+
+        Raises:
+            HetacumnError: nothing of it there; of another model (by its :func:`identity`) or grade.
+        """
+        run, path = read_run(folder), Path(folder) / "run.json"
+        for name, wanted in (("model", model), ("grade", grade)):
+            if run.get(name) != wanted:
+                raise HetacumnError(f"{path}: {name} is {run.get(name)!r}; expected {wanted!r}, that of the prediction that "
+                                    "shall be like it")
+        basis = torch.stack([read_mrc(path)[0] for path in _volume_paths(folder, "basis")])
+        return cls(Predictions.read(folder), basis, torch.tensor(run["class_centres"]), run["classes_weighed"])
+
+
+def identity(model: Path | str, grade: str) -> str:
+    """What tells the model of a folder, or its start if the ``grade`` needs no more, from others."""
+    return hashlib.sha256((Path(model) / (START if grade == "searched" else MODEL)).read_bytes()).hexdigest()[:16]
+
+
 def predict_stack(
     stack: Prepared, model: Path | str, grade: str, out: Path | str, classes: int | None = None,
     device: torch.device | str = "cpu", chunk: int = 10_000, polish_steps: int = 150, path_points: int = 10,
-    team: Team = ALONE,
+    team: Team = ALONE, like: Path | str | None = None,
 ) -> Answer:
     """Predict every particle of a prepared stack under the model of a folder, and write the answer into ``out``.
 
-    ``grade`` is one of ``GRADES``. ``classes``: None as trained, 0 by BIC. Images are read ``chunk`` at a
+    ``grade`` is one of ``GRADES``. ``classes``: None as trained, 0 by BIC. ``like``: the folder of an earlier prediction by the
+    same model and grade, of other particles, whose volumes and classes are taken as they are. Images are read ``chunk`` at a
     time; what stays in memory is a few numbers a particle. Of a ``team`` each process calls it, infers its part of every
     chunk, and the leader writes. Refined and searched volumes are fitted again to the refined poses of the first chunk. Volumes
     go to ``out/volumes``: of classes, along the first axis of the latent space, and
@@ -275,20 +324,30 @@ def predict_stack(
     config, seed = trained.config.ab_initio, trained.config.seed
     wanted = trained.config.classes if classes is None else (classes or None)
     basis, centres, parts, seconds = trained.basis(), None, [], 0.0
+    named, earlier = identity(model, grade), None
     if stack.box != trained.box:
         raise HetacumnError(f"{stack.folder}: images of {stack.box} px; expected {trained.box}, as {model} was trained on")
     if abs(stack.pixel_A / trained.pixel_A - 1) > SAME_PIXEL:
         raise HetacumnError(f"{stack.folder}: pixels of {stack.pixel_A:.4g} Å; expected {trained.pixel_A:.4g}, as {model} was "
                             "trained on: images of the same field of view")
     total = len(stack)
+    if like is not None:
+        if classes is not None:
+            raise HetacumnError(f"classes is {classes}; expected none, as they shall be those of {like}")
+        earlier = Earlier.read(like, named, grade)
+        basis = earlier.basis.to(device)
+        centres = earlier.centres.to(device) if earlier.weighed else None
+    elif wanted and wanted > total:
+        raise HetacumnError(f"{wanted} classes of {total} particles; expected 1 to {total}")
     if total < team.size:
         raise HetacumnError(f"{stack.folder}: {total} particles for {team.size} devices; expected one for each at least")
     chunks = np.array_split(np.arange(total), -(-total // chunk))
     read = partial(stack.read, pinned=torch.device(device).type == "cuda")
     own_rows = [rows[team.part(len(rows))] for rows in chunks]
-    fitted = grade in ("refined", "searched")  # to the first chunk, which every process needs the whole of
-    for number, particles in enumerate(read_ahead(read, [chunks[0], *own_rows[1:]] if fitted else own_rows)):
-        fits = fitted and number == 0
+    fitted = grade in ("refined", "searched")
+    to_fit = fitted and earlier is None  # to the first chunk, which every process needs the whole of
+    for number, particles in enumerate(read_ahead(read, [chunks[0], *own_rows[1:]] if to_fit else own_rows)):
+        fits = to_fit and number == 0
         data = observe(particles, device)
         own = data[team.part(len(data))] if fits else data
         if grade == "searched":
@@ -311,15 +370,18 @@ def predict_stack(
     state = State.cat(_together(parts, team))
     latents, rotations = state.latents.cpu(), state.poses.rotations.cpu()
     shifts_A = stack.shifts_in_source_A(state.poses.shifts_px.cpu() * stack.pixel_A)
-    if centres is None:
+    if centres is None and earlier is None:
         found = classify(latents, wanted, seed)
+    elif centres is None:
+        known = earlier.predictions
+        found = Classes(classify_as(latents, known.latents, known.classes), earlier.centres)
     else:
         volumes, scores = volumes_at(centres, basis), []
         for data in (observe(particles, device) for particles in read_ahead(read, own_rows)):
             began = _clock(data.y.device)
             scores.append(weigh(data, volumes, config))
             seconds += _clock(data.y.device) - began
-        found = likelier(torch.cat(_together(scores, team)), centres)
+        found = likelier(torch.cat(_together(scores, team)), centres, sort=earlier is None)
     predictions = Predictions(stack.names, rotations, shifts_A, found.labels, latents)
     path = latent_path(latents, path_points)
     with torch.no_grad():
@@ -330,7 +392,9 @@ def predict_stack(
         for stem, some in zip(("class", "path", "basis"), (*volumes, basis.cpu()), strict=True):
             write_volumes(out, some, stem, stack.pixel_A)
         memory_mb = max(round(peak_memory_mb()), run.get("peak_memory_mb", 0))
-        facts = {"prepared": str(stack.folder), "predict_particles_per_second": round(rate), "peak_memory_mb": memory_mb}
+        facts = {"prepared": str(stack.folder), "predict_particles_per_second": round(rate), "peak_memory_mb": memory_mb,
+                 "model": named, "grade": grade, "class_centres": found.centres.tolist(),
+                 "classes_weighed": centres is not None}  # fmt: skip
         write_json(out / "run.json", {**run, **facts, "git_commit": git_commit()})
     return Answer(predictions, *volumes, rate)
 

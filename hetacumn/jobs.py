@@ -36,10 +36,10 @@ def train(stack: Prepared, share: float, method: str, config: TrainConfig, out: 
 
 
 def predict(stack: Prepared, model: Path | str, grade: str, out: Path | str, classes: int | None = None,
-            device: str | None = None, devices: int = 1, polish_steps: int = 150) -> Answer:
+            device: str | None = None, devices: int = 1, polish_steps: int = 150, like: Path | str | None = None) -> Answer:
     """Predict a stack; see :func:`~hetacumn.inference.predict_stack`. ``devices`` as for :func:`train`."""
     answer = _do(stack, {"do": "predict", "model": str(model), "grade": grade, "out": str(out), "classes": classes,
-                         "polish_steps": polish_steps}, device, devices)  # fmt: skip
+                         "polish_steps": polish_steps, "like": like and str(like)}, device, devices)  # fmt: skip
     return answer or read_answer(out)
 
 
@@ -72,7 +72,7 @@ def work(stack: Prepared, job: dict, device: torch.device, team: Team) -> Answer
     """One process's part of a job; of a prediction, the answer."""
     if job["do"] == "predict":
         return predict_stack(stack, job["model"], job["grade"], job["out"], job["classes"], device,
-                             polish_steps=job["polish_steps"], team=team)
+                             polish_steps=job["polish_steps"], team=team, like=job.get("like"))
     config = TrainConfig.from_params(job["config"])
     data = observe(stack.read(training_share(len(stack), job["share"])), device)
     run_method(job["method"], data, config, job["out"], stack.pixel_A, job["start"], team, stack.settings)

@@ -17,7 +17,7 @@ from hetacumn.encoder import Hypotheses
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import accuracy, pose_errors, read_volumes
 from hetacumn.fourier import crop_volumes
-from hetacumn.inference import classify, likelier, polish, predict_stack
+from hetacumn.inference import classify, classify_as, likelier, polish, predict_stack
 from hetacumn.joint import State
 from hetacumn.landscape import latent_path
 from hetacumn.model import HetACUMN
@@ -287,6 +287,61 @@ def test_fewer_classes_leave_no_volume_of_an_earlier_answer(stack, model, tmp_pa
         "class_1.mrc",
         "class_2.mrc",
     ]
+
+
+@pytest.fixture(scope="module")
+def first_class(source, searched, tmp_path_factory):
+    """A stack of some of the particles, all of one class, last first."""
+    table, found = star.read_table(source), Predictions.read(searched)
+    rows = (found.classes == 0).nonzero().squeeze(1).flip(0)[:40]
+    star.write_table(source.with_name("first.star"), table.particles.iloc[rows.numpy()], table.optics)
+    folder = tmp_path_factory.mktemp("first")
+    return rows, prepare(source.with_name("first.star"), folder, Preprocessing(box=BOX), progress=False)
+
+
+def test_other_particles_are_classified_like_those_before(first_class, model, searched, truth, tmp_path):
+    """On their own, as many classes would be made of the one."""
+    rows, few = first_class
+    own = predict_stack(few, model, "searched", tmp_path / "own", polish_steps=5)
+    assert len(own.class_volumes) == 2 and own.predictions.classes.bincount().min() >= 1
+    answer, before = predict_stack(few, model, "searched", tmp_path / "like", like=searched), Predictions.read(searched)
+    assert (answer.predictions.classes == 0).float().mean() > 0.95
+    torch.testing.assert_close(answer.predictions.latents, before.latents[rows], atol=0.05, rtol=0.05)
+    for stem in ("class", "basis"):
+        now, then = (read_volumes(folder / "volumes", f"{stem}_")[0] for folder in (tmp_path / "like", searched))
+        assert now.shape == then.shape
+        torch.testing.assert_close(now, then, rtol=1e-4, atol=1e-5 * float(then.abs().max()))
+
+
+def test_classes_weighed_before_are_weighed_again(first_class, stack, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("hetacumn.inference.poses_are_open", lambda *_: True)
+    rows, few = first_class
+    whole = predict_stack(stack, model, "searched", tmp_path / "whole", polish_steps=3, path_points=4)
+    answer = predict_stack(few, model, "searched", tmp_path / "few", like=tmp_path / "whole")
+    assert (answer.predictions.classes == whole.predictions.classes[rows]).float().mean() > 0.95
+    scale = float(whole.class_volumes.abs().max())
+    torch.testing.assert_close(answer.class_volumes, whole.class_volumes, rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_mixtures_give_known_latents_their_labels_again():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.cat([torch.randn(300, 2, generator=generator), torch.randn(80, 2, generator=generator) / 3 + 4])
+    found = classify(z, 2)
+    assert (classify_as(z, z, found.labels) == found.labels).float().mean() > 0.99
+    assert classify_as(torch.tensor([[4.0, 4.0]]), z, found.labels).tolist() == [1]
+
+
+def test_an_answer_that_another_cannot_be_like_is_refused(stack, model, searched, tmp_path):
+    for more, message in (
+        ({"grade": "searched", "classes": 3}, "classes is 3; expected none, as they shall be those of"),
+        ({"grade": "amortized"}, "run.json: model is '.*'; expected '.*', that of the prediction that shall be like it"),
+        ({"grade": "searched", "like": tmp_path}, "run.json: model is None; expected"),
+    ):
+        with pytest.raises(HetacumnError, match=message):
+            predict_stack(stack, model, out=tmp_path / "out", **{"like": searched, **more})
+    predict_stack(stack, model, "amortized", tmp_path / "pass")
+    with pytest.raises(HetacumnError, match="grade is 'amortized'; expected 'encoder'"):
+        predict_stack(stack, model, "encoder", tmp_path / "out", like=tmp_path / "pass")
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,8 @@ def test_two_processes_predict_as_one(stack, alone, tmp_path, grade):
         jobs.predict(stack, alone, grade, tmp_path / str(devices), device="cpu", devices=devices, polish_steps=0)
     one, two = (Predictions.read(tmp_path / str(devices)) for devices in (1, 2))
     assert one.names == two.names and len(one) == 101
+    like = jobs.predict(stack, alone, grade, tmp_path / "like", device="cpu", devices=2, like=tmp_path / "1").predictions
+    assert (like.classes == one.classes).float().mean() > 0.9
     degrees, z = (0.01, 1e-3) if grade == "amortized" else (1.0, 0.1)  # refined, two poses may explain an image alike
     assert (distance_deg(one.rotations, two.rotations) < degrees).float().mean() > 0.97
     assert ((one.latents - two.latents).abs().amax(1) < z).float().mean() > 0.97
