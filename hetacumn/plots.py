@@ -43,6 +43,14 @@ METHODS = {
     "hetacumn": ("HetACUMN", "#0072B2", "", "-"),
     "hetacumn-refined": ("HetACUMN, refined", "#003A5C", "", "-."),
 }
+#: Names in figures and tables of this project's datasets; any other one has its own.
+DATASETS = {
+    "adk": "adenylate kinase",
+    "ribosome": "ribosome",
+    "spliceosome": "spliceosome",
+    "small": "small motions",
+    "unequal": "unequal classes",
+}
 POINTS = {  # marker and size of those that are drawn as points
     "relion": ("s", 34), "cryodrgn2": ("^", 40), "drgnai": ("v", 40), "em": ("P", 44), "amortized": ("<", 40),
     "hetacumn-bare": (">", 40), "hetacumn": ("o", 90), "hetacumn-refined": ("D", 24),
@@ -163,7 +171,7 @@ def confusion_matrix(confusions: Mapping[str, Mapping[str, np.ndarray]]) -> Figu
                      yticklabels=[k + 1 for k in ticks])
             axis.tick_params(length=0)
             axis.spines[:].set_visible(False)
-        line[0].set_ylabel(f"{dataset}\ntrue class")
+        line[0].set_ylabel(f"{_named(dataset)}\ntrue class")
     figure.supxlabel("estimated class, matched (numbers: % of the true class)", fontsize=9)
     return figure
 
@@ -192,7 +200,7 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
                   markersize=5, clip_on=False, zorder=5)
         axis.axvline(rows["bound_marginal"].mean(), color=BOUND_COLOUR, zorder=4)
         axis.axvline(rows["bound_known_pose"].mean(), color=BOUND_COLOUR, linestyle=":", zorder=4)
-        axis.set(title=dataset, xlim=(0, 1.02), xlabel="accuracy", ylim=(len(methods) - 0.4, -0.6))
+        axis.set(title=_named(dataset), xlim=(0, 1.02), xlabel="accuracy", ylim=(len(methods) - 0.4, -0.6))
         axis.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         axis.set_yticks(range(len(methods)), [_look(method)[0] for method in methods])
         axis.tick_params(axis="y", length=0)
@@ -226,7 +234,7 @@ def accuracy_lines(table: pd.DataFrame, x: tuple[str, str]) -> Figure:
                           label=label, capsize=2)
         bound = rows.groupby(x[0])["bound_marginal"].mean().dropna().clip(*DRAWN)
         axis.plot(bound.index, bound, color=BOUND_COLOUR, label="Bayes bound", zorder=1)
-        axis.set(title=dataset, xscale="log", xlabel=x[1])
+        axis.set(title=_named(dataset), xscale="log", xlabel=x[1])
         axis.set_xticks(sorted(rows[x[0]].unique()), labels=[f"{value:g}" for value in sorted(rows[x[0]].unique())])
         axis.minorticks_off()
         _accuracy_axis(axis)
@@ -241,8 +249,12 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
     ``table``: rows with dataset, method, accuracy, train_seconds, bound_marginal, finished.
     """
     datasets = list(dict.fromkeys(table["dataset"]))
-    figure, axes = _grid(1, len(datasets), 3.0, sharey=True, sharex=True)
-    for axis, dataset in zip(axes[0], datasets, strict=True):
+    columns = min(len(datasets), 3)
+    lines = -(-len(datasets) // columns)
+    figure, axes = _grid(lines, columns, 2.1 * lines + 0.9, sharey=True, sharex=True)
+    for axis in axes.flat[len(datasets):]:
+        axis.set_visible(False)
+    for axis, dataset in zip(axes.flat, datasets, strict=False):
         rows = table[table["dataset"] == dataset].dropna(subset=["accuracy", "train_seconds"])
         for method in in_order(set(rows["method"])):
             label, colour, _, _ = _look(method)
@@ -253,12 +265,15 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
             axis.scatter(mine["train_seconds"] / 60, mine["accuracy"].clip(*DRAWN), c=fill, s=size, marker=marker, label=label,
                          edgecolors="white" if method == "hetacumn-refined" else colour, zorder=3, clip_on=False)
         axis.axhline(np.clip(rows["bound_marginal"].mean(), *DRAWN), color=BOUND_COLOUR, label="Bayes bound")
-        axis.set(title=dataset, xlabel="time of one core (min)", xscale="log", xlim=(0.2, 60))
-        axis.xaxis.set_major_locator(FixedLocator([0.2, 0.5, 1, 2, 5, 10, 20, 50]))
+        axis.set(title=_named(dataset), xscale="log", xlim=(0.2, 60))
+        axis.xaxis.set_major_locator(FixedLocator([0.2, 1, 5, 30]))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.minorticks_off()
         _accuracy_axis(axis)
-    axes[0, 0].set_ylabel("accuracy")
+        axis.tick_params(labelbottom=True)
+        axis.set_xlabel("time of one core (min)")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy")
     _legend_below(figure, axes.flat)
     return figure
 
@@ -297,7 +312,7 @@ def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Map
     height = len(quantities) * (0.22 * len(names) + 0.6) + 0.2
     figure, axes = _grid(len(quantities), len(datasets), height, sharey=True, sharex="row")
     for axis, dataset in zip(axes[0], datasets, strict=True):
-        axis.set_title(dataset)
+        axis.set_title(_named(dataset))
     for line, (quantity, label) in zip(axes, quantities.items(), strict=True):
         for axis, dataset in zip(line, datasets, strict=True):
             for place, method in enumerate(names):
@@ -328,7 +343,7 @@ def latent_scatter(latents: Mapping[str, np.ndarray], classes: Mapping[str, np.n
             points = plane[classes[dataset][:most] == k]
             axis.plot(*points.T, CLASS_MARKERS[k], color=CLASS_COLOURS[k], markersize=3, alpha=0.6,
                       markeredgewidth=0, label=f"class {k + 1}")
-        axis.set_title(dataset)
+        axis.set_title(_named(dataset))
         axis.set_xlabel(f"z, 1st axis ({share[0]:.0%} of variance)")
         axis.set_ylabel(f"z, 2nd axis ({share[1]:.0%})")
         axis.set_box_aspect(1)
@@ -353,7 +368,7 @@ def pose_error_histogram(errors_deg: Mapping[str, Mapping[str, np.ndarray]],
             axis.hist(errors, bins, weights=weights, color=colour, histtype="step", linewidth=1.4,
                       linestyle=line, label=label)
         axis.axvline(bounds_deg[dataset], color=BOUND_COLOUR, label="bound (median)")
-        axis.set(title=dataset, xscale="log", xlim=(bins[0], bins[-1]), xlabel="rotation error (°)")
+        axis.set(title=_named(dataset), xscale="log", xlim=(bins[0], bins[-1]), xlabel="rotation error (°)")
         axis.xaxis.set_major_locator(FixedLocator([0.1, 1, 10, 100]))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %", decimals=1))
@@ -415,7 +430,7 @@ def fsc_curves(table: pd.DataFrame) -> Figure:
         axis.axvline(nyquist, color="black", linewidth=0.8)
         axis.text(nyquist, 1.03, "Nyquist", ha="right", va="bottom", fontsize=8)
         axis.set(xlim=(0, nyquist * 1.01), ylim=(-0.1, 1.02), xlabel="spatial frequency (1/Å)")
-        axis.set_title(dataset, loc="left")
+        axis.set_title(_named(dataset), loc="left")
         resolutions_A = _round_resolutions(nyquist)
         axis.set_xticks([1 / r for r in resolutions_A], [f"1/{r}" for r in resolutions_A])
     axes[0, 0].set_ylabel("FSC with the truth")
@@ -445,7 +460,7 @@ def training_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], quantit
                                       label=method_label)
             if column == 0:
                 line[0].set_ylabel(label)
-        axes[0, column].set_title(dataset)
+        axes[0, column].set_title(_named(dataset))
         axes[-1, column].set_xlabel(x[1])
     figure.align_ylabels(axes[:, 0])
     _legend_below(figure, axes.flat)
@@ -561,6 +576,11 @@ def path_surfaces(volumes: np.ndarray) -> Figure:
             _surface(axis, volume, level, CLASS_COLOURS[0], axes_xyz, centre, reach)
         figure.text((k + 0.5) / len(volumes), 2 * size / height, str(k + 1), va="bottom", ha="center")
     return figure
+
+
+def _named(dataset: str) -> str:
+    """A dataset's name in figures."""
+    return DATASETS.get(dataset, dataset)
 
 
 def _look(method: str) -> tuple[str, str, str, str | tuple]:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from hetacumn.plots import DATASETS
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RESULTS, BENCHMARK, RATES = SOURCES = ("figures/results.csv", "benchmark/results.csv", "benchmark/speed/results.csv")
-NAMES = {"adk": "adenylate kinase", "ribosome": "ribosome", "spliceosome": "spliceosome", "small": "small motions",
-         "unequal": "unequal classes"}  # fmt: skip
 EXPLAINED = {
     "em": "`em`: ab initio start alone, exhaustive search",
     "amortized": "`amortized`: one task, in the manner of cryoFIRE",
@@ -92,7 +92,7 @@ def benchmark(particles: int) -> pd.DataFrame:
 def noise() -> str:
     """Accuracy and pose error against noise."""
     table, lines = benchmark(10_000), []
-    for dataset in NAMES:
+    for dataset in DATASETS:
         for snr in sorted(set(table.loc[dataset].index.get_level_values("snr")), reverse=True):
             rows = table.loc[(dataset, snr)]
             bound = rows.loc["hetacumn"]
@@ -100,7 +100,7 @@ def noise() -> str:
             best = max(accuracy)
             bold = {method: f"**{value}**" if value == best else value for method, value in accuracy.items()}
             poses = [degrees(value) for value in (bound["rotation_bound_deg"], *rows.loc[SHOWN, "rotation_error_deg"])]
-            lines.append([NAMES[dataset], f"{snr:g}", f"{bound['bound_marginal']:.3f}",
+            lines.append([DATASETS[dataset], f"{snr:g}", f"{bound['bound_marginal']:.3f}",
                           *(bold[method] for method in (*SHOWN, "amortized")), *poses])
     own = [f"`{method}`" for method in SHOWN]
     return rows_of(["dataset", "SNR", "bound", *own, "`amortized`", "pose bound", *own], lines)
@@ -110,7 +110,7 @@ def programs() -> str:
     """Other programs on the small datasets that they have seen: accuracy, rotation error, seconds."""
     table = benchmark(3_000)
     seen = table[table.index.get_level_values("method").isin(PROGRAMS)]
-    datasets = sorted({key[:2] for key in seen.index}, key=lambda key: (-key[1], list(NAMES).index(key[0])))
+    datasets = sorted({key[:2] for key in seen.index}, key=lambda key: (-key[1], list(DATASETS).index(key[0])))
     rows = {(method, key): table.loc[(*key, method)]
             for key in datasets for method in (*PROGRAMS, *OWN) if (*key, method) in table.index}  # fmt: skip
 
@@ -122,7 +122,7 @@ def programs() -> str:
 
     lines = [[PROGRAMS.get(method) or name(method), *(cell(rows.get((method, key))) for key in datasets)]
              for method in (*PROGRAMS, *OWN)]
-    return rows_of(["method", *(f"{NAMES[dataset]}, SNR {snr:g}" for dataset, snr in datasets)], lines)
+    return rows_of(["method", *(f"{DATASETS[dataset]}, SNR {snr:g}" for dataset, snr in datasets)], lines)
 
 
 def speed() -> str:

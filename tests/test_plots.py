@@ -131,4 +131,6 @@ def test_an_empty_volume_says_so(made, tmp_path):
 def test_every_dataset_of_the_ablation_is_named_once(made):
     table = made["ablation_bars"][0]
     figure = plots.ablation_bars(*made["ablation_bars"])
-    assert [axis.get_title() for axis in figure.axes if axis.get_title()] == list(dict.fromkeys(table["dataset"]))
+    assert [axis.get_title() for axis in figure.axes if axis.get_title()] == [
+        plots.DATASETS[name] for name in dict.fromkeys(table["dataset"])
+    ]
