@@ -11,7 +11,9 @@
 3. *Choice.* Images held out from every fit decide which subspace explains them best.
 4. *A rare conformation.* Images that fit their volume worse than noise allows, if there are many, are of a conformation
    that was not found among so many of others: EM of these alone finds it, and all images compete for it again.
-5. *Open poses.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end the volumes of
+5. *Faint images.* Of these the likeliest pose of a grid is often a wrong one: in each route, and once more at the end, several
+   compete (:mod:`hetacumn.rivals`), in turns with the fit of the subspace, until few images move on.
+6. *Open poses.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end the volumes of
    the classes are fitted once more by EM, all poses weighed.
 """
 
@@ -32,11 +34,13 @@ from hetacumn.fsc import Placement, place_core, place_volume, settle_hand
 from hetacumn.joint import State, Tangent, climb, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
+from hetacumn.rivals import locate
 from hetacumn.search import log_likelihood, open_rotations, pose_grid, posterior_, search_grid, shift_grid
-from hetacumn.so3 import Frame
+from hetacumn.so3 import Frame, distance_deg
 from hetacumn.subspace import infer_latents, latent_posterior, volumes_at
 from hetacumn.volumes import Slicer, Stencil, make_stencil, soft_sphere
 
+MOVED_DEG = 5.0  # a turn by which an image counts as moved from one search to the next
 UNFIT = 3.0  # standard deviations: an image that fits so much worse than most
 UNFIT_CLUSTER = 0.25  # the share of such images that makes a cluster one of images that do not fit
 NORMAL_SPREAD = 1.4826  # the standard deviation of a normal distribution in units of its median absolute deviation
@@ -72,11 +76,17 @@ class AbInitioConfig:
     fine_radius: float = 0.35  # of the fits of volumes
     last_radii: tuple[float, ...] = (0.25, 0.35, 0.45, 0.45)  # of the last pose steps
     last_radius: float = 0.45  # of the last fit
-    open_poses: float = 1.5  # on average over so many rotations of the soft grid: all are weighed, at the end
+    open_poses: float = 4.0  # on average over more rotations of the soft grid: all are weighed, at the end
     soft_grid: tuple[int, int] = (5, 30)  # 12 degrees
-    soft_radius: float = 0.3
+    soft_radius: float = 0.35
     soft_steps: int = 60  # 0: poses are never weighed at the end
     soft_rate: float = 0.03
+    rivals_apart_px: float = 1.0  # as shift_apart_px, where poses of the grid compete or are weighed
+    early_reaches: tuple[float, ...] = ()  # of the searches among rivals in each route, one after the other; see suited
+    last_reaches: tuple[float, ...] = ()  # of those at the end
+    faint_early_reaches: tuple[float, ...] = (0.35,) * 4
+    faint_last_reaches: tuple[float, ...] = (0.45,) * 4
+    settled: float = 0.1  # the share of the images that still moves, below which no search follows
     padding: float = 2.0
     unfit_share: float = 0.03  # of the images, that fit no volume, and there is looked for one more; 1 for never
     held_out: float = 0.1
@@ -93,23 +103,45 @@ class AbInitioConfig:
             if not holds:
                 raise HetacumnError(f"ab_initio.{name} is {getattr(self, name)!r}; expected {expected}")
 
-    def shifts(self, box: int) -> Tensor:
-        """``(t, 2)`` shifts of the grid for images of a box, in pixels."""
+    def shifts(self, box: int, apart_px: float | None = None) -> Tensor:
+        """``(t, 2)`` shifts of the grid for images of a box, in pixels, ``shift_apart_px`` apart at most or as told."""
         extent_px = self.shift * box
-        return shift_grid(extent_px, 2 * math.ceil(extent_px / self.shift_apart_px) + 1)
+        return shift_grid(extent_px, math.ceil(2 * extent_px / (apart_px or self.shift_apart_px)) + 1)
+
+    def rivals(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The rotations and shifts, of images of a box, of which the likeliest compete."""
+        return pose_grid(*self.fine_grid).to(device), self.shifts(box, self.rivals_apart_px).to(device)
 
     def faintness(self, data: Observations) -> float:
         """How many times less than ``loud_nats`` the molecule explains an image by; 1 where that is more."""
         return max(1.0, self.loud_nats / max(signal_nats(data, self.radius[1] * data.plane.box), 1e-6))
 
+    @property
+    def route_fits(self) -> int:
+        """How many fits of the subspace a route takes at most, in units of ``subspace_steps``."""
+        return 1 + (len(self.early_reaches) or 1)
+
+    @property
+    def last_fits(self) -> int:
+        """Likewise those at the end."""
+        return len(self.last_reaches) or 2
+
+    def thorough(self) -> AbInitioConfig:
+        """The settings with the searches among rivals that faint images need."""
+        return replace(self, early_reaches=self.faint_early_reaches, last_reaches=self.faint_last_reaches)
+
     def suited(self, data: Observations) -> AbInitioConfig:
         """The settings for images as faint as these.
 
         Where the molecule explains an image by fewer than ``loud_nats``, its tempered likelihood would say next to nothing
-        of the pose, and a batch little of the volume: both are larger by that factor, the batch at most five times.
+        of the pose, and a batch little of the volume: both are larger by that factor, the batch at most five times. And
+        searches are :meth:`thorough`.
         """
         faintness = self.faintness(data)
-        return replace(self, temper=min(1.0, self.temper * faintness), batch=round(self.batch * min(5.0, faintness)))
+        if faintness == 1:
+            return self
+        temper, batch = min(1.0, self.temper * faintness), round(self.batch * min(5.0, faintness))
+        return replace(self.thorough(), temper=temper, batch=batch)
 
 
 @dataclass(frozen=True)
@@ -276,7 +308,7 @@ def poses_are_open(data: Observations, volumes: Tensor, config: AbInitioConfig, 
 
 def soft_poses(config: AbInitioConfig, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The rotations and shifts of images of a box that are weighed where poses are open."""
-    return pose_grid(*config.soft_grid).to(device), config.shifts(box).to(device)
+    return pose_grid(*config.soft_grid).to(device), config.shifts(box, config.rivals_apart_px).to(device)
 
 
 def soften(data: Observations, volumes: Tensor, config: AbInitioConfig, steps: int, generator: torch.Generator,
@@ -307,9 +339,20 @@ def ab_initio(data: Observations, config: AbInitioConfig, seed: int, log=tqdm.wr
     """Reconstruct a linear subspace of volumes from images alone."""
     config = config.suited(data)
     total = config.restarts * config.steps + config.class_steps * ("classes" in config.routes)
-    total += (2 * len(config.routes) + 2) * config.subspace_steps + config.soft_steps
+    total += (config.route_fits * len(config.routes) + config.last_fits) * config.subspace_steps + config.soft_steps
     with tqdm(total=total, desc="ab initio", mininterval=5) as progress:
         return _AbInitio(data, config, torch.Generator().manual_seed(seed), progress, log).run()
+
+
+@dataclass(frozen=True)
+class _Clusters:
+    """Clusters of z: that of each image ``(n,)``, their centres ``(k, q)``, the volumes there ``(k, box, box, box)``, and how
+    many images each has ``(k,)``."""
+
+    labels: Tensor
+    centres: Tensor
+    volumes: Tensor
+    counts: Tensor
 
 
 @dataclass
@@ -354,7 +397,10 @@ class _AbInitio:
         config, first = self.config, volumes[0]
         placed = [place_core(v, first, place_volume(v, first), self.generator).apply(v) for v in volumes[1:]]
         start = self._search(torch.stack([first, *placed]), route)
-        start = self._improve(start, config.climb_radii, config.fine_radius, config.subspace_steps)
+        if config.early_reaches:
+            start = self._search_again(start, config.early_reaches, clusters=len(volumes) > 1)
+        else:
+            start = self._improve(start, config.climb_radii, config.fine_radius, config.subspace_steps)
         start = self._settle_frames(start)
         return self._improve(start, config.fine_radii, config.fine_radius, config.subspace_steps)
 
@@ -376,6 +422,8 @@ class _AbInitio:
 
     def _finish(self, start: Start) -> Start:
         config, start = self.config, self._settle_frames(start, hands=True)
+        if config.last_reaches:
+            return self._search_again(start, config.last_reaches)
         return self._improve(start, config.last_radii, config.last_radius, 2 * config.subspace_steps)
 
     def _explain_more(self, start: Start) -> Start:
@@ -390,8 +438,10 @@ class _AbInitio:
             rows = (unfit & ~self.held).nonzero().squeeze(1)
             if unfit.float().mean() < config.unfit_share or len(rows) < config.batch:
                 break
-            self.progress.total += config.restarts * config.steps + 6 * config.subspace_steps
-            labels, volumes, counts = self._clusters(start)
+            self.progress.total += config.restarts * config.steps
+            self.progress.total += (2 * config.route_fits + config.last_fits) * config.subspace_steps
+            clusters = self._clusters(start)
+            labels, volumes, counts = clusters.labels, clusters.volumes, clusters.counts
             share = torch.stack([unfit[labels == k].float().mean() for k in range(len(counts))])
             order = counts.argsort(descending=True)
             order = order[(share[order] < UNFIT_CLUSTER) | (order == order[0])]
@@ -423,7 +473,7 @@ class _AbInitio:
     def _soften(self, start: Start) -> Start:
         """If poses are open: the volumes of K clusters of z fitted with all of them weighed, then poses and z under these."""
         config = self.config
-        _, volumes, _ = self._clusters(start)
+        volumes = self._clusters(start).volumes
         if not poses_are_open(self.data, volumes, config):
             self.progress.update(config.soft_steps)
             return start
@@ -433,15 +483,14 @@ class _AbInitio:
         state, _ = climb(self.data, tangent, State(found.poses, found.latents), config.climb_radii)
         return replace(found, poses=state.poses, latents=state.latents)
 
-    def _clusters(self, start: Start) -> tuple[Tensor, Tensor, Tensor]:
-        """``K`` clusters of z, or fewer where some stay empty: that of each image ``(n,)``, the volumes at their centres
-        ``(k, box, box, box)``, and how many images each has."""
+    def _clusters(self, start: Start) -> _Clusters:
+        """``K`` clusters of z, or fewer where some stay empty."""
         labels = GaussianMixture(self.config.volumes, n_init=3, reg_covar=1e-3, random_state=0).fit_predict(
             start.latents.cpu().double().numpy()
         )
         _, labels, counts = torch.from_numpy(labels).to(start.latents.device).unique(return_inverse=True, return_counts=True)
         centres = torch.stack([start.latents[labels == k].mean(0) for k in range(len(counts))])
-        return labels, volumes_at(centres, start.basis), counts
+        return _Clusters(labels, centres, volumes_at(centres, start.basis), counts)
 
     def _settle_frames(self, start: Start, hands: bool = False) -> Start:
         """Put all conformations into the frame of their largest common rigid body; with ``hands``, into the same hand too.
@@ -451,7 +500,8 @@ class _AbInitio:
         laid on the first by what they share, and the poses follow.
         """
         config = self.config
-        labels, volumes, counts = self._clusters(start)
+        clusters = self._clusters(start)
+        labels, volumes, counts = clusters.labels, clusters.volumes, clusters.counts
         first = int(counts.argmax())
         rotations, shifts = start.poses.rotations.clone(), start.poses.shifts_px.clone()
         here = Placement(Frame(torch.eye(3, device=volumes.device), False), torch.zeros(3, device=volumes.device))
@@ -474,13 +524,31 @@ class _AbInitio:
 
     def _improve(self, start: Start, radii: tuple[float, ...], fit_radius: float, steps: int) -> Start:
         """Poses under each image's own volume, together with z; then the subspace at these poses; then z again."""
+        state, _ = climb(self.data, Tangent(start.basis, self.config.padding), State(start.poses, start.latents), radii)
+        return self._fit(start, state.poses, fit_radius, self.config.fine_radius, steps)
+
+    def _search_again(self, start: Start, reaches: tuple[float, ...], clusters: bool = True) -> Start:
+        """Poses among rivals, of the grid under the volumes of K ``clusters`` of z or under the mean alone, and the subspace
+        at these, in turns."""
+        config, steps = self.config, self.config.subspace_steps
+        grid = config.rivals(self.data.plane.box, self.data.y.device)
+        for turn, reach in enumerate(reaches, 1):
+            centres = self._clusters(start).centres if clusters else torch.zeros_like(start.latents[:1])
+            state, _ = locate(self.data, start.basis, centres, *grid, reach, config.padding)
+            moved = distance_deg(state.poses.rotations, start.poses.rotations) > MOVED_DEG
+            start = self._fit(start, state.poses, reach, reach, steps)
+            if moved.float().mean() < config.settled:
+                self.progress.update((len(reaches) - turn) * steps)
+                break
+        return start
+
+    def _fit(self, start: Start, poses: Poses, fit_radius: float, radius: float, steps: int) -> Start:
+        """The subspace at given poses, up to ``fit_radius``; and z, of what is within ``radius``."""
         config, box = self.config, self.data.plane.box
-        state, _ = climb(self.data, Tangent(start.basis, config.padding), State(start.poses, start.latents), radii)
         fit = self.data.within(fit_radius * box)[self.fit]
-        basis = fit_subspace(fit, start.basis, state.poses[self.fit], config, steps, self.generator, self.progress)
-        fine = self.data.within(config.fine_radius * box)
-        latents = infer_latents(fine, Slicer(basis, config.padding), state.poses).mean
-        return replace(start, basis=basis, poses=state.poses, latents=latents)
+        basis = fit_subspace(fit, start.basis, poses[self.fit], config, steps, self.generator, self.progress)
+        latents = infer_latents(self.data.within(radius * box), Slicer(basis, config.padding), poses).mean
+        return replace(start, basis=basis, poses=poses, latents=latents)
 
     def _score(self, start: Start) -> float:
         """Mean log-likelihood of the images held out from the fits, z integrated."""

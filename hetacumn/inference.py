@@ -37,6 +37,7 @@ from hetacumn.parallel import Result, read_ahead, side_by_side
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import Prepared
 from hetacumn.project import git_commit, keep_freed_memory, peak_memory_mb, write_json
+from hetacumn.rivals import locate
 from hetacumn.search import pose_grid, search_grid
 from hetacumn.subspace import infer_latents, mixing_of, volumes_at
 from hetacumn.team import ALONE, Team
@@ -130,13 +131,18 @@ def _clock(device: torch.device) -> float:
 
 @torch.no_grad()
 def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> tuple[State, Tensor, Tensor]:
-    """States, their log joints ``(n,)``, and which centre is likeliest over all poses of the grid ``(n,)``."""
+    """States, their log joints ``(n,)``, and which centre is likeliest over all poses of the grid ``(n,)``; where poses
+    compete, the nearest one."""
     device, tangent = data.y.device, Tangent(basis, config.padding)
     volumes = volumes_at(centres, basis)
     rotations = pose_grid(*config.fine_grid).to(device)
     shifts = config.shifts(data.plane.box).to(device)
+    rivals = config.rivals(data.plane.box, device)
 
     def work(part: Observations) -> tuple[State, Tensor, Tensor]:
+        if config.last_reaches:
+            state, value = locate(part, basis, centres, *rivals, config.last_reaches[-1], config.padding)
+            return state, value, torch.cdist(state.latents, centres).argmin(1)
         coarse = part.within(config.class_radius[1] * data.plane.box)
         found = search_grid(coarse, volumes, rotations, shifts, padding=config.padding)
         first = State(found.poses, centres[found.volume])

@@ -21,6 +21,7 @@ from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.volumes import Slicer
 
+SCORES_AT_ONCE = 2**25  # numbers, 128 MB: of few images where the grid is large
 NEGLIGIBLE = -80.0  # the log of a share of the posterior that single precision has no room for beside 1
 
 
@@ -73,6 +74,28 @@ def _exponentiate_(scores: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
     peak = scores.amax(dim=-1, keepdim=True)
     total = scores.sub_(peak).mul_(sharpness).clamp_(min=NEGLIGIBLE).exp_().sum(dim=-1, keepdim=True)
     return total, (sharpness * peak + total.log()).squeeze(-1)
+
+
+@torch.no_grad()
+def likeliest(data: Observations, volumes: Tensor, rotations: Tensor, shifts_px: Tensor, keep: int, padding: float = 2.0
+              ) -> tuple[list[Poses], Tensor]:
+    """The ``keep`` likeliest rotations of a grid for each image under ``(v, box, box, box)`` volumes, the likeliest first.
+
+    Each has the shift and the volume that it is likeliest with: poses of ``n`` images for each place, and which volume
+    ``(n, keep)``.
+    """
+    keep = min(keep, len(rotations))
+    slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
+    rotation, shift, volume = (torch.empty(len(data), keep, dtype=torch.long, device=volumes.device) for _ in range(3))
+    batch = max(1, SCORES_AT_ONCE // (len(shifts_px) * len(slices)))
+    for start in range(0, len(data), batch):
+        rows = slice(start, start + batch)
+        score = log_likelihood(data[rows], slices, shifts_px).unflatten(2, (len(volumes), len(rotations)))  # (b, t, v, r)
+        rotation[rows] = score.amax(dim=(1, 2)).topk(keep, dim=1).indices
+        image = torch.arange(len(score), device=volumes.device)[:, None]
+        which = score[image, :, :, rotation[rows]].flatten(2).argmax(2)  # (b, keep) of t * v
+        shift[rows], volume[rows] = which // len(volumes), which % len(volumes)
+    return [Poses(rotations[r], shifts_px[t]) for r, t in zip(rotation.T, shift.T, strict=True)], volume
 
 
 @torch.no_grad()

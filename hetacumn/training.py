@@ -86,11 +86,14 @@ class TrainConfig:
     ab_initio: AbInitioConfig = field(default_factory=AbInitioConfig)
 
     def suited(self, data: Observations) -> TrainConfig:
-        """The settings for images as faint as these: where the molecule says less of the pose, more hypotheses compete, and
-        more images are looked at again, if feedback is wanted at all."""
-        if not self.feedback or self.ab_initio.faintness(data) == 1:
+        """The settings for images as faint as these: where the molecule says less of the pose, searches are thorough; more
+        hypotheses compete, and more images are looked at again, if feedback is wanted at all."""
+        if self.ab_initio.faintness(data) == 1:
             return self
-        return replace(self, feedback=self.faint_feedback, second_look=self.second_look and self.faint_second_look)
+        config = replace(self, ab_initio=self.ab_initio.thorough())
+        if not self.feedback:
+            return config
+        return replace(config, feedback=self.faint_feedback, second_look=self.second_look and self.faint_second_look)
 
     @classmethod
     def from_params(cls, settings: dict, **more) -> TrainConfig:

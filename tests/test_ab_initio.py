@@ -1,5 +1,6 @@
 """The ab initio start on a toy molecule with a hinged arm, and the frame of a molecule's fixed body."""
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -26,7 +27,7 @@ from hetacumn.fsc import Placement, fsc, place_core, place_volume, settle_hand
 from hetacumn.inference import classify
 from hetacumn.particles import Poses
 from hetacumn.search import search_grid
-from hetacumn.so3 import MIRROR, Frame, distance_deg, turn
+from hetacumn.so3 import MIRROR, Frame, distance_deg, random_rotations, turn
 from hetacumn.subspace import latent_posterior, volumes_at
 from hetacumn.volumes import Slicer, rotate
 
@@ -89,7 +90,7 @@ def test_latents_have_the_prior_they_are_given(found, device):
     assert 0.3 < float(start.latents.square().mean()) < 3 and abs(float(start.latents.mean())) < 0.5
 
 
-def test_faint_images_get_a_larger_batch_and_a_higher_temper(blobs, device):
+def test_faint_images_get_a_larger_batch_a_higher_temper_and_thorough_searches(blobs, device):
     loud, faint, faintest = (
         make_toy([hinged(blobs, 0)], 2000, BOX, snr=snr, device=device).data for snr in (2.0, 0.2, 0.002)
     )
@@ -99,6 +100,8 @@ def test_faint_images_get_a_larger_batch_and_a_higher_temper(blobs, device):
     assert config.suited(loud) == config
     suited = config.suited(faint)
     assert suited.temper == pytest.approx(2 * config.temper) and suited.batch == 2 * config.batch
+    assert suited == replace(config.thorough(), temper=suited.temper, batch=suited.batch)
+    assert suited.early_reaches == config.faint_early_reaches and suited.last_reaches == config.faint_last_reaches
     assert config.suited(faintest).batch == 5 * config.batch and config.suited(faintest).temper > 5 * config.temper
 
 
@@ -121,12 +124,37 @@ def test_open_poses_are_told_from_clear_ones_and_weighing_them_mends_volumes(blo
         assert fsc(after[k], faint.volumes[k])[1:5].mean() > fsc(before[k], faint.volumes[k])[1:5].mean()
 
 
+def test_searches_among_rivals_mend_poses_that_a_start_has_wrong_and_then_end(blobs, device):
+    """A start that has every third image at a random pose, and volumes that these have spoilt."""
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 400, BOX, snr=0.5, device=device)
+    config = replace(QUICK, fine_grid=(4, 24), subspace_steps=20)
+    generator = torch.Generator().manual_seed(0)
+    poses = toy.poses[torch.arange(400, device=device)]
+    poses.rotations[::3] = random_rotations(134, generator).to(device)
+    bar = tqdm(total=80, disable=False, file=io.StringIO())
+    run = _AbInitio(toy.data, config, generator, bar, lambda line: None)
+    start = run._fit(Start(toy.basis(2), poses, toy.latents(2), "classes", {}), poses, 0.3, 0.35, 20)
+    bar.reset(80)
+    found = run._search_again(start, (0.35, 0.4, 0.45, 0.45))
+    before, after = (pose_errors(one.poses.rotations, toy.poses.rotations)[0] for one in (start, found))
+    assert (before > 10).float().mean() > 0.3 and (after > 10).float().mean() < 0.1
+    assert accuracy(classify(found.latents, 2).labels, toy.classes.cpu()) > accuracy(
+        classify(start.latents, 2).labels, toy.classes.cpu()
+    )
+    assert bar.n == 80  # whether or not all four were needed
+    bar.reset(80)
+    again = run._search_again(found, (0.45,) * 4)
+    moved = distance_deg(again.poses.rotations, found.poses.rotations) > 5
+    assert moved.float().mean() < config.settled and bar.n == 80
+
+
 def test_shifts_are_searched_over_the_same_part_of_any_box():
     config = AbInitioConfig()
     for box, steps in ((32, 3), (64, 5), (128, 9)):
         shifts = config.shifts(box)
         assert len(shifts) == steps**2 and shifts.amax() == -shifts.amin() == 1.5 * box / 32
         assert shifts.unique().diff().max() <= config.shift_apart_px
+        assert config.shifts(box, 1.0).unique().diff().max() <= 1.0
 
 
 def test_the_same_seed_finds_the_same(blobs):

@@ -22,6 +22,7 @@ from hetacumn.fourier import HalfPlane
 from hetacumn.fsc import Placement
 from hetacumn.inference import Classes
 from hetacumn.joint import State, Tangent, climb
+from hetacumn.rivals import locate
 from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.so3 import Frame
 from hetacumn.subspace import volumes_at
@@ -143,10 +144,11 @@ def test_search_and_climb_do_not_wait(toy, mode):
     with mode, torch.no_grad():
         tangent = Tangent(basis)
         found = search_grid(data, volumes, rotations, shifts)
+        located, _ = locate(data, basis, torch.zeros(2, len(basis) - 1, device=DEVICE), rotations, shifts, 0.3)
         state = State(found.poses, torch.zeros(len(data), len(basis) - 1, device=DEVICE))
         with Unwaited():
             state, value = climb(data, tangent, state, (0.2, 0.3))
-    assert state.device == value.device == found.volume.device == DEVICE
+    assert state.device == value.device == found.volume.device == located.device == DEVICE
 
 
 @pytest.fixture

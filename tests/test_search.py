@@ -9,6 +9,7 @@ from toys import hinged, likelihood_at, make_toy
 from hetacumn.fourier import HalfPlane
 from hetacumn.particles import Poses
 from hetacumn.search import (
+    likeliest,
     log_likelihood,
     log_sum_exp_,
     open_rotations,
@@ -89,6 +90,30 @@ def test_search_grid_finds_any_pose_within_the_spacing(toy, device):
     errors = distance_deg(found.poses.rotations, toy.poses.rotations)
     assert errors.median() < 12 and (errors < 20).float().mean() >= 0.95
     assert (found.poses.shifts_px - toy.poses.shifts_px).abs().max(1).values.median() < 1.0
+
+
+@pytest.mark.parametrize("at_once", [1, 2**20])
+def test_the_likeliest_are_those_of_all_scores_in_order(toy, device, generator, monkeypatch, at_once):
+    monkeypatch.setattr("hetacumn.search.SCORES_AT_ONCE", at_once)  # an image at a time, or all
+    volumes = torch.cat([toy.volumes, toy.volumes.flip(3)])
+    rotations, shifts = random_rotations(30, generator, device), shift_grid(1.0, 2).to(device)
+    poses, volume = likeliest(toy.data, volumes, rotations, shifts, 3)
+    assert len(poses) == 3 and volume.shape == (len(toy.data), 3)
+    slices = Slicer(volumes)(rotations, toy.data.k).transpose(0, 1).flatten(0, 1)
+    scores = log_likelihood(toy.data, slices, shifts).unflatten(2, (2, 30))  # (n, t, v, r)
+    best = scores.amax(dim=(1, 2)).sort(dim=1, descending=True)
+    assert best.values[:, 0].diff().ne(0).any()
+    for place, found in enumerate(poses):
+        rotation = best.indices[:, place]
+        assert torch.equal(found.rotations, rotations[rotation])
+        for image in range(len(toy.data)):
+            t, v = divmod(int(scores[image, :, :, rotation[image]].argmax()), 2)
+            assert torch.equal(found.shifts_px[image], shifts[t]) and volume[image, place] == v
+
+
+def test_no_more_are_likeliest_than_there_are(toy, device, generator):
+    poses, volume = likeliest(toy.data, toy.volumes, random_rotations(5, generator, device), shift_grid(0.0, 1).to(device), 16)
+    assert len(poses) == 5 and volume.shape == (len(toy.data), 5) and not volume.any()
 
 
 def test_a_pose_is_open_over_all_rotations_or_few(toy, device):

@@ -358,7 +358,7 @@ def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tm
 
 
 def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monkeypatch, capsys):
-    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY))
+    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY.suited(toy.data)))
     trained = []
     monkeypatch.setattr(training, "train", lambda *given, **more: trained.append(1) or train(*given, **more))
     for config in (TINY, TINY, replace(TINY, seed=5)):
@@ -378,7 +378,7 @@ def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monk
 
 
 def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
-    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY))
+    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY.suited(toy.data)))
     as_trained = Preprocessing(box=BOX, contrast="black", diameter_A=90.0)
     run_method("hetacumn", toy.data, TINY, tmp_path / "told", 7.5, tmp_path, preprocessing=as_trained)
     run_method("em", toy.data, TINY, tmp_path, 7.5)
@@ -431,7 +431,7 @@ def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
 
 def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(toy, start, tmp_path):
     """That of another folder was chosen as it is; it must fit, though."""
-    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY))
+    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY.suited(toy.data)))
     for config, named in ((replace(TINY, classes=3), "volumes"), (replace(TINY, seed=5), "seed")):
         with pytest.raises(HetacumnError, match=f"{START}: made with other {named}; delete it"):
             run_method("hetacumn", toy.data, config, tmp_path, 7.5)
@@ -442,7 +442,7 @@ def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(t
 
 
 def test_a_run_that_fails_leaves_what_is_there_of_the_one_before(toy, start, tmp_path):
-    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY))
+    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY.suited(toy.data)))
     run_method("hetacumn", toy.data, TINY, tmp_path / "out", 7.5, tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(HetacumnError, match="not finite"):
@@ -536,6 +536,10 @@ def test_more_hypotheses_compete_for_faint_images(blobs, device):
     config = TrainConfig(ab_initio=AbInitioConfig(loud_nats=signal_nats(loud, 0.22 * BOX) / 4))
     assert config.suited(loud) == config
     suited = config.suited(faint)
-    assert suited == replace(config, feedback=config.faint_feedback, second_look=config.faint_second_look)
-    assert replace(config, feedback=()).suited(faint).feedback == ()
+    thorough = config.ab_initio.thorough()
+    assert suited == replace(
+        config, feedback=config.faint_feedback, second_look=config.faint_second_look, ab_initio=thorough
+    )
+    assert suited.suited(faint) == suited
+    assert replace(config, feedback=()).suited(faint) == replace(config, feedback=(), ab_initio=thorough)
     assert replace(config, second_look=0.0).suited(faint).second_look == 0
