@@ -19,7 +19,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -28,120 +27,22 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.errors import HetacumnError
-from hetacumn.fourier import padded_size
+from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.fsc import Placement, place_core, place_volume, settle_hand
 from hetacumn.joint import State, Tangent, climb, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.rivals import locate
-from hetacumn.search import log_likelihood, open_rotations, pose_grid, posterior_, search_grid, shift_grid
+from hetacumn.search import pose_grid, search_grid
 from hetacumn.so3 import Frame, distance_deg
+from hetacumn.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
 from hetacumn.subspace import infer_latents, latent_posterior, volumes_at
-from hetacumn.volumes import Slicer, Stencil, make_stencil, soft_sphere
+from hetacumn.volumes import Slicer, soft_sphere
 
 MOVED_DEG = 5.0  # a turn by which an image counts as moved from one search to the next
 UNFIT = 3.0  # standard deviations: an image that fits so much worse than most
 UNFIT_CLUSTER = 0.25  # the share of such images that makes a cluster one of images that do not fit
 NORMAL_SPREAD = 1.4826  # the standard deviation of a normal distribution in units of its median absolute deviation
-
-
-@dataclass(frozen=True)
-class AbInitioConfig:
-    """Settings of the start. Radii are in cycles per pixel, steps in gradient steps of ``batch`` images."""
-
-    volumes: int = 4  # K of the K-class route
-    components: int = 4  # of the linear subspace
-    restarts: int = 4  # at most
-    agreement: float = 0.005  # of the log-likelihoods of two restarts, to make no more
-    steps: int = 250
-    class_steps: int = 250
-    subspace_steps: int = 150
-    batch: int = 100
-    temper: float = 0.02  # what the log-likelihood is multiplied by at first; it grows to 1
-    loud_nats: float = 200.0  # batch and temper are for images that say this or more; see suited
-    class_temper: float = 0.1
-    rate: float = 0.15  # of Adam, in units of the voxels' scale
-    class_rate: float = 0.1
-    coarse_grid: tuple[int, int] = (2, 12)  # HEALPix nside and in-plane turns: 29 and 30 degrees apart
-    class_grid: tuple[int, int] = (3, 18)  # 20 degrees
-    fine_grid: tuple[int, int] = (4, 24)  # 15 degrees
-    shift: float = 0.046875  # the grid's extent either way, of the box: 1.5 px of 32
-    shift_apart_px: float = 1.5  # at most, from one shift of the grid to the next
-    coarse_radius: float = 0.13  # up to here the coarse grid is fine enough
-    radius: tuple[float, float] = (0.05, 0.22)
-    class_radius: tuple[float, float] = (0.08, 0.25)
-    climb_radii: tuple[float, ...] = (0.15, 0.2, 0.2, 0.25, 0.25)  # of the pose steps from a grid outwards
-    fine_radii: tuple[float, ...] = (0.25, 0.35, 0.35, 0.35)  # and from there
-    fine_radius: float = 0.35  # of the fits of volumes
-    last_radii: tuple[float, ...] = (0.25, 0.35, 0.45, 0.45)  # of the last pose steps
-    last_radius: float = 0.45  # of the last fit
-    open_poses: float = 4.0  # on average over more rotations of the soft grid: all are weighed, at the end
-    soft_grid: tuple[int, int] = (5, 30)  # 12 degrees
-    soft_radius: float = 0.35
-    soft_steps: int = 60  # 0: poses are never weighed at the end
-    soft_rate: float = 0.03
-    rivals_apart_px: float = 1.0  # as shift_apart_px, where poses of the grid compete or are weighed
-    early_reaches: tuple[float, ...] = ()  # of the searches among rivals in each route, one after the other; see suited
-    last_reaches: tuple[float, ...] = ()  # of those at the end
-    faint_early_reaches: tuple[float, ...] = (0.35,) * 4
-    faint_last_reaches: tuple[float, ...] = (0.45,) * 4
-    settled: float = 0.1  # the share of the images that still moves, below which no search follows
-    padding: float = 2.0
-    unfit_share: float = 0.03  # of the images, that fit no volume, and there is looked for one more; 1 for never
-    held_out: float = 0.1
-    routes: tuple[str, ...] = ("classes", "consensus")
-
-    def __post_init__(self):
-        for name, holds, expected in (
-            ("routes", self.routes and set(self.routes) <= {"classes", "consensus"}, "classes, consensus or both"),
-            ("held_out", 0 < self.held_out <= 0.5, "a number over 0 and up to 0.5"),
-            ("shift", 0 <= self.shift < 0.5, "a number from 0 to under 0.5"),
-            ("shift_apart_px", self.shift_apart_px > 0, "a number over 0"),
-            ("soft_radius", self.soft_radius > self.radius[1], f"a number over {self.radius[1]}, where radius ends"),
-        ):
-            if not holds:
-                raise HetacumnError(f"ab_initio.{name} is {getattr(self, name)!r}; expected {expected}")
-
-    def shifts(self, box: int, apart_px: float | None = None) -> Tensor:
-        """``(t, 2)`` shifts of the grid for images of a box, in pixels, ``shift_apart_px`` apart at most or as told."""
-        extent_px = self.shift * box
-        return shift_grid(extent_px, math.ceil(2 * extent_px / (apart_px or self.shift_apart_px)) + 1)
-
-    def rivals(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The rotations and shifts, of images of a box, of which the likeliest compete."""
-        return pose_grid(*self.fine_grid).to(device), self.shifts(box, self.rivals_apart_px).to(device)
-
-    def faintness(self, data: Observations) -> float:
-        """How many times less than ``loud_nats`` the molecule explains an image by; 1 where that is more."""
-        return max(1.0, self.loud_nats / max(signal_nats(data, self.radius[1] * data.plane.box), 1e-6))
-
-    @property
-    def route_fits(self) -> int:
-        """How many fits of the subspace a route takes at most, in units of ``subspace_steps``."""
-        return 1 + (len(self.early_reaches) or 1)
-
-    @property
-    def last_fits(self) -> int:
-        """Likewise those at the end."""
-        return len(self.last_reaches) or 2
-
-    def thorough(self) -> AbInitioConfig:
-        """The settings with the searches among rivals that faint images need."""
-        return replace(self, early_reaches=self.faint_early_reaches, last_reaches=self.faint_last_reaches)
-
-    def suited(self, data: Observations) -> AbInitioConfig:
-        """The settings for images as faint as these.
-
-        Where the molecule explains an image by fewer than ``loud_nats``, its tempered likelihood would say next to nothing
-        of the pose, and a batch little of the volume: both are larger by that factor, the batch at most five times. And
-        searches are :meth:`thorough`.
-        """
-        faintness = self.faintness(data)
-        if faintness == 1:
-            return self
-        temper, batch = min(1.0, self.temper * faintness), round(self.batch * min(5.0, faintness))
-        return replace(self.thorough(), temper=temper, batch=batch)
 
 
 @dataclass(frozen=True)
@@ -163,116 +64,6 @@ class Start:
         return replace(self, basis=self.basis.to(device), poses=self.poses.to(device), latents=self.latents.to(device))
 
 
-def signal_nats(data: Observations, radius: float) -> float:
-    """By how much the true volume at the true pose raises an image's log-likelihood over none, on average, within
-    ``radius`` (integer frequencies)."""
-    band = data.within(radius)
-    return 0.5 * float(((band.y.abs().square() - 1) * band.weight).sum(-1).mean())
-
-
-def voxel_unit(data: Observations, box: int) -> float:
-    """The scale of a voxel that the images' signal power suggests, for learning rates and random starts."""
-    power = 2 * signal_nats(data, 0.25 * box) / float(data.within(0.25 * box).ctf.square().mean())
-    return max(power, 1e-3) ** 0.5 / box**1.5
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """A grid of poses and where its slices read the transform, for the steps up to ``until`` (a fraction of the run)."""
-
-    rotations: Tensor
-    stencil: Stencil
-    until: float
-
-
-def stochastic_em(
-    data: Observations, start: Tensor, config: AbInitioConfig, steps: int, radius: tuple[float, float],
-    grids: tuple[tuple[int, int], ...], temper: float, rate: float, generator: torch.Generator, progress: tqdm,
-) -> tuple[Tensor, float]:
-    """Fit ``(v, box, box, box)`` volumes by EM with an exhaustive pose posterior.
-
-    The Fourier radius grows linearly over the first four fifths. ``temper`` multiplies the log-likelihood at the
-    first step and grows to 1 by the middle of the run. ``rate`` is Adam's, in units of the voxels' scale. Of several
-    ``grids`` each but the last serves until the radius passes ``config.coarse_radius``. Returns the volumes and the
-    mean log evidence per image over the last fifth of the run.
-    """
-    box, device = start.shape[-1], start.device
-    shifts = config.shifts(box).to(device)
-    size = padded_size(box, config.padding)
-    switch = 0.8 * (config.coarse_radius - radius[0]) / (radius[1] - radius[0])
-    stages = []
-    for i, grid in enumerate(grids):
-        last = i == len(grids) - 1
-        rotations = pose_grid(*grid).to(device)
-        outer = data.plane.count((radius[1] if last else config.coarse_radius) * box)
-        stencil = make_stencil(rotations, data.k[:outer], size, box)
-        stages.append(_Stage(rotations, stencil, 1.0 if last else switch))
-    mask = soft_sphere(box, device=device)
-    unit = voxel_unit(data, box)
-    voxels = (start / unit).clone().requires_grad_()
-    optimiser = torch.optim.Adam([voxels], lr=rate, betas=(0.8, 0.99))
-    evidence = []
-    for step in range(steps):
-        done = step / max(steps - 1, 1)
-        stage = next(stage for stage in stages if done <= stage.until)
-        m = data.plane.count((radius[0] + (radius[1] - radius[0]) * min(1.0, done / 0.8)) * box)
-        m = min(m, stage.stencil.shape[1])
-        sharpness = min(1.0, temper ** (1 - 2 * done))
-        optimiser.param_groups[0]["lr"] = rate * (1 if done < 0.6 else 0.1 ** ((done - 0.6) / 0.4))
-        rows = torch.randint(len(data), (config.batch,), generator=generator).to(device, non_blocking=True)
-        part = Observations(data.y[rows, :m], data.ctf[rows, :m], data.plane)
-        slicer = Slicer(voxels * mask * unit, config.padding)
-        flat = slicer.read(stage.stencil.narrow(m)).transpose(1, 2).flatten(0, 1)  # (r * v, m)
-        with torch.no_grad():
-            share, log_sum = posterior_(log_likelihood(part, flat, shifts).flatten(1), sharpness)  # (b, t * r * v)
-            share = share.unflatten(1, (len(shifts), -1))
-            evidence.append(log_sum.mean())
-            moved = part.plane.translate((part.y * part.ctf * part.weight)[:, None], -shifts)
-            pull = share.flatten(0, 1).T @ torch.view_as_real(moved).flatten(0, 1).flatten(1)
-            pull = torch.view_as_complex(pull.unflatten(1, (m, 2)).contiguous())
-            push = share.sum(1).T @ (part.ctf.square() * part.weight)
-            gradient = (push * flat - pull) / len(part)
-        optimiser.zero_grad()
-        flat.backward(gradient)
-        optimiser.step()
-        progress.update()
-    last = torch.stack(evidence[-max(1, steps // 5) :]).mean()
-    return (voxels.detach() * mask * unit), float(last)
-
-
-def smooth_noise(count: int, box: int, generator: torch.Generator, cells: int) -> Tensor:
-    """Random fields ``(count, box, box, box)`` of unit variance with features of about ``box / cells`` voxels."""
-    field = torch.randn(max(count, 1), cells, cells, cells, generator=generator)[:, None]
-    field = torch.nn.functional.interpolate(field, size=(box,) * 3, mode="trilinear")[:, 0]
-    return (field / field.std(dim=(1, 2, 3), keepdim=True))[:count]
-
-
-def consensus(data: Observations, config: AbInitioConfig, generator: torch.Generator, progress: tqdm,
-              guess: Tensor | None = None) -> Tensor:
-    """One volume ``(box, box, box)``: the likeliest of several restarts from smooth random noise, the first from a ``guess``
-    if there is one.
-
-    A right fold is found again and again with the same likelihood, a wrong one seldom: as soon as two restarts agree on
-    the best likelihood the others are spared.
-    """
-    box, unit, found = data.plane.box, voxel_unit(data, data.plane.box), []
-    for restart in range(config.restarts):
-        progress.set_postfix_str(f"consensus, restart {restart + 1}")
-        noise = smooth_noise(1, box, generator, box // 4).to(data.y.device)
-        ball = torch.exp(-2 * (1 - soft_sphere(box, edge=box / 2 - 2, device=noise.device)).square())
-        start = unit * ball * (0.5 + 0.5 * noise) if restart or guess is None else guess[None]
-        volume, score = stochastic_em(
-            data, start, config, config.steps, config.radius,
-            (config.coarse_grid, config.fine_grid), config.temper, config.rate, generator, progress,
-        )
-        found.append((score, volume[0]))
-        found.sort(key=lambda pair: -pair[0])
-        if len(found) > 1 and found[0][0] - found[1][0] < config.agreement * abs(found[0][0]):
-            break
-    progress.update((config.restarts - len(found)) * config.steps)
-    return found[0][1]
-
-
 def fit_subspace(
     data: Observations, basis: Tensor, poses: Poses, config: AbInitioConfig, steps: int,
     generator: torch.Generator, progress: tqdm, rate: float = 0.03,
@@ -291,33 +82,6 @@ def fit_subspace(
         optimiser.step()
         progress.update()
     return voxels.detach() * mask * unit
-
-
-def poses_are_open(data: Observations, volumes: Tensor, config: AbInitioConfig, sample: int = 200) -> bool:
-    """Whether the images leave their poses open: the median of some is spread over more than ``open_poses`` rotations.
-
-    Elsewhere a grid is coarser than what the images say, and its posterior worth less than the likeliest pose.
-    """
-    if not config.soft_steps:
-        return False
-    spread = torch.linspace(0, len(data) - 1, min(sample, len(data)), device=volumes.device).long()
-    band = data[spread].within(config.soft_radius * data.plane.box)
-    rotations, shifts = soft_poses(config, data.plane.box, volumes.device)
-    return float(open_rotations(band, volumes, rotations, shifts, padding=config.padding).median()) > config.open_poses
-
-
-def soft_poses(config: AbInitioConfig, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The rotations and shifts of images of a box that are weighed where poses are open."""
-    return pose_grid(*config.soft_grid).to(device), config.shifts(box, config.rivals_apart_px).to(device)
-
-
-def soften(data: Observations, volumes: Tensor, config: AbInitioConfig, steps: int, generator: torch.Generator,
-           progress: tqdm) -> Tensor:
-    """``(k, box, box, box)`` volumes fitted again by EM, all poses and volumes of each image weighed."""
-    radius = (config.radius[1], config.soft_radius)
-    return stochastic_em(
-        data, volumes, config, steps, radius, (config.soft_grid,), 1.0, config.soft_rate, generator, progress
-    )[0]
 
 
 def principal(volumes: Tensor, weights: Tensor, components: int, generator: torch.Generator, unit: float) -> Tensor:
@@ -384,6 +148,7 @@ class _AbInitio:
     def _follow(self, route: str, first: Tensor) -> Start:
         """From the consensus to a subspace: by way of K volumes, or by poses refined under the consensus itself."""
         config, volumes = self.config, first[None]
+        self.progress.set_postfix_str(f"route {route}")
         if route == "classes":
             fields = 1 + 0.4 * smooth_noise(config.volumes, self.data.plane.box, self.generator, 4).to(first)
             volumes, _ = stochastic_em(
@@ -421,6 +186,7 @@ class _AbInitio:
         return Start(basis, found.poses, latents, route, {})
 
     def _finish(self, start: Start) -> Start:
+        self.progress.set_postfix_str(f"last fits, route {start.route}")
         config, start = self.config, self._settle_frames(start, hands=True)
         if config.last_reaches:
             return self._search_again(start, config.last_reaches)
@@ -480,7 +246,13 @@ class _AbInitio:
         volumes = soften(self.data[self.fit], volumes, config, config.soft_steps, self.generator, self.progress)
         found = self._search(volumes, start.route)
         tangent = Tangent(found.basis, config.padding)
-        state, _ = climb(self.data, tangent, State(found.poses, found.latents), config.climb_radii)
+        if config.last_reaches:
+            clusters = self._clusters(found)
+            grid = config.rivals(self.data.plane.box, self.data.y.device)
+            state, _ = locate(self.data, tangent, clusters.volumes, clusters.centres, *grid, config.last_reaches[-1],
+                              config.padding)
+        else:
+            state, _ = climb(self.data, tangent, State(found.poses, found.latents), config.climb_radii)
         return replace(found, poses=state.poses, latents=state.latents)
 
     def _clusters(self, start: Start) -> _Clusters:
@@ -529,15 +301,16 @@ class _AbInitio:
 
     def _search_again(self, start: Start, reaches: tuple[float, ...], clusters: bool = True) -> Start:
         """Poses among rivals, of the grid under the volumes of K ``clusters`` of z or under the mean alone, and the subspace
-        at these, in turns."""
+        at these, in turns, until few images move on and no further reach is left."""
         config, steps = self.config, self.config.subspace_steps
         grid = config.rivals(self.data.plane.box, self.data.y.device)
         for turn, reach in enumerate(reaches, 1):
             centres = self._clusters(start).centres if clusters else torch.zeros_like(start.latents[:1])
-            state, _ = locate(self.data, start.basis, centres, *grid, reach, config.padding)
+            tangent, volumes = Tangent(start.basis, config.padding), volumes_at(centres, start.basis)
+            state, _ = locate(self.data, tangent, volumes, centres, *grid, reach, config.padding)
             moved = distance_deg(state.poses.rotations, start.poses.rotations) > MOVED_DEG
             start = self._fit(start, state.poses, reach, reach, steps)
-            if moved.float().mean() < config.settled:
+            if moved.float().mean() < config.settled and reach >= max(reaches[turn:], default=reach):
                 self.progress.update((len(reaches) - turn) * steps)
                 break
         return start

@@ -5,8 +5,9 @@ Four grades of prediction, dearer and better:
 - *encoder*: the encoder alone;
 - *amortized*: one forward pass: the encoder, and the decoder's feedback where the model has it;
 - *refined*: every pose hypothesis of the encoder followed further, the best climbed to its peak together with z, and
-  those few images that still fit badly searched exhaustively;
-- *searched*: the exhaustive pose search of the ab initio start, then climbed; no network. This is the ``em`` baseline.
+  those images that still fit badly, or are faint, searched exhaustively;
+- *searched*: the exhaustive pose search of the ab initio start, then climbed, of a faint stack from several poses of the grid;
+  no network. This is the ``em`` baseline.
 
 The latter two fit the volumes again to what they found. Where images leave their poses open, that is by EM, and the class of
 an image is the likelier over all poses: z at the likeliest pose would be that of its noise.
@@ -27,7 +28,8 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.ab_initio import AbInitioConfig, Start, fit_subspace, poses_are_open, soft_poses, soften
+from hetacumn.ab_initio import Start, fit_subspace
+from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.errors import HetacumnError
 from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.landscape import latent_path
@@ -39,6 +41,7 @@ from hetacumn.prepared import Prepared
 from hetacumn.project import git_commit, keep_freed_memory, peak_memory_mb, write_json
 from hetacumn.rivals import locate
 from hetacumn.search import pose_grid, search_grid
+from hetacumn.stochastic_em import poses_are_open, soft_poses, soften
 from hetacumn.subspace import infer_latents, mixing_of, volumes_at
 from hetacumn.team import ALONE, Team
 from hetacumn.training import (
@@ -65,6 +68,7 @@ class Inferred:
 
 SEARCH_BATCH = 2500  # images that share one reading of the grid's slices, at most
 SAME_PIXEL = 0.02  # relative: pixel sizes that differ by more are of another field of view
+SPREADS = ("full", "tied")  # of classes in the latent space: each its own, or one for all
 GRADES = ("encoder", "amortized", "refined", "searched")
 FAINT = 150.0  # nats by which the molecule explains an image better than nothing: below, a wrong pose often fits as well
 REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # of joint.compete between all hypotheses
@@ -89,7 +93,7 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
 
     What still fits badly is searched under the volumes of the ``classes`` found (by BIC if None), and so is what is
     :data:`FAINT`, where the encoder may have met no right pose and the misfit does not tell. The likelier stays, if it is of
-    the class that is likelier over all poses.
+    the class that is likelier over all poses; of a faint stack, where several poses of the grid compete, the likelier.
     """
     began = _clock(data.y.device)
     model.eval()
@@ -110,8 +114,10 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
     if len(rows):
         centres = classify(state.latents, classes and min(classes, len(data)), seed).centres.to(data.y.device)
         searched, other, theirs = _search(data[rows], basis, centres, config)
-        mine = torch.cdist(state.latents[rows], centres).argmin(1)
-        state = state.replaced(rows, searched.where((other > value[rows]) | (mine != theirs), state[rows]))
+        better = other > value[rows]
+        if not config.last_reaches:
+            better |= torch.cdist(state.latents[rows], centres).argmin(1) != theirs
+        state = state.replaced(rows, searched.where(better, state[rows]))
     return Inferred(state, _clock(data.y.device) - began)
 
 
@@ -131,8 +137,8 @@ def _clock(device: torch.device) -> float:
 
 @torch.no_grad()
 def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> tuple[State, Tensor, Tensor]:
-    """States, their log joints ``(n,)``, and which centre is likeliest over all poses of the grid ``(n,)``; where poses
-    compete, the nearest one."""
+    """States, their log joints ``(n,)``, and which centre is likeliest over all poses of the grid ``(n,)``, or, where the
+    likeliest poses compete (:mod:`hetacumn.rivals`), nearest to what is found."""
     device, tangent = data.y.device, Tangent(basis, config.padding)
     volumes = volumes_at(centres, basis)
     rotations = pose_grid(*config.fine_grid).to(device)
@@ -141,7 +147,7 @@ def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitio
 
     def work(part: Observations) -> tuple[State, Tensor, Tensor]:
         if config.last_reaches:
-            state, value = locate(part, basis, centres, *rivals, config.last_reaches[-1], config.padding)
+            state, value = locate(part, tangent, volumes, centres, *rivals, config.last_radii[-1], config.padding)
             return state, value, torch.cdist(state.latents, centres).argmin(1)
         coarse = part.within(config.class_radius[1] * data.plane.box)
         found = search_grid(coarse, volumes, rotations, shifts, padding=config.padding)
@@ -194,13 +200,16 @@ class Classes:
 
 
 def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8) -> Classes:
-    """Gaussian mixture on latents ``(n, q)``; the number of classes given, or of the least BIC up to ``most``."""
+    """Gaussian mixture on latents ``(n, q)``; the number of classes given, or of the least BIC up to ``most``.
+
+    BIC also tells whether each class has a spread of its own or all have one, that of the noise, as of faint images.
+    """
     z = latents.cpu().double().numpy()
     if classes is not None and not 1 <= classes <= len(z):
         raise HetacumnError(f"{classes} classes of {len(z)} particles; expected 1 to {len(z)}")
     counts = [classes] if classes else range(1, min(most, len(z)) + 1)
-    fits = [GaussianMixture(k, n_init=5, reg_covar=1e-4, random_state=seed).fit(z) for k in counts]
-    best = fits[0] if classes else min(fits, key=lambda fit: fit.bic(z))
+    best = _of_least_bic([GaussianMixture(k, covariance_type=spread, n_init=5, reg_covar=1e-4, random_state=seed)
+                          for k in counts for spread in SPREADS], z)  # fmt: skip
     order = np.argsort(-best.weights_)
     rank = np.argsort(order)
     return Classes(torch.from_numpy(rank[best.predict(z)]).long(), torch.from_numpy(best.means_[order]).float())
@@ -210,13 +219,21 @@ def classify_as(latents: Tensor, known: Tensor, labels: Tensor) -> Tensor:
     """The classes ``(n,)`` of latents ``(n, q)`` under the Gaussian mixture that gave ``known`` ones their ``labels``."""
     z, known_z, labels = latents.cpu().double().numpy(), known.double().numpy(), labels.numpy()
     members = [known_z[labels == k] for k in range(labels.max() + 1)]
-    spread = 1e-4 * np.eye(known_z.shape[1])
-    start = {"weights_init": [len(some) / len(labels) for some in members],
-             "means_init": [some.mean(0) for some in members],
-             "precisions_init": [np.linalg.inv(spread + (some - some.mean(0)).T @ (some - some.mean(0)) / len(some))
-                                 for some in members]}  # fmt: skip
-    mixture = GaussianMixture(len(members), reg_covar=1e-4, **start).fit(known_z)
-    return torch.from_numpy(mixture.predict(z)).long()
+    shares, means = [len(some) / len(labels) for some in members], [some.mean(0) for some in members]
+    own = np.stack([1e-4 * np.eye(known_z.shape[1]) + (some - mean).T @ (some - mean) / len(some)
+                    for some, mean in zip(members, means, strict=True)])  # fmt: skip
+    inverses = {"full": np.linalg.inv(own), "tied": np.linalg.inv(np.tensordot(shares, own, 1))}
+    best = _of_least_bic([
+        GaussianMixture(len(members), covariance_type=spread, reg_covar=1e-4, weights_init=shares, means_init=means,
+                        precisions_init=inverses[spread])
+        for spread in SPREADS
+    ], known_z)  # fmt: skip
+    return torch.from_numpy(best.predict(z)).long()
+
+
+def _of_least_bic(mixtures: list[GaussianMixture], z: np.ndarray) -> GaussianMixture:
+    """The mixtures fitted to ``(n, q)`` latents, and the best of them."""
+    return min((mixture.fit(z) for mixture in mixtures), key=lambda fit: fit.bic(z))
 
 
 @torch.no_grad()

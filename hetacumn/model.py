@@ -31,7 +31,6 @@ from hetacumn.so3 import inplane, random_rotations
 from hetacumn.team import ALONE, Team
 
 FEEDBACK_REACH = 20  # integer frequency: pose and class of one pass need no finer features, however fine the pixels
-SECOND_ROUNDS = ((16, 0.15), (16, 0.15), (4, 0.2), (2, 0.25))  # of a second look, before the last round of the first
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -68,13 +67,15 @@ class HetACUMN(nn.Module):
 
     ``feedback``: rounds of :func:`~hetacumn.joint.compete` between the encoder's hypotheses; none for the encoder alone.
     ``second_look``: the share of images, those that fit worst, that inference looks at again; see :meth:`set_doubt`.
+    ``second_rounds``: of that, before the last round of feedback.
     """
 
     def __init__(self, encoder: Encoder, decoder: nn.Module, symmetrised: bool = False,
-                 feedback: tuple[tuple[int, float], ...] = (), second_look: float = 0.0):
+                 feedback: tuple[tuple[int, float], ...] = (), second_look: float = 0.0,
+                 second_rounds: tuple[tuple[int, float], ...] = ()):
         super().__init__()
         self.encoder, self.decoder, self.symmetrised = encoder, decoder, symmetrised
-        self.feedback, self.second_look = feedback, second_look
+        self.feedback, self.second_look, self.second_rounds = feedback, second_look, second_rounds
         self.register_buffer("doubt", torch.tensor(torch.inf))  # look again at what fits worse: no image, until it is set
 
     def render(self, z: Tensor, poses: Poses, ctf: Tensor, plane: HalfPlane, drawing: Drawing | None = None) -> Tensor:
@@ -243,4 +244,4 @@ class HetACUMN(nn.Module):
             z, found = self.encode(turned)
             states += [State(poses.turned(degrees), z) for poses in found.likelier(4)]
             turned = turned.quarter_turned()
-        return compete(data, tangent, states, (*SECOND_ROUNDS, self.feedback[-1]))
+        return compete(data, tangent, states, (*self.second_rounds, self.feedback[-1]))

@@ -78,3 +78,10 @@ def signal_power(data: Observations) -> Tensor:
     """Power of the particles before the CTF, averaged over shells and in units of the noise: ``(m,)``, positive."""
     power = (data.y.abs().square() - 1).mean(0)
     return (data.plane.radial_mean(power) / data.plane.radial_mean(data.ctf.square().mean(0))).clamp(min=1e-3)
+
+
+def signal_nats(data: Observations, radius: float) -> float:
+    """By how much the true volume at the true pose raises an image's log-likelihood over none, on average, within
+    ``radius`` (integer frequencies)."""
+    band = data.within(radius)
+    return 0.5 * float(((band.y.abs().square() - 1) * band.weight).sum(-1).mean())

@@ -13,7 +13,6 @@ from torch import Tensor
 from hetacumn.joint import State, Tangent, climb, compete
 from hetacumn.observations import Observations
 from hetacumn.search import likeliest
-from hetacumn.subspace import volumes_at
 
 ROUNDS = ((16, 0.7), (8, 0.85), (4, 1.0))  # how many take part, and up to which share of the reach
 GRID_SHARE = 0.7  # of the reach, up to which the grid's poses are compared
@@ -21,17 +20,17 @@ GRID_SHARE = 0.7  # of the reach, up to which the grid's poses are compared
 
 @torch.no_grad()
 def locate(
-    data: Observations, basis: Tensor, centres: Tensor, rotations: Tensor, shifts_px: Tensor, reach: float,
-    padding: float = 2.0, batch: int = 500,
+    data: Observations, tangent: Tangent, volumes: Tensor, centres: Tensor, rotations: Tensor, shifts_px: Tensor,
+    reach: float, padding: float = 2.0, batch: int = 500,
 ) -> tuple[State, Tensor]:
     """Pose and z of each image, and their log joint ``(n,)`` within ``reach`` (cycles per pixel).
 
-    The rivals are the likeliest of a grid of rotations and shifts under the volumes at latent ``centres`` ``(k, q)`` of a
-    ``basis`` ``(1 + q, box, box, box)``; the winner climbs to its peak.
+    The rivals are the likeliest of a grid of rotations and shifts under ``volumes`` ``(k, box, box, box)``, those at the latent
+    ``centres`` ``(k, q)`` of the basis that ``tangent`` is of; the winner climbs to its peak.
     """
-    box, tangent, volumes = data.plane.box, Tangent(basis, padding), volumes_at(centres, basis)
     rounds = tuple((count, share * reach) for count, share in ROUNDS)
-    poses, volume = likeliest(data.within(GRID_SHARE * reach * box), volumes, rotations, shifts_px, ROUNDS[0][0], padding)
+    coarse = data.within(GRID_SHARE * reach * data.plane.box)
+    poses, volume = likeliest(coarse, volumes, rotations, shifts_px, ROUNDS[0][0], padding)
     states, values = [], []
     for start in range(0, len(data), batch):
         rows = slice(start, start + batch)

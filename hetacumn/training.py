@@ -20,7 +20,8 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.ab_initio import AbInitioConfig, Start, ab_initio, smooth_noise, voxel_unit
+from hetacumn.ab_initio import Start, ab_initio
+from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, linear_basis
 from hetacumn.encoder import Encoder, TemplateStem
 from hetacumn.errors import HetacumnError
@@ -32,6 +33,7 @@ from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, keep_freed_memory, peak_memory_mb, provenance, write_json
 from hetacumn.settings import merged, read_settings
 from hetacumn.so3 import random_rotations
+from hetacumn.stochastic_em import smooth_noise, voxel_unit
 from hetacumn.team import ALONE, Team
 from hetacumn.volumes import soft_sphere
 
@@ -56,8 +58,10 @@ class TrainConfig:
     hypotheses: int = 8
     feedback: tuple[tuple[int, float], ...] = ((4, 0.15), (2, 0.2), (1, 0.35), (1, 0.45))  # see joint.compete; () for none
     second_look: float = 0.05  # about the share of the images, at prediction; 0 for none
-    faint_feedback: tuple[tuple[int, float], ...] = ((8, 0.15), (4, 0.2), (2, 0.3), (1, 0.45), (1, 0.45))  # see suited
-    faint_second_look: float = 0.2
+    second_rounds: tuple[tuple[int, float], ...] = ((16, 0.15), (16, 0.15), (4, 0.2), (2, 0.25))  # of that look
+    faint_feedback: tuple[tuple[int, float], ...] = ((8, 0.2), (8, 0.25), (4, 0.35), (2, 0.45), (1, 0.45))  # see suited
+    faint_second_look: float = 0.5
+    faint_second_rounds: tuple[tuple[int, float], ...] = ((16, 0.25), (16, 0.3), (8, 0.35), (4, 0.4))
     symmetrised: bool = False
     decoder: str = "voxel"  # or "coordinate"
     # sizes
@@ -85,6 +89,19 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     ab_initio: AbInitioConfig = field(default_factory=AbInitioConfig)
 
+    def __post_init__(self):
+        rounds = ("feedback", "second_rounds", "faint_feedback", "faint_second_rounds")
+        looks = ("second_look", "faint_second_look")
+        for name in rounds:
+            if not all(count >= 1 and 0 < radius <= 0.5 for count, radius in getattr(self, name)):
+                raise HetacumnError(f"{name} is {getattr(self, name)!r}; expected pairs of a number from 1 on, how many take "
+                                    "part, and a radius over 0 and up to 0.5 cycles per pixel")
+        for name, of in zip(looks, ("second_rounds", "faint_second_rounds"), strict=True):
+            if not 0 <= getattr(self, name) <= 1:
+                raise HetacumnError(f"{name} is {getattr(self, name)!r}; expected a share from 0 to 1")
+            if getattr(self, name) and not getattr(self, of):
+                raise HetacumnError(f"{of} is empty; expected rounds, or 0 for {name}")
+
     def suited(self, data: Observations) -> TrainConfig:
         """The settings for images as faint as these: where the molecule says less of the pose, searches are thorough; more
         hypotheses compete, and more images are looked at again, if feedback is wanted at all."""
@@ -93,7 +110,8 @@ class TrainConfig:
         config = replace(self, ab_initio=self.ab_initio.thorough())
         if not self.feedback:
             return config
-        return replace(config, feedback=self.faint_feedback, second_look=self.second_look and self.faint_second_look)
+        second_look = self.second_look and self.faint_second_look
+        return replace(config, feedback=self.faint_feedback, second_look=second_look, second_rounds=self.faint_second_rounds)
 
     @classmethod
     def from_params(cls, settings: dict, **more) -> TrainConfig:
@@ -121,7 +139,7 @@ def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, powe
         decoder = CoordinateDecoder(box, config.latent_dim, scale=scale)
     else:
         raise HetacumnError(f"decoder is '{config.decoder}'; expected voxel or coordinate")
-    return HetACUMN(encoder, decoder, config.symmetrised, config.feedback, config.second_look)
+    return HetACUMN(encoder, decoder, config.symmetrised, config.feedback, config.second_look, config.second_rounds)
 
 
 # The run ---------------------------------------------------------------------------------------------------

@@ -8,26 +8,16 @@ import torch
 from toys import hinged, make_toy
 from tqdm import tqdm
 
-from hetacumn.ab_initio import (
-    AbInitioConfig,
-    Start,
-    _AbInitio,
-    ab_initio,
-    fit_subspace,
-    poses_are_open,
-    principal,
-    signal_nats,
-    smooth_noise,
-    soft_poses,
-    soften,
-    voxel_unit,
-)
+from hetacumn.ab_initio import Start, _AbInitio, ab_initio, fit_subspace, principal
+from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.evaluation import accuracy, pose_errors
 from hetacumn.fsc import Placement, fsc, place_core, place_volume, settle_hand
 from hetacumn.inference import classify
+from hetacumn.observations import signal_nats
 from hetacumn.particles import Poses
 from hetacumn.search import search_grid
 from hetacumn.so3 import MIRROR, Frame, distance_deg, random_rotations, turn
+from hetacumn.stochastic_em import poses_are_open, smooth_noise, soft_poses, soften, voxel_unit
 from hetacumn.subspace import latent_posterior, volumes_at
 from hetacumn.volumes import Slicer, rotate
 

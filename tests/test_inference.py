@@ -8,27 +8,31 @@ import mrcfile
 import pandas as pd
 import pytest
 import torch
+from sklearn.mixture import GaussianMixture
 from toys import hinged, make_toy
 from tqdm import tqdm
 
 from hetacumn import star
-from hetacumn.ab_initio import AbInitioConfig, Start, soften
+from hetacumn.ab_initio import Start
+from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.encoder import Hypotheses
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import accuracy, pose_errors, read_volumes
 from hetacumn.fourier import crop_volumes
-from hetacumn.inference import classify, classify_as, likelier, polish, predict_stack
+from hetacumn.inference import classify, classify_as, likelier, load_em, polish, predict_stack, refine, search
 from hetacumn.joint import State
 from hetacumn.landscape import latent_path
 from hetacumn.model import HetACUMN
+from hetacumn.observations import observe
 from hetacumn.particles import Poses
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import perturb, random_rotations
+from hetacumn.stochastic_em import soften
 from hetacumn.subspace import volumes_at
-from hetacumn.training import START, TrainConfig, build_model, save_model, save_start
+from hetacumn.training import START, TrainConfig, build_model, load_model, save_model, save_start
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 BOX, FULL, N = 32, 64, 150
@@ -246,6 +250,30 @@ def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth
     assert (errors[torch.inf] > 20).float().mean() < 0.1 < (errors[0.0] > 20).float().mean()
 
 
+def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, model, truth, monkeypatch):
+    trained, searched = load_model(model), load_em(model)
+    data, config = observe(stack.read()), trained.config.ab_initio.thorough()
+    found = search(data, searched.basis(), searched.centres, config)
+    errors, _ = pose_errors(found.state.poses.rotations, truth.rotations)
+    assert errors.median() < 2 and accuracy((found.state.latents[:, 0] > 0).long(), truth.classes) > 0.95
+
+    near = Hypotheses(truth.rotations[:, None], (truth.shifts_A / 3.2)[:, None], torch.zeros(N, 1))
+    monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(len(data), 1), near))
+    monkeypatch.setattr("hetacumn.inference.FAINT", torch.inf)
+    asked = []
+
+    def unlikely(part, basis, centres, config):
+        asked.append(len(part))
+        poses = Poses(random_rotations(len(part), torch.Generator().manual_seed(1)), torch.zeros(len(part), 2))
+        other = torch.arange(len(part)) % 2  # of half of them another class than theirs
+        return State(poses, centres[other]), torch.full((len(part),), -1e9), other
+
+    monkeypatch.setattr("hetacumn.inference._search", unlikely)
+    refined = refine(trained.model, data, trained.basis(), config, 2)
+    errors, _ = pose_errors(refined.state.poses.rotations, truth.rotations)
+    assert asked == [N] and errors.max() < 20 and errors.median() < 2
+
+
 @pytest.mark.parametrize("grade", ["refined", "searched"])
 def test_open_poses_are_weighed_in_volumes_and_classes(stack, model, truth, tmp_path, monkeypatch, grade):
     """Here of images that are clear: as good as any other way, by the volumes that the answer holds."""
@@ -321,6 +349,21 @@ def test_classes_weighed_before_are_weighed_again(first_class, stack, model, tmp
     assert (answer.predictions.classes == whole.predictions.classes[rows]).float().mean() > 0.95
     scale = float(whole.class_volumes.abs().max())
     torch.testing.assert_close(answer.class_volumes, whole.class_volumes, rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_classes_have_a_spread_of_their_own_or_one_for_all():
+    """Whatever explains the latents better: of few or faint images own spreads are those of chance."""
+    generator, corners = torch.Generator().manual_seed(2), torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * 2)
+    labels = torch.arange(200) % 4
+    z = torch.cat([corners[labels], torch.zeros(200, 2)], 1) + 0.6 * torch.randn(200, 4, generator=generator)
+    own = GaussianMixture(4, n_init=5, reg_covar=1e-4, random_state=0).fit_predict(z.double().numpy())
+    assert accuracy(classify(z, 4).labels, labels) > 0.85 > accuracy(own, labels) + 0.1
+
+    labels = torch.arange(2000) % 2
+    spread, at = torch.tensor([0.15, 0.8])[labels], torch.tensor([[0.0, 0.0], [1.0, 0.0]])[labels]
+    z = at + spread[:, None] * torch.randn(2000, 2, generator=generator)
+    shared = GaussianMixture(2, covariance_type="tied", random_state=0).fit_predict(z.double().numpy())
+    assert accuracy(classify(z, 2).labels, labels) > 0.93 > accuracy(shared, labels) + 0.1
 
 
 def test_mixtures_give_known_latents_their_labels_again():

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from hetacumn import jobs
-from hetacumn.ab_initio import AbInitioConfig
+from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.errors import HetacumnError
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare

@@ -17,7 +17,8 @@ from toys import hinged, make_toy
 from tqdm import tqdm
 
 from hetacumn import ab_initio, fourier, inference
-from hetacumn.ab_initio import AbInitioConfig, Start
+from hetacumn.ab_initio import Start
+from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.fourier import HalfPlane
 from hetacumn.fsc import Placement
 from hetacumn.inference import Classes
@@ -144,20 +145,21 @@ def test_search_and_climb_do_not_wait(toy, mode):
     with mode, torch.no_grad():
         tangent = Tangent(basis)
         found = search_grid(data, volumes, rotations, shifts)
-        located, _ = locate(data, basis, torch.zeros(2, len(basis) - 1, device=DEVICE), rotations, shifts, 0.3)
+        located, _ = locate(data, tangent, volumes, torch.zeros(len(volumes), 2, device=DEVICE), rotations, shifts, 0.3)
         state = State(found.poses, torch.zeros(len(data), len(basis) - 1, device=DEVICE))
         with Unwaited():
             state, value = climb(data, tangent, state, (0.2, 0.3))
     assert state.device == value.device == found.volume.device == located.device == DEVICE
 
 
-@pytest.fixture
-def start_of(toy, mode, monkeypatch):
+@pytest.fixture(params=[(), (0.3,)])
+def start_of(toy, mode, monkeypatch, request):
     """The start, on the pretended device; scikit-learn and the alignment of volumes, which live on numbers, left out."""
     def clusters(run, start):
         labels = torch.arange(len(start.latents), device=start.latents.device) % 2
         centres = torch.stack([start.latents[labels == k].mean(0) for k in range(2)])
-        return labels, volumes_at(centres, start.basis), labels.new_full((2,), len(labels) // 2)
+        counts = labels.new_full((2,), len(labels) // 2)
+        return ab_initio._Clusters(labels, centres, volumes_at(centres, start.basis), counts)
 
     def here(volume, *given):
         return Placement(Frame(torch.eye(3, device=volume.device), False), torch.zeros(3, device=volume.device))
@@ -166,7 +168,8 @@ def start_of(toy, mode, monkeypatch):
     for name in ("place_volume", "place_core", "settle_hand"):
         monkeypatch.setattr(ab_initio, name, here)
     config = AbInitioConfig(restarts=1, steps=3, coarse_grid=(1, 4), fine_grid=(1, 4), class_grid=(1, 4), class_steps=2,
-                            subspace_steps=2, soft_steps=2, soft_grid=(1, 4), volumes=2, components=2)
+                            subspace_steps=2, soft_steps=2, soft_grid=(1, 4), volumes=2, components=2,
+                            early_reaches=request.param, last_reaches=request.param)
     data = pretend(mode, toy.data)
     return lambda: ab_initio._AbInitio(data, config, torch.Generator(), tqdm(disable=True), lambda text: None)
 

@@ -8,6 +8,7 @@ from hetacumn.joint import State, Tangent, climb
 from hetacumn.rivals import locate
 from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.so3 import distance_deg
+from hetacumn.subspace import volumes_at
 
 BOX, REACH = 24, 0.45
 GRID = pose_grid(3, 18), shift_grid(1.0, 3)  # 20 degrees
@@ -22,7 +23,8 @@ def toy(blobs, device):
 def located(toy, rows=slice(None), batch=500):
     device = toy.volumes.device
     centres = torch.tensor([[-1.0], [1.0]], device=device)
-    return locate(toy.data[rows], toy.basis(), centres, *(one.to(device) for one in GRID), REACH, batch=batch)
+    tangent, volumes = Tangent(toy.basis()), volumes_at(centres, toy.basis())
+    return locate(toy.data[rows], tangent, volumes, centres, *(one.to(device) for one in GRID), REACH, batch=batch)
 
 
 def test_rivals_find_what_the_likeliest_of_the_grid_misses(toy, device):

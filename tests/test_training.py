@@ -14,11 +14,13 @@ import torch
 from toys import hinged, make_toy
 
 from hetacumn import training
-from hetacumn.ab_initio import AbInitioConfig, Start, signal_nats
+from hetacumn.ab_initio import Start
+from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.decoder import linear_basis
 from hetacumn.errors import HetacumnError
 from hetacumn.inference import amortize
 from hetacumn.model import HetACUMN
+from hetacumn.observations import signal_nats
 from hetacumn.preprocess import Preprocessing
 from hetacumn.training import (
     CHECKPOINT,
@@ -462,10 +464,25 @@ def test_one_particle_is_refused(toy, tmp_path):
     ({"routes": ()}, "routes is ..; expected classes, consensus or both"), ({"routes": ("both",)}, "routes"),
     ({"held_out": 0.0}, "held_out is 0.0; expected a number over 0"), ({"shift": 0.5}, "shift is 0.5"),
     ({"soft_radius": 0.2}, "soft_radius is 0.2; expected a number over 0.22, where radius ends"), ({"shift_apart_px": 0.0}, ""),
+    ({"rivals_apart_px": -1.0}, "rivals_apart_px is -1.0; expected a number over 0"), ({"settled": 2.0}, "settled is 2.0"),
+    ({"last_reaches": (0.45, 0.6)}, "last_reaches is .*; expected numbers over 0 and up to 0.5"),
+    ({"faint_early_reaches": (0.0,)}, "faint_early_reaches"),
 ])  # fmt: skip
 def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
     with pytest.raises(HetacumnError, match=f"ab_initio.{message}"):
         TrainConfig.from_params({"ab_initio": wrong})
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"feedback": [[0, 0.2]]}, "feedback is .*; expected pairs of a number from 1 on, how many take part, and a radius"),
+    ({"faint_second_rounds": [[4, 0.7]]}, "faint_second_rounds is .*; expected pairs"),
+    ({"faint_second_look": 3.0}, "faint_second_look is 3.0; expected a share from 0 to 1"),
+    ({"second_rounds": []}, "second_rounds is empty; expected rounds, or 0 for second_look"),
+])  # fmt: skip
+def test_rounds_and_shares_that_cannot_be_are_refused(wrong, message):
+    with pytest.raises(HetacumnError, match=f"^{message}"):
+        TrainConfig.from_params(wrong)
+    assert TrainConfig.from_params({"second_rounds": [], "second_look": 0}).second_rounds == ()
 
 
 def test_a_gradient_that_is_not_finite_is_no_good_state(toy, start, tmp_path, monkeypatch):
@@ -538,7 +555,11 @@ def test_more_hypotheses_compete_for_faint_images(blobs, device):
     suited = config.suited(faint)
     thorough = config.ab_initio.thorough()
     assert suited == replace(
-        config, feedback=config.faint_feedback, second_look=config.faint_second_look, ab_initio=thorough
+        config,
+        feedback=config.faint_feedback,
+        second_look=config.faint_second_look,
+        second_rounds=config.faint_second_rounds,
+        ab_initio=thorough,
     )
     assert suited.suited(faint) == suited
     assert replace(config, feedback=()).suited(faint) == replace(config, feedback=(), ab_initio=thorough)

@@ -25,13 +25,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from hetacumn.ab_initio import AbInitioConfig, signal_nats, smooth_noise, stochastic_em
+from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.baselines import cryodrgn, relion
 from hetacumn.baselines.process import find_program, run_bounded
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
 from hetacumn.inference import amortize, refine
-from hetacumn.observations import Observations, signal_power
+from hetacumn.observations import Observations, signal_nats, signal_power
 from hetacumn.optics import Optics
 from hetacumn.particles import write_star
 from hetacumn.precision import layer_dtype
@@ -42,6 +42,7 @@ from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.so3 import random_rotations
 from hetacumn.stacks import new_stack
 from hetacumn.star import read_table
+from hetacumn.stochastic_em import smooth_noise, stochastic_em
 from hetacumn.training import TrainConfig, Trainer, build_model, device_name, pick_device
 from hetacumn.volumes import Slicer, soft_sphere, write_mrc
 
