@@ -245,13 +245,10 @@ class _AbInitio:
             return start
         volumes = soften(self.data[self.fit], volumes, config, config.soft_steps, self.generator, self.progress)
         found = self._search(volumes, start.route)
-        tangent = Tangent(found.basis, config.padding)
         if config.last_reaches:
-            clusters = self._clusters(found)
-            grid = config.rivals(self.data.plane.box, self.data.y.device)
-            state, _ = locate(self.data, tangent, clusters.volumes, clusters.centres, *grid, config.last_reaches[-1],
-                              config.padding)
+            state = self._locate(found, self._clusters(found).centres, config.last_reaches[-1])
         else:
+            tangent = Tangent(found.basis, config.padding)
             state, _ = climb(self.data, tangent, State(found.poses, found.latents), config.climb_radii)
         return replace(found, poses=state.poses, latents=state.latents)
 
@@ -303,17 +300,21 @@ class _AbInitio:
         """Poses among rivals, of the grid under the volumes of K ``clusters`` of z or under the mean alone, and the subspace
         at these, in turns, until few images move on and no further reach is left."""
         config, steps = self.config, self.config.subspace_steps
-        grid = config.rivals(self.data.plane.box, self.data.y.device)
         for turn, reach in enumerate(reaches, 1):
             centres = self._clusters(start).centres if clusters else torch.zeros_like(start.latents[:1])
-            tangent, volumes = Tangent(start.basis, config.padding), volumes_at(centres, start.basis)
-            state, _ = locate(self.data, tangent, volumes, centres, *grid, reach, config.padding)
+            state = self._locate(start, centres, reach)
             moved = distance_deg(state.poses.rotations, start.poses.rotations) > MOVED_DEG
             start = self._fit(start, state.poses, reach, reach, steps)
             if moved.float().mean() < config.settled and reach >= max(reaches[turn:], default=reach):
                 self.progress.update((len(reaches) - turn) * steps)
                 break
         return start
+
+    def _locate(self, start: Start, centres: Tensor, reach: float) -> State:
+        """Poses and z among rivals, of the grid under the volumes at ``centres`` ``(k, q)``."""
+        padding, grid = self.config.padding, self.config.rivals(self.data.plane.box, self.data.y.device)
+        tangent, volumes = Tangent(start.basis, padding), volumes_at(centres, start.basis)
+        return locate(self.data, tangent, volumes, centres, *grid, reach, padding)[0]
 
     def _fit(self, start: Start, poses: Poses, fit_radius: float, radius: float, steps: int) -> Start:
         """The subspace at given poses, up to ``fit_radius``; and z, of what is within ``radius``."""
