@@ -35,7 +35,7 @@ from hetacumn.preprocess import Preprocessing
 from hetacumn.project import peak_memory_mb
 from hetacumn.simulate import Simulation
 from hetacumn.stacks import new_stack
-from hetacumn.training import method_config
+from hetacumn.train_config import method_config
 
 CASES = 1700
 SECONDS = 10

@@ -20,12 +20,12 @@ import torch
 
 from hetacumn import plots
 from hetacumn.fourier import crop_images
-from hetacumn.inference import predict_stack
+from hetacumn.predict import predict_stack
 from hetacumn.prepared import prepare
 from hetacumn.project import peak_memory_mb, root
+from hetacumn.run_folder import trained_preprocessing
 from hetacumn.stacks import chunk_length, let_go, new_stack, open_stack
 from hetacumn.star import read_table, write_table
-from hetacumn.training import trained_preprocessing
 
 COUNTS = (10_000, 30_000, 100_000)
 

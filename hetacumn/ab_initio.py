@@ -33,7 +33,7 @@ from hetacumn.joint import State, Tangent, climb, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.rivals import locate
-from hetacumn.search import pose_grid, search_grid
+from hetacumn.search import search_grid
 from hetacumn.so3 import Frame, distance_deg
 from hetacumn.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
 from hetacumn.subspace import infer_latents, latent_posterior, volumes_at
@@ -173,10 +173,8 @@ class _AbInitio:
         """Poses on the grid under the likelier of K volumes, and the subspace of these."""
         config, data = self.config, self.data
         band = data.within(config.class_radius[1] * data.plane.box)
-        found = search_grid(
-            band, volumes, pose_grid(*config.fine_grid).to(volumes.device),
-            config.shifts(data.plane.box).to(volumes.device), padding=config.padding,
-        )
+        rotations, shifts = config.poses(data.plane.box, volumes.device)
+        found = search_grid(band, volumes, rotations, shifts, padding=config.padding)
         share = found.log_volume.exp().mean(0)
         basis = principal(volumes, share, config.components, self.generator, voxel_unit(data, data.plane.box))
         if len(volumes) > 1:

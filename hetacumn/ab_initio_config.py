@@ -79,9 +79,17 @@ class AbInitioConfig:
         extent_px = self.shift * box
         return shift_grid(extent_px, math.ceil(2 * extent_px / (self.shift_apart_px if apart_px is None else apart_px)) + 1)
 
+    def poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The rotations and shifts, of images of a box, of which the likeliest is taken."""
+        return pose_grid(*self.fine_grid).to(device), self.shifts(box).to(device)
+
     def rivals(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The rotations and shifts, of images of a box, of which the likeliest compete."""
+        """Those of which the likeliest compete (:mod:`hetacumn.rivals`)."""
         return pose_grid(*self.fine_grid).to(device), self.shifts(box, self.rivals_apart_px).to(device)
+
+    def soft_poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Those that are weighed for classes where poses are open."""
+        return pose_grid(*self.soft_grid).to(device), self.shifts(box, self.rivals_apart_px).to(device)
 
     def faintness(self, data: Observations) -> float:
         """How many times less than ``loud_nats`` the molecule explains an image by; 1 where that is more."""

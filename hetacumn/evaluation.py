@@ -24,10 +24,10 @@ from torch import Tensor
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import crop_volumes
 from hetacumn.fsc import align_volume, fsc, resolution_A
+from hetacumn.mrc import read_volumes
 from hetacumn.predictions import Predictions
 from hetacumn.simulate import Truth
 from hetacumn.so3 import Frame, align, distance_deg
-from hetacumn.volumes import read_mrc
 
 _TRUSTED_DEG = 30.0  # poses worse than this in the median give volumes no frame to start from
 
@@ -238,17 +238,3 @@ def seen_rows(folder: Path | str, particles: int) -> np.ndarray:
         if (one / "train_rows.npy").is_file():
             return np.load(one / "train_rows.npy")
     return np.arange(particles)
-
-
-def read_volumes(folder: Path | str, stem: str) -> tuple[Tensor, float]:
-    """The volumes ``<stem>1.mrc``, ``<stem>2.mrc``, … of a folder, ``(K, z, y, x)``, and their voxel in Å.
-
-    Raises :class:`HetacumnError` where there is none.
-    """
-    volumes = []
-    while (path := Path(folder) / f"{stem}{len(volumes) + 1}.mrc").is_file():
-        volume, voxel_A = read_mrc(path)
-        volumes.append(volume)
-    if not volumes:
-        raise HetacumnError(f"{path}: no such file; expected the volume of class 1")
-    return torch.stack(volumes), voxel_A

@@ -12,15 +12,15 @@ from torch import Tensor
 from hetacumn import star
 from hetacumn.backprojection import back_project
 from hetacumn.errors import HetacumnError
-from hetacumn.evaluation import read_volumes
 from hetacumn.landscape import LatentAxes, latent_axes
+from hetacumn.mrc import read_volumes, write_mrc
 from hetacumn.observations import Observations, observe
 from hetacumn.particles import Poses
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import Prepared, reopen
+from hetacumn.run_folder import read_run
 from hetacumn.subspace import volumes_at
-from hetacumn.training import read_run
-from hetacumn.volumes import soft_sphere, write_mrc
+from hetacumn.volumes import soft_sphere
 
 MOST_USED = 3000  # particles of a selection that its volume is made of, so that one does not wait
 MOTIONS = 2

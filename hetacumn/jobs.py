@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 
 from hetacumn.errors import HetacumnError
-from hetacumn.inference import Answer, predict_stack, read_answer
 from hetacumn.observations import observe
+from hetacumn.predict import Answer, predict_stack, read_answer
 from hetacumn.prepared import Prepared, reopen
 from hetacumn.project import write_json
 from hetacumn.team import ALONE, Team, join
-from hetacumn.training import TrainConfig, pick_device, run_method, training_share
+from hetacumn.train_config import TrainConfig
+from hetacumn.training import pick_device, run_method, training_share
 
 
 def train(stack: Prepared, share: float, method: str, config: TrainConfig, out: Path | str, start: str | None = None,
@@ -37,7 +38,7 @@ def train(stack: Prepared, share: float, method: str, config: TrainConfig, out: 
 
 def predict(stack: Prepared, model: Path | str, grade: str, out: Path | str, classes: int | None = None,
             device: str | None = None, devices: int = 1, polish_steps: int = 150, like: Path | str | None = None) -> Answer:
-    """Predict a stack; see :func:`~hetacumn.inference.predict_stack`. ``devices`` as for :func:`train`."""
+    """Predict a stack; see :func:`~hetacumn.predict.predict_stack`. ``devices`` as for :func:`train`."""
     answer = _do(stack, {"do": "predict", "model": str(model), "grade": grade, "out": str(out), "classes": classes,
                          "polish_steps": polish_steps, "like": like and str(like)}, device, devices)  # fmt: skip
     return answer or read_answer(out)

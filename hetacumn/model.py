@@ -21,14 +21,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hetacumn.decoder import Drawing, linear_basis
+from hetacumn.decoder import CoordinateDecoder, Drawing, VoxelDecoder, linear_basis
 from hetacumn.encoder import Encoder, Hypotheses
+from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
 from hetacumn.joint import State, Tangent, compete, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.so3 import inplane, random_rotations
 from hetacumn.team import ALONE, Team
+from hetacumn.train_config import TrainConfig
 
 FEEDBACK_REACH = 20  # integer frequency: pose and class of one pass need no finer features, however fine the pixels
 
@@ -245,3 +247,21 @@ class HetACUMN(nn.Module):
             states += [State(poses.turned(degrees), z) for poses in found.likelier(4)]
             turned = turned.quarter_turned()
         return compete(data, tangent, states, (*self.second_rounds, self.feedback[-1]))
+
+
+def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, power: Tensor | None = None,
+                scale: float = 1.0) -> HetACUMN:
+    """The model of a config; ``basis`` ``(1 + q, box, box, box)`` starts a voxel decoder, ``power`` ``(m,)`` is that of
+    the particles, ``scale`` what a coordinate decoder expects of a coefficient."""
+    encoder = Encoder(
+        HalfPlane(box), config.latent_dim, config.width, config.hypotheses, config.conditional, config.templates,
+        config.encoder_radius, power,
+    )
+    if config.decoder == "voxel":
+        basis = torch.zeros(1 + config.latent_dim, box, box, box) if basis is None else basis
+        decoder = VoxelDecoder(basis, config.padding)
+    elif config.decoder == "coordinate":
+        decoder = CoordinateDecoder(box, config.latent_dim, scale=scale)
+    else:
+        raise HetacumnError(f"decoder is '{config.decoder}'; expected voxel or coordinate")
+    return HetACUMN(encoder, decoder, config.symmetrised, config.feedback, config.second_look, config.second_rounds)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,3 +87,17 @@ def signal_nats(data: Observations, radius: float) -> float:
     ``radius`` (integer frequencies)."""
     band = data.within(radius)
     return 0.5 * float(((band.y.abs().square() - 1) * band.weight).sum(-1).mean())
+
+
+def stack_identity(data: Observations) -> str:
+    """What tells one stack from another: how many particles; the mean power of all, of the first and of the last image, and of
+    the CTFs."""
+    images = (data.y, data.y[0], data.y[-1], data.ctf)
+    power, first, last, ctf = (float(of.abs().square().double().mean()) for of in images)
+    return f"{len(data)} particles of power {power:.6f} ({first:.6f} to {last:.6f}), of CTFs {ctf:.6f}"
+
+
+def same_stack(one: str, other: str) -> bool:
+    """Whether two of :func:`stack_identity` are of one stack: in numbers, to what two devices agree in."""
+    found, wanted = ([float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)] for text in (one, other))
+    return len(found) == len(wanted) == 5 and found[0] == wanted[0] and np.allclose(found, wanted, rtol=1e-5, atol=0)

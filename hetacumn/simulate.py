@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import fft2c, ifft2c
+from hetacumn.mrc import write_volumes
 from hetacumn.optics import Optics, frequency_grid
 from hetacumn.particles import write_star
 from hetacumn.project import atomic_path
@@ -26,7 +27,6 @@ from hetacumn.settings import merged, read_settings
 from hetacumn.so3 import from_euler, perturb, random_rotations
 from hetacumn.stacks import let_go, new_stack
 from hetacumn.structures import density, load_motion, load_states, project_atoms
-from hetacumn.volumes import write_mrc
 
 CHUNK = 64  # images at once
 EXAMPLES = 16  # clean images kept for figures
@@ -171,8 +171,8 @@ def simulate(
     if settings.origins_within_A is not None:
         refined_A = shifts_px * settings.pixel_A + torch.from_numpy(draw.normal(0, settings.origins_within_A, (n, 2)))
     write_star(out / "particles.star", [f"{i + 1:06d}@particles.mrcs" for i in range(n)], optics, box, shifts_A=refined_A)
-    for k, atoms in enumerate(conformations.examples):
-        write_mrc(out / f"truth_class{k + 1}.mrc", density(atoms, box, settings.pixel_A), settings.pixel_A)
+    examples = torch.stack([density(atoms, box, settings.pixel_A) for atoms in conformations.examples])
+    write_volumes(out, examples, "truth_class", settings.pixel_A)
     truth = Truth(
         rotations=rotations,
         shifts_A=shifts_px * settings.pixel_A,

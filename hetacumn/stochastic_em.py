@@ -128,13 +128,8 @@ def poses_are_open(data: Observations, volumes: Tensor, config: AbInitioConfig, 
         return False
     spread = torch.linspace(0, len(data) - 1, min(sample, len(data)), device=volumes.device).long()
     band = data[spread].within(config.soft_radius * data.plane.box)
-    rotations, shifts = soft_poses(config, data.plane.box, volumes.device)
+    rotations, shifts = config.soft_poses(data.plane.box, volumes.device)
     return float(open_rotations(band, volumes, rotations, shifts, padding=config.padding).median()) > config.open_poses
-
-
-def soft_poses(config: AbInitioConfig, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The rotations and shifts of images of a box that are weighed for classes where poses are open."""
-    return pose_grid(*config.soft_grid).to(device), config.shifts(box, config.rivals_apart_px).to(device)
 
 
 def soften(data: Observations, volumes: Tensor, config: AbInitioConfig, steps: int, generator: torch.Generator,

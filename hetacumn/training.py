@@ -4,119 +4,46 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import signal
 import threading
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio import Start, ab_initio
-from hetacumn.ab_initio_config import AbInitioConfig
-from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, linear_basis
-from hetacumn.encoder import Encoder, TemplateStem
+from hetacumn.encoder import TemplateStem
 from hetacumn.errors import HetacumnError
-from hetacumn.fourier import HalfPlane
-from hetacumn.model import HetACUMN, LatentDraws
-from hetacumn.observations import Observations, signal_power
-from hetacumn.particles import Poses
+from hetacumn.model import LatentDraws, build_model
+from hetacumn.observations import Observations, same_stack, signal_power, stack_identity
 from hetacumn.preprocess import Preprocessing
-from hetacumn.project import atomic_path, keep_freed_memory, peak_memory_mb, provenance, write_json
-from hetacumn.settings import merged, read_settings
+from hetacumn.project import atomic_path, keep_freed_memory, peak_memory_mb, write_json
+from hetacumn.run_folder import (
+    MODEL,
+    START,
+    load_start,
+    read_config,
+    read_run,
+    save_model,
+    save_start,
+    saved_settings,
+    write_facts,
+)
 from hetacumn.so3 import random_rotations
 from hetacumn.stochastic_em import smooth_noise, voxel_unit
 from hetacumn.team import ALONE, Team
+from hetacumn.train_config import TrainConfig
 from hetacumn.volumes import soft_sphere
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """All settings of a training run.
-
-    The switches name what this project adds to the bare method of the paper: ``warm_start``, ``conformation_sleep``,
-    ``hypotheses`` > 1, ``feedback`` and ``second_look``; ``conditional``, ``pose_task`` and ``symmetrised`` make the
-    ablations and the amortized baseline.
-    """
-
-    classes: int = 2
-    latent_dim: int = 4
-    seed: int = 0
-    # switches
-    warm_start: bool = True
-    pose_task: bool = True
-    conditional: bool = True
-    conformation_sleep: bool = True
-    hypotheses: int = 8
-    feedback: tuple[tuple[int, float], ...] = ((4, 0.15), (2, 0.2), (1, 0.35), (1, 0.45))  # see joint.compete; () for none
-    second_look: float = 0.05  # about the share of the images, at prediction; 0 for none
-    second_rounds: tuple[tuple[int, float], ...] = ((16, 0.15), (16, 0.15), (4, 0.2), (2, 0.25))  # of that look
-    faint_feedback: tuple[tuple[int, float], ...] = ((8, 0.2), (8, 0.25), (4, 0.35), (2, 0.45), (1, 0.45))  # see suited
-    faint_second_look: float = 0.5
-    faint_second_rounds: tuple[tuple[int, float], ...] = ((16, 0.25), (16, 0.3), (8, 0.35), (4, 0.4))
-    symmetrised: bool = False
-    decoder: str = "voxel"  # or "coordinate"
-    # sizes
-    templates: int = 768  # matched filters of the encoder's first layer; 0 for convolutions
-    encoder_radius: float = 0.375  # the band that the templates see, cycles per pixel; see encoder.REACH
-    width: int = 384
-    padding: float = 2.0
-    # schedule
-    alone_steps: int = 4500  # of the pose task alone, first
-    joint_epochs: float = 3.0  # of both tasks, over the training particles
-    pose_only_epochs: float = 0.0  # at the start of the joint phase, z held at 0
-    alone_batch: int = 256
-    batch: int = 128
-    rate: float = 2e-3
-    joint_rate: float = 2e-4
-    decoder_rate: float = 1e-4  # the ab initio volumes are near the truth, the first amortized poses are not
-    weight_decay: float = 1e-2
-    # losses
-    pose_weight: float = 1.0
-    conformation_weight: float = 1.0
-    kl_weight: float = 1.0
-    radius: tuple[float, float] = (0.25, 0.45)  # of the reconstruction, cycles per pixel, over the joint phase
-    reconstruction_weight: float = 0.01
-    # run
-    checkpoint_seconds: float = 60.0
-    ab_initio: AbInitioConfig = field(default_factory=AbInitioConfig)
-
-    def __post_init__(self):
-        rounds = ("feedback", "second_rounds", "faint_feedback", "faint_second_rounds")
-        looks = ("second_look", "faint_second_look")
-        for name in rounds:
-            if not all(count >= 1 and 0 < radius <= 0.5 for count, radius in getattr(self, name)):
-                raise HetacumnError(f"{name} is {getattr(self, name)!r}; expected pairs of a number from 1 on, how many take "
-                                    "part, and a radius over 0 and up to 0.5 cycles per pixel")
-        for name, of in zip(looks, ("second_rounds", "faint_second_rounds"), strict=True):
-            if not 0 <= getattr(self, name) <= 1:
-                raise HetacumnError(f"{name} is {getattr(self, name)!r}; expected a share from 0 to 1")
-            if getattr(self, name) and not getattr(self, of):
-                raise HetacumnError(f"{of} is empty; expected rounds, or 0 for {name}")
-
-    def suited(self, data: Observations) -> TrainConfig:
-        """The settings for images as faint as these: where the molecule says less of the pose, searches are thorough; more
-        hypotheses compete, and more images are looked at again, if feedback is wanted at all."""
-        if self.ab_initio.faintness(data) == 1:
-            return self
-        config = replace(self, ab_initio=self.ab_initio.thorough())
-        if not self.feedback:
-            return config
-        second_look = self.second_look and self.faint_second_look
-        return replace(config, feedback=self.faint_feedback, second_look=second_look, second_rounds=self.faint_second_rounds)
-
-    @classmethod
-    def from_params(cls, settings: dict, **more) -> TrainConfig:
-        """From nested dicts, as params.yaml or config.json hold them, with ``more`` laid over."""
-        return read_settings(cls, {**settings, **more})
+CHECKPOINT = "checkpoint.pt"
+LOOK_EVERY = 25  # steps between two lines of the history
+DOUBT_SAMPLE = 4000  # particles that say what a bad fit is
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -124,52 +51,10 @@ def pick_device(name: str | None = None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, power: Tensor | None = None,
-                scale: float = 1.0) -> HetACUMN:
-    """The model of a config; ``basis`` ``(1 + q, box, box, box)`` starts a voxel decoder, ``power`` ``(m,)`` is that of
-    the particles, ``scale`` what a coordinate decoder expects of a coefficient."""
-    encoder = Encoder(
-        HalfPlane(box), config.latent_dim, config.width, config.hypotheses, config.conditional, config.templates,
-        config.encoder_radius, power,
-    )
-    if config.decoder == "voxel":
-        basis = torch.zeros(1 + config.latent_dim, box, box, box) if basis is None else basis
-        decoder = VoxelDecoder(basis, config.padding)
-    elif config.decoder == "coordinate":
-        decoder = CoordinateDecoder(box, config.latent_dim, scale=scale)
-    else:
-        raise HetacumnError(f"decoder is '{config.decoder}'; expected voxel or coordinate")
-    return HetACUMN(encoder, decoder, config.symmetrised, config.feedback, config.second_look, config.second_rounds)
-
-
-# The run ---------------------------------------------------------------------------------------------------
-
-
-START, MODEL, CHECKPOINT = "start.safetensors", "model.safetensors", "checkpoint.pt"
-LOOK_EVERY = 25  # steps between two lines of the history
-DOUBT_SAMPLE = 4000  # particles that say what a bad fit is
-
-
-def method_config(params: dict, method: str, **more) -> TrainConfig:
-    """The settings of a method in params.yaml: ``train``, with what the method has of its own, and ``more``."""
-    known = params.get("methods") or {}
-    if method not in known:
-        raise HetacumnError(f"unknown method '{method}'; expected one of {', '.join(known)}")
-    settings = merged({"train": params.get("train"), f"methods.{method}": known[method]})
-    for name, instead in (("volumes", "classes"), ("components", "latent_dim")):
-        if name in (settings.get("ab_initio") or {}):
-            raise HetacumnError(f"ab_initio.{name} is set; expected {instead}, which it is taken from")
-    return TrainConfig.from_params(settings, **more)
-
-
-def wanted_classes(params: dict, dataset: str = "", asked: int | None = None) -> int:
-    """How many classes to look for: as asked, or what ``classes`` in params.yaml says (a number, or one a dataset), or 4."""
-    known = params.get("classes")
-    found = known.get(dataset) if isinstance(known, dict) else known
-    wanted = asked if asked is not None else 4 if found is None else found
-    if not isinstance(wanted, int) or wanted < 1:
-        raise HetacumnError(f"classes is {wanted!r}; expected a number from 1 on")
-    return wanted
+def device_name(device: torch.device, team: Team = ALONE) -> str:
+    """What a table calls the device, or so many of them."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return name if team.size == 1 else f"{team.size} x {name}"
 
 
 def training_share(count: int, share: float) -> np.ndarray:
@@ -214,7 +99,7 @@ def run_method(
     if method != "em":
         seconds += train(data, config, out, pixel_A, begin, team=team, facts=facts)
     elif team.leads:
-        _write_facts(out, facts)
+        write_facts(out, facts)
     if team.leads:
         facts = {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}
         write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device, team)})
@@ -226,13 +111,7 @@ def _is_finished(out: Path, facts: dict) -> bool:
     if (out / CHECKPOINT).exists() or not all((out / name).exists() for name in left):
         return False
     before, wanted = read_config(out), json.loads(json.dumps(facts))
-    same_stack = _same_stack(before.get("stack", ""), wanted.pop("stack"))
-    return same_stack and {**before, **wanted} == before
-
-
-def _write_facts(out: Path, facts: dict) -> None:
-    """``config.json``, once there is what it speaks of: until then that of an earlier model there stays beside it."""
-    write_json(out / "config.json", {**facts, **provenance()})
+    return same_stack(before.get("stack", ""), wanted.pop("stack")) and {**before, **wanted} == before
 
 
 def _find_or_make_start(
@@ -241,9 +120,9 @@ def _find_or_make_start(
     """The start of the folder named, or of ``out`` if a run before this made it with these settings, or a new one; and its
     seconds."""
     path = (Path(start) if start else out) / START
-    wanted = start_settings(config)
+    wanted = config.start_settings()
     if start or path.exists():
-        begin, settings = load_start(path, data).to(data.y.device), _read_tensors(path)[1]["settings"]
+        begin, settings = load_start(path, data).to(data.y.device), saved_settings(path)
         if not start and settings != wanted:
             names = ", ".join(name for name in wanted if wanted[name] != settings.get(name))
             raise HetacumnError(f"{path}: made with other {names}; delete it to begin anew, or choose another folder")
@@ -252,25 +131,11 @@ def _find_or_make_start(
             raise HetacumnError(f"{path}: a subspace of {found} components; expected {config.latent_dim}, latent_dim")
         return begin, read_run(path.parent).get("start_seconds", 0.0)
     began = time.perf_counter()
-    begin = ab_initio(data, ab_initio_config(config), config.seed)
+    begin = ab_initio(data, config.start_config, config.seed)
     seconds = time.perf_counter() - began
     save_start(path, begin, stack_identity(data), wanted)
     write_json(out / "run.json", {**read_run(out), "start_seconds": round(seconds, 1)})
     return begin, seconds
-
-
-def stack_identity(data: Observations) -> str:
-    """What tells one stack from another: how many particles; the mean power of all, of the first and of the last image, and of
-    the CTFs."""
-    images = (data.y, data.y[0], data.y[-1], data.ctf)
-    power, first, last, ctf = (float(of.abs().square().double().mean()) for of in images)
-    return f"{len(data)} particles of power {power:.6f} ({first:.6f} to {last:.6f}), of CTFs {ctf:.6f}"
-
-
-def _same_stack(one: str, other: str) -> bool:
-    """Whether two of :func:`stack_identity` are of one stack: in numbers, to what two devices agree in."""
-    found, wanted = ([float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)] for text in (one, other))
-    return len(found) == len(wanted) == 5 and found[0] == wanted[0] and np.allclose(found, wanted, rtol=1e-5, atol=0)
 
 
 def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, start: Start | None = None,
@@ -291,26 +156,9 @@ def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, st
     with atomic_path(out / "history.csv") as temporary:
         pd.DataFrame(trainer.history).to_csv(temporary, index=False, float_format="%.6g")
     if facts is not None:
-        _write_facts(out, facts)
+        write_facts(out, facts)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return trainer.seconds
-
-
-def ab_initio_config(config: TrainConfig) -> AbInitioConfig:
-    """The start's settings, its classes and components those of the run."""
-    return replace(config.ab_initio, volumes=config.classes, components=config.latent_dim)
-
-
-def device_name(device: torch.device, team: Team = ALONE) -> str:
-    """What a table calls the device, or so many of them."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return name if team.size == 1 else f"{team.size} x {name}"
-
-
-def read_run(out: Path | str) -> dict:
-    """The facts of a run that differ from run to run (seconds, memory, device), kept apart from its results."""
-    path = Path(out) / "run.json"
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 class Trainer:
@@ -522,97 +370,3 @@ class _Interruption:
     def __exit__(self, *exception) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-
-# Files -----------------------------------------------------------------------------------------------------
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with atomic_path(path) as temporary:
-        Path(temporary).write_bytes(save(tensors, {"facts": json.dumps(facts)}))
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    if not path.exists():
-        raise HetacumnError(f"{path}: no such file; train first")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])
-    except (SafetensorError, TypeError, KeyError) as error:
-        raise HetacumnError(f"{path}: expected a safetensors file of this program ({error})") from error
-
-
-def save_model(path: Path, model: HetACUMN, config: TrainConfig, box: int, pixel_A: float) -> None:
-    """Weights and, in the file's header, what they are: config, box and pixel size."""
-    _write_tensors(path, model.state_dict(), {"config": asdict(config), "box": box, "pixel_A": pixel_A})
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model read back: with its config, box and pixel size in Å."""
-
-    model: HetACUMN
-    config: TrainConfig
-    box: int
-    pixel_A: float
-
-    def basis(self) -> Tensor:
-        """Mean and components ``(1 + q, box, box, box)`` that stand for the decoder's volumes."""
-        with torch.no_grad():
-            return linear_basis(self.model.decoder)
-
-
-def trained_preprocessing(out: Path | str, stack: object, over: object = None) -> Preprocessing:
-    """How the images were prepared that the model of a folder was made from, or, if it does not say, ``stack`` of the
-    settings; in either case with other settings of ``stack`` laid ``over``."""
-    facts = read_config(out)
-    return Preprocessing.from_params(merged({"": facts.get("preprocessing") or stack, "stack": over}), box=facts["box"])
-
-
-def read_config(out: Path | str) -> dict:
-    """A run's ``config.json``: method, ``config``, box, pixel size, stack and versions."""
-    path = Path(out) / "config.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise HetacumnError(f"{path}: expected the settings of a run ({error})") from error
-
-
-def load_config(out: Path | str) -> TrainConfig:
-    """The settings in a run's ``config.json``."""
-    try:
-        return TrainConfig.from_params(read_config(out)["config"])
-    except KeyError as error:
-        raise HetacumnError(f"{Path(out) / 'config.json'}: expected the settings of a run (no {error})") from error
-
-
-def load_model(out: Path | str, device: torch.device | str = "cpu") -> Trained:
-    """The model of a finished run's folder."""
-    tensors, facts = _read_tensors(Path(out) / MODEL)
-    config = TrainConfig.from_params(facts["config"])
-    model = build_model(config, facts["box"])
-    model.load_state_dict(tensors)
-    return Trained(model.to(device).eval(), config, facts["box"], facts["pixel_A"])
-
-
-def start_settings(config: TrainConfig) -> dict:
-    """What a run of its own would make its start with, as JSON has it."""
-    return json.loads(json.dumps({**asdict(ab_initio_config(config)), "seed": config.seed}))
-
-
-def save_start(path: Path, start: Start, stack: str, settings: dict) -> None:
-    """An ab initio start, as safetensors, with the :func:`stack_identity` it is of and the :func:`start_settings`."""
-    tensors = {"basis": start.basis, "rotations": start.poses.rotations, "shifts_px": start.poses.shifts_px,
-               "latents": start.latents}
-    _write_tensors(path, tensors, {"route": start.route, "scores": start.scores, "stack": stack, "settings": settings})
-
-
-def load_start(path: Path, data: Observations | None = None) -> Start:
-    """What :func:`save_start` wrote. Raises :class:`HetacumnError` where that is of another stack than ``data``, if given."""
-    tensors, facts = _read_tensors(path)
-    if data is not None and not _same_stack(facts["stack"], stack_identity(data)):
-        raise HetacumnError(f"{path}: of another stack ({facts['stack']}); expected {stack_identity(data)}; delete it or "
-                            "choose another folder")
-    return Start(tensors["basis"], Poses(tensors["rotations"], tensors["shifts_px"]), tensors["latents"],
-                 facts["route"], facts["scores"])

@@ -1,4 +1,4 @@
-"""Volumes: MRC files, soft masks, resampling, and central slices.
+"""Volumes: soft masks, resampling, and central slices.
 
 A volume is ``(..., z, y, x)`` with an even box and its origin at index ``box // 2``.
 """
@@ -7,38 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-import mrcfile
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
 
-from hetacumn.errors import HetacumnError
 from hetacumn.fourier import crop_volumes, padded_rfft3c, padded_size
-from hetacumn.project import atomic_path
-
-
-def write_mrc(path: Path | str, volume: Tensor, voxel_A: float) -> None:
-    """Write ``(z, y, x)`` as MRC, its physical origin so that index ``box // 2`` is (0, 0, 0) Å.
-
-    The header holds no date: equal volumes make equal bytes.
-    """
-    with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
-        mrc.set_data(volume.detach().cpu().float().numpy())
-        mrc.voxel_size = voxel_A
-        mrc.header.label[0] = "hetacumn"
-        mrc.header.origin = tuple([-(volume.shape[-1] // 2) * voxel_A] * 3)
-
-
-def read_mrc(path: Path | str) -> tuple[Tensor, float]:
-    """A ``(z, y, x)`` volume and its voxel size in Å. Raises :class:`HetacumnError` naming the file."""
-    try:
-        with mrcfile.open(path) as mrc:
-            return torch.from_numpy(np.array(mrc.data, dtype=np.float32)), float(mrc.voxel_size.x)
-    except (OSError, ValueError) as error:
-        raise HetacumnError(f"{path}: expected an MRC volume ({error})") from error
 
 
 def radius_grid(box: int, device: torch.device | str = "cpu") -> Tensor:

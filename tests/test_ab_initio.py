@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio import Start, _AbInitio, ab_initio, fit_subspace, principal
 from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.classes import classify
 from hetacumn.evaluation import accuracy, pose_errors
 from hetacumn.fsc import Placement, fsc, place_core, place_volume, settle_hand
-from hetacumn.inference import classify
 from hetacumn.observations import signal_nats
 from hetacumn.particles import Poses
 from hetacumn.search import search_grid
 from hetacumn.so3 import MIRROR, Frame, distance_deg, random_rotations, turn
-from hetacumn.stochastic_em import poses_are_open, smooth_noise, soft_poses, soften, voxel_unit
+from hetacumn.stochastic_em import poses_are_open, smooth_noise, soften, voxel_unit
 from hetacumn.subspace import latent_posterior, volumes_at
 from hetacumn.volumes import Slicer, rotate
 
@@ -107,7 +107,7 @@ def test_open_poses_are_told_from_clear_ones_and_weighing_them_mends_volumes(blo
     after = soften(faint.data, before, config, 30, torch.Generator().manual_seed(0), tqdm(disable=True))
     band = faint.data.within(config.soft_radius * BOX)
     first, then = (
-        search_grid(band, volumes, *soft_poses(config, BOX, before.device)).log_evidence.mean() for volumes in (before, after)
+        search_grid(band, volumes, *config.soft_poses(BOX, before.device)).log_evidence.mean() for volumes in (before, after)
     )
     assert then > first + 0.1
     for k in (0, 1):

@@ -18,7 +18,8 @@ from hetacumn.baselines import cryodrgn, relion
 from hetacumn.baselines.peer import run_peer
 from hetacumn.baselines.process import PeerMissing, find_program, run_bounded
 from hetacumn.errors import HetacumnError
-from hetacumn.evaluation import read_volumes, score_folder
+from hetacumn.evaluation import score_folder
+from hetacumn.mrc import read_volumes
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.simulate import Simulation, Truth, simulate

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import (
     accuracy,
     adjusted_rand,
@@ -15,14 +14,12 @@ from hetacumn.evaluation import (
     match_classes,
     motion_correlations,
     pose_errors,
-    read_volumes,
     score,
     shift_errors,
 )
 from hetacumn.predictions import Predictions
 from hetacumn.simulate import Truth
 from hetacumn.so3 import MIRROR, distance_deg, perturb, random_rotations
-from hetacumn.volumes import write_mrc
 
 TRUE = np.repeat([0, 1, 2], [50, 30, 20])
 
@@ -168,15 +165,6 @@ def test_score_names_seen_and_unseen_by_one_matching(answer):
 def test_score_of_a_missing_volume_resolves_nothing(answer):
     found = score(**answer | {"volumes": answer["volumes"][:1]})
     assert found.row["resolution_A"] == 32 * answer["voxel_A"]
-
-
-def test_read_volumes_in_order_of_their_numbers(tmp_path):
-    for k in range(1, 12):
-        write_mrc(tmp_path / f"class_{k}.mrc", torch.full((4, 4, 4), float(k)), 2.5)
-    volumes, voxel_A = read_volumes(tmp_path, "class_")
-    assert volumes[:, 0, 0, 0].tolist() == list(range(1, 12)) and voxel_A == pytest.approx(2.5)
-    with pytest.raises(HetacumnError, match="truth_class1.mrc"):
-        read_volumes(tmp_path, "truth_class")
 
 
 def test_motions_are_matched_to_the_coordinates_that_know_of_them():

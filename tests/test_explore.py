@@ -13,13 +13,12 @@ from hetacumn.explore import Explorer, usual_run
 from hetacumn.finished import Finished
 from hetacumn.fourier import crop_volumes
 from hetacumn.fsc import fsc
-from hetacumn.inference import write_volumes
+from hetacumn.mrc import read_mrc, write_volumes
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import write_json
 from hetacumn.simulate import Simulation, simulate
-from hetacumn.volumes import read_mrc
 
 REPO = Path(__file__).resolve().parents[1]
 DATA = REPO / "data"
@@ -38,7 +37,7 @@ def folder(tmp_path_factory) -> Path:
     z[:, 0] += 2.0 * truth.classes - 1
     Predictions(stack.names, truth.rotations, truth.shifts_A, truth.classes, z).write(out, stack.source)
     one, other = (crop_volumes(read_mrc(made / f"truth_class{k}.mrc")[0], BOX) for k in (1, 2))
-    write_volumes(out, torch.stack([(one + other) / 2, (other - one) / 2, 0 * one]), "basis", stack.pixel_A)
+    write_volumes(out / "volumes", torch.stack([(one + other) / 2, (other - one) / 2, 0 * one]), "basis_", stack.pixel_A)
     write_json(out / "run.json", {"prepared": str(stack.folder)})
     return out
 

@@ -1,4 +1,4 @@
-"""Classes of latents, paths through them, and prediction of a stack in any chunks."""
+"""The grades of inference, and prediction of a stack in any chunks."""
 
 import json
 from dataclasses import asdict, replace
@@ -8,7 +8,6 @@ import mrcfile
 import pandas as pd
 import pytest
 import torch
-from sklearn.mixture import GaussianMixture
 from toys import hinged, make_toy
 from tqdm import tqdm
 
@@ -17,93 +16,27 @@ from hetacumn.ab_initio import Start
 from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.encoder import Hypotheses
 from hetacumn.errors import HetacumnError
-from hetacumn.evaluation import accuracy, pose_errors, read_volumes
+from hetacumn.evaluation import accuracy, pose_errors
 from hetacumn.fourier import crop_volumes
-from hetacumn.inference import classify, classify_as, likelier, load_em, polish, predict_stack, refine, search
+from hetacumn.inference import polish, refine, search
 from hetacumn.joint import State
-from hetacumn.landscape import latent_path
-from hetacumn.model import HetACUMN
+from hetacumn.model import HetACUMN, build_model
+from hetacumn.mrc import read_volumes
 from hetacumn.observations import observe
 from hetacumn.particles import Poses
+from hetacumn.predict import predict_stack
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
+from hetacumn.run_folder import START, load_em, load_model, save_model, save_start
 from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import perturb, random_rotations
 from hetacumn.stochastic_em import soften
 from hetacumn.subspace import volumes_at
-from hetacumn.training import START, TrainConfig, build_model, load_model, save_model, save_start
+from hetacumn.train_config import TrainConfig
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 BOX, FULL, N = 32, 64, 150
-
-
-def make_latents(counts, spread=0.1):
-    """Blobs of so many points each, at (3k, 0, -3k), shuffled."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    labels = labels[torch.randperm(len(labels), generator=generator)]
-    centres = 3.0 * torch.arange(len(counts))[:, None] * torch.tensor([[1.0, 0.0, -1.0]])
-    return centres[labels] + spread * torch.randn(len(labels), 3, generator=generator), labels
-
-
-def test_classes_are_ordered_by_size():
-    latents, labels = make_latents([60, 200, 120])
-    found = classify(latents, 3)
-    assert found.labels.bincount().tolist() == [200, 120, 60]
-    assert torch.equal(found.labels, torch.tensor([2, 0, 1])[labels])
-    expected = torch.tensor([[3.0, 0, -3], [6, 0, -6], [0, 0, 0]])
-    torch.testing.assert_close(found.centres, expected, rtol=0, atol=0.1)
-
-
-def test_the_likelier_class_is_so_in_view_of_how_large_the_classes_are():
-    generator = torch.Generator().manual_seed(0)
-    labels = (torch.rand(20_000, generator=generator) < 0.1).long()  # nine in ten are of class 0
-    seen = 2.0 * labels - 1 + 1.5 * torch.randn(20_000, generator=generator)
-    scores = -0.5 * ((seen[:, None] - torch.tensor([1.0, -1.0])) / 1.5) ** 2  # the rarer class comes first
-    found = likelier(scores, torch.tensor([[1.0], [-1.0]]))
-    assert found.centres.flatten().tolist() == [-1.0, 1.0]  # the largest comes first
-    border = 1.5**2 / 2 * torch.tensor(9.0).log()  # where the classes are equally likely, in truth
-    assert float((found.labels == (seen > border)).float().mean()) > 0.98
-    assert float((found.labels == labels).float().mean()) > float((scores.argmin(1) == labels).float().mean()) + 0.05
-
-
-@pytest.mark.parametrize("counts", [[150], [100, 120], [80, 60, 90], [50, 60, 70, 80, 90]], ids=len)
-def test_bic_finds_how_many_there_are(counts):
-    latents, labels = make_latents(counts)
-    found = classify(latents, None)
-    assert len(found.centres) == len(counts) and accuracy(found.labels, labels) == 1
-
-
-def test_bic_looks_no_further_than_told_and_than_there_are_points():
-    latents, _ = make_latents([50, 50, 50])
-    assert len(classify(latents, None, most=2).centres) <= 2
-    assert len(classify(latents[:2], None).centres) <= 2
-
-
-@pytest.mark.parametrize("classes", [151, -1])
-def test_a_number_of_classes_that_cannot_be_is_refused(classes):
-    with pytest.raises(HetacumnError, match=f"{classes} classes of 150 particles; expected 1 to 150"):
-        classify(make_latents([150])[0], classes)
-
-
-def test_a_path_ends_at_the_percentiles_of_the_longest_axis(device):
-    along = torch.linspace(-10, 10, 1001, device=device)
-    across = torch.randn(1001, 2, generator=torch.Generator().manual_seed(0)).to(device)
-    axis = torch.tensor([0.6, 0.8, 0.0], device=device)
-    latents = (
-        along[:, None] * axis
-        + 0.01 * torch.nn.functional.pad(across, (1, 0))
-        + torch.tensor([1.0, 2, 3], device=device)
-    )
-    path = latent_path(latents, 7)
-    assert path.shape == (7, 3)
-    place = (path - torch.tensor([1.0, 2, 3], device=device)) @ axis
-    if place[0] > place[-1]:
-        place = -place
-    torch.testing.assert_close(place, torch.linspace(-9, 9, 7, device=device), rtol=0, atol=0.05)
-    middle = path - latents.mean(0)
-    assert (middle - (middle @ axis)[:, None] * axis).norm(dim=1).max() < 0.05
 
 
 @pytest.fixture(scope="module")
@@ -254,8 +187,8 @@ def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, mo
     trained, searched = load_model(model), load_em(model)
     data, config = observe(stack.read()), trained.config.ab_initio.thorough()
     found = search(data, searched.basis(), searched.centres, config)
-    errors, _ = pose_errors(found.state.poses.rotations, truth.rotations)
-    assert errors.median() < 2 and accuracy((found.state.latents[:, 0] > 0).long(), truth.classes) > 0.95
+    errors, _ = pose_errors(found.poses.rotations, truth.rotations)
+    assert errors.median() < 2 and accuracy((found.latents[:, 0] > 0).long(), truth.classes) > 0.95
 
     near = Hypotheses(truth.rotations[:, None], (truth.shifts_A / 3.2)[:, None], torch.zeros(N, 1))
     monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(len(data), 1), near))
@@ -270,7 +203,7 @@ def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, mo
 
     monkeypatch.setattr("hetacumn.inference._search", unlikely)
     refined = refine(trained.model, data, trained.basis(), config, 2)
-    errors, _ = pose_errors(refined.state.poses.rotations, truth.rotations)
+    errors, _ = pose_errors(refined.poses.rotations, truth.rotations)
     assert asked == [N] and errors.max() < 20 and errors.median() < 2
 
 
@@ -349,29 +282,6 @@ def test_classes_weighed_before_are_weighed_again(first_class, stack, model, tmp
     assert (answer.predictions.classes == whole.predictions.classes[rows]).float().mean() > 0.95
     scale = float(whole.class_volumes.abs().max())
     torch.testing.assert_close(answer.class_volumes, whole.class_volumes, rtol=1e-3, atol=1e-4 * scale)
-
-
-def test_classes_have_a_spread_of_their_own_or_one_for_all():
-    """Whatever explains the latents better: of few or faint images own spreads are those of chance."""
-    generator, corners = torch.Generator().manual_seed(2), torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * 2)
-    labels = torch.arange(200) % 4
-    z = torch.cat([corners[labels], torch.zeros(200, 2)], 1) + 0.6 * torch.randn(200, 4, generator=generator)
-    own = GaussianMixture(4, n_init=5, reg_covar=1e-4, random_state=0).fit_predict(z.double().numpy())
-    assert accuracy(classify(z, 4).labels, labels) > 0.85 > accuracy(own, labels) + 0.1
-
-    labels = torch.arange(2000) % 2
-    spread, at = torch.tensor([0.15, 0.8])[labels], torch.tensor([[0.0, 0.0], [1.0, 0.0]])[labels]
-    z = at + spread[:, None] * torch.randn(2000, 2, generator=generator)
-    shared = GaussianMixture(2, covariance_type="tied", random_state=0).fit_predict(z.double().numpy())
-    assert accuracy(classify(z, 2).labels, labels) > 0.93 > accuracy(shared, labels) + 0.1
-
-
-def test_mixtures_give_known_latents_their_labels_again():
-    generator = torch.Generator().manual_seed(0)
-    z = torch.cat([torch.randn(300, 2, generator=generator), torch.randn(80, 2, generator=generator) / 3 + 4])
-    found = classify(z, 2)
-    assert (classify_as(z, z, found.labels) == found.labels).float().mean() > 0.99
-    assert classify_as(torch.tensor([[4.0, 4.0]]), z, found.labels).tolist() == [1]
 
 
 def test_an_answer_that_another_cannot_be_like_is_refused(stack, model, searched, tmp_path):

@@ -23,7 +23,8 @@ from hetacumn.preprocess import Preprocessing
 from hetacumn.simulate import Simulation, simulate
 from hetacumn.so3 import distance_deg
 from hetacumn.team import Team
-from hetacumn.training import CHECKPOINT, TrainConfig
+from hetacumn.train_config import TrainConfig
+from hetacumn.training import CHECKPOINT
 
 pytestmark = pytest.mark.slow
 DATA = Path(__file__).resolve().parents[1] / "data"

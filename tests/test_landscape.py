@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hetacumn.landscape import latent_axes
+from hetacumn.landscape import latent_axes, latent_path
 
 
 def volumes(*sizes: float) -> torch.Tensor:
@@ -65,3 +65,22 @@ def test_the_bend_of_a_motion_comes_after_the_motions(motions):
     found = latent_axes(latents, 2, volumes(3, 3, 1))
     table = torch.corrcoef(torch.cat([found.coordinates, motions], 1).T)[:2, 2:].abs()
     assert (table.max(1).values > 0.97).all() and table.argmax(1).unique().numel() == 2
+
+
+def test_a_path_ends_at_the_percentiles_of_the_longest_axis(device):
+    along = torch.linspace(-10, 10, 1001, device=device)
+    across = torch.randn(1001, 2, generator=torch.Generator().manual_seed(0)).to(device)
+    axis = torch.tensor([0.6, 0.8, 0.0], device=device)
+    latents = (
+        along[:, None] * axis
+        + 0.01 * torch.nn.functional.pad(across, (1, 0))
+        + torch.tensor([1.0, 2, 3], device=device)
+    )
+    path = latent_path(latents, 7)
+    assert path.shape == (7, 3)
+    place = (path - torch.tensor([1.0, 2, 3], device=device)) @ axis
+    if place[0] > place[-1]:
+        place = -place
+    torch.testing.assert_close(place, torch.linspace(-9, 9, 7, device=device), rtol=0, atol=0.05)
+    middle = path - latents.mean(0)
+    assert (middle - (middle @ axis)[:, None] * axis).norm(dim=1).max() < 0.05

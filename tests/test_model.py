@@ -10,13 +10,14 @@ from hetacumn import decoder, encoder
 from hetacumn.ab_initio import Start
 from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, linear_basis
 from hetacumn.encoder import Hypotheses
-from hetacumn.model import HetACUMN, LatentDraws, kl_divergence, pose_distance
+from hetacumn.model import HetACUMN, LatentDraws, build_model, kl_divergence, pose_distance
 from hetacumn.observations import Observations, signal_power
 from hetacumn.particles import Poses
 from hetacumn.precision import layer_dtype
 from hetacumn.so3 import MIRROR, distance_deg, from_euler, random_rotations
 from hetacumn.subspace import mixing_of
-from hetacumn.training import TrainConfig, Trainer, build_model
+from hetacumn.train_config import TrainConfig
+from hetacumn.training import Trainer
 from hetacumn.volumes import Slicer
 
 BOX = 16

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from hetacumn import ab_initio, fourier, inference
 from hetacumn.ab_initio import Start
 from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.classes import Classes
 from hetacumn.fourier import HalfPlane
 from hetacumn.fsc import Placement
-from hetacumn.inference import Classes
 from hetacumn.joint import State, Tangent, climb
 from hetacumn.rivals import locate
 from hetacumn.search import pose_grid, search_grid, shift_grid
@@ -199,10 +199,10 @@ def test_refinement_and_search_stay_on_the_device(trainer, mode, toy, monkeypatc
     basis = pretend(mode, toy.basis(2))
     with mode, Answered():
         found = inference.refine(trainer.model, trainer.data, basis, config, 2)
-        other, _ = inference.polish(trainer.data, basis, found.state, config, 2, 2, 0)
+        other, _ = inference.polish(trainer.data, basis, found, config, 2, 2, 0)
         searched = inference.search(trainer.data, basis, torch.zeros(2, 2, device=DEVICE), config)
         scores = inference.weigh(trainer.data, basis[:2], config)
-    assert {other.device, found.state.device, searched.state.device, scores.device} == {DEVICE}
+    assert {other.device, found.device, searched.device, scores.device} == {DEVICE}
 
 
 @pytest.mark.parametrize("wait", [lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: x.cpu(),

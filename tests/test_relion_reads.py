@@ -9,13 +9,14 @@ import pytest
 from hetacumn.backprojection import half_maps
 from hetacumn.fourier import crop_volumes
 from hetacumn.fsc import fsc
+from hetacumn.mrc import read_mrc
 from hetacumn.observations import observe
 from hetacumn.particles import Poses
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.simulate import Simulation, simulate
-from hetacumn.volumes import read_mrc, soft_sphere
+from hetacumn.volumes import soft_sphere
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 pytestmark = [

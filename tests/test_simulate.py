@@ -12,11 +12,12 @@ import hetacumn.simulate as module
 from hetacumn import star
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane, fft2c
+from hetacumn.mrc import read_mrc
 from hetacumn.optics import frequency_grid
 from hetacumn.particles import Poses, read_particles, write_star
 from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import distance_deg, to_euler
-from hetacumn.volumes import Slicer, read_mrc
+from hetacumn.volumes import Slicer
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 pytestmark = pytest.mark.skipif(not (DATA / "adk.npz").exists(), reason="data/ is absent: run `dvc pull`")

@@ -20,27 +20,19 @@ from hetacumn.decoder import linear_basis
 from hetacumn.errors import HetacumnError
 from hetacumn.inference import amortize
 from hetacumn.model import HetACUMN
-from hetacumn.observations import signal_nats
+from hetacumn.observations import stack_identity
 from hetacumn.preprocess import Preprocessing
-from hetacumn.training import (
-    CHECKPOINT,
+from hetacumn.run_folder import (
     START,
-    TrainConfig,
-    Trainer,
     load_config,
     load_model,
     load_start,
-    method_config,
-    run_method,
     save_model,
     save_start,
-    stack_identity,
-    start_settings,
-    train,
     trained_preprocessing,
-    training_share,
-    wanted_classes,
 )
+from hetacumn.train_config import TrainConfig
+from hetacumn.training import CHECKPOINT, Trainer, run_method, train, training_share
 
 BOX = 16
 TINY = TrainConfig(
@@ -181,8 +173,8 @@ def test_a_model_read_back_predicts_the_same(toy, start, tmp_path):
     trained = load_model(tmp_path)
     assert (trained.config, trained.box, trained.pixel_A) == (TINY, BOX, 7.5)
     one, other = amortize(trainer.model, toy.data), amortize(trained.model, toy.data)
-    assert torch.equal(one.state.latents, other.state.latents)
-    assert torch.equal(one.state.poses.rotations, other.state.poses.rotations)
+    assert torch.equal(one.latents, other.latents)
+    assert torch.equal(one.poses.rotations, other.poses.rotations)
     assert torch.equal(trained.basis(), trainer.model.decoder.basis().detach())
 
 
@@ -194,7 +186,7 @@ def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
     train(toy.data, config, tmp_path, 7.5, None, progress=False)
     trained = load_model(tmp_path)
     assert trained.config == config
-    assert torch.isfinite(amortize(trained.model, toy.data).state.latents).all()
+    assert torch.isfinite(amortize(trained.model, toy.data).latents).all()
     assert trained.basis().shape == (3, BOX, BOX, BOX)
     torch.manual_seed(config.seed)
     again = Trainer(toy.data, config, tmp_path / "again", None).model  # as it began: all but what was learnt is the same
@@ -210,18 +202,6 @@ def test_a_config_survives_its_file_and_params(tmp_path):
     assert TrainConfig.from_params({"seed": 1, "ab_initio": {"restarts": 2}}, seed=3) == TrainConfig(
         seed=3, ab_initio=AbInitioConfig(restarts=2)
     )
-
-
-@pytest.mark.parametrize(
-    "settings, name",
-    [
-        ({"epochs": 3}, "unknown parameter epochs; expected one of classes"),
-        ({"ab_initio": {"step": 3}}, r"unknown parameter ab_initio\.step; expected one of volumes"),
-    ],
-)
-def test_an_unknown_parameter_is_refused_by_its_name(settings, name):
-    with pytest.raises(HetacumnError, match=name):
-        TrainConfig.from_params(settings)
 
 
 def test_an_unknown_decoder_is_refused(toy, start, tmp_path):
@@ -360,7 +340,7 @@ def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tm
 
 
 def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monkeypatch, capsys):
-    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY.suited(toy.data)))
+    save_start(tmp_path / START, start, stack_identity(toy.data), TINY.suited(toy.data).start_settings())
     trained = []
     monkeypatch.setattr(training, "train", lambda *given, **more: trained.append(1) or train(*given, **more))
     for config in (TINY, TINY, replace(TINY, seed=5)):
@@ -380,7 +360,7 @@ def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monk
 
 
 def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
-    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY.suited(toy.data)))
+    save_start(tmp_path / START, start, stack_identity(toy.data), TINY.suited(toy.data).start_settings())
     as_trained = Preprocessing(box=BOX, contrast="black", diameter_A=90.0)
     run_method("hetacumn", toy.data, TINY, tmp_path / "told", 7.5, tmp_path, preprocessing=as_trained)
     run_method("em", toy.data, TINY, tmp_path, 7.5)
@@ -390,31 +370,6 @@ def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
     assert trained_preprocessing(tmp_path, stack) == Preprocessing(box=BOX, mask=True)
     with pytest.raises(HetacumnError, match="config.json: expected the settings of a run"):
         trained_preprocessing(tmp_path / "none", stack)
-
-
-@pytest.mark.parametrize("known, dataset, asked, wanted", [
-    ({"adk": 2}, "adk", None, 2), ({"adk": 2}, "adk", 3, 3), ({"adk": 2}, "", None, 4), (6, "adk", None, 6),
-    (None, "adk", None, 4),
-])  # fmt: skip
-def test_classes_are_as_asked_or_as_the_settings_say(known, dataset, asked, wanted):
-    assert wanted_classes({"classes": known}, dataset, asked) == wanted
-
-
-def test_the_settings_of_a_method_lie_over_those_of_all():
-    train = {"rate": 0.01, "ab_initio": {"steps": 7, "restarts": 2}}
-    params = {"train": train, "methods": {"mine": {"ab_initio": {"steps": 9}}}}
-    config = method_config(params, "mine", seed=3)
-    assert (config.rate, config.seed, config.ab_initio.steps, config.ab_initio.restarts) == (0.01, 3, 9, 2)
-    with pytest.raises(HetacumnError, match="unknown method 'other'; expected one of mine"):
-        method_config(params, "other")
-    with pytest.raises(HetacumnError, match="ab_initio.volumes is set; expected classes, which it is taken from"):
-        method_config({**params, "train": {"ab_initio": {"volumes": 3}}}, "mine")
-
-
-@pytest.mark.parametrize("wrong", [0, -1, "two", 2.5])
-def test_classes_that_cannot_be_are_refused(wrong):
-    with pytest.raises(HetacumnError, match=f"classes is {wrong!r}; expected a number from 1 on"):
-        wanted_classes({"classes": {"adk": wrong}}, "adk")
 
 
 def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
@@ -433,7 +388,7 @@ def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
 
 def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(toy, start, tmp_path):
     """That of another folder was chosen as it is; it must fit, though."""
-    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY.suited(toy.data)))
+    save_start(tmp_path / START, start, stack_identity(toy.data), TINY.suited(toy.data).start_settings())
     for config, named in ((replace(TINY, classes=3), "volumes"), (replace(TINY, seed=5), "seed")):
         with pytest.raises(HetacumnError, match=f"{START}: made with other {named}; delete it"):
             run_method("hetacumn", toy.data, config, tmp_path, 7.5)
@@ -444,7 +399,7 @@ def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(t
 
 
 def test_a_run_that_fails_leaves_what_is_there_of_the_one_before(toy, start, tmp_path):
-    save_start(tmp_path / START, start, stack_identity(toy.data), start_settings(TINY.suited(toy.data)))
+    save_start(tmp_path / START, start, stack_identity(toy.data), TINY.suited(toy.data).start_settings())
     run_method("hetacumn", toy.data, TINY, tmp_path / "out", 7.5, tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(HetacumnError, match="not finite"):
@@ -458,31 +413,6 @@ def test_a_run_that_fails_leaves_what_is_there_of_the_one_before(toy, start, tmp
 def test_one_particle_is_refused(toy, tmp_path):
     with pytest.raises(HetacumnError, match="1 particle to train on; expected 2 at least"):
         run_method("em", toy.data[:1], replace(TINY, classes=1), tmp_path / "out", 7.5)
-
-
-@pytest.mark.parametrize("wrong, message", [
-    ({"routes": ()}, "routes is ..; expected classes, consensus or both"), ({"routes": ("both",)}, "routes"),
-    ({"held_out": 0.0}, "held_out is 0.0; expected a number over 0"), ({"shift": 0.5}, "shift is 0.5"),
-    ({"soft_radius": 0.2}, "soft_radius is 0.2; expected a number over 0.22, where radius ends"), ({"shift_apart_px": 0.0}, ""),
-    ({"rivals_apart_px": -1.0}, "rivals_apart_px is -1.0; expected a number over 0"), ({"settled": 2.0}, "settled is 2.0"),
-    ({"last_reaches": (0.45, 0.6)}, "last_reaches is .*; expected numbers over 0 and up to 0.5"),
-    ({"faint_early_reaches": (0.0,)}, "faint_early_reaches"),
-])  # fmt: skip
-def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
-    with pytest.raises(HetacumnError, match=f"ab_initio.{message}"):
-        TrainConfig.from_params({"ab_initio": wrong})
-
-
-@pytest.mark.parametrize("wrong, message", [
-    ({"feedback": [[0, 0.2]]}, "feedback is .*; expected pairs of a number from 1 on, how many take part, and a radius"),
-    ({"faint_second_rounds": [[4, 0.7]]}, "faint_second_rounds is .*; expected pairs"),
-    ({"faint_second_look": 3.0}, "faint_second_look is 3.0; expected a share from 0 to 1"),
-    ({"second_rounds": []}, "second_rounds is empty; expected rounds, or 0 for second_look"),
-])  # fmt: skip
-def test_rounds_and_shares_that_cannot_be_are_refused(wrong, message):
-    with pytest.raises(HetacumnError, match=f"^{message}"):
-        TrainConfig.from_params(wrong)
-    assert TrainConfig.from_params({"second_rounds": [], "second_look": 0}).second_rounds == ()
 
 
 def test_a_gradient_that_is_not_finite_is_no_good_state(toy, start, tmp_path, monkeypatch):
@@ -507,7 +437,7 @@ def test_training_on_the_device(blobs, device, tmp_path):
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {}).to(device)
     train(toy.data, replace(TINY, alone_steps=2, joint_epochs=2.0), tmp_path, 7.5, start, progress=False)
     trained = load_model(tmp_path, device)
-    assert amortize(trained.model, toy.data).state.latents.device.type == device
+    assert amortize(trained.model, toy.data).latents.device.type == device
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])
@@ -546,21 +476,3 @@ def test_a_full_disk_leaves_the_checkpoint_before(toy, start, tmp_path, monkeypa
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     train(toy.data, config, tmp_path, 7.5, start, progress=False)
     assert (tmp_path / "model.safetensors").exists()
-
-
-def test_more_hypotheses_compete_for_faint_images(blobs, device):
-    loud, faint = (make_toy([hinged(blobs, 0)], 300, BOX, snr=snr, device=device).data for snr in (2.0, 0.05))
-    config = TrainConfig(ab_initio=AbInitioConfig(loud_nats=signal_nats(loud, 0.22 * BOX) / 4))
-    assert config.suited(loud) == config
-    suited = config.suited(faint)
-    thorough = config.ab_initio.thorough()
-    assert suited == replace(
-        config,
-        feedback=config.faint_feedback,
-        second_look=config.faint_second_look,
-        second_rounds=config.faint_second_rounds,
-        ab_initio=thorough,
-    )
-    assert suited.suited(faint) == suited
-    assert replace(config, feedback=()).suited(faint) == replace(config, feedback=(), ab_initio=thorough)
-    assert replace(config, second_look=0.0).suited(faint).second_look == 0

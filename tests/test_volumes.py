@@ -1,13 +1,11 @@
 """Central slices against projections, rotation of volumes, and MRC files."""
 
-import mrcfile
 import pytest
 import torch
 
-from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
 from hetacumn.so3 import MIRROR, from_euler, random_rotations
-from hetacumn.volumes import Slicer, radius_grid, read_mrc, rotate, soft_sphere, write_mrc
+from hetacumn.volumes import Slicer, radius_grid, rotate, soft_sphere
 
 BOX = 32
 
@@ -108,27 +106,3 @@ def test_soft_sphere_falls_from_one_to_zero_inside_the_box(device):
     assert radius[BOX // 2, BOX // 2, BOX // 2] == 0 and radius[BOX // 2, BOX // 2, 0] == BOX // 2
     assert (mask[radius <= BOX // 2 - 3] == 1).all() and (mask[radius >= BOX // 2 - 1] < 1e-6).all()
     assert ((mask >= 0) & (mask <= 1)).all()
-
-
-def test_mrc_files_round_trip_with_their_origin(tmp_path, blobs):
-    volume = blobs.volume(BOX)
-    write_mrc(tmp_path / "new" / "v.mrc", volume, 3.5)
-    read, voxel_A = read_mrc(tmp_path / "new" / "v.mrc")
-    assert torch.equal(read, volume) and voxel_A == pytest.approx(3.5)
-    with mrcfile.open(tmp_path / "new" / "v.mrc") as mrc:
-        assert float(mrc.header.origin.x) == pytest.approx(-16 * 3.5)
-
-
-def test_what_is_no_mrc_file_is_named(tmp_path):
-    (tmp_path / "bad.mrc").write_bytes(b"no map")
-    for name in ("bad.mrc", "absent.mrc"):
-        with pytest.raises(HetacumnError, match=name):
-            read_mrc(tmp_path / name)
-
-
-def test_equal_volumes_make_equal_files_without_a_date(tmp_path):
-    for name in ("one", "other"):
-        write_mrc(tmp_path / f"{name}.mrc", torch.ones(8, 8, 8), 2.0)
-    content = (tmp_path / "one.mrc").read_bytes()
-    assert content == (tmp_path / "other.mrc").read_bytes()
-    assert b"20" not in content[224:1024] and b"hetacumn" in content[224:304]

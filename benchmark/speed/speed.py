@@ -31,6 +31,8 @@ from hetacumn.baselines.process import find_program, run_bounded
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
 from hetacumn.inference import amortize, refine
+from hetacumn.model import build_model
+from hetacumn.mrc import write_mrc
 from hetacumn.observations import Observations, signal_nats, signal_power
 from hetacumn.optics import Optics
 from hetacumn.particles import write_star
@@ -43,8 +45,9 @@ from hetacumn.so3 import random_rotations
 from hetacumn.stacks import new_stack
 from hetacumn.star import read_table
 from hetacumn.stochastic_em import smooth_noise, stochastic_em
-from hetacumn.training import TrainConfig, Trainer, build_model, device_name, pick_device
-from hetacumn.volumes import Slicer, soft_sphere, write_mrc
+from hetacumn.train_config import TrainConfig
+from hetacumn.training import Trainer, device_name, pick_device
+from hetacumn.volumes import Slicer, soft_sphere
 
 FOLDER = Path(__file__).resolve().parent
 COLUMNS = ["what", "box", "device", "threads", "particles_per_second", "fraction_of_peak", "peer"]

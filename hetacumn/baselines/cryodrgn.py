@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from hetacumn.baselines.process import Outcome, find_program, run_bounded
+from hetacumn.classes import classify
 from hetacumn.errors import HetacumnError
-from hetacumn.inference import classify
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import Prepared
 

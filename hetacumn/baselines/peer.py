@@ -11,7 +11,7 @@ from torch import Tensor
 from hetacumn.backprojection import back_project
 from hetacumn.baselines import cryodrgn, relion
 from hetacumn.errors import HetacumnError
-from hetacumn.inference import write_volumes
+from hetacumn.mrc import write_volumes
 from hetacumn.observations import Observations, observe
 from hetacumn.particles import Poses
 from hetacumn.predictions import Predictions
@@ -57,7 +57,7 @@ def run_peer(settings: dict, source: Path | str, out: Path | str, images: Prepro
     found.write(out, source)
     observations = observe(data.read())
     poses = Poses(found.rotations, data.shifts_in_prepared_A(found.shifts_A) / data.pixel_A)
-    write_volumes(out, class_volumes(observations, poses, found.classes), "class", data.pixel_A)
+    write_volumes(out / "volumes", class_volumes(observations, poses, found.classes), "class_", data.pixel_A)
     write_json(out / "run.json", {**facts, "train_seconds": round(outcome.seconds, 1),
                                 "clock_seconds": round(outcome.clock_seconds, 1), "finished": outcome.finished})
     return found

@@ -1,0 +1,63 @@
+"""Volumes as MRC files, one or several of a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import torch
+from torch import Tensor
+
+from hetacumn.errors import HetacumnError
+from hetacumn.project import atomic_path
+
+
+def write_mrc(path: Path | str, volume: Tensor, voxel_A: float) -> None:
+    """Write ``(z, y, x)`` as MRC, its physical origin so that index ``box // 2`` is (0, 0, 0) Å.
+
+    The header holds no date: equal volumes make equal bytes.
+    """
+    with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+        mrc.set_data(volume.detach().cpu().float().numpy())
+        mrc.voxel_size = voxel_A
+        mrc.header.label[0] = "hetacumn"
+        mrc.header.origin = tuple([-(volume.shape[-1] // 2) * voxel_A] * 3)
+
+
+def read_mrc(path: Path | str) -> tuple[Tensor, float]:
+    """A ``(z, y, x)`` volume and its voxel size in Å. Raises :class:`HetacumnError` naming the file."""
+    try:
+        with mrcfile.open(path) as mrc:
+            return torch.from_numpy(np.array(mrc.data, dtype=np.float32)), float(mrc.voxel_size.x)
+    except (OSError, ValueError) as error:
+        raise HetacumnError(f"{path}: expected an MRC volume ({error})") from error
+
+
+def write_volumes(folder: Path | str, volumes: Tensor, stem: str, voxel_A: float) -> None:
+    """``(k, z, y, x)`` as ``<stem>1.mrc``, ``<stem>2.mrc``, … of a folder; those beyond, of an earlier run with more volumes,
+    are removed."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{stem}{i}.mrc" for i in range(1, len(volumes) + 1)]
+    for path, volume in zip(paths, volumes, strict=True):
+        write_mrc(path, volume, voxel_A)
+    numbered = re.compile(re.escape(stem) + r"\d+\.mrc")
+    for path in set(folder.iterdir()) - set(paths):
+        if numbered.fullmatch(path.name):
+            path.unlink()
+
+
+def read_volumes(folder: Path | str, stem: str) -> tuple[Tensor, float]:
+    """What :func:`write_volumes` wrote, ``(k, z, y, x)``, and the voxel in Å.
+
+    Raises :class:`HetacumnError` where there is none.
+    """
+    volumes = []
+    while (path := Path(folder) / f"{stem}{len(volumes) + 1}.mrc").is_file():
+        volume, voxel_A = read_mrc(path)
+        volumes.append(volume)
+    if not volumes:
+        raise HetacumnError(f"{path}: no such file; expected the first of one volume or more")
+    return torch.stack(volumes), voxel_A

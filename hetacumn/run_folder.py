@@ -1,0 +1,156 @@
+"""The folder of a run: models, ab initio starts, settings and facts, written and read back.
+
+``model.safetensors`` or, of the ``em`` baseline, ``start.safetensors``; ``config.json``: of which settings, of which stack and
+how prepared; ``run.json``: what differs from run to run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from hetacumn.ab_initio import Start
+from hetacumn.classes import classify
+from hetacumn.decoder import linear_basis
+from hetacumn.errors import HetacumnError
+from hetacumn.model import HetACUMN, build_model
+from hetacumn.observations import Observations, same_stack, stack_identity
+from hetacumn.particles import Poses
+from hetacumn.preprocess import Preprocessing
+from hetacumn.project import atomic_path, provenance, write_json
+from hetacumn.settings import merged
+from hetacumn.train_config import TrainConfig
+
+START, MODEL = "start.safetensors", "model.safetensors"
+
+
+def read_run(out: Path | str) -> dict:
+    """The facts of a run that differ from run to run (seconds, memory, device), kept apart from its results."""
+    path = Path(out) / "run.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_facts(out: Path, facts: dict) -> None:
+    """``config.json``, once there is what it speaks of: until then that of an earlier model there stays beside it."""
+    write_json(out / "config.json", {**facts, **provenance()})
+
+
+def read_config(out: Path | str) -> dict:
+    """A run's ``config.json``: method, ``config``, box, pixel size, stack and versions."""
+    path = Path(out) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise HetacumnError(f"{path}: expected the settings of a run ({error})") from error
+
+
+def load_config(out: Path | str) -> TrainConfig:
+    """The settings in a run's ``config.json``."""
+    try:
+        return TrainConfig.from_params(read_config(out)["config"])
+    except KeyError as error:
+        raise HetacumnError(f"{Path(out) / 'config.json'}: expected the settings of a run (no {error})") from error
+
+
+def trained_preprocessing(out: Path | str, stack: object, over: object = None) -> Preprocessing:
+    """How the images were prepared that the model of a folder was made from, or, if it does not say, ``stack`` of the
+    settings; in either case with other settings of ``stack`` laid ``over``."""
+    facts = read_config(out)
+    return Preprocessing.from_params(merged({"": facts.get("preprocessing") or stack, "stack": over}), box=facts["box"])
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        Path(temporary).write_bytes(save(tensors, {"facts": json.dumps(facts)}))
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    if not path.exists():
+        raise HetacumnError(f"{path}: no such file; train first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise HetacumnError(f"{path}: expected a safetensors file of this program ({error})") from error
+
+
+def save_model(path: Path, model: HetACUMN, config: TrainConfig, box: int, pixel_A: float) -> None:
+    """Weights and, in the file's header, what they are: config, box and pixel size."""
+    _write_tensors(path, model.state_dict(), {"config": asdict(config), "box": box, "pixel_A": pixel_A})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model read back: with its config, box and pixel size in Å."""
+
+    model: HetACUMN
+    config: TrainConfig
+    box: int
+    pixel_A: float
+
+    def basis(self) -> Tensor:
+        """Mean and components ``(1 + q, box, box, box)`` that stand for the decoder's volumes."""
+        with torch.no_grad():
+            return linear_basis(self.model.decoder)
+
+
+def load_model(out: Path | str, device: torch.device | str = "cpu") -> Trained:
+    """The model of a finished run's folder."""
+    tensors, facts = _read_tensors(Path(out) / MODEL)
+    config = TrainConfig.from_params(facts["config"])
+    model = build_model(config, facts["box"])
+    model.load_state_dict(tensors)
+    return Trained(model.to(device).eval(), config, facts["box"], facts["pixel_A"])
+
+
+def save_start(path: Path, start: Start, stack: str, settings: dict) -> None:
+    """An ab initio start, as safetensors, with the :func:`~hetacumn.observations.stack_identity` it is of and
+    the :meth:`~hetacumn.train_config.TrainConfig.start_settings` it was made with."""
+    tensors = {"basis": start.basis, "rotations": start.poses.rotations, "shifts_px": start.poses.shifts_px,
+               "latents": start.latents}
+    _write_tensors(path, tensors, {"route": start.route, "scores": start.scores, "stack": stack, "settings": settings})
+
+
+def load_start(path: Path, data: Observations | None = None) -> Start:
+    """What :func:`save_start` wrote. Raises :class:`HetacumnError` where that is of another stack than ``data``, if given."""
+    tensors, facts = _read_tensors(path)
+    if data is not None and not same_stack(facts["stack"], stack_identity(data)):
+        raise HetacumnError(f"{path}: of another stack ({facts['stack']}); expected {stack_identity(data)}; delete it or "
+                            "choose another folder")
+    return Start(tensors["basis"], Poses(tensors["rotations"], tensors["shifts_px"]), tensors["latents"],
+                 facts["route"], facts["scores"])
+
+
+def saved_settings(path: Path) -> dict:
+    """The settings that :func:`save_start` wrote."""
+    return _read_tensors(path)[1]["settings"]
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """The ``em`` baseline read back: what :class:`Trained` is to a network."""
+
+    start: Start
+    config: TrainConfig
+    box: int
+    pixel_A: float
+    centres: Tensor
+
+    def basis(self) -> Tensor:
+        """Mean and components of the volumes."""
+        return self.start.basis
+
+
+def load_em(folder: Path | str, device: torch.device | str = "cpu") -> Searcher:
+    """The ab initio start of a folder, and the latent centres of its classes."""
+    start, config = load_start(Path(folder) / START), load_config(folder)
+    start = start.to(device)
+    centres = classify(start.latents, config.classes, config.seed).centres.to(device)
+    return Searcher(start, config, start.basis.shape[-1], read_config(folder)["pixel_A"], centres)

@@ -1,0 +1,81 @@
+"""Classes of latents: how many, in which order, of which spread; like those before; likelier over all poses."""
+
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+
+from hetacumn.classes import classify, classify_as, likelier
+from hetacumn.errors import HetacumnError
+from hetacumn.evaluation import accuracy
+
+
+def make_latents(counts, spread=0.1):
+    """Blobs of so many points each, at (3k, 0, -3k), shuffled."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    centres = 3.0 * torch.arange(len(counts))[:, None] * torch.tensor([[1.0, 0.0, -1.0]])
+    return centres[labels] + spread * torch.randn(len(labels), 3, generator=generator), labels
+
+
+def test_classes_are_ordered_by_size():
+    latents, labels = make_latents([60, 200, 120])
+    found = classify(latents, 3)
+    assert found.labels.bincount().tolist() == [200, 120, 60]
+    assert torch.equal(found.labels, torch.tensor([2, 0, 1])[labels])
+    expected = torch.tensor([[3.0, 0, -3], [6, 0, -6], [0, 0, 0]])
+    torch.testing.assert_close(found.centres, expected, rtol=0, atol=0.1)
+
+
+def test_the_likelier_class_is_so_in_view_of_how_large_the_classes_are():
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(20_000, generator=generator) < 0.1).long()  # nine in ten are of class 0
+    seen = 2.0 * labels - 1 + 1.5 * torch.randn(20_000, generator=generator)
+    scores = -0.5 * ((seen[:, None] - torch.tensor([1.0, -1.0])) / 1.5) ** 2  # the rarer class comes first
+    found = likelier(scores, torch.tensor([[1.0], [-1.0]]))
+    assert found.centres.flatten().tolist() == [-1.0, 1.0]  # the largest comes first
+    border = 1.5**2 / 2 * torch.tensor(9.0).log()  # where the classes are equally likely, in truth
+    assert float((found.labels == (seen > border)).float().mean()) > 0.98
+    assert float((found.labels == labels).float().mean()) > float((scores.argmin(1) == labels).float().mean()) + 0.05
+
+
+@pytest.mark.parametrize("counts", [[150], [100, 120], [80, 60, 90], [50, 60, 70, 80, 90]], ids=len)
+def test_bic_finds_how_many_there_are(counts):
+    latents, labels = make_latents(counts)
+    found = classify(latents, None)
+    assert len(found.centres) == len(counts) and accuracy(found.labels, labels) == 1
+
+
+def test_bic_looks_no_further_than_told_and_than_there_are_points():
+    latents, _ = make_latents([50, 50, 50])
+    assert len(classify(latents, None, most=2).centres) <= 2
+    assert len(classify(latents[:2], None).centres) <= 2
+
+
+@pytest.mark.parametrize("classes", [151, -1])
+def test_a_number_of_classes_that_cannot_be_is_refused(classes):
+    with pytest.raises(HetacumnError, match=f"{classes} classes of 150 particles; expected 1 to 150"):
+        classify(make_latents([150])[0], classes)
+
+
+def test_classes_have_a_spread_of_their_own_or_one_for_all():
+    """Whatever explains the latents better: of few or faint images own spreads are those of chance."""
+    generator, corners = torch.Generator().manual_seed(2), torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * 2)
+    labels = torch.arange(200) % 4
+    z = torch.cat([corners[labels], torch.zeros(200, 2)], 1) + 0.6 * torch.randn(200, 4, generator=generator)
+    own = GaussianMixture(4, n_init=5, reg_covar=1e-4, random_state=0).fit_predict(z.double().numpy())
+    assert accuracy(classify(z, 4).labels, labels) > 0.85 > accuracy(own, labels) + 0.1
+
+    labels = torch.arange(2000) % 2
+    spread, at = torch.tensor([0.15, 0.8])[labels], torch.tensor([[0.0, 0.0], [1.0, 0.0]])[labels]
+    z = at + spread[:, None] * torch.randn(2000, 2, generator=generator)
+    shared = GaussianMixture(2, covariance_type="tied", random_state=0).fit_predict(z.double().numpy())
+    assert accuracy(classify(z, 2).labels, labels) > 0.93 > accuracy(shared, labels) + 0.1
+
+
+def test_mixtures_give_known_latents_their_labels_again():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.cat([torch.randn(300, 2, generator=generator), torch.randn(80, 2, generator=generator) / 3 + 4])
+    found = classify(z, 2)
+    assert (classify_as(z, z, found.labels) == found.labels).float().mean() > 0.99
+    assert classify_as(torch.tensor([[4.0, 4.0]]), z, found.labels).tolist() == [1]
