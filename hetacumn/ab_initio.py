@@ -36,7 +36,7 @@ from hetacumn.rivals import locate
 from hetacumn.search import search_grid
 from hetacumn.so3 import Frame, distance_deg
 from hetacumn.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
-from hetacumn.subspace import infer_latents, latent_posterior, volumes_at
+from hetacumn.subspace import ComponentPrior, infer_latents, latent_posterior, volumes_at
 from hetacumn.volumes import Slicer, soft_sphere
 
 MOVED_DEG = 5.0  # a turn by which an image counts as moved from one search to the next
@@ -68,17 +68,22 @@ def fit_subspace(
     data: Observations, basis: Tensor, poses: Poses, config: AbInitioConfig, steps: int,
     generator: torch.Generator, progress: tqdm, rate: float = 0.03,
 ) -> Tensor:
-    """Probabilistic PCA of volumes at given poses: gradient ascent on the log evidence, z integrated out."""
+    """Probabilistic PCA of volumes at given poses: gradient ascent on the log evidence, z integrated out, and the log prior of
+    components (:class:`~hetacumn.subspace.ComponentPrior`)."""
     box = basis.shape[-1]
     mask, unit = soft_sphere(box, device=basis.device), voxel_unit(data, box)
+    prior = ComponentPrior(box, config.component_share, basis.device) if config.component_share else None
     voxels = (basis / unit).clone().requires_grad_()
     optimiser = torch.optim.Adam([voxels], lr=rate)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = rate * min(1.0, 2 * (1 - step / steps)) + 1e-4
         rows = torch.randint(len(data), (2 * config.batch,), generator=generator).to(basis.device, non_blocking=True)
-        posterior = latent_posterior(data[rows], Slicer(voxels * mask * unit, config.padding), poses[rows])
+        volumes = voxels * mask * unit
+        loss = -latent_posterior(data[rows], Slicer(volumes, config.padding), poses[rows]).log_evidence.mean()
+        if prior is not None:
+            loss = loss + prior.penalty(volumes) / len(data)
         optimiser.zero_grad()
-        (-posterior.log_evidence.mean()).backward()
+        loss.backward()
         optimiser.step()
         progress.update()
     return voxels.detach() * mask * unit
@@ -315,12 +320,14 @@ class _AbInitio:
         return locate(self.data, tangent, volumes, centres, *grid, reach, padding)[0]
 
     def _fit(self, start: Start, poses: Poses, fit_radius: float, radius: float, steps: int) -> Start:
-        """The subspace at given poses, up to ``fit_radius``; and z, of what is within ``radius``."""
+        """The subspace at given poses, up to ``fit_radius``; and z, of what is within ``radius``, of unit variance."""
         config, box = self.config, self.data.plane.box
         fit = self.data.within(fit_radius * box)[self.fit]
         basis = fit_subspace(fit, start.basis, poses[self.fit], config, steps, self.generator, self.progress)
         latents = infer_latents(self.data.within(radius * box), Slicer(basis, config.padding), poses).mean
-        return replace(start, basis=basis, poses=poses, latents=latents)
+        spread = latents.std(0).clamp(min=1e-3)  # the prior of components makes them small, and z large
+        basis = torch.cat([basis[:1], basis[1:] * spread[:, None, None, None]])
+        return replace(start, basis=basis, poses=poses, latents=latents / spread)
 
     def _score(self, start: Start) -> float:
         """Mean log-likelihood of the images held out from the fits, z integrated."""

@@ -10,6 +10,7 @@ SIGTERM.
 
 import argparse
 import ast
+import logging
 import os
 import signal
 import sys
@@ -203,6 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(error.traceback) or error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").disabled = True  # at exit it would tell of what the notebook's client left undone
         print("interrupted", file=sys.stderr)
         return 130
     return 0

@@ -19,6 +19,8 @@ from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.volumes import Slicer
 
+LEAST_POWER = 1e-4  # of the strongest shell's: what is expected of any
+
 
 def volumes_at(latents: Tensor, basis: Tensor) -> Tensor:
     """Volumes ``(n, box, box, box)`` of ``(n, q)`` latents, for a basis of mean and components."""
@@ -57,6 +59,30 @@ def latent_posterior(data: Observations, slicer: Slicer, poses: Poses) -> Latent
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     evidence = match[:, 0] - 0.5 * gram[:, 0, 0] + 0.5 * (b * mean).sum(-1) - 0.5 * log_det
     return LatentPosterior(mean, precision, evidence)
+
+
+class ComponentPrior:
+    """Components of ``box`` cubed voxels before any image is seen: weaker than the mean by a ``share``, at every resolution.
+
+    Each coefficient of a component's transform is N(0, share · P), P being the mean power of the mean volume in its shell: what
+    Wiener filtering is to one volume (Scheres 2012). Without it components that few or faint images do not need are made of
+    the noise of these, and poses follow that noise.
+    """
+
+    def __init__(self, box: int, share: float, device: torch.device):
+        self.share = share
+        axis, half = torch.fft.fftfreq(box, 1 / box, device=device), torch.fft.rfftfreq(box, 1 / box, device=device)
+        shell = (axis[:, None, None].square() + axis[:, None].square() + half.square()).sqrt().round().long()
+        mates = torch.where((half > 0) & (half < box // 2), 2.0, 1.0)  # how many of the whole transform each stands for
+        self.shell, self.weight = shell.flatten(), mates.expand(shell.shape).flatten()
+        self.counts = axis.new_zeros(box).index_add(0, self.shell, self.weight)  # of shells: to the corners, and beyond
+
+    def penalty(self, basis: Tensor) -> Tensor:
+        """Minus the log density of a basis ``(1 + q, box, box, box)``, without its constant; the mean is as given."""
+        power = torch.fft.rfftn(basis, dim=(1, 2, 3), norm="ortho").flatten(1).abs().square() * self.weight
+        of_mean = torch.zeros_like(self.counts).index_add(0, self.shell, power[0].detach()) / self.counts.clamp(min=1)
+        expected = self.share * torch.maximum(of_mean, LEAST_POWER * of_mean.amax())
+        return 0.5 * (power[1:].sum(0) / expected[self.shell]).sum()
 
 
 @torch.no_grad()

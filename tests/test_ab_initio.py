@@ -183,6 +183,20 @@ def test_fitting_the_subspace_raises_the_evidence(blobs, device):
     assert basis[1].norm() > 3 * first[1].norm()
 
 
+def test_components_that_few_faint_images_do_not_need_are_not_made_of_their_noise(blobs, device):
+    """What the others hold says so: without the prior their log-likelihood falls."""
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 600, BOX, snr=0.02, device=device)
+    seen, others = torch.arange(0, 300, device=device), torch.arange(300, 600, device=device)
+    first, evidence = toy.basis(4), {}
+    for share in (0.0, 0.1):
+        config = replace(QUICK, component_share=share, batch=150)
+        basis = fit_subspace(toy.data[seen], first, toy.poses[seen], config, 150, torch.Generator().manual_seed(0),
+                             tqdm(disable=True))
+        posterior = latent_posterior(toy.data[others], Slicer(basis), toy.poses[others])
+        evidence[share] = float(posterior.log_evidence.mean())
+    assert evidence[0.1] > evidence[0.0] + 0.3
+
+
 def test_principal_components_of_two_volumes_are_mean_and_half_difference(blobs):
     a, b = blobs.volume(16), hinged(blobs, 0).volume(16)
     basis = principal(torch.stack([a, b]), torch.tensor([0.5, 0.5]), 2, torch.Generator().manual_seed(0), 1.0)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from toys import hinged, likelihood_at, make_toy
 
-from hetacumn.subspace import infer_latents, latent_posterior, mixing_of
+from hetacumn.fourier import fft3c, shells
+from hetacumn.subspace import ComponentPrior, infer_latents, latent_posterior, mixing_of
 from hetacumn.volumes import Slicer
 
 BOX = 16
@@ -96,3 +97,17 @@ def test_the_evidence_has_gradients_in_the_volumes(toy, basis):
 
     difference = evidence(basis + step) - evidence(basis - step)
     assert difference == pytest.approx(2 * float((voxels.grad * step).sum()), rel=0.02)
+
+
+def test_the_prior_of_components_is_a_gaussian_of_the_means_power_shell_by_shell(toy, basis, device):
+    basis = basis.clone().requires_grad_()
+    penalty = ComponentPrior(BOX, 0.2, torch.device(device)).penalty(basis)
+    power = fft3c(basis.detach().double()).abs().square() / BOX**3  # as of an orthonormal transform
+    shell = shells(BOX, 3, device)
+    of_mean = torch.stack([power[0][shell == s].mean() for s in range(int(shell.max()) + 1)])
+    of_mean = of_mean.clamp(min=1e-4 * of_mean.max())
+    expected = 0.5 * (power[1:] / (0.2 * of_mean[shell])).sum()
+    assert float(penalty.detach()) == pytest.approx(float(expected), rel=1e-3)
+    penalty.backward()
+    assert basis.grad[0].abs().max() == 0 and basis.grad[1].norm() > 0  # the mean is what it is
+    assert (basis.grad[1:] * basis.detach()[1:]).sum() > 0  # down the slope components become smaller
