@@ -57,6 +57,7 @@ def test_classes_that_cannot_be_are_refused(wrong):
     ({"rivals_apart_px": -1.0}, "rivals_apart_px is -1.0; expected a number over 0"), ({"settled": 2.0}, "settled is 2.0"),
     ({"last_reaches": (0.45, 0.6)}, "last_reaches is .*; expected numbers over 0 and up to 0.5"),
     ({"faint_early_reaches": (0.0,)}, "faint_early_reaches"),
+    ({"component_share": -0.1}, "component_share is -0.1; expected 0 or a number over it"),
 ])  # fmt: skip
 def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
     with pytest.raises(HetacumnError, match=f"ab_initio.{message}"):
