@@ -6,9 +6,9 @@
    restarts; the likeliest is kept.
 2. *Two routes.* Large motions: K volumes, started from the consensus times smooth random fields, by the same EM. Small
    motions: poses are first refined under the consensus. Both end as a linear subspace of volumes ``V_0 + Σ z_j V_j``,
-   fitted by probabilistic PCA, with poses refined under each image's own volume in turn. Components are weaker than the
-   mean, at every resolution: those of noise are not worth their prior. Conformations are laid on the body that they share, at
-   the end in the same hand too, which images never tell.
+   fitted by probabilistic PCA, with poses refined under each image's own volume in turn. Components have a prior, a
+   share of the mean's power in each shell: those of noise are not worth it. Conformations are laid on the body that
+   they share, at the end in the same hand too, which images never tell.
 3. *Choice.* Images held out from every fit decide which subspace explains them best.
 4. *A rare conformation.* Images that fit their volume worse than noise allows, if there are many, are of a conformation
    that was not found among so many of others: EM of these alone finds it, and all images compete for it again.
@@ -326,7 +326,7 @@ class _AbInitio:
         fit = self.data.within(fit_radius * box)[self.fit]
         basis = fit_subspace(fit, start.basis, poses[self.fit], config, steps, self.generator, self.progress)
         latents = infer_latents(self.data.within(radius * box), Slicer(basis, config.padding), poses).mean
-        spread = latents.std(0).clamp(min=1e-3)  # the prior of components makes them small, and z large
+        spread = latents.std(0).clamp(min=1e-3)  # of what is found; V(z) stays as it is
         basis = torch.cat([basis[:1], basis[1:] * spread[:, None, None, None]])
         return replace(start, basis=basis, poses=poses, latents=latents / spread)
 

@@ -59,5 +59,5 @@ def read_volumes(folder: Path | str, stem: str) -> tuple[Tensor, float]:
         volume, voxel_A = read_mrc(path)
         volumes.append(volume)
     if not volumes:
-        raise HetacumnError(f"{path}: no such file; expected the first of one volume or more")
+        raise HetacumnError(f"{path}: no such file; expected volumes that are numbered from 1")
     return torch.stack(volumes), voxel_A

@@ -94,6 +94,7 @@ def predict_stack(
     keep_freed_memory()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    run = read_run(model)
     trained = (load_em if grade == "searched" else load_model)(model, device)
     _check_images(stack, trained, model)
     named, earlier = identity(model, grade), None
@@ -118,7 +119,6 @@ def predict_stack(
         predictions.write(out, stack.source, data_dir=stack.data_dir or None)
         for stem, volumes in (("class_", class_volumes), ("path_", path_volumes), ("basis_", work.basis.cpu())):
             write_volumes(out / "volumes", volumes, stem, stack.pixel_A)
-        run = read_run(model)
         memory_mb = max(round(peak_memory_mb()), run.get("peak_memory_mb", 0))
         facts = {"prepared": str(stack.folder), "predict_particles_per_second": round(rate), "peak_memory_mb": memory_mb,
                  "model": named, "grade": grade, "class_centres": found.centres.tolist(),

@@ -19,7 +19,7 @@ from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.volumes import Slicer
 
-LEAST_POWER = 1e-4  # of the strongest shell's: what is expected of any
+LEAST_POWER = 1e-4
 
 
 def volumes_at(latents: Tensor, basis: Tensor) -> Tensor:
@@ -62,11 +62,12 @@ def latent_posterior(data: Observations, slicer: Slicer, poses: Poses) -> Latent
 
 
 class ComponentPrior:
-    """Components of ``box`` cubed voxels before any image is seen: weaker than the mean by a ``share``, at every resolution.
+    """Components of ``box`` cubed voxels before any image is seen: their power is a ``share`` of the mean's, shell by shell.
 
-    Each coefficient of a component's transform is N(0, share · P), P being the mean power of the mean volume in its shell: what
-    Wiener filtering is to one volume (Scheres 2012). Without it components that few or faint images do not need are made of
-    the noise of these, and poses follow that noise.
+    Each coefficient of a component's transform is N(0, share · P), P being the mean power of the mean volume in its shell, and
+    no less than :data:`LEAST_POWER` of the strongest shell's, so that gradients stay of one size. The idea is that of
+    regularised likelihood for one volume (Scheres 2012). Without it components that few or faint images do not need are made
+    of the noise of these, and poses follow that noise.
     """
 
     def __init__(self, box: int, share: float, device: torch.device):
