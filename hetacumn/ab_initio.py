@@ -6,14 +6,14 @@
    restarts; the likeliest is kept.
 2. *Two routes.* Large motions: K volumes, started from the consensus times smooth random fields, by the same EM. Small
    motions: poses are first refined under the consensus. Both end as a linear subspace of volumes ``V_0 + Σ z_j V_j``,
-   fitted by probabilistic PCA, with poses refined under each image's own volume in turn. Components have a prior, a
-   share of the mean's power in each shell: those of noise are not worth it. Conformations are laid on the body that
-   they share, at the end in the same hand too, which images never tell.
+   fitted by probabilistic PCA, with poses refined under each image's own volume in turn. Conformations are laid on the
+   body that they share, at the end in the same hand too, which images never tell.
 3. *Choice.* Images held out from every fit decide which subspace explains them best.
 4. *A rare conformation.* Images that fit their volume worse than noise allows, if there are many, are of a conformation
    that was not found among so many of others: EM of these alone finds it, and all images compete for it again.
 5. *Faint images.* Of these the likeliest pose of a grid is often a wrong one: in each route, and once more at the end, several
-   compete (:mod:`hetacumn.rivals`), in turns with the fit of the subspace, until few images move on.
+   compete (:mod:`hetacumn.rivals`), in turns with the fit of the subspace, until few images move on. And components have a
+   prior, a share of the mean's power in each shell: those of noise are not worth it.
 6. *Open poses.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end the volumes of
    the classes are fitted once more by EM, all poses weighed.
 """
@@ -321,14 +321,15 @@ class _AbInitio:
         return locate(self.data, tangent, volumes, centres, *grid, reach, padding)[0]
 
     def _fit(self, start: Start, poses: Poses, fit_radius: float, radius: float, steps: int) -> Start:
-        """The subspace at given poses, up to ``fit_radius``; and z, of what is within ``radius``, of unit variance."""
+        """The subspace at given poses, up to ``fit_radius``; and z, of what is within ``radius``."""
         config, box = self.config, self.data.plane.box
         fit = self.data.within(fit_radius * box)[self.fit]
         basis = fit_subspace(fit, start.basis, poses[self.fit], config, steps, self.generator, self.progress)
         latents = infer_latents(self.data.within(radius * box), Slicer(basis, config.padding), poses).mean
-        spread = latents.std(0).clamp(min=1e-3)  # of what is found; V(z) stays as it is
-        basis = torch.cat([basis[:1], basis[1:] * spread[:, None, None, None]])
-        return replace(start, basis=basis, poses=poses, latents=latents / spread)
+        if config.component_share:  # z of unit variance under it too; V(z) stays as it is
+            spread = latents.std(0).clamp(min=1e-3)
+            basis, latents = torch.cat([basis[:1], basis[1:] * spread[:, None, None, None]]), latents / spread
+        return replace(start, basis=basis, poses=poses, latents=latents)
 
     def _score(self, start: Start) -> float:
         """Mean log-likelihood of the images held out from the fits, z integrated."""

@@ -24,7 +24,7 @@ class AbInitioConfig:
     steps: int = 250
     class_steps: int = 250
     subspace_steps: int = 150
-    component_share: float = 0.1  # of the mean's power, in each shell: what a component is expected to have; 0: no prior
+    component_share: float = 0.0  # of the mean's power, in each shell: what a component is expected to have; 0: no prior
     batch: int = 100
     temper: float = 0.02  # what the log-likelihood is multiplied by at first; it grows to 1
     loud_nats: float = 200.0  # batch, temper and searches are for images that say this or more; see suited
@@ -54,6 +54,7 @@ class AbInitioConfig:
     last_reaches: tuple[float, ...] = ()  # of those at the end
     faint_early_reaches: tuple[float, ...] = (0.35,) * 4
     faint_last_reaches: tuple[float, ...] = (0.45,) * 8
+    faint_component_share: float = 0.1
     settled: float = 0.05  # the share of the images that still moves, below which no search follows
     padding: float = 2.0
     unfit_share: float = 0.03  # of the images, that fit no volume, and there is looked for one more; 1 for never
@@ -67,7 +68,8 @@ class AbInitioConfig:
             ("shift", 0 <= self.shift < 0.5, "a number from 0 to under 0.5"),
             ("shift_apart_px", self.shift_apart_px > 0, "a number over 0"),
             ("rivals_apart_px", self.rivals_apart_px > 0, "a number over 0"),
-            ("component_share", self.component_share >= 0, "0 or a number over it"),
+            *((name, getattr(self, name) >= 0, "0 or a number over it")
+              for name in ("component_share", "faint_component_share")),
             ("settled", 0 <= self.settled <= 1, "a number from 0 to 1"),
             *((name, all(0 < reach <= 0.5 for reach in getattr(self, name)), "numbers over 0 and up to 0.5")
               for name in ("early_reaches", "last_reaches", "faint_early_reaches", "faint_last_reaches")),
@@ -108,8 +110,9 @@ class AbInitioConfig:
         return len(self.last_reaches) or 2
 
     def thorough(self) -> AbInitioConfig:
-        """The settings with the searches among rivals that faint images need."""
-        return replace(self, early_reaches=self.faint_early_reaches, last_reaches=self.faint_last_reaches)
+        """The settings with the searches among rivals and the prior of components that faint images need."""
+        return replace(self, early_reaches=self.faint_early_reaches, last_reaches=self.faint_last_reaches,
+                       component_share=self.faint_component_share)
 
     def suited(self, data: Observations) -> AbInitioConfig:
         """The settings for images as faint as these.
