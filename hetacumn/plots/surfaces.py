@@ -1,0 +1,110 @@
+"""Volumes as surfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from mpl_toolkits.mplot3d import Axes3D
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from scipy.ndimage import zoom
+from skimage.measure import marching_cubes
+
+from hetacumn.plots.look import CLASS_COLOURS, WIDTH_IN, in_order, look_of
+
+SMOOTH_BOX = 96  # volumes of fewer voxels along a side are interpolated before their surface is drawn
+
+
+def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray], titles: Sequence[str] | None = None) -> Figure:
+    """Class volumes as surfaces, the truth above every method: a column a class, all seen from one side.
+
+    ``truth`` and every estimate ``(K, z, y, x)`` in one frame; without estimates the first may be any volumes. The truth
+    is cut at a quarter of its highest density, an estimate where it encloses as many voxels. The view is across the two
+    longest principal axes. ``titles`` of the columns: class 1, class 2, … if None.
+    """
+    rows = {"truth": truth, **{look_of(m)[0]: estimates[m] for m in in_order(set(estimates))}}
+    margin, size = 0.4, min((WIDTH_IN - 0.4) / len(truth), 1.35)
+    width, height = margin + size * len(truth), margin + size * len(rows)
+    figure = Figure(figsize=(width, height), layout="none")
+    axes_xyz, middle, reach = _pose_for_view(truth)
+    for row, (name, volumes) in enumerate(rows.items()):
+        bottom = size * (len(rows) - 1 - row)
+        for k, volume in enumerate(volumes):
+            left = margin + k * size
+            place = left / width, bottom / height, size / width, size / height
+            axis = figure.add_axes(place, projection="3d")
+            share = float((truth[k] > 0.25 * truth[k].max()).mean())
+            level = float(np.quantile(volume, 1 - share))
+            _surface(axis, volume, level, CLASS_COLOURS[k], axes_xyz, middle, reach)
+        if estimates:
+            figure.text(0.04 / width, (bottom + size / 2) / height, name.replace(", ", ",\n"), rotation=90, va="center",
+                        ha="left", ma="center", linespacing=1.0)
+    for k, title in enumerate(titles or [f"class {k + 1}" for k in range(len(truth))]):
+        left = margin + (k + 0.5) * size
+        figure.text(left / width, 1 - 0.08 / height, title, va="top", ha="center")
+    return figure
+
+
+def path_surfaces(volumes: np.ndarray) -> Figure:
+    """Volumes along a path ``(p, z, y, x)`` as surfaces, from the front (above) and from the side."""
+    size = WIDTH_IN / len(volumes)
+    height = 2 * size + 0.5  # with room for a title
+    figure = Figure(figsize=(WIDTH_IN, height), layout="none")
+    front, middle, reach = _pose_for_view(volumes)
+    order = [1, 0, 2]  # the side: along the second axis
+    side = front[order] * np.array([[1.0], [-1.0], [1.0]])
+    level = 0.25 * float(np.max(volumes))
+    for k, volume in enumerate(volumes):
+        for row, (axes_xyz, centre) in enumerate(((front, middle), (side, middle[order] * [1, -1, 1]))):
+            place = k / len(volumes), (1 - row) * size / height, 1 / len(volumes), size / height
+            axis = figure.add_axes(place, projection="3d")
+            _surface(axis, volume, level, CLASS_COLOURS[0], axes_xyz, centre, reach)
+        figure.text((k + 0.5) / len(volumes), 2 * size / height, str(k + 1), va="bottom", ha="center")
+    return figure
+
+
+def _pose_for_view(volumes: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Principal axes of what any class fills, shortest first, as rows ``(3, 3)`` xyz.
+
+    Then the middle of its extent along them ``(3,)`` and half the largest extent, in voxels from the origin.
+    """
+    filled = volumes.max(0)
+    zyx = np.argwhere(filled > 0.2 * filled.max()) - filled.shape[-1] // 2
+    points = zyx[:, ::-1].astype(float)
+    _, vectors = np.linalg.eigh(np.cov(points.T))
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), range(3)])  # eigenvectors have no sign
+    if np.linalg.det(vectors) < 0:
+        vectors[:, 0] *= -1
+    low, high = (points @ vectors).min(0), (points @ vectors).max(0)
+    return vectors.T, (low + high) / 2, float((high - low).max()) / 2 + 1
+
+
+def _surface(axis: Axes3D, volume: np.ndarray, level: float, colour: str, axes_xyz: np.ndarray,
+             middle: np.ndarray, reach: float) -> None:
+    """Draw where the density is ``level``, turned to ``axes_xyz`` and lit from the upper left."""
+    axis.set_axis_off()
+    axis.set_proj_type("ortho")
+    axis.view_init(elev=0, azim=0)  # along the first axis, the shortest; the third, the longest, is up
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
+    axis.set_box_aspect((1, 1, 1), zoom=1.65)
+    finer = 2 if volume.shape[-1] < SMOOTH_BOX else 1
+    fine = zoom(np.asarray(volume, dtype=float), finer, order=3, mode="grid-constant", grid_mode=True)
+    if not fine.min() < level < fine.max():
+        axis.text2D(0.5, 0.5, "no volume", transform=axis.transAxes, ha="center", va="center", fontsize=8)
+        return
+    vertices, faces, _, _ = marching_cubes(fine, level)
+    voxels_xyz = ((vertices[:, ::-1] + 0.5) / finer - 0.5) - volume.shape[-1] // 2
+    triangles = (voxels_xyz @ axes_xyz.T - middle)[faces]
+    flat = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    smooth = np.zeros_like(vertices, dtype=float)
+    np.add.at(smooth, faces, flat[:, None])  # every corner has the mean normal of the faces around it
+    normals = smooth[faces].mean(1)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-9)
+    light = np.array([0.75, -0.4, 0.55])
+    diffuse = np.clip(normals @ (light / np.linalg.norm(light)), 0, 1)[:, None]
+    nearness = np.clip((triangles[:, :, 0].mean(1) / reach + 1) / 2, 0, 1)[:, None]
+    shade = (0.35 + 0.65 * diffuse) * (0.7 + 0.3 * nearness)
+    colours = np.clip(np.array(to_rgb(colour)) * shade + 0.2 * diffuse**12, 0, 1)
+    axis.add_collection3d(Poly3DCollection(triangles, facecolors=colours, edgecolors=colours, linewidths=0.2))
