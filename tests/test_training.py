@@ -6,7 +6,7 @@ import pickle
 import re
 import resource
 import signal
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -194,16 +194,6 @@ def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
     torch.testing.assert_close(trained.basis(), linear_basis(again.decoder).detach())
 
 
-def test_a_config_survives_its_file_and_params(tmp_path):
-    config = replace(TINY, radius=(0.1, 0.3), ab_initio=AbInitioConfig(class_grid=(1, 3), held_out=0.2))
-    (tmp_path / "config.json").write_text(json.dumps({"config": asdict(config), "other": 1}))
-    assert load_config(tmp_path) == config
-    assert TrainConfig.from_params({}) == TrainConfig()
-    assert TrainConfig.from_params({"seed": 1, "ab_initio": {"restarts": 2}}, seed=3) == TrainConfig(
-        seed=3, ab_initio=AbInitioConfig(restarts=2)
-    )
-
-
 def test_an_unknown_decoder_is_refused(toy, start, tmp_path):
     with pytest.raises(HetacumnError, match="decoder is 'grid'; expected voxel or coordinate"):
         train(toy.data, replace(TINY, decoder="grid"), tmp_path, 7.5, start, progress=False)
@@ -287,27 +277,6 @@ def test_no_checkpoint_runs_code(toy, start, tmp_path, write):
     with pytest.raises(HetacumnError, match=f"{CHECKPOINT}: not a readable checkpoint") as caught:
         train(toy.data, TINY, tmp_path, 7.5, start, progress=False)
     assert not victim.exists() and "\n" not in str(caught.value)
-
-
-def test_starts_come_back(start, tmp_path):
-    save_start(tmp_path / START, start, "toy", {})
-    read = load_start(tmp_path / START)
-    assert (read.route, read.scores) == ("classes", {"classes": -1.5})
-    assert torch.equal(read.basis, start.basis) and torch.equal(read.latents, start.latents)
-    assert torch.equal(read.poses.rotations, start.poses.rotations)
-    assert torch.equal(read.poses.shifts_px, start.poses.shifts_px)
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no tensors at all", b"\xff" * 100])
-def test_what_is_no_model_is_named(tmp_path, content):
-    for name, load in (
-        ("model.safetensors", lambda: load_model(tmp_path)),
-        (START, lambda: load_start(tmp_path / START)),
-    ):
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
-        with pytest.raises(HetacumnError, match=name):
-            load()
 
 
 def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tmp_path, monkeypatch):

@@ -1,0 +1,299 @@
+"""Prediction of a stack by every grade, in any chunks."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import mrcfile
+import pandas as pd
+import pytest
+import torch
+
+from hetacumn import star
+from hetacumn.ab_initio import Start
+from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.encoder import Hypotheses
+from hetacumn.errors import HetacumnError
+from hetacumn.evaluation import accuracy, pose_errors
+from hetacumn.fourier import crop_volumes
+from hetacumn.inference import refine, search
+from hetacumn.joint import State
+from hetacumn.model import HetACUMN, build_model
+from hetacumn.mrc import read_volumes
+from hetacumn.observations import observe
+from hetacumn.particles import Poses
+from hetacumn.predict import predict_stack
+from hetacumn.predictions import Predictions
+from hetacumn.prepared import prepare
+from hetacumn.preprocess import Preprocessing
+from hetacumn.run_folder import START, load_em, load_model, save_model, save_start
+from hetacumn.simulate import Simulation, Truth, simulate
+from hetacumn.so3 import perturb, random_rotations
+from hetacumn.train_config import TrainConfig
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+BOX, FULL, N = 32, 64, 150
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A simulated stack of two states that differ plainly."""
+    if not (DATA / "adk.npz").exists():
+        pytest.skip("data/ is absent: run `dvc pull`")
+    out = tmp_path_factory.mktemp("stack")
+    settings = {
+        "structure": "adk",
+        "states": ["open", "closed"],
+        "particles": N,
+        "box": FULL,
+        "pixel_A": 1.6,
+        "snr": 1.0,
+        "shift_px": 2,
+    }
+    simulate(Simulation.from_params(settings), out, 0, DATA, progress=False)
+    return out / "particles.star"
+
+
+@pytest.fixture(scope="module")
+def truth(source):
+    return Truth.read(source.parent / "truth.npz")
+
+
+@pytest.fixture(scope="module")
+def model(source, truth, tmp_path_factory):
+    """A folder with the true volumes as an ab initio start, and a network that has seen nothing."""
+    out = tmp_path_factory.mktemp("model")
+    volumes, _ = read_volumes(source.parent, "truth_class")
+    volumes = crop_volumes(volumes, BOX) * (FULL / BOX) ** 2 / truth.noise_std
+    basis = torch.stack([volumes.mean(0), (volumes[1] - volumes[0]) / 2])
+    config = TrainConfig(
+        latent_dim=1,
+        templates=64,
+        width=32,
+        ab_initio=AbInitioConfig(class_grid=(2, 12), fine_grid=(3, 18)),
+    )
+    latents = 2.0 * truth.classes[:, None] - 1
+    save_start(
+        out / START, Start(basis, Poses(truth.rotations, truth.shifts_A / 3.2), latents, "classes", {}), "toy", {}
+    )
+    (out / "config.json").write_text(json.dumps({"config": asdict(config), "pixel_A": 3.2}))
+    (out / "run.json").write_text(json.dumps({"train_seconds": 12.5, "device": "toy"}))
+    torch.manual_seed(0)
+    save_model(out / "model.safetensors", build_model(config, BOX, basis), config, BOX, 3.2)
+    return out
+
+
+@pytest.fixture(scope="module")
+def stack(source, tmp_path_factory):
+    return prepare(source, tmp_path_factory.mktemp("prepared"), Preprocessing(box=BOX), progress=False)
+
+
+@pytest.fixture(scope="module")
+def searched(stack, model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("searched")
+    predict_stack(stack, model, "searched", out, polish_steps=5, path_points=4)
+    return out
+
+
+def test_a_search_under_the_true_volumes_finds_the_truth(searched, truth):
+    found = Predictions.read(searched)
+    assert accuracy(found.classes, truth.classes) > 0.95
+    errors, _ = pose_errors(found.rotations, truth.rotations)
+    assert errors.median() < 4
+    assert (found.shifts_A - truth.shifts_A).norm(dim=1).median() < 1.6
+
+
+def test_images_of_another_field_of_view_are_refused(stack, model, tmp_path):
+    other = replace(stack, optics=replace(stack.optics, pixel_A=1.1 * stack.pixel_A))
+    with pytest.raises(HetacumnError, match=r"pixels of 3\.\d+ Å; expected 3\.2, as .* was trained on"):
+        predict_stack(other, model, "searched", tmp_path)
+
+
+def test_the_files_are_those_of_the_contract(searched, source):
+    files = {str(path.relative_to(searched)) for path in searched.rglob("*") if path.is_file()}
+    volumes = {f"volumes/class_{k}.mrc" for k in (1, 2)} | {f"volumes/path_{k}.mrc" for k in (1, 2, 3, 4)}
+    volumes |= {f"volumes/basis_{k}.mrc" for k in (1, 2)}
+    assert files == {"predictions.star", "latents.csv", "run.json"} | volumes
+
+    given, written = (star.read_table(path).particles for path in (source, searched / "predictions.star"))
+    assert written["rlnImageName"].tolist() == given["rlnImageName"].tolist()
+    assert written["rlnDefocusU"].tolist() == given["rlnDefocusU"].tolist()
+    assert set(written["rlnClassNumber"].astype(int)) == {1, 2}
+    latents = pd.read_csv(searched / "latents.csv")
+    assert latents.columns.tolist() == ["particle", "z1", "class"] and len(latents) == N
+    assert latents["class"].tolist() == written["rlnClassNumber"].astype(int).tolist()
+    assert latents["class"].value_counts()[1] >= N / 2  # the largest is the first
+
+    for name in volumes:
+        with mrcfile.open(searched / name) as mrc:
+            assert mrc.data.shape == (BOX,) * 3 and float(mrc.voxel_size.x) == pytest.approx(3.2, rel=1e-3)
+    run = json.loads((searched / "run.json").read_text())
+    assert run["train_seconds"] == 12.5 and run["device"] == "toy"  # what training said stays
+    assert "git_commit" in run
+    assert run["predict_particles_per_second"] > 0 and run["peak_memory_mb"] > 0
+
+
+def test_volumes_along_the_path_change_one_way(searched):
+    volumes, _ = read_volumes(searched / "volumes", "path_")
+    steps = (volumes[1:] - volumes[:-1]).flatten(1)
+    cosines = torch.nn.functional.cosine_similarity(steps[1:], steps[:-1])
+    assert (cosines > 0.99).all()  # a linear subspace
+
+
+@pytest.mark.parametrize("grade", ["encoder", "amortized", "searched"])
+def test_chunks_change_no_prediction(stack, model, tmp_path, device, grade):
+    whole, parts = (
+        predict_stack(
+            stack, model, grade, tmp_path / str(chunk), device=device, chunk=chunk, polish_steps=0
+        ).predictions
+        for chunk in (1000, 64)
+    )
+    assert whole.names == parts.names and len(parts) == N
+    torch.testing.assert_close(parts.latents, whole.latents, rtol=1e-3, atol=0.02)
+    torch.testing.assert_close(parts.rotations, whole.rotations, rtol=1e-3, atol=0.01)
+    torch.testing.assert_close(parts.shifts_A, whole.shifts_A, rtol=1e-3, atol=0.05)
+    assert torch.equal(parts.classes, whole.classes)
+
+
+def test_refined_is_better_than_the_pass_that_it_starts_from(stack, model, truth, tmp_path, monkeypatch):
+    """Here from an encoder whose hypotheses are seven degrees off, one of three, without a class."""
+    near = perturb(truth.rotations, 4.0, torch.Generator().manual_seed(0))
+    wrong = random_rotations(2 * N, torch.Generator().manual_seed(1)).unflatten(0, (N, 2))
+    shifts = (truth.shifts_A / 3.2 + 0.3)[:, None].expand(-1, 3, -1)
+    found = Hypotheses(torch.cat([wrong, near[:, None]], 1), shifts, torch.zeros(N, 3))
+    monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(N, 1), found))
+    answer = predict_stack(stack, model, "refined", tmp_path, polish_steps=5)
+    errors, _ = pose_errors(answer.predictions.rotations, truth.rotations)
+    assert errors.median() < 4 and accuracy(answer.predictions.classes, truth.classes) > 0.95
+
+
+def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth, tmp_path, monkeypatch):
+    far = random_rotations(3 * N, torch.Generator().manual_seed(1)).unflatten(0, (N, 3))
+    found = Hypotheses(far, torch.zeros(N, 3, 2), torch.zeros(N, 3))
+    monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(N, 1), found))
+    errors = {}
+    for faint in (0.0, torch.inf):
+        monkeypatch.setattr("hetacumn.inference.FAINT", faint)
+        answer = predict_stack(stack, model, "refined", tmp_path, polish_steps=5)
+        errors[faint], _ = pose_errors(answer.predictions.rotations, truth.rotations)
+    assert (errors[torch.inf] > 20).float().mean() < 0.1 < (errors[0.0] > 20).float().mean()
+
+
+def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, model, truth, monkeypatch):
+    trained, searched = load_model(model), load_em(model)
+    data, config = observe(stack.read()), trained.config.ab_initio.thorough()
+    found = search(data, searched.basis(), searched.centres, config)
+    errors, _ = pose_errors(found.poses.rotations, truth.rotations)
+    assert errors.median() < 2 and accuracy((found.latents[:, 0] > 0).long(), truth.classes) > 0.95
+
+    near = Hypotheses(truth.rotations[:, None], (truth.shifts_A / 3.2)[:, None], torch.zeros(N, 1))
+    monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(len(data), 1), near))
+    monkeypatch.setattr("hetacumn.inference.FAINT", torch.inf)
+    asked = []
+
+    def unlikely(part, basis, centres, config):
+        asked.append(len(part))
+        poses = Poses(random_rotations(len(part), torch.Generator().manual_seed(1)), torch.zeros(len(part), 2))
+        other = torch.arange(len(part)) % 2  # of half of them another class than theirs
+        return State(poses, centres[other]), torch.full((len(part),), -1e9), other
+
+    monkeypatch.setattr("hetacumn.inference._search", unlikely)
+    refined = refine(trained.model, data, trained.basis(), config, 2)
+    errors, _ = pose_errors(refined.poses.rotations, truth.rotations)
+    assert asked == [N] and errors.max() < 20 and errors.median() < 2
+
+
+@pytest.mark.parametrize("grade", ["refined", "searched"])
+def test_open_poses_are_weighed_in_volumes_and_classes(stack, model, truth, tmp_path, monkeypatch, grade):
+    """Here of images that are clear: as good as any other way, by the volumes that the answer holds."""
+    monkeypatch.setattr("hetacumn.inference.poses_are_open", lambda *_: True)
+    whole, parts = (
+        predict_stack(stack, model, grade, tmp_path / str(chunk), chunk=chunk, polish_steps=3, path_points=4)
+        for chunk in (1000, 80)
+    )
+    assert accuracy(whole.predictions.classes, truth.classes) > 0.95
+    assert accuracy(parts.predictions.classes, truth.classes) > 0.95
+    assert whole.predictions.classes.bincount().tolist() == sorted(whole.predictions.classes.bincount().tolist())[::-1]
+
+
+def test_the_number_of_classes_is_the_users_the_models_or_chosen(stack, model, tmp_path):
+    for classes, expected in ((None, 2), (3, 3), (1, 1)):
+        answer = predict_stack(stack, model, "amortized", tmp_path, classes=classes)
+        assert len(answer.class_volumes) == expected
+    answer = predict_stack(stack, model, "amortized", tmp_path, classes=0)
+    assert 1 <= len(answer.class_volumes) <= 8
+
+
+def test_fewer_classes_leave_no_volume_of_an_earlier_answer(stack, model, tmp_path):
+    for classes in (3, 2):
+        predict_stack(stack, model, "amortized", tmp_path, classes=classes)
+    assert sorted(path.name for path in (tmp_path / "volumes").glob("class_*")) == [
+        "class_1.mrc",
+        "class_2.mrc",
+    ]
+
+
+@pytest.fixture(scope="module")
+def first_class(source, searched, tmp_path_factory):
+    """A stack of some of the particles, all of one class, last first."""
+    table, found = star.read_table(source), Predictions.read(searched)
+    rows = (found.classes == 0).nonzero().squeeze(1).flip(0)[:40]
+    star.write_table(source.with_name("first.star"), table.particles.iloc[rows.numpy()], table.optics)
+    folder = tmp_path_factory.mktemp("first")
+    return rows, prepare(source.with_name("first.star"), folder, Preprocessing(box=BOX), progress=False)
+
+
+def test_other_particles_are_classified_like_those_before(first_class, model, searched, truth, tmp_path):
+    """On their own, as many classes would be made of the one."""
+    rows, few = first_class
+    own = predict_stack(few, model, "searched", tmp_path / "own", polish_steps=5)
+    assert len(own.class_volumes) == 2 and own.predictions.classes.bincount().min() >= 1
+    answer, before = predict_stack(few, model, "searched", tmp_path / "like", like=searched), Predictions.read(searched)
+    assert (answer.predictions.classes == 0).float().mean() > 0.95
+    torch.testing.assert_close(answer.predictions.latents, before.latents[rows], atol=0.05, rtol=0.05)
+    for stem in ("class", "basis"):
+        now, then = (read_volumes(folder / "volumes", f"{stem}_")[0] for folder in (tmp_path / "like", searched))
+        assert now.shape == then.shape
+        torch.testing.assert_close(now, then, rtol=1e-4, atol=1e-5 * float(then.abs().max()))
+
+
+def test_classes_weighed_before_are_weighed_again(first_class, stack, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("hetacumn.inference.poses_are_open", lambda *_: True)
+    rows, few = first_class
+    whole = predict_stack(stack, model, "searched", tmp_path / "whole", polish_steps=3, path_points=4)
+    answer = predict_stack(few, model, "searched", tmp_path / "few", like=tmp_path / "whole")
+    assert (answer.predictions.classes == whole.predictions.classes[rows]).float().mean() > 0.95
+    scale = float(whole.class_volumes.abs().max())
+    torch.testing.assert_close(answer.class_volumes, whole.class_volumes, rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_an_answer_that_another_cannot_be_like_is_refused(stack, model, searched, tmp_path):
+    for more, message in (
+        ({"grade": "searched", "classes": 3}, "classes is 3; expected none, as they shall be those of"),
+        ({"grade": "amortized"}, "run.json: model is '.*'; expected '.*', that of the prediction that shall be like it"),
+        ({"grade": "searched", "like": tmp_path}, "run.json: model is None; expected"),
+    ):
+        with pytest.raises(HetacumnError, match=message):
+            predict_stack(stack, model, out=tmp_path / "out", **{"like": searched, **more})
+    predict_stack(stack, model, "amortized", tmp_path / "pass")
+    with pytest.raises(HetacumnError, match="grade is 'amortized'; expected 'encoder'"):
+        predict_stack(stack, model, "encoder", tmp_path / "out", like=tmp_path / "pass")
+
+
+@pytest.mark.parametrize(
+    "grade, classes, message",
+    [
+        ("best", None, "grade is 'best'; expected one of encoder, amortized, refined, searched"),
+        ("amortized", N + 1, f"{N + 1} classes of {N} particles"),
+    ],
+)
+def test_mistakes_are_told(stack, model, tmp_path, grade, classes, message):
+    with pytest.raises(HetacumnError, match=message):
+        predict_stack(stack, model, grade, tmp_path, classes=classes)
+    assert not (tmp_path / "predictions.star").exists()
+
+
+def test_a_folder_without_a_model_is_named(stack, tmp_path):
+    for grade, name in (("amortized", "model.safetensors"), ("searched", START)):
+        with pytest.raises(HetacumnError, match=f"{name}: no such file; train first"):
+            predict_stack(stack, tmp_path / "none", grade, tmp_path / "out")
