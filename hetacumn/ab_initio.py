@@ -20,8 +20,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from sklearn.mixture import GaussianMixture
@@ -45,6 +46,8 @@ UNFIT = 3.0  # standard deviations: an image that fits so much worse than most
 UNFIT_CLUSTER = 0.25  # the share of such images that makes a cluster one of images that do not fit
 NORMAL_SPREAD = 1.4826  # the standard deviation of a normal distribution in units of its median absolute deviation
 
+Tensors = dict[str, Tensor]  # by name
+
 
 @dataclass(frozen=True)
 class Start:
@@ -63,6 +66,16 @@ class Start:
     def to(self, device: torch.device | str) -> Start:
         """The same on another device."""
         return replace(self, basis=self.basis.to(device), poses=self.poses.to(device), latents=self.latents.to(device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a file keeps of it but ``route`` and ``scores``."""
+        return {"basis": self.basis, "rotations": self.poses.rotations, "shifts_px": self.poses.shifts_px,
+                "latents": self.latents}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], route: str, scores: dict[str, float]) -> Start:
+        """That of :meth:`tensors`."""
+        return cls(tensors["basis"], Poses(tensors["rotations"], tensors["shifts_px"]), tensors["latents"], route, scores)
 
 
 def fit_subspace(
@@ -105,13 +118,18 @@ def principal(volumes: Tensor, weights: Tensor, components: int, generator: torc
     return torch.cat([mean[None], parts, faint * soft_sphere(box, device=volumes.device)])
 
 
-def ab_initio(data: Observations, config: AbInitioConfig, seed: int, log=tqdm.write) -> Start:
-    """Reconstruct a linear subspace of volumes from images alone."""
+def ab_initio(data: Observations, config: AbInitioConfig, seed: int, log: Callable[[str], object] = tqdm.write,
+              done: Mapping[str, Tensors] | None = None, keep: Callable[[str, Tensors], object] | None = None) -> Start:
+    """Reconstruct a linear subspace of volumes from images alone.
+
+    It has a few steps, and gives to ``keep`` the name of each and what it made, as it ends. What a run that was interrupted
+    has ``done``, with the same images, settings and seed, is not done again: on a CPU the end has the same bits.
+    """
     config = config.suited(data)
     total = config.restarts * config.steps + config.class_steps * ("classes" in config.routes)
     total += (config.route_fits * len(config.routes) + config.last_fits) * config.subspace_steps + config.soft_steps
     with tqdm(total=total, desc="ab initio", mininterval=5) as progress:
-        return _AbInitio(data, config, torch.Generator().manual_seed(seed), progress, log).run()
+        return _AbInitio(data, config, torch.Generator().manual_seed(seed), progress, log, done, keep).run()
 
 
 @dataclass(frozen=True)
@@ -134,6 +152,8 @@ class _AbInitio:
     generator: torch.Generator
     progress: tqdm
     log: Callable[[str], object]
+    done: Mapping[str, Tensors] | None = None  # what a run before this made, by step
+    keep: Callable[[str, Tensors], object] | None = None
 
     def __post_init__(self):
         count = len(self.data)
@@ -141,15 +161,37 @@ class _AbInitio:
         self.fit = (~self.held).nonzero().squeeze(1)
 
     def run(self) -> Start:
-        config = self.config
-        first = consensus(self.data[self.fit], config, self.generator, self.progress)
-        found = {route: self._follow(route, first) for route in config.routes}
+        first = self._once("consensus", self._consensus)["volume"]
+        routes = self.config.routes
+        found = {route: self._step(f"route {route}", route, partial(self._follow, route, first)) for route in routes}
         scores = {route: self._score(start) for route, start in found.items()}
         for route, score in scores.items():
             self.log(f"ab initio, route {route}: held-out log-likelihood {score:.2f} per image")
         route = max(scores, key=scores.get)
-        best = self._soften(self._explain_more(self._finish(found[route])))
-        return replace(best, route=route, scores=scores)
+        best = self._step("last fits", route, partial(self._finish, found[route]))
+        best = self._step("images that fit none", route, partial(self._explain_more, best))
+        return replace(self._soften(best), scores=scores)
+
+    def _step(self, name: str, route: str, make: Callable[[], Start]) -> Start:
+        """:meth:`_once` of what makes a start."""
+        return Start.of(self._once(name, lambda: make().tensors()), route, {})
+
+    def _once(self, name: str, make: Callable[[], Tensors]) -> Tensors:
+        """What ``make`` makes, or has made in a run that was interrupted; random state and progress are as after it."""
+        if name not in (self.done or {}):
+            made = make()
+            if self.keep:
+                steps = torch.tensor([self.progress.n, self.progress.total])
+                self.keep(name, {**made, "random": self.generator.get_state(), "steps": steps})
+            return made
+        made = {key: value.to(self.data.y.device) for key, value in self.done[name].items()}
+        self.generator.set_state(made.pop("random").cpu())
+        at, self.progress.total = made.pop("steps").tolist()
+        self.progress.update(at - self.progress.n)
+        return made
+
+    def _consensus(self) -> Tensors:
+        return {"volume": consensus(self.data[self.fit], self.config, self.generator, self.progress)}
 
     def _follow(self, route: str, first: Tensor) -> Start:
         """From the consensus to a subspace: by way of K volumes, or by poses refined under the consensus itself."""

@@ -7,6 +7,7 @@ how prepared; ``run.json``: what differs from run to run.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,13 +22,13 @@ from hetacumn.decoder import linear_basis
 from hetacumn.errors import HetacumnError
 from hetacumn.model import HetACUMN, build_model
 from hetacumn.observations import Observations, same_stack, stack_identity
-from hetacumn.particles import Poses
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, provenance, write_json
 from hetacumn.settings import merged
 from hetacumn.train_config import TrainConfig
 
 START, MODEL = "start.safetensors", "model.safetensors"
+UNDER_WAY = "start_under_way"
 
 
 def read_run(out: Path | str) -> dict:
@@ -113,24 +114,60 @@ def load_model(out: Path | str, device: torch.device | str = "cpu") -> Trained:
 def save_start(path: Path, start: Start, stack: str, settings: dict) -> None:
     """An ab initio start, as safetensors, with the :func:`~hetacumn.observations.stack_identity` it is of and
     the :meth:`~hetacumn.train_config.TrainConfig.start_settings` it was made with."""
-    tensors = {"basis": start.basis, "rotations": start.poses.rotations, "shifts_px": start.poses.shifts_px,
-               "latents": start.latents}
-    _write_tensors(path, tensors, {"route": start.route, "scores": start.scores, "stack": stack, "settings": settings})
+    facts = {"route": start.route, "scores": start.scores, "stack": stack, "settings": settings}
+    _write_tensors(path, start.tensors(), facts)
 
 
 def load_start(path: Path, data: Observations | None = None) -> Start:
     """What :func:`save_start` wrote. Raises :class:`HetacumnError` where that is of another stack than ``data``, if given."""
     tensors, facts = _read_tensors(path)
-    if data is not None and not same_stack(facts["stack"], stack_identity(data)):
-        raise HetacumnError(f"{path}: of another stack ({facts['stack']}); expected {stack_identity(data)}; delete it or "
-                            "choose another folder")
-    return Start(tensors["basis"], Poses(tensors["rotations"], tensors["shifts_px"]), tensors["latents"],
-                 facts["route"], facts["scores"])
+    if data is not None:
+        _check_stack(path, facts, stack_identity(data))
+    return Start.of(tensors, facts["route"], facts["scores"])
 
 
 def saved_settings(path: Path) -> dict:
     """The settings that :func:`save_start` wrote."""
     return _read_tensors(path)[1]["settings"]
+
+
+def check_settings(path: Path, settings: dict, wanted: dict) -> None:
+    """Raises :class:`HetacumnError` where a start, or what is done of one, was made with other settings."""
+    if settings != wanted:
+        names = ", ".join(name for name in wanted if wanted[name] != settings.get(name))
+        raise HetacumnError(f"{path}: made with other {names}; delete it to begin anew, or choose another folder")
+
+
+def _check_stack(path: Path, facts: dict, stack: str) -> None:
+    if not same_stack(facts["stack"], stack):
+        raise HetacumnError(f"{path}: of another stack ({facts['stack']}); expected {stack}; delete it or "
+                            "choose another folder")
+
+
+class StartUnderWay:
+    """What is done of an ab initio start: ``out/start_under_way/``, a file a step, of one stack and settings; ``seconds`` that
+    it took. Gone when the start is whole."""
+
+    def __init__(self, out: Path, stack: str, settings: dict):
+        self.folder, self.facts, self.seconds = out / UNDER_WAY, {"stack": stack, "settings": settings}, 0.0
+
+    def read(self) -> dict[str, dict[str, Tensor]]:
+        """The steps, by name. Raises :class:`HetacumnError` where they are of another stack or other settings."""
+        steps = {}
+        for path in self.folder.glob("[!.]*.safetensors"):
+            steps[path.stem], facts = _read_tensors(path)
+            _check_stack(self.folder, facts, self.facts["stack"])
+            check_settings(self.folder, facts["settings"], self.facts["settings"])
+            self.seconds = max(self.seconds, facts["seconds"])
+        return steps
+
+    def write(self, name: str, tensors: dict[str, Tensor], seconds: float) -> None:
+        """A step, so many seconds after the start."""
+        _write_tensors(self.folder / f"{name}.safetensors", tensors, {**self.facts, "seconds": seconds})
+
+    def remove(self) -> None:
+        """All of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

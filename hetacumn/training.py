@@ -27,6 +27,8 @@ from hetacumn.project import atomic_path, keep_freed_memory, peak_memory_mb, wri
 from hetacumn.run_folder import (
     MODEL,
     START,
+    StartUnderWay,
+    check_settings,
     load_start,
     read_config,
     read_run,
@@ -120,21 +122,30 @@ def _find_or_make_start(
     """The start of the folder named, or of ``out`` if a run before this made it with these settings, or a new one; and its
     seconds."""
     path = (Path(start) if start else out) / START
-    wanted = config.start_settings()
+    wanted, stack = config.start_settings(), stack_identity(data)
+    under_way = StartUnderWay(out, stack, wanted)
     if start or path.exists():
         begin, settings = load_start(path, data).to(data.y.device), saved_settings(path)
-        if not start and settings != wanted:
-            names = ", ".join(name for name in wanted if wanted[name] != settings.get(name))
-            raise HetacumnError(f"{path}: made with other {names}; delete it to begin anew, or choose another folder")
+        if not start:
+            check_settings(path, settings, wanted)
+            under_way.remove()
         found = len(begin.basis) - 1
         if found != config.latent_dim:
             raise HetacumnError(f"{path}: a subspace of {found} components; expected {config.latent_dim}, latent_dim")
         return begin, read_run(path.parent).get("start_seconds", 0.0)
-    began = time.perf_counter()
-    begin = ab_initio(data, config.start_config, config.seed)
+    done = under_way.read()
+    if done:
+        tqdm.write(f"ab initio: goes on after {under_way.seconds:.0f} s, from {under_way.folder}")
+    began = time.perf_counter() - under_way.seconds
+
+    def keep(name: str, made: dict[str, Tensor]) -> None:
+        under_way.write(name, made, time.perf_counter() - began)
+
+    begin = ab_initio(data, config.start_config, config.seed, done=done, keep=keep)
     seconds = time.perf_counter() - began
-    save_start(path, begin, stack_identity(data), wanted)
+    save_start(path, begin, stack, wanted)
     write_json(out / "run.json", {**read_run(out), "start_seconds": round(seconds, 1)})
+    under_way.remove()
     return begin, seconds
 
 

@@ -37,6 +37,11 @@ QUICK = AbInitioConfig(
     routes=("classes",),
 )  # the finest grid is 20 degrees apart
 
+BRIEF = AbInitioConfig(
+    volumes=2, components=2, restarts=1, steps=6, class_steps=6, subspace_steps=3, batch=20, coarse_grid=(1, 6),
+    class_grid=(1, 6), fine_grid=(1, 6), shift=0.0,
+)  # fmt: skip
+
 
 def here(device):
     return Placement(Frame(torch.eye(3, device=device), False), torch.zeros(3, device=device))
@@ -149,23 +154,22 @@ def test_shifts_are_searched_over_the_same_part_of_any_box():
 
 def test_the_same_seed_finds_the_same(blobs):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 16, snr=1.0)
-    config = AbInitioConfig(
-        volumes=2,
-        components=2,
-        restarts=1,
-        steps=6,
-        class_steps=6,
-        subspace_steps=3,
-        batch=20,
-        coarse_grid=(1, 6),
-        class_grid=(1, 6),
-        fine_grid=(1, 6),
-        shift=0.0,
-    )
-    one, again = (ab_initio(toy.data, config, 0, log=lambda line: None) for _ in range(2))
+    one, again = (ab_initio(toy.data, BRIEF, 0, log=lambda line: None) for _ in range(2))
     assert torch.equal(one.basis, again.basis) and torch.equal(one.poses.rotations, again.poses.rotations)
     assert one.scores == again.scores and set(one.scores) == {"classes", "consensus"}
     assert one.scores[one.route] == max(one.scores.values())
+
+
+@pytest.mark.parametrize("already", [1, 3, 5])
+def test_an_interrupted_start_goes_on_to_the_same_bits(blobs, already):
+    toy, steps = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 16, snr=1.0), {}
+    whole = ab_initio(toy.data, BRIEF, 0, log=lambda line: None, keep=steps.__setitem__)
+    assert list(steps) == ["consensus", "route classes", "route consensus", "last fits", "images that fit none"]
+    done, made = dict(list(steps.items())[:already]), {}
+    resumed = ab_initio(toy.data, BRIEF, 0, log=lambda line: None, done=done, keep=made.__setitem__)
+    assert list(made) == list(steps)[already:]
+    assert all(torch.equal(value, resumed.tensors()[name]) for name, value in whole.tensors().items())
+    assert (whole.route, whole.scores) == (resumed.route, resumed.scores)
 
 
 def test_fitting_the_subspace_raises_the_evidence(blobs, device):

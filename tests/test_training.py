@@ -24,6 +24,7 @@ from hetacumn.observations import stack_identity
 from hetacumn.preprocess import Preprocessing
 from hetacumn.run_folder import (
     START,
+    UNDER_WAY,
     load_config,
     load_model,
     load_start,
@@ -281,7 +282,7 @@ def test_no_checkpoint_runs_code(toy, start, tmp_path, write):
 
 def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(training, "ab_initio", lambda data, config, seed: made.append(config) or start)
+    monkeypatch.setattr(training, "ab_initio", lambda data, config, seed, **steps: made.append(config) or start)
     run_method("em", toy.data, TINY, tmp_path / "em", 7.5)
     assert {p.name for p in (tmp_path / "em").iterdir()} == {"config.json", "run.json", START}
     assert (made[0].volumes, made[0].components) == (TINY.classes, TINY.latent_dim)
@@ -306,6 +307,29 @@ def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tm
         "peak_memory_mb",
         "device",
     }
+
+
+def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeypatch, capsys):
+    config = replace(TINY, ab_initio=AbInitioConfig(
+        restarts=1, steps=6, class_steps=6, subspace_steps=3, batch=20, coarse_grid=(1, 6), class_grid=(1, 6),
+        fine_grid=(1, 6), shift=0.0,
+    ))  # fmt: skip
+    run_method("em", toy.data, config, tmp_path / "whole", 7.5)
+    with monkeypatch.context() as patched:
+        patched.setattr("hetacumn.ab_initio._AbInitio._finish", lambda *given: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run_method("em", toy.data, config, tmp_path / "em", 7.5)
+    left = {path.stem for path in (tmp_path / "em" / UNDER_WAY).iterdir()}
+    assert left == {"consensus", "route classes", "route consensus"} and not (tmp_path / "em" / START).exists()
+    with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made with other seed; delete it to begin anew"):
+        run_method("em", toy.data, replace(config, seed=1), tmp_path / "em", 7.5)
+    with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: of another stack"):
+        run_method("em", toy.data[:-1], config, tmp_path / "em", 7.5)
+    monkeypatch.setattr("hetacumn.ab_initio.consensus", None)  # that it is not asked for again
+    run_method("em", toy.data, config, tmp_path / "em", 7.5)
+    assert "ab initio: goes on after" in capsys.readouterr().out
+    assert (tmp_path / "em" / START).read_bytes() == (tmp_path / "whole" / START).read_bytes()
+    assert not (tmp_path / "em" / UNDER_WAY).exists()
 
 
 def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monkeypatch, capsys):
@@ -422,7 +446,7 @@ def test_the_training_share_is_random_and_in_order():
 
 
 def test_a_start_of_another_stack_is_refused(toy, start, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "ab_initio", lambda data, config, seed: start)
+    monkeypatch.setattr(training, "ab_initio", lambda data, config, seed, **steps: start)
     run_method("em", toy.data, TINY, tmp_path / "em", 7.5)
     other = training.Observations(2 * toy.data.y, toy.data.ctf, toy.data.plane)
     with pytest.raises(HetacumnError, match=f"{START}: of another stack"):
