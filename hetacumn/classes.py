@@ -34,6 +34,8 @@ def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8)
     z = latents.cpu().double().numpy()
     if classes is not None and not 1 <= classes <= len(z):
         raise HetacumnError(f"{classes} classes of {len(z)} particles; expected 1 to {len(z)}")
+    if len(z) == 1:
+        return Classes(torch.zeros(1, dtype=torch.long), latents.cpu().float())
     counts = [classes] if classes else range(1, min(most, len(z)) + 1)
     best = _of_least_bic([GaussianMixture(k, covariance_type=spread, n_init=5, reg_covar=1e-4, random_state=seed)
                           for k in counts for spread in SPREADS], z)  # fmt: skip
@@ -45,7 +47,8 @@ def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8)
 def classify_as(latents: Tensor, known: Tensor, labels: Tensor) -> Tensor:
     """The classes ``(n,)`` of latents ``(n, q)`` under the Gaussian mixture that gave ``known`` ones their ``labels``."""
     z, known_z, labels = latents.cpu().double().numpy(), known.double().numpy(), labels.numpy()
-    members = [known_z[labels == k] for k in range(labels.max() + 1)]
+    present = np.unique(labels)
+    members = [known_z[labels == k] for k in present]
     shares, means = [len(some) / len(labels) for some in members], [some.mean(0) for some in members]
     own = np.stack([1e-4 * np.eye(known_z.shape[1]) + (some - mean).T @ (some - mean) / len(some)
                     for some, mean in zip(members, means, strict=True)])  # fmt: skip
@@ -55,7 +58,7 @@ def classify_as(latents: Tensor, known: Tensor, labels: Tensor) -> Tensor:
                         precisions_init=inverses[spread])
         for spread in SPREADS
     ], known_z)  # fmt: skip
-    return torch.from_numpy(best.predict(z)).long()
+    return torch.from_numpy(present[best.predict(z)]).long()
 
 
 def _of_least_bic(mixtures: list[GaussianMixture], z: np.ndarray) -> GaussianMixture:

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from hetacumn import plots, project
 from hetacumn.errors import HetacumnError
-from hetacumn.finished import MOST_USED, Finished
+from hetacumn.finished import Finished
 from hetacumn.so3 import to_euler
 
 SHOWN = 7  # images of a selection
+MOST_USED = 3000  # particles of a selection that what is shown of it is made of, so that one does not wait
 LEVEL = 0.25  # of the largest density: where surfaces are drawn
 DISTANCE = 0.9  # of the camera, in boxes
 USUAL = ("results/adk/hetacumn-refined", "results/tour/model")  # runs of the main pipeline and of lesson 1
@@ -81,9 +82,10 @@ class Explorer:
             return
         of_classes = np.bincount(self.run.found.classes[torch.from_numpy(self.rows)].numpy())
         counts = ", ".join(f"{n} of class {k + 1}" for k, n in enumerate(of_classes) if n)
-        self.said.value = f"{len(self.rows)} particles: {counts}"
+        first = f"; its volume here is of the first {MOST_USED}" if len(self.rows) > MOST_USED else ""
+        self.said.value = f"{len(self.rows)} particles: {counts}{first}"
         self.picture.value, self.picture.layout.display = self._gallery(), None
-        volume = self.run.reconstruct(self.rows)
+        volume = self.run.reconstruct(self.rows[:MOST_USED])
         if self.selected is None:
             self.selected = _add_surface(self.of_selection, volume, plots.CLASS_COLOURS[1])
         else:

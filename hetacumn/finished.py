@@ -22,7 +22,6 @@ from hetacumn.run_folder import read_run
 from hetacumn.subspace import volumes_at
 from hetacumn.volumes import soft_sphere
 
-MOST_USED = 3000  # particles of a selection that its volume is made of, so that one does not wait
 MOTIONS = 2
 
 
@@ -78,8 +77,8 @@ class Finished:
         return observe(self.stack.read(rows)), Poses(self.found.rotations[index], shifts_px)
 
     def reconstruct(self, rows: np.ndarray) -> Tensor:
-        """The volume of some particles, by weighted back-projection at their poses; of the first few thousand of them."""
-        volume = back_project(*self.posed(rows[:MOST_USED]))
+        """The volume of some particles, by weighted back-projection at their poses."""
+        volume = back_project(*self.posed(rows))
         return volume * soft_sphere(volume.shape[-1])
 
     def export(self, rows: np.ndarray, stem: Path | str) -> tuple[Path, Path]:

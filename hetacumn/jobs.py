@@ -46,10 +46,13 @@ def predict(stack: Prepared, model: Path | str, grade: str, out: Path | str, cla
 
 def _do(stack: Prepared, job: dict, device: str | None, devices: int) -> Answer | None:
     """On one device here, with its answer if there is one; on several in other processes, which leave theirs in files."""
+    one = pick_device(device)
     if devices == 1:
-        return work(stack, job, pick_device(device), ALONE)
-    gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    if devices < 1 or 0 < gpus < devices:
+        return work(stack, job, one, ALONE)
+    if one.index is not None:
+        raise HetacumnError(f"device is {device!r} and devices {devices}; expected cpu or cuda for several")
+    gpus = torch.cuda.device_count() if one.type == "cuda" else 0
+    if not isinstance(devices, int) or devices < 1 or 0 < gpus < devices:
         raise HetacumnError(f"devices is {devices}; expected 1 to {gpus}, the GPUs of this machine" if gpus else
                             f"devices is {devices}; expected 1 or more")
     path = Path(job["out"]) / f"job-{job['do']}.json"
@@ -83,8 +86,8 @@ def work(stack: Prepared, job: dict, device: torch.device, team: Team) -> Answer
 def main(path: str) -> int:
     """What torchrun starts: this process's part of the job in a file; the exit status."""
     job = json.loads(Path(path).read_text())
-    team, device = join(job["device"])
     try:
+        team, device = join(job["device"])
         work(reopen(job["stack"]), job, device, team)
     except HetacumnError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -85,9 +85,9 @@ def predict_stack(
     ``grade`` is one of ``GRADES``. ``classes``: None as trained, 0 by BIC. ``like``: the folder of an earlier prediction by the
     same model and grade, of other particles, whose volumes and classes are taken as they are. Images are read ``chunk`` at a
     time; what stays in memory is a few numbers a particle. Of a ``team`` each process calls it, infers its part of every
-    chunk, and the leader writes. Refined and searched volumes are fitted again to the refined poses of the first chunk. Volumes
-    go to ``out/volumes``: of classes, along the first axis of the latent space, and
-    the basis (mean, then components) that V(z) is made of. The rate counts inference, not the reading of files.
+    chunk, and the leader writes. Refined and searched volumes are fitted again to the poses of the first chunk, which is spread
+    over the stack. Volumes go to ``out/volumes``: of classes, along the first axis of the latent space, and the basis (mean,
+    then components) that V(z) is made of. The rate counts inference, not the reading of files.
     """
     if grade not in GRADES:
         raise HetacumnError(f"grade is '{grade}'; expected one of {', '.join(GRADES)}")
@@ -103,8 +103,8 @@ def predict_stack(
         if classes is not None:
             raise HetacumnError(f"classes is {classes}; expected none, as they shall be those of {like}")
         earlier = Earlier.read(like, named, grade)
-    elif wanted and wanted > len(stack):
-        raise HetacumnError(f"{wanted} classes of {len(stack)} particles; expected 1 to {len(stack)}")
+    elif wanted is not None and (not isinstance(wanted, int) or not 1 <= wanted <= len(stack)):
+        raise HetacumnError(f"{wanted} classes of {len(stack)} particles; expected 1 to {len(stack)}, or 0 to let BIC choose")
     if len(stack) < team.size:
         raise HetacumnError(f"{stack.folder}: {len(stack)} particles for {team.size} devices; expected one for each at least")
     work = _Work(stack, trained, grade, wanted, earlier, torch.device(device), chunk, team)
@@ -161,8 +161,10 @@ class _Work:
         if self.earlier is not None:
             self.basis = self.earlier.basis.to(self.device)
             self.centres = self.earlier.centres.to(self.device) if self.earlier.weighed else None
-        count = len(self.stack)
-        self.chunks = np.array_split(np.arange(count), -(-count // self.chunk))
+        every = np.arange(len(self.stack))
+        first = np.linspace(0, len(every) - 1, min(self.chunk, len(every))).round().astype(int)  # spread over the stack
+        rest = np.delete(every, first)
+        self.chunks = [first, *(np.array_split(rest, -(-len(rest) // self.chunk)) if len(rest) else [])]
         self.own_rows = [rows[self.team.part(len(rows))] for rows in self.chunks]
 
     def infer(self, polish_steps: int) -> State:
@@ -182,7 +184,7 @@ class _Work:
                 with self._timed():
                     state = settle(own, self.basis, state, self.config)
             parts.append(state)
-        return State.cat(_together(parts, self.team))
+        return State.cat(_together(parts, self.team))[self._order()]
 
     def classify(self, latents: Tensor) -> Classes:
         """The class of every particle: the likelier over all poses, or by its z; like earlier ones, if there are any."""
@@ -191,7 +193,8 @@ class _Work:
             for data in self._read(self.own_rows):
                 with self._timed():
                     scores.append(weigh(data, volumes, self.config))
-            return likelier(torch.cat(_together(scores, self.team)), self.centres, sort=self.earlier is None)
+            scores = torch.cat(_together(scores, self.team))[self._order()]
+            return likelier(scores, self.centres, sort=self.earlier is None)
         if self.earlier is None:
             return classify(latents, self.wanted, self.seed)
         known = self.earlier.predictions
@@ -202,6 +205,10 @@ class _Work:
         """Volumes ``(n, box, box, box)`` at latents ``(n, q)``, on the CPU: of the basis if it is fitted, or the decoder's."""
         z = z.to(self.device)
         return (volumes_at(z, self.basis) if self.grade in FITTED else self.trained.model.decoder.volumes(z)).cpu()
+
+    def _order(self) -> Tensor:
+        """Where each particle of the stack is among those of the chunks, one after the other."""
+        return torch.from_numpy(np.concatenate(self.chunks).argsort()).to(self.device)
 
     def _graded(self, data: Observations) -> State:
         if self.grade == "searched":

@@ -92,12 +92,16 @@ class Predictions:
         if latents["particle"].tolist() != names:
             raise HetacumnError(f"{path}: its particles are not those of {table.path}; expected the same, in "
                                 "order")
+        classes = torch.tensor(table.numbers("rlnClassNumber")).long()
+        if latents["class"].tolist() != classes.tolist():
+            raise HetacumnError(f"{path}: its classes are not those of {table.path}; expected files of one prediction; "
+                                "predict again")
         z = latents.drop(columns=["particle", "class"]).to_numpy(dtype=np.float32, copy=True)
         return cls(
             names=names,
             rotations=poses.rotations,
             shifts_A=poses.shifts_px,
-            classes=torch.tensor(table.numbers("rlnClassNumber")).long() - 1,
+            classes=classes - 1,
             latents=torch.from_numpy(z),
         )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import asdict, dataclass
+from math import isclose
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from hetacumn.optics import Optics
 from hetacumn.particles import ParticleReader, Particles, Poses, offsets_of, optics_of, poses_of, write_star
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, write_json
-from hetacumn.stacks import chunk_length, let_go, new_stack, open_stack
+from hetacumn.stacks import chunk_length, let_go, new_stack, open_stack, read_layout
 
 MANY_DROPPED = 0.1  # of the particles, from which on it is said aloud
 MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
@@ -127,7 +128,8 @@ def prepare(
     if note.exists() and made.exists():
         earlier = json.loads(note.read_text())
         made_from, files = earlier["made_from"], earlier["made_from"]["files"]
-        if {**made_from, "files": None} == {**wanted, "files": None} and is_made_from(folder, source) and _unchanged(files):
+        as_wanted = {**made_from, "files": None} == {**wanted, "files": None} and is_made_from(folder, source)
+        if as_wanted and _unchanged(files) and _holds(made, earlier):
             return _open(folder, source, table, earlier)
     reader = ParticleReader(table, np.arange(len(table)), settings, data_dir)
     files = [_identity(path) for path in (source.resolve(), *reader.stacks.stacks)]
@@ -160,7 +162,7 @@ def prepare(
     content = {
         "made_from": {**wanted, "files": files},
         "particles": len(kept), "dropped_rows": (dropped["row"] - 1).tolist(), "outlier_pixels": outliers,
-        "pixel_A": reader.pixel_A, "protein_in_file": "black" if reader.survey.black else "white",
+        "box": reader.box, "pixel_A": reader.pixel_A, "protein_in_file": "black" if reader.survey.black else "white",
         "evidence_of_white": reader.survey.evidence, "noise_power": None if noise is None else noise.tolist(),
     }  # fmt: skip
     stack = _open(folder, source, table, content)
@@ -179,7 +181,7 @@ def reopen(folder: Path | str) -> Prepared:
     """What :func:`prepare` left in a folder, whatever became of its source's images since.
 
     Raises:
-        HetacumnError: nothing prepared there; the source's table gone, or of another length.
+        HetacumnError: nothing prepared there, or another stack; the source's table gone, or of another length.
     """
     folder = Path(folder)
     note = folder / "prepared.json"
@@ -190,7 +192,17 @@ def reopen(folder: Path | str) -> Prepared:
     table, length = star.read_table(source), content["particles"] + len(content["dropped_rows"])
     if len(table) != length:
         raise HetacumnError(f"{source}: {len(table)} particles; expected {length}, as {folder} was made of; prepare it again")
+    stack = folder / "particles.mrcs"
+    if not _holds(stack, content):
+        raise HetacumnError(f"{stack}: not the images that {note} is of; prepare them again")
     return _open(folder, source, table, content)
+
+
+def _holds(stack: Path, content: dict) -> bool:
+    """Whether a stack is as large, and its pixels too, as ``prepared.json`` says."""
+    layout = read_layout(stack)
+    box = content.get("box", layout.shape[-1])  # which notes of before did not tell
+    return layout.shape == (content["particles"], box, box) and isclose(layout.pixel_A, content["pixel_A"], rel_tol=1e-3)
 
 
 def _open(folder: Path, source: Path, table: star.ParticleTable, content: dict) -> Prepared:

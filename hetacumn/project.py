@@ -65,7 +65,7 @@ def _read_yaml(path: Path) -> dict:
 
 
 def provenance() -> dict[str, str | None]:
-    """What a result was made by: versions, git commit and device, to be written beside the result.
+    """What a result was made by: versions and git commit, to be written beside the result.
 
     `git_commit` is that of the working directory, with "+dirty" after it where tracked code or settings differ
     (what pipelines write themselves, locks, tables and figures, says nothing), and None outside git.
@@ -77,14 +77,12 @@ def provenance() -> dict[str, str | None]:
         own_version = version("hetacumn")
     except PackageNotFoundError:  # run from a checkout that was never installed
         own_version = None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})"
     return {
         "hetacumn": own_version,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "git_commit": git_commit(),
-        "device": device,
     }
 
 

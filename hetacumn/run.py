@@ -20,6 +20,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from papermill.translators import PythonTranslator
 
@@ -77,6 +78,9 @@ def run_notebook(notebook: Path, given: dict[str, str], output: Path | None = No
                 raise HetacumnError(" ".join(error.evalue.split())) from None
             os.replace(temporary, failed)
             raise
+        except DeadKernelError:
+            raise HetacumnError(f"{notebook}: its process was killed, most likely as memory ran out; run again, it goes on "
+                                "where it was") from None
         finally:
             printed.close()
             progress.close()

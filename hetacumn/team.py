@@ -14,6 +14,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
+from hetacumn.errors import HetacumnError
+
 PATIENCE = timedelta(hours=12)  # of those that wait for the first, which alone makes the start
 
 
@@ -64,10 +66,12 @@ class Team:
 ALONE = Team()
 
 
-def join(device: str | None) -> tuple[Team, torch.device]:
-    """Join the processes that torchrun started with this one: the team, and this process's device."""
+def join(device: str) -> tuple[Team, torch.device]:
+    """Join the processes that torchrun started with this one: the team, and this process's device, cpu or one of cuda."""
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if device != "cpu" and torch.cuda.is_available():
+    if device == "cuda":
+        if local >= torch.cuda.device_count():
+            raise HetacumnError(f"process {local} of this machine has no GPU of its own; expected one for each")
         own = torch.device("cuda", local)
         torch.cuda.set_device(own)
         distributed.init_process_group("nccl", timeout=PATIENCE, device_id=own)

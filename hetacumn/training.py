@@ -50,7 +50,13 @@ DOUBT_SAMPLE = 4000  # particles that say what a bad fit is
 
 def pick_device(name: str | None = None) -> torch.device:
     """The device named, or CUDA where there is one, or the CPU."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        gpus = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise HetacumnError(f"device is {name!r}; expected cpu{gpus and f', cuda, {gpus}'}, as this machine has") from None
+    return device
 
 
 def device_name(device: torch.device, team: Team = ALONE) -> str:
@@ -162,7 +168,8 @@ def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, st
     trainer.run(progress)
     if not team.leads:
         return trainer.seconds
-    trainer.model.eval().set_doubt(data[:DOUBT_SAMPLE])
+    sample = torch.linspace(0, len(data) - 1, min(DOUBT_SAMPLE, len(data)), device=data.y.device).round().long()
+    trainer.model.eval().set_doubt(data[sample])
     save_model(out / MODEL, trainer.model, config, data.plane.box, pixel_A)
     with atomic_path(out / "history.csv") as temporary:
         pd.DataFrame(trainer.history).to_csv(temporary, index=False, float_format="%.6g")

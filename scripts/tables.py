@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RESULTS, BENCHMARK, RATES = SOURCES = ("figures/results.csv", "benchmark/results.csv", "benchmark/speed/results.csv")
 EXPLAINED = {
-    "em": "`em`: ab initio start alone, exhaustive search",
+    "em": "`em`, K-class EM: ab initio start alone, exhaustive search",
     "amortized": "`amortized`: one task, in the manner of cryoFIRE",
     "hetacumn-bare": "`hetacumn-bare`: the two tasks and nothing else",
     "hetacumn-encoder": "`hetacumn-encoder`: without the decoder's feedback",

@@ -73,6 +73,16 @@ def test_classes_have_a_spread_of_their_own_or_one_for_all():
     assert accuracy(classify(z, 2).labels, labels) > 0.93 > accuracy(shared, labels) + 0.1
 
 
+def test_one_particle_is_a_class():
+    found = classify(torch.tensor([[1.0, 2.0]]), 1)
+    assert found.labels.tolist() == [0] and found.centres.tolist() == [[1.0, 2.0]]
+
+
+def test_a_class_without_particles_keeps_its_number():
+    z, labels = make_latents([60, 60])
+    assert (classify_as(z, z, 2 * labels) == 2 * labels).all()
+
+
 def test_mixtures_give_known_latents_their_labels_again():
     generator = torch.Generator().manual_seed(0)
     z = torch.cat([torch.randn(300, 2, generator=generator), torch.randn(80, 2, generator=generator) / 3 + 4])

@@ -102,3 +102,6 @@ def test_bad_input_is_named(source, tmp_path):
     (tmp_path / "out" / "latents.csv").write_text("particle,z1,class\nother,0,1\n")
     with pytest.raises(HetacumnError, match="latents.csv: its particles are not those"):
         Predictions.read(tmp_path / "out")
+    (tmp_path / "out" / "latents.csv").write_text("particle,z1,class\n000001@stack.mrcs,0,9\n")
+    with pytest.raises(HetacumnError, match="latents.csv: its classes are not those"):
+        Predictions.read(tmp_path / "out")

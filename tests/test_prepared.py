@@ -15,6 +15,7 @@ from hetacumn.particles import Poses, read_particles, write_star
 from hetacumn.prepared import is_made_from, prepare, reopen
 from hetacumn.preprocess import Preprocessing
 from hetacumn.so3 import random_rotations
+from hetacumn.stacks import new_stack
 from hetacumn.star import read_table, write_table
 
 SETTINGS = Preprocessing(box=16, contrast="white", centre=False)
@@ -87,6 +88,19 @@ def test_bad_particles_are_dropped_and_listed(source, tmp_path):
     clean = read_particles(source, box=16, contrast="white", centre=False, progress=False)
     same = [k for k, i in enumerate(good) if i != 20]
     assert torch.equal(again.read().images[same], clean.images[[good[k] for k in same]])
+
+
+def test_images_that_are_not_those_of_the_note_are_not_taken_for_them(source, tmp_path):
+    folder = tmp_path / "prepared"
+    stack = prepare(source, folder, SETTINGS, progress=False)
+    before = stack.stack.read_bytes()
+    for images, pixel_A in ((blob_images(N)[1:, ::2, ::2], 2.0), (blob_images(N)[:, ::4, ::4], 2.0), (stack.images, 7.0)):
+        with new_stack(stack.stack, len(images), images.shape[-1], pixel_A) as other:
+            other[:] = images
+        with pytest.raises(HetacumnError, match="particles.mrcs: not the images that .*prepared.json is of"):
+            reopen(folder)
+        assert prepare(source, folder, SETTINGS, progress=False).stack.read_bytes() == before
+    assert reopen(folder).names == stack.names
 
 
 def test_nothing_good_is_an_error_that_leaves_nothing(source, tmp_path):

@@ -94,6 +94,14 @@ def test_any_other_error_shows_the_traceback_and_keeps_the_failed_copy(make_note
     assert os.listdir("deep") == ["done.ipynb"]
 
 
+def test_a_kernel_that_is_killed_is_told_in_a_line(make_notebook, capfd):
+    notebook = make_notebook("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert run.main([str(notebook), "-p", "out", "out"]) == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ") and "its process was killed, most likely as memory ran out; run again" in said
+    assert os.listdir("out") == []
+
+
 def test_sigterm_lets_the_kernel_end_what_it_does(make_notebook, tmp_path):
     """As a cluster sends it, to this process alone: training, asked so, leaves a checkpoint."""
     notebook = make_notebook("import signal, time\nfrom pathlib import Path\n"

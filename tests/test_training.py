@@ -33,7 +33,7 @@ from hetacumn.run_folder import (
     trained_preprocessing,
 )
 from hetacumn.train_config import TrainConfig
-from hetacumn.training import CHECKPOINT, Trainer, run_method, train, training_share
+from hetacumn.training import CHECKPOINT, Trainer, pick_device, run_method, train, training_share
 
 BOX = 16
 TINY = TrainConfig(
@@ -437,6 +437,12 @@ def test_training_on_the_device(blobs, device, tmp_path):
 def test_a_training_share_that_cannot_be_is_refused(share):
     with pytest.raises(HetacumnError, match=f"trained_share is {share!r}; expected a number over 0 and up to 1"):
         training_share(10, share)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(name):
+    with pytest.raises(HetacumnError, match=f"device is '{name}'; expected cpu"):
+        pick_device(name)
 
 
 def test_the_training_share_is_random_and_in_order():

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from hetacumn.errors import HetacumnError
 
 GRACE_SECONDS = 20.0  # between asking a program to stop and making it
+ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # what is counted is the time of a core
 PATIENCE = 4.0  # a program that does little is stopped after so many times its seconds by the clock
 
 
@@ -67,7 +68,7 @@ def run_bounded(
         output.flush()
         process = subprocess.Popen(
             words, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd, start_new_session=True,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **ONE_CORE, **(environment or {})},
         )
         before = _of_ended_children()
         try:
