@@ -315,8 +315,12 @@ def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeyp
         fine_grid=(1, 6), shift=0.0,
     ))  # fmt: skip
     run_method("em", toy.data, config, tmp_path / "whole", 7.5)
+
+    def stopped(*given):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
-        patched.setattr("hetacumn.ab_initio._AbInitio._finish", lambda *given: interrupt())
+        patched.setattr("hetacumn.ab_initio._AbInitio._finish", stopped)
         with pytest.raises(KeyboardInterrupt):
             run_method("em", toy.data, config, tmp_path / "em", 7.5)
     left = {path.stem for path in (tmp_path / "em" / UNDER_WAY).iterdir()}
