@@ -67,7 +67,7 @@ class Start:
         """The same on another device."""
         return replace(self, basis=self.basis.to(device), poses=self.poses.to(device), latents=self.latents.to(device))
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> Tensors:
         """All that a file keeps of it but ``route`` and ``scores``."""
         return {"basis": self.basis, "rotations": self.poses.rotations, "shifts_px": self.poses.shifts_px,
                 "latents": self.latents}

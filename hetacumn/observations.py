@@ -93,7 +93,7 @@ def stack_identity(data: Observations) -> str:
     """What tells one stack from another: how many particles; the mean power of all, of the first and of the last image, and of
     the CTFs."""
     def power_of(values: Tensor) -> float:  # a part at a time: in double precision all of it would be twice as large
-        return sum(float(part.abs().square().double().sum()) for part in values.split(1000)) / values.numel()
+        return float(sum(part.abs().square().double().sum() for part in values.split(1000))) / values.numel()
 
     power, first, last, ctf = (power_of(of) for of in (data.y, data.y[:1], data.y[-1:], data.ctf))
     return f"{len(data)} particles of power {power:.6f} ({first:.6f} to {last:.6f}), of CTFs {ctf:.6f}"
