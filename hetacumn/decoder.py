@@ -15,12 +15,16 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from hetacumn.precision import autocast
+from hetacumn.so3 import random_rotations
 from hetacumn.subspace import mixing_of
 from hetacumn.volumes import Slicer, soft_sphere
 
 Drawing = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+IMITATION_STEPS = 1500
 
 
 class VoxelDecoder(nn.Module):
@@ -92,6 +96,24 @@ class CoordinateDecoder(nn.Module):
         full = torch.stack([self._transform(one[None], points[None])[0] * inside for one in z])
         full = torch.fft.ifftshift(full.unflatten(1, (self.box,) * 3), dim=(-3, -2, -1))
         return torch.fft.fftshift(torch.fft.ifftn(full, dim=(-3, -2, -1)), dim=(-3, -2, -1)).real * self.box
+
+
+def imitate(decoder: CoordinateDecoder, basis: Tensor, latents: Tensor, k: Tensor, generator: torch.Generator,
+            steps: int = IMITATION_STEPS, slices: int = 64, rate: float = 3e-3) -> None:
+    """Fit a network to a subspace of volumes ``(1 + q, box, box, box)``: its slices at frequencies ``k`` ``(m, 2)``, seen from
+    everywhere, of conformations drawn from ``latents`` ``(n, q)``. Where it starts from volumes, a voxel decoder is these."""
+    drawn = VoxelDecoder(basis).drawing()
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=rate)
+    for step in tqdm(range(steps), desc="decoder imitates the start", mininterval=5):
+        optimiser.param_groups[0]["lr"] = rate * (1 - step / steps)
+        rows = torch.randint(len(latents), (slices,), generator=generator, device=latents.device)
+        rotations = random_rotations(slices, generator, latents.device)
+        with torch.no_grad():
+            wanted = drawn(latents[rows], rotations, k)
+        loss = (decoder.drawing()(latents[rows], rotations, k) - wanted).abs().square().sum(1).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
 
 
 def linear_basis(decoder: nn.Module) -> Tensor:

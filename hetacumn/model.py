@@ -251,8 +251,9 @@ class HetACUMN(nn.Module):
 
 def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, power: Tensor | None = None,
                 scale: float = 1.0) -> HetACUMN:
-    """The model of a config; ``basis`` ``(1 + q, box, box, box)`` starts a voxel decoder, ``power`` ``(m,)`` is that of
-    the particles, ``scale`` what a coordinate decoder expects of a coefficient."""
+    """The model of a config; ``basis`` ``(1 + q, box, box, box)`` starts a voxel decoder (another can
+    :func:`~hetacumn.decoder.imitate` it), ``power`` ``(m,)`` is that of the particles, ``scale`` what a coordinate decoder
+    expects of a coefficient."""
     encoder = Encoder(
         HalfPlane(box), config.latent_dim, config.width, config.hypotheses, config.conditional, config.templates,
         config.encoder_radius, power,

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio import Start, ab_initio
+from hetacumn.decoder import CoordinateDecoder, imitate
 from hetacumn.encoder import TemplateStem
 from hetacumn.errors import HetacumnError
 from hetacumn.model import LatentDraws, build_model
@@ -203,6 +204,9 @@ class Trainer:
             data.ctf[:, : self.model.encoder.used], None if start is None else start.latents.to(device),
             1.0 if start is None else float(start.poses.shifts_px.std()),
         )
+        if start is not None and isinstance(self.model.decoder, CoordinateDecoder) and not (out / CHECKPOINT).exists():
+            views = torch.Generator(device).manual_seed(config.seed)
+            imitate(self.model.decoder, start.basis.to(device), self.draws.latents, data.plane.k, views)
         if start is not None and isinstance(self.model.encoder.stem, TemplateStem):
             self._start_templates(start)
         self.alone = config.alone_steps if config.pose_task else 0

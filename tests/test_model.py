@@ -8,7 +8,7 @@ from toys import hinged, make_toy
 
 from hetacumn import decoder, encoder
 from hetacumn.ab_initio import Start
-from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, linear_basis
+from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, imitate, linear_basis
 from hetacumn.encoder import Hypotheses
 from hetacumn.model import HetACUMN, LatentDraws, build_model, kl_divergence, pose_distance
 from hetacumn.observations import Observations, signal_power
@@ -218,6 +218,22 @@ def test_the_coordinate_decoders_volumes_are_those_it_slices(coordinate, toy, de
     correlation = (slices.conj() * expected).real.sum(1) / (slices.norm(dim=1) * expected.norm(dim=1))
     assert correlation.min() > 0.98
     assert (expected.norm(dim=1) / slices.norm(dim=1) - 1).abs().max() < 0.1
+
+
+def test_the_coordinate_decoder_learns_to_draw_what_a_subspace_does(toy, device, generator):
+    torch.manual_seed(0)
+    decoder, basis = CoordinateDecoder(BOX, 2, width=64, scale=3.0).to(device), toy.basis(2)
+    latents, k = toy.latents(2), toy.data.plane.k
+    wanted = VoxelDecoder(basis).drawing()(latents, toy.poses.rotations, k).detach()
+
+    def error() -> float:
+        with torch.no_grad():
+            drawn = decoder.drawing()(latents, toy.poses.rotations, k)
+        return float((drawn - wanted).abs().square().sum() / wanted.abs().square().sum())
+
+    before = error()
+    imitate(decoder, basis, latents, k, generator, steps=300)
+    assert before > 0.8 and error() < 0.05
 
 
 def test_a_linear_basis_of_the_coordinate_decoder_is_its_tangent(coordinate, device):

@@ -195,6 +195,16 @@ def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
     torch.testing.assert_close(trained.basis(), linear_basis(again.decoder).detach())
 
 
+def test_a_network_for_a_decoder_begins_with_the_start(toy, start, tmp_path, monkeypatch):
+    taught = []
+    monkeypatch.setattr(training, "imitate", lambda decoder, basis, latents, k, generator: taught.append((basis, latents)))
+    Trainer(toy.data, replace(TINY, decoder="coordinate"), tmp_path, start)
+    assert len(taught) == 1 and torch.equal(taught[0][0], start.basis) and torch.equal(taught[0][1], start.latents)
+    Trainer(toy.data, replace(TINY, decoder="coordinate"), tmp_path, None)
+    Trainer(toy.data, TINY, tmp_path, start)
+    assert len(taught) == 1
+
+
 def test_an_unknown_decoder_is_refused(toy, start, tmp_path):
     with pytest.raises(HetacumnError, match="decoder is 'grid'; expected voxel or coordinate"):
         train(toy.data, replace(TINY, decoder="grid"), tmp_path, 7.5, start, progress=False)
