@@ -30,7 +30,7 @@ nb_ipywidgets_js: dict = {}  # its default asks another host
 
 default_role = "literal"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True}
+autodoc_default_options = {"members": True, "ignore-module-all": True}  # each name where it is defined, once
 napoleon_numpy_docstring = False
 
 
