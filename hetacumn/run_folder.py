@@ -21,7 +21,7 @@ from hetacumn.classes import classify
 from hetacumn.decoder import linear_basis
 from hetacumn.errors import HetacumnError
 from hetacumn.model import HetACUMN, build_model
-from hetacumn.observations import Observations, same_stack, stack_identity
+from hetacumn.observations import same_stack
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, provenance, write_json
 from hetacumn.settings import merged
@@ -118,11 +118,12 @@ def save_start(path: Path, start: Start, stack: str, settings: dict) -> None:
     _write_tensors(path, start.tensors(), facts)
 
 
-def load_start(path: Path, data: Observations | None = None) -> Start:
-    """What :func:`save_start` wrote. Raises :class:`HetacumnError` where that is of another stack than ``data``, if given."""
+def load_start(path: Path, stack: str | None = None) -> Start:
+    """What :func:`save_start` wrote. Raises :class:`HetacumnError` where that is of another stack than the one of this
+    :func:`~hetacumn.observations.stack_identity`, if given."""
     tensors, facts = _read_tensors(path)
-    if data is not None:
-        _check_stack(path, facts, stack_identity(data))
+    if stack is not None:
+        _check_stack(path, facts, stack)
     return Start.of(tensors, facts["route"], facts["scores"])
 
 

@@ -51,13 +51,11 @@ DOUBT_SAMPLE = 4000  # particles that say what a bad fit is
 
 def pick_device(name: str | None = None) -> torch.device:
     """The device named, or CUDA where there is one, or the CPU."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        gpus = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-        raise HetacumnError(f"device is {name!r}; expected cpu{gpus and f', cuda, {gpus}'}, as this machine has") from None
-    return device
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    known = ["cpu", *(["cuda", *gpus] if gpus else [])]  # by name: a tensor to try with would take memory of a GPU
+    if name and name not in known:
+        raise HetacumnError(f"device is {name!r}; expected {', '.join(known)}, as this machine has")
+    return torch.device(name or ("cuda" if gpus else "cpu"))
 
 
 def device_name(device: torch.device, team: Team = ALONE) -> str:
@@ -132,7 +130,7 @@ def _find_or_make_start(
     wanted, stack = config.start_settings(), stack_identity(data)
     under_way = StartUnderWay(out, stack, wanted)
     if start or path.exists():
-        begin, settings = load_start(path, data).to(data.y.device), saved_settings(path)
+        begin, settings = load_start(path, stack).to(data.y.device), saved_settings(path)
         if not start:
             check_settings(path, settings, wanted)
             under_way.remove()
@@ -188,7 +186,7 @@ class Trainer:
     """
 
     def __init__(self, data: Observations, config: TrainConfig, out: Path, start: Start | None, team: Team = ALONE):
-        self.data, self.config, self.out, self.team = data, config, out, team
+        self.data, self.config, self.out, self.team, self.stack = data, config, out, team, stack_identity(data)
         device, box = data.y.device, data.plane.box
         self.generator = torch.Generator(device).manual_seed(config.seed)
         unit, cpu = voxel_unit(data, box), torch.Generator().manual_seed(config.seed)
@@ -351,7 +349,7 @@ class Trainer:
 
     def _identity(self) -> str:
         """What a checkpoint must agree in: the settings and the stack."""
-        return json.dumps({**asdict(self.config), "stack": stack_identity(self.data)})
+        return json.dumps({**asdict(self.config), "stack": self.stack})
 
     def _load_checkpoint(self) -> None:
         path = self.out / CHECKPOINT

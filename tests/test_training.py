@@ -384,13 +384,13 @@ def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
     with pytest.raises(HetacumnError, match=f"{START}: of another stack .toy.; expected 150 particles"):
         run_method("hetacumn", toy.data[:150], TINY, tmp_path / "out", 7.5, tmp_path)
     save_start(tmp_path / START, start, stack_identity(toy.data), {})
-    assert torch.equal(load_start(tmp_path / START, toy.data).basis, start.basis)
+    assert torch.equal(load_start(tmp_path / START, stack_identity(toy.data)).basis, start.basis)
     rounded = replace(toy.data, y=toy.data.y * (1 + 5e-7), ctf=toy.data.ctf * (1 + 5e-7))  # as another device may find it
-    assert torch.equal(load_start(tmp_path / START, rounded).basis, start.basis)
+    assert torch.equal(load_start(tmp_path / START, stack_identity(rounded)).basis, start.basis)
     louder, refocused = replace(toy.data, y=1.01 * toy.data.y), replace(toy.data, ctf=0.99 * toy.data.ctf)
     for other in (louder, refocused, toy.data[:199], toy.data[torch.arange(200).flip(0)]):
         with pytest.raises(HetacumnError, match="of another stack"):
-            load_start(tmp_path / START, other)
+            load_start(tmp_path / START, stack_identity(other))
 
 
 def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(toy, start, tmp_path):
