@@ -44,6 +44,11 @@ def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8)
     return Classes(torch.from_numpy(rank[best.predict(z)]).long(), torch.from_numpy(best.means_[order]).float())
 
 
+def centres_of(latents: Tensor, classes: int | None, seed: int = 0) -> Tensor:
+    """The centres ``(k, q)`` of classes of *some* latents ``(n, q)``, which may be fewer than the classes; on their device."""
+    return classify(latents, classes and min(classes, len(latents)), seed).centres.to(latents.device)
+
+
 def classify_as(latents: Tensor, known: Tensor, labels: Tensor) -> Tensor:
     """The classes ``(n,)`` of latents ``(n, q)`` under the Gaussian mixture that gave ``known`` ones their ``labels``."""
     z, known_z, labels = latents.cpu().double().numpy(), known.double().numpy(), labels.numpy()

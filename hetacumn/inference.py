@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio import fit_subspace
 from hetacumn.ab_initio_config import AbInitioConfig
-from hetacumn.classes import classify
+from hetacumn.classes import centres_of
 from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.model import HetACUMN
 from hetacumn.observations import Observations
@@ -50,14 +50,10 @@ def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: 
     return State.cat(list(_batches(work, data, batch, "amortized")))
 
 
-def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig, classes: int | None = None,
-           seed: int = 0, batch: int = 500) -> State:
-    """All hypotheses of the encoder, corrected at length; from the best of them up to the peak.
-
-    What still fits badly is searched under the volumes of the ``classes`` found (by BIC if None), and so is what is
-    :data:`FAINT`, where the encoder may have met no right pose and the misfit does not tell. The likelier stays, if it is of
-    the class that is likelier over all poses; of a faint stack, where several poses of the grid compete, the likelier.
-    """
+def follow(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig, batch: int = 500
+           ) -> tuple[State, Tensor]:
+    """All hypotheses of the encoder, corrected at length; from the best of them up to the peak: states, and their log joints
+    ``(n,)``."""
     model.eval()
     with torch.no_grad():
         tangent = Tangent(basis, config.padding)
@@ -69,18 +65,27 @@ def refine(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
         return climb(part, tangent, best, config.last_radii)
 
     parts, values = zip(*_batches(work, data, batch, "refined"), strict=True)
-    state, value = State.cat(list(parts)), torch.cat(values)
+    return State.cat(list(parts)), torch.cat(values)
+
+
+def search_doubtful(data: Observations, state: State, value: Tensor, doubt: Tensor, basis: Tensor, centres: Tensor,
+                    config: AbInitioConfig) -> State:
+    """States and log joints ``(n,)`` that :func:`follow` found, searched for where in doubt.
+
+    What fits worse than ``doubt``, the model's, is searched under the volumes at latent ``centres`` ``(k, q)``, and so is what
+    is :data:`FAINT`, where the encoder may have met no right pose and the misfit does not tell. The likelier stays, if it is
+    of the class that is likelier over all poses; of a faint stack, where several poses of the grid compete, the likelier.
+    """
     band = data.within(config.last_radii[-1] * data.plane.box)
     faint = value + 0.5 * (band.y.abs().square() * band.weight).sum(1) < FAINT
-    rows = (faint | (misfit(value, band) > model.doubt)).nonzero().squeeze(1)
-    if len(rows):
-        centres = classify(state.latents, classes and min(classes, len(data)), seed).centres.to(data.y.device)
-        searched, other, theirs = _search(data[rows], basis, centres, config)
-        better = other > value[rows]
-        if not config.last_reaches:
-            better |= torch.cdist(state.latents[rows], centres).argmin(1) != theirs
-        state = state.replaced(rows, searched.where(better, state[rows]))
-    return state
+    rows = (faint | (misfit(value, band) > doubt)).nonzero().squeeze(1)
+    if not len(rows):
+        return state
+    searched, other, theirs = _search(data[rows], basis, centres, config)
+    better = other > value[rows]
+    if not config.last_reaches:
+        better |= torch.cdist(state.latents[rows], centres).argmin(1) != theirs
+    return state.replaced(rows, searched.where(better, state[rows]))
 
 
 def search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> State:
@@ -131,7 +136,7 @@ def polish(data: Observations, basis: Tensor, state: State, config: AbInitioConf
     if not steps:
         return basis, None
     generator = torch.Generator().manual_seed(seed)
-    centres = classify(state.latents, classes and min(classes, len(data)), seed).centres.to(basis.device)
+    centres = centres_of(state.latents, classes, seed)
     volumes = volumes_at(centres, basis)
     is_open = poses_are_open(data, volumes, config)
     steps = min(steps, config.soft_steps) if is_open else steps

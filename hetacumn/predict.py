@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetacumn.classes import Classes, classify, classify_as, likelier
+from hetacumn.classes import Classes, centres_of, classify, classify_as, likelier
 from hetacumn.errors import HetacumnError
-from hetacumn.inference import amortize, polish, refine, search, settle, weigh
+from hetacumn.inference import amortize, follow, polish, search, search_doubtful, settle, weigh
 from hetacumn.joint import State
 from hetacumn.landscape import latent_path
 from hetacumn.mrc import read_volumes, write_volumes
@@ -144,7 +144,8 @@ def _check_images(stack: Prepared, trained: Trained | Searcher, model: Path | st
 @dataclass
 class _Work:
     """One process's work on a stack, and what it comes to: ``basis`` of the volumes, ``centres`` ``(k, q)`` of classes that are
-    weighed over all poses, if they are, and the ``seconds`` of inference, without the reading of files."""
+    weighed over all poses, if they are, ``search_centres`` ``(k, q)`` of those that doubtful images are searched under, and the
+    ``seconds`` of inference, without the reading of files."""
 
     stack: Prepared
     trained: Trained | Searcher
@@ -157,10 +158,10 @@ class _Work:
 
     def __post_init__(self):
         self.config, self.seed, self.seconds = self.trained.config.ab_initio, self.trained.config.seed, 0.0
-        self.basis, self.centres = self.trained.basis(), None
+        self.basis, self.centres, self.search_centres = self.trained.basis(), None, None
         if self.earlier is not None:
-            self.basis = self.earlier.basis.to(self.device)
-            self.centres = self.earlier.centres.to(self.device) if self.earlier.weighed else None
+            self.basis, self.search_centres = self.earlier.basis.to(self.device), self.earlier.centres.to(self.device)
+            self.centres = self.search_centres if self.earlier.weighed else None
         every = np.arange(len(self.stack))
         first = np.linspace(0, len(every) - 1, min(self.chunk, len(every))).round().astype(int)  # spread over the stack
         rest = np.delete(every, first)
@@ -214,7 +215,11 @@ class _Work:
         if self.grade == "searched":
             return search(data, self.basis, self.trained.centres, self.config)
         if self.grade == "refined":
-            return refine(self.trained.model, data, self.basis, self.config, self.wanted, self.seed)
+            model = self.trained.model
+            state, value = follow(model, data, self.basis, self.config)
+            if self.search_centres is None:  # of the first chunk, whole
+                self.search_centres = centres_of(torch.cat(_together([state.latents], self.team)), self.wanted, self.seed)
+            return search_doubtful(data, state, value, model.doubt, self.basis, self.search_centres, self.config)
         return amortize(self.trained.model, data, feedback=self.grade == "amortized")
 
     def _read(self, rows: list[np.ndarray]) -> Iterator[Observations]:

@@ -12,11 +12,12 @@ import torch
 from hetacumn import star
 from hetacumn.ab_initio import Start
 from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.classes import centres_of
 from hetacumn.encoder import Hypotheses
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import accuracy, pose_errors
 from hetacumn.fourier import crop_volumes
-from hetacumn.inference import refine, search
+from hetacumn.inference import _search, follow, search, search_doubtful
 from hetacumn.joint import State
 from hetacumn.model import HetACUMN, build_model
 from hetacumn.mrc import read_volumes
@@ -198,9 +199,24 @@ def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, mo
         return State(poses, centres[other]), torch.full((len(part),), -1e9), other
 
     monkeypatch.setattr("hetacumn.inference._search", unlikely)
-    refined = refine(trained.model, data, trained.basis(), config, 2)
+    state, value = follow(trained.model, data, trained.basis(), config)
+    centres = centres_of(state.latents, 2)
+    refined = search_doubtful(data, state, value, trained.model.doubt, trained.basis(), centres, config)
     errors, _ = pose_errors(refined.poses.rotations, truth.rotations)
     assert asked == [N] and errors.max() < 20 and errors.median() < 2
+
+
+def test_doubtful_images_of_every_chunk_are_searched_under_the_same_volumes(first_class, model, tmp_path, monkeypatch):
+    under = []
+
+    def noted(data, basis, centres, config):
+        under.append(centres)
+        return _search(data, basis, centres, config)
+
+    monkeypatch.setattr("hetacumn.inference._search", noted)
+    monkeypatch.setattr("hetacumn.inference.FAINT", torch.inf)
+    predict_stack(first_class[1], model, "refined", tmp_path, chunk=15, polish_steps=1)
+    assert len(under) == 3 and all(torch.equal(centres, under[0]) for centres in under)
 
 
 @pytest.mark.parametrize("grade", ["refined", "searched"])

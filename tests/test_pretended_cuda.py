@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hetacumn import ab_initio, fourier, inference
 from hetacumn.ab_initio import Start
 from hetacumn.ab_initio_config import AbInitioConfig
-from hetacumn.classes import Classes
+from hetacumn.classes import Classes, centres_of
 from hetacumn.fourier import HalfPlane
 from hetacumn.fsc import Placement
 from hetacumn.joint import State, Tangent, climb
@@ -194,13 +194,15 @@ def test_refinement_and_search_stay_on_the_device(trainer, mode, toy, monkeypatc
     def classify(latents, *given):
         return Classes(torch.zeros(len(latents), dtype=torch.int64), torch.zeros(2, latents.shape[1]))
 
-    monkeypatch.setattr(inference, "classify", classify)
+    monkeypatch.setattr("hetacumn.classes.classify", classify)
     config = AbInitioConfig(fine_grid=(1, 4), soft_grid=(1, 4), soft_steps=2, last_radii=(0.3,), climb_radii=(0.3,))
     basis = pretend(mode, toy.basis(2))
     with mode, Answered():
-        found = inference.refine(trainer.model, trainer.data, basis, config, 2)
+        state, value = inference.follow(trainer.model, trainer.data, basis, config)
+        centres = centres_of(state.latents, 2)
+        found = inference.search_doubtful(trainer.data, state, value, trainer.model.doubt, basis, centres, config)
         other, _ = inference.polish(trainer.data, basis, found, config, 2, 2, 0)
-        searched = inference.search(trainer.data, basis, torch.zeros(2, 2, device=DEVICE), config)
+        searched = inference.search(trainer.data, basis, centres, config)
         scores = inference.weigh(trainer.data, basis[:2], config)
     assert {other.device, found.device, searched.device, scores.device} == {DEVICE}
 

@@ -28,9 +28,10 @@ from tqdm import tqdm
 from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.baselines import cryodrgn, relion
 from hetacumn.baselines.process import find_program, run_bounded
+from hetacumn.classes import centres_of
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
-from hetacumn.inference import amortize, refine
+from hetacumn.inference import amortize, follow, search_doubtful
 from hetacumn.model import build_model
 from hetacumn.mrc import write_mrc
 from hetacumn.observations import Observations, signal_nats, signal_power
@@ -248,7 +249,9 @@ class Suite:
             model.doubt.fill_(torch.inf)
 
             def refined() -> None:
-                refine(model, few, model.decoder.basis().detach(), config.ab_initio, 2)
+                basis = model.decoder.basis().detach()
+                state, value = follow(model, few, basis, config.ab_initio)
+                search_doubtful(few, state, value, model.doubt, basis, centres_of(state.latents, 2), config.ab_initio)
 
             self.add("inference, refined", box, len(few), median_seconds(refined, self.device, 3), flops_of(refined))
 
