@@ -1,8 +1,9 @@
 """How do time and memory grow with the number of particles? 10,000, 30,000 and 100,000 images of 64 px, inferred at 32 px.
 
 The stacks are made for this (a thousand simulated particles, again and again with fresh noise) and removed. Each size runs in
-a process of its own. Training is left out: its steps are as many whatever the stack. Writes benchmark/scaling.csv (particles,
-stage, seconds, peak_memory_mb) and figures/scaling.png. Usage, after `make repro`: python benchmark/scaling.py [MODEL_FOLDER]
+a process of its own. Training is left out: how much of a large stack it sees is one's own choice (`share`). Writes
+benchmark/scaling.csv (particles, stage, seconds, peak_memory_mb) and figures/scaling.png. Usage, after `make repro`:
+python benchmark/scaling.py [MODEL_FOLDER]
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ of the field end with. Padding and a division by the interpolation's kernel keep
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -22,15 +24,22 @@ def back_project(data: Observations, poses: Poses, padding: float = 2.0, prior: 
 
     ``prior`` is the constant of the Wiener filter, as a part of the mean squared CTF in a shell.
     """
-    box, device = data.plane.box, data.y.device
-    size = padded_size(box, padding)
-    voxels = size * size * (size // 2 + 1)
-    sums = torch.zeros(voxels, 3, device=device)  # real and imaginary part of Σ C Y, and Σ C²
-    for start in range(0, len(data), batch):
-        rows = slice(start, start + batch)
-        part = data[rows]
-        stencil = make_stencil(poses.rotations[rows], part.k, size, box)
-        centred = part.plane.translate(part.y, -poses.shifts_px[rows]) * part.ctf
+    rows = [slice(start, start + batch) for start in range(0, len(data), batch)]
+    return back_project_parts(((data[some], poses[some]) for some in rows), padding, prior)
+
+
+@torch.no_grad()
+def back_project_parts(parts: Iterable[tuple[Observations, Poses]], padding: float = 2.0, prior: float = 0.05) -> Tensor:
+    """:func:`back_project` of images that come by parts, of which one at a time is in memory."""
+    sums = None
+    for part, poses in parts:
+        if sums is None:
+            box, device = part.plane.box, part.y.device
+            size = padded_size(box, padding)
+            voxels = size * size * (size // 2 + 1)
+            sums = torch.zeros(voxels, 3, device=device)  # real and imaginary part of Σ C Y, and Σ C²
+        stencil = make_stencil(poses.rotations, part.k, size, box)
+        centred = part.plane.translate(part.y, -poses.shifts_px) * part.ctf
         values = torch.stack([centred.real.flatten(), centred.imag.flatten() * stencil.sign, part.ctf.square().flatten()], 1)
         for corner in range(8):
             sums.index_add_(0, stencil.index[:, corner], values * stencil.weights[:, corner, None])

@@ -6,12 +6,13 @@ the likeliest pose would be that of its noise: there the class is the likelier b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from hetacumn.errors import HetacumnError
 
@@ -19,11 +20,37 @@ SPREADS = ("full", "tied")  # of classes in the latent space: each its own, or o
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Gaussians in the latent space, in double precision: ``weights`` ``(k,)``, ``means`` ``(k, q)``, ``covariances``
+    ``(k, q, q)``."""
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    @classmethod
+    def of(cls, content: dict[str, list]) -> Mixture:
+        """What :meth:`content` wrote."""
+        return cls(**{name: torch.tensor(values, dtype=torch.float64) for name, values in content.items()})
+
+    def content(self) -> dict[str, list]:
+        """As JSON has it."""
+        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+
+    def labels(self, latents: Tensor) -> Tensor:
+        """Which of them each of latents ``(n, q)`` is likeliest of, ``(n,)``."""
+        gaussians = MultivariateNormal(self.means, self.covariances)
+        return (gaussians.log_prob(latents.cpu().double()[:, None]) + self.weights.log()).argmax(1)
+
+
+@dataclass(frozen=True)
 class Classes:
-    """``labels`` ``(n,)`` from 0, the largest class first, and the latent ``centres`` ``(k, q)``."""
+    """``labels`` ``(n,)`` from 0, the largest class first, the latent ``centres`` ``(k, q)``, and the ``mixture`` that labels
+    others likewise, where they are of one."""
 
     labels: Tensor
     centres: Tensor
+    mixture: Mixture | None = None
 
 
 def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8) -> Classes:
@@ -35,40 +62,22 @@ def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8)
     if classes is not None and not 1 <= classes <= len(z):
         raise HetacumnError(f"{classes} classes of {len(z)} particles; expected 1 to {len(z)}")
     if len(z) == 1:
-        return Classes(torch.zeros(1, dtype=torch.long), latents.cpu().float())
+        alone = Mixture(torch.ones(1).double(), torch.from_numpy(z), 1e-4 * torch.eye(z.shape[1]).double()[None])
+        return Classes(torch.zeros(1, dtype=torch.long), latents.cpu().float(), alone)
     counts = [classes] if classes else range(1, min(most, len(z)) + 1)
-    best = _of_least_bic([GaussianMixture(k, covariance_type=spread, n_init=5, reg_covar=1e-4, random_state=seed)
-                          for k in counts for spread in SPREADS], z)  # fmt: skip
+    mixtures = [GaussianMixture(k, covariance_type=spread, n_init=5, reg_covar=1e-4, random_state=seed).fit(z)
+                for k in counts for spread in SPREADS]  # fmt: skip
+    best = min(mixtures, key=lambda fit: fit.bic(z))
     order = np.argsort(-best.weights_)
     rank = np.argsort(order)
-    return Classes(torch.from_numpy(rank[best.predict(z)]).long(), torch.from_numpy(best.means_[order]).float())
+    spreads = np.broadcast_to(best.covariances_, (len(order), *best.covariances_.shape[-2:]))[order]
+    mixture = Mixture(*(torch.from_numpy(part) for part in (best.weights_[order], best.means_[order], spreads)))
+    return Classes(torch.from_numpy(rank[best.predict(z)]).long(), mixture.means.float(), mixture)
 
 
 def centres_of(latents: Tensor, classes: int | None, seed: int = 0) -> Tensor:
     """The centres ``(k, q)`` of classes of *some* latents ``(n, q)``, which may be fewer than the classes; on their device."""
     return classify(latents, classes and min(classes, len(latents)), seed).centres.to(latents.device)
-
-
-def classify_as(latents: Tensor, known: Tensor, labels: Tensor) -> Tensor:
-    """The classes ``(n,)`` of latents ``(n, q)`` under the Gaussian mixture that gave ``known`` ones their ``labels``."""
-    z, known_z, labels = latents.cpu().double().numpy(), known.double().numpy(), labels.numpy()
-    present = np.unique(labels)
-    members = [known_z[labels == k] for k in present]
-    shares, means = [len(some) / len(labels) for some in members], [some.mean(0) for some in members]
-    own = np.stack([1e-4 * np.eye(known_z.shape[1]) + (some - mean).T @ (some - mean) / len(some)
-                    for some, mean in zip(members, means, strict=True)])  # fmt: skip
-    inverses = {"full": np.linalg.inv(own), "tied": np.linalg.inv(np.tensordot(shares, own, 1))}
-    best = _of_least_bic([
-        GaussianMixture(len(members), covariance_type=spread, reg_covar=1e-4, weights_init=shares, means_init=means,
-                        precisions_init=inverses[spread])
-        for spread in SPREADS
-    ], known_z)  # fmt: skip
-    return torch.from_numpy(present[best.predict(z)]).long()
-
-
-def _of_least_bic(mixtures: list[GaussianMixture], z: np.ndarray) -> GaussianMixture:
-    """The mixtures fitted to ``(n, q)`` latents, and the best of them."""
-    return min((mixture.fit(z) for mixture in mixtures), key=lambda fit: fit.bic(z))
 
 
 def likelier(log_likelihood: Tensor, centres: Tensor, rounds: int = 100, sort: bool = True) -> Classes:

@@ -25,10 +25,12 @@ _COLUMNS = [
 ]
 
 NUMBERS, TEXT = "fiu", "SU"
+OPTIONAL = ("alignments3D", "ctf/anisomag")
 #: Field, kinds of its type, shape of one value.
 _EXPECTED = [
     ("blob/path", TEXT, ()), ("blob/idx", "iu", ()), ("blob/shape", "iu", (2,)),
     *((name, NUMBERS, ()) for _, name, _ in _COLUMNS),
+    ("ctf/anisomag", NUMBERS, (4,)),
     ("alignments3D/pose", NUMBERS, (3,)), ("alignments3D/shift", NUMBERS, (2,)), ("alignments3D/psize_A", NUMBERS, ()),
 ]  # fmt: skip
 
@@ -48,7 +50,7 @@ def read_cs(path: Path) -> pd.DataFrame:
     except Exception as error:  # numpy raises whatever its parser of headers meets
         raise HetacumnError(f"{path}: not a cryoSPARC table ({' '.join(str(error).split())})") from error
     for field, kinds, shape in _EXPECTED:
-        if field not in fields and field.startswith("alignments3D"):
+        if field not in fields and field.startswith(OPTIONAL):
             continue
         if field not in fields:
             raise HetacumnError(f"{path}: no column {field}; expected it for every particle "
@@ -61,6 +63,10 @@ def read_cs(path: Path) -> pd.DataFrame:
     table = pd.DataFrame({"rlnImageName": names})
     for relion, field, factor in _COLUMNS:
         table[relion] = rows[field].astype(np.float64) * factor
+    if "ctf/anisomag" in fields:  # a matrix less the identity
+        for i in range(2):
+            for j in range(2):
+                table[f"rlnMagMat{i}{j}"] = rows["ctf/anisomag"][:, 2 * i + j].astype(np.float64) + (i == j)
     table["rlnImageSize"] = rows["blob/shape"][:, 0].astype(int)
     if "alignments3D/pose" in fields:
         rotations = rotvec_to_rotmat(torch.from_numpy(rows["alignments3D/pose"].astype(np.float64))).mT

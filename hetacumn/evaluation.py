@@ -167,7 +167,7 @@ def _mean_angle_deg(a: np.ndarray, b: np.ndarray) -> float:
 def score(
     predictions: Predictions,
     volumes: Tensor,
-    truth: Truth,
+    truth: Truth | Predictions,
     true_volumes: Tensor,
     voxel_A: float,
     seen: np.ndarray,
@@ -176,7 +176,7 @@ def score(
 
     ``volumes`` and ``true_volumes`` ``(K, z, y, x)`` may be of different boxes over the same field of view:
     they are compared at the smaller box. ``voxel_A`` is that of the true ones. ``seen`` ``(n,)`` is true
-    where a particle was trained on.
+    where a particle was trained on. Another answer in the truth's stead tells how far the two agree.
 
     ``row``: ``accuracy`` of all particles and ``accuracy_unseen`` of those not trained on, under one
     matching (NaN where all were); ``ari``; medians ``rotation_error_deg`` and ``shift_error_A``;

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hetacumn import star
-from hetacumn.backprojection import back_project
+from hetacumn.backprojection import back_project_parts
 from hetacumn.errors import HetacumnError
 from hetacumn.landscape import LatentAxes, latent_axes
 from hetacumn.mrc import read_volumes, write_mrc
@@ -23,6 +23,14 @@ from hetacumn.subspace import volumes_at
 from hetacumn.volumes import soft_sphere
 
 MOTIONS = 2
+READ_AT_ONCE = 1000  # images of a reconstruction
+
+
+def _prepared_of(folder: Path) -> Path:
+    """Where a run says its prepared images are, from the working directory or from a folder that the run is in; or its own."""
+    said = read_run(folder).get("prepared", "prepared")
+    places = [Path(said), *(above / said for above in folder.resolve().parents), folder / "prepared"]
+    return next((place for place in places if (place / "prepared.json").is_file()), Path(said))
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Finished:
             HetacumnError: a file missing, or images that are not those of the predictions.
         """
         folder = Path(folder)
-        stack = reopen(prepared or read_run(folder).get("prepared") or folder / "prepared")
+        stack = reopen(prepared or _prepared_of(folder))
         found = Predictions.read(folder)
         if found.names != stack.names:
             raise HetacumnError(f"{stack.folder}: not the particles of {folder / 'predictions.star'}; expected the images that "
@@ -78,7 +86,8 @@ class Finished:
 
     def reconstruct(self, rows: np.ndarray) -> Tensor:
         """The volume of some particles, by weighted back-projection at their poses."""
-        volume = back_project(*self.posed(rows))
+        parts = (self.posed(rows[start : start + READ_AT_ONCE]) for start in range(0, len(rows), READ_AT_ONCE))
+        volume = back_project_parts(parts)
         return volume * soft_sphere(volume.shape[-1])
 
     def export(self, rows: np.ndarray, stem: Path | str) -> tuple[Path, Path]:

@@ -33,15 +33,16 @@ from hetacumn.preprocess import (
 from hetacumn.reading import StackReader
 from hetacumn.so3 import from_euler, inplane, to_euler
 
-#: RELION's column for each of ours, and what it is where the column is missing (None: it must be there).
+#: RELION's column for each of ours, what it is where the column is missing (None: it must be there), and
+#: between what it must be.
 OPTICS_COLUMNS = {
-    "defocus_u_A": ("rlnDefocusU", None),
-    "defocus_v_A": ("rlnDefocusV", None),
-    "astigmatism_deg": ("rlnDefocusAngle", None),
-    "voltage_kv": ("rlnVoltage", None),
-    "cs_mm": ("rlnSphericalAberration", None),
-    "amplitude_contrast": ("rlnAmplitudeContrast", None),
-    "phase_shift_deg": ("rlnPhaseShift", 0.0),
+    "defocus_u_A": ("rlnDefocusU", None, -1e6, 1e6),
+    "defocus_v_A": ("rlnDefocusV", None, -1e6, 1e6),
+    "astigmatism_deg": ("rlnDefocusAngle", None, -1e6, 1e6),
+    "voltage_kv": ("rlnVoltage", None, 10, 3000),
+    "cs_mm": ("rlnSphericalAberration", None, 0, 100),
+    "amplitude_contrast": ("rlnAmplitudeContrast", None, 0, 1),
+    "phase_shift_deg": ("rlnPhaseShift", 0.0, -1e6, 1e6),
 }
 SURVEYED = 500  # particles of a file that its contrast and its noise are judged by
 CONSTANT_BACKGROUND = "is constant outside the particle's circle (masked?)"
@@ -162,6 +163,7 @@ class ParticleReader:
             raise HetacumnError(f"box {self.box} to crop to: expected an even number up to {largest}, the box of "
                                 f"{table.path}'s images")
         self.pixel_A = self._field_A / self.box
+        self.optics = optics_of(table, self.pixel_A)
         self.offsets_A = offsets_of(table) if settings.centre else None
         self.survey = self._survey(sample)
 
@@ -183,8 +185,8 @@ class ParticleReader:
         index = torch.from_numpy(rows)
         poses = poses_of(self.table, self.pixel_A, self.offsets_A)
         offsets_A = None if self.offsets_A is None else self.offsets_A[index]
-        optics = optics_of(self.table, self.pixel_A)[index]
-        return Particles(images, optics, names, None if poses is None else poses[index], self.survey.noise, offsets_A)
+        poses = None if poses is None else poses[index]
+        return Particles(images, self.optics[index], names, poses, self.survey.noise, offsets_A)
 
     def _read(self, stacks: StackReader, settings: Preprocessing) -> Iterator[tuple[Batch, Tensor]]:
         """Batches, protein as in the file, and the background's standard deviation ``(b,)`` of each image."""
@@ -281,11 +283,19 @@ def read_particles(
 
 
 def optics_of(table: star.ParticleTable, pixel_A: float | None = None) -> Optics:
-    """The optics of a table's particles, for images of this pixel size (None: that of its first image)."""
-    columns = {
-        name: torch.tensor(table.numbers(column, default), dtype=torch.float32)
-        for name, (column, default) in OPTICS_COLUMNS.items()
-    }
+    """The optics of a table's particles, for images of this pixel size (None: that of its first image).
+
+    Raises:
+        HetacumnError: a value that no microscope has, its row named.
+    """
+    columns = {}
+    for name, (column, default, least, most) in OPTICS_COLUMNS.items():
+        values = table.numbers(column, default)
+        wrong = (values < least) | (values > most)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise HetacumnError(f"{table.path}: row {row + 1}: {column} is {values[row]:g}; expected {least:g} to {most:g}")
+        columns[name] = torch.tensor(values, dtype=torch.float32)
     return Optics(**columns, pixel_A=float(table.pixel_sizes()[0]) if pixel_A is None else pixel_A)
 
 
@@ -327,7 +337,7 @@ def write_star(
     pixels. ``classes`` ``(n,)`` counts from 0, rlnClassNumber from 1. Angles in degrees, origins (minus the
     shifts) in Å. ``shifts_A`` ``(n, 2)``: origins without angles, where no poses are given.
     """
-    columns = {column: getattr(optics, name).double().numpy() for name, (column, _) in OPTICS_COLUMNS.items()}
+    columns = {column: getattr(optics, name).double().numpy() for name, (column, *_) in OPTICS_COLUMNS.items()}
     particles = pd.DataFrame({"rlnImageName": names, **columns})
     particles["rlnImagePixelSize"] = optics.pixel_A
     particles["rlnImageSize"] = box

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetacumn.classes import Classes, centres_of, classify, classify_as, likelier
+from hetacumn.classes import Classes, Mixture, centres_of, classify, likelier
 from hetacumn.errors import HetacumnError
 from hetacumn.inference import amortize, follow, polish, search, search_doubtful, settle, weigh
 from hetacumn.joint import State
@@ -47,12 +47,12 @@ class Answer:
 @dataclass(frozen=True)
 class Earlier:
     """An earlier prediction, whose volumes and classes another shall have: ``basis`` ``(1 + q, box, box, box)``, latent
-    ``centres`` ``(k, q)`` of classes, and whether an image's class is the likelier over all poses, or by its z."""
+    ``centres`` ``(k, q)`` of classes, and the ``mixture`` that says an image's class by its z, or None where it is the
+    likelier over all poses."""
 
-    predictions: Predictions
     basis: Tensor
     centres: Tensor
-    weighed: bool
+    mixture: Mixture | None
 
     @classmethod
     def read(cls, folder: Path | str, model: str, grade: str) -> Earlier:
@@ -66,8 +66,11 @@ class Earlier:
             if run.get(name) != wanted:
                 raise HetacumnError(f"{path}: {name} is {run.get(name)!r}; expected {wanted!r}, that of the prediction that "
                                     "shall be like it")
+        if "class_mixture" not in run:
+            raise HetacumnError(f"{path}: no class_mixture; expected a prediction by this version: predict anew")
         basis, _ = read_volumes(Path(folder) / "volumes", "basis_")
-        return cls(Predictions.read(folder), basis, torch.tensor(run["class_centres"]), run["classes_weighed"])
+        mixture = run["class_mixture"]
+        return cls(basis, torch.tensor(run["class_centres"]), None if mixture is None else Mixture.of(mixture))
 
 
 def identity(model: Path | str, grade: str) -> str:
@@ -122,7 +125,7 @@ def predict_stack(
         memory_mb = max(round(peak_memory_mb()), run.get("peak_memory_mb", 0))
         facts = {"prepared": str(stack.folder), "predict_particles_per_second": round(rate), "peak_memory_mb": memory_mb,
                  "model": named, "grade": grade, "class_centres": found.centres.tolist(),
-                 "classes_weighed": work.centres is not None}  # fmt: skip
+                 "class_mixture": None if found.mixture is None else found.mixture.content()}  # fmt: skip
         write_json(out / "run.json", {**run, **facts, "git_commit": git_commit()})
     return Answer(predictions, class_volumes, path_volumes, rate)
 
@@ -161,10 +164,12 @@ class _Work:
         self.basis, self.centres, self.search_centres = self.trained.basis(), None, None
         if self.earlier is not None:
             self.basis, self.search_centres = self.earlier.basis.to(self.device), self.earlier.centres.to(self.device)
-            self.centres = self.search_centres if self.earlier.weighed else None
+            self.centres = self.search_centres if self.earlier.mixture is None else None
         every = np.arange(len(self.stack))
         first = np.linspace(0, len(every) - 1, min(self.chunk, len(every))).round().astype(int)  # spread over the stack
         rest = np.delete(every, first)
+        if len(rest) < self.team.size:  # too few for a chunk of their own, of which every process has a part
+            first, rest = every, every[:0]
         self.chunks = [first, *(np.array_split(rest, -(-len(rest) // self.chunk)) if len(rest) else [])]
         self.own_rows = [rows[self.team.part(len(rows))] for rows in self.chunks]
 
@@ -198,8 +203,7 @@ class _Work:
             return likelier(scores, self.centres, sort=self.earlier is None)
         if self.earlier is None:
             return classify(latents, self.wanted, self.seed)
-        known = self.earlier.predictions
-        return Classes(classify_as(latents, known.latents, known.classes), self.earlier.centres)
+        return Classes(self.earlier.mixture.labels(latents), self.earlier.centres, self.earlier.mixture)
 
     @torch.no_grad()
     def volumes(self, z: Tensor) -> Tensor:

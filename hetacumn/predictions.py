@@ -21,7 +21,7 @@ from hetacumn.stacks import read_layout
 STALE_COLUMNS = [
     "rlnLogLikeliContribution", "rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples",
     "rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior",
-    "rlnOriginXPriorAngst", "rlnOriginYPriorAngst", "rlnRandomSubset",
+    "rlnOriginXPriorAngst", "rlnOriginYPriorAngst", "rlnOriginXPrior", "rlnOriginYPrior", "rlnRandomSubset",
 ]  # fmt: skip
 
 
@@ -41,6 +41,11 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __getitem__(self, rows: np.ndarray) -> Predictions:
+        """Those at positions ``(m,)``, in their order."""
+        names = [self.names[row] for row in rows]
+        return Predictions(names, self.rotations[rows], self.shifts_A[rows], self.classes[rows], self.latents[rows])
 
     def write(self, out_dir: Path | str, source: Path | str, data_dir: Path | str | None = None) -> None:
         """Write ``predictions.star`` and the latents, ``latents.csv``; atomically.

@@ -11,6 +11,7 @@ Reading raw images is the dearest part of most runs: hundreds of gigabytes, of w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from dataclasses import asdict, dataclass
@@ -117,7 +118,8 @@ def prepare(
     ``prepared.json``. Memory is that of a chunk of images, and a few numbers a particle.
 
     Raises:
-        HetacumnError: naming the file, the row and what was expected; an image in two rows; where no particle is any good.
+        HetacumnError: naming the file, the row and what was expected; an image in two rows; where no particle is any good;
+            where the source itself would be written over.
     """
     source, folder = Path(source), Path(folder)
     table = star.read_table(source)
@@ -128,11 +130,14 @@ def prepare(
     if note.exists() and made.exists():
         earlier = json.loads(note.read_text())
         made_from, files = earlier["made_from"], earlier["made_from"]["files"]
-        as_wanted = {**made_from, "files": None} == {**wanted, "files": None} and is_made_from(folder, source)
+        as_wanted = {name: made_from[name] for name in wanted} == wanted and is_made_from(folder, source)
         if as_wanted and _unchanged(files) and _holds(made, earlier):
             return _open(folder, source, table, earlier)
     reader = ParticleReader(table, np.arange(len(table)), settings, data_dir)
     files = [_identity(path) for path in (source.resolve(), *reader.stacks.stacks)]
+    for path in (made, folder / "particles.star"):
+        if str(path.resolve()) in {str(Path(name).resolve()) for name, *_ in files}:
+            raise HetacumnError(f"{path}: is what is to be prepared, and would be written over; expected another folder")
     note.unlink(missing_ok=True)
     flaws: list[str | None] = [None] * len(table)
     outliers = 0
@@ -160,7 +165,7 @@ def prepare(
                       f"the first {dropped['reason'].iloc[0]}", stacklevel=2)
     noise = reader.survey.noise
     content = {
-        "made_from": {**wanted, "files": files},
+        "made_from": {**wanted, "files": files, "table": _fingerprint(source)},
         "particles": len(kept), "dropped_rows": (dropped["row"] - 1).tolist(), "outlier_pixels": outliers,
         "box": reader.box, "pixel_A": reader.pixel_A, "protein_in_file": "black" if reader.survey.black else "white",
         "evidence_of_white": reader.survey.evidence, "noise_power": None if noise is None else noise.tolist(),
@@ -181,7 +186,7 @@ def reopen(folder: Path | str) -> Prepared:
     """What :func:`prepare` left in a folder, whatever became of its source's images since.
 
     Raises:
-        HetacumnError: nothing prepared there, or another stack; the source's table gone, or of another length.
+        HetacumnError: nothing prepared there, or another stack; the source's table gone, or changed.
     """
     folder = Path(folder)
     note = folder / "prepared.json"
@@ -192,6 +197,8 @@ def reopen(folder: Path | str) -> Prepared:
     table, length = star.read_table(source), content["particles"] + len(content["dropped_rows"])
     if len(table) != length:
         raise HetacumnError(f"{source}: {len(table)} particles; expected {length}, as {folder} was made of; prepare it again")
+    if content["made_from"].get("table", now := _fingerprint(source)) != now:  # which notes of before did not tell
+        raise HetacumnError(f"{source}: changed since {folder} was made of it; prepare it again")
     stack = folder / "particles.mrcs"
     if not _holds(stack, content):
         raise HetacumnError(f"{stack}: not the images that {note} is of; prepare them again")
@@ -230,6 +237,13 @@ def _say_what_is_ignored(table: star.ParticleTable) -> None:
         if worst > STRETCH:
             warnings.warn(f"{table.path}: {name} is up to {worst:.3g} off {wanted:g}, and magnification matrices are ignored; "
                           "correct the images for them first", stacklevel=3)
+
+
+def _fingerprint(source: Path) -> str:
+    """Of the table's bytes; that of a bare stack is beside it."""
+    path = source.with_suffix(".csv") if source.suffix in star.STACK_SUFFIXES else source
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _identity(path: Path) -> list:

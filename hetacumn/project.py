@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import platform
+import re
 import resource
 import secrets
 import subprocess
@@ -109,14 +110,17 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` at the end, or remove it after an error.
 
     A reader sees the old file or the whole new one, never a half. The temporary name keeps the suffix, by
-    which writers choose their format. Missing parent folders are made.
+    which writers choose their format, and says who writes: what a process of this machine that was killed has left is
+    removed. Missing parent folders are made.
 
     Raises:
         HetacumnError: the disk, or a quota, is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    machine = re.sub(r"\W", "_", platform.node())
+    _remove_orphans(path, machine)
+    temporary = path.with_name(f".{path.stem}.{machine}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -127,6 +131,25 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise HetacumnError(f"{path}: cannot be written ({os.strerror(error.errno)}); {before}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_orphans(path: Path, machine: str) -> None:
+    """Remove temporary files of a path whose processes are no more."""
+    written = re.compile(rf"{re.escape(f'.{path.stem}.{machine}-')}(\d+)-[0-9a-f]+{re.escape(path.suffix)}")
+    for other in path.parent.iterdir():
+        found = written.fullmatch(other.name)
+        if found and not _is_alive(int(found[1])):
+            other.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def write_json(path: str | os.PathLike, content: object) -> None:

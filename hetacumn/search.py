@@ -53,7 +53,7 @@ def log_likelihood(data: Observations, slices: Tensor, shifts_px: Tensor) -> Ten
     return cross.unflatten(0, (len(data), len(shifts_px))).sub_(power[:, None], alpha=0.5)  # in place: it is large
 
 
-def _at_once(most: int, slices: Tensor, shifts_px: Tensor) -> int:
+def at_once(most: int, slices: Tensor, shifts_px: Tensor) -> int:
     """For how many images the scores of all slices and shifts are computed at once, ``most`` or fewer."""
     return max(1, min(most, SCORES_AT_ONCE // (len(shifts_px) * len(slices))))
 
@@ -92,7 +92,7 @@ def likeliest(data: Observations, volumes: Tensor, rotations: Tensor, shifts_px:
     keep = min(keep, len(rotations))
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
     rotation, shift, volume = (torch.empty(len(data), keep, dtype=torch.long, device=volumes.device) for _ in range(3))
-    batch = _at_once(len(data), slices, shifts_px)
+    batch = at_once(len(data), slices, shifts_px)
     for start in range(0, len(data), batch):
         rows = slice(start, start + batch)
         score = log_likelihood(data[rows], slices, shifts_px).unflatten(2, (len(volumes), len(rotations)))  # (b, t, v, r)
@@ -111,7 +111,7 @@ def open_rotations(data: Observations, volumes: Tensor, rotations: Tensor, shift
     Shifts and the ``(v, box, box, box)`` volumes, equally likely before, are integrated.
     """
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
-    spread, batch = [], _at_once(batch, slices, shifts_px)
+    spread, batch = [], at_once(batch, slices, shifts_px)
     for start in range(0, len(data), batch):
         share, _ = posterior_(log_likelihood(data[start : start + batch], slices, shifts_px).flatten(1))
         share = share.unflatten(1, (len(shifts_px) * len(volumes), len(rotations))).sum(1)
@@ -139,7 +139,7 @@ def search_grid(
     # Filled in place: small results kept between large arrays that come and go would hold the memory of all of these.
     best, volume = (torch.empty(len(data), dtype=torch.long, device=volumes.device) for _ in range(2))
     log_volume, evidence = torch.empty(len(data), count, device=volumes.device), torch.empty(len(data), device=volumes.device)
-    batch = _at_once(batch, slices, shifts_px)
+    batch = at_once(batch, slices, shifts_px)
     for start in range(0, len(data), batch):
         rows = slice(start, start + batch)
         part = data[rows]

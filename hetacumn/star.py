@@ -27,7 +27,8 @@ GROUP = "rlnOpticsGroup"
 LARGEST_PIXEL_A = 1e4  # beyond is no microscope's
 GROUP_COLUMNS = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]  # one value a group in 3.1
 STACK_SUFFIXES = (".mrcs", ".mrc")
-TEXT_COLUMNS = ["rlnImageName", "rlnMicrographName", "rlnImageOriginalName", "rlnOpticsGroupName"]
+TEXT_COLUMNS = ["rlnImageName", "rlnMicrographName", "rlnImageOriginalName", "rlnOpticsGroupName", "rlnGroupName",
+                "rlnTomoName", "rlnTomoParticleName", "rlnReconstructImageName", "rlnBeamTiltGroupName"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.fourier import padded_size
 from hetacumn.observations import Observations, signal_nats
-from hetacumn.search import log_likelihood, open_rotations, pose_grid, posterior_
+from hetacumn.search import at_once, log_likelihood, open_rotations, pose_grid, posterior_
 from hetacumn.volumes import Slicer, Stencil, make_stencil, soft_sphere
 
 
@@ -70,20 +70,31 @@ def stochastic_em(
         slicer = Slicer(voxels * mask * unit, config.padding)
         flat = slicer.read(stage.stencil.narrow(m)).transpose(1, 2).flatten(0, 1)  # (r * v, m)
         with torch.no_grad():
-            share, log_sum = posterior_(log_likelihood(part, flat, shifts).flatten(1), sharpness)  # (b, t * r * v)
-            share = share.unflatten(1, (len(shifts), -1))
+            gradient, log_sum = _expected_gradient(part, flat, shifts, sharpness)
             evidence.append(log_sum.mean())
-            moved = part.plane.translate((part.y * part.ctf * part.weight)[:, None], -shifts)
-            pull = share.flatten(0, 1).T @ torch.view_as_real(moved).flatten(0, 1).flatten(1)
-            pull = torch.view_as_complex(pull.unflatten(1, (m, 2)).contiguous())
-            push = share.sum(1).T @ (part.ctf.square() * part.weight)
-            gradient = (push * flat - pull) / len(part)
         optimiser.zero_grad()
         flat.backward(gradient)
         optimiser.step()
         progress.update()
     last = torch.stack(evidence[-max(1, steps // 5) :]).mean()
     return (voxels.detach() * mask * unit), float(last)
+
+
+def _expected_gradient(part: Observations, slices: Tensor, shifts_px: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
+    """Of the mean misfit of images, all slices ``(s, m)`` and shifts weighed by their posterior, by the slices ``(s, m)``; and
+    the log evidence of each image ``(b,)``."""
+    pull, push, evidence = 0.0, 0.0, []
+    batch = at_once(len(part), slices, shifts_px)
+    for start in range(0, len(part), batch):
+        some = part[start : start + batch]
+        share, log_sum = posterior_(log_likelihood(some, slices, shifts_px).flatten(1), sharpness)  # (b, t * s)
+        share = share.unflatten(1, (len(shifts_px), -1))
+        moved = some.plane.translate((some.y * some.ctf * some.weight)[:, None], -shifts_px)
+        pull = pull + share.flatten(0, 1).T @ torch.view_as_real(moved).flatten(0, 1).flatten(1)
+        push = push + share.sum(1).T @ (some.ctf.square() * some.weight)
+        evidence.append(log_sum)
+    pull = torch.view_as_complex(pull.unflatten(1, (-1, 2)).contiguous())
+    return (push * slices - pull) / len(part), torch.cat(evidence)
 
 
 def smooth_noise(count: int, box: int, generator: torch.Generator, cells: int) -> Tensor:

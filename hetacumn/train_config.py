@@ -44,6 +44,7 @@ class TrainConfig:
     padding: float = 2.0
     # schedule
     alone_steps: int = 4500  # of the pose task alone, first
+    faint_alone: float = 3.0  # times as many of these, where images are faint; see suited
     joint_epochs: float = 3.0  # of both tasks, over the training particles
     pose_only_epochs: float = 0.0  # at the start of the joint phase, z held at 0
     alone_batch: int = 256
@@ -69,6 +70,8 @@ class TrainConfig:
             if not all(count >= 1 and 0 < radius <= 0.5 for count, radius in getattr(self, name)):
                 raise HetacumnError(f"{name} is {getattr(self, name)!r}; expected pairs of a number from 1 on, how many take "
                                     "part, and a radius over 0 and up to 0.5 cycles per pixel")
+        if not self.faint_alone > 0:
+            raise HetacumnError(f"faint_alone is {self.faint_alone!r}; expected a number over 0")
         for name, of in zip(looks, ("second_rounds", "faint_second_rounds"), strict=True):
             if not 0 <= getattr(self, name) <= 1:
                 raise HetacumnError(f"{name} is {getattr(self, name)!r}; expected a share from 0 to 1")
@@ -77,10 +80,11 @@ class TrainConfig:
 
     def suited(self, data: Observations) -> TrainConfig:
         """The settings for images as faint as these: where the molecule says less of the pose, searches are thorough; more
-        hypotheses compete, and more images are looked at again, if feedback is wanted at all."""
+        hypotheses compete, and more images are looked at again, if feedback is wanted at all. And the encoder learns longer."""
         if self.ab_initio.faintness(data) == 1:
             return self
-        config = replace(self, ab_initio=self.ab_initio.thorough())
+        steps = round(self.alone_steps * self.faint_alone)
+        config = replace(self, ab_initio=self.ab_initio.thorough(), alone_steps=steps, faint_alone=1.0)
         if not self.feedback:
             return config
         second_look = self.second_look and self.faint_second_look

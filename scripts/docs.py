@@ -35,7 +35,7 @@ CHAPTERS = {  # caption → notebook: its executed copy in results/
     "Real data": {"00_download": "empiar-10180/00_download", "10_prepare": "real-twin/prepared/10_prepare",
                   "07_real_data": "real-twin/07_real_data"},
     "Other programs": {"08_peer": "benchmark/adk-snr100-3k/relion/08_peer", "09_benchmark": "benchmark/09_benchmark"},
-    "Looking around": {"explore": "explore"},
+    "Looking around": {"explore": "explore", "11_compare": "compared/11_compare"},
 }  # fmt: skip
 GUIDES = [f"docs/{name}" for name in ("own_particles", "benchmark", "published_data", "gpus_and_clusters", "speed")]
 NOT_RUN = "```{note}\nAs committed, without results: they were not made on the machine that built this site.\n```"

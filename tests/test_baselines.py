@@ -16,7 +16,7 @@ import torch
 from hetacumn import star
 from hetacumn.baselines import cryodrgn, relion
 from hetacumn.baselines.peer import run_peer
-from hetacumn.baselines.process import PeerMissing, find_program, run_bounded
+from hetacumn.baselines.process import find_program, run_bounded
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import score_folder
 from hetacumn.mrc import read_volumes
@@ -83,7 +83,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_program_that_is_not_there_is_missing():
-    with pytest.raises(PeerMissing, match="no-such-program: not found on the PATH; install it"):
+    with pytest.raises(HetacumnError, match="no-such-program: not found on the PATH; install it"):
         find_program("no-such-program", hint="install it")
 
 
@@ -196,10 +196,13 @@ def test_a_peer_that_fails_or_is_missing_leaves_the_reason(source, tmp_path, mon
         ("relion", {"program": "relion"}, "no memory left"),
         ("drgnai", {"program": "cryodrgn", "command": "abinit"}, "cryodrgn: not found"),
     ):
+        (tmp_path / name / "volumes").mkdir(parents=True)  # of an earlier run
+        for left in ("predictions.star", "latents.csv", "volumes/class_1.mrc"):
+            (tmp_path / name / left).touch()
         assert run_peer(settings, source, tmp_path / name, Preprocessing(box=32), 2, 60.0, tmp_path) is None
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["run.json"]
         run = json.loads((tmp_path / name / "run.json").read_text())
         assert reason in run["no_answer"] and not run["finished"]
-        assert not (tmp_path / name / "predictions.star").exists()
     with pytest.raises(HetacumnError, match="unknown parameter relion.colour"):
         run_peer({"program": "relion", "colour": 1}, source, tmp_path / "x", Preprocessing(box=32), 2, 60.0, tmp_path)
     with pytest.raises(HetacumnError, match="program is 'frealign'; expected one of relion, cryodrgn"):
@@ -208,7 +211,7 @@ def test_a_peer_that_fails_or_is_missing_leaves_the_reason(source, tmp_path, mon
 
 def test_without_relion_it_is_missing(exported, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PeerMissing, match="relion_refine: not found"):
+    with pytest.raises(HetacumnError, match="relion_refine: not found"):
         relion.run(exported, tmp_path / "out", 2, 95.0, 10.0)
     assert not (tmp_path / "out").exists()
 
@@ -305,5 +308,5 @@ def test_cryodrgn_itself_runs_and_its_answer_is_read(exported, tmp_path, changes
 
 
 def test_without_cryodrgn_it_is_missing(exported, tmp_path):
-    with pytest.raises(PeerMissing, match="cryodrgn: not found in .*make peers"):
+    with pytest.raises(HetacumnError, match="cryodrgn: not found in .*make peers"):
         cryodrgn.run(exported, tmp_path / "out", 2, 10.0, tmp_path)

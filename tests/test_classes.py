@@ -1,10 +1,12 @@
 """Classes of latents: how many, in which order, of which spread; like those before; likelier over all poses."""
 
+import json
+
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
 
-from hetacumn.classes import classify, classify_as, likelier
+from hetacumn.classes import Mixture, classify, likelier
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import accuracy
 
@@ -78,14 +80,16 @@ def test_one_particle_is_a_class():
     assert found.labels.tolist() == [0] and found.centres.tolist() == [[1.0, 2.0]]
 
 
-def test_a_class_without_particles_keeps_its_number():
-    z, labels = make_latents([60, 60])
-    assert (classify_as(z, z, 2 * labels) == 2 * labels).all()
-
-
-def test_mixtures_give_known_latents_their_labels_again():
+@pytest.mark.parametrize("spread", [0.3, 1.2])  # apart, and one cloud
+def test_the_mixture_gives_known_latents_their_labels_and_others_the_likeliest(spread):
     generator = torch.Generator().manual_seed(0)
-    z = torch.cat([torch.randn(300, 2, generator=generator), torch.randn(80, 2, generator=generator) / 3 + 4])
-    found = classify(z, 2)
-    assert (classify_as(z, z, found.labels) == found.labels).float().mean() > 0.99
-    assert classify_as(torch.tensor([[4.0, 4.0]]), z, found.labels).tolist() == [1]
+    z = torch.cat([torch.randn(n, 2, generator=generator) * spread + at for n, at in ((300, 0.0), (80, 1.5), (20, 3.0))])
+    found = classify(z, 3)
+    mixture = Mixture.of(json.loads(json.dumps(found.mixture.content())))
+    assert torch.equal(mixture.labels(z), found.labels)
+    assert torch.equal(mixture.labels(z[found.labels == 1][:7]), torch.ones(7, dtype=torch.long))  # of one class alone
+    assert mixture.labels(found.centres).tolist() == [0, 1, 2]
+
+
+def test_of_one_particle_others_are_like_it():
+    assert classify(torch.tensor([[1.0, 2.0]]), 1).mixture.labels(torch.tensor([[0.0, 5.0]])).tolist() == [0]

@@ -1,5 +1,6 @@
 """Looking around in a finished run, without a browser: every control does what it says."""
 
+import shutil
 from pathlib import Path
 
 import mrcfile
@@ -119,6 +120,22 @@ def test_the_usual_run_is_the_pipelines_or_the_lessons(tmp_path, monkeypatch):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "predictions.star").touch()
         assert usual_run() == tmp_path / name
+
+
+def test_a_run_opens_from_anywhere(folder, tmp_path, monkeypatch):
+    """Its images are where it says, from the working directory or from the project that it is in; or beside it."""
+    moved = tmp_path / "project/results/run"
+    shutil.copytree(folder, moved)
+    monkeypatch.chdir(tmp_path)
+    for said in ("results/run/prepared", "lost/prepared"):
+        write_json(moved / "run.json", {"prepared": said})
+        assert Finished.open(moved).stack.folder.resolve() == moved / "prepared"
+
+
+def test_a_reconstruction_reads_a_part_at_a_time(explorer, monkeypatch):
+    whole = explorer.run.reconstruct(np.arange(N))
+    monkeypatch.setattr("hetacumn.finished.READ_AT_ONCE", 37)
+    torch.testing.assert_close(explorer.run.reconstruct(np.arange(N)), whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
 
 
 def test_images_of_another_run_are_refused(folder, tmp_path):

@@ -136,7 +136,7 @@ def test_real_files_survive_a_round_trip(name, tmp_path):
 def test_the_pose_in_a_cs_file_is_view_to_object(tmp_path):
     ctf = ["accel_kv", "cs_mm", "amp_contrast", "df1_A", "df2_A", "df_angle_rad", "phase_shift_rad"]
     rows = np.zeros(1, dtype=[
-        ("blob/path", "S20"), ("blob/idx", "u4"), ("blob/shape", "u4", 2), ("blob/psize_A", "f4"),
+        ("ctf/anisomag", "f4", 4), ("blob/path", "S20"), ("blob/idx", "u4"), ("blob/shape", "u4", 2), ("blob/psize_A", "f4"),
         *((f"ctf/{name}", "f4") for name in ctf),
         ("alignments3D/pose", "f4", 3), ("alignments3D/shift", "f4", 2), ("alignments3D/psize_A", "f4"),
     ])  # fmt: skip
@@ -147,6 +147,7 @@ def test_the_pose_in_a_cs_file_is_view_to_object(tmp_path):
         np.save(file, rows)
     table = star.read_table(tmp_path / "a.cs")
     assert table.particles["rlnImageName"].tolist() == ["000005@J1/a.mrc"]
+    assert [table.numbers(f"rlnMagMat{i}{j}").tolist() for i in (0, 1) for j in (0, 1)] == [[1], [0], [0], [1]]
     expected = from_euler(torch.tensor([[0.0, 0.0, 30.0]]))
     torch.testing.assert_close(poses_of(table, 2.0).rotations, expected)
     torch.testing.assert_close(poses_of(table, 2.0).shifts_px, torch.tensor([[-2.0, 4.0]]))
@@ -352,6 +353,9 @@ BAD = {
                               "particles.star: row 1: by rlnCtfDataAreCtfPremultiplied its image is multiplied by their CTF"),
     "flipped phases": (lambda f: edit(f / "particles.star", lambda _, table: table.__setitem__("rlnCtfDataArePhaseFlipped", 1)),
                        "particles.star: row 1: by rlnCtfDataArePhaseFlipped its image is with flipped phases; expected"),
+    "volts": (set_optics("rlnVoltage", 300_000), "particles.star: row 1: rlnVoltage is 300000; expected 10 to 3000"),
+    "contrast in per cent": (set_optics("rlnAmplitudeContrast", 10), "row 1: rlnAmplitudeContrast is 10; expected 0 to 1"),
+    "defocus in metres": (set_particle("rlnDefocusV", 4, 1e9), "row 5: rlnDefocusV is 1e.09; expected -1e.06 to 1e.06"),
     "no pixel size": (set_optics("rlnImagePixelSize", 0.0), "particles.star: row 1: pixel size 0 Å; expected more than 0"),
 }  # fmt: skip
 

@@ -233,6 +233,33 @@ def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project
     shutil.rmtree(done / "cryodrgn2")
 
 
+def test_two_answers_are_compared_by_what_both_know(done, project):
+    """Of an answer and itself, less some particles and its classes renamed, all is the same; of other particles nothing."""
+    part = project / "results/part"
+    shutil.copytree(done / "hetacumn", part)
+    table, latents = star.read_table(part / "predictions.star"), pd.read_csv(part / "latents.csv")
+    rows = np.arange(len(latents))[::-1][10:]
+    renamed = table.particles.iloc[rows].assign(rlnClassNumber=3 - table.numbers("rlnClassNumber").astype(int)[rows])
+    star.write_table(part / "predictions.star", renamed, table.optics)
+    latents.iloc[rows].assign(**{"class": 3 - latents["class"].iloc[rows]}).to_csv(part / "latents.csv", index=False)
+    one, other = (part / "volumes" / f"class_{k}.mrc" for k in (1, 2))
+    one.rename(part / "kept"), other.rename(one), (part / "kept").rename(other)
+    folders = ("first", "results/adk/hetacumn", "second", "results/part", "out", "results/compared")
+    ran = run(project, "11_compare", *folders)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    agreement = json.loads((project / "results/compared/agreement.json").read_text())
+    assert agreement["particles"] == len(rows) and agreement["classes"] == 1 and agreement["poses_deg"] < 0.1
+    assert agreement["within_10_deg"] == 1 and agreement["volumes_A"] == pytest.approx(agreement["nyquist_A"])
+    assert {path.name for path in (project / "results/compared").glob("*.png")} == {"volumes.png", "fsc.png"}
+
+    other = renamed.assign(rlnImageName=[f"{i + 1:06d}@other.mrcs" for i in range(len(renamed))])
+    star.write_table(part / "predictions.star", other, table.optics)
+    latents.iloc[rows].assign(**{"class": other["rlnClassNumber"].to_numpy(), "particle": other["rlnImageName"].to_numpy()}
+                              ).to_csv(part / "latents.csv", index=False)
+    ran = run(project, "11_compare", *folders)
+    assert ran.returncode == 2 and "no particle of results/adk/hetacumn" in ran.stderr
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

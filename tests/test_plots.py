@@ -67,7 +67,7 @@ def made(blobs):
         "motion_scatter": (random.normal(size=(500, 2)), random.uniform(size=(500, 2)), ["one", "two"], [0.9, 0.1]),
         "pictures": (np.stack(clean[0]), list("abcd")),
         "curves": (np.arange(1, 9), {"one": np.arange(8), "two": np.arange(8) ** 2}, "x", "y", True),
-        "half_map_fsc": ({"all": np.exp(-np.arange(16) / 9), "class 1": np.exp(-np.arange(16) / 5)}, 3.2),
+        "map_fsc": ({"all": np.exp(-np.arange(16) / 9), "class 1": np.exp(-np.arange(16) / 5)}, 3.2),
         "defocus_histogram": (random.normal(15_000, 3000, 500), random.normal(15_000, 3000, 500)),
         "path_surfaces": (np.concatenate([truth, truth[:1]]),),
     }
@@ -76,7 +76,7 @@ def made(blobs):
 @pytest.mark.parametrize("name", [
     "particle_gallery", "confusion_matrix", "accuracy_bars", "accuracy_lines", "accuracy_against_time", "ablation_bars",
     "latent_scatter", "pose_error_histogram",
-    "volume_surfaces", "fsc_curves", "training_curves", "latent_density", "view_distribution", "half_map_fsc",
+    "volume_surfaces", "fsc_curves", "training_curves", "latent_density", "view_distribution", "map_fsc",
     "defocus_histogram", "path_surfaces", "noise_spectrum", "motion_scatter", "pictures", "curves",
 ])
 def test_a_figure_is_the_same_bytes_twice_and_fit_for_git(name, made, tmp_path):
@@ -87,6 +87,19 @@ def test_a_figure_is_the_same_bytes_twice_and_fit_for_git(name, made, tmp_path):
     assert first == second
     assert 2_000 < len(first) < 300_000
     assert b"Software" not in first
+
+
+def test_a_path_is_drawn_from_end_to_end_under_its_own_numbers(made):
+    figure = plots.path_surfaces(made["path_surfaces"][0].repeat(5, axis=0)[:10])
+    assert [text.get_text() for text in figure.texts] == ["1", "3", "5", "8", "10"]
+
+
+def test_many_classes_and_one_latent_dimension_are_drawn(made):
+    plots.style()
+    classes, z = np.arange(60) % 10, np.linspace(-1, 1, 60)[:, None]
+    plots.latent_scatter({"mine": z}, {"mine": classes})
+    plots.latent_density(z, z[::20])
+    plots.volume_surfaces(np.repeat(made["volume_surfaces"][0], 5, axis=0)[:10], {})
 
 
 def test_text_is_at_least_eight_points(made):

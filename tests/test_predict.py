@@ -23,13 +23,14 @@ from hetacumn.model import HetACUMN, build_model
 from hetacumn.mrc import read_volumes
 from hetacumn.observations import observe
 from hetacumn.particles import Poses
-from hetacumn.predict import predict_stack
+from hetacumn.predict import _Work, predict_stack
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.run_folder import START, load_em, load_model, save_model, save_start
 from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import perturb, random_rotations
+from hetacumn.team import Team
 from hetacumn.train_config import TrainConfig
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -154,6 +155,11 @@ def test_chunks_change_no_prediction(stack, model, tmp_path, device, grade):
     torch.testing.assert_close(parts.rotations, whole.rotations, rtol=1e-3, atol=0.01)
     torch.testing.assert_close(parts.shifts_A, whole.shifts_A, rtol=1e-3, atol=0.05)
     assert torch.equal(parts.classes, whole.classes)
+
+
+def test_what_is_left_of_a_chunk_is_no_chunk_of_its_own_for_several_processes(stack, model):
+    work = _Work(stack, load_model(model), "amortized", 2, None, torch.device("cpu"), N - 1, Team(1, 2))
+    assert [len(rows) for rows in work.chunks] == [N] and len(work.own_rows[0]) == N // 2
 
 
 def test_refined_is_better_than_the_pass_that_it_starts_from(stack, model, truth, tmp_path, monkeypatch):

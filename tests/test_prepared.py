@@ -159,6 +159,29 @@ def test_another_table_is_not_taken_for_the_one_prepared_there(source, tmp_path)
         reopen(tmp_path / "prepared")
 
 
+def test_a_table_that_changed_is_not_joined_with_the_images_of_before(source, tmp_path):
+    prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    os.utime(source)  # touched, not changed
+    assert len(reopen(tmp_path / "prepared")) == N
+    table = read_table(source)
+    write_table(source, table.particles.assign(rlnDefocusU=19_000.0), table.optics)
+    with pytest.raises(HetacumnError, match="particles.star: changed since .*prepared was made of it; prepare it again"):
+        reopen(tmp_path / "prepared")
+
+
+def test_what_is_prepared_is_never_written_over(source, tmp_path):
+    """Neither the table nor a stack, whose names those of prepared images may be."""
+    write_stack(tmp_path / "particles.mrcs", blob_images(N))
+    write_star(tmp_path / "other.star", [f"{i + 1}@particles.mrcs" for i in range(N)], optics(N), 32)
+    prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    again = tmp_path / "prepared/particles.star"
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for given, folder in ((source, tmp_path), (tmp_path / "other.star", tmp_path), (again, tmp_path / "prepared")):
+        with pytest.raises(HetacumnError, match="is what is to be prepared, and would be written over"):
+            prepare(given, folder, SETTINGS, progress=False)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
 def test_the_folder_of_the_stacks_is_kept(source, tmp_path):
     prepare(source, tmp_path / "prepared", SETTINGS, tmp_path, progress=False)
     assert reopen(tmp_path / "prepared").data_dir == str(tmp_path)

@@ -1,6 +1,7 @@
 """The project's root, its provenance, and files that are whole or not there."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -52,6 +53,19 @@ def test_atomic_path_writes_all_or_nothing(tmp_path):
         temporary.write_text("half")
         1 / 0  # noqa: B018
     assert target.read_text() == "one" and len(list(target.parent.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tmp_path):
+    code = "from hetacumn.project import atomic_path\nimport os, signal, sys\n"
+    code += "with atomic_path(sys.argv[1]) as path:\n path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    target, other = tmp_path / "stack.mrcs", tmp_path / ".stack.elsewhere-1-00000000.mrcs"
+    other.touch()  # of another machine
+    assert subprocess.run([sys.executable, "-c", code, target]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    with project.atomic_path(target) as first, project.atomic_path(target) as second:
+        first.write_text("one"), second.write_text("two")
+        assert len(list(tmp_path.iterdir())) == 3
+    assert sorted(tmp_path.iterdir()) == sorted([other, target])
 
 
 def test_json_comes_back(tmp_path):

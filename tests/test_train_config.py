@@ -67,6 +67,7 @@ def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
 @pytest.mark.parametrize("wrong, message", [
     ({"feedback": [[0, 0.2]]}, "feedback is .*; expected pairs of a number from 1 on, how many take part, and a radius"),
     ({"faint_second_rounds": [[4, 0.7]]}, "faint_second_rounds is .*; expected pairs"),
+    ({"faint_alone": 0}, "faint_alone is 0; expected a number over 0"),
     ({"faint_second_look": 3.0}, "faint_second_look is 3.0; expected a share from 0 to 1"),
     ({"second_rounds": []}, "second_rounds is empty; expected rounds, or 0 for second_look"),
 ])  # fmt: skip
@@ -87,8 +88,11 @@ def test_more_hypotheses_compete_for_faint_images(blobs, device):
         feedback=config.faint_feedback,
         second_look=config.faint_second_look,
         second_rounds=config.faint_second_rounds,
+        alone_steps=3 * config.alone_steps,
+        faint_alone=1.0,
         ab_initio=thorough,
     )
     assert suited.suited(faint) == suited
-    assert replace(config, feedback=()).suited(faint) == replace(config, feedback=(), ab_initio=thorough)
+    bare = replace(config, feedback=(), alone_steps=0)
+    assert bare.suited(faint) == replace(bare, ab_initio=thorough, faint_alone=1.0)
     assert replace(config, second_look=0.0).suited(faint).second_look == 0

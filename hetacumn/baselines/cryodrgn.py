@@ -61,8 +61,8 @@ def run(
 ) -> tuple[Predictions, Outcome]:
     """Train for at most ``seconds``; the answer is the last epoch that was written.
 
-    ``amp``: mixed precision, for a GPU. Raises :class:`~hetacumn.baselines.process.PeerMissing` where ``venv`` has no
-    cryoDRGN, :class:`HetacumnError` where it fails or has written no epoch in its time.
+    ``amp``: mixed precision, for a GPU. Raises :class:`HetacumnError` where ``venv`` has no cryoDRGN, where it fails, or
+    has written no epoch in its time.
     """
     out, program = Path(out).resolve(), find_program("cryodrgn", Path(venv) / "bin", HINT)
     log, folder = out / "cryodrgn.log", data.star.parent

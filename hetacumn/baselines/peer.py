@@ -42,7 +42,10 @@ def run_peer(settings: dict, source: Path | str, out: Path | str, images: Prepro
         raise HetacumnError(f"program is '{program}'; expected one of {', '.join(PROGRAMS)}")
     config = read_settings(PROGRAMS[program], settings, f"{program}.")
     data = prepare(source, work / "stack", images)
-    shutil.rmtree(work / "run", ignore_errors=True)  # what an earlier run left is no answer of this one
+    for earlier in (work / "run", out / "volumes"):  # what an earlier run left is no answer of this one
+        shutil.rmtree(earlier, ignore_errors=True)
+    for name in ("predictions.star", "latents.csv", "run.json"):
+        (out / name).unlink(missing_ok=True)
     facts = {"given_seconds": seconds, "finished": False, "device": "cpu, 1 thread", "settings": settings,
              "git_commit": git_commit()}
     try:

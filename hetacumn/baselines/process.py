@@ -26,10 +26,6 @@ ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # what is count
 PATIENCE = 4.0  # a program that does little is stopped after so many times its seconds by the clock
 
 
-class PeerMissing(HetacumnError):
-    """A program that is not installed: reported as missing, never scored as zero."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How a program ended: by itself (``finished``) or at its limit; the seconds of processors it took, its children's too,
@@ -45,10 +41,10 @@ class Outcome:
 
 
 def find_program(name: str, folder: Path | str | None = None, hint: str = "") -> str:
-    """The absolute path of a program, in ``folder`` or on the PATH. Raises :class:`PeerMissing`."""
+    """The absolute path of a program, in ``folder`` or on the PATH. Raises :class:`HetacumnError`: it is not there."""
     found = shutil.which(name, path=None if folder is None else str(folder))
     if found is None:
-        raise PeerMissing(f"{name}: not found {f'in {folder}' if folder else 'on the PATH'}; {hint}")
+        raise HetacumnError(f"{name}: not found {f'in {folder}' if folder else 'on the PATH'}; {hint}")
     return str(Path(found).absolute())
 
 

@@ -40,8 +40,8 @@ def run(
 ) -> tuple[Predictions, Outcome]:
     """Both jobs within ``seconds``; the answer is the last iteration that was written, of either.
 
-    Latents are the classes, one column each. Raises :class:`~hetacumn.baselines.process.PeerMissing` where RELION is not
-    installed, :class:`HetacumnError` where it fails or has written no iteration in its time.
+    Latents are the classes, one column each. Raises :class:`HetacumnError` where RELION is not installed, where it fails,
+    or has written no iteration in its time.
     """
     out, program = Path(out).resolve(), find_program("relion_refine", hint=HINT)
     shared = [

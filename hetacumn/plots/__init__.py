@@ -6,7 +6,7 @@ sets are safe for the colour-blind and told apart in grey. Call :func:`style` on
 
 from hetacumn.plots.images import defocus_histogram, particle_gallery, pictures, view_distribution
 from hetacumn.plots.latents import latent_density, latent_scatter, motion_scatter
-from hetacumn.plots.lines import curves, fsc_curves, half_map_fsc, noise_spectrum, training_curves
+from hetacumn.plots.lines import curves, fsc_curves, map_fsc, noise_spectrum, training_curves
 from hetacumn.plots.look import CLASS_COLOURS, CLASS_MARKERS, DATASETS, DPI, METHODS, in_order, save, style
 from hetacumn.plots.scores import (
     ablation_bars,
@@ -22,7 +22,7 @@ from hetacumn.plots.surfaces import path_surfaces, volume_surfaces
 __all__ = [
     "CLASS_COLOURS", "CLASS_MARKERS", "DATASETS", "DPI", "METHODS", "in_order", "save", "style",
     "ablation_bars", "accuracy_against_time", "accuracy_bars", "accuracy_lines", "confusion_matrix", "curves",
-    "defocus_histogram", "fsc_curves", "half_map_fsc", "latent_density", "latent_scatter", "motion_scatter",
+    "defocus_histogram", "fsc_curves", "map_fsc", "latent_density", "latent_scatter", "motion_scatter",
     "noise_spectrum", "particle_gallery", "path_surfaces", "pictures", "pose_error_histogram", "scaling",
     "training_curves", "view_distribution", "volume_surfaces",
 ]

@@ -15,10 +15,13 @@ def particle_gallery(clean: Sequence[np.ndarray], noisy: Sequence[np.ndarray], n
                      columns: int = 6, kinds: tuple[str, str] = ("clean", "noisy")) -> Figure:
     """Clean particles above the same as the microscope gives them, two rows a dataset.
 
-    ``clean``, ``noisy``: a stack ``(m, y, x)`` a dataset; protein bright in both. ``kinds`` names the two rows.
+    ``clean``, ``noisy``: a stack ``(m, y, x)`` a dataset; protein bright in both. ``kinds`` names the two rows; a dataset's
+    name is beside them, or above if there is but one.
     """
     size = WIDTH_IN / (columns + 0.5)
     figure, axes = panels(2 * len(names), columns, size * 2 * len(names))
+    if len(names) == 1:
+        figure.suptitle(names[0], fontsize=9)
     for row, (name, stacks) in enumerate(zip(names, zip(clean, noisy, strict=True), strict=True)):
         for half, (stack, kind) in enumerate(zip(stacks, kinds, strict=True)):
             line = axes[2 * row + half]
@@ -28,7 +31,7 @@ def particle_gallery(clean: Sequence[np.ndarray], noisy: Sequence[np.ndarray], n
                             interpolation="nearest")
             for axis in line:
                 axis.set_axis_off()
-            line[0].text(-0.06, 0.5, f"{name}\n{kind}", transform=line[0].transAxes, rotation=90,
+            line[0].text(-0.06, 0.5, kind if len(names) == 1 else f"{name}\n{kind}", transform=line[0].transAxes, rotation=90,
                          ha="right", va="center", ma="center")
     return figure
 
@@ -56,10 +59,14 @@ def view_distribution(rot_deg: np.ndarray, tilt_deg: np.ndarray) -> Figure:
     latitude = np.arcsin(np.linspace(-1, 1, 19))  # bins of equal area
     turned = np.deg2rad((np.asarray(rot_deg) + 180) % 360 - 180)
     counts, _, _ = np.histogram2d(np.pi / 2 - np.deg2rad(tilt_deg), turned, bins=(latitude, longitude))
-    mesh = axis.pcolormesh(longitude, latitude, counts / counts.mean(), cmap="Greys", vmin=0)
+    finer = 6  # the edges of cells are drawn straight, the map's are not
+    rows, columns = (np.interp(np.arange(finer * (len(edges) - 1) + 1) / finer, np.arange(len(edges)), edges)
+                     for edges in (latitude, longitude))  # fmt: skip
+    mesh = axis.pcolormesh(columns, rows, np.kron(counts / counts.mean(), np.ones((finer, finer))), cmap="Greys", vmin=0)
     figure.colorbar(mesh, ax=axis, label="particles per bin / mean", shrink=0.7)
-    axis.set_xticklabels([])
-    axis.set(xlabel="rot, -180° to 180°", ylabel="90° − tilt")
+    degrees = np.arange(-120, 121, 60)
+    axis.set_xticks(np.deg2rad(degrees), [f"{value}°".replace("-", "−") for value in degrees], fontsize=8)
+    axis.set(xlabel="rot", ylabel="90° − tilt")
     axis.grid(alpha=0.3)
     return figure
 

@@ -84,16 +84,21 @@ def fsc_curves(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def half_map_fsc(curves: Mapping[str, np.ndarray], voxel_A: float) -> Figure:
-    """FSC between two half maps, a line a map; ``curves[name]`` ``(box // 2,)``; the dashed line is 0.143."""
+def map_fsc(curves: Mapping[str, np.ndarray], voxel_A: float, of: str = "the half maps", threshold: float = 0.143) -> Figure:
+    """FSC between two maps, a line a pair; ``curves[name]`` ``(box // 2,)``; the dashed line is the ``threshold``.
+
+    Classes come in their order and colours; the map of ``all`` particles is black.
+    """
     figure, axes = panels(1, 1, 2.8)
     axis = axes[0, 0]
-    for i, (name, curve) in enumerate(curves.items()):
+    for i, name in enumerate(sorted(curves, key=lambda name: name == "all")):
+        curve, of_all = curves[name], name == "all"
         axis.plot(np.arange(len(curve)) / (2 * len(curve) * voxel_A), curve, label=name,
-                  color=CLASS_COLOURS[i % len(CLASS_COLOURS)], linestyle=DASHES[i % len(DASHES)])
+                  color="black" if of_all else CLASS_COLOURS[i % len(CLASS_COLOURS)],
+                  linestyle="-" if of_all else DASHES[i % len(DASHES)])
     nyquist = 1 / (2 * voxel_A)
-    axis.axhline(0.143, color="black", linewidth=0.8, linestyle="--")
-    axis.set(xlim=(0, nyquist), ylim=(-0.1, 1.02), xlabel="spatial frequency (1/Å)", ylabel="FSC of the half maps")
+    axis.axhline(threshold, color="black", linewidth=0.8, linestyle="--")
+    axis.set(xlim=(0, nyquist), ylim=(-0.1, 1.02), xlabel="spatial frequency (1/Å)", ylabel=f"FSC of {of}")
     _tick_resolutions(axis, nyquist)
     legend_below(figure, [axis])
     return figure

@@ -17,14 +17,16 @@ from hetacumn.plots.look import CLASS_COLOURS, WIDTH_IN, in_order, look_of
 SMOOTH_BOX = 96  # volumes of fewer voxels along a side are interpolated before their surface is drawn
 
 
-def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray], titles: Sequence[str] | None = None) -> Figure:
+def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray], titles: Sequence[str] | None = None,
+                    reference: str = "truth") -> Figure:
     """Class volumes as surfaces, the truth above every method: a column a class, all seen from one side.
 
     ``truth`` and every estimate ``(K, z, y, x)`` in one frame; without estimates the first may be any volumes. The truth
     is cut at a quarter of its highest density, an estimate where it encloses as many voxels. The view is across the two
-    longest principal axes. ``titles`` of the columns: class 1, class 2, … if None.
+    longest principal axes. ``titles`` of the columns: class 1, class 2, … if None. ``reference`` is what the first row is
+    called.
     """
-    rows = {"truth": truth, **{look_of(m)[0]: estimates[m] for m in in_order(set(estimates))}}
+    rows = {reference: truth, **{look_of(m)[0]: estimates[m] for m in in_order(set(estimates))}}
     margin, size = 0.4, min((WIDTH_IN - 0.4) / len(truth), 1.35)
     width, height = margin + size * len(truth), margin + size * len(rows)
     figure = Figure(figsize=(width, height), layout="none")
@@ -37,7 +39,7 @@ def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray], titl
             axis = figure.add_axes(place, projection="3d")
             share = float((truth[k] > 0.25 * truth[k].max()).mean())
             level = float(np.quantile(volume, 1 - share))
-            _surface(axis, volume, level, CLASS_COLOURS[k], axes_xyz, middle, reach)
+            _surface(axis, volume, level, CLASS_COLOURS[k % len(CLASS_COLOURS)], axes_xyz, middle, reach)
         if estimates:
             figure.text(0.04 / width, (bottom + size / 2) / height, name.replace(", ", ",\n"), rotation=90, va="center",
                         ha="left", ma="center", linespacing=1.0)
@@ -47,21 +49,23 @@ def volume_surfaces(truth: np.ndarray, estimates: Mapping[str, np.ndarray], titl
     return figure
 
 
-def path_surfaces(volumes: np.ndarray) -> Figure:
-    """Volumes along a path ``(p, z, y, x)`` as surfaces, from the front (above) and from the side."""
-    size = WIDTH_IN / len(volumes)
+def path_surfaces(volumes: np.ndarray, most: int = 5) -> Figure:
+    """Volumes along a path ``(p, z, y, x)`` as surfaces, from the front (above) and from the side; ``most`` of them, from the
+    first to the last, numbered as they are along the path."""
+    numbers = np.linspace(0, len(volumes) - 1, min(most, len(volumes))).round().astype(int)
+    size = WIDTH_IN / len(numbers)
     height = 2 * size + 0.5  # with room for a title
     figure = Figure(figsize=(WIDTH_IN, height), layout="none")
     front, middle, reach = _pose_for_view(volumes)
     order = [1, 0, 2]  # the side: along the second axis
     side = front[order] * np.array([[1.0], [-1.0], [1.0]])
     level = 0.25 * float(np.max(volumes))
-    for k, volume in enumerate(volumes):
+    for k, number in enumerate(numbers):
         for row, (axes_xyz, centre) in enumerate(((front, middle), (side, middle[order] * [1, -1, 1]))):
-            place = k / len(volumes), (1 - row) * size / height, 1 / len(volumes), size / height
+            place = k / len(numbers), (1 - row) * size / height, 1 / len(numbers), size / height
             axis = figure.add_axes(place, projection="3d")
-            _surface(axis, volume, level, CLASS_COLOURS[0], axes_xyz, centre, reach)
-        figure.text((k + 0.5) / len(volumes), 2 * size / height, str(k + 1), va="bottom", ha="center")
+            _surface(axis, volumes[number], level, CLASS_COLOURS[0], axes_xyz, centre, reach)
+        figure.text((k + 0.5) / len(numbers), 2 * size / height, str(number + 1), va="bottom", ha="center")
     return figure
 
 
@@ -107,4 +111,6 @@ def _surface(axis: Axes3D, volume: np.ndarray, level: float, colour: str, axes_x
     nearness = np.clip((triangles[:, :, 0].mean(1) / reach + 1) / 2, 0, 1)[:, None]
     shade = (0.35 + 0.65 * diffuse) * (0.7 + 0.3 * nearness)
     colours = np.clip(np.array(to_rgb(colour)) * shade + 0.2 * diffuse**12, 0, 1)
-    axis.add_collection3d(Poly3DCollection(triangles, facecolors=colours, edgecolors=colours, linewidths=0.2))
+    surface = Poly3DCollection(triangles, facecolors=colours, edgecolors=colours, linewidths=0.2)
+    surface.set_clip_on(False)  # what reaches over the panel is seen to
+    axis.add_collection3d(surface)
