@@ -67,7 +67,7 @@ def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
 @pytest.mark.parametrize("wrong, message", [
     ({"feedback": [[0, 0.2]]}, "feedback is .*; expected pairs of a number from 1 on, how many take part, and a radius"),
     ({"faint_second_rounds": [[4, 0.7]]}, "faint_second_rounds is .*; expected pairs"),
-    ({"faint_alone": 0}, "faint_alone is 0; expected a number over 0"),
+    ({"faint_alone": 0.0}, "faint_alone is 0.0; expected a number over 0"),
     ({"faint_second_look": 3.0}, "faint_second_look is 3.0; expected a share from 0 to 1"),
     ({"second_rounds": []}, "second_rounds is empty; expected rounds, or 0 for second_look"),
 ])  # fmt: skip
