@@ -150,6 +150,7 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
         axis.set_xlabel("time of one core (min)")
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy")
+    axes[0, 0].scatter([], [], s=34, c="white", edgecolors="black", label="hollow: stopped at its limit")
     legend_below(figure, axes.flat)
     return figure
 
@@ -158,7 +159,7 @@ def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Map
     """What each part of the method is worth: a row a quantity (column to axis label), a panel a dataset.
 
     ``table``: rows with dataset, method, seed and the quantities; ``names`` of the methods in figures, in their order.
-    Bars are means over seeds, points the seeds.
+    Bars are means over seeds, points the seeds; a quantity that differs twentyfold is drawn by its logarithm.
     """
     datasets = list(dict.fromkeys(table["dataset"]))
     height = len(quantities) * (0.22 * len(names) + 0.6) + 0.2
@@ -172,6 +173,10 @@ def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Map
                 axis.barh(place, values.mean(), height=0.7, color="#0072B2" if place == 0 else "#9A9A9A", edgecolor="black",
                           linewidth=0.5)
                 axis.plot(values, [place] * len(values), "o", color="white", markeredgecolor="black", markersize=3.5)
+            values = table.loc[table["method"].isin(names), quantity].dropna()
+            if values.min() > 0 and values.max() > 20 * values.min():
+                axis.set(xscale="log", xlim=(values.min() / 1.5, 1.5 * values.max()))
+                axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set(xlabel=label, ylim=(len(names) - 0.4, -0.6))
             axis.set_yticks(range(len(names)), names.values())
             axis.tick_params(axis="y", length=0)
