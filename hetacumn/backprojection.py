@@ -1,4 +1,4 @@
-"""Volumes from posed images by weighted back-projection, and from halves of a stack, for an FSC without truth.
+"""Volumes from posed images by weighted back-projection, and images from volumes.
 
 Every coefficient is put where its slice lies in the transform, times its CTF, and the sum is divided by that of the
 squared CTFs plus a constant for what was seen too little (a Wiener filter): the linear reconstruction that most programs
@@ -15,7 +15,7 @@ from torch import Tensor
 from hetacumn.fourier import ifft3c, padded_size, shells
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.volumes import Slicer, make_stencil, radius_grid, soft_sphere
+from hetacumn.volumes import Slicer, make_stencil, radius_grid
 
 
 @torch.no_grad()
@@ -69,16 +69,3 @@ def reproject(data: Observations, volumes: Tensor, classes: Tensor, poses: Poses
     ``(n,)`` at its pose, CTF and shift applied. Volumes are in the scale of the images."""
     slices = Slicer(volumes)(poses.rotations, data.k)[torch.arange(len(data)), classes]
     return data.plane.translate(slices * data.ctf, poses.shifts_px)
-
-
-@torch.no_grad()
-def half_maps(data: Observations, poses: Poses, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Volumes of two random halves of the images, masked by a soft sphere.
-
-    The poses come from one model of the whole stack: the FSC of these maps tells how well the images agree at these poses,
-    and not, as that of independent refinements would, whether the poses themselves fit noise.
-    """
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.y.device)
-    mask = soft_sphere(data.plane.box, device=data.y.device)
-    first, second = (back_project(data[rows], poses[rows]) * mask for rows in order.tensor_split(2))
-    return first, second

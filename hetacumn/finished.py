@@ -90,6 +90,16 @@ class Finished:
         volume = back_project_parts(parts)
         return volume * soft_sphere(volume.shape[-1])
 
+    def half_maps(self, rows: np.ndarray, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Volumes of two random halves of some particles.
+
+        The poses come from one model of the whole stack: the FSC of these maps tells how well the images agree at these poses,
+        and not, as that of independent refinements would, whether the poses themselves fit noise.
+        """
+        order = np.random.default_rng(seed).permutation(len(rows))
+        first, second = (self.reconstruct(rows[np.sort(half)]) for half in np.array_split(order, 2))
+        return first, second
+
     def export(self, rows: np.ndarray, stem: Path | str) -> tuple[Path, Path]:
         """Write ``<stem>.star``, the predictions of some particles for RELION and others, and their volume ``<stem>.mrc``."""
         table, paths = star.read_table(self.folder / "predictions.star"), [Path(f"{stem}.{kind}") for kind in ("star", "mrc")]

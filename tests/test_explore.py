@@ -1,6 +1,7 @@
 """Looking around in a finished run, without a browser: every control does what it says."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -20,6 +21,7 @@ from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import write_json
 from hetacumn.simulate import Simulation, simulate
+from hetacumn.so3 import random_rotations
 
 REPO = Path(__file__).resolve().parents[1]
 DATA = REPO / "data"
@@ -136,6 +138,14 @@ def test_a_reconstruction_reads_a_part_at_a_time(explorer, monkeypatch):
     whole = explorer.run.reconstruct(np.arange(N))
     monkeypatch.setattr("hetacumn.finished.READ_AT_ONCE", 37)
     torch.testing.assert_close(explorer.run.reconstruct(np.arange(N)), whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
+
+
+def test_halves_agree_at_right_poses_and_not_at_wrong_ones(explorer):
+    rows, run = np.arange(0, N, 2), explorer.run
+    anywhere = random_rotations(N, torch.Generator().manual_seed(0))
+    astray = replace(run, found=replace(run.found, rotations=anywhere))
+    right, wrong = (fsc(*(half[None] for half in one.half_maps(rows)))[0] for one in (run, astray))
+    assert (right[1:6] > 0.8).all() and wrong[3:6].mean() < right[3:6].mean() - 0.25
 
 
 def test_images_of_another_run_are_refused(folder, tmp_path):
