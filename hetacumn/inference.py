@@ -156,6 +156,27 @@ def settle(data: Observations, basis: Tensor, state: State, config: AbInitioConf
 
 
 @torch.no_grad()
+def log_ratios(data: Observations, basis: Tensor, state: State, config: AbInitioConfig, batch: int = 1000) -> Tensor:
+    """By how much V(z) at its pose raises the log-likelihood of each image over no molecule at all, ``(n,)``, in nats.
+
+    Within the band of the ab initio start, as :func:`~hetacumn.observations.signal_nats` for the mean of a stack. Of
+    an image without the molecule it is below zero, or little above: to draw what is not there explains nothing.
+    """
+    reach = config.radius[1] * data.plane.box
+    slicer, band = Slicer(basis, config.padding, reach), data.within(reach)
+    rows = [slice(start, start + batch) for start in range(0, len(data), batch)]
+
+    def work(part: tuple[Observations, State]) -> Tensor:
+        images, found = part
+        drawn = slicer.read_mixed(slicer.stencil(found.poses.rotations, images.k), mixing_of(found.latents)) * images.ctf
+        centred = images.plane.translate(images.y, -found.poses.shifts_px)
+        return (((centred.conj() * drawn).real - 0.5 * drawn.abs().square()) * images.weight).sum(1)
+
+    parts = [(band[some], state[some]) for some in rows]
+    return torch.cat(list(side_by_side(work, parts, data.y.device)))
+
+
+@torch.no_grad()
 def weigh(data: Observations, volumes: Tensor, config: AbInitioConfig) -> Tensor:
     """Log-likelihoods of images under ``(k, box, box, box)`` volumes, all poses weighed, less a number of each image:
     ``(n, k)``."""

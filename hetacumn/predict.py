@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hetacumn.classes import Classes, Mixture, centres_of, classify, likelier
 from hetacumn.errors import HetacumnError
-from hetacumn.inference import amortize, follow, polish, search, search_doubtful, settle, weigh
+from hetacumn.inference import amortize, follow, log_ratios, polish, search, search_doubtful, settle, weigh
 from hetacumn.joint import State
 from hetacumn.landscape import latent_path
 from hetacumn.mrc import read_volumes, write_volumes
@@ -111,11 +111,11 @@ def predict_stack(
     if len(stack) < team.size:
         raise HetacumnError(f"{stack.folder}: {len(stack)} particles for {team.size} devices; expected one for each at least")
     work = _Work(stack, trained, grade, wanted, earlier, torch.device(device), chunk, team)
-    state = work.infer(polish_steps)
+    state, ratios = work.infer(polish_steps)
     latents = state.latents.cpu()
     found = work.classify(latents)
     shifts_A = stack.shifts_in_source_A(state.poses.shifts_px.cpu() * stack.pixel_A)
-    predictions = Predictions(stack.names, state.poses.rotations.cpu(), shifts_A, found.labels, latents)
+    predictions = Predictions(stack.names, state.poses.rotations.cpu(), shifts_A, found.labels, latents, ratios)
     class_volumes, path_volumes = (work.volumes(z) for z in (found.centres, latent_path(latents, path_points)))
     rate = len(stack) / max(team.gather(work.seconds))
     if team.leads:
@@ -173,10 +173,14 @@ class _Work:
         self.chunks = [first, *(np.array_split(rest, -(-len(rest) // self.chunk)) if len(rest) else [])]
         self.own_rows = [rows[self.team.part(len(rows))] for rows in self.chunks]
 
-    def infer(self, polish_steps: int) -> State:
-        """Poses and latents of all particles; volumes are fitted to those of the first chunk, which every process needs whole,
-        for the grades whose are, unless they are those of an earlier prediction."""
-        to_fit, parts = self.grade in FITTED and self.earlier is None, []
+    def infer(self, polish_steps: int) -> tuple[State, Tensor | None]:
+        """Poses and latents of all particles, and their log ratios ``(n,)`` on the CPU, if the decoder is asked at all.
+
+        Volumes are fitted to those of the first chunk, which every process needs whole, for the grades whose are, unless they
+        are those of an earlier prediction.
+        """
+        to_fit, parts, ratios = self.grade in FITTED and self.earlier is None, [], []
+        asked = self.grade in FITTED or (self.grade == "amortized" and bool(self.trained.model.feedback))
         for number, data in enumerate(self._read([self.chunks[0], *self.own_rows[1:]] if to_fit else self.own_rows)):
             fits = to_fit and number == 0
             own = data[self.team.part(len(data))] if fits else data
@@ -189,8 +193,13 @@ class _Work:
             if self.grade in FITTED:
                 with self._timed():
                     state = settle(own, self.basis, state, self.config)
+            if asked:
+                with self._timed():
+                    ratios.append(log_ratios(own, self.basis, state, self.config))
             parts.append(state)
-        return State.cat(_together(parts, self.team))[self._order()]
+        order = self._order()
+        found = torch.cat(_together(ratios, self.team))[order].cpu() if asked else None
+        return State.cat(_together(parts, self.team))[order], found
 
     def classify(self, latents: Tensor) -> Classes:
         """The class of every particle: the likelier over all poses, or by its z; like earlier ones, if there are any."""

@@ -135,8 +135,9 @@ def prepare(
             return _open(folder, source, table, earlier)
     reader = ParticleReader(table, np.arange(len(table)), settings, data_dir)
     files = [_identity(path) for path in (source.resolve(), *reader.stacks.stacks)]
+    read = {Path(name).resolve() for name, *_ in files}
     for path in (made, folder / "particles.star"):
-        if str(path.resolve()) in {str(Path(name).resolve()) for name, *_ in files}:
+        if path.resolve() in read:
             raise HetacumnError(f"{path}: is what is to be prepared, and would be written over; expected another folder")
     note.unlink(missing_ok=True)
     flaws: list[str | None] = [None] * len(table)

@@ -1,14 +1,16 @@
 """Grades of inference, and the volumes that follow what they find."""
 
+import pytest
 import torch
-from toys import hinged, make_toy
+from toys import hinged, likelihood_at, make_toy
 from tqdm import tqdm
 
 from hetacumn.ab_initio_config import AbInitioConfig
-from hetacumn.inference import polish
+from hetacumn.inference import log_ratios, polish, search
 from hetacumn.joint import State
+from hetacumn.observations import signal_nats
 from hetacumn.stochastic_em import soften
-from hetacumn.subspace import volumes_at
+from hetacumn.subspace import mixing_of, volumes_at
 
 
 def test_the_basis_draws_the_softened_volumes_at_the_centres(blobs, device):
@@ -22,3 +24,24 @@ def test_the_basis_draws_the_softened_volumes_at_the_centres(blobs, device):
     )
     torch.testing.assert_close(volumes_at(centres, basis), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     assert polish(toy.data, before, state, config, 2, 0, seed=0) == (before, None)
+
+
+def test_the_log_ratio_is_that_of_sums_over_pixels(blobs, device):
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 24, snr=1.0, device=device)
+    state = State(toy.poses, 0.8 * toy.latents())
+    whole = AbInitioConfig(radius=(0.1, 1.0), soft_radius=1.1)  # all that there is of an image
+    expected = likelihood_at(toy.data, toy.basis(), mixing_of(state.latents), state.poses)
+    torch.testing.assert_close(log_ratios(toy.data, toy.basis(), state, whole, batch=25), expected, rtol=1e-3, atol=0.1)
+
+
+def test_images_without_a_molecule_are_told_by_their_log_ratios(blobs, device):
+    """At the poses that are found of them; those with one have, on average, what the power of the images says."""
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 200, 24, snr=0.5, device=device)
+    config = AbInitioConfig(class_grid=(2, 12), fine_grid=(3, 18), radius=(0.1, 0.22))
+    noise = make_toy([blobs], 50, 24, snr=1e-9, device=device, seed=1).data
+    ratios = []
+    for data in (toy.data, noise):
+        state = search(data, toy.basis(), torch.tensor([[-1.0], [1.0]], device=device), config)
+        ratios.append(log_ratios(data, toy.basis(), state, config))
+    assert ratios[0].quantile(0.05) > ratios[1].max() and ratios[1].median() < 0
+    assert float(ratios[0].mean()) == pytest.approx(signal_nats(toy.data, 0.22 * 24), rel=0.1)

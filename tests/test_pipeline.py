@@ -122,7 +122,8 @@ def test_every_method_leaves_the_files_of_the_contract(done, method, own):
     )
     assert found["rlnImageName"].tolist() == given["rlnImageName"].tolist()
     assert found["rlnClassNumber"].astype(int).min() == 1
-    assert pd.read_csv(folder / "latents.csv").columns.tolist() == ["particle", "z1", "z2", "class"]
+    drawn = [] if method == "hetacumn-encoder" else ["log_likelihood_ratio"]
+    assert pd.read_csv(folder / "latents.csv").columns.tolist() == ["particle", "z1", "z2", "class", *drawn]
     assert {"train_seconds", "predict_particles_per_second", "peak_memory_mb", "device"} <= set(
         json.loads((folder / "run.json").read_text())
     )

@@ -1,5 +1,7 @@
 """Predictions on disk: RELION 3.1 from any source, and back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import starfile
@@ -24,6 +26,8 @@ def assert_same(a: Predictions, b: Predictions) -> None:
     assert a.names == b.names
     assert distance_deg(a.rotations, b.rotations).max() < 0.01
     torch.testing.assert_close(a.shifts_A, b.shifts_A, atol=2e-6, rtol=1e-6)
+    assert (a.log_ratios is None) == (b.log_ratios is None)
+    assert a.log_ratios is None or torch.equal(a.log_ratios, b.log_ratios)
     assert torch.equal(a.classes, b.classes) and torch.equal(a.latents, b.latents)
 
 
@@ -57,8 +61,18 @@ def test_what_is_in_the_files(source, tmp_path):
     angles = torch.from_numpy(table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy())
     assert distance_deg(from_euler(angles).float(), some.rotations).max() < 0.01
     header = (tmp_path / "out" / "latents.csv").read_text().splitlines()[0]
-    assert header == "particle,z1,z2,z3,z4,class"
+    assert header == "particle,z1,z2,z3,z4,class" and "rlnLogLikeliContribution" not in table
     assert_same(some, Predictions.read(tmp_path / "out"))
+
+
+def test_log_ratios_go_with_their_particles_where_they_are_known(source, tmp_path):
+    some = replace(predictions([f"{i + 1:06d}@stack.mrcs" for i in range(9)]), log_ratios=torch.linspace(-2, 300.7, 9))
+    some.write(tmp_path / "out", source)
+    found = Predictions.read(tmp_path / "out")
+    assert_same(some, found)
+    assert found[np.array([7, 1])].log_ratios.tolist() == some.log_ratios[[7, 1]].tolist()
+    contributions = star.read_table(tmp_path / "out" / "predictions.star").numbers("rlnLogLikeliContribution")
+    np.testing.assert_allclose(contributions, some.log_ratios, rtol=1e-5)
 
 
 @needs_real

@@ -14,6 +14,7 @@ from hetacumn.plots.scores import (
     accuracy_bars,
     accuracy_lines,
     confusion_matrix,
+    log_ratio_histogram,
     pose_error_histogram,
     scaling,
 )
@@ -22,7 +23,7 @@ from hetacumn.plots.surfaces import path_surfaces, volume_surfaces
 __all__ = [
     "CLASS_COLOURS", "CLASS_MARKERS", "DATASETS", "DPI", "METHODS", "in_order", "save", "style",
     "ablation_bars", "accuracy_against_time", "accuracy_bars", "accuracy_lines", "confusion_matrix", "curves",
-    "defocus_histogram", "fsc_curves", "map_fsc", "latent_density", "latent_scatter", "motion_scatter",
-    "noise_spectrum", "particle_gallery", "path_surfaces", "pictures", "pose_error_histogram", "scaling",
-    "training_curves", "view_distribution", "volume_surfaces",
+    "defocus_histogram", "fsc_curves", "latent_density", "latent_scatter", "log_ratio_histogram", "map_fsc", "motion_scatter",
+    "noise_spectrum", "particle_gallery", "path_surfaces", "pictures", "pose_error_histogram", "scaling", "training_curves",
+    "view_distribution", "volume_surfaces",
 ]

@@ -209,6 +209,22 @@ def pose_error_histogram(errors_deg: Mapping[str, Mapping[str, np.ndarray]],
     return figure
 
 
+def log_ratio_histogram(groups: Mapping[str, np.ndarray]) -> Figure:
+    """By how much the molecule raises the log-likelihood of the images, a histogram a group, one upon the other.
+
+    ``groups[name]`` ``(n,)`` in nats. Images without a molecule are a hump of their own about zero.
+    """
+    figure, axes = panels(1, 1, 2.6)
+    every = np.concatenate(list(groups.values()))
+    lowest, highest = min(0.0, *np.quantile(every, (0.001, 0.999))), max(1.0, np.quantile(every, 0.999))
+    bins = np.linspace(lowest, highest, 61)
+    axes[0, 0].hist([np.clip(values, lowest, highest) for values in groups.values()], bins, stacked=True, label=list(groups),
+                    color=[CLASS_COLOURS[i % len(CLASS_COLOURS)] for i in range(len(groups))])  # fmt: skip
+    axes[0, 0].set(xlabel="log-likelihood ratio: the molecule over none (nats)", ylabel="particles", xlim=(lowest, highest))
+    axes[0, 0].legend()
+    return figure
+
+
 def scaling(table: pd.DataFrame) -> Figure:
     """Time and memory against the number of particles: points measured, lines of time in proportion to the largest stack.
 

@@ -1,0 +1,83 @@
+"""A stack with junk: 2,400 images of the spliceosome's four states, 300 of another molecule (a ribosome), 300 of noise alone.
+
+Trains on all of them with six classes, refines, and tells where each kind went. Writes benchmark/junk.csv (a row a kind: its
+particles in each class, quantiles of their log-likelihood ratios) and figures/junk.png; the run is in results/benchmark/junk.
+Usage, after `make data`: python benchmark/junk.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hetacumn import plots
+from hetacumn.predictions import Predictions
+from hetacumn.project import params, root
+from hetacumn.simulate import Simulation, simulate
+from hetacumn.stacks import new_stack, open_stack
+from hetacumn.star import read_table, write_table
+
+MOLECULE, OTHER, NOISE, CLASSES = 2400, 300, 300, 6
+QUANTILES = (0.01, 0.5, 0.99)
+
+
+def mix(folder: Path, first: Path, second: Path, noise: int, seed: int = 0) -> np.ndarray:
+    """Write ``folder/particles.star`` and its stack: the particles of two tables of one optics group, and images of noise with
+    the optics of the first ones, shuffled; each one's origin: its row, counted through both tables and the noise."""
+    tables, stacks = ([read(path) for path in (first, second)] for read in (
+        read_table, lambda path: open_stack(path.with_name("particles.mrcs"))))  # fmt: skip
+    box, pixel_A = stacks[0].shape[-1], float(tables[0].pixel_sizes()[0])
+    draw = np.random.default_rng(seed)
+    images = np.concatenate([*stacks, draw.standard_normal((noise, box, box), dtype=np.float32)])
+    particles = pd.concat([*(table.particles for table in tables), tables[0].particles.iloc[:noise]])
+    order = draw.permutation(len(images))
+    with new_stack(folder / "particles.mrcs", len(order), box, pixel_A) as stack:
+        stack[:] = images[order]
+    names = [f"{i + 1:06d}@particles.mrcs" for i in range(len(order))]
+    write_table(folder / "particles.star", particles.iloc[order].assign(rlnImageName=names), tables[0].optics)
+    return order
+
+
+def of_kinds(kinds: np.ndarray, found: Predictions) -> pd.DataFrame:
+    """A row a kind, by name: particles in each class, and quantiles of the log-likelihood ratio in nats."""
+    rows = []
+    for kind in pd.unique(kinds):
+        classes, ratios = found.classes.numpy()[kinds == kind], found.log_ratios.numpy()[kinds == kind]
+        counts = np.bincount(classes, minlength=int(found.classes.max()) + 1)
+        row = {"kind": kind, **{f"class_{k + 1}": count for k, count in enumerate(counts)}}
+        rows.append(row | {f"log_ratio_{q:g}": round(float(np.quantile(ratios, q)), 1) for q in QUANTILES})
+    return pd.DataFrame(rows).sort_values("kind")
+
+
+def main() -> None:
+    datasets, out = params(root() / "benchmark/params.yaml")["datasets"], root() / "results/benchmark/junk"
+    spliceosome, ribosome = (Simulation.from_params(datasets[f"{name}-snr100-3k"]) for name in ("spliceosome", "ribosome"))
+    ribosome = replace(ribosome, particles=OTHER, pixel_A=spliceosome.pixel_A, ctf_table=spliceosome.ctf_table)
+    truth = simulate(replace(spliceosome, particles=MOLECULE), out / "spliceosome", 0, root() / "data")
+    simulate(ribosome, out / "ribosome", 1, root() / "data")
+    order = mix(out, out / "spliceosome/particles.star", out / "ribosome/particles.star", NOISE)
+    states = [f"spliceosome, state {k + 1}" for k in truth.classes.tolist()]
+    kinds = np.array([*states, *["ribosome"] * OTHER, *["noise"] * NOISE])[order]
+    particles = ["-p", "particles", str(out / "particles.star")]
+    for notebook, *settings in (
+        ("02_train", "classes", str(CLASSES), "share", "1.0", "out", str(out / "model")),
+        ("03_predict", "model", str(out / "model"), "grade", "refined", "out", str(out / "refined")),
+    ):
+        pairs = [word for name, value in zip(settings[::2], settings[1::2], strict=True) for word in ("-p", name, value)]
+        subprocess.run([sys.executable, "-m", "hetacumn.run", str(root() / f"notebooks/{notebook}.ipynb"), *particles, *pairs],
+                       check=True)  # fmt: skip
+    found = Predictions.read(out / "refined")
+    of_kinds(kinds, found).to_csv(Path(__file__).with_suffix(".csv"), index=False)
+    plots.style()
+    ratios = found.log_ratios.numpy()
+    figure = plots.log_ratio_histogram({kind: ratios[kinds == kind] for kind in sorted(set(kinds), reverse=True)})
+    plots.save(figure, root() / "figures/junk.png", "How much the molecule explains of each image, a fifth of them junk")
+
+
+if __name__ == "__main__":
+    main()
