@@ -43,15 +43,16 @@ def mix(folder: Path, first: Path, second: Path, noise: int, seed: int = 0) -> n
     return order
 
 
-def of_kinds(kinds: np.ndarray, found: Predictions) -> pd.DataFrame:
-    """A row a kind, by name: particles in each class, and quantiles of the log-likelihood ratio in nats."""
-    rows = []
-    for kind in pd.unique(kinds):
-        classes, ratios = found.classes.numpy()[kinds == kind], found.log_ratios.numpy()[kinds == kind]
-        counts = np.bincount(classes, minlength=int(found.classes.max()) + 1)
-        row = {"kind": kind, **{f"class_{k + 1}": count for k, count in enumerate(counts)}}
-        rows.append(row | {f"log_ratio_{q:g}": round(float(np.quantile(ratios, q)), 1) for q in QUANTILES})
-    return pd.DataFrame(rows).sort_values("kind")
+def of_kinds(kinds: dict[str, np.ndarray], found: Predictions) -> pd.DataFrame:
+    """A row a kind, of whose particles the positions are given: how many each class has of them, and quantiles of their
+    log-likelihood ratios in nats."""
+    rows, classes = [], int(found.classes.max()) + 1
+    for kind, positions in kinds.items():
+        of_it = found[positions]
+        counts = {f"class_{k + 1}": count for k, count in enumerate(of_it.classes.bincount(minlength=classes).tolist())}
+        ratios = {f"log_ratio_{q:g}": round(float(of_it.log_ratios.quantile(q)), 1) for q in QUANTILES}
+        rows.append({"kind": kind, **counts, **ratios})
+    return pd.DataFrame(rows)
 
 
 def main() -> None:
@@ -61,8 +62,9 @@ def main() -> None:
     truth = simulate(replace(spliceosome, particles=MOLECULE), out / "spliceosome", 0, root() / "data")
     simulate(ribosome, out / "ribosome", 1, root() / "data")
     order = mix(out, out / "spliceosome/particles.star", out / "ribosome/particles.star", NOISE)
-    states = [f"spliceosome, state {k + 1}" for k in truth.classes.tolist()]
-    kinds = np.array([*states, *["ribosome"] * OTHER, *["noise"] * NOISE])[order]
+    names = [*(f"spliceosome, state {k + 1}" for k in range(4)), "ribosome", "noise"]
+    of_each = np.concatenate([truth.classes.numpy(), np.full(OTHER, 4), np.full(NOISE, 5)])[order]
+    kinds = {name: (of_each == k).nonzero()[0] for k, name in enumerate(names)}
     particles = ["-p", "particles", str(out / "particles.star")]
     for notebook, *settings in (
         ("02_train", "classes", str(CLASSES), "share", "1.0", "out", str(out / "model")),
@@ -74,8 +76,7 @@ def main() -> None:
     found = Predictions.read(out / "refined")
     of_kinds(kinds, found).to_csv(Path(__file__).with_suffix(".csv"), index=False)
     plots.style()
-    ratios = found.log_ratios.numpy()
-    figure = plots.log_ratio_histogram({kind: ratios[kinds == kind] for kind in sorted(set(kinds), reverse=True)})
+    figure = plots.log_ratio_histogram({kind: found.log_ratios[rows].numpy() for kind, rows in kinds.items()})
     plots.save(figure, root() / "figures/junk.png", "How much the molecule explains of each image, a fifth of them junk")
 
 

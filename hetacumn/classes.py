@@ -37,20 +37,25 @@ class Mixture:
         """As JSON has it."""
         return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
 
-    def labels(self, latents: Tensor) -> Tensor:
-        """Which of them each of latents ``(n, q)`` is likeliest of, ``(n,)``."""
+    def probabilities(self, latents: Tensor) -> Tensor:
+        """That each of latents ``(n, q)`` is of each of them, ``(n, k)``."""
         gaussians = MultivariateNormal(self.means, self.covariances)
-        return (gaussians.log_prob(latents.cpu().double()[:, None]) + self.weights.log()).argmax(1)
+        return (gaussians.log_prob(latents.cpu().double()[:, None]) + self.weights.log()).softmax(1)
 
 
 @dataclass(frozen=True)
 class Classes:
-    """``labels`` ``(n,)`` from 0, the largest class first, the latent ``centres`` ``(k, q)``, and the ``mixture`` that labels
-    others likewise, where they are of one."""
+    """``probabilities`` ``(n, k)`` of classes, the largest first, their latent ``centres`` ``(k, q)``, and the ``mixture`` that
+    tells those of others likewise, where they are of one."""
 
-    labels: Tensor
+    probabilities: Tensor
     centres: Tensor
     mixture: Mixture | None = None
+
+    @property
+    def labels(self) -> Tensor:
+        """The likeliest class of each, ``(n,)``, from 0."""
+        return self.probabilities.argmax(1)
 
 
 def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8) -> Classes:
@@ -63,16 +68,15 @@ def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8)
         raise HetacumnError(f"{classes} classes of {len(z)} particles; expected 1 to {len(z)}")
     if len(z) == 1:
         alone = Mixture(torch.ones(1).double(), torch.from_numpy(z), 1e-4 * torch.eye(z.shape[1]).double()[None])
-        return Classes(torch.zeros(1, dtype=torch.long), latents.cpu().float(), alone)
+        return Classes(torch.ones(1, 1), latents.cpu().float(), alone)
     counts = [classes] if classes else range(1, min(most, len(z)) + 1)
     mixtures = [GaussianMixture(k, covariance_type=spread, n_init=5, reg_covar=1e-4, random_state=seed).fit(z)
                 for k in counts for spread in SPREADS]  # fmt: skip
     best = min(mixtures, key=lambda fit: fit.bic(z))
     order = np.argsort(-best.weights_)
-    rank = np.argsort(order)
     spreads = np.broadcast_to(best.covariances_, (len(order), *best.covariances_.shape[-2:]))[order]
     mixture = Mixture(*(torch.from_numpy(part) for part in (best.weights_[order], best.means_[order], spreads)))
-    return Classes(torch.from_numpy(rank[best.predict(z)]).long(), mixture.means.float(), mixture)
+    return Classes(mixture.probabilities(latents), mixture.means.float(), mixture)
 
 
 def centres_of(latents: Tensor, classes: int | None, seed: int = 0) -> Tensor:
@@ -87,8 +91,8 @@ def likelier(log_likelihood: Tensor, centres: Tensor, rounds: int = 100, sort: b
     log_share = torch.zeros(len(centres), dtype=scores.dtype, device=scores.device)
     for _ in range(rounds):
         log_share = (scores + log_share).log_softmax(1).logsumexp(0) - np.log(len(scores))
-    labels = (scores + log_share).argmax(1)
+    found = Classes((scores + log_share).softmax(1).cpu(), centres.cpu())
     if not sort:
-        return Classes(labels.cpu(), centres.cpu())
-    order = labels.bincount(minlength=len(centres)).argsort(descending=True, stable=True)
-    return Classes(order.argsort()[labels].cpu(), centres[order].cpu())
+        return found
+    order = found.labels.bincount(minlength=len(centres)).argsort(descending=True, stable=True)
+    return Classes(found.probabilities[:, order], found.centres[order])

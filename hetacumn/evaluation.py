@@ -178,15 +178,17 @@ def score(
     they are compared at the smaller box. ``voxel_A`` is that of the true ones. ``seen`` ``(n,)`` is true
     where a particle was trained on. Another answer in the truth's stead tells how far the two agree.
 
-    ``row``: ``accuracy`` of all particles and ``accuracy_unseen`` of those not trained on, under one
-    matching (NaN where all were); ``ari``; medians ``rotation_error_deg`` and ``shift_error_A``;
-    ``resolution_A``, that of the worst class volume; and :func:`disentanglement`. A true class for which
-    there is no volume resolves nothing.
+    ``row``: ``accuracy`` of all particles, ``accuracy_unseen`` of those not trained on (NaN where all were) and
+    ``accuracy_surer_half`` of those whose class is the more probable (NaN where that is not known), under one matching;
+    ``ari``; medians ``rotation_error_deg`` and ``shift_error_A``; ``resolution_A``, that of the worst class volume; and
+    :func:`disentanglement`. A true class for which there is no volume resolves nothing.
     """
     predicted, true = _labels(predictions.classes), _labels(truth.classes)
     matching = match_classes(predicted, true)
     right = matching[predicted] == true
     unseen = right[~seen]
+    sure = predictions.class_probabilities
+    surer = [] if sure is None else sure.argsort(descending=True, stable=True)[: -(-len(sure) // 2)].cpu().numpy()
     errors_deg, frame = pose_errors(predictions.rotations, truth.rotations)
     errors_A, _ = shift_errors(predictions.shifts_A, truth.shifts_A, truth.rotations)
     trusted = frame if errors_deg.median() < _TRUSTED_DEG else None
@@ -202,6 +204,7 @@ def score(
     row = {
         "accuracy": float(right.mean()),
         "accuracy_unseen": float(unseen.mean()) if len(unseen) else float("nan"),
+        "accuracy_surer_half": float(right[surer].mean()) if len(surer) else float("nan"),
         "ari": adjusted_rand(predicted, true),
         "rotation_error_deg": float(errors_deg.median()),
         "resolution_A": max(resolution_A(curve, voxel_A) for curve in curves),

@@ -26,7 +26,7 @@ from hetacumn.so3 import to_euler
 SHOWN = 7  # images of a selection
 MOST_USED = 3000  # particles of a selection that what is shown of it is made of, so that one does not wait
 LEVEL = 0.25  # of the largest density: where surfaces are drawn
-RATIO = "log-likelihood ratio"  # a colour: how much the molecule explains of an image
+OF_EACH = {"class probability": "class_probabilities", "log-likelihood ratio": "log_ratios"}  # colours
 DISTANCE = 0.9  # of the camera, in boxes
 USUAL = ("results/adk/hetacumn-refined", "results/tour/model")  # runs of the main pipeline and of lesson 1
 
@@ -51,7 +51,7 @@ class Explorer:
     def __init__(self, run: Finished, truth: np.ndarray | None = None):
         self.run, self.truth = run, truth
         self.rows = np.arange(0)
-        known = [RATIO] if run.found.log_ratios is not None else []
+        known = [name for name, field in OF_EACH.items() if getattr(run.found, field) is not None]
         colours = ["class", "defocus (µm)", "tilt of view (°)", *known, *(["truth"] if truth is not None else [])]
         axes = ["principal axes", "independent motions", *(["UMAP"] if importlib.util.find_spec("umap") else [])]
         self.colour = ipywidgets.Dropdown(options=colours, description="colour")
@@ -121,8 +121,8 @@ class Explorer:
         if self.colour.value.startswith("defocus"):
             optics = self.run.stack.optics
             return ((optics.defocus_u_A + optics.defocus_v_A) / 2e4).numpy()
-        if self.colour.value == RATIO:
-            return self.run.found.log_ratios.numpy()
+        if self.colour.value in OF_EACH:
+            return getattr(self.run.found, OF_EACH[self.colour.value]).numpy()
         return to_euler(self.run.found.rotations)[:, 1].numpy()
 
     def _gallery(self) -> bytes:

@@ -115,7 +115,8 @@ def predict_stack(
     latents = state.latents.cpu()
     found = work.classify(latents)
     shifts_A = stack.shifts_in_source_A(state.poses.shifts_px.cpu() * stack.pixel_A)
-    predictions = Predictions(stack.names, state.poses.rotations.cpu(), shifts_A, found.labels, latents, ratios)
+    sure = found.probabilities.amax(1).float()
+    predictions = Predictions(stack.names, state.poses.rotations.cpu(), shifts_A, found.labels, latents, sure, ratios)
     class_volumes, path_volumes = (work.volumes(z) for z in (found.centres, latent_path(latents, path_points)))
     rate = len(stack) / max(team.gather(work.seconds))
     if team.leads:
@@ -212,7 +213,8 @@ class _Work:
             return likelier(scores, self.centres, sort=self.earlier is None)
         if self.earlier is None:
             return classify(latents, self.wanted, self.seed)
-        return Classes(self.earlier.mixture.labels(latents), self.earlier.centres, self.earlier.mixture)
+        mixture = self.earlier.mixture
+        return Classes(mixture.probabilities(latents), self.earlier.centres, mixture)
 
     @torch.no_grad()
     def volumes(self, z: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ STALE_COLUMNS = [
     "rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior",
     "rlnOriginXPriorAngst", "rlnOriginYPriorAngst", "rlnOriginXPrior", "rlnOriginYPrior", "rlnRandomSubset",
 ]  # fmt: skip
-RATIO = "log_likelihood_ratio"  # its column of latents.csv
+WHERE_KNOWN = {"class_probabilities": "class_probability", "log_ratios": "log_likelihood_ratio"}  # columns of latents.csv
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Predictions:
     """One prediction a particle, in the order of ``names`` (rlnImageName as the source has it).
 
     ``rotations`` ``(n, 3, 3)`` object to view; ``shifts_A`` ``(n, 2)`` (x, y), by which the image is moved;
-    ``classes`` ``(n,)`` long, from 0; ``latents`` ``(n, d)``; ``log_ratios`` ``(n,)``, where known, of
-    :func:`~hetacumn.inference.log_ratios`: how much the molecule explains of the image, in nats.
+    ``classes`` ``(n,)`` long, from 0; ``latents`` ``(n, d)``. Where known: ``class_probabilities`` ``(n,)``, that
+    it is of its class; ``log_ratios`` ``(n,)`` of :func:`~hetacumn.inference.log_ratios`, how much the molecule explains of the
+    image, in nats.
     """
 
     names: list[str]
@@ -40,6 +42,7 @@ class Predictions:
     shifts_A: Tensor
     classes: Tensor
     latents: Tensor
+    class_probabilities: Tensor | None = None
     log_ratios: Tensor | None = None
 
     def __len__(self) -> int:
@@ -48,8 +51,13 @@ class Predictions:
     def __getitem__(self, rows: np.ndarray) -> Predictions:
         """Those at positions ``(m,)``, in their order."""
         names = [self.names[row] for row in rows]
-        ratios = None if self.log_ratios is None else self.log_ratios[rows]
-        return Predictions(names, self.rotations[rows], self.shifts_A[rows], self.classes[rows], self.latents[rows], ratios)
+        known = {field: values[rows] for field, values in self._where_known()}
+        return Predictions(names, self.rotations[rows], self.shifts_A[rows], self.classes[rows], self.latents[rows], **known)
+
+    def _where_known(self) -> Iterator[tuple[str, Tensor]]:
+        for field in WHERE_KNOWN:
+            if getattr(self, field) is not None:
+                yield field, getattr(self, field)
 
     def write(self, out_dir: Path | str, source: Path | str, data_dir: Path | str | None = None) -> None:
         """Write ``predictions.star`` and the latents, ``latents.csv``; atomically.
@@ -58,7 +66,7 @@ class Predictions:
         unchanged, with rlnClassNumber (from 1), angles and origins of these predictions, and their log ratios
         as rlnLogLikeliContribution. Where the source does not state the box, it is read from each group's first stack,
         if that is found (``data_dir`` as in ``read_particles``). The CSV has a row a particle: particle, z1, z2, …,
-        class (from 1), log_likelihood_ratio if known.
+        class (from 1), and class_probability and log_likelihood_ratio where known.
 
         Raises:
             HetacumnError: a name that the source lacks or has twice.
@@ -69,12 +77,13 @@ class Predictions:
         particles = particles.drop(columns=STALE_COLUMNS, errors="ignore")
         set_poses(particles, self.rotations, self.shifts_A)
         particles["rlnClassNumber"] = self.classes.cpu().numpy() + 1
-        known = {} if self.log_ratios is None else {RATIO: self.log_ratios.cpu().numpy()}
-        if known:
-            particles["rlnLogLikeliContribution"] = known[RATIO]
+        if self.log_ratios is not None:
+            particles["rlnLogLikeliContribution"] = self.log_ratios.cpu().numpy()
         star.write_table(out_dir / "predictions.star", particles, _with_box(table, data_dir))
         columns = {f"z{i + 1}": z for i, z in enumerate(self.latents.cpu().numpy().T)}
-        latents = pd.DataFrame({"particle": self.names, **columns, "class": self.classes.cpu().numpy() + 1, **known})
+        columns["class"] = self.classes.cpu().numpy() + 1
+        columns |= {WHERE_KNOWN[field]: values.cpu().numpy() for field, values in self._where_known()}
+        latents = pd.DataFrame({"particle": self.names, **columns})
         with atomic_path(out_dir / "latents.csv") as temporary:
             latents.to_csv(temporary, index=False, float_format="%.9g")
 
@@ -109,15 +118,15 @@ class Predictions:
         if latents["class"].tolist() != classes.tolist():
             raise HetacumnError(f"{path}: its classes are not those of {table.path}; expected files of one prediction; "
                                 "predict again")
-        z = latents.drop(columns=["particle", "class", RATIO], errors="ignore").to_numpy(dtype=np.float32, copy=True)
-        ratios = torch.tensor(latents[RATIO].to_numpy(dtype=np.float32)) if RATIO in latents else None
+        known = {field: latents.pop(column) for field, column in WHERE_KNOWN.items() if column in latents}
+        z = latents.drop(columns=["particle", "class"]).to_numpy(dtype=np.float32, copy=True)
         return cls(
             names=names,
             rotations=poses.rotations,
             shifts_A=poses.shifts_px,
             classes=classes - 1,
             latents=torch.from_numpy(z),
-            log_ratios=ratios,
+            **{field: torch.tensor(values.to_numpy(dtype=np.float32)) for field, values in known.items()},
         )
 
 

@@ -86,10 +86,10 @@ def test_the_mixture_gives_known_latents_their_labels_and_others_the_likeliest(s
     z = torch.cat([torch.randn(n, 2, generator=generator) * spread + at for n, at in ((300, 0.0), (80, 1.5), (20, 3.0))])
     found = classify(z, 3)
     mixture = Mixture.of(json.loads(json.dumps(found.mixture.content())))
-    assert torch.equal(mixture.labels(z), found.labels)
-    assert torch.equal(mixture.labels(z[found.labels == 1][:7]), torch.ones(7, dtype=torch.long))  # of one class alone
-    assert mixture.labels(found.centres).tolist() == [0, 1, 2]
+    assert torch.equal(mixture.probabilities(z), found.probabilities)
+    assert mixture.probabilities(z[found.labels == 1][:7]).argmax(1).tolist() == [1] * 7  # of one class alone
+    assert mixture.probabilities(found.centres).argmax(1).tolist() == [0, 1, 2]
 
 
 def test_of_one_particle_others_are_like_it():
-    assert classify(torch.tensor([[1.0, 2.0]]), 1).mixture.labels(torch.tensor([[0.0, 5.0]])).tolist() == [0]
+    assert classify(torch.tensor([[1.0, 2.0]]), 1).mixture.probabilities(torch.tensor([[0.0, 5.0]])).tolist() == [[1]]

@@ -162,6 +162,16 @@ def test_score_names_seen_and_unseen_by_one_matching(answer):
     assert found.row["accuracy_unseen"] == 0
 
 
+def test_score_tells_how_right_the_surer_half_is(answer):
+    predicted, sure = answer["predictions"].classes.clone(), torch.ones(300)
+    predicted[:60], sure[:60], sure[60:150] = 1 - predicted[:60], 0.6, 0.7  # a fifth is wrong, and unsure
+    for known, expected in ((None, "nan"), (sure, 1.0), (1 - sure, 0.6)):
+        of_it = replace(answer["predictions"], classes=predicted, class_probabilities=known)
+        row = score(**answer | {"predictions": of_it}).row
+        assert row["accuracy"] == pytest.approx(0.8)
+        assert row["accuracy_surer_half"] == pytest.approx(float(expected), nan_ok=True)
+
+
 def test_score_of_a_missing_volume_resolves_nothing(answer):
     found = score(**answer | {"volumes": answer["volumes"][:1]})
     assert found.row["resolution_A"] == 32 * answer["voxel_A"]

@@ -38,8 +38,8 @@ def folder(tmp_path_factory) -> Path:
     stack = prepare(made / "particles.star", out / "prepared", Preprocessing(box=BOX), progress=False)
     z = 0.1 * torch.randn(N, 2, generator=torch.Generator().manual_seed(0))
     z[:, 0] += 2.0 * truth.classes - 1
-    ratios = torch.linspace(-5, 400, N)
-    Predictions(stack.names, truth.rotations, truth.shifts_A, truth.classes, z, ratios).write(out, stack.source)
+    sure, ratios = torch.linspace(0.5, 1, N), torch.linspace(-5, 400, N)
+    Predictions(stack.names, truth.rotations, truth.shifts_A, truth.classes, z, sure, ratios).write(out, stack.source)
     one, other = (crop_volumes(read_mrc(made / f"truth_class{k}.mrc")[0], BOX) for k in (1, 2))
     write_volumes(out / "volumes", torch.stack([(one + other) / 2, (other - one) / 2, 0 * one]), "basis_", stack.pixel_A)
     write_json(out / "run.json", {"prepared": str(stack.folder)})
@@ -89,8 +89,9 @@ def test_colours_and_axes_change_what_is_drawn(explorer):
     for colour in explorer.colour.options:
         explorer.colour.value = colour
         drawn.append(str(trace.marker.color))
-    assert explorer.colour.options == ("class", "defocus (µm)", "tilt of view (°)", "log-likelihood ratio", "truth")
-    assert len(set(drawn)) == 4  # class and truth are the same here
+    quality = ("class probability", "log-likelihood ratio")
+    assert explorer.colour.options == ("class", "defocus (µm)", "tilt of view (°)", *quality, "truth")
+    assert len(set(drawn)) == 5  # class and truth are the same here
     before = np.array(trace.x)
     explorer.axes.value = "independent motions"
     assert not np.allclose(before, trace.x) and explorer.scatter.layout.xaxis.title.text == "motion 1 (sd)"

@@ -122,8 +122,8 @@ def test_every_method_leaves_the_files_of_the_contract(done, method, own):
     )
     assert found["rlnImageName"].tolist() == given["rlnImageName"].tolist()
     assert found["rlnClassNumber"].astype(int).min() == 1
-    drawn = [] if method == "hetacumn-encoder" else ["log_likelihood_ratio"]
-    assert pd.read_csv(folder / "latents.csv").columns.tolist() == ["particle", "z1", "z2", "class", *drawn]
+    known = ["class_probability"] + ([] if method == "hetacumn-encoder" else ["log_likelihood_ratio"])
+    assert pd.read_csv(folder / "latents.csv").columns.tolist() == ["particle", "z1", "z2", "class", *known]
     assert {"train_seconds", "predict_particles_per_second", "peak_memory_mb", "device"} <= set(
         json.loads((folder / "run.json").read_text())
     )
@@ -147,6 +147,7 @@ def test_evaluation_scores_every_method_beside_the_bound(done):
         "seed",
         "accuracy",
         "accuracy_unseen",
+        "accuracy_surer_half",
         "ari",
         "bound_known_pose",
         "bound_marginal",
@@ -184,6 +185,7 @@ def test_figures_and_their_table(done, project):
         "seed",
         "accuracy",
         "accuracy_unseen",
+        "accuracy_surer_half",
         "ari",
         "bound_known_pose",
         "bound_marginal",

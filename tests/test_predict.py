@@ -122,7 +122,8 @@ def test_the_files_are_those_of_the_contract(searched, source):
     assert written["rlnDefocusU"].tolist() == given["rlnDefocusU"].tolist()
     assert set(written["rlnClassNumber"].astype(int)) == {1, 2}
     latents = pd.read_csv(searched / "latents.csv")
-    assert latents.columns.tolist() == ["particle", "z1", "class", "log_likelihood_ratio"] and len(latents) == N
+    columns = ["particle", "z1", "class", "class_probability", "log_likelihood_ratio"]
+    assert latents.columns.tolist() == columns and len(latents) == N
     assert latents["class"].tolist() == written["rlnClassNumber"].astype(int).tolist()
     assert latents["class"].value_counts()[1] >= N / 2  # the largest is the first
 

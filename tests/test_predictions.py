@@ -26,8 +26,9 @@ def assert_same(a: Predictions, b: Predictions) -> None:
     assert a.names == b.names
     assert distance_deg(a.rotations, b.rotations).max() < 0.01
     torch.testing.assert_close(a.shifts_A, b.shifts_A, atol=2e-6, rtol=1e-6)
-    assert (a.log_ratios is None) == (b.log_ratios is None)
-    assert a.log_ratios is None or torch.equal(a.log_ratios, b.log_ratios)
+    for field in ("class_probabilities", "log_ratios"):
+        one, other = getattr(a, field), getattr(b, field)
+        assert (one is None) == (other is None) and (one is None or torch.equal(one, other))
     assert torch.equal(a.classes, b.classes) and torch.equal(a.latents, b.latents)
 
 
@@ -65,12 +66,16 @@ def test_what_is_in_the_files(source, tmp_path):
     assert_same(some, Predictions.read(tmp_path / "out"))
 
 
-def test_log_ratios_go_with_their_particles_where_they_are_known(source, tmp_path):
-    some = replace(predictions([f"{i + 1:06d}@stack.mrcs" for i in range(9)]), log_ratios=torch.linspace(-2, 300.7, 9))
+@pytest.mark.parametrize("known", [("class_probabilities",), ("class_probabilities", "log_ratios")], ids=len)
+def test_what_is_known_of_each_particle_goes_with_it(source, tmp_path, known):
+    some = replace(predictions([f"{i + 1:06d}@stack.mrcs" for i in range(9)]),
+                   **{field: torch.linspace(0, 0.987, 9) for field in known})  # fmt: skip
     some.write(tmp_path / "out", source)
     found = Predictions.read(tmp_path / "out")
     assert_same(some, found)
-    assert found[np.array([7, 1])].log_ratios.tolist() == some.log_ratios[[7, 1]].tolist()
+    assert_same(found[np.array([7, 1])], some[np.array([7, 1])])
+    if "log_ratios" not in known:
+        return
     contributions = star.read_table(tmp_path / "out" / "predictions.star").numbers("rlnLogLikeliContribution")
     np.testing.assert_allclose(contributions, some.log_ratios, rtol=1e-5)
 

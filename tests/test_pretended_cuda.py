@@ -192,7 +192,7 @@ def test_no_step_of_the_subspace_waits(toy, mode, monkeypatch):
 
 def test_refinement_and_search_stay_on_the_device(trainer, mode, toy, monkeypatch):
     def classify(latents, *given):
-        return Classes(torch.zeros(len(latents), dtype=torch.int64), torch.zeros(2, latents.shape[1]))
+        return Classes(torch.ones(len(latents), 1), torch.zeros(2, latents.shape[1]))
 
     monkeypatch.setattr("hetacumn.classes.classify", classify)
     config = AbInitioConfig(fine_grid=(1, 4), soft_grid=(1, 4), soft_steps=2, last_radii=(0.3,), climb_radii=(0.3,))
