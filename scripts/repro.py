@@ -92,7 +92,7 @@ def _run_all(stages: list[Stage], jobs: int, lock_files: list[Path]) -> tuple[li
             for future in finished:
                 stage = running.pop(future)
                 code, seconds = future.result()
-                print(f"{stage.name}: {'done' if code == 0 else 'FAILED'} after {seconds:.0f} s", flush=True)
+                _say(f"{stage.name}: {'done' if code == 0 else 'FAILED'} after {seconds:.0f} s")
                 if code:
                     failed.append(stage.name)
                 else:
@@ -102,7 +102,7 @@ def _run_all(stages: list[Stage], jobs: int, lock_files: list[Path]) -> tuple[li
 
 def _run(stage: Stage, jobs: int) -> tuple[int, float]:
     """Exit status and seconds of a stage; now and then its last line, so that one sees it live."""
-    print(f"{stage.name}: begins", flush=True)
+    _say(f"{stage.name}: begins")
     began = time.monotonic()
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     with open(_log(stage.name), "w") as log:
@@ -113,7 +113,13 @@ def _run(stage: Stage, jobs: int) -> tuple[int, float]:
                 return process.wait(SECONDS_BETWEEN_NEWS), time.monotonic() - began
             except subprocess.TimeoutExpired:
                 lines = re.split(r"[\r\n]+", _log(stage.name).read_text(errors="replace").strip())
-                print(f"{stage.name}: {lines[-1][:100]}", flush=True)
+                _say(f"{stage.name}: {lines[-1][:100]}")
+
+
+def _say(line: str) -> None:
+    """Print a line in one piece, as other threads print theirs."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _log(name: str) -> Path:
