@@ -7,8 +7,6 @@ Usage, after `make data`: python benchmark/junk.py
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pandas as pd
 from hetacumn import plots
 from hetacumn.predictions import Predictions
 from hetacumn.project import params, root
+from hetacumn.run import run_notebook
 from hetacumn.simulate import Simulation, simulate
 from hetacumn.stacks import new_stack, open_stack
 from hetacumn.star import read_table, write_table
@@ -29,8 +28,8 @@ QUANTILES = (0.01, 0.5, 0.99)
 def mix(folder: Path, first: Path, second: Path, noise: int, seed: int = 0) -> np.ndarray:
     """Write ``folder/particles.star`` and its stack: the particles of two tables of one optics group, and images of noise with
     the optics of the first ones, shuffled; each one's origin: its row, counted through both tables and the noise."""
-    tables, stacks = ([read(path) for path in (first, second)] for read in (
-        read_table, lambda path: open_stack(path.with_name("particles.mrcs"))))  # fmt: skip
+    tables = [read_table(star) for star in (first, second)]
+    stacks = [open_stack(star.with_name("particles.mrcs")) for star in (first, second)]
     box, pixel_A = stacks[0].shape[-1], float(tables[0].pixel_sizes()[0])
     draw = np.random.default_rng(seed)
     images = np.concatenate([*stacks, draw.standard_normal((noise, box, box), dtype=np.float32)])
@@ -65,14 +64,10 @@ def main() -> None:
     names = [*(f"spliceosome, state {k + 1}" for k in range(4)), "ribosome", "noise"]
     of_each = np.concatenate([truth.classes.numpy(), np.full(OTHER, 4), np.full(NOISE, 5)])[order]
     kinds = {name: (of_each == k).nonzero()[0] for k, name in enumerate(names)}
-    particles = ["-p", "particles", str(out / "particles.star")]
-    for notebook, *settings in (
-        ("02_train", "classes", str(CLASSES), "share", "1.0", "out", str(out / "model")),
-        ("03_predict", "model", str(out / "model"), "grade", "refined", "out", str(out / "refined")),
-    ):
-        pairs = [word for name, value in zip(settings[::2], settings[1::2], strict=True) for word in ("-p", name, value)]
-        subprocess.run([sys.executable, "-m", "hetacumn.run", str(root() / f"notebooks/{notebook}.ipynb"), *particles, *pairs],
-                       check=True)  # fmt: skip
+    star, model, notebooks = str(out / "particles.star"), str(out / "model"), root() / "notebooks"
+    run_notebook(notebooks / "02_train.ipynb", {"particles": star, "classes": str(CLASSES), "share": "1.0", "out": model})
+    refined = {"particles": star, "model": model, "grade": "refined", "out": str(out / "refined")}
+    run_notebook(notebooks / "03_predict.ipynb", refined)
     found = Predictions.read(out / "refined")
     of_kinds(kinds, found).to_csv(Path(__file__).with_suffix(".csv"), index=False)
     plots.style()
