@@ -38,7 +38,7 @@ class VoxelDecoder(nn.Module):
         super().__init__()
         self.box, self.latent_dim, self.padding = basis.shape[-1], len(basis) - 1, padding
         self.register_buffer("unit", basis[0].std().clamp(min=1e-6).clone())
-        self.register_buffer("mask", soft_sphere(self.box), persistent=False)
+        self.register_buffer("mask", soft_sphere(self.box, device=basis.device), persistent=False)
         self.voxels = nn.Parameter(basis / self.unit)
 
     def basis(self) -> Tensor:

@@ -22,6 +22,7 @@ Misfit = Callable[[Tensor, Tensor, bool], Tensor]
 _COARSE_BOX = 16
 _MIDDLE_BOX = 32
 _NSIDE = 3  # the global search steps by about 20°
+_AT_HAND = 32  # voxels a side: up to here a CPU is sooner done with hundreds of small steps than another device
 _KEPT = 8  # of the global search, refined before one is chosen
 _HAND_IN_DOUBT = 1.1  # a mirrored volume that fits so much worse, before it is laid on the core, is not looked at further
 
@@ -76,6 +77,14 @@ class Placement:
     frame: Frame
     shift_px: Tensor
 
+    def to(self, device: torch.device | str) -> Placement:
+        """The same on another device."""
+        return Placement(self.frame.to(device), self.shift_px.to(device))
+
+    def scaled(self, factor: float) -> Placement:
+        """The same for volumes of ``factor`` times as many voxels a side, over the same field of view."""
+        return Placement(self.frame, self.shift_px * factor)
+
     def apply(self, volume: Tensor) -> Tensor:
         """The volume ``(z, y, x)`` in the other frame, read from a finer grid: trilinear reading loses less there."""
         box = volume.shape[-1]
@@ -104,17 +113,16 @@ def place_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = Non
     box = reference.shape[-1]
     estimated, reference = estimated.float(), reference.float()
     coarse = min(_COARSE_BOX, box)
-    small, target = _resample(estimated, coarse), _target(reference, coarse)
-    starts = [frame] if frame is not None else _search(small, target, hands)
-    fits = [_refine(small, target, start, _best_shift(small, target, start)) for start in starts]
-    _, best, shift_px = max(fits, key=lambda fit: fit[0])
+    small, target = _at_hand(_resample(estimated, coarse)), _at_hand(_target(reference, coarse))
+    starts = [frame.to(small.device)] if frame is not None else _search(small, target, hands)
+    fits = [_refine(small, target, Placement(start, _best_shift(small, target, start))) for start in starts]
+    _, best = max(fits, key=lambda fit: fit[0])
     size = coarse
     for finer in sorted({min(_MIDDLE_BOX, box), box} - {coarse}):
-        _, best, shift_px = _refine(
-            _resample(estimated, finer), _target(reference, finer), best, shift_px * (finer / size)
-        )
+        volume, target = _at_hand(_resample(estimated, finer)), _at_hand(_target(reference, finer))
+        _, best = _refine(volume, target, best.scaled(finer / size).to(volume.device))
         size = finer
-    return Placement(best, shift_px)
+    return best.to(reference.device)
 
 
 def place_core(estimated: Tensor, reference: Tensor, start: Placement, generator: torch.Generator,
@@ -123,10 +131,17 @@ def place_core(estimated: Tensor, reference: Tensor, start: Placement, generator
 
     The greatest correlation splits the difference of a large motion. A robust misfit (Geman-McClure,
     ``Σ d² / (d² + c²)``) does not: it fits what can be fitted exactly and gives up the rest. It is climbed down from
-    ``start`` and from ``trials`` random placements about it, and the best is taken.
+    ``start`` and from ``trials`` random placements about it, and the best is taken; of large volumes on a coarser grid,
+    and then once on their own.
     """
+    box, device = reference.shape[-1], reference.device
+    if box > _MIDDLE_BOX:
+        coarse = [_resample(volume, _MIDDLE_BOX) for volume in (estimated, reference)]
+        start = place_core(*coarse, start.scaled(_MIDDLE_BOX / box), generator, trials, degrees).scaled(box / _MIDDLE_BOX)
+        trials = 0
     scale = reference.std()
-    moving, target = estimated / scale, reference / scale
+    moving, target = _at_hand(estimated / scale), _at_hand(reference / scale)
+    start = start.to(moving.device)
 
     def misfit(rotation: Tensor, shift: Tensor, mirrored: bool) -> Tensor:
         return _robust(rotate(moving, rotation, mirrored, shift) - target)
@@ -140,13 +155,10 @@ def place_core(estimated: Tensor, reference: Tensor, start: Placement, generator
     for trial in range(1 + trials):
         vector = torch.deg2rad(degrees * torch.randn(3, generator=generator)) * (trial > 0)
         rotation = start.frame.rotation @ roma.rotvec_to_rotmat(vector).to(start.frame.rotation)
-        value, frame, shift_px = _descend(
-            misfit, Frame(rotation, start.frame.mirrored), start.shift_px, reference.shape[-1]
-        )
-        place = Placement(frame, shift_px)
+        value, place = _descend(misfit, Placement(Frame(rotation, start.frame.mirrored), start.shift_px), box)
         if value < lowest and similarity(place) > least:
             best, lowest = place, value
-    return best
+    return best.to(device)
 
 
 def settle_hand(estimated: Tensor, reference: Tensor, place: Placement) -> Placement:
@@ -220,18 +232,24 @@ def _search(volume: Tensor, target: Tensor, hands: tuple[bool, ...]) -> list[Fra
     return [frames[i] for i in torch.cat(scores).topk(_KEPT).indices]
 
 
-def _refine(volume: Tensor, target: Tensor, frame: Frame, shift_px: Tensor) -> tuple[float, Frame, Tensor]:
-    """Climb the correlation from a frame and a shift: the correlation reached, and where."""
+def _at_hand(volume: Tensor) -> Tensor:
+    """The volume where many small steps with it are soonest done."""
+    return volume.cpu() if volume.shape[-1] <= _AT_HAND else volume
+
+
+def _refine(volume: Tensor, target: Tensor, start: Placement) -> tuple[float, Placement]:
+    """Climb the correlation from a placement: the correlation reached, and where."""
 
     def misfit(rotation: Tensor, shift: Tensor, mirrored: bool) -> Tensor:
         return -(_centred(rotate(volume, rotation, mirrored, shift)) * target).sum()
 
-    value, frame, shift_px = _descend(misfit, frame, shift_px, volume.shape[-1])
-    return -value, frame, shift_px
+    value, place = _descend(misfit, start, volume.shape[-1])
+    return -value, place
 
 
-def _descend(misfit: Misfit, frame: Frame, shift_px: Tensor, box: int) -> tuple[float, Frame, Tensor]:
-    """Least misfit near a frame and a shift, by L-BFGS in the rotation vector and the shift."""
+def _descend(misfit: Misfit, start: Placement, box: int) -> tuple[float, Placement]:
+    """Least misfit near a placement, by L-BFGS in the rotation vector and the shift."""
+    frame, shift_px = start.frame, start.shift_px
     step = torch.zeros(6, device=shift_px.device, requires_grad=True)
     voxels_a_radian = box / 4  # so that a unit of either kind moves the density alike
     optimizer = torch.optim.LBFGS([step], max_iter=30, line_search_fn="strong_wolfe")
@@ -248,4 +266,4 @@ def _descend(misfit: Misfit, frame: Frame, shift_px: Tensor, box: int) -> tuple[
     optimizer.step(loss)
     with torch.no_grad():
         rotation, shift = place()
-        return float(misfit(rotation, shift, frame.mirrored)), Frame(rotation, frame.mirrored), shift
+        return float(misfit(rotation, shift, frame.mirrored)), Placement(Frame(rotation, frame.mirrored), shift)

@@ -27,7 +27,7 @@ from hetacumn.classes import centres_of
 from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.model import HetACUMN
 from hetacumn.observations import Observations
-from hetacumn.parallel import Result, side_by_side
+from hetacumn.parallel import Result, batch_size, side_by_side
 from hetacumn.rivals import locate
 from hetacumn.search import search_grid
 from hetacumn.stochastic_em import poses_are_open, soften
@@ -39,7 +39,7 @@ FAINT = 150.0  # nats by which the molecule explains an image better than nothin
 REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # of joint.compete between all hypotheses
 
 
-def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: int = 1000) -> State:
+def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: int | None = None) -> State:
     """One forward pass over the stack, with the decoder's feedback if wanted and if the model has it."""
     model.eval()
     tangent = model.tangent() if feedback and model.feedback else None
@@ -47,11 +47,10 @@ def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: 
     def work(part: Observations) -> State:
         return model.infer(part, tangent)
 
-    return State.cat(list(_batches(work, data, batch, "amortized")))
+    return State.cat(list(_batches(work, data, batch or batch_size(1000, data.y.device), "amortized")))
 
 
-def follow(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig, batch: int = 500
-           ) -> tuple[State, Tensor]:
+def follow(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig) -> tuple[State, Tensor]:
     """All hypotheses of the encoder, corrected at length; from the best of them up to the peak: states, and their log joints
     ``(n,)``."""
     model.eval()
@@ -64,7 +63,7 @@ def follow(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
         best, _ = compete(part, tangent, states, REFINED_ROUNDS)
         return climb(part, tangent, best, config.last_radii)
 
-    parts, values = zip(*_batches(work, data, batch, "refined"), strict=True)
+    parts, values = zip(*_batches(work, data, batch_size(500, data.y.device), "refined"), strict=True)
     return State.cat(list(parts)), torch.cat(values)
 
 
@@ -156,13 +155,14 @@ def settle(data: Observations, basis: Tensor, state: State, config: AbInitioConf
 
 
 @torch.no_grad()
-def log_ratios(data: Observations, basis: Tensor, state: State, config: AbInitioConfig, batch: int = 1000) -> Tensor:
+def log_ratios(data: Observations, basis: Tensor, state: State, config: AbInitioConfig, batch: int | None = None
+               ) -> Tensor:
     """By how much V(z) at its pose raises the log-likelihood of each image over no molecule at all, ``(n,)``, in nats.
 
     Within the band of the ab initio start, as :func:`~hetacumn.observations.signal_nats` for the mean of a stack. Of
     an image without the molecule it is below zero, or little above: to draw what is not there explains nothing.
     """
-    reach = config.radius[1] * data.plane.box
+    reach, batch = config.radius[1] * data.plane.box, batch or batch_size(1000, data.y.device)
     slicer, band = Slicer(basis, config.padding, reach), data.within(reach)
     rows = [slice(start, start + batch) for start in range(0, len(data), batch)]
 

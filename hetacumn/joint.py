@@ -20,6 +20,7 @@ from torch import Tensor
 from hetacumn import so3
 from hetacumn.fourier import padded_rfft3c, padded_size
 from hetacumn.observations import Observations
+from hetacumn.parallel import batch_size
 from hetacumn.particles import Poses
 from hetacumn.subspace import mixing_of
 from hetacumn.volumes import coarsened, make_stencil
@@ -225,14 +226,14 @@ def misfit(log_joint: Tensor, band: Observations) -> Tensor:
 
 
 @torch.no_grad()
-def climb(data: Observations, tangent: Tangent, state: State, radii: tuple[float, ...], batch: int = 500
+def climb(data: Observations, tangent: Tangent, state: State, radii: tuple[float, ...], batch: int | None = None
           ) -> tuple[State, Tensor]:
     """Steps at ``radii`` (cycles per pixel, a run of equal ones is one climb), kept only where they help.
 
     The damping of an image grows when a step fails and falls when it helps (Levenberg-Marquardt). Returns the state
     and its log joint ``(n,)`` in the last band.
     """
-    parts, values = [], []
+    parts, values, batch = [], [], batch or batch_size(500, data.y.device)
     for start in range(0, len(data), batch):
         rows = slice(start, start + batch)
         part, best, before = data[rows], state[rows], None

@@ -13,6 +13,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+ELSEWHERE = 10  # times as many items at once on another device than a CPU
+
+
+def batch_size(count: int, device: torch.device) -> int:
+    """How many items are worked on at once: ``count`` on a CPU, whose caches they should fit; more on other devices, which
+    a few leave idle."""
+    return count if device.type == "cpu" else ELSEWHERE * count
+
+
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
     """``work`` of each item, in order; on a CPU in as many threads as torch has, each operation in one of them.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hetacumn.joint import State, Tangent, climb, compete
 from hetacumn.observations import Observations
+from hetacumn.parallel import batch_size
 from hetacumn.search import likeliest
 
 ROUNDS = ((16, 0.7), (8, 0.85), (4, 1.0))  # how many take part, and up to which share of the reach
@@ -21,7 +22,7 @@ GRID_SHARE = 0.7  # of the reach, up to which the grid's poses are compared
 @torch.no_grad()
 def locate(
     data: Observations, tangent: Tangent, volumes: Tensor, centres: Tensor, rotations: Tensor, shifts_px: Tensor,
-    reach: float, padding: float = 2.0, batch: int = 500,
+    reach: float, padding: float = 2.0, batch: int | None = None,
 ) -> tuple[State, Tensor]:
     """Pose and z of each image, and their log joint ``(n,)`` within ``reach`` (cycles per pixel).
 
@@ -31,7 +32,7 @@ def locate(
     rounds = tuple((count, share * reach) for count, share in ROUNDS)
     coarse = data.within(GRID_SHARE * reach * data.plane.box)
     poses, volume = likeliest(coarse, volumes, rotations, shifts_px, ROUNDS[0][0], padding)
-    states, values = [], []
+    states, values, batch = [], [], batch or batch_size(500, data.y.device)
     for start in range(0, len(data), batch):
         rows = slice(start, start + batch)
         rivals = [State(one[rows], centres[volume[rows, place]]) for place, one in enumerate(poses)]

@@ -125,16 +125,18 @@ class Truth:
 
 
 def simulate(
-    settings: Simulation, out: Path | str, seed: int, data_dir: Path | str, progress: bool = True
+    settings: Simulation, out: Path | str, seed: int, data_dir: Path | str, progress: bool = True,
+    device: torch.device | str = "cpu",
 ) -> Truth:
     """Write ``particles.mrcs``, ``particles.star`` (RELION 3.1, without truth), ``truth.npz`` and volumes.
 
     ``truth_class1.mrc``, …: the volume of each class (of a motion, at the middle of its part) at the images'
-    box and pixel. All go to the folder ``out``; the same seed gives the same files. Memory does not grow with
-    the number of particles, except by the truth's few numbers each.
+    box and pixel. All go to the folder ``out``; the same seed gives the same files, but for rounding on different
+    devices. Memory does not grow with the number of particles, except by the truth's few numbers each.
 
     Args:
         data_dir: the folder of the structures and of ``ctf_table``.
+        device: where images are formed; all that is random is drawn on the CPU.
 
     Raises:
         HetacumnError: a structure, state or table that is unknown; weights that are not one a state.
@@ -150,10 +152,10 @@ def simulate(
         variances = np.empty(n)
         with tqdm(total=n, desc="projecting", unit="", disable=not progress) as bar:
             for rows in chunks:
-                images = conformations.project(rows, rotations[rows], box, settings.pixel_A)
-                images = form_images(images, optics[rows], shifts_px[rows])
-                variances[rows] = images.double().var((1, 2), correction=0)
-                stack[rows] = images
+                images = conformations.project(rows, rotations[rows].to(device), box, settings.pixel_A)
+                images = form_images(images, optics[rows].to(device), shifts_px[rows].to(device))
+                variances[rows] = images.double().var((1, 2), correction=0).cpu()
+                stack[rows] = images.cpu()
                 let_go(stack)
                 bar.update(len(images))
         noise_std = float((variances.mean() / settings.snr) ** 0.5)
@@ -189,7 +191,8 @@ def simulate(
 def form_images(projections: Tensor, optics: Optics, shifts_px: Tensor) -> Tensor:
     """Filter ``(b, box, box)`` projections by their CTFs and move them by ``(b, 2)`` pixels (x, y)."""
     box = projections.shape[-1]
-    ky, kx = torch.meshgrid(torch.fft.fftfreq(box), torch.fft.rfftfreq(box), indexing="ij")
+    axes = (frequencies(box, device=projections.device) for frequencies in (torch.fft.fftfreq, torch.fft.rfftfreq))
+    ky, kx = torch.meshgrid(*axes, indexing="ij")
     frequencies = torch.stack([kx, ky], dim=-1).view(-1, 2)  # half the plane: the images are real
     angle = -2 * torch.pi * (shifts_px @ frequencies.T)
     transfer = torch.polar(optics.ctf(frequencies), angle).view(-1, *kx.shape)
@@ -209,10 +212,10 @@ class _States:
         self.coordinate = self.classes.float()
 
     def project(self, rows: slice, rotations: Tensor, box: int, pixel_A: float) -> Tensor:
-        images = torch.empty(len(rotations), box, box)
+        images = torch.empty(len(rotations), box, box, device=rotations.device)
         for k in self.classes[rows].unique():
             mine = self.classes[rows] == k
-            images[mine] = project_atoms(self.examples[k], rotations[mine], box, pixel_A)
+            images[mine] = project_atoms(self.examples[k].to(rotations.device), rotations[mine], box, pixel_A)
         return images
 
 
@@ -231,7 +234,7 @@ class _Motion:
         self.classes = (place * parts ** torch.arange(count).flip(0)).sum(1)
 
     def project(self, rows: slice, rotations: Tensor, box: int, pixel_A: float) -> Tensor:
-        return project_atoms(self._move(self.coordinate[rows]), rotations, box, pixel_A)
+        return project_atoms(self._move(self.coordinate[rows]).to(rotations.device), rotations, box, pixel_A)
 
 
 def _load_conformations(settings: Simulation, draw: np.random.Generator, data_dir) -> _States | _Motion:

@@ -97,6 +97,10 @@ class Frame:
     rotation: Tensor
     mirrored: bool
 
+    def to(self, device: torch.device | str) -> Frame:
+        """The same on another device."""
+        return Frame(self.rotation.to(device), self.mirrored)
+
     def apply(self, rotations: Tensor) -> Tensor:
         """``(n, 3, 3)`` poses taken into the other frame: ``R @ rotation``, of the mirrored pose where so."""
         return (MIRROR.to(rotations) @ rotations if self.mirrored else rotations) @ self.rotation

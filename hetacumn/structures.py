@@ -58,6 +58,11 @@ class Atoms:
         """The same atoms shifted by (3,) Å."""
         return replace(self, positions_A=self.positions_A + shift_A)
 
+    def to(self, device: torch.device | str) -> "Atoms":
+        """The same on another device."""
+        on_it = {name: getattr(self, name).to(device) for name in ("positions_A", "weights", "widths_A")}
+        return replace(self, **on_it)
+
     def without(self, names: list[str]) -> "Atoms":
         """Leave out the named parts; `small` stands for all of `small/…`. Raises HetacumnError if unknown."""
         wholes = np.array([part.split("/")[0] for part in self.parts])

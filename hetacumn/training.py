@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from dataclasses import asdict
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio import Start, ab_initio
-from hetacumn.decoder import CoordinateDecoder, imitate
+from hetacumn.decoder import CoordinateDecoder, Drawing, imitate
 from hetacumn.encoder import TemplateStem
 from hetacumn.errors import HetacumnError
 from hetacumn.model import LatentDraws, build_model
 from hetacumn.observations import Observations, same_stack, signal_power, stack_identity
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, keep_freed_memory, peak_memory_mb, write_json
+from hetacumn.replay import Record, Replay
 from hetacumn.run_folder import (
     MODEL,
     START,
@@ -212,13 +214,19 @@ class Trainer:
         self.total = self.alone + round(config.joint_epochs * self.epoch_steps)
         fused = device.type in ("cpu", "cuda")
         decoder, encoder = list(self.model.decoder.parameters()), list(self.model.encoder.parameters())
+        recorded = device.type == "cuda" and team.size == 1
         self.optimiser = torch.optim.AdamW(
             [{"params": encoder, "weight_decay": config.weight_decay}, {"params": decoder, "weight_decay": 0.0}],
-            lr=config.rate, fused=fused,
+            lr=config.rate, fused=fused, capturable=recorded,
         )
         self.step, self.history, self.seconds = 0, [], 0.0
         self.order: Tensor | None = None
         self._load_checkpoint()
+        if recorded:
+            for group in self.optimiser.param_groups:
+                group["lr"] = torch.as_tensor(group["lr"], device=device)  # which a recorded step reads anew
+        alone = partial(self._learn_poses, torch.zeros((), device=device))
+        self.recorded = Replay(alone, self.generator) if recorded else None
         self.drawn = float(data.plane.k[: self.model.encoder.used].norm(dim=1).max())  # the highest frequency the encoder sees
         with torch.no_grad():
             self.still = self.model.decoder.drawing(self.drawn)  # for the pose task alone, which leaves the decoder as it is
@@ -275,33 +283,55 @@ class Trainer:
     def _advance(self, asked_to_stop: bool = False) -> tuple[dict[str, Tensor], Tensor]:
         """One step: task 2 alone at first, then both tasks on one batch of particles. Returns the losses, and how many
         processes of the team were asked to stop."""
-        config, joint = self.config, self.step >= self.alone
+        joint = self.step >= self.alone
         self._set_rates(joint)
-        record, loss, drawing = {}, 0.0, self.still
+        stop = torch.full((), float(asked_to_stop), device=self.data.y.device)
         if joint:
-            done = (self.step - self.alone) / max(1, self.total - self.alone)
-            radius = (config.radius[0] + (config.radius[1] - config.radius[0]) * done) * self.data.plane.box
-            pose_only = (self.step - self.alone) < config.pose_only_epochs * self.epoch_steps
-            rows = self._next_rows()
-            noise = torch.randn(len(rows), config.latent_dim, generator=self.generator, device=rows.device)
-            mine, weight = self.team.share(len(rows))
-            drawing = self.model.decoder.drawing(max(radius, self.drawn))  # one for both tasks
-            task = self.model.reconstruct(self.data[rows[mine]], radius, noise[mine], config.kl_weight, pose_only, drawing)
-            loss = loss + weight * (config.reconstruction_weight * task["loss"] + config.pose_weight * task["pose"])
-            record |= {"misfit": weight * task["misfit"], "kl": weight * task["kl"]}
+            record = self._learn_both(stop)
+        else:
+            record = self.recorded() if self.recorded else self._learn_poses(stop)
+        self.step += 1
+        return record, stop
+
+    def _learn_poses(self, stop: Tensor) -> Record:
+        """A step of task 2 alone: the losses. ``stop`` is added up over the team."""
+        loss, record = self._pose_loss(self.config.alone_batch, self.still)
+        return self._descend(loss, record, stop)
+
+    def _learn_both(self, stop: Tensor) -> Record:
+        """A step of both tasks on one batch of particles: the losses."""
+        config = self.config
+        done = (self.step - self.alone) / max(1, self.total - self.alone)
+        radius = (config.radius[0] + (config.radius[1] - config.radius[0]) * done) * self.data.plane.box
+        pose_only = (self.step - self.alone) < config.pose_only_epochs * self.epoch_steps
+        rows = self._next_rows()
+        noise = torch.randn(len(rows), config.latent_dim, generator=self.generator, device=rows.device)
+        mine, weight = self.team.share(len(rows))
+        drawing = self.model.decoder.drawing(max(radius, self.drawn))  # one for both tasks
+        task = self.model.reconstruct(self.data[rows[mine]], radius, noise[mine], config.kl_weight, pose_only, drawing)
+        loss = weight * (config.reconstruction_weight * task["loss"] + config.pose_weight * task["pose"])
+        record = {"misfit": weight * task["misfit"], "kl": weight * task["kl"]}
         if config.pose_task:
-            batch = config.batch if joint else config.alone_batch
-            task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, drawing, self.team)
-            _, weight = self.team.share(-(-batch // 4))
-            loss = loss + weight * config.pose_weight * task["loss"]
-            record |= {"pose": weight * task["loss"]}
-            if config.conformation_sleep:
-                loss = loss + weight * config.conformation_weight * task["conformation"]
-                record |= {"conformation": weight * task["conformation"]}
+            more, of_poses = self._pose_loss(config.batch, drawing)
+            loss, record = loss + more, record | of_poses
+        return self._descend(loss, record, stop)
+
+    def _pose_loss(self, batch: int, drawing: Drawing) -> tuple[Tensor, Record]:
+        """Of task 2 on so many drawn images, weighed; and what of it is told."""
+        config = self.config
+        task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, drawing, self.team)
+        _, weight = self.team.share(-(-batch // 4))
+        loss, record = weight * config.pose_weight * task["loss"], {"pose": weight * task["loss"]}
+        if config.conformation_sleep:
+            loss = loss + weight * config.conformation_weight * task["conformation"]
+            record |= {"conformation": weight * task["conformation"]}
+        return loss, record
+
+    def _descend(self, loss: Tensor, record: Record, stop: Tensor) -> Record:
+        """A step of the optimiser: the record, and the gradient's norm."""
         self.optimiser.zero_grad()
         loss.backward()
         record = {name: value.detach() for name, value in record.items()}
-        stop = torch.full((), float(asked_to_stop), device=self.data.y.device)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.team.add_up_([*gradients, *record.values(), stop])
         decoder = [p.grad for p in self.model.decoder.parameters() if p.grad is not None]
@@ -309,8 +339,7 @@ class Trainer:
         norms += [torch.nn.utils.get_total_norm(decoder)] if decoder else []
         record["gradient"] = torch.stack(norms).norm()
         self.optimiser.step()
-        self.step += 1
-        return record, stop
+        return record
 
     def _set_rates(self, joint: bool) -> None:
         """Warm-up and cosine decay of the pose task alone; then a lower rate that decays too. The decoder joins in then."""
@@ -319,13 +348,13 @@ class Trainer:
         if joint:
             done = (self.step - self.alone) / max(1, self.total - self.alone)
             peak = config.joint_rate if self.alone else config.rate
-            encoder["lr"] = peak * min(1.0, (self.step - self.alone + 1) / 50) * (1 - 0.9 * done)
-            decoder["lr"] = config.decoder_rate * (1 - 0.9 * done)
+            _set_rate(encoder, peak * min(1.0, (self.step - self.alone + 1) / 50) * (1 - 0.9 * done))
+            _set_rate(decoder, config.decoder_rate * (1 - 0.9 * done))
         else:
             done = self.step / self.alone
             decay = 0.03 + 0.97 * math.cos(0.5 * math.pi * done) ** 2
-            encoder["lr"] = config.rate * min(1.0, (self.step + 1) / 200) * decay
-            decoder["lr"] = 0.0
+            _set_rate(encoder, config.rate * min(1.0, (self.step + 1) / 200) * decay)
+            _set_rate(decoder, 0.0)
 
     def _next_rows(self) -> Tensor:
         """The next batch of a random order of the particles, a new order every epoch."""
@@ -370,6 +399,14 @@ class Trainer:
                                 ) from error
         self.step, self.order, self.history = state["step"], state["order"], state["history"]
         self.seconds = state["seconds"]
+
+
+def _set_rate(group: dict, rate: float) -> None:
+    """The rate of a group of parameters, in its tensor where that is read by a recorded step."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 class _Interruption:

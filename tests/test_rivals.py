@@ -20,7 +20,7 @@ def toy(blobs, device):
     return make_toy([hinged(blobs, 0), hinged(blobs, 110)], 200, BOX, snr=0.2, device=device)
 
 
-def located(toy, rows=slice(None), batch=500):
+def located(toy, rows=slice(None), batch=None):
     device = toy.volumes.device
     centres = torch.tensor([[-1.0], [1.0]], device=device)
     tangent, volumes = Tangent(toy.basis()), volumes_at(centres, toy.basis())

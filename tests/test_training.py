@@ -447,6 +447,26 @@ def test_training_on_the_device(blobs, device, tmp_path):
     assert amortize(trained.model, toy.data).latents.device.type == device
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_recorded_steps_do_what_steps_do(blobs, tmp_path):
+    """The same random numbers, rates and weights, but for rounding, whether a step is launched kernel by kernel or replayed."""
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 200, BOX, snr=0.5, device="cuda")
+    start, states = Start(toy.basis(2), toy.poses, toy.latents(2), "classes", {}), []
+    for recorded in (True, False):
+        torch.manual_seed(0)
+        trainer = Trainer(toy.data, TINY, tmp_path, start)
+        trainer.recorded = trainer.recorded if recorded else None
+        records = [{name: float(value) for name, value in trainer._advance()[0].items()} for _ in range(TINY.alone_steps + 5)]
+        states.append((records, trainer.generator.get_state(), dict(trainer.model.named_parameters())))
+    (replayed, one_state, one), (launched, other_state, other) = states
+    assert torch.equal(one_state, other_state)
+    assert len({record["pose"] for record in replayed}) == len(replayed)
+    assert [record["pose"] for record in replayed] == pytest.approx([record["pose"] for record in launched], rel=0.05)
+    for name, weights in one.items():
+        torch.testing.assert_close(weights, other[name], rtol=0.05, atol=5e-3)
+
+
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])
 def test_a_training_share_that_cannot_be_is_refused(share):
     with pytest.raises(HetacumnError, match=f"trained_share is {share!r}; expected a number over 0 and up to 1"):

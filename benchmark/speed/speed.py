@@ -36,6 +36,7 @@ from hetacumn.model import build_model
 from hetacumn.mrc import write_mrc
 from hetacumn.observations import Observations, signal_nats, signal_power
 from hetacumn.optics import Optics
+from hetacumn.parallel import batch_size
 from hetacumn.particles import write_star
 from hetacumn.precision import layer_dtype
 from hetacumn.prepared import Prepared, prepare
@@ -192,7 +193,7 @@ class Suite:
                           torch.Generator().manual_seed(0), bar)
 
         self.add("ab initio step", box, config.steps * config.batch, median_seconds(em, self.device, 3), flops_of(em))
-        few = data[:200].within(config.class_radius[1] * box)
+        few = data[: batch_size(200, self.device)].within(config.class_radius[1] * box)
         rotations, shifts = (a.to(self.device) for a in (pose_grid(*config.fine_grid), shift_grid(1.5, 3)))
 
         def e_step() -> None:
@@ -220,17 +221,21 @@ class Suite:
             trainer.step = 0
             trainer._advance()
 
+        def launched() -> None:  # as `advance`, where that replays what was recorded
+            trainer._learn_poses(torch.zeros((), device=self.device))
+
         def joint() -> None:
             trainer.step = trainer.alone
             trainer._advance()
 
         alone = median_seconds(encode, self.device)
         self.add("encoder, forward and backward", box, batch, alone, layers=flops_of(encode))
-        compiled = torch.compile(model.encoder.features)
-        seconds = median_seconds(lambda: encode(compiled), self.device)
-        self.add("the same, torch.compile", box, batch, seconds, layers=flops_of(encode))
+        if self.device.type == "cpu":
+            compiled = torch.compile(model.encoder.features)
+            seconds = median_seconds(lambda: encode(compiled), self.device)
+            self.add("the same, torch.compile", box, batch, seconds, layers=flops_of(encode))
         whole = median_seconds(advance, self.device)
-        self.add("training step, pose task", box, batch, whole, layers=flops_of(advance))
+        self.add("training step, pose task", box, batch, whole, layers=flops_of(launched))
         self.add("training step, both tasks", box, config.batch, median_seconds(joint, self.device, 3), flops_of(joint))
         print(f"{'':32} the pose task's step takes {whole / alone:.2f} times its encoder's", flush=True)
 
@@ -245,7 +250,7 @@ class Suite:
             kind = "flops" if feedback else "layers"
             self.add(f"inference, {grade}", box, len(data), median_seconds(infer, self.device, 3), **{kind: flops_of(infer)})
         if box <= 64:
-            few = data[:1000]
+            few = data[: batch_size(1000, self.device)]
             model.doubt.fill_(torch.inf)
 
             def refined() -> None:

@@ -1,0 +1,141 @@
+"""The method on one GPU: the three datasets of the main pipeline, and 50,000 images at 64 px, of which a fifth is trained on.
+
+Writes benchmark/gpu.csv: a row a dataset and method, with accuracy (of the particles that training never saw, too), the
+median rotation error, and seconds by the clock: of preparing the images, of the ab initio start, of training after it, of
+predicting all particles with files read and written. Datasets may run side by side: each leaves its rows in
+results/gpu/<dataset>, and the table is of all that are there. What was done before is not done again.
+Usage, after `make data`: python benchmark/gpu.py [adk ribosome spliceosome large]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from hetacumn import jobs
+from hetacumn.evaluation import accuracy, pose_errors
+from hetacumn.prepared import prepare
+from hetacumn.preprocess import Preprocessing
+from hetacumn.project import atomic_path, params, root
+from hetacumn.run_folder import read_run
+from hetacumn.simulate import Simulation, Truth, simulate
+from hetacumn.star import read_table, write_table
+from hetacumn.train_config import method_config, wanted_classes
+from hetacumn.training import device_name, pick_device, training_share
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dataset of params.yaml at a box, the share that is trained on, and in how many parts it is simulated, if in parts."""
+
+    dataset: str
+    box: int = 32
+    share: float = 0.7
+    parts: int = 1
+    particles_of_part: int | None = None  # None: as params.yaml says
+
+
+CASES = {name: Case(name) for name in ("adk", "ribosome", "spliceosome")}
+CASES["large"] = Case("spliceosome", box=64, share=0.2, parts=4, particles_of_part=12_500)
+GRADES = {"em": "searched", "hetacumn": "amortized", "hetacumn-refined": "refined"}
+
+
+def simulate_part(settings: Simulation, out: Path, device: torch.device, part: int) -> Path:
+    """One part of a stack, with a seed of its own; its folder."""
+    folder = out / f"part{part}"
+    simulate(settings, folder, part, root() / "data", progress=part == 0, device=device)
+    return folder
+
+
+def join(folders: list[Path], out: Path) -> None:
+    """Write ``out/particles.star`` of the particles of several simulations, which are where they were."""
+    tables = [read_table(folder / "particles.star") for folder in folders]
+    particles = pd.concat([
+        table.particles.assign(rlnImageName=table.particles["rlnImageName"].str.replace("@", f"@{folder.relative_to(out)}/"))
+        for folder, table in zip(folders, tables, strict=True)
+    ])  # fmt: skip
+    write_table(out / "particles.star", particles, tables[0].optics)
+
+
+def simulated(case: Case, out: Path, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The stack of a case, in ``out``, if it is not there yet: true rotations ``(n, 3, 3)`` and classes ``(n,)``."""
+    settings = Simulation.of_dataset(params(), case.dataset)
+    settings = replace(settings, particles=case.particles_of_part or settings.particles)
+    folders = [out / f"part{part}" for part in range(case.parts)]
+    if not (out / "particles.star").exists():
+        with ProcessPoolExecutor(case.parts, mp_context=get_context("spawn")) as pool:
+            list(pool.map(partial(simulate_part, settings, out, device), range(case.parts)))
+        join(folders, out)
+    truths = [Truth.read(folder / "truth.npz") for folder in folders]
+    return torch.cat([truth.rotations for truth in truths]), torch.cat([truth.classes for truth in truths])
+
+
+def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
+    """Simulate, prepare, train and predict a case: a row a method, as it is done."""
+    case, settings, seconds = CASES[name], params(), {}
+    classes = wanted_classes(settings, case.dataset)
+
+    @contextmanager
+    def timed(what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        seconds[what] = round(time.perf_counter() - began, 1)
+        print(f"{name}: {what}, {seconds[what]:.1f} s", flush=True)
+
+    with timed("simulate"):
+        rotations, labels = simulated(case, out / "particles", device)
+    with timed("prepare"):
+        stack = prepare(out / "particles/particles.star", out / "prepared", Preprocessing(box=case.box))
+    unseen = torch.ones(len(stack), dtype=torch.bool)
+    unseen[training_share(len(stack), case.share)] = False
+    rotations, labels = rotations[stack.rows], labels[stack.rows]
+    for method, grade in GRADES.items():
+        model, start = out / method.removesuffix("-refined"), out / "em"
+        if method == model.name:
+            config = method_config(settings, method, classes=classes, seed=settings["seed"])
+            with timed(f"train {method}"):
+                jobs.train(stack, case.share, method, config, model, None if method == "em" else str(start), str(device))
+        with timed(f"predict {method}"):
+            answer = jobs.predict(stack, model, grade, out / method, device=str(device))
+        found, run = answer.predictions, read_run(out / method)
+        errors, _ = pose_errors(found.rotations, rotations)
+        begun = read_run(start)["start_seconds"]
+        yield {
+            "dataset": name, "box": case.box, "particles": len(stack), "trained": int((~unseen).sum()), "method": method,
+            "accuracy": accuracy(found.classes, labels), "accuracy_unseen": accuracy(found.classes[unseen], labels[unseen]),
+            "rotation_error_deg": float(errors.median()), "prepare_seconds": seconds["prepare"], "start_seconds": begun,
+            "train_seconds": round(run["train_seconds"] - begun, 1), "predict_seconds": seconds[f"predict {method}"],
+            "particles_per_second": run["predict_particles_per_second"],
+            "gpu_memory_gb": round(torch.cuda.max_memory_allocated(device) / 1e9, 1) if device.type == "cuda" else None,
+            "device": device_name(device), "torch": torch.__version__,
+        }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The method on one GPU.")
+    parser.add_argument("datasets", nargs="*", default=list(CASES), choices=list(CASES))
+    results, device = root() / "results/gpu", pick_device()
+    for name in parser.parse_args().datasets:
+        rows = []
+        for row in run(name, results / name, device):
+            rows.append(row)
+            with atomic_path(results / name / "rows.csv") as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
+    tables = [pd.read_csv(path) for name in CASES if (path := results / name / "rows.csv").exists()]
+    with atomic_path(Path(__file__).with_suffix(".csv")) as temporary:
+        pd.concat(tables).to_csv(temporary, index=False)
+    print(f"written: {Path(__file__).with_suffix('.csv')}")
+
+
+if __name__ == "__main__":
+    main()
