@@ -3,7 +3,8 @@
 Writes benchmark/gpu.csv: a row a dataset and method, with accuracy (of the particles that training never saw, too), the
 median rotation error, and seconds by the clock: of preparing the images, of the ab initio start, of training after it, of
 predicting all particles with files read and written. Datasets may run side by side: each leaves its rows in
-results/gpu/<dataset>, and the table is of all that are there. What was done before is not done again.
+results/gpu/<dataset>, and the table is of all that are there. What was done before is not done again. figures/gpu.png shows the
+seconds beside those of a core of a CPU (figures/results.csv).
 Usage, after `make data`: python benchmark/gpu.py [adk ribosome spliceosome large]
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from hetacumn import jobs
+from hetacumn import jobs, plots
 from hetacumn.evaluation import accuracy, pose_errors
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
@@ -121,6 +122,21 @@ def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
         }  # fmt: skip
 
 
+def seconds_of(gpu: pd.DataFrame, cpu: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of the start, of training after it and of one pass over all particles: of this table, and of the rows of
+    figures/results.csv for its datasets."""
+    found = gpu[gpu["method"] == "hetacumn"]
+    rows = [(row.dataset, row.device.partition(",")[0], row.start_seconds, row.train_seconds,
+             row.particles / row.particles_per_second) for row in found.itertuples()]
+    cpu = cpu.set_index(["dataset", "method"])
+    for row in found.itertuples():
+        if row.dataset in cpu.index:
+            start, whole = (cpu.loc[(row.dataset, method)] for method in ("em", "hetacumn"))
+            rows.append((row.dataset, "one core of a CPU", start.train_seconds, whole.train_seconds - start.train_seconds,
+                         row.particles / whole.predict_particles_per_second))
+    return pd.DataFrame(rows, columns=["dataset", "device", "start", "training", "prediction"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The method on one GPU.")
     parser.add_argument("datasets", nargs="*", default=list(CASES), choices=list(CASES))
@@ -131,10 +147,19 @@ def main() -> None:
             rows.append(row)
             with atomic_path(results / name / "rows.csv") as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
-    tables = [pd.read_csv(path) for name in CASES if (path := results / name / "rows.csv").exists()]
+    table = pd.concat([pd.read_csv(path) for name in CASES if (path := results / name / "rows.csv").exists()])
     with atomic_path(Path(__file__).with_suffix(".csv")) as temporary:
-        pd.concat(tables).to_csv(temporary, index=False)
-    print(f"written: {Path(__file__).with_suffix('.csv')}")
+        table.to_csv(temporary, index=False)
+    draw(table)
+
+
+def draw(table: pd.DataFrame) -> None:
+    """The figure of the table."""
+    plots.style()
+    seconds = seconds_of(table, pd.read_csv(root() / "figures/results.csv"))
+    seconds["dataset"] = seconds["dataset"].replace({"large": "spliceosome,\n50,000 of 64 px"})
+    stages = {"start": "ab initio start", "training": "training", "prediction": "one pass over all particles"}
+    plots.save(plots.stage_bars(seconds, stages), root() / "figures/gpu.png")
 
 
 if __name__ == "__main__":

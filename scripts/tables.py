@@ -6,6 +6,7 @@ Each stands between ``<!-- table: name -->`` and ``<!-- end -->``. Usage: python
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,9 @@ from hetacumn.plots import DATASETS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-RESULTS, BENCHMARK, RATES = SOURCES = ("figures/results.csv", "benchmark/results.csv", "benchmark/speed/results.csv")
+RESULTS, BENCHMARK, RATES, GPU = SOURCES = (
+    "figures/results.csv", "benchmark/results.csv", "benchmark/speed/results.csv", "benchmark/gpu.csv",
+)  # fmt: skip
 EXPLAINED = {
     "em": "`em`, K-class EM: ab initio start alone, exhaustive search",
     "amortized": "`amortized`: one task, in the manner of cryoFIRE",
@@ -125,10 +128,11 @@ def programs() -> str:
     return rows_of(["method", *(f"{DATASETS[dataset]}, SNR {snr:g}" for dataset, snr in datasets)], lines)
 
 
-def speed() -> str:
-    """Particles a second of each part, and the share of the machine's peak of some."""
-    table, boxes = pd.read_csv(ROOT / RATES), (32, 64, 128, 256)
-    table = table[(table["device"] == "cpu") & table["peer"].isna()].set_index(["what", "box"])
+def speed(device: str, called: str) -> str:
+    """Particles a second of each part on a device, and the share of the machine's peak of some."""
+    table = pd.read_csv(ROOT / RATES)
+    table = table[(table["device"] == device) & table["peer"].isna()].set_index(["what", "box"])
+    boxes = sorted(set(table.index.get_level_values("box")))
 
     def cell(what: str, box: int) -> str:
         if (what, box) not in table.index:
@@ -137,15 +141,32 @@ def speed() -> str:
         share = f" ({100 * row['fraction_of_peak']:.0f} %)" if what.startswith(SHARES) else ""
         return f"{row['particles_per_second']:,.0f}{share}"
 
-    lines = [[called, *(cell(what, box) for box in boxes)] for what, called in SPEED.items()]
-    return rows_of(["particles a second, two cores", *(f"{box} px" for box in boxes)], lines)
+    parts = set(table.index.get_level_values("what"))
+    lines = [[name, *(cell(what, box) for box in boxes)] for what, name in SPEED.items() if what in parts]
+    return rows_of([f"particles a second, {called}", *(f"{box} px" for box in boxes)], lines)
+
+
+def gpu() -> str:
+    """Accuracy, poses and seconds on a GPU."""
+    lines, last = [], ""
+    for row in pd.read_csv(ROOT / GPU).itertuples():
+        first = f"{row.dataset}: {row.particles:,} images of {row.box} px, {row.trained:,} trained on"
+        first = first if row.dataset != last else ""
+        lines.append([first, name(row.method), f"{row.accuracy:.3f}", f"{row.accuracy_unseen:.3f}",
+                      degrees(row.rotation_error_deg), f"{row.start_seconds:.0f} s", f"{row.train_seconds:.0f} s",
+                      f"{row.particles_per_second:,}", f"{row.gpu_memory_gb:.1f} GB"])
+        last = row.dataset
+    return rows_of(["dataset", "method", "accuracy", "unseen", "rotation error", "start", "training after it", "particles / s",
+                    "GPU memory"], lines)
 
 
 TABLES = {
     "results": results,
     "noise": noise,
     "programs": programs,
-    "speed": speed,
+    "speed": partial(speed, "cpu", "two cores"),
+    "speed_gpu": partial(speed, "NVIDIA H100 80GB HBM3", "one H100"),
+    "gpu": gpu,
 }
 
 

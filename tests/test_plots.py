@@ -39,6 +39,12 @@ def made(blobs):
         "accuracy_bars": (accuracies,),
         "accuracy_lines": (runs, ("snr", "SNR")),
         "accuracy_against_time": (runs,),
+        "stage_bars": (
+            pd.DataFrame([
+                {"dataset": d, "device": device, "start": 9.0 * i, "training": 4.0, "prediction": 0.1}
+                for d in DATASETS for i, device in enumerate(["a GPU", "a CPU"], 1)
+            ]), {"start": "the start", "training": "training", "prediction": "prediction"},
+        ),
         "scaling": (
             pd.DataFrame([
                 {"particles": n, "stage": stage, "seconds": n / 1000, "peak_memory_mb": 900}
@@ -76,7 +82,7 @@ def made(blobs):
 
 @pytest.mark.parametrize("name", [
     "particle_gallery", "confusion_matrix", "accuracy_bars", "accuracy_lines", "accuracy_against_time", "ablation_bars",
-    "latent_scatter", "pose_error_histogram",
+    "stage_bars", "latent_scatter", "pose_error_histogram",
     "volume_surfaces", "fsc_curves", "training_curves", "latent_density", "view_distribution", "map_fsc",
     "defocus_histogram", "path_surfaces", "noise_spectrum", "motion_scatter", "pictures", "curves",
 ])

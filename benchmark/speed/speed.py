@@ -42,6 +42,7 @@ from hetacumn.precision import layer_dtype
 from hetacumn.prepared import Prepared, prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, keep_freed_memory
+from hetacumn.replay import WARM_UP
 from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.so3 import random_rotations
 from hetacumn.stacks import new_stack
@@ -228,6 +229,8 @@ class Suite:
             trainer.step = trainer.alone
             trainer._advance()
 
+        for _ in range(WARM_UP + 1):  # until it is recorded, if it will be
+            advance()
         alone = median_seconds(encode, self.device)
         self.add("encoder, forward and backward", box, batch, alone, layers=flops_of(encode))
         if self.device.type == "cpu":

@@ -17,6 +17,7 @@ from hetacumn.plots.scores import (
     log_ratio_histogram,
     pose_error_histogram,
     scaling,
+    stage_bars,
 )
 from hetacumn.plots.surfaces import path_surfaces, volume_surfaces
 
@@ -24,6 +25,6 @@ __all__ = [
     "CLASS_COLOURS", "CLASS_MARKERS", "DATASETS", "DPI", "METHODS", "in_order", "save", "style",
     "ablation_bars", "accuracy_against_time", "accuracy_bars", "accuracy_lines", "confusion_matrix", "curves",
     "defocus_histogram", "fsc_curves", "latent_density", "latent_scatter", "log_ratio_histogram", "map_fsc", "motion_scatter",
-    "noise_spectrum", "particle_gallery", "path_surfaces", "pictures", "pose_error_histogram", "scaling", "training_curves",
-    "view_distribution", "volume_surfaces",
+    "noise_spectrum", "particle_gallery", "path_surfaces", "pictures", "pose_error_histogram", "scaling", "stage_bars",
+    "training_curves", "view_distribution", "volume_surfaces",
 ]

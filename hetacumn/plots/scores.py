@@ -225,6 +225,30 @@ def log_ratio_histogram(groups: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
+def stage_bars(table: pd.DataFrame, stages: Mapping[str, str]) -> Figure:
+    """How long the stages of a run take, one after the other: a panel a dataset, a bar a device.
+
+    ``table``: rows with dataset, device and seconds in the columns of ``stages`` (column to name).
+    """
+    datasets, devices = (list(dict.fromkeys(table[column])) for column in ("dataset", "device"))
+    figure, axes = panels(1, len(datasets), 0.35 * len(devices) + 1.1, sharey=True, sharex=True)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        for place, device in enumerate(devices):
+            row = table[(table["dataset"] == dataset) & (table["device"] == device)]
+            if len(row):
+                ends = np.cumsum(row[list(stages)].iloc[0])
+                for i, (end, stage) in enumerate(zip(ends, stages, strict=True)):
+                    axis.barh(place, row[stage].iloc[0], left=end - row[stage].iloc[0], height=0.6, color=CLASS_COLOURS[i],
+                              label=stages[stage])
+                axis.text(ends.iloc[-1], place, f" {ends.iloc[-1]:.0f} s", va="center", fontsize=8)
+        axis.set(title=name_of(dataset), xlabel="seconds", ylim=(len(devices) - 0.5, -0.5))
+        axis.set_yticks(range(len(devices)), devices)
+        axis.tick_params(axis="y", length=0)
+    axes[0, 0].set_xlim(0, 1.25 * table[list(stages)].sum(axis=1).max())
+    legend_below(figure, axes[0])
+    return figure
+
+
 def scaling(table: pd.DataFrame) -> Figure:
     """Time and memory against the number of particles: points measured, lines of time in proportion to the largest stack.
 
