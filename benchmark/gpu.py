@@ -3,8 +3,8 @@
 Writes benchmark/gpu.csv: a row a dataset and method, with accuracy (of the particles that training never saw, too), the
 median rotation error, and seconds by the clock: of preparing the images, of the ab initio start, of training after it, of
 predicting all particles with files read and written. Datasets may run side by side: each leaves its rows in
-results/gpu/<dataset>, and the table is of all that are there. What was done before is not done again. figures/gpu.png shows the
-seconds beside those of a core of a CPU (figures/results.csv).
+results/gpu/<dataset>/rows.csv, and the table is of all that are there; one whose rows are whole is not run again.
+figures/gpu.png shows the seconds beside those of a core of a CPU (figures/results.csv).
 Usage, after `make data`: python benchmark/gpu.py [adk ribosome spliceosome large]
 """
 
@@ -84,6 +84,8 @@ def simulated(case: Case, out: Path, device: torch.device) -> tuple[torch.Tensor
 def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
     """Simulate, prepare, train and predict a case: a row a method, as it is done."""
     case, settings, seconds = CASES[name], params(), {}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     classes = wanted_classes(settings, case.dataset)
 
     @contextmanager
@@ -108,33 +110,31 @@ def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
                 jobs.train(stack, case.share, method, config, model, None if method == "em" else str(start), str(device))
         with timed(f"predict {method}"):
             answer = jobs.predict(stack, model, grade, out / method, device=str(device))
-        found, run = answer.predictions, read_run(out / method)
+        found, told = answer.predictions, read_run(out / method)
         errors, _ = pose_errors(found.rotations, rotations)
-        begun = read_run(start)["start_seconds"]
+        start_seconds = read_run(start)["start_seconds"]
         yield {
             "dataset": name, "box": case.box, "particles": len(stack), "trained": int((~unseen).sum()), "method": method,
             "accuracy": accuracy(found.classes, labels), "accuracy_unseen": accuracy(found.classes[unseen], labels[unseen]),
-            "rotation_error_deg": float(errors.median()), "prepare_seconds": seconds["prepare"], "start_seconds": begun,
-            "train_seconds": round(run["train_seconds"] - begun, 1), "predict_seconds": seconds[f"predict {method}"],
-            "particles_per_second": run["predict_particles_per_second"],
+            "rotation_error_deg": float(errors.median()), "prepare_seconds": seconds["prepare"], "start_seconds": start_seconds,
+            "train_seconds": round(told["train_seconds"] - start_seconds, 1), "predict_seconds": seconds[f"predict {method}"],
+            "particles_per_second": told["predict_particles_per_second"],
             "gpu_memory_gb": round(torch.cuda.max_memory_allocated(device) / 1e9, 1) if device.type == "cuda" else None,
             "device": device_name(device), "torch": torch.__version__,
         }  # fmt: skip
 
 
 def seconds_of(gpu: pd.DataFrame, cpu: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of the start, of training after it and of one pass over all particles: of this table, and of the rows of
-    figures/results.csv for its datasets."""
+    """Seconds of the start and of training after it: of this table, and of the rows of figures/results.csv for its
+    datasets."""
     found = gpu[gpu["method"] == "hetacumn"]
-    rows = [(row.dataset, row.device.partition(",")[0], row.start_seconds, row.train_seconds,
-             row.particles / row.particles_per_second) for row in found.itertuples()]
+    rows = [(row.dataset, row.device.partition(",")[0], row.start_seconds, row.train_seconds) for row in found.itertuples()]
     cpu = cpu.set_index(["dataset", "method"])
     for row in found.itertuples():
         if row.dataset in cpu.index:
             start, whole = (cpu.loc[(row.dataset, method)] for method in ("em", "hetacumn"))
-            rows.append((row.dataset, "one core of a CPU", start.train_seconds, whole.train_seconds - start.train_seconds,
-                         row.particles / whole.predict_particles_per_second))
-    return pd.DataFrame(rows, columns=["dataset", "device", "start", "training", "prediction"])
+            rows.append((row.dataset, "one core of a CPU", start.train_seconds, whole.train_seconds - start.train_seconds))
+    return pd.DataFrame(rows, columns=["dataset", "device", "start", "training"])
 
 
 def main() -> None:
@@ -142,10 +142,13 @@ def main() -> None:
     parser.add_argument("datasets", nargs="*", default=list(CASES), choices=list(CASES))
     results, device = root() / "results/gpu", pick_device()
     for name in parser.parse_args().datasets:
-        rows = []
+        rows, path = [], results / name / "rows.csv"
+        if path.exists() and len(pd.read_csv(path)) == len(GRADES):
+            print(f"{name}: done already; to measure it anew, delete {results / name}")
+            continue
         for row in run(name, results / name, device):
             rows.append(row)
-            with atomic_path(results / name / "rows.csv") as temporary:
+            with atomic_path(path) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
     table = pd.concat([pd.read_csv(path) for name in CASES if (path := results / name / "rows.csv").exists()])
     with atomic_path(Path(__file__).with_suffix(".csv")) as temporary:
@@ -158,7 +161,7 @@ def draw(table: pd.DataFrame) -> None:
     plots.style()
     seconds = seconds_of(table, pd.read_csv(root() / "figures/results.csv"))
     seconds["dataset"] = seconds["dataset"].replace({"large": "spliceosome,\n50,000 of 64 px"})
-    stages = {"start": "ab initio start", "training": "training", "prediction": "one pass over all particles"}
+    stages = {"start": "ab initio start", "training": "training"}
     plots.save(plots.stage_bars(seconds, stages), root() / "figures/gpu.png")
 
 

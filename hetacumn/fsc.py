@@ -22,7 +22,7 @@ Misfit = Callable[[Tensor, Tensor, bool], Tensor]
 _COARSE_BOX = 16
 _MIDDLE_BOX = 32
 _NSIDE = 3  # the global search steps by about 20°
-_AT_HAND = 32  # voxels a side: up to here a CPU is sooner done with hundreds of small steps than another device
+_AT_HAND = _MIDDLE_BOX  # up to here a CPU is sooner done with hundreds of small steps than another device
 _KEPT = 8  # of the global search, refined before one is chosen
 _HAND_IN_DOUBT = 1.1  # a mirrored volume that fits so much worse, before it is laid on the core, is not looked at further
 

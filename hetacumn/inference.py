@@ -47,7 +47,8 @@ def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: 
     def work(part: Observations) -> State:
         return model.infer(part, tangent)
 
-    return State.cat(list(_batches(work, data, batch or batch_size(1000, data.y.device), "amortized")))
+    batch = batch or batch_size(1000, model.encoder.used, data.y.device)
+    return State.cat(list(_batches(work, data, batch, "amortized")))
 
 
 def follow(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig) -> tuple[State, Tensor]:
@@ -63,7 +64,8 @@ def follow(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
         best, _ = compete(part, tangent, states, REFINED_ROUNDS)
         return climb(part, tangent, best, config.last_radii)
 
-    parts, values = zip(*_batches(work, data, batch_size(500, data.y.device), "refined"), strict=True)
+    batch = batch_size(500, data.y.shape[1], data.y.device)
+    parts, values = zip(*_batches(work, data, batch, "refined"), strict=True)
     return State.cat(list(parts)), torch.cat(values)
 
 
@@ -162,8 +164,9 @@ def log_ratios(data: Observations, basis: Tensor, state: State, config: AbInitio
     Within the band of the ab initio start, as :func:`~hetacumn.observations.signal_nats` for the mean of a stack. Of
     an image without the molecule it is below zero, or little above: to draw what is not there explains nothing.
     """
-    reach, batch = config.radius[1] * data.plane.box, batch or batch_size(1000, data.y.device)
+    reach = config.radius[1] * data.plane.box
     slicer, band = Slicer(basis, config.padding, reach), data.within(reach)
+    batch = batch or batch_size(1000, band.y.shape[1], data.y.device)
     rows = [slice(start, start + batch) for start in range(0, len(data), batch)]
 
     def work(part: tuple[Observations, State]) -> Tensor:

@@ -233,7 +233,7 @@ def climb(data: Observations, tangent: Tangent, state: State, radii: tuple[float
     The damping of an image grows when a step fails and falls when it helps (Levenberg-Marquardt). Returns the state
     and its log joint ``(n,)`` in the last band.
     """
-    parts, values, batch = [], [], batch or batch_size(500, data.y.device)
+    parts, values, batch = [], [], batch or batch_size(500, data.y.shape[1], data.y.device)
     for start in range(0, len(data), batch):
         rows = slice(start, start + batch)
         part, best, before = data[rows], state[rows], None

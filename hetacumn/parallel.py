@@ -13,13 +13,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-ELSEWHERE = 10  # times as many items at once on another device than a CPU
+ELSEWHERE = 10  # times as many images at once on another device than a CPU,
+AT_ONCE = 2**24  # as long as they have no more coefficients than this: some gigabytes, with all that is made of them
 
 
-def batch_size(count: int, device: torch.device) -> int:
-    """How many items are worked on at once: ``count`` on a CPU, whose caches they should fit; more on other devices, which
-    a few leave idle."""
-    return count if device.type == "cpu" else ELSEWHERE * count
+def batch_size(count: int, coefficients: int, device: torch.device) -> int:
+    """How many images of so many coefficients are worked on at once: ``count`` on a CPU, whose caches they should fit; more on
+    other devices, which a few leave idle."""
+    return count if device.type == "cpu" else max(count, min(ELSEWHERE * count, AT_ONCE // coefficients))
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:

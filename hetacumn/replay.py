@@ -17,32 +17,33 @@ Record = dict[str, Tensor]
 
 
 class Replay:
-    """``work``, a function of nothing to tensors by name, on a CUDA device: called as it is at first, then recorded, then
-    replayed.
+    """Calls work on a CUDA device as it is at first, records it then, and replays it from there on.
 
-    What it reads must stay where it is, numbers of the CPU are those of the recording, and it must ask the device for nothing.
-    What it returned is overwritten by the next call. ``generator`` is the one whose random numbers it draws, which go on from
-    call to call.
+    What the work reads must stay where it is, numbers of the CPU are those of the recording, and it must ask the device for
+    nothing. What it returned is overwritten by the next call. ``generator`` is the one whose random numbers it draws, which go
+    on from call to call.
     """
 
-    def __init__(self, work: Callable[[], Record], generator: torch.Generator):
-        self.work, self.graph, self.calls = work, torch.cuda.CUDAGraph(), 0
+    def __init__(self, generator: torch.Generator):
+        self.graph, self.calls = torch.cuda.CUDAGraph(), 0
         self.graph.register_generator_state(generator)
         self.stream = torch.cuda.Stream(generator.device)  # recording happens on another than the usual one; so does warming up
         self.record: Record = {}
-        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # of a parameter that was last used on it
+        # The first step after this is on the usual stream again, and PyTorch would warn of the parameters' gradients there.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
 
-    def __call__(self) -> Record:
+    def __call__(self, work: Callable[[], Record]) -> Record:
+        """What ``work``, the same in every call, gives by name."""
         self.calls += 1
         if self.calls <= WARM_UP:
             usual = torch.cuda.current_stream(self.stream.device)
             self.stream.wait_stream(usual)
             with torch.cuda.stream(self.stream):
-                record = self.work()
+                record = work()
             usual.wait_stream(self.stream)
             return record
         if not self.record:
             with torch.cuda.graph(self.graph, stream=self.stream):
-                self.record = self.work()
+                self.record = work()
         self.graph.replay()
         return self.record

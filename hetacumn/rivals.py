@@ -32,7 +32,7 @@ def locate(
     rounds = tuple((count, share * reach) for count, share in ROUNDS)
     coarse = data.within(GRID_SHARE * reach * data.plane.box)
     poses, volume = likeliest(coarse, volumes, rotations, shifts_px, ROUNDS[0][0], padding)
-    states, values, batch = [], [], batch or batch_size(500, data.y.device)
+    states, values, batch = [], [], batch or batch_size(500, data.y.shape[1], data.y.device)
     for start in range(0, len(data), batch):
         rows = slice(start, start + batch)
         rivals = [State(one[rows], centres[volume[rows, place]]) for place, one in enumerate(poses)]

@@ -191,8 +191,8 @@ def simulate(
 def form_images(projections: Tensor, optics: Optics, shifts_px: Tensor) -> Tensor:
     """Filter ``(b, box, box)`` projections by their CTFs and move them by ``(b, 2)`` pixels (x, y)."""
     box = projections.shape[-1]
-    axes = (frequencies(box, device=projections.device) for frequencies in (torch.fft.fftfreq, torch.fft.rfftfreq))
-    ky, kx = torch.meshgrid(*axes, indexing="ij")
+    device = projections.device
+    ky, kx = torch.meshgrid(torch.fft.fftfreq(box, device=device), torch.fft.rfftfreq(box, device=device), indexing="ij")
     frequencies = torch.stack([kx, ky], dim=-1).view(-1, 2)  # half the plane: the images are real
     angle = -2 * torch.pi * (shifts_px @ frequencies.T)
     transfer = torch.polar(optics.ctf(frequencies), angle).view(-1, *kx.shape)

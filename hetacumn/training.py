@@ -214,19 +214,21 @@ class Trainer:
         self.total = self.alone + round(config.joint_epochs * self.epoch_steps)
         fused = device.type in ("cpu", "cuda")
         decoder, encoder = list(self.model.decoder.parameters()), list(self.model.encoder.parameters())
-        recorded = device.type == "cuda" and team.size == 1
+        replayed = device.type == "cuda" and team.size == 1
         self.optimiser = torch.optim.AdamW(
             [{"params": encoder, "weight_decay": config.weight_decay}, {"params": decoder, "weight_decay": 0.0}],
-            lr=config.rate, fused=fused, capturable=recorded,
+            lr=config.rate, fused=fused, capturable=replayed,
         )
         self.step, self.history, self.seconds = 0, [], 0.0
         self.order: Tensor | None = None
         self._load_checkpoint()
-        if recorded:
-            for group in self.optimiser.param_groups:
+        for group in self.optimiser.param_groups:  # as it is here, whatever the checkpoint was of
+            group["capturable"] = replayed
+            if replayed:
                 group["lr"] = torch.as_tensor(group["lr"], device=device)  # which a recorded step reads anew
-        alone = partial(self._learn_poses, torch.zeros((), device=device))
-        self.recorded = Replay(alone, self.generator) if recorded else None
+            else:
+                group["lr"] = float(group["lr"])
+        self.replay = Replay(self.generator) if replayed else None
         self.drawn = float(data.plane.k[: self.model.encoder.used].norm(dim=1).max())  # the highest frequency the encoder sees
         with torch.no_grad():
             self.still = self.model.decoder.drawing(self.drawn)  # for the pose task alone, which leaves the decoder as it is
@@ -287,9 +289,11 @@ class Trainer:
         self._set_rates(joint)
         stop = torch.full((), float(asked_to_stop), device=self.data.y.device)
         if joint:
+            self.replay = None  # its memory is free again
             record = self._learn_both(stop)
         else:
-            record = self.recorded() if self.recorded else self._learn_poses(stop)
+            step = partial(self._learn_poses, stop)
+            record = self.replay(step) if self.replay else step()
         self.step += 1
         return record, stop
 

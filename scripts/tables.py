@@ -139,25 +139,26 @@ def speed(device: str, called: str, start: str) -> str:
         if (what, box) not in table.index:
             return ""
         row = table.loc[(what, box)]
-        share = f" ({100 * row['fraction_of_peak']:.0f} %)" if what.startswith(SHARES) else ""
+        percent = 100 * row["fraction_of_peak"]
+        share = "" if not what.startswith(SHARES) else f" ({percent:.0f} %)" if percent >= 1 else " (< 1 %)"
         return f"{row['particles_per_second']:,.0f}{share}"
 
     parts = set(table.index.get_level_values("what"))
     names = SPEED | {"ab initio step": f"{SPEED['ab initio step']}, {start}"}
-    lines = [[name, *(cell(what, box) for box in boxes)] for what, name in names.items() if what in parts]
+    lines = [[said, *(cell(what, box) for box in boxes)] for what, said in names.items() if what in parts]
     return rows_of([f"particles a second, {called}", *(f"{box} px" for box in boxes)], lines)
 
 
 def gpu() -> str:
     """Accuracy, poses and seconds on a GPU."""
-    lines, last = [], ""
-    for row in pd.read_csv(ROOT / GPU).itertuples():
-        first = f"{row.dataset}: {row.particles:,} images of {row.box} px, {row.trained:,} trained on"
-        first = first if row.dataset != last else ""
-        lines.append([first, name(row.method), f"{row.accuracy:.3f}", f"{row.accuracy_unseen:.3f}",
-                      degrees(row.rotation_error_deg), f"{row.start_seconds:.0f} s", f"{row.train_seconds:.0f} s",
-                      f"{row.particles_per_second:,}", f"{row.gpu_memory_gb:.1f} GB"])
-        last = row.dataset
+    lines = []
+    for dataset, found in pd.read_csv(ROOT / GPU).groupby("dataset", sort=False):
+        called = "spliceosome" if dataset == "large" else DATASETS[dataset]
+        for at, row in enumerate(found.itertuples()):
+            first = f"{called}, {row.particles:,} images of {row.box} px, {row.trained:,} trained on" if at == 0 else ""
+            lines.append([first, name(row.method), f"{row.accuracy:.3f}", f"{row.accuracy_unseen:.3f}",
+                          degrees(row.rotation_error_deg), f"{row.start_seconds:.0f} s", f"{row.train_seconds:.0f} s",
+                          f"{row.particles_per_second:,}", f"{row.gpu_memory_gb:.1f} GB"])
     return rows_of(["dataset", "method", "accuracy", "unseen", "rotation error", "start", "training after it", "particles / s",
                     "GPU memory"], lines)
 

@@ -41,9 +41,9 @@ def made(blobs):
         "accuracy_against_time": (runs,),
         "stage_bars": (
             pd.DataFrame([
-                {"dataset": d, "device": device, "start": 9.0 * i, "training": 4.0, "prediction": 0.1}
-                for d in DATASETS for i, device in enumerate(["a GPU", "a CPU"], 1)
-            ]), {"start": "the start", "training": "training", "prediction": "prediction"},
+                {"dataset": d, "device": device, "start": 9.0 * i, "training": 4.0}
+                for d in DATASETS for i, device in enumerate(["a GPU", "a CPU"], 1) if (d, i) != (DATASETS[0], 2)
+            ]), {"start": "the start", "training": "training"},
         ),
         "scaling": (
             pd.DataFrame([

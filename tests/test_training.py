@@ -449,22 +449,38 @@ def test_training_on_the_device(blobs, device, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_recorded_steps_do_what_steps_do(blobs, tmp_path):
-    """The same random numbers, rates and weights, but for rounding, whether a step is launched kernel by kernel or replayed."""
+@pytest.mark.parametrize("changes", [{}, {"decoder": "coordinate"}], ids=str)
+def test_replayed_steps_do_what_steps_do(blobs, tmp_path, monkeypatch, changes):
+    """The same random numbers, rates and weights, but for rounding, whether steps are launched kernel by kernel or replayed."""
+    monkeypatch.setenv("HETACUMN_LAYERS", "float32")
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 200, BOX, snr=0.5, device="cuda")
-    start, states = Start(toy.basis(2), toy.poses, toy.latents(2), "classes", {}), []
-    for recorded in (True, False):
+    start, runs = Start(toy.basis(2), toy.poses, toy.latents(2), "classes", {}), []
+    for replayed in (True, False):
         torch.manual_seed(0)
-        trainer = Trainer(toy.data, TINY, tmp_path, start)
-        trainer.recorded = trainer.recorded if recorded else None
-        records = [{name: float(value) for name, value in trainer._advance()[0].items()} for _ in range(TINY.alone_steps + 5)]
-        states.append((records, trainer.generator.get_state(), dict(trainer.model.named_parameters())))
-    (replayed, one_state, one), (launched, other_state, other) = states
-    assert torch.equal(one_state, other_state)
-    assert len({record["pose"] for record in replayed}) == len(replayed)
-    assert [record["pose"] for record in replayed] == pytest.approx([record["pose"] for record in launched], rel=0.05)
-    for name, weights in one.items():
-        torch.testing.assert_close(weights, other[name], rtol=0.05, atol=5e-3)
+        trainer = Trainer(toy.data, replace(TINY, rate=0.02, **changes), tmp_path, start)
+        trainer.replay = trainer.replay if replayed else None
+        before = torch.cat([weights.detach().flatten().clone() for weights in trainer.model.encoder.parameters()])
+        losses = [float(trainer._advance()[0]["pose"]) for _ in range(TINY.alone_steps)]
+        after = torch.cat([weights.detach().flatten() for weights in trainer.model.encoder.parameters()])
+        runs.append((losses, trainer.generator.get_state(), after - before))
+    (losses, state, moved), (expected_losses, expected_state, expected) = runs
+    assert torch.equal(state, expected_state) and len(set(losses)) == len(losses)
+    assert losses == pytest.approx(expected_losses, rel=0.05)
+    assert (moved - expected).norm() < 0.2 * expected.norm()
+
+
+def test_a_checkpoint_says_nothing_of_how_steps_are_launched(toy, start, tmp_path, monkeypatch):
+    """That of a team, or of a GPU, goes on elsewhere: whether steps are recorded, and rates in tensors, is of the device."""
+    interrupted_folder(toy, start, tmp_path, monkeypatch)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    for group in state["optimiser"]["param_groups"]:
+        group["capturable"], group["lr"] = True, torch.tensor(group["lr"])
+    torch.save(state, tmp_path / CHECKPOINT)
+    trainer = Trainer(toy.data, TINY, tmp_path, start)
+    assert trainer.step > 0
+    for group in trainer.optimiser.param_groups:
+        assert group["capturable"] is False and isinstance(group["lr"], float)
+    trainer._advance()
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])

@@ -36,7 +36,6 @@ from hetacumn.model import build_model
 from hetacumn.mrc import write_mrc
 from hetacumn.observations import Observations, signal_nats, signal_power
 from hetacumn.optics import Optics
-from hetacumn.parallel import batch_size
 from hetacumn.particles import write_star
 from hetacumn.precision import layer_dtype
 from hetacumn.prepared import Prepared, prepare
@@ -194,7 +193,7 @@ class Suite:
                           torch.Generator().manual_seed(0), bar)
 
         self.add("ab initio step", box, config.steps * config.batch, median_seconds(em, self.device, 3), flops_of(em))
-        few = data[: batch_size(200, self.device)].within(config.class_radius[1] * box)
+        few = data[: 200 if self.device.type == "cpu" else 2000].within(config.class_radius[1] * box)
         rotations, shifts = (a.to(self.device) for a in (pose_grid(*config.fine_grid), shift_grid(1.5, 3)))
 
         def e_step() -> None:
@@ -253,7 +252,7 @@ class Suite:
             kind = "flops" if feedback else "layers"
             self.add(f"inference, {grade}", box, len(data), median_seconds(infer, self.device, 3), **{kind: flops_of(infer)})
         if box <= 64:
-            few = data[: batch_size(1000, self.device)]
+            few = data[: 1000 if self.device.type == "cpu" else 10_000]
             model.doubt.fill_(torch.inf)
 
             def refined() -> None:

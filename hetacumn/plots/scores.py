@@ -240,7 +240,8 @@ def stage_bars(table: pd.DataFrame, stages: Mapping[str, str]) -> Figure:
                 for i, (end, stage) in enumerate(zip(ends, stages, strict=True)):
                     axis.barh(place, row[stage].iloc[0], left=end - row[stage].iloc[0], height=0.6, color=CLASS_COLOURS[i],
                               label=stages[stage])
-                axis.text(ends.iloc[-1], place, f" {ends.iloc[-1]:.0f} s", va="center", fontsize=8)
+            told = f" {ends.iloc[-1]:.0f} s" if len(row) else " not run"
+            axis.text(ends.iloc[-1] if len(row) else 0, place, told, va="center", fontsize=8)
         axis.set(title=name_of(dataset), xlabel="seconds", ylim=(len(devices) - 0.5, -0.5))
         axis.set_yticks(range(len(devices)), devices)
         axis.tick_params(axis="y", length=0)
