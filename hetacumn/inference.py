@@ -61,7 +61,7 @@ def follow(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
     def work(part: Observations) -> tuple[State, Tensor]:
         latents, found = model.encode(part)
         states = [State(poses, latents) for poses in found.likelier(model.encoder.hypotheses)]
-        best, _ = compete(part, tangent, states, REFINED_ROUNDS)
+        best, _ = compete(part, tangent, states, model.rounds(REFINED_ROUNDS))
         return climb(part, tangent, best, config.last_radii)
 
     batch = batch_size(500, data.y.shape[1], data.y.device)

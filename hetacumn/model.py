@@ -33,6 +33,9 @@ from hetacumn.team import ALONE, Team
 from hetacumn.train_config import TrainConfig
 
 FEEDBACK_REACH = 20  # integer frequency: pose and class of one pass need no finer features, however fine the pixels
+LAST_RADIUS = 0.45  # cycles per pixel: what rounds of small images end at
+
+Rounds = tuple[tuple[int, float], ...]
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -67,17 +70,17 @@ class LatentDraws:
 class HetACUMN(nn.Module):
     """The two tasks over a shared encoder and decoder, for images of ``box`` pixels with unit noise.
 
-    ``feedback``: rounds of :func:`~hetacumn.joint.compete` between the encoder's hypotheses; none for the encoder alone.
+    ``feedback``: rounds of :func:`~hetacumn.joint.compete` between the encoder's hypotheses; none for the encoder alone. As all
+    rounds they are those of small images; see :meth:`rounds`.
     ``second_look``: the share of images, those that fit worst, that inference looks at again; see :meth:`set_doubt`.
     ``second_rounds``: of that, before the last round of feedback.
     """
 
     def __init__(self, encoder: Encoder, decoder: nn.Module, symmetrised: bool = False,
-                 feedback: tuple[tuple[int, float], ...] = (), second_look: float = 0.0,
-                 second_rounds: tuple[tuple[int, float], ...] = ()):
+                 feedback: Rounds = (), second_look: float = 0.0, second_rounds: Rounds = ()):
         super().__init__()
-        self.encoder, self.decoder, self.symmetrised = encoder, decoder, symmetrised
-        self.feedback, self.second_look, self.second_rounds = feedback, second_look, second_rounds
+        self.encoder, self.decoder, self.symmetrised, self.second_look = encoder, decoder, symmetrised, second_look
+        self.feedback, self.second_rounds = self.rounds(feedback), self.rounds(second_rounds)
         self.register_buffer("doubt", torch.tensor(torch.inf))  # look again at what fits worse: no image, until it is set
 
     def render(self, z: Tensor, poses: Poses, ctf: Tensor, plane: HalfPlane, drawing: Drawing | None = None) -> Tensor:
@@ -85,6 +88,14 @@ class HetACUMN(nn.Module):
         is there already, or a new one."""
         slices = (drawing or self.decoder.drawing())(z, poses.rotations, plane.k[: ctf.shape[1]])
         return plane.translate(slices * ctf, poses.shifts_px)
+
+    def rounds(self, of_small: Rounds) -> Rounds:
+        """Rounds for images of this box: where the last would reach beyond :data:`FEEDBACK_REACH`, all radii shrink alike.
+
+        The poses that they start from are no better for finer pixels, and from so far off nothing finer leads back.
+        """
+        shrunk = min(1.0, FEEDBACK_REACH / (LAST_RADIUS * self.decoder.box))
+        return tuple((most, shrunk * radius) for most, radius in of_small)
 
     # Task 1 ------------------------------------------------------------------------------------------------
 

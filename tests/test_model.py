@@ -10,7 +10,7 @@ from hetacumn import decoder, encoder
 from hetacumn.ab_initio import Start
 from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, imitate, linear_basis
 from hetacumn.encoder import Hypotheses
-from hetacumn.model import HetACUMN, LatentDraws, build_model, kl_divergence, pose_distance
+from hetacumn.model import FEEDBACK_REACH, HetACUMN, LatentDraws, build_model, kl_divergence, pose_distance
 from hetacumn.observations import Observations, signal_power
 from hetacumn.particles import Poses
 from hetacumn.precision import layer_dtype
@@ -311,6 +311,17 @@ def test_feedback_brings_the_hypotheses_of_an_untrained_encoder_nearer(toy):
     alone, with_feedback = model.infer(toy.data, None), model.infer(toy.data, tangent)
     before, after = (tangent.expand(toy.data, state).value for state in (alone, with_feedback))
     assert after.mean() > before.mean() and (after > before).float().mean() > 0.8
+
+
+def test_finer_pixels_do_not_lead_feedback_further_out():
+    """At 32 px rounds are what the settings say; from some 44 px on their radii are the same integer frequencies."""
+    rounds, reached = ((4, 0.15), (1, 0.45)), []
+    for box in (32, 64, 128):
+        model = build_model(replace(TINY, feedback=rounds, second_rounds=rounds), box)
+        assert model.feedback == model.second_rounds == model.rounds(rounds)
+        reached.append([radius * box for _, radius in model.feedback])
+    assert reached[0] == [radius * 32 for _, radius in rounds]
+    assert reached[1] == pytest.approx([FEEDBACK_REACH / 3, FEEDBACK_REACH]) == reached[2]
 
 
 def test_a_second_look_turns_what_fits_badly_and_keeps_what_is_likelier(blobs, device, monkeypatch):
