@@ -167,7 +167,7 @@ TABLES = {
     "results": results,
     "noise": noise,
     "programs": programs,
-    "speed": partial(speed, "cpu", "two cores", "41,472 poses (128 px: 5,184)"),
+    "speed": partial(speed, "cpu", "two cores", "41,472 poses (64 px: 115,200; 128 px: 46,656)"),
     "speed_gpu": partial(speed, "NVIDIA H100 80GB HBM3", "one H100", "41,472 poses (64 px: 115,200; 128 px: 373,248)"),
     "gpu": gpu,
 }
