@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,17 +37,16 @@ from hetacumn.training import device_name, pick_device, training_share
 
 @dataclass(frozen=True)
 class Case:
-    """A dataset of params.yaml at a box, the share that is trained on, and in how many parts it is simulated, if in parts."""
+    """A dataset of params.yaml, what is laid over its ``stack``, and in how many parts it is simulated, if in parts."""
 
     dataset: str
-    box: int = 32
-    share: float = 0.7
+    stack: dict = field(default_factory=dict)
     parts: int = 1
     particles_of_part: int | None = None  # None: as params.yaml says
 
 
 CASES = {name: Case(name) for name in ("adk", "ribosome", "spliceosome")}
-CASES["large"] = Case("spliceosome", box=64, share=0.2, parts=4, particles_of_part=12_500)
+CASES["large"] = Case("spliceosome", {"box": 64, "trained_share": 0.2}, parts=4, particles_of_part=12_500)
 GRADES = {"em": "searched", "hetacumn": "amortized", "hetacumn-refined": "refined"}
 
 
@@ -86,7 +85,8 @@ def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
     case, settings, seconds = CASES[name], params(), {}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    classes = wanted_classes(settings, case.dataset)
+    classes, images = wanted_classes(settings, case.dataset), settings["stack"] | case.stack
+    share = images["trained_share"]
 
     @contextmanager
     def timed(what: str) -> Iterator[None]:
@@ -98,23 +98,23 @@ def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
     with timed("simulate"):
         rotations, labels = simulated(case, out / "particles", device)
     with timed("prepare"):
-        stack = prepare(out / "particles/particles.star", out / "prepared", Preprocessing(box=case.box))
+        stack = prepare(out / "particles/particles.star", out / "prepared", Preprocessing.from_params(images))
     unseen = torch.ones(len(stack), dtype=torch.bool)
-    unseen[training_share(len(stack), case.share)] = False
+    unseen[training_share(len(stack), share)] = False
     rotations, labels = rotations[stack.rows], labels[stack.rows]
     for method, grade in GRADES.items():
         model, start = out / method.removesuffix("-refined"), out / "em"
         if method == model.name:
             config = method_config(settings, method, classes=classes, seed=settings["seed"])
             with timed(f"train {method}"):
-                jobs.train(stack, case.share, method, config, model, None if method == "em" else str(start), str(device))
+                jobs.train(stack, share, method, config, model, None if method == "em" else str(start), str(device))
         with timed(f"predict {method}"):
             answer = jobs.predict(stack, model, grade, out / method, device=str(device))
         found, told = answer.predictions, read_run(out / method)
         errors, _ = pose_errors(found.rotations, rotations)
         start_seconds = read_run(start)["start_seconds"]
         yield {
-            "dataset": name, "box": case.box, "particles": len(stack), "trained": int((~unseen).sum()), "method": method,
+            "dataset": name, "box": stack.box, "particles": len(stack), "trained": int((~unseen).sum()), "method": method,
             "accuracy": accuracy(found.classes, labels), "accuracy_unseen": accuracy(found.classes[unseen], labels[unseen]),
             "rotation_error_deg": float(errors.median()), "prepare_seconds": seconds["prepare"], "start_seconds": start_seconds,
             "train_seconds": round(told["train_seconds"] - start_seconds, 1), "predict_seconds": seconds[f"predict {method}"],

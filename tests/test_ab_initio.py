@@ -289,5 +289,5 @@ def test_a_rare_conformation_is_found_among_what_fits_no_volume(blobs, device):
     start = ab_initio(toy.data, QUICK, seed=1, log=lines.append)  # without it: 61 degrees off
     rare = toy.classes == 10
     errors, _ = pose_errors(start.poses.rotations[rare], toy.poses.rotations[rare])
-    assert errors.median() < 25  # of eight draws six end at 3 to 20 degrees, two find nothing; this one at 4 to 20, by device
+    assert errors.median() < (10 if device == "cpu" else 25)  # rounding leads this draw to 4 degrees there, to 16 or 20 on CUDA
     assert any("images that fitted none" in line for line in lines)

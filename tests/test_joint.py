@@ -1,5 +1,7 @@
 """Pose and conformation together: derivatives against differences, climbs that help, evidence that chooses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from toys import hinged, likelihood_at, make_toy
@@ -50,18 +52,19 @@ def test_images_in_blocks_say_what_they_say_at_once(toy, generator, monkeypatch)
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-4, atol=1e-2)
 
 
-def test_the_slope_is_that_of_finite_differences(blobs, device, generator):
+def test_the_slope_is_that_of_finite_differences(blobs, device):
     """Of smooth volumes in a padded box, whose transforms are read with little error."""
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 20, 32, snr=10.0, device=device)
     data, tangent = toy.data.within(6), Tangent(toy.basis(), padding=4.0)
-    state = away(toy, 5.0, generator)
+    draw = torch.Generator().manual_seed(0)  # the same poses on every device: of others the error is up to 0.043
+    state = away(replace(toy, poses=toy.poses.to("cpu")), 5.0, draw).to(device)
     slope = tangent.expand(data, state).slope
     for i, size in enumerate([1.0] * 3 + [0.05] * 2 + [0.05]):
         step = torch.zeros(20, 6, device=device)
         step[:, i] = size
         ahead, behind = (tangent.expand(data, state.moved(sign * step)).value for sign in (1, -1))
         difference = (ahead - behind) / (2 * size)
-        assert (slope[:, i] - difference).norm() < 0.05 * difference.norm(), i  # 0.043 at most of 30 draws
+        assert (slope[:, i] - difference).norm() < 0.03 * difference.norm(), i
 
 
 def test_the_curvature_is_that_of_a_line_in_z(toy, generator):
