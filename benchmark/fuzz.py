@@ -30,7 +30,9 @@ from tqdm import tqdm
 from hetacumn import project, star
 from hetacumn.errors import HetacumnError
 from hetacumn.optics import Optics
-from hetacumn.particles import read_particles, write_star
+from hetacumn.particle_reader import read_particles
+from hetacumn.particle_tables import write_star
+from hetacumn.particles import ParticleMetadata
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import peak_memory_mb
 from hetacumn.simulate import Simulation
@@ -58,7 +60,9 @@ def seeds(folder: Path) -> dict[str, Path]:
     defocus_A, zero = 8000 + 4000 * ramp, 0 * ramp
     optics = Optics(defocus_A, defocus_A, zero, zero + 300, zero + 2.7, zero + 0.1, zero, 4.0)
     names = [f"{i + 1:06d}@stack.mrcs" for i in range(n)]
-    write_star(folder / "relion31.star", names, optics, box, shifts_A=torch.from_numpy(draw.normal(0, 3, (n, 2))))
+    write_star(
+        folder / "relion31.star", ParticleMetadata(names, optics), box, shifts_A=torch.from_numpy(draw.normal(0, 3, (n, 2)))
+    )
     table = star.read_table(folder / "relion31.star")
     flat = table.particles.merge(table.optics, on=star.GROUP)
     flat.drop(columns=["rlnOpticsGroupName", "rlnOpticsGroup"]).to_csv(folder / "stack.csv", index=False)

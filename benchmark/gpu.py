@@ -23,16 +23,21 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from hetacumn import jobs, plots
+from hetacumn import plots
+from hetacumn.devices import device_name, pick_device
 from hetacumn.evaluation import accuracy, pose_errors
+from hetacumn.launching import DeviceRequest
+from hetacumn.prediction_job import PredictionJob, predict
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, params, root
 from hetacumn.run_folder import read_run
 from hetacumn.simulate import Simulation, Truth, simulate
+from hetacumn.stack_inference import PredictionRequest
 from hetacumn.star import read_table, write_table
 from hetacumn.train_config import method_config, wanted_classes
-from hetacumn.training import device_name, pick_device, training_share
+from hetacumn.training import training_share
+from hetacumn.training_job import TrainingJob, train
 
 
 @dataclass(frozen=True)
@@ -107,9 +112,10 @@ def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
         if method == model.name:
             config = method_config(settings, method, classes=classes, seed=settings["seed"])
             with timed(f"train {method}"):
-                jobs.train(stack, share, method, config, model, None if method == "em" else str(start), str(device))
+                job = TrainingJob(method, config, model, share, None if method == "em" else str(start))
+                train(stack, job, DeviceRequest(str(device)))
         with timed(f"predict {method}"):
-            answer = jobs.predict(stack, model, grade, out / method, device=str(device))
+            answer = predict(stack, PredictionJob(model, PredictionRequest(grade), out / method), DeviceRequest(str(device)))
         found, told = answer.predictions, read_run(out / method)
         errors, _ = pose_errors(found.rotations, rotations)
         start_seconds = read_run(start)["start_seconds"]

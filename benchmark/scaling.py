@@ -25,6 +25,7 @@ from hetacumn.predict import predict_stack
 from hetacumn.prepared import prepare
 from hetacumn.project import peak_memory_mb, root
 from hetacumn.run_folder import trained_preprocessing
+from hetacumn.stack_inference import PredictionRequest
 from hetacumn.stacks import chunk_length, let_go, new_stack, open_stack
 from hetacumn.star import read_table, write_table
 
@@ -55,7 +56,7 @@ def measure(star: Path, model: Path) -> None:
     stack = prepare(star, out / "prepared", trained_preprocessing(model, {}), progress=False)
     say("preprocess", time.perf_counter() - began)
     began = time.perf_counter()
-    predict_stack(stack, model, "amortized", out / "predicted")
+    predict_stack(stack, model, PredictionRequest("amortized"), out / "predicted")
     say("predict", time.perf_counter() - began)
 
 

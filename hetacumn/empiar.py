@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from hetacumn import star
 from hetacumn.errors import HetacumnError
-from hetacumn.project import atomic_path
+from hetacumn.project import atomic_path, make_folder
 from hetacumn.stacks import HEADER_BYTES, Layout
 
 ARCHIVE = "https://ftp.ebi.ac.uk/empiar/world_availability"
@@ -163,8 +163,7 @@ def download_subset(
     The STAR has the rows of these particles, in the entry's order, in RELION 3.1's form, with new rlnImageName; whence they
     came stays in rlnImageOriginalName. Raises :class:`HetacumnError`, naming the address and what was expected.
     """
-    out, remote = Path(out), Remote(f"{base_url.rstrip('/')}/{entry.number}", patience)
-    out.mkdir(parents=True, exist_ok=True)
+    out, remote = make_folder(out), Remote(f"{base_url.rstrip('/')}/{entry.number}", patience)
     made = out / "particles.star"
     asked = {"entry": asdict(entry), "count": count, "leading": leading, "seed": seed}
     if _note(out).exists() and json.loads(_note(out).read_text()) != asked:

@@ -1,7 +1,7 @@
-"""Looking around in a finished run: its latent space, some of its particles, volumes along a path.
+"""Interactive exploration of a finished run: its latent space, some of its particles, volumes along a path.
 
-:class:`~hetacumn.finished.Finished` answers questions about a run; :class:`Explorer` puts widgets for JupyterLab around it:
-plotly for the latent space, k3d for surfaces. Neither asks another host.
+:class:`Explorer` puts JupyterLab widgets around an :class:`~hetacumn.answer.Answer`: plotly for the latent space, k3d for
+surfaces. Neither asks another host.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import torch
 from torch import Tensor
 
 from hetacumn import plots, project
+from hetacumn.answer import Answer
 from hetacumn.errors import HetacumnError
-from hetacumn.finished import Finished
 from hetacumn.so3 import to_euler
 
 SHOWN = 7  # images of a selection
-MOST_USED = 3000  # particles of a selection that what is shown of it is made of, so that one does not wait
+MOST_USED = 3000  # particles of a selection that its picture and volume are made from, so that the user does not wait
 LEVEL = 0.25  # of the largest density: where surfaces are drawn
-OF_EACH = {"class probability": "class_probabilities", "log-likelihood ratio": "log_ratios"}  # colours
+COLOUR_FIELDS = {"class probability": "class_probabilities", "log-likelihood ratio": "log_ratios"}
 DISTANCE = 0.9  # of the camera, in boxes
-USUAL = ("results/adk/hetacumn-refined", "results/tour/model")  # runs of the main pipeline and of lesson 1
+DEFAULT_RUNS = ("results/adk/hetacumn-refined", "results/tour/model")  # runs of the main pipeline and of lesson 1
 
 
-def usual_run() -> Path:
-    """The main pipeline's run, or that of lesson 1, whichever is there.
+def default_run() -> Path:
+    """Find a finished run: that of the main pipeline or, without it, of lesson 1.
 
     Raises:
-        HetacumnError: neither is.
+        HetacumnError: neither exists.
     """
-    folders = [project.root() / name for name in USUAL]
+    folders = [project.root() / name for name in DEFAULT_RUNS]
     found = next((folder for folder in folders if (folder / "predictions.star").is_file()), None)
     if found is None:
         raise HetacumnError(f"no finished run in {folders[0]} or {folders[1]}; expected one: run "
@@ -46,12 +46,12 @@ def usual_run() -> Path:
 
 
 class Explorer:
-    """Widgets around a run: ``box`` is what to display. Every control may be set from code as well, and then does the same."""
+    """Widgets around a run; display ``box``. Code may set every control too, with the same effect."""
 
-    def __init__(self, run: Finished, truth: np.ndarray | None = None):
+    def __init__(self, run: Answer, truth: np.ndarray | None = None):
         self.run, self.truth = run, truth
         self.rows = np.arange(0)
-        known = [name for name, field in OF_EACH.items() if getattr(run.found, field) is not None]
+        known = [name for name, field in COLOUR_FIELDS.items() if getattr(run.predictions, field) is not None]
         colours = ["class", "defocus (µm)", "tilt of view (°)", *known, *(["truth"] if truth is not None else [])]
         axes = ["principal axes", "independent motions", *(["UMAP"] if importlib.util.find_spec("umap") else [])]
         self.colour = ipywidgets.Dropdown(options=colours, description="colour")
@@ -62,7 +62,7 @@ class Explorer:
         self.begin, self.end = (_button(f"{name} of path = selection") for name in ("start", "end"))
         self.stem = ipywidgets.Text(str(run.folder / "selection"), description="file")
         self.write = _button("write STAR and MRC")
-        self.said = ipywidgets.HTML("Draw a lasso around particles, or click one.")
+        self.message = ipywidgets.HTML("Draw a lasso around particles, or click one.")
         self.picture = ipywidgets.Image(format="png", layout={"max_width": "95%", "display": "none"})
         self.ends = self._ends_of(0)
 
@@ -77,15 +77,15 @@ class Explorer:
         self.box = self._arrange()
 
     def choose(self, rows: np.ndarray | Sequence[int]) -> None:
-        """Select particles: their images, average and volume are shown."""
+        """Select particles, and show their images, average and volume."""
         self.rows = np.asarray(rows, dtype=np.int64)
         if not len(self.rows):
-            self.said.value = "Nothing is selected."
+            self.message.value = "Nothing is selected."
             return
-        of_classes = np.bincount(self.run.found.classes[torch.from_numpy(self.rows)].numpy())
-        counts = ", ".join(f"{n} of class {k + 1}" for k, n in enumerate(of_classes) if n)
+        class_sizes = np.bincount(self.run.predictions.classes[torch.from_numpy(self.rows)].numpy())
+        counts = ", ".join(f"{n} of class {k + 1}" for k, n in enumerate(class_sizes) if n)
         first = f"; its volume here is of the first {MOST_USED}" if len(self.rows) > MOST_USED else ""
-        self.said.value = f"{len(self.rows)} particles: {counts}{first}"
+        self.message.value = f"{len(self.rows)} particles: {counts}{first}"
         self.picture.value, self.picture.layout.display = self._gallery(), None
         volume = self.run.reconstruct(self.rows[:MOST_USED])
         if self.selected is None:
@@ -94,7 +94,7 @@ class Explorer:
             _set_surface(self.selected, volume)
 
     def latent(self) -> Tensor:
-        """The latent ``(q,)`` that the slider stands at."""
+        """The latent ``(q,)`` at the position of the slider."""
         return torch.lerp(*self.ends, float(self.slider.value))
 
     def _ends_of(self, motion: int) -> list[Tensor]:
@@ -102,28 +102,28 @@ class Explorer:
         return [path[0], path[1]]
 
     def _draw_scatter(self) -> None:
-        places, trace = self.run.places(self.axes.value), self.scatter.data[0]
+        coordinates, trace = self.run.coordinates(self.axes.value), self.scatter.data[0]
         marker = {"size": 4, "opacity": 0.6}
         if self.colour.value in ("class", "truth"):
-            labels = self.run.found.classes.numpy() if self.colour.value == "class" else self.truth
+            labels = self.run.predictions.classes.numpy() if self.colour.value == "class" else self.truth
             palette = np.array(plots.CLASS_COLOURS)
             marker |= {"color": palette[labels % len(palette)].tolist(), "showscale": False}
         else:
             marker |= {"color": self._values(), "colorscale": "Cividis", "showscale": True,
                        "colorbar": {"title": {"text": self.colour.value}}}
         with self.scatter.batch_update():
-            trace.x, trace.y, trace.marker = places[:, 0], places[:, 1], marker
+            trace.x, trace.y, trace.marker = coordinates[:, 0], coordinates[:, 1], marker
             names = {"independent motions": ("motion 1 (sd)", "motion 2 (sd)"), "UMAP": ("UMAP 1", "UMAP 2")}
             first, second = names.get(self.axes.value, ("z, 1st axis", "z, 2nd axis"))
             self.scatter.layout.xaxis.title.text, self.scatter.layout.yaxis.title.text = first, second
 
     def _values(self) -> np.ndarray:
         if self.colour.value.startswith("defocus"):
-            optics = self.run.stack.optics
+            optics = self.run.stack.metadata.optics
             return ((optics.defocus_u_A + optics.defocus_v_A) / 2e4).numpy()
-        if self.colour.value in OF_EACH:
-            return getattr(self.run.found, OF_EACH[self.colour.value]).numpy()
-        return to_euler(self.run.found.rotations)[:, 1].numpy()
+        if self.colour.value in COLOUR_FIELDS:
+            return getattr(self.run.predictions, COLOUR_FIELDS[self.colour.value]).numpy()
+        return to_euler(self.run.predictions.rotations)[:, 1].numpy()
 
     def _gallery(self) -> bytes:
         """The average of the selected images, moved to the middle, and the first of them."""
@@ -152,7 +152,7 @@ class Explorer:
 
     def _take_end(self, which: int) -> None:
         if len(self.rows):
-            self.ends[which] = self.run.found.latents[torch.from_numpy(self.rows)].mean(0)
+            self.ends[which] = self.run.predictions.latents[torch.from_numpy(self.rows)].mean(0)
             self._show_path()
 
     def _show_path(self) -> None:
@@ -160,10 +160,10 @@ class Explorer:
 
     def _write(self) -> None:
         if not len(self.rows):
-            self.said.value = "Nothing is selected, nothing is written."
+            self.message.value = "Nothing is selected, nothing is written."
             return
         paths = self.run.export(self.rows, self.stem.value)
-        self.said.value = f"{len(self.rows)} particles written to {paths[0]}, their volume to {paths[1]}"
+        self.message.value = f"{len(self.rows)} particles written to {paths[0]}, their volume to {paths[1]}"
 
     def _arrange(self) -> ipywidgets.Widget:
         across, down = ipywidgets.HBox, ipywidgets.VBox
@@ -172,7 +172,7 @@ class Explorer:
                     for title, plot in (("volume along the path", self.along), ("volume of the selection", self.of_selection))]
         return down([
             across([self.axes, self.colour]),
-            across([self.scatter, down([self.motion, self.slider, self.begin, self.end, self.stem, self.write, self.said])]),
+            across([self.scatter, down([self.motion, self.slider, self.begin, self.end, self.stem, self.write, self.message])]),
             self.picture,
             across(surfaces),
         ])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hetacumn.errors import HetacumnError
-from hetacumn.project import atomic_path
+from hetacumn.project import atomic_path, make_folder
 
 
 def write_mrc(path: Path | str, volume: Tensor, voxel_A: float) -> None:
@@ -38,8 +38,7 @@ def read_mrc(path: Path | str) -> tuple[Tensor, float]:
 def write_volumes(folder: Path | str, volumes: Tensor, stem: str, voxel_A: float) -> None:
     """``(k, z, y, x)`` as ``<stem>1.mrc``, ``<stem>2.mrc``, … of a folder; those beyond, of an earlier run with more volumes,
     are removed."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     paths = [folder / f"{stem}{i}.mrc" for i in range(1, len(volumes) + 1)]
     for path, volume in zip(paths, volumes, strict=True):
         write_mrc(path, volume, voxel_A)

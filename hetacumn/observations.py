@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hetacumn.fourier import HalfPlane
+from hetacumn.parallel import batch_slices
 from hetacumn.particles import Particles
 
 
@@ -57,49 +56,32 @@ class Observations:
 def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int = 4096) -> Observations:
     """Pack a stack of normalised particles, a chunk at a time.
 
-    Where their noise is not white, both the coefficients and their CTF are divided by its amplitude: the noise is white
-    then, and what the CTF is multiplied by is the same molecule.
+    Where the noise is not white, both the coefficients and their CTF are divided by the amplitude of the noise: this
+    whitens the noise and leaves the molecule that the CTF multiplies unchanged.
     """
     plane = HalfPlane(particles.box, device=device)
     frequencies = plane.k / particles.box
     amplitude = None
-    if particles.noise is not None:
-        amplitude = particles.noise.to(device)[plane.k.norm(dim=1).round().long()].sqrt()
+    if particles.metadata.noise is not None:
+        amplitude = particles.metadata.noise.to(device)[plane.k.norm(dim=1).round().long()].sqrt()
     y = torch.empty(len(particles), len(plane), dtype=torch.complex64, device=device)
     ctf = torch.empty(len(particles), len(plane), device=device)
-    for start in range(0, len(particles), chunk):
-        rows = slice(start, start + chunk)
+    for rows in batch_slices(len(particles), chunk):
         y[rows] = plane.pack(particles.images[rows].to(device, non_blocking=True))
-        ctf[rows] = particles.optics[rows].to(device).ctf(frequencies)
+        ctf[rows] = particles.metadata.optics[rows].to(device).ctf(frequencies)
     if amplitude is not None:
         y, ctf = y.div_(amplitude), ctf.div_(amplitude)
     return Observations(y, ctf, plane)
 
 
 def signal_power(data: Observations) -> Tensor:
-    """Power of the particles before the CTF, averaged over shells and in units of the noise: ``(m,)``, positive."""
+    """Estimate the power of the particles before the CTF: ``(m,)``, averaged over shells, in units of the noise, positive."""
     power = (data.y.abs().square() - 1).mean(0)
     return (data.plane.radial_mean(power) / data.plane.radial_mean(data.ctf.square().mean(0))).clamp(min=1e-3)
 
 
 def signal_nats(data: Observations, radius: float) -> float:
-    """By how much the true volume at the true pose raises an image's log-likelihood over none, on average, within
-    ``radius`` (integer frequencies)."""
+    """Estimate by how much the true volume at the true pose raises an image's log-likelihood over no molecule, on average,
+    in nats, within ``radius`` (integer frequencies)."""
     band = data.within(radius)
     return 0.5 * float(((band.y.abs().square() - 1) * band.weight).sum(-1).mean())
-
-
-def stack_identity(data: Observations) -> str:
-    """What tells one stack from another: how many particles; the mean power of all, of the first and of the last image, and of
-    the CTFs."""
-    def power_of(values: Tensor) -> float:  # a part at a time: in double precision all of it would be twice as large
-        return float(sum(part.abs().square().double().sum() for part in values.split(1000))) / values.numel()
-
-    power, first, last, ctf = (power_of(of) for of in (data.y, data.y[:1], data.y[-1:], data.ctf))
-    return f"{len(data)} particles of power {power:.6f} ({first:.6f} to {last:.6f}), of CTFs {ctf:.6f}"
-
-
-def same_stack(one: str, other: str) -> bool:
-    """Whether two of :func:`stack_identity` are of one stack: in numbers, to what two devices agree in."""
-    found, wanted = ([float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)] for text in (one, other))
-    return len(found) == len(wanted) == 5 and found[0] == wanted[0] and np.allclose(found, wanted, rtol=1e-5, atol=0)

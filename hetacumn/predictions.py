@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hetacumn import star
 from hetacumn.errors import HetacumnError
-from hetacumn.particles import poses_of, set_poses
+from hetacumn.particle_tables import poses_of, set_poses
 from hetacumn.project import atomic_path
 from hetacumn.reading import find_stack
 from hetacumn.stacks import read_layout

@@ -105,6 +105,25 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**29)  # M_TRIM_THRESHOLD
 
 
+def make_folder(path: str | os.PathLike) -> Path:
+    """Make a folder for output, with its parents, unless it exists; return its path.
+
+    Raises:
+        HetacumnError: the path or one of its parents is a file, or the folder cannot be made or written into.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next(place for place in (path, *path.parents) if place.exists() and not place.is_dir())
+        raise HetacumnError(f"{file}: is a file; expected a folder to write into") from None
+    except OSError as error:
+        raise HetacumnError(f"{path}: cannot be made ({os.strerror(error.errno)}); expected a folder to write into") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise HetacumnError(f"{path}: is read-only; expected a folder to write into")
+    return path
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` at the end, or remove it after an error.
@@ -114,10 +133,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     removed. Missing parent folders are made.
 
     Raises:
-        HetacumnError: the disk, or a quota, is full.
+        HetacumnError: the disk, or a quota, is full; or the folder cannot be written into, see :func:`make_folder`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     machine = re.sub(r"\W", "_", platform.node())
     _remove_orphans(path, machine)
     temporary = path.with_name(f".{path.stem}.{machine}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")

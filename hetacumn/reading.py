@@ -1,4 +1,4 @@
-"""Raw images by the rows of a particle table, wherever their stacks lie, a chunk at a time."""
+"""Reading of raw images by the rows of a particle table, wherever their stacks lie, in chunks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from hetacumn.errors import HetacumnError
+from hetacumn.parallel import batch_slices
 from hetacumn.stacks import chunk_length, open_stack, read_layout
 from hetacumn.star import ParticleTable
 
 
 def find_stack(name: str, star: Path, data_dir: Path | str | None = None) -> Path | None:
-    """Where the stack is that a STAR file names, or None.
+    """Find the stack that a STAR file names; None if it is nowhere.
 
-    Looked for under ``data_dir`` if given, else in the STAR's folder and the folders around it (RELION names
-    stacks from the project's folder); then from the working directory.
+    The search looks under ``data_dir`` if given, else in the STAR's folder and the folders around it (RELION names stacks
+    from the project's folder); then from the working directory.
     """
     here = star.resolve().parent
     folders = [here, *here.parents] if data_dir is None else [Path(data_dir)]
@@ -27,7 +28,7 @@ def find_stack(name: str, star: Path, data_dir: Path | str | None = None) -> Pat
 
 @dataclass(frozen=True)
 class _Part:
-    """Images of one stack: where they are wanted (positions) and what they measure."""
+    """Images of one stack: their ``positions`` among the requested rows, their box and pixel size."""
 
     path: Path
     positions: np.ndarray
@@ -37,7 +38,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some images ``(b, box, box)`` float32 as the file has them, and which of the rows asked for they are."""
+    """Some images ``(b, box, box)`` float32 as the file has them, and their ``positions`` among the requested rows."""
 
     positions: np.ndarray
     images: np.ndarray
@@ -45,7 +46,7 @@ class Chunk:
 
 
 class StackReader:
-    """The images that a table names, wherever they lie; every stack's header is checked at once.
+    """Reads the images that a table names, wherever they lie; checks the header of every stack at once.
 
     ``field_A`` is the smallest field of view among them.
 
@@ -69,7 +70,7 @@ class StackReader:
                 raise HetacumnError(f"{table.path}: row {rows[positions[0]] + 1}: no stack {name!r} under "
                                     f"{data_dir or table.path.parent}; expected it there (or give data_dir)")
             self._parts.append(self._open(path, positions, pixel_A))
-        self._say_misstated()
+        self._warn_of_misstated()
         self.field_A = min(part.box * part.pixel_A for part in self._parts)
 
     def coarsest_A(self) -> float:
@@ -103,7 +104,7 @@ class StackReader:
             self._misstated.append((path, layout.pixel_A, pixel_A))
         return _Part(path, positions, height, pixel_A)
 
-    def _say_misstated(self) -> None:
+    def _warn_of_misstated(self) -> None:
         if self._misstated:
             path, header_A, table_A = self._misstated[0]
             more = f" and {len(self._misstated) - 1} more stacks" if len(self._misstated) > 1 else ""
@@ -111,23 +112,22 @@ class StackReader:
                           f"the latter is taken", stacklevel=2)
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield images until every row was read, a stack after the other."""
+        """Yield the images of all rows, one stack after the other."""
         for part in self._parts:
-            length = chunk_length(part.box)
-            for start in range(0, len(part.positions), length):
-                positions = part.positions[start : start + length]
+            for some in batch_slices(len(part.positions), chunk_length(part.box)):
+                positions = part.positions[some]
                 stack = open_stack(part.path)  # anew: pages of an open one would add up in memory
                 images = np.array(stack[self._index[positions]], dtype=np.float32)
                 yield Chunk(positions, images, part.pixel_A)
 
     def place(self, position: int | np.integer) -> str:
-        """What messages call the image at a position: its stack, number and row."""
+        """Name the image at a position for messages: its stack, number and row."""
         path = next(part.path for part in self._parts if position in part.positions)
         return f"{path}: image {self._index[position] + 1} (row {self.rows[position] + 1} of {self.star})"
 
 
 def _positions(names: np.ndarray, sizes_A: np.ndarray) -> dict[tuple[str, float], np.ndarray]:
-    """Distinct pairs of stack and pixel size in order of appearance, and the positions of each."""
+    """Group positions by distinct pairs of stack and pixel size, in order of appearance."""
     seen: dict[tuple[str, float], list[int]] = {}
     for position, pair in enumerate(zip(names, sizes_A.tolist(), strict=True)):
         seen.setdefault(pair, []).append(position)

@@ -21,7 +21,8 @@ from hetacumn.errors import HetacumnError
 from hetacumn.fourier import fft2c, ifft2c
 from hetacumn.mrc import write_volumes
 from hetacumn.optics import Optics, frequency_grid
-from hetacumn.particles import write_star
+from hetacumn.particle_tables import write_star
+from hetacumn.particles import ParticleMetadata
 from hetacumn.project import atomic_path
 from hetacumn.settings import merged, read_settings
 from hetacumn.so3 import from_euler, perturb, random_rotations
@@ -172,7 +173,8 @@ def simulate(
     refined_A = None  # what an earlier refinement would say
     if settings.origins_within_A is not None:
         refined_A = shifts_px * settings.pixel_A + torch.from_numpy(draw.normal(0, settings.origins_within_A, (n, 2)))
-    write_star(out / "particles.star", [f"{i + 1:06d}@particles.mrcs" for i in range(n)], optics, box, shifts_A=refined_A)
+    names = [f"{i + 1:06d}@particles.mrcs" for i in range(n)]
+    write_star(out / "particles.star", ParticleMetadata(names, optics), box, shifts_A=refined_A)
     examples = torch.stack([density(atoms, box, settings.pixel_A) for atoms in conformations.examples])
     write_volumes(out, examples, "truth_class", settings.pixel_A)
     truth = Truth(

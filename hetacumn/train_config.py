@@ -81,8 +81,10 @@ class TrainConfig:
     def suited(self, data: Observations) -> TrainConfig:
         """The settings for images as faint as these: where the molecule says less of the pose, searches are thorough; more
         hypotheses compete, and more images are looked at again, if feedback is wanted at all. And the encoder learns longer."""
-        if self.ab_initio.faintness(data) == 1:
-            return self
+        return self if self.ab_initio.faintness(data) == 1 else self.for_faint_images()
+
+    def for_faint_images(self) -> TrainConfig:
+        """The settings that :meth:`suited` takes for faint images."""
         steps = round(self.alone_steps * self.faint_alone)
         config = replace(self, ab_initio=self.ab_initio.thorough(), alone_steps=steps, faint_alone=1.0)
         if not self.feedback:

@@ -20,19 +20,25 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio import Start, ab_initio
 from hetacumn.decoder import CoordinateDecoder, Drawing, imitate
+from hetacumn.devices import device_name
 from hetacumn.encoder import TemplateStem
 from hetacumn.errors import HetacumnError
+from hetacumn.fingerprint import StackFingerprint
 from hetacumn.model import LatentDraws, build_model
-from hetacumn.observations import Observations, same_stack, signal_power, stack_identity
+from hetacumn.observations import Observations, signal_power
 from hetacumn.preprocess import Preprocessing
-from hetacumn.project import atomic_path, keep_freed_memory, peak_memory_mb, write_json
+from hetacumn.project import atomic_path, keep_freed_memory, make_folder, peak_memory_mb, write_json
 from hetacumn.replay import Record, Replay
 from hetacumn.run_folder import (
+    CHECKPOINT,
     MODEL,
     START,
     StartUnderWay,
+    check_checkpoint,
     check_settings,
+    checkpoint_settings,
     load_start,
+    read_checkpoint,
     read_config,
     read_run,
     save_model,
@@ -46,24 +52,8 @@ from hetacumn.team import ALONE, Team
 from hetacumn.train_config import TrainConfig
 from hetacumn.volumes import soft_sphere
 
-CHECKPOINT = "checkpoint.pt"
 LOOK_EVERY = 25  # steps between two lines of the history
 DOUBT_SAMPLE = 4000  # particles that say what a bad fit is
-
-
-def pick_device(name: str | None = None) -> torch.device:
-    """The device named, or CUDA where there is one, or the CPU."""
-    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    known = ["cpu", *(["cuda", *gpus] if gpus else [])]  # by name: a tensor to try with would take memory of a GPU
-    if name and name not in known:
-        raise HetacumnError(f"device is {name!r}; expected {', '.join(known)}, as this machine has")
-    return torch.device(name or ("cuda" if gpus else "cpu"))
-
-
-def device_name(device: torch.device, team: Team = ALONE) -> str:
-    """What a table calls the device, or so many of them."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return name if team.size == 1 else f"{team.size} x {name}"
 
 
 def training_share(count: int, share: float) -> np.ndarray:
@@ -86,15 +76,15 @@ def run_method(
     where it was; after its end it does nothing. Of a ``team`` each process calls it with the whole stack; the leader alone
     makes the start.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out)
     if config.classes > len(data):
         raise HetacumnError(f"{config.classes} classes of {len(data)} particles; expected no more classes than particles")
     if len(data) < 2:
         raise HetacumnError("1 particle to train on; expected 2 at least")
     config, begin, seconds = config.suited(data), None, 0.0
     facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A,
-             "stack": stack_identity(data), "preprocessing": preprocessing and asdict(preprocessing)}  # fmt: skip
+             "stack": StackFingerprint.of(data).to_json(),
+             "preprocessing": preprocessing and asdict(preprocessing)}  # fmt: skip
     finished = method != "em" and _is_finished(out, facts)
     team.wait()  # before the leader writes what the others look at
     if finished:
@@ -119,8 +109,9 @@ def _is_finished(out: Path, facts: dict) -> bool:
     left = (MODEL, "config.json", "history.csv", "run.json")
     if (out / CHECKPOINT).exists() or not all((out / name).exists() for name in left):
         return False
-    before, wanted = read_config(out), json.loads(json.dumps(facts))
-    return same_stack(before.get("stack", ""), wanted.pop("stack")) and {**before, **wanted} == before
+    before, requested = read_config(out), json.loads(json.dumps(facts))
+    stack, saved = (StackFingerprint.from_json(one.get("stack"), out / "config.json") for one in (requested, before))
+    return saved.matches(stack) and {**before, **requested, "stack": before["stack"]} == before
 
 
 def _find_or_make_start(
@@ -129,7 +120,7 @@ def _find_or_make_start(
     """The start of the folder named, or of ``out`` if a run before this made it with these settings, or a new one; and its
     seconds."""
     path = (Path(start) if start else out) / START
-    wanted, stack = config.start_settings(), stack_identity(data)
+    wanted, stack = config.start_settings(), StackFingerprint.of(data)
     under_way = StartUnderWay(out, stack, wanted)
     if start or path.exists():
         begin, settings = load_start(path, stack).to(data.y.device), saved_settings(path)
@@ -188,7 +179,7 @@ class Trainer:
     """
 
     def __init__(self, data: Observations, config: TrainConfig, out: Path, start: Start | None, team: Team = ALONE):
-        self.data, self.config, self.out, self.team, self.stack = data, config, out, team, stack_identity(data)
+        self.data, self.config, self.out, self.team, self.stack = data, config, out, team, StackFingerprint.of(data)
         device, box = data.y.device, data.plane.box
         self.generator = torch.Generator(device).manual_seed(config.seed)
         unit, cpu = voxel_unit(data, box), torch.Generator().manual_seed(config.seed)
@@ -371,7 +362,8 @@ class Trainer:
         if not self.team.leads:  # all have the same state
             return
         state = {
-            "config": self._identity(), "step": self.step, "seconds": self.seconds,
+            "config": checkpoint_settings(self.config), "stack": self.stack.to_json(),
+            "step": self.step, "seconds": self.seconds,
             "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(), "order": self.order, "history": self.history,
         }
@@ -380,20 +372,12 @@ class Trainer:
         with atomic_path(self.out / CHECKPOINT) as temporary:
             temporary.write_bytes(packed.getbuffer())
 
-    def _identity(self) -> str:
-        """What a checkpoint must agree in: the settings and the stack."""
-        return json.dumps({**asdict(self.config), "stack": self.stack})
-
     def _load_checkpoint(self) -> None:
         path = self.out / CHECKPOINT
         if not path.exists():
             return
-        try:
-            state = torch.load(path, map_location=self.data.y.device, weights_only=True)
-        except Exception as error:  # torch raises what it likes, over many lines
-            raise HetacumnError(f"{path}: not a readable checkpoint; delete it to begin anew") from error
-        if state["config"] != self._identity():
-            raise HetacumnError(f"{path}: from a run with other settings or particles; delete it to begin anew")
+        state = read_checkpoint(path, self.data.y.device)
+        check_checkpoint(path, state, self.config, self.stack)
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         try:

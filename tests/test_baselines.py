@@ -15,7 +15,7 @@ import torch
 
 from hetacumn import star
 from hetacumn.baselines import cryodrgn, relion
-from hetacumn.baselines.peer import run_peer
+from hetacumn.baselines.peer import PeerTask, run_peer
 from hetacumn.baselines.process import find_program, run_bounded
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import score_folder
@@ -123,15 +123,15 @@ def test_relions_answer_is_brought_into_order(exported, tmp_path):
     rows[star.ORIGINS] = np.stack([order.numpy(), -order.numpy()], 1) * 0.01
     rows["rlnClassNumber"] = classes[order].numpy() + 1
     star.write_table(tmp_path / "run_it025_data.star", rows, table.optics)
-    found = relion.read_answer(tmp_path / "run_it025_data.star", exported)
-    assert found.names == exported.names and torch.equal(found.classes, classes)
+    found = relion.read_predictions(tmp_path / "run_it025_data.star", exported)
+    assert found.names == exported.metadata.names and torch.equal(found.classes, classes)
     assert distance_deg(found.rotations, rotations).max() < 0.01
     torch.testing.assert_close(found.shifts_A[:, 0], -0.01 * torch.arange(200.0), rtol=0, atol=1e-4)
     assert found.latents.shape == (200, 3) and torch.equal(found.latents.argmax(1), classes)
 
     star.write_table(tmp_path / "short.star", rows.iloc[1:], table.optics)
     with pytest.raises(HetacumnError, match="199 particles; expected each of the 200 prepared ones once"):
-        relion.read_answer(tmp_path / "short.star", exported)
+        relion.read_predictions(tmp_path / "short.star", exported)
 
 
 @pytest.mark.skipif(shutil.which("relion_refine") is None, reason="RELION is not installed")
@@ -176,7 +176,7 @@ def test_a_peers_answer_is_left_in_the_files_of_every_method(source, tmp_path, m
     """Of one that knows the truth: its back-projected class volumes resemble the true ones."""
     put_fake_relion(tmp_path / "bin", monkeypatch, source.parent / "truth.npz")
     settings = {"program": "relion", "healpix_order": 1}
-    found = run_peer(settings, source, tmp_path / "relion", Preprocessing(box=32), 2, 60.0, tmp_path)
+    found = run_peer(settings, PeerTask(source, Preprocessing(box=32), 2, 60.0, tmp_path), tmp_path / "relion")
     assert {path.name for path in (tmp_path / "relion").iterdir()} == {"predictions.star", "latents.csv", "run.json", "volumes"}
     run = json.loads((tmp_path / "relion/run.json").read_text())
     assert run["finished"] and run["given_seconds"] == 60.0 and run["settings"] == {"healpix_order": 1}
@@ -199,14 +199,14 @@ def test_a_peer_that_fails_or_is_missing_leaves_the_reason(source, tmp_path, mon
         (tmp_path / name / "volumes").mkdir(parents=True)  # of an earlier run
         for left in ("predictions.star", "latents.csv", "volumes/class_1.mrc"):
             (tmp_path / name / left).touch()
-        assert run_peer(settings, source, tmp_path / name, Preprocessing(box=32), 2, 60.0, tmp_path) is None
+        assert run_peer(settings, PeerTask(source, Preprocessing(box=32), 2, 60.0, tmp_path), tmp_path / name) is None
         assert [path.name for path in (tmp_path / name).iterdir()] == ["run.json"]
         run = json.loads((tmp_path / name / "run.json").read_text())
         assert reason in run["no_answer"] and not run["finished"]
     with pytest.raises(HetacumnError, match="unknown parameter relion.colour"):
-        run_peer({"program": "relion", "colour": 1}, source, tmp_path / "x", Preprocessing(box=32), 2, 60.0, tmp_path)
+        run_peer({"program": "relion", "colour": 1}, PeerTask(source, Preprocessing(box=32), 2, 60.0, tmp_path), tmp_path / "x")
     with pytest.raises(HetacumnError, match="program is 'frealign'; expected one of relion, cryodrgn"):
-        run_peer({"program": "frealign"}, source, tmp_path / "x", Preprocessing(box=32), 2, 60.0, tmp_path)
+        run_peer({"program": "frealign"}, PeerTask(source, Preprocessing(box=32), 2, 60.0, tmp_path), tmp_path / "x")
 
 
 def test_without_relion_it_is_missing(exported, tmp_path, monkeypatch):
@@ -231,8 +231,8 @@ def test_cryodrgns_answer_is_read_in_its_units(exported, tmp_path, command, unit
     z = (classes[:, None] * 4.0 + 0.1 * torch.randn(200, 4, generator=generator)).numpy()
     write_epoch(tmp_path, 7, rotations.numpy(), -shifts_px.numpy() / unit, z, more=(0 * z,))
     config = cryodrgn.CryodrgnConfig(command=command)
-    found = cryodrgn.read_answer(tmp_path, 7, exported, 2, config)
-    assert found.names == exported.names and cryodrgn._last_epoch(tmp_path) == 7
+    found = cryodrgn.read_predictions(tmp_path, 7, exported, 2, config)
+    assert found.names == exported.metadata.names and cryodrgn._last_epoch(tmp_path) == 7
     torch.testing.assert_close(found.rotations, rotations)
     torch.testing.assert_close(found.shifts_A, 3.2 * shifts_px, rtol=1e-4, atol=1e-4)
     agree = (found.classes == classes).float().mean()
@@ -240,7 +240,7 @@ def test_cryodrgns_answer_is_read_in_its_units(exported, tmp_path, command, unit
 
     write_epoch(tmp_path, 8, rotations[1:].numpy(), shifts_px[1:].numpy(), z)
     with pytest.raises(HetacumnError, match=r"epoch 8 .*expected those of 200 particles"):
-        cryodrgn.read_answer(tmp_path, 8, exported, 2, config)
+        cryodrgn.read_predictions(tmp_path, 8, exported, 2, config)
 
 
 class Evil:
@@ -253,7 +253,7 @@ def test_a_pickle_that_is_more_than_arrays_is_refused_and_runs_nothing(exported,
     with open("z.0.pkl", "wb") as file:
         pickle.dump(Evil(), file)
     with pytest.raises(HetacumnError, match=r"z.0.pkl: holds \w+.system; expected NumPy arrays alone"):
-        cryodrgn.read_answer(tmp_path, 0, exported, 2, cryodrgn.CryodrgnConfig())
+        cryodrgn.read_predictions(tmp_path, 0, exported, 2, cryodrgn.CryodrgnConfig())
     assert not (tmp_path / "evil").exists()
 
 

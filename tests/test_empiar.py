@@ -14,7 +14,7 @@ import pytest
 from hetacumn import empiar, star
 from hetacumn.empiar import Entry, Patience, download_subset
 from hetacumn.errors import HetacumnError
-from hetacumn.particles import read_particles
+from hetacumn.particle_reader import read_particles
 from hetacumn.stacks import open_stack
 
 BOX = 16

@@ -1,4 +1,4 @@
-"""Looking around in a finished run, without a browser: every control does what it says."""
+"""Interactive exploration of a finished run, without a browser: every control does what it says."""
 
 import shutil
 from dataclasses import replace
@@ -8,11 +8,12 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import FastICA
 
 from hetacumn import star
+from hetacumn.answer import Answer
 from hetacumn.errors import HetacumnError
-from hetacumn.explore import Explorer, usual_run
-from hetacumn.finished import Finished
+from hetacumn.explore import Explorer, default_run
 from hetacumn.fourier import crop_volumes
 from hetacumn.fsc import fsc
 from hetacumn.mrc import read_mrc, write_volumes
@@ -39,30 +40,32 @@ def folder(tmp_path_factory) -> Path:
     z = 0.1 * torch.randn(N, 2, generator=torch.Generator().manual_seed(0))
     z[:, 0] += 2.0 * truth.classes - 1
     sure, ratios = torch.linspace(0.5, 1, N), torch.linspace(-5, 400, N)
-    Predictions(stack.names, truth.rotations, truth.shifts_A, truth.classes, z, sure, ratios).write(out, stack.source)
+    Predictions(stack.metadata.names, truth.rotations, truth.shifts_A, truth.classes, z, sure, ratios).write(out, stack.source)
     one, other = (crop_volumes(read_mrc(made / f"truth_class{k}.mrc")[0], BOX) for k in (1, 2))
     write_volumes(out / "volumes", torch.stack([(one + other) / 2, (other - one) / 2, 0 * one]), "basis_", stack.pixel_A)
+    for stem in ("class_", "path_"):
+        write_volumes(out / "volumes", torch.stack([one, other]), stem, stack.pixel_A)
     write_json(out / "run.json", {"prepared": str(stack.folder)})
     return out
 
 
 @pytest.fixture
 def explorer(folder) -> Explorer:
-    run = Finished.open(folder)
-    return Explorer(run, run.found.classes.numpy())
+    run = Answer.open(folder)
+    return Explorer(run, run.predictions.classes.numpy())
 
 
 def test_a_selection_shows_its_images_and_its_volume(explorer):
-    rows = (explorer.run.found.classes == 1).nonzero().squeeze(1).numpy()
+    rows = (explorer.run.predictions.classes == 1).nonzero().squeeze(1).numpy()
     explorer.choose(rows)
     assert bytes(explorer.picture.value).startswith(b"\x89PNG")
-    assert f"{len(rows)} particles: {len(rows)} of class 2" in explorer.said.value
+    assert f"{len(rows)} particles: {len(rows)} of class 2" in explorer.message.value
     shown = torch.from_numpy(explorer.selected.scalar_field)
     right, wrong = (fsc(shown[None], explorer.run.volume(torch.tensor([z, 0.0]))[None])[0, 2:8].mean() for z in (1.0, -1.0))
     assert right > 0.8 and right > wrong
     before = bytes(explorer.picture.value)
     explorer.choose(np.array([3]))
-    assert bytes(explorer.picture.value) != before and explorer.said.value.startswith("1 particles")
+    assert bytes(explorer.picture.value) != before and explorer.message.value.startswith("1 particles")
 
 
 def test_the_slider_moves_along_the_path(explorer):
@@ -74,12 +77,12 @@ def test_the_slider_moves_along_the_path(explorer):
 
 
 def test_a_path_may_be_laid_between_two_selections(explorer):
-    latents = explorer.run.found.latents
+    latents = explorer.run.predictions.latents
     for button, label in ((explorer.begin, 0), (explorer.end, 1)):
-        explorer.choose((explorer.run.found.classes == label).nonzero().squeeze(1).numpy())
+        explorer.choose((explorer.run.predictions.classes == label).nonzero().squeeze(1).numpy())
         button.click()
     for end, label in zip(explorer.ends, (0, 1), strict=True):
-        torch.testing.assert_close(end, latents[explorer.run.found.classes == label].mean(0))
+        torch.testing.assert_close(end, latents[explorer.run.predictions.classes == label].mean(0))
     explorer.slider.value = 0.5
     torch.testing.assert_close(explorer.latent(), sum(explorer.ends) / 2)
 
@@ -107,23 +110,23 @@ def test_the_lasso_of_the_browser_selects(explorer):
 def test_a_selection_is_written_for_other_programs(explorer, tmp_path):
     explorer.stem.value = str(tmp_path / "some")
     explorer.write.click()
-    assert "nothing is written" in explorer.said.value and not list(tmp_path.iterdir())
+    assert "nothing is written" in explorer.message.value and not list(tmp_path.iterdir())
     explorer.choose(np.array([7, 2, 9]))
     explorer.write.click()
     table = star.read_table(tmp_path / "some.star")
-    assert table.particles["rlnImageName"].tolist() == [explorer.run.found.names[i] for i in (7, 2, 9)]
+    assert table.particles["rlnImageName"].tolist() == [explorer.run.predictions.names[i] for i in (7, 2, 9)]
     with mrcfile.open(tmp_path / "some.mrc") as mrc:
         assert mrc.data.shape == (BOX,) * 3
 
 
-def test_the_usual_run_is_the_pipelines_or_the_lessons(tmp_path, monkeypatch):
+def test_the_default_run_is_the_pipelines_or_the_lessons(tmp_path, monkeypatch):
     monkeypatch.setattr("hetacumn.project.root", lambda: tmp_path)
     with pytest.raises(HetacumnError, match="no finished run in .*expected one: run notebooks/lessons/1_tour.ipynb"):
-        usual_run()
+        default_run()
     for name in ("results/tour/model", "results/adk/hetacumn-refined"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "predictions.star").touch()
-        assert usual_run() == tmp_path / name
+        assert default_run() == tmp_path / name
 
 
 def test_a_run_opens_from_anywhere(folder, tmp_path, monkeypatch):
@@ -131,21 +134,29 @@ def test_a_run_opens_from_anywhere(folder, tmp_path, monkeypatch):
     moved = tmp_path / "project/results/run"
     shutil.copytree(folder, moved)
     monkeypatch.chdir(tmp_path)
-    for said in ("results/run/prepared", "lost/prepared"):
-        write_json(moved / "run.json", {"prepared": said})
-        assert Finished.open(moved).stack.folder.resolve() == moved / "prepared"
+    for noted in ("results/run/prepared", "lost/prepared"):
+        write_json(moved / "run.json", {"prepared": noted})
+        assert Answer.open(moved).stack.folder.resolve() == moved / "prepared"
+
+
+def test_nothing_is_fitted_while_an_answer_opens(folder, monkeypatch):
+    fitted, fit = [], FastICA.fit
+    monkeypatch.setattr(FastICA, "fit", lambda *given: fitted.append(1) or fit(*given))
+    answer = Answer.open(folder)
+    answer.volume(torch.zeros(2))
+    assert not fitted and answer.motions is answer.motions and len(fitted) == 1
 
 
 def test_a_reconstruction_reads_a_part_at_a_time(explorer, monkeypatch):
     whole = explorer.run.reconstruct(np.arange(N))
-    monkeypatch.setattr("hetacumn.finished.READ_AT_ONCE", 37)
+    monkeypatch.setattr("hetacumn.answer.READ_AT_ONCE", 37)
     torch.testing.assert_close(explorer.run.reconstruct(np.arange(N)), whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
 
 
 def test_halves_agree_at_right_poses_and_not_at_wrong_ones(explorer):
     rows, run = np.arange(0, N, 2), explorer.run
     anywhere = random_rotations(N, torch.Generator().manual_seed(0))
-    astray = replace(run, found=replace(run.found, rotations=anywhere))
+    astray = replace(run, predictions=replace(run.predictions, rotations=anywhere))
     right, wrong = (fsc(*(half[None] for half in one.half_maps(rows)))[0] for one in (run, astray))
     assert (right[1:6] > 0.8).all() and wrong[3:6].mean() < right[3:6].mean() - 0.25
 
@@ -157,6 +168,6 @@ def test_images_of_another_run_are_refused(folder, tmp_path):
         rlnImageName=[f"{i + 1}@{source / 'particles.mrcs'}" for i in range(50)]), few.optics)  # fmt: skip
     prepare(tmp_path / "few.star", tmp_path / "prepared", Preprocessing(contrast="white"), progress=False)
     with pytest.raises(HetacumnError, match="not the particles of .*predictions.star"):
-        Finished.open(folder, tmp_path / "prepared")
+        Answer.open(folder, tmp_path / "prepared")
     with pytest.raises(HetacumnError, match="prepared.json: no such file"):
-        Finished.open(folder, tmp_path / "none")
+        Answer.open(folder, tmp_path / "none")

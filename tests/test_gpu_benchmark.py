@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hetacumn.particles import read_particles
+from hetacumn.particle_reader import read_particles
 from hetacumn.simulate import Truth
 
 

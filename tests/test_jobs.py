@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hetacumn import jobs
 from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.errors import HetacumnError
+from hetacumn.launching import DeviceRequest
+from hetacumn.prediction_job import PredictionJob, predict
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
+from hetacumn.run_folder import CHECKPOINT
 from hetacumn.simulate import Simulation, simulate
 from hetacumn.so3 import distance_deg
+from hetacumn.stack_inference import PredictionRequest
 from hetacumn.team import Team
 from hetacumn.train_config import TrainConfig
-from hetacumn.training import CHECKPOINT
+from hetacumn.training_job import TrainingJob, train
 
 pytestmark = pytest.mark.slow
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -36,7 +39,7 @@ TINY = TrainConfig(
     latent_dim=2, templates=64, width=32, alone_steps=40, joint_epochs=2.0, batch=30, alone_batch=20, ab_initio=QUICK
 )
 
-
+CPU, TWO = DeviceRequest("cpu"), DeviceRequest("cpu", 2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +64,7 @@ def stack(tmp_path_factory):
 def alone(stack, tmp_path_factory):
     """The folder of a run on one device."""
     out = tmp_path_factory.mktemp("alone")
-    jobs.train(stack, 0.9, "hetacumn", TINY, out, device="cpu")
+    train(stack, TrainingJob("hetacumn", TINY, out, 0.9), CPU)
     return out
 
 
@@ -77,7 +80,7 @@ def test_shares_make_a_whole(count, size):
 
 
 def test_two_processes_train_as_one(stack, alone, tmp_path):
-    jobs.train(stack, 0.9, "hetacumn", TINY, tmp_path, str(alone), "cpu", devices=2)
+    train(stack, TrainingJob("hetacumn", TINY, tmp_path, 0.9, alone), TWO)
     one, two = (pd.read_csv(folder / "history.csv") for folder in (alone, tmp_path))
     assert one["step"].tolist() == two["step"].tolist() and len(one) >= 2
     columns = ["pose", "misfit", "kl", "conformation"]
@@ -91,11 +94,13 @@ def test_two_processes_train_as_one(stack, alone, tmp_path):
 
 @pytest.mark.parametrize("grade", ["amortized", "refined"])
 def test_two_processes_predict_as_one(stack, alone, tmp_path, grade):
-    for devices in (1, 2):  # without the fit of refined volumes: Adam's 150 steps make degrees of a rounding error
-        jobs.predict(stack, alone, grade, tmp_path / str(devices), device="cpu", devices=devices, polish_steps=0)
+    unfitted = PredictionRequest(grade, polish_steps=0)  # Adam's 150 steps make degrees of a rounding error
+    for devices in (CPU, TWO):
+        predict(stack, PredictionJob(alone, unfitted, tmp_path / str(devices.count)), devices)
     one, two = (Predictions.read(tmp_path / str(devices)) for devices in (1, 2))
     assert one.names == two.names and len(one) == 101
-    like = jobs.predict(stack, alone, grade, tmp_path / "like", device="cpu", devices=2, like=tmp_path / "1").predictions
+    request = PredictionRequest(grade, like=tmp_path / "1")
+    like = predict(stack, PredictionJob(alone, request, tmp_path / "like"), TWO).predictions
     assert (like.classes == one.classes).float().mean() > 0.9
     degrees, z = (0.01, 1e-3) if grade == "amortized" else (1.0, 0.1)  # refined, two poses may explain an image alike
     assert (distance_deg(one.rotations, two.rotations) < degrees).float().mean() > 0.97
@@ -105,11 +110,10 @@ def test_two_processes_predict_as_one(stack, alone, tmp_path, grade):
 def test_a_checkpoint_of_two_processes_goes_on_with_one(stack, alone, tmp_path):
     """Started as on a cluster, by torchrun from a job's file, and ended as there, by SIGTERM."""
     config = replace(TINY, alone_steps=3000, checkpoint_seconds=0.2)
-    job = {"do": "train", "stack": str(stack.folder), "share": 0.9, "method": "hetacumn", "config": asdict(config),
-           "out": str(tmp_path), "start": str(alone), "device": "cpu"}  # fmt: skip
-    (tmp_path / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hetacumn.jobs"]
-    process = subprocess.Popen([*command, str(tmp_path / "job.json")])
+    job = TrainingJob("hetacumn", config, tmp_path, 0.9, alone)
+    (tmp_path / "job.json").write_text(json.dumps({"stack": str(stack.folder), "device": "cpu", **job.to_json()}))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen([*launcher, "-m", "hetacumn.training_job", str(tmp_path / "job.json")])
     checkpoint, limit = tmp_path / CHECKPOINT, time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.1)
@@ -117,7 +121,7 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(stack, alone, tmp_path):
     assert process.wait(60) != 0 and checkpoint.exists() and not (tmp_path / "model.safetensors").exists()
     reached = torch.load(checkpoint, weights_only=True)["step"]
     assert 0 < reached < 3000
-    jobs.train(stack, 0.9, "hetacumn", config, tmp_path, str(alone), "cpu")
+    train(stack, job, CPU)
     assert (tmp_path / "model.safetensors").exists()
     history = pd.read_csv(tmp_path / "history.csv")
     assert history["step"].is_monotonic_increasing and history["step"].iloc[-1] > 3000
@@ -126,6 +130,6 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(stack, alone, tmp_path):
 
 def test_what_fails_in_a_process_is_told(stack, tmp_path):
     with pytest.raises(HetacumnError, match=r"job-predict.json: one of 2 processes failed"):
-        jobs.predict(stack, tmp_path / "none", "amortized", tmp_path, device="cpu", devices=2)
+        predict(stack, PredictionJob(tmp_path / "none", PredictionRequest(), tmp_path), TWO)
     with pytest.raises(HetacumnError, match="devices is 0; expected 1 or more"):
-        jobs.train(stack, 0.9, "hetacumn", TINY, tmp_path, device="cpu", devices=0)
+        train(stack, TrainingJob("hetacumn", TINY, tmp_path), DeviceRequest("cpu", 0))

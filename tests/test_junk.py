@@ -5,7 +5,8 @@ import numpy as np
 import torch
 from test_particles import blob_images, optics, write_stack
 
-from hetacumn.particles import write_star
+from hetacumn.particle_tables import write_star
+from hetacumn.particles import ParticleMetadata
 from hetacumn.predictions import Predictions
 from hetacumn.stacks import open_stack
 from hetacumn.star import read_table
@@ -15,7 +16,8 @@ def test_a_mixed_stack_keeps_images_and_optics_together_and_adds_noise(tmp_path)
     for name, count in (("first", 8), ("second", 3)):
         (tmp_path / name).mkdir()
         write_stack(tmp_path / name / "particles.mrcs", blob_images(count, 32))
-        write_star(tmp_path / name / "particles.star", [f"{i + 1}@particles.mrcs" for i in range(count)], optics(count), 32)
+        names = [f"{i + 1}@particles.mrcs" for i in range(count)]
+        write_star(tmp_path / name / "particles.star", ParticleMetadata(names, optics(count)), 32)
     stars = [tmp_path / name / "particles.star" for name in ("first", "second")]
     order = junk.mix(tmp_path, *stars, noise=4)
     assert sorted(order) == list(range(15)) and order.tolist() != sorted(order)

@@ -15,7 +15,9 @@ from hetacumn import star
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import crop_images
 from hetacumn.optics import Optics
-from hetacumn.particles import Poses, optics_of, poses_of, read_particles, write_star
+from hetacumn.particle_reader import read_particles
+from hetacumn.particle_tables import optics_of, poses_of, write_star
+from hetacumn.particles import ParticleMetadata, Poses
 from hetacumn.so3 import distance_deg, from_euler, random_rotations, to_euler
 from hetacumn.stacks import new_stack
 
@@ -55,7 +57,7 @@ def folder(tmp_path):
     names = [f"{i + 1:06d}@stack.mrcs" for i in range(10)]
     rotations = random_rotations(10, torch.Generator().manual_seed(0))
     poses = Poses(rotations, torch.linspace(-3, 3, 20).view(10, 2))
-    write_star(tmp_path / "particles.star", names, optics(10), 32, poses)
+    write_star(tmp_path / "particles.star", ParticleMetadata(names, optics(10), poses), 32)
     return tmp_path
 
 
@@ -90,19 +92,19 @@ def test_real_star_files_agree_with_a_reading_by_hand(name):
     table, pixel_A = by_hand(name)
     particles = read_particles(REAL / name, box=64, contrast="white", centre=False, progress=False)
     box = {"betagal_17.star": 200, "empiar_10076_7.star": 320, "relion31.star": 256}[name]
-    assert particles.names == table["rlnImageName"].tolist()
+    assert particles.metadata.names == table["rlnImageName"].tolist()
     assert particles.pixel_A == pytest.approx(pixel_A * box / 64, rel=1e-6)
     for field, column in zip(OPTICS_FIELDS, CTF_COLUMNS, strict=True):
-        np.testing.assert_allclose(getattr(particles.optics, field), table[column], rtol=1e-6)
-    assert (particles.optics.phase_shift_deg == 0).all()
+        np.testing.assert_allclose(getattr(particles.metadata.optics, field), table[column], rtol=1e-6)
+    assert (particles.metadata.optics.phase_shift_deg == 0).all()
     if "rlnAngleRot" not in table:
-        assert particles.poses is None
+        assert particles.metadata.poses is None
         return
     angles = table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy()
-    np.testing.assert_allclose(to_euler(particles.poses.rotations), angles, atol=1e-3)
+    np.testing.assert_allclose(to_euler(particles.metadata.poses.rotations), angles, atol=1e-3)
     origins_px = table[["rlnOriginX", "rlnOriginY"]] if "rlnOriginX" in table else (
         table[["rlnOriginXAngst", "rlnOriginYAngst"]] / pixel_A)  # fmt: skip
-    np.testing.assert_allclose(particles.poses.shifts_px, -origins_px.to_numpy() * 64 / box, atol=1e-6)
+    np.testing.assert_allclose(particles.metadata.poses.shifts_px, -origins_px.to_numpy() * 64 / box, atol=1e-6)
 
 
 @needs_real
@@ -112,7 +114,7 @@ def test_a_cs_file_agrees_with_the_star_file_of_the_same_particles():
     assert torch.equal(cs.images, relion.images)
     assert cs.pixel_A == pytest.approx(relion.pixel_A, rel=1e-6)
     for field in OPTICS_FIELDS:
-        torch.testing.assert_close(getattr(cs.optics, field), getattr(relion.optics, field))
+        torch.testing.assert_close(getattr(cs.metadata.optics, field), getattr(relion.metadata.optics, field))
 
 
 @needs_real
@@ -121,7 +123,7 @@ def test_real_files_survive_a_round_trip(name, tmp_path):
     table = star.read_table(REAL / name)
     before = optics_of(table)
     poses = poses_of(table, before.pixel_A)
-    write_star(tmp_path / "again.star", table.particles["rlnImageName"].tolist(), before, 256, poses)
+    write_star(tmp_path / "again.star", ParticleMetadata(table.particles["rlnImageName"].tolist(), before, poses), 256)
     again = star.read_table(tmp_path / "again.star")
     after = optics_of(again)
     assert again.particles["rlnImageName"].tolist() == table.particles["rlnImageName"].tolist()
@@ -164,23 +166,23 @@ def test_images_come_out_normalised_and_in_the_order_of_the_rows(folder):
     torch.testing.assert_close(background.std(1), torch.ones(10), atol=1e-5, rtol=0)
     rows = np.array([7, 2, 5])
     some = read(folder, rows=rows)
-    assert some.names == [whole.names[i] for i in rows]
+    assert some.metadata.names == [whole.metadata.names[i] for i in rows]
     assert torch.equal(some.images, whole.images[rows])
-    assert torch.equal(some.optics.defocus_u_A, whole.optics.defocus_u_A[rows])
-    assert torch.equal(some.poses.rotations, whole[rows].poses.rotations)
+    assert torch.equal(some.metadata.optics.defocus_u_A, whole.metadata.optics.defocus_u_A[rows])
+    assert torch.equal(some.metadata.poses.rotations, whole[rows].metadata.poses.rotations)
 
 
 def test_cropping_keeps_white_noise_white_and_scales_pixel_and_shifts(tmp_path):
     noise = np.random.default_rng(1).standard_normal((50, 64, 64)).astype(np.float32)
     write_stack(tmp_path / "stack.mrcs", noise)
     poses = Poses(torch.eye(3).expand(50, 3, 3), torch.full((50, 2), 4.0))
-    write_star(tmp_path / "particles.star", [f"{i + 1}@stack.mrcs" for i in range(50)], optics(50), 64, poses)
+    write_star(tmp_path / "particles.star", ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(50)], optics(50), poses), 64)
     whole, small = read(tmp_path), read(tmp_path, box=32)
     torch.testing.assert_close(small.images, crop_images(whole.images, 32))
     inner = small.images.std() * (32 / 31)  # the frequencies at Nyquist are zeroed
     assert inner.item() == pytest.approx(1, abs=0.02)
     assert small.pixel_A == pytest.approx(2 * whole.pixel_A)
-    torch.testing.assert_close(small.poses.shifts_px, whole.poses.shifts_px / 2)
+    torch.testing.assert_close(small.metadata.poses.shifts_px, whole.metadata.poses.shifts_px / 2)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int16, np.float32])
@@ -208,7 +210,7 @@ def test_few_rows_are_judged_by_the_whole_file(folder):
     images = blob_images(40, sign=-1)
     images[:2] = blob_images(2, sign=0.5)
     write_stack(folder / "stack.mrcs", images)
-    write_star(folder / "particles.star", [f"{i + 1}@stack.mrcs" for i in range(40)], optics(40), 32)
+    write_star(folder / "particles.star", ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(40)], optics(40)), 32)
     some = read(folder, contrast="auto", rows=[0, 1])
     assert torch.equal(some.images, read(folder, contrast="black").images[:2])
 
@@ -228,7 +230,7 @@ def test_particles_may_lie_in_many_stacks_and_elsewhere(folder):
     (folder / "stack.mrcs").unlink()
     names = [f"{i + 1}@a.mrcs" for i in range(4)] + [f"{i + 1}@b.mrcs" for i in range(6)]
     shuffled = np.random.default_rng(0).permutation(10)
-    write_star(folder / "particles.star", [names[i] for i in shuffled], optics(10), 32)
+    write_star(folder / "particles.star", ParticleMetadata([names[i] for i in shuffled], optics(10)), 32)
     assert torch.equal(read(folder, data_dir=folder / "data").images, whole.images[shuffled])
 
 
@@ -242,7 +244,7 @@ def test_stacks_named_from_the_project_folder_are_found(folder):
 def test_several_settings_of_one_microscope_make_several_optics_groups(tmp_path):
     voltage = torch.tensor([300.0, 200.0, 300.0, 200.0, 200.0, 300.0])
     mixed = Optics(**{**vars(optics(6)), "voltage_kv": voltage})
-    write_star(tmp_path / "a.star", [f"{i + 1}@a.mrcs" for i in range(6)], mixed, 32, classes=torch.arange(6))
+    write_star(tmp_path / "a.star", ParticleMetadata([f"{i + 1}@a.mrcs" for i in range(6)], mixed), 32, classes=torch.arange(6))
     table = star.read_table(tmp_path / "a.star")
     assert len(table.optics) == 2
     torch.testing.assert_close(optics_of(table).voltage_kv, mixed.voltage_kv)
@@ -256,7 +258,8 @@ def test_several_pixel_sizes_meet_in_one_field_of_view(tmp_path):
     noise = np.random.default_rng(0).standard_normal((2, 32, 32)).astype(np.float32)
     for name, image, pixel_A in (("fine", fine, 1.5), ("coarse", coarse, 2.0)):
         write_stack(tmp_path / f"{name}.mrcs", image + 1e-3 * noise, pixel_A)
-    write_star(tmp_path / "particles.star", [f"{i}@{name}.mrcs" for name in ("fine", "coarse") for i in (1, 2)], optics(4), 32)
+    names = [f"{i}@{name}.mrcs" for name in ("fine", "coarse") for i in (1, 2)]
+    write_star(tmp_path / "particles.star", ParticleMetadata(names, optics(4)), 32)
 
     def change(groups, particles):
         groups.loc[1] = groups.loc[0]
@@ -265,7 +268,7 @@ def test_several_pixel_sizes_meet_in_one_field_of_view(tmp_path):
     edit(tmp_path / "particles.star", change)  # fmt: skip
     particles = read(tmp_path, box=16)
     assert particles.pixel_A == pytest.approx(3.0)  # of a field of 48 Å
-    assert particles.images[:, 8, 8].min() > 100 and particles.optics.voltage_kv.tolist() == [300, 300, 200, 200]
+    assert particles.images[:, 8, 8].min() > 100 and particles.metadata.optics.voltage_kv.tolist() == [300, 300, 200, 200]
     shapes = particles.images / particles.images.amax((1, 2), keepdim=True)
     torch.testing.assert_close(shapes[2], shapes[0], atol=0.03, rtol=0)
     some = read(tmp_path, box=16, rows=[2, 3])  # of the wider field alone, and yet in the common one
@@ -286,8 +289,8 @@ def test_a_bare_stack_has_its_optics_in_a_table_beside_it(folder):
     columns = {name: table.numbers(name) for name in [*CTF_COLUMNS, "rlnImagePixelSize"]}
     pd.DataFrame(columns).to_csv(folder / "stack.csv", index=False)
     particles = read_particles(bare, contrast="white", centre=False, progress=False)
-    assert torch.equal(particles.images, read(folder).images) and particles.names == read(folder).names
-    torch.testing.assert_close(particles.optics.defocus_u_A, read(folder).optics.defocus_u_A)
+    assert torch.equal(particles.images, read(folder).images) and particles.metadata.names == read(folder).metadata.names
+    torch.testing.assert_close(particles.metadata.optics.defocus_u_A, read(folder).metadata.optics.defocus_u_A)
     pd.DataFrame(columns).iloc[:9].to_csv(folder / "stack.csv", index=False)
     with pytest.raises(HetacumnError, match="stack.csv: 9 rows; expected 10"):
         read_particles(bare)
@@ -404,8 +407,8 @@ def test_a_particle_far_outside_its_image_is_refused(folder):
 
 
 def test_whitening_is_as_asked_and_by_itself_where_noise_is_coloured(folder):
-    assert read(folder, whiten=True).noise is not None
-    assert read(folder, whiten=False).noise is None and read(folder).noise is None
+    assert read(folder, whiten=True).metadata.noise is not None
+    assert read(folder, whiten=False).metadata.noise is None and read(folder).metadata.noise is None
 
 
 def test_a_masked_background_is_refused(folder):

@@ -12,10 +12,12 @@ import torch
 from hetacumn import star
 from hetacumn.ab_initio import Start
 from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.answer import Answer
 from hetacumn.classes import centres_of
 from hetacumn.encoder import Hypotheses
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import accuracy, pose_errors
+from hetacumn.fingerprint import StackFingerprint
 from hetacumn.fourier import crop_volumes
 from hetacumn.inference import _search, follow, search, search_doubtful
 from hetacumn.joint import State
@@ -23,18 +25,20 @@ from hetacumn.model import HetACUMN, build_model
 from hetacumn.mrc import read_volumes
 from hetacumn.observations import observe
 from hetacumn.particles import Poses
-from hetacumn.predict import _Work, predict_stack
+from hetacumn.predict import predict_stack
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.run_folder import START, load_em, load_model, save_model, save_start
 from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import perturb, random_rotations
+from hetacumn.stack_inference import PredictionRequest, StackInference
 from hetacumn.team import Team
 from hetacumn.train_config import TrainConfig
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 BOX, FULL, N = 32, 64, 150
+TOY_STACK = StackFingerprint(N, 1.0, 1.0, 1.0, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,7 @@ def model(source, truth, tmp_path_factory):
     )
     latents = 2.0 * truth.classes[:, None] - 1
     save_start(
-        out / START, Start(basis, Poses(truth.rotations, truth.shifts_A / 3.2), latents, "classes", {}), "toy", {}
+        out / START, Start(basis, Poses(truth.rotations, truth.shifts_A / 3.2), latents, "classes", {}), TOY_STACK, {}
     )
     (out / "config.json").write_text(json.dumps({"config": asdict(config), "pixel_A": 3.2}))
     (out / "run.json").write_text(json.dumps({"train_seconds": 12.5, "device": "toy"}))
@@ -93,7 +97,7 @@ def stack(source, tmp_path_factory):
 @pytest.fixture(scope="module")
 def searched(stack, model, tmp_path_factory):
     out = tmp_path_factory.mktemp("searched")
-    predict_stack(stack, model, "searched", out, polish_steps=5, path_points=4)
+    predict_stack(stack, model, PredictionRequest("searched", polish_steps=5, path_points=4), out)
     return out
 
 
@@ -106,9 +110,9 @@ def test_a_search_under_the_true_volumes_finds_the_truth(searched, truth):
 
 
 def test_images_of_another_field_of_view_are_refused(stack, model, tmp_path):
-    other = replace(stack, optics=replace(stack.optics, pixel_A=1.1 * stack.pixel_A))
+    other = replace(stack, metadata=replace(stack.metadata, optics=replace(stack.metadata.optics, pixel_A=1.1 * stack.pixel_A)))
     with pytest.raises(HetacumnError, match=r"pixels of 3\.\d+ Å; expected 3\.2, as .* was trained on"):
-        predict_stack(other, model, "searched", tmp_path)
+        predict_stack(other, model, PredictionRequest("searched"), tmp_path)
 
 
 def test_the_files_are_those_of_the_contract(searched, source):
@@ -136,6 +140,27 @@ def test_the_files_are_those_of_the_contract(searched, source):
     assert run["predict_particles_per_second"] > 0 and run["peak_memory_mb"] > 0
 
 
+@pytest.mark.parametrize("grade", ["amortized", "searched"])
+def test_an_answer_opened_is_the_answer_returned(stack, model, tmp_path, grade):
+    request = PredictionRequest(grade, polish_steps=2, path_points=3)
+    made = predict_stack(stack, model, request, tmp_path)
+    opened = Answer.open(tmp_path)
+    for field in ("class_volumes", "path_volumes", "basis"):
+        torch.testing.assert_close(getattr(opened, field), getattr(made, field), rtol=0, atol=0)
+    assert opened.predictions.names == made.predictions.names and opened.folder == made.folder
+    assert torch.equal(opened.predictions.classes, made.predictions.classes)
+    torch.testing.assert_close(opened.predictions.latents, made.predictions.latents)
+    torch.testing.assert_close(opened.predictions.shifts_A, made.predictions.shifts_A, rtol=0, atol=1e-3)
+    assert opened.stack.folder == made.stack.folder and len(opened.stack) == len(made.stack)
+    assert opened.voxel_A == pytest.approx(made.voxel_A) and len(made.path_volumes) == 3
+    assert opened.particles_per_second == round(made.particles_per_second)
+
+
+def test_no_mixture_is_fitted_while_a_search_model_loads(model, monkeypatch):
+    monkeypatch.setattr("hetacumn.classes.GaussianMixture", None)
+    assert load_em(model).box == BOX
+
+
 def test_volumes_along_the_path_change_one_way(searched):
     volumes, _ = read_volumes(searched / "volumes", "path_")
     steps = (volumes[1:] - volumes[:-1]).flatten(1)
@@ -146,10 +171,8 @@ def test_volumes_along_the_path_change_one_way(searched):
 @pytest.mark.parametrize("grade", ["encoder", "amortized", "searched"])
 def test_chunks_change_no_prediction(stack, model, tmp_path, device, grade):
     whole, parts = (
-        predict_stack(
-            stack, model, grade, tmp_path / str(chunk), device=device, chunk=chunk, polish_steps=0
-        ).predictions
-        for chunk in (1000, 64)
+        predict_stack(stack, model, request, tmp_path / str(request.chunk), device).predictions
+        for request in (PredictionRequest(grade, chunk=chunk, polish_steps=0) for chunk in (1000, 64))
     )
     assert whole.names == parts.names and len(parts) == N
     torch.testing.assert_close(parts.latents, whole.latents, rtol=1e-3, atol=0.02)
@@ -159,7 +182,8 @@ def test_chunks_change_no_prediction(stack, model, tmp_path, device, grade):
 
 
 def test_what_is_left_of_a_chunk_is_no_chunk_of_its_own_for_several_processes(stack, model):
-    work = _Work(stack, load_model(model), "amortized", 2, None, torch.device("cpu"), N - 1, Team(1, 2))
+    request = PredictionRequest("amortized", chunk=N - 1)
+    work = StackInference(stack, load_model(model), request, 2, None, torch.device("cpu"), Team(1, 2))
     assert [len(rows) for rows in work.chunks] == [N] and len(work.own_rows[0]) == N // 2
 
 
@@ -170,7 +194,7 @@ def test_refined_is_better_than_the_pass_that_it_starts_from(stack, model, truth
     shifts = (truth.shifts_A / 3.2 + 0.3)[:, None].expand(-1, 3, -1)
     found = Hypotheses(torch.cat([wrong, near[:, None]], 1), shifts, torch.zeros(N, 3))
     monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(N, 1), found))
-    answer = predict_stack(stack, model, "refined", tmp_path, polish_steps=5)
+    answer = predict_stack(stack, model, PredictionRequest("refined", polish_steps=5), tmp_path)
     errors, _ = pose_errors(answer.predictions.rotations, truth.rotations)
     assert errors.median() < 4 and accuracy(answer.predictions.classes, truth.classes) > 0.95
 
@@ -182,7 +206,7 @@ def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth
     errors = {}
     for faint in (0.0, torch.inf):
         monkeypatch.setattr("hetacumn.inference.FAINT", faint)
-        answer = predict_stack(stack, model, "refined", tmp_path, polish_steps=5)
+        answer = predict_stack(stack, model, PredictionRequest("refined", polish_steps=5), tmp_path)
         errors[faint], _ = pose_errors(answer.predictions.rotations, truth.rotations)
     assert (errors[torch.inf] > 20).float().mean() < 0.1 < (errors[0.0] > 20).float().mean()
 
@@ -190,7 +214,8 @@ def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth
 def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, model, truth, monkeypatch):
     trained, searched = load_model(model), load_em(model)
     data, config = observe(stack.read()), trained.config.ab_initio.thorough()
-    found = search(data, searched.basis(), searched.centres, config)
+    centres = centres_of(searched.start.latents, searched.config.classes)
+    found = search(data, searched.basis(), centres, config)
     errors, _ = pose_errors(found.poses.rotations, truth.rotations)
     assert errors.median() < 2 and accuracy((found.latents[:, 0] > 0).long(), truth.classes) > 0.95
 
@@ -222,7 +247,7 @@ def test_doubtful_images_of_every_chunk_are_searched_under_the_same_volumes(firs
 
     monkeypatch.setattr("hetacumn.inference._search", noted)
     monkeypatch.setattr("hetacumn.inference.FAINT", torch.inf)
-    predict_stack(first_class[1], model, "refined", tmp_path, chunk=15, polish_steps=1)
+    predict_stack(first_class[1], model, PredictionRequest("refined", chunk=15, polish_steps=1), tmp_path)
     assert len(under) == 3 and all(torch.equal(centres, under[0]) for centres in under)
 
 
@@ -231,7 +256,7 @@ def test_open_poses_are_weighed_in_volumes_and_classes(stack, model, truth, tmp_
     """Here of images that are clear: as good as any other way, by the volumes that the answer holds."""
     monkeypatch.setattr("hetacumn.inference.poses_are_open", lambda *_: True)
     whole, parts = (
-        predict_stack(stack, model, grade, tmp_path / str(chunk), chunk=chunk, polish_steps=3, path_points=4)
+        predict_stack(stack, model, PredictionRequest(grade, chunk=chunk, polish_steps=3, path_points=4), tmp_path / str(chunk))
         for chunk in (1000, 80)
     )
     assert accuracy(whole.predictions.classes, truth.classes) > 0.95
@@ -241,15 +266,15 @@ def test_open_poses_are_weighed_in_volumes_and_classes(stack, model, truth, tmp_
 
 def test_the_number_of_classes_is_the_users_the_models_or_chosen(stack, model, tmp_path):
     for classes, expected in ((None, 2), (3, 3), (1, 1)):
-        answer = predict_stack(stack, model, "amortized", tmp_path, classes=classes)
+        answer = predict_stack(stack, model, PredictionRequest("amortized", classes=classes), tmp_path)
         assert len(answer.class_volumes) == expected
-    answer = predict_stack(stack, model, "amortized", tmp_path, classes=0)
+    answer = predict_stack(stack, model, PredictionRequest("amortized", classes=0), tmp_path)
     assert 1 <= len(answer.class_volumes) <= 8
 
 
 def test_fewer_classes_leave_no_volume_of_an_earlier_answer(stack, model, tmp_path):
     for classes in (3, 2):
-        predict_stack(stack, model, "amortized", tmp_path, classes=classes)
+        predict_stack(stack, model, PredictionRequest("amortized", classes=classes), tmp_path)
     assert sorted(path.name for path in (tmp_path / "volumes").glob("class_*")) == [
         "class_1.mrc",
         "class_2.mrc",
@@ -269,9 +294,10 @@ def first_class(source, searched, tmp_path_factory):
 def test_other_particles_are_classified_like_those_before(first_class, model, searched, truth, tmp_path):
     """On their own, as many classes would be made of the one."""
     rows, few = first_class
-    own = predict_stack(few, model, "searched", tmp_path / "own", polish_steps=5)
+    own = predict_stack(few, model, PredictionRequest("searched", polish_steps=5), tmp_path / "own")
     assert len(own.class_volumes) == 2 and own.predictions.classes.bincount().min() >= 1
-    answer, before = predict_stack(few, model, "searched", tmp_path / "like", like=searched), Predictions.read(searched)
+    answer = predict_stack(few, model, PredictionRequest("searched", like=searched), tmp_path / "like")
+    before = Predictions.read(searched)
     assert (answer.predictions.classes == 0).float().mean() > 0.95
     torch.testing.assert_close(answer.predictions.latents, before.latents[rows], atol=0.05, rtol=0.05)
     for stem in ("class", "basis"):
@@ -283,8 +309,8 @@ def test_other_particles_are_classified_like_those_before(first_class, model, se
 def test_classes_weighed_before_are_weighed_again(first_class, stack, model, tmp_path, monkeypatch):
     monkeypatch.setattr("hetacumn.inference.poses_are_open", lambda *_: True)
     rows, few = first_class
-    whole = predict_stack(stack, model, "searched", tmp_path / "whole", polish_steps=3, path_points=4)
-    answer = predict_stack(few, model, "searched", tmp_path / "few", like=tmp_path / "whole")
+    whole = predict_stack(stack, model, PredictionRequest("searched", polish_steps=3, path_points=4), tmp_path / "whole")
+    answer = predict_stack(few, model, PredictionRequest("searched", like=tmp_path / "whole"), tmp_path / "few")
     assert (answer.predictions.classes == whole.predictions.classes[rows]).float().mean() > 0.95
     scale = float(whole.class_volumes.abs().max())
     torch.testing.assert_close(answer.class_volumes, whole.class_volumes, rtol=1e-3, atol=1e-4 * scale)
@@ -293,14 +319,14 @@ def test_classes_weighed_before_are_weighed_again(first_class, stack, model, tmp
 def test_an_answer_that_another_cannot_be_like_is_refused(stack, model, searched, tmp_path):
     for more, message in (
         ({"grade": "searched", "classes": 3}, "classes is 3; expected none, as they shall be those of"),
-        ({"grade": "amortized"}, "run.json: model is '.*'; expected '.*', that of the prediction that shall be like it"),
+        ({"grade": "amortized"}, "run.json: model is '.*'; expected '.*', as in the new prediction"),
         ({"grade": "searched", "like": tmp_path}, "run.json: model is None; expected"),
     ):
         with pytest.raises(HetacumnError, match=message):
-            predict_stack(stack, model, out=tmp_path / "out", **{"like": searched, **more})
-    predict_stack(stack, model, "amortized", tmp_path / "pass")
+            predict_stack(stack, model, PredictionRequest(**{"like": searched, **more}), tmp_path / "out")
+    predict_stack(stack, model, PredictionRequest("amortized"), tmp_path / "pass")
     with pytest.raises(HetacumnError, match="grade is 'amortized'; expected 'encoder'"):
-        predict_stack(stack, model, "encoder", tmp_path / "out", like=tmp_path / "pass")
+        predict_stack(stack, model, PredictionRequest("encoder", like=tmp_path / "pass"), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -312,11 +338,11 @@ def test_an_answer_that_another_cannot_be_like_is_refused(stack, model, searched
 )
 def test_mistakes_are_told(stack, model, tmp_path, grade, classes, message):
     with pytest.raises(HetacumnError, match=message):
-        predict_stack(stack, model, grade, tmp_path, classes=classes)
+        predict_stack(stack, model, PredictionRequest(grade, classes=classes), tmp_path)
     assert not (tmp_path / "predictions.star").exists()
 
 
 def test_a_folder_without_a_model_is_named(stack, tmp_path):
     for grade, name in (("amortized", "model.safetensors"), ("searched", START)):
         with pytest.raises(HetacumnError, match=f"{name}: no such file; train first"):
-            predict_stack(stack, tmp_path / "none", grade, tmp_path / "out")
+            predict_stack(stack, tmp_path / "none", PredictionRequest(grade), tmp_path / "out")

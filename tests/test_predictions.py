@@ -10,7 +10,8 @@ from test_particles import OPTICS_FIELDS, REAL, REAL_FILES, needs_real, optics
 
 from hetacumn import star
 from hetacumn.errors import HetacumnError
-from hetacumn.particles import optics_of, write_star
+from hetacumn.particle_tables import optics_of, write_star
+from hetacumn.particles import ParticleMetadata
 from hetacumn.predictions import Predictions
 from hetacumn.so3 import distance_deg, from_euler, random_rotations
 
@@ -36,7 +37,7 @@ def assert_same(a: Predictions, b: Predictions) -> None:
 def source(tmp_path):
     """A table, with half sets of an earlier refinement."""
     path = tmp_path / "source.star"
-    write_star(path, [f"{i + 1:06d}@stack.mrcs" for i in range(9)], optics(9), 64)
+    write_star(path, ParticleMetadata([f"{i + 1:06d}@stack.mrcs" for i in range(9)], optics(9)), 64)
     table = star.read_table(path)
     star.write_table(path, table.particles.assign(rlnRandomSubset=1), table.optics)
     return path
@@ -109,14 +110,14 @@ def test_bad_input_is_named(source, tmp_path):
         predictions(["000001@other.mrcs"]).write(tmp_path / "out", source)
     assert not (tmp_path / "out").exists()
     twice = tmp_path / "twice.star"
-    write_star(twice, ["1@a.mrcs", "2@a.mrcs", "1@a.mrcs"], optics(3), 64)
+    write_star(twice, ParticleMetadata(["1@a.mrcs", "2@a.mrcs", "1@a.mrcs"], optics(3)), 64)
     with pytest.raises(HetacumnError, match="twice.star: row 3: 1@a.mrcs is named twice"):
         predictions(["1@a.mrcs"]).write(tmp_path / "out", twice)
     with pytest.raises(HetacumnError, match="predictions.star: no such file"):
         Predictions.read(tmp_path)
     with pytest.raises(HetacumnError, match="no column rlnAngleRot"):
         Predictions.read(source.rename(tmp_path / "predictions.star").parent)
-    write_star(source, [f"{i + 1:06d}@stack.mrcs" for i in range(9)], optics(9), 64)
+    write_star(source, ParticleMetadata([f"{i + 1:06d}@stack.mrcs" for i in range(9)], optics(9)), 64)
     predictions(["000001@stack.mrcs"]).write(tmp_path / "out", source)
     (tmp_path / "out" / "latents.csv").write_text("particle,z1,class\nother,0,1\n")
     with pytest.raises(HetacumnError, match="latents.csv: its particles are not those"):

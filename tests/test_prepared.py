@@ -11,8 +11,11 @@ from test_particles import blob_images, optics, write_stack
 
 from hetacumn import prepared
 from hetacumn.errors import HetacumnError
-from hetacumn.particles import Poses, read_particles, write_star
-from hetacumn.prepared import is_made_from, prepare, reopen
+from hetacumn.particle_reader import read_particles
+from hetacumn.particle_tables import write_star
+from hetacumn.particles import ParticleMetadata, Poses
+from hetacumn.prepared import prepare
+from hetacumn.prepared_stack import is_made_from, reopen
 from hetacumn.preprocess import Preprocessing
 from hetacumn.so3 import random_rotations
 from hetacumn.stacks import new_stack
@@ -26,7 +29,7 @@ N = 30
 def source(tmp_path):
     write_stack(tmp_path / "stack.mrcs", blob_images(N))
     poses = Poses(random_rotations(N, torch.Generator().manual_seed(0)), torch.linspace(-3, 3, 2 * N).view(N, 2))
-    write_star(tmp_path / "particles.star", [f"{i + 1}@stack.mrcs" for i in range(N)], optics(N), 32, poses)
+    write_star(tmp_path / "particles.star", ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(N)], optics(N), poses), 32)
     return tmp_path / "particles.star"
 
 
@@ -36,16 +39,16 @@ def test_what_was_prepared_is_what_is_read(source, tmp_path):
     assert len(stack) == N and stack.box == 16 and stack.pixel_A == whole.pixel_A and stack.dropped == 0
     rows = np.array([4, 7, 20])
     for found, expected in ((stack.read(), whole), (stack.read(rows), whole[rows]), (stack.read(slice(5, 9)), whole[5:9])):
-        assert torch.equal(found.images, expected.images) and found.names == expected.names
-        assert torch.equal(found.poses.shifts_px, expected.poses.shifts_px)
-        assert torch.equal(found.optics.defocus_u_A, expected.optics.defocus_u_A)
+        assert torch.equal(found.images, expected.images) and found.metadata.names == expected.metadata.names
+        assert torch.equal(found.metadata.poses.shifts_px, expected.metadata.poses.shifts_px)
+        assert torch.equal(found.metadata.optics.defocus_u_A, expected.metadata.optics.defocus_u_A)
 
 
 def test_other_programs_read_it(source, tmp_path):
     stack = prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
     again = read_particles(stack.star, contrast="white", centre=False, progress=False)
     assert again.pixel_A == pytest.approx(3.0) and again.box == 16
-    torch.testing.assert_close(again.poses.shifts_px, stack.poses.shifts_px, atol=1e-5, rtol=0)
+    torch.testing.assert_close(again.metadata.poses.shifts_px, stack.metadata.poses.shifts_px, atol=1e-5, rtol=0)
     ours = stack.read().images
     cosine = torch.nn.functional.cosine_similarity(again.images.flatten(1), ours.flatten(1))
     assert cosine.min() > 0.97  # normalised once more on the way
@@ -83,7 +86,7 @@ def test_bad_particles_are_dropped_and_listed(source, tmp_path):
     good = [i for i in range(N) if i not in (3, 7, 11, 25)]
     assert stack.rows.tolist() == good and stack.dropped == 4 and stack.outliers == 1
     again = prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
-    assert again.names == [f"{i + 1}@stack.mrcs" for i in good] and len(again.images) == 26
+    assert again.metadata.names == [f"{i + 1}@stack.mrcs" for i in good] and len(again.images) == 26
     write_stack(tmp_path / "stack.mrcs", blob_images(N))
     clean = read_particles(source, box=16, contrast="white", centre=False, progress=False)
     same = [k for k, i in enumerate(good) if i != 20]
@@ -100,7 +103,7 @@ def test_images_that_are_not_those_of_the_note_are_not_taken_for_them(source, tm
         with pytest.raises(HetacumnError, match="particles.mrcs: not the images that .*prepared.json is of"):
             reopen(folder)
         assert prepare(source, folder, SETTINGS, progress=False).stack.read_bytes() == before
-    assert reopen(folder).names == stack.names
+    assert reopen(folder).metadata.names == stack.metadata.names
 
 
 def test_nothing_good_is_an_error_that_leaves_nothing(source, tmp_path):
@@ -134,27 +137,27 @@ def test_images_are_centred_by_the_origins_of_the_file_and_answers_are_those_of_
     blobs = [torch.exp(-((axis[None] - x) ** 2 + (axis[:, None] - y) ** 2) / (2 * 2.0**2)) for x, y in off_px]
     write_stack(tmp_path / "stack.mrcs", (torch.stack(blobs) + noise).numpy())
     poses = Poses(torch.eye(3).expand(3, 3, 3), off_px)
-    write_star(tmp_path / "particles.star", [f"{i + 1}@stack.mrcs" for i in range(3)], optics(3), box, poses)
+    write_star(tmp_path / "particles.star", ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(3)], optics(3), poses), box)
     stack = prepare(tmp_path / "particles.star", tmp_path / "prepared", Preprocessing(contrast="white"), progress=False)
     peaks = stack.read().images.flatten(1).argmax(1)
     assert ((peaks % box - 16).abs() <= 1).all() and ((peaks // box - 16).abs() <= 1).all()
-    torch.testing.assert_close(stack.offsets_A, off_px.round() * 1.5)
-    left_px = stack.poses.shifts_px  # what whole pixels left over
+    torch.testing.assert_close(stack.metadata.offsets_A, off_px.round() * 1.5)
+    left_px = stack.metadata.poses.shifts_px  # what whole pixels left over
     torch.testing.assert_close(left_px, off_px - off_px.round(), atol=1e-5, rtol=0)
-    torch.testing.assert_close(stack.shifts_in_source_A(left_px * 1.5), off_px * 1.5, atol=1e-5, rtol=0)
-    torch.testing.assert_close(stack.shifts_in_prepared_A(off_px * 1.5), left_px * 1.5, atol=1e-5, rtol=0)
-    assert torch.equal(stack.read(np.array([2, 0])).offsets_A, stack.offsets_A[[2, 0]])
+    torch.testing.assert_close(stack.metadata.shifts_in_source_A(left_px * 1.5), off_px * 1.5, atol=1e-5, rtol=0)
+    torch.testing.assert_close(stack.metadata.shifts_in_prepared_A(off_px * 1.5), left_px * 1.5, atol=1e-5, rtol=0)
+    assert torch.equal(stack.read(np.array([2, 0])).metadata.offsets_A, stack.metadata.offsets_A[[2, 0]])
 
 
 def test_another_table_is_not_taken_for_the_one_prepared_there(source, tmp_path):
     few = tmp_path / "few.star"
-    write_star(few, [f"{i + 1}@stack.mrcs" for i in range(9, 3, -1)], optics(6), 32)
+    write_star(few, ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(9, 3, -1)], optics(6)), 32)
     prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert is_made_from(tmp_path / "prepared", source) and not is_made_from(tmp_path / "prepared", few)
     other = prepare(few, tmp_path / "prepared", SETTINGS, progress=False)
-    assert other.names[0] == "10@stack.mrcs" and other.images.shape == (6, 16, 16) and len(other) == 6
+    assert other.metadata.names[0] == "10@stack.mrcs" and other.images.shape == (6, 16, 16) and len(other) == 6
     assert is_made_from(tmp_path / "prepared", few) and not is_made_from(tmp_path / "nowhere", few)
-    write_star(few, [f"{i + 1}@stack.mrcs" for i in range(7)], optics(7), 32)
+    write_star(few, ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(7)], optics(7)), 32)
     with pytest.raises(HetacumnError, match="few.star: 7 particles; expected 6, as .*prepared was made of"):
         reopen(tmp_path / "prepared")
 
@@ -172,7 +175,7 @@ def test_a_table_that_changed_is_not_joined_with_the_images_of_before(source, tm
 def test_what_is_prepared_is_never_written_over(source, tmp_path):
     """Neither the table nor a stack, whose names those of prepared images may be."""
     write_stack(tmp_path / "particles.mrcs", blob_images(N))
-    write_star(tmp_path / "other.star", [f"{i + 1}@particles.mrcs" for i in range(N)], optics(N), 32)
+    write_star(tmp_path / "other.star", ParticleMetadata([f"{i + 1}@particles.mrcs" for i in range(N)], optics(N)), 32)
     prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
     again = tmp_path / "prepared/particles.star"
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -189,7 +192,7 @@ def test_the_folder_of_the_stacks_is_kept(source, tmp_path):
 
 def test_an_image_in_two_rows_is_refused_before_anything_is_read(tmp_path):
     write_stack(tmp_path / "stack.mrcs", blob_images(N))
-    write_star(tmp_path / "twice.star", ["1@stack.mrcs", "2@stack.mrcs", "1@stack.mrcs"], optics(3), 32)
+    write_star(tmp_path / "twice.star", ParticleMetadata(["1@stack.mrcs", "2@stack.mrcs", "1@stack.mrcs"], optics(3)), 32)
     with pytest.raises(HetacumnError, match="twice.star: row 3: 1@stack.mrcs is named twice; expected every image once"):
         prepare(tmp_path / "twice.star", tmp_path / "prepared", SETTINGS, progress=False)
     assert not (tmp_path / "prepared").exists()

@@ -8,7 +8,7 @@ from hetacumn.errors import HetacumnError
 from hetacumn.fourier import fft2c, ifft2c, shells
 from hetacumn.observations import observe
 from hetacumn.optics import Optics
-from hetacumn.particles import Particles
+from hetacumn.particles import ParticleMetadata, Particles
 from hetacumn.preprocess import (
     Preprocessing,
     finish,
@@ -93,8 +93,8 @@ def test_observations_of_coloured_noise_are_white_and_their_ctf_is_divided_alike
     images = coloured_noise(n, box, power)
     one = torch.ones(n)
     optics = Optics(1e4 * one, 1e4 * one, 0 * one, 300 * one, 2.7 * one, 0.1 * one, 0 * one, pixel_A=4.0)
-    raw = observe(Particles(images, optics, [""] * n))
-    data = observe(Particles(images, optics, [""] * n, noise=power))
+    raw = observe(Particles(images, ParticleMetadata([""] * n, optics)))
+    data = observe(Particles(images, ParticleMetadata([""] * n, optics, noise=power)))
     inner = data.plane.k.norm(dim=1) > 1
     per_coefficient = data.y.abs().square().mean(0)[inner]
     assert per_coefficient.mean() == pytest.approx(1, abs=0.01)

@@ -1,6 +1,7 @@
 """The project's root, its provenance, and files that are whole or not there."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -124,3 +125,29 @@ def work():
     said = full_disk(code, tmp_path)
     assert said.startswith("particles.mrcs: cannot be written (File too large); it was not made") and "filled" not in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_made_with_its_parents(tmp_path):
+    assert project.make_folder(tmp_path / "a/b").is_dir() and project.make_folder(str(tmp_path / "a/b")) == tmp_path / "a/b"
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file/below/it"):
+        with pytest.raises(HetacumnError, match=f"^{tmp_path}/file: is a file; expected a folder to write into$"):
+            project.make_folder(path)
+    with pytest.raises(HetacumnError, match="file: is a file"):
+        project.write_json(tmp_path / "file/run.json", {})
+
+
+def test_a_folder_that_cannot_be_made_is_named():
+    with pytest.raises(HetacumnError, match="^/proc/nowhere/out: cannot be made .*; expected a folder to write into$"):
+        project.make_folder("/proc/nowhere/out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_named(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o555)
+    for path, message in (("closed", "is read-only"), ("closed/out", "cannot be made .Permission denied.")):
+        with pytest.raises(HetacumnError, match=f"{path}: {message}; expected a folder to write into"):
+            project.make_folder(tmp_path / path)

@@ -30,7 +30,8 @@ def test_relion_reconstructs_the_same_volume_from_our_predictions(tmp_path):
     settings = {"structure": "adk", "states": ["open"], "particles": 800, "box": 64, "pixel_A": 1.6, "snr": 1.0}
     truth = simulate(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
     stack = prepare(tmp_path / "particles.star", tmp_path / "prepared", Preprocessing(box=32), progress=False)
-    Predictions(stack.names, truth.rotations, truth.shifts_A, truth.classes, truth.shifts_A).write(tmp_path, stack.source)
+    predictions = Predictions(stack.metadata.names, truth.rotations, truth.shifts_A, truth.classes, truth.shifts_A)
+    predictions.write(tmp_path, stack.source)
     command = ["relion_reconstruct", "--i", "predictions.star", "--o", "relion.mrc", "--ctf", "--pad", "2"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr[-2000:]

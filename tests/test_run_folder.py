@@ -10,6 +10,7 @@ from toys import hinged, make_toy
 from hetacumn.ab_initio import Start
 from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.errors import HetacumnError
+from hetacumn.fingerprint import StackFingerprint
 from hetacumn.run_folder import START, load_config, load_model, load_start, save_start
 from hetacumn.train_config import TrainConfig
 
@@ -27,7 +28,7 @@ def test_a_config_survives_its_file_and_params(tmp_path):
 def test_starts_come_back(blobs, tmp_path):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 20, 16, snr=0.5)
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "classes", {"classes": -1.5})
-    save_start(tmp_path / START, start, "toy", {})
+    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), {})
     read = load_start(tmp_path / START)
     assert (read.route, read.scores) == ("classes", {"classes": -1.5})
     assert torch.equal(read.basis, start.basis) and torch.equal(read.latents, start.latents)

@@ -5,7 +5,8 @@ import pytest
 import scaling
 from test_particles import blob_images, optics, write_stack
 
-from hetacumn.particles import write_star
+from hetacumn.particle_tables import write_star
+from hetacumn.particles import ParticleMetadata
 from hetacumn.stacks import open_stack
 from hetacumn.star import read_table
 
@@ -13,7 +14,8 @@ from hetacumn.star import read_table
 def test_a_made_stack_has_the_field_of_view_of_its_source(tmp_path):
     images = blob_images(10, 128)
     write_stack(tmp_path / "particles.mrcs", images)
-    write_star(tmp_path / "particles.star", [f"{i + 1}@particles.mrcs" for i in range(10)], optics(10), images.shape[-1])
+    names = [f"{i + 1}@particles.mrcs" for i in range(10)]
+    write_star(tmp_path / "particles.star", ParticleMetadata(names, optics(10)), images.shape[-1])
     before = read_table(tmp_path / "particles.star")
     made = scaling.make(tmp_path / "made", tmp_path / "particles.star", 25)
     table, stack = read_table(made), open_stack(made.with_suffix(".mrcs"))

@@ -1,5 +1,6 @@
 """The simulator: what it states is so, the files hold no truth, and its images are slices of its volumes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -14,7 +15,9 @@ from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane, fft2c
 from hetacumn.mrc import read_mrc
 from hetacumn.optics import frequency_grid
-from hetacumn.particles import Poses, read_particles, write_star
+from hetacumn.particle_reader import read_particles
+from hetacumn.particle_tables import write_star
+from hetacumn.particles import Poses
 from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import distance_deg, to_euler
 from hetacumn.volumes import Slicer
@@ -67,7 +70,7 @@ def test_snr_is_as_stated(settings, tmp_path, monkeypatch):
 def compare_with_slices(out: Path, turn=lambda r: r, sign: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Correlation of each image with the slice of its class volume, and the ratio of their powers."""
     truth = Truth.read(out / "truth.npz")
-    optics = read_particles(out / "particles.star", progress=False).optics
+    optics = read_particles(out / "particles.star", progress=False).metadata.optics
     volumes = torch.stack([read_mrc(out / f"truth_class{k}.mrc")[0] for k in (1, 2)])
     plane = HalfPlane(48, radius=16)
     slices = Slicer(volumes, padding=4)(turn(truth.rotations), plane.k)[torch.arange(200), truth.classes]
@@ -95,10 +98,11 @@ def test_inverse_poses_or_shifts_would_be_noticed(adk):
 def test_poses_written_as_relion_has_them_come_back_as_the_truth(adk, tmp_path):
     truth, particles = Truth.read(adk / "truth.npz"), read_particles(adk / "particles.star", progress=False)
     poses = Poses(truth.rotations, truth.shifts_A / particles.pixel_A)
-    write_star(tmp_path / "posed.star", particles.names, particles.optics, 48, poses, truth.classes)
+    posed = replace(particles.metadata, poses=poses)
+    write_star(tmp_path / "posed.star", posed, 48, truth.classes)
     table = star.read_table(tmp_path / "posed.star")
     np.testing.assert_allclose(table.numbers("rlnOriginXAngst"), -truth.shifts_A[:, 0], atol=1e-5)
-    again = read_particles(tmp_path / "posed.star", box=24, data_dir=adk, centre=False, progress=False).poses
+    again = read_particles(tmp_path / "posed.star", box=24, data_dir=adk, centre=False, progress=False).metadata.poses
     assert distance_deg(again.rotations, truth.rotations).max() < 0.01
     torch.testing.assert_close(again.shifts_px, truth.shifts_A / (2 * particles.pixel_A), atol=1e-5, rtol=0)
 
@@ -110,13 +114,13 @@ def test_the_star_file_is_relion31_and_holds_no_truth(adk):
                                     "rlnPhaseShift", "rlnOpticsGroup"}  # fmt: skip
     assert table.numbers("rlnImageSize")[0] == 48 and table.pixel_sizes()[0] == 2.2
     particles = read_particles(adk / "particles.star", box=32, progress=False)
-    assert particles.poses is None and len(particles) == 200
-    assert particles.names[9] == "000010@particles.mrcs"
+    assert particles.metadata.poses is None and len(particles) == 200
+    assert particles.metadata.names[9] == "000010@particles.mrcs"
 
 
 def test_optics_are_drawn_as_stated(tmp_path):
     run(tmp_path, defocus_A=[9000, 12000], astigmatism_A=400, voltage_kv=200, amplitude_contrast=0.07)
-    optics = read_particles(tmp_path / "particles.star", progress=False).optics
+    optics = read_particles(tmp_path / "particles.star", progress=False).metadata.optics
     mean = (optics.defocus_u_A + optics.defocus_v_A) / 2
     assert 9000 <= mean.min() < 9300 and 11700 < mean.max() <= 12000
     difference = optics.defocus_u_A - optics.defocus_v_A

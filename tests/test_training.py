@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import re
 import resource
 import signal
 from dataclasses import replace
@@ -17,12 +16,14 @@ from hetacumn import training
 from hetacumn.ab_initio import Start
 from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.decoder import linear_basis
+from hetacumn.devices import pick_device
 from hetacumn.errors import HetacumnError
+from hetacumn.fingerprint import StackFingerprint
 from hetacumn.inference import amortize
 from hetacumn.model import HetACUMN
-from hetacumn.observations import stack_identity
 from hetacumn.preprocess import Preprocessing
 from hetacumn.run_folder import (
+    CHECKPOINT,
     START,
     UNDER_WAY,
     load_config,
@@ -33,7 +34,7 @@ from hetacumn.run_folder import (
     trained_preprocessing,
 )
 from hetacumn.train_config import TrainConfig
-from hetacumn.training import CHECKPOINT, Trainer, pick_device, run_method, train, training_share
+from hetacumn.training import Trainer, run_method, train, training_share
 
 BOX = 16
 TINY = TrainConfig(
@@ -337,7 +338,7 @@ def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeyp
     assert left == {"consensus", "route classes", "route consensus"} and not (tmp_path / "em" / START).exists()
     with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made with other seed; delete it to begin anew"):
         run_method("em", toy.data, replace(config, seed=1), tmp_path / "em", 7.5)
-    with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: of another stack"):
+    with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made from another stack"):
         run_method("em", toy.data[:-1], config, tmp_path / "em", 7.5)
     monkeypatch.setattr("hetacumn.ab_initio.consensus", None)  # that it is not asked for again
     run_method("em", toy.data, config, tmp_path / "em", 7.5)
@@ -347,7 +348,7 @@ def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeyp
 
 
 def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monkeypatch, capsys):
-    save_start(tmp_path / START, start, stack_identity(toy.data), TINY.suited(toy.data).start_settings())
+    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.suited(toy.data).start_settings())
     trained = []
     monkeypatch.setattr(training, "train", lambda *given, **more: trained.append(1) or train(*given, **more))
     for config in (TINY, TINY, replace(TINY, seed=5)):
@@ -358,16 +359,16 @@ def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monk
     run_method("hetacumn", toy.data, replace(TINY, seed=5), tmp_path / "out", 7.5, tmp_path)
     assert len(trained) == 3
     facts = json.loads((tmp_path / "out/config.json").read_text())
-    stack, power = facts["stack"], re.search(r"power (\S+)", facts["stack"])[1]
+    power = facts["stack"]["power"]
     for away, times in ((2e-6, 3), (1e-3, 4)):  # what another kind of device makes of it; another stack
-        facts["stack"] = stack.replace(power, f"{float(power) * (1 + away):.6f}", 1)
+        facts["stack"]["power"] = round(power * (1 + away), 6)
         (tmp_path / "out/config.json").write_text(json.dumps(facts))
         run_method("hetacumn", toy.data, replace(TINY, seed=5), tmp_path / "out", 7.5, tmp_path)
         assert len(trained) == times
 
 
 def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
-    save_start(tmp_path / START, start, stack_identity(toy.data), TINY.suited(toy.data).start_settings())
+    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.suited(toy.data).start_settings())
     as_trained = Preprocessing(box=BOX, contrast="black", diameter_A=90.0)
     run_method("hetacumn", toy.data, TINY, tmp_path / "told", 7.5, tmp_path, preprocessing=as_trained)
     run_method("em", toy.data, TINY, tmp_path, 7.5)
@@ -380,23 +381,23 @@ def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
 
 
 def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
-    save_start(tmp_path / START, start, "toy", {})
-    with pytest.raises(HetacumnError, match=f"{START}: of another stack .toy.; expected 150 particles"):
+    save_start(tmp_path / START, start, replace(StackFingerprint.of(toy.data), particles=7), {})
+    with pytest.raises(HetacumnError, match=f"{START}: made from another stack .7 particles of .*; expected 150 particles"):
         run_method("hetacumn", toy.data[:150], TINY, tmp_path / "out", 7.5, tmp_path)
-    save_start(tmp_path / START, start, stack_identity(toy.data), {})
-    assert torch.equal(load_start(tmp_path / START, stack_identity(toy.data)).basis, start.basis)
+    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), {})
+    assert torch.equal(load_start(tmp_path / START, StackFingerprint.of(toy.data)).basis, start.basis)
     rounded = replace(toy.data, y=toy.data.y * (1 + 5e-7), ctf=toy.data.ctf * (1 + 5e-7))  # as another device may find it
-    assert torch.equal(load_start(tmp_path / START, stack_identity(rounded)).basis, start.basis)
+    assert torch.equal(load_start(tmp_path / START, StackFingerprint.of(rounded)).basis, start.basis)
     louder, refocused = replace(toy.data, y=1.01 * toy.data.y), replace(toy.data, ctf=0.99 * toy.data.ctf)
     for other in (louder, refocused, toy.data[:199], toy.data[torch.arange(200).flip(0)]):
-        with pytest.raises(HetacumnError, match="of another stack"):
-            load_start(tmp_path / START, stack_identity(other))
+        with pytest.raises(HetacumnError, match="from another stack"):
+            load_start(tmp_path / START, StackFingerprint.of(other))
 
 
 def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(toy, start, tmp_path):
     """That of another folder was chosen as it is; it must fit, though."""
-    save_start(tmp_path / START, start, stack_identity(toy.data), TINY.suited(toy.data).start_settings())
-    for config, named in ((replace(TINY, classes=3), "volumes"), (replace(TINY, seed=5), "seed")):
+    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.suited(toy.data).start_settings())
+    for config, named in ((replace(TINY, classes=3), "classes"), (replace(TINY, seed=5), "seed")):
         with pytest.raises(HetacumnError, match=f"{START}: made with other {named}; delete it"):
             run_method("hetacumn", toy.data, config, tmp_path, 7.5)
     with pytest.raises(HetacumnError, match=f"{START}: a subspace of 2 components; expected 3, latent_dim"):
@@ -406,13 +407,13 @@ def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(t
 
 
 def test_a_run_that_fails_leaves_what_is_there_of_the_one_before(toy, start, tmp_path):
-    save_start(tmp_path / START, start, stack_identity(toy.data), TINY.suited(toy.data).start_settings())
+    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.suited(toy.data).start_settings())
     run_method("hetacumn", toy.data, TINY, tmp_path / "out", 7.5, tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(HetacumnError, match="not finite"):
         wild = replace(TINY, rate=1e30, joint_rate=1e30, alone_steps=0)
         run_method("hetacumn", toy.data, wild, tmp_path / "out", 7.5, tmp_path)
-    with pytest.raises(HetacumnError, match="of another stack"):
+    with pytest.raises(HetacumnError, match="from another stack"):
         run_method("hetacumn", toy.data[:150], TINY, tmp_path / "out", 7.5, tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
@@ -505,7 +506,7 @@ def test_a_start_of_another_stack_is_refused(toy, start, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "ab_initio", lambda data, config, seed, **steps: start)
     run_method("em", toy.data, TINY, tmp_path / "em", 7.5)
     other = training.Observations(2 * toy.data.y, toy.data.ctf, toy.data.plane)
-    with pytest.raises(HetacumnError, match=f"{START}: of another stack"):
+    with pytest.raises(HetacumnError, match=f"{START}: made from another stack"):
         run_method("hetacumn", other, TINY, tmp_path / "one", 7.5, tmp_path / "em")
 
 

@@ -29,6 +29,7 @@ from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.baselines import cryodrgn, relion
 from hetacumn.baselines.process import find_program, run_bounded
 from hetacumn.classes import centres_of
+from hetacumn.devices import device_name, pick_device
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
 from hetacumn.inference import amortize, follow, search_doubtful
@@ -36,9 +37,11 @@ from hetacumn.model import build_model
 from hetacumn.mrc import write_mrc
 from hetacumn.observations import Observations, signal_nats, signal_power
 from hetacumn.optics import Optics
-from hetacumn.particles import write_star
+from hetacumn.particle_tables import write_star
+from hetacumn.particles import ParticleMetadata
 from hetacumn.precision import layer_dtype
-from hetacumn.prepared import Prepared, prepare
+from hetacumn.prepared import prepare
+from hetacumn.prepared_stack import PreparedStack
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, keep_freed_memory
 from hetacumn.replay import WARM_UP
@@ -48,7 +51,7 @@ from hetacumn.stacks import new_stack
 from hetacumn.star import read_table
 from hetacumn.stochastic_em import smooth_noise, stochastic_em
 from hetacumn.train_config import TrainConfig
-from hetacumn.training import Trainer, device_name, pick_device
+from hetacumn.training import Trainer
 from hetacumn.volumes import Slicer, soft_sphere
 
 FOLDER = Path(__file__).resolve().parent
@@ -294,7 +297,7 @@ class Suite:
                 except HetacumnError as error:
                     print(f"not measured: {error}")
 
-    def _relion(self, source: Prepared, folder: Path) -> None:
+    def _relion(self, source: PreparedStack, folder: Path) -> None:
         program = find_program("relion_refine", hint=relion.HINT)
         command = [
             program, "--i", source.star.name, "--ref", "reference.mrc", "--ini_high", 4 * PIXEL_A, "--sym", "C1", "--K", 1,
@@ -310,7 +313,7 @@ class Suite:
         seconds = two.clock_seconds - one.clock_seconds
         self.add("expectation, 4608 rotations", source.box, len(source), seconds, peer="relion 3.1")
 
-    def _cryodrgn(self, source: Prepared, folder: Path) -> None:
+    def _cryodrgn(self, source: PreparedStack, folder: Path) -> None:
         config = cryodrgn.CryodrgnConfig(epochs=3, pretrain_images=100)
         _, outcome = cryodrgn.run(source, folder / "cryodrgn", 2, PEER_SECONDS, self.venv, config)
         text = (folder / "cryodrgn/cryodrgn.log").read_text()
@@ -333,7 +336,7 @@ def optics(count: int) -> Optics:
 def write_star_of(folder: Path, box: int, count: int) -> Path:
     """A STAR of ``count`` particles in one stack."""
     path = folder / "particles.star"
-    write_star(path, [f"{i + 1:06d}@particles.mrcs" for i in range(count)], optics(count), box)
+    write_star(path, ParticleMetadata([f"{i + 1:06d}@particles.mrcs" for i in range(count)], optics(count)), box)
     return path
 
 

@@ -17,7 +17,7 @@ from hetacumn.baselines.process import Outcome, find_program, run_bounded
 from hetacumn.classes import classify
 from hetacumn.errors import HetacumnError
 from hetacumn.predictions import Predictions
-from hetacumn.prepared import Prepared
+from hetacumn.prepared_stack import PreparedStack
 
 HINT = "make it with `make peers`"
 ARRAY_PARTS = {  # all that a pickled array is made of
@@ -56,23 +56,21 @@ class CryodrgnConfig:
 
 
 def run(
-    data: Prepared, out: Path | str, classes: int, seconds: float, venv: Path | str, config: CryodrgnConfig = CryodrgnConfig(),
-    amp: bool = False,
+    data: PreparedStack, out: Path | str, classes: int, seconds: float, venv: Path | str,
+    config: CryodrgnConfig = CryodrgnConfig(),
 ) -> tuple[Predictions, Outcome]:
     """Train for at most ``seconds``; the answer is the last epoch that was written.
 
-    ``amp``: mixed precision, for a GPU. Raises :class:`HetacumnError` where ``venv`` has no cryoDRGN, where it fails, or
-    has written no epoch in its time.
+    Raises :class:`HetacumnError` where ``venv`` has no cryoDRGN, where it fails, or has written no epoch in its time.
     """
     out, program = Path(out).resolve(), find_program("cryodrgn", Path(venv) / "bin", HINT)
     log, folder = out / "cryodrgn.log", data.star.parent
     parsed = [program, "parse_ctf_star", data.star, "-o", out / "ctf.pkl"]
     first = run_bounded(parsed, log, min(120.0, seconds))
-    shared = ["--ctf", out / "ctf.pkl", "--zdim", config.latent_dim, "--seed", config.seed, "--no-analysis",
+    shared = ["--ctf", out / "ctf.pkl", "--zdim", config.latent_dim, "--seed", config.seed, "--no-analysis", "--no-amp",
               "--l-start", config.l_start, "--l-end", config.l_end, "--t-extent", config.t_extent_px,
               "--t-ngrid", config.t_grid, "--base-healpy", config.base_healpy, "--niter", config.rounds,
               "--nkeptposes", config.kept_poses, "--pe-dim", config.encoding, "-o", out]
-    shared += [] if amp else ["--no-amp"]
     if config.command == "abinit_het_old":
         sizes = ["-n", config.epochs, "--enc-dim", config.width, "--enc-layers", config.layers, "--dec-dim", config.width,
                  "--dec-layers", config.layers, "--pretrain", config.pretrain_images]
@@ -86,7 +84,7 @@ def run(
     epoch = _last_epoch(out)
     if epoch is None:
         raise HetacumnError(f"{log}: cryoDRGN wrote no epoch in {second.seconds:.0f} s; give it more time")
-    return read_answer(out, epoch, data, classes, config), first.then(second)
+    return read_predictions(out, epoch, data, classes, config), first.then(second)
 
 
 def _last_epoch(out: Path) -> int | None:
@@ -97,13 +95,13 @@ def _last_epoch(out: Path) -> int | None:
     return max(epochs("z") & epochs("pose"), default=None)
 
 
-def read_answer(out: Path | str, epoch: int, data: Prepared, classes: int, config: CryodrgnConfig) -> Predictions:
+def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: int, config: CryodrgnConfig) -> Predictions:
     """Predictions from ``z.N.pkl`` and ``pose.N.pkl``.
 
     Its rotations are RELION's matrices; its translations are minus our shifts, in fractions of the box
     (``abinit_het_old``) or in pixels (``abinit``).
     """
-    out, count = Path(out), len(data.names)
+    out, count = Path(out), len(data)
     latents = np.asarray(_load_arrays(out / f"z.{epoch}.pkl"), dtype=np.float32)
     pose = _load_arrays(out / f"pose.{epoch}.pkl")
     rotations, translations = (np.asarray(part, dtype=np.float32) for part in pose)
@@ -112,8 +110,8 @@ def read_answer(out: Path | str, epoch: int, data: Prepared, classes: int, confi
                             f"{translations.shape}; expected those of {count} particles")
     scale = data.pixel_A * (data.box if config.command == "abinit_het_old" else 1.0)
     z = torch.from_numpy(latents)
-    shifts_A = data.shifts_in_source_A(-scale * torch.from_numpy(translations))
-    return Predictions(data.names, torch.from_numpy(rotations), shifts_A, classify(z, classes, config.seed).labels, z)
+    shifts_A = data.metadata.shifts_in_source_A(-scale * torch.from_numpy(translations))
+    return Predictions(data.metadata.names, torch.from_numpy(rotations), shifts_A, classify(z, classes, config.seed).labels, z)
 
 
 class _ArraysOnly(pickle.Unpickler):

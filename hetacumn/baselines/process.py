@@ -20,6 +20,7 @@ import psutil
 from tqdm import tqdm
 
 from hetacumn.errors import HetacumnError
+from hetacumn.project import make_folder
 
 GRACE_SECONDS = 20.0  # between asking a program to stop and making it
 ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # what is counted is the time of a core
@@ -57,7 +58,7 @@ def run_bounded(
     At the limit, and where this process is interrupted, the program and its children are asked to stop (SIGTERM) and
     after a while made to (SIGKILL). Raises :class:`HetacumnError` with the last lines of its output if it fails by itself.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log.parent)
     words, began = [str(word) for word in command], time.monotonic()
     with open(log, "a") as output:
         output.write(f"$ {' '.join(words)}\n")

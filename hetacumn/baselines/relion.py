@@ -11,9 +11,10 @@ import torch
 from hetacumn import star
 from hetacumn.baselines.process import Outcome, find_program, run_bounded
 from hetacumn.errors import HetacumnError
-from hetacumn.particles import poses_of
+from hetacumn.particle_tables import poses_of
 from hetacumn.predictions import Predictions
-from hetacumn.prepared import Prepared
+from hetacumn.prepared_stack import PreparedStack
+from hetacumn.project import make_folder
 
 HINT = "install RELION 3.1 (Debian: apt install --no-install-recommends relion)"
 
@@ -36,7 +37,7 @@ class RelionConfig:
 
 
 def run(
-    data: Prepared, out: Path | str, classes: int, diameter_A: float, seconds: float, config: RelionConfig = RelionConfig()
+    data: PreparedStack, out: Path | str, classes: int, diameter_A: float, seconds: float, config: RelionConfig = RelionConfig()
 ) -> tuple[Predictions, Outcome]:
     """Both jobs within ``seconds``; the answer is the last iteration that was written, of either.
 
@@ -57,8 +58,7 @@ def run(
         "--sgd_ini_resol", config.resolutions_A[0], "--sgd_fin_resol", config.resolutions_A[1],
         "--sgd_ini_subset", config.subsets[0], "--sgd_fin_subset", config.subsets[1], "--sgd_write_iter", 10,
     ]  # fmt: skip
-    folder, log = data.star.parent, out / "relion.log"
-    out.mkdir(parents=True, exist_ok=True)
+    folder, log = data.star.parent, make_folder(out) / "relion.log"
     first = run_bounded([program, *shared, *sgd, "--o", out / "initial"], log, config.share * seconds, folder)
     models = _iterations(out, "initial", "model")
     if not models:
@@ -67,7 +67,7 @@ def run(
           "--tau2_fudge", config.tau2_fudge, "--ctf_corrected_ref"]
     second = run_bounded([program, *shared, *em, "--o", out / "class3d"], log, seconds - first.seconds, folder)
     finished = [*_iterations(out, "initial", "data"), *_iterations(out, "class3d", "data")]
-    return read_answer(finished[-1], data), first.then(second)
+    return read_predictions(finished[-1], data), first.then(second)
 
 
 def _iterations(out: Path, job: str, kind: str) -> list[Path]:
@@ -82,18 +82,18 @@ def _iterations(out: Path, job: str, kind: str) -> list[Path]:
     return sorted((p for p in out.glob(f"{job}_it*_{kind}.star") if number(p) in whole), key=number)
 
 
-def read_answer(path: Path, data: Prepared) -> Predictions:
+def read_predictions(path: Path, data: PreparedStack) -> Predictions:
     """Predictions of the prepared particles, in their order, from a ``run_itNNN_data.star``."""
     table = star.read_table(path)
     _, index = table.images()
-    if sorted(index) != list(range(len(data.names))):
-        raise HetacumnError(f"{path}: {len(index)} particles; expected each of the {len(data.names)} prepared ones once")
+    if sorted(index) != list(range(len(data))):
+        raise HetacumnError(f"{path}: {len(index)} particles; expected each of the {len(data)} prepared ones once")
     order = torch.from_numpy(index).argsort()
     poses = poses_of(table, pixel_A=1.0)  # shifts in Å
     if poses is None:
         raise HetacumnError(f"{path}: no column {star.ANGLES[0]}; expected RELION's poses")
     classes = torch.from_numpy(table.numbers("rlnClassNumber")).long()[order] - 1
     return Predictions(
-        data.names, poses.rotations[order], data.shifts_in_source_A(poses.shifts_px[order]), classes,
+        data.metadata.names, poses.rotations[order], data.metadata.shifts_in_source_A(poses.shifts_px[order]), classes,
         torch.nn.functional.one_hot(classes).float(),
     )

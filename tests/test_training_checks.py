@@ -1,0 +1,151 @@
+"""What training would refuse is refused before the stack is prepared anew, and what may go on goes on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_particles import blob_images, optics, write_stack
+
+from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.errors import HetacumnError
+from hetacumn.launching import DeviceRequest
+from hetacumn.observations import observe
+from hetacumn.particle_tables import write_star
+from hetacumn.particles import ParticleMetadata
+from hetacumn.prepared import prepare
+from hetacumn.preprocess import Preprocessing
+from hetacumn.run_folder import CHECKPOINT, MODEL, START, UNDER_WAY
+from hetacumn.train_config import TrainConfig
+from hetacumn.training import Trainer
+from hetacumn.training_checks import check_training
+from hetacumn.training_job import TrainingJob, train
+
+QUICK = AbInitioConfig(
+    restarts=1, steps=6, class_steps=6, subspace_steps=4, batch=20, coarse_grid=(1, 6), class_grid=(1, 6), fine_grid=(1, 6),
+    shift=0.0, routes=("classes",), soft_steps=0,
+)  # fmt: skip
+TINY = TrainConfig(
+    latent_dim=1, templates=32, width=16, alone_steps=4, joint_epochs=0.5, batch=20, alone_batch=8, faint_alone=1.0,
+    ab_initio=QUICK,
+)  # fmt: skip
+IMAGES = Preprocessing(box=16, contrast="white")
+N = 40
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    write_stack(folder / "stack.mrcs", blob_images(N))
+    metadata = ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(N)], optics(N))
+    for name, count in (("particles", N), ("fewer", N - 5)):
+        write_star(folder / f"{name}.star", replace(metadata[:count]), 32)
+    return folder / "particles.star"
+
+
+def run(job: TrainingJob, images: Preprocessing, source: Path) -> None:
+    """The steps of the training notebook."""
+    prepared = Path(job.out) / "prepared"
+    check_training(job, images, source, prepared)
+    train(prepare(source, prepared, images, progress=False), job, DeviceRequest("cpu"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
+    run(TrainingJob("hetacumn", TINY, out), IMAGES, source)
+    assert all((out / name).exists() for name in (START, MODEL, "config.json", "prepared/prepared.json"))
+    return out
+
+
+@pytest.mark.parametrize(
+    "config, images, message",
+    [
+        (TINY, replace(IMAGES, box=24), "made with stack.box 16; expected 24"),
+        (TINY, replace(IMAGES, mask=True), "made with stack.mask False; expected True"),
+        (TINY, replace(IMAGES, box=None), "made with stack.box 16; expected None"),
+        (replace(TINY, classes=3), IMAGES, f"{START}: made with other classes; delete it"),
+        (replace(TINY, latent_dim=2), IMAGES, f"{START}: made with other latent_dim; delete it"),
+        (replace(TINY, seed=1), IMAGES, f"{START}: made with other seed; delete it"),
+        (replace(TINY, classes=0), IMAGES, "classes is 0; expected a number from 1 on"),
+    ],
+)
+def test_a_refused_run_leaves_a_finished_one_as_it_is(finished, source, config, images, message):
+    before = content(finished)
+    with pytest.raises(HetacumnError, match=message):
+        run(TrainingJob("hetacumn", config, finished), images, source)
+    assert content(finished) == before
+
+
+def test_particles_of_another_table_are_refused(finished, source):
+    before = content(finished)
+    with pytest.raises(HetacumnError, match="prepared from another table than .*fewer.star"):
+        run(TrainingJob("hetacumn", TINY, finished), IMAGES, source.with_name("fewer.star"))
+    assert content(finished) == before
+
+
+def test_the_same_run_may_be_called_again_and_other_steps_may_follow_the_same_start(finished, source, capsys):
+    before = content(finished)
+    run(TrainingJob("hetacumn", TINY, finished), IMAGES, source)
+    assert content(finished) == before and "trained already" in capsys.readouterr().out
+    check_training(TrainingJob("hetacumn", replace(TINY, alone_steps=5), finished), IMAGES, source, finished / "prepared")
+    check_training(TrainingJob("hetacumn", TINY, finished / "new"), replace(IMAGES, box=24), source, finished / "new/prepared")
+
+
+def test_a_start_of_another_folder_must_fit(finished, source, tmp_path):
+    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 1 components; expected 2, latent_dim"):
+        run(TrainingJob("hetacumn", replace(TINY, latent_dim=2), tmp_path, start=finished), IMAGES, source)
+    with pytest.raises(HetacumnError, match=f"{START}: made with stack.box 16; expected 24"):
+        run(TrainingJob("hetacumn", TINY, tmp_path, start=finished), replace(IMAGES, box=24), source)
+    with pytest.raises(HetacumnError, match=f"{START}: no such file; train first"):
+        run(TrainingJob("hetacumn", TINY, tmp_path, start=tmp_path / "none"), IMAGES, source)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_under_way_goes_on_with_its_settings_only(source, tmp_path, monkeypatch):
+    """Stopped once in the ab initio start, once in training."""
+    def stop(*given, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hetacumn.ab_initio.fit_subspace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(TrainingJob("hetacumn", TINY, tmp_path), IMAGES, source)
+    assert list((tmp_path / UNDER_WAY).iterdir()) and not (tmp_path / START).exists()
+    refused(source, tmp_path, {"classes": 3}, f"{UNDER_WAY}.*made with other classes")
+
+    with monkeypatch.context() as patch:
+        advance = Trainer._advance
+
+        def stop_later(trainer, asked):
+            if trainer.step == 2:
+                trainer._save_checkpoint()
+                raise KeyboardInterrupt
+            return advance(trainer, asked)
+
+        patch.setattr(Trainer, "_advance", stop_later)
+        with pytest.raises(KeyboardInterrupt):
+            run(TrainingJob("hetacumn", TINY, tmp_path), IMAGES, source)
+    assert (tmp_path / CHECKPOINT).exists() and not (tmp_path / UNDER_WAY).exists()
+    refused(source, tmp_path, {"alone_steps": 5}, f"{CHECKPOINT}: from a run with other settings")
+    run(TrainingJob("hetacumn", TINY, tmp_path), IMAGES, source)
+    assert (tmp_path / MODEL).exists() and not (tmp_path / CHECKPOINT).exists()
+
+
+def refused(source: Path, out: Path, other: dict, message: str) -> None:
+    """Other settings and another box are refused, and change no file."""
+    before = content(out)
+    with pytest.raises(HetacumnError, match=message):
+        run(TrainingJob("hetacumn", replace(TINY, **other), out), IMAGES, source)
+    with pytest.raises(HetacumnError, match="made with stack.box 16; expected 24"):
+        run(TrainingJob("hetacumn", TINY, out), replace(IMAGES, box=24), source)
+    assert content(out) == before
+
+
+def test_both_variants_of_the_settings_go_on(source, tmp_path):
+    """Whether images are faint, and hence which settings a run has, is known once they are read."""
+    stack = prepare(source, tmp_path / "prepared", IMAGES, progress=False)
+    assert {TINY.suited(observe(stack.read()))} <= {TINY, TINY.for_faint_images()}
