@@ -1,7 +1,8 @@
-"""Classes of particles: clusters in the latent space, or what is likelier over all poses.
+"""Classes of particles: clusters in the latent space, or the likelier class over all poses.
 
-Where images tell their pose, z tells the class, and a Gaussian mixture of all z finds the classes. Where poses stay open, z at
-the likeliest pose would be that of its noise: there the class is the likelier by the images themselves, all poses weighed.
+Where images determine their poses, z tells the class, and a Gaussian mixture of all z finds the classes. Where poses stay open,
+z at the likeliest pose mostly describes noise: there the class is the one whose volume explains the image best, with all poses
+weighed.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ class Mixture:
 
     @classmethod
     def of(cls, content: dict[str, list]) -> Mixture:
-        """What :meth:`content` wrote."""
+        """Rebuild a mixture from the result of :meth:`content`."""
         return cls(**{name: torch.tensor(values, dtype=torch.float64) for name, values in content.items()})
 
     def content(self) -> dict[str, list]:
-        """As JSON has it."""
+        """The fields by name, as JSON has them."""
         return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
 
     def probabilities(self, latents: Tensor) -> Tensor:
-        """That each of latents ``(n, q)`` is of each of them, ``(n, k)``."""
+        """Compute the probability of each class for latents ``(n, q)``: ``(n, k)``."""
         gaussians = MultivariateNormal(self.means, self.covariances)
         return (gaussians.log_prob(latents.cpu().double()[:, None]) + self.weights.log()).softmax(1)
 
 
 @dataclass(frozen=True)
 class Classes:
-    """``probabilities`` ``(n, k)`` of classes, the largest first, their latent ``centres`` ``(k, q)``, and the ``mixture`` that
-    tells those of others likewise, where they are of one."""
+    """``probabilities`` ``(n, k)`` of classes, the largest class first; their latent ``centres`` ``(k, q)``; and the ``mixture``
+    that classifies other particles alike, where classes come from one."""
 
     probabilities: Tensor
     centres: Tensor
@@ -54,14 +55,14 @@ class Classes:
 
     @property
     def labels(self) -> Tensor:
-        """The likeliest class of each, ``(n,)``, from 0."""
+        """The likeliest class of each particle, ``(n,)``, from 0."""
         return self.probabilities.argmax(1)
 
 
 def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8) -> Classes:
-    """Gaussian mixture on latents ``(n, q)``; the number of classes given, or of the least BIC up to ``most``.
+    """Fit a Gaussian mixture to latents ``(n, q)``, with a given number of classes or the one of least BIC up to ``most``.
 
-    BIC also tells whether each class has a spread of its own or all have one, that of the noise, as of faint images.
+    BIC also decides whether each class has its own covariance, or all share one (the noise of faint images).
     """
     z = latents.cpu().double().numpy()
     if classes is not None and not 1 <= classes <= len(z):
@@ -80,13 +81,15 @@ def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8)
 
 
 def centres_of(latents: Tensor, classes: int | None, seed: int = 0) -> Tensor:
-    """The centres ``(k, q)`` of classes of *some* latents ``(n, q)``, which may be fewer than the classes; on their device."""
+    """Find the centres ``(k, q)`` of the classes of *some* latents ``(n, q)``, which may be fewer than the classes."""
     return classify(latents, classes and min(classes, len(latents)), seed).centres.to(latents.device)
 
 
 def likelier(log_likelihood: Tensor, centres: Tensor, rounds: int = 100, sort: bool = True) -> Classes:
-    """The likelier of the classes at ``centres`` ``(k, q)`` by ``(n, k)`` log-likelihoods; how large the classes are is found
-    by EM. Without ``sort`` they keep the order of ``centres``."""
+    """Classify by ``(n, k)`` log-likelihoods of the classes at ``centres`` ``(k, q)``; EM finds the sizes of the classes.
+
+    Without ``sort`` the classes keep the order of ``centres``.
+    """
     scores = log_likelihood.double()
     log_share = torch.zeros(len(centres), dtype=scores.dtype, device=scores.device)
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""What was found out about each particle: pose, class, place in the latent space; on disk and back."""
+"""Predictions: the pose, class and latent of each particle; on disk and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hetacumn.project import atomic_path
 from hetacumn.reading import find_stack
 from hetacumn.stacks import read_layout
 
-#: What an earlier refinement said of its own poses; it would be untrue beside ours.
+#: Columns in which an earlier refinement describes its own poses; they do not apply to predicted poses.
 STALE_COLUMNS = [
     "rlnLogLikeliContribution", "rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples",
     "rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior",
@@ -31,10 +31,9 @@ WHERE_KNOWN = {"class_probabilities": "class_probability", "log_ratios": "log_li
 class Predictions:
     """One prediction a particle, in the order of ``names`` (rlnImageName as the source has it).
 
-    ``rotations`` ``(n, 3, 3)`` object to view; ``shifts_A`` ``(n, 2)`` (x, y), by which the image is moved;
-    ``classes`` ``(n,)`` long, from 0; ``latents`` ``(n, d)``. Where known: ``class_probabilities`` ``(n,)``, that
-    it is of its class; ``log_ratios`` ``(n,)`` of :func:`~hetacumn.inference.log_ratios`, how much the molecule explains of the
-    image, in nats.
+    ``rotations`` ``(n, 3, 3)`` object to view; ``shifts_A`` ``(n, 2)`` (x, y), by which the image is moved; ``classes`` ``(n,)``
+    long, from 0; ``latents`` ``(n, d)``. Where known: ``class_probabilities`` ``(n,)`` of the predicted classes; and
+    ``log_ratios`` ``(n,)`` in nats, how much the molecule explains of the image (:func:`~hetacumn.inference.log_ratios`).
     """
 
     names: list[str]
@@ -49,7 +48,7 @@ class Predictions:
         return len(self.names)
 
     def __getitem__(self, rows: np.ndarray) -> Predictions:
-        """Those at positions ``(m,)``, in their order."""
+        """Select the particles at positions ``(m,)``, in that order."""
         names = [self.names[row] for row in rows]
         known = {field: values[rows] for field, values in self._where_known()}
         return Predictions(names, self.rotations[rows], self.shifts_A[rows], self.classes[rows], self.latents[rows], **known)
@@ -62,11 +61,11 @@ class Predictions:
     def write(self, out_dir: Path | str, source: Path | str, data_dir: Path | str | None = None) -> None:
         """Write ``predictions.star`` and the latents, ``latents.csv``; atomically.
 
-        The STAR is RELION 3.1 whatever ``source`` (STAR or .cs) is: its rows of these names, optics and CTF
-        unchanged, with rlnClassNumber (from 1), angles and origins of these predictions, and their log ratios
-        as rlnLogLikeliContribution. Where the source does not state the box, it is read from each group's first stack,
-        if that is found (``data_dir`` as in ``read_particles``). The CSV has a row a particle: particle, z1, z2, …,
-        class (from 1), and class_probability and log_likelihood_ratio where known.
+        The STAR file is RELION 3.1, whether ``source`` is STAR or .cs. It has the source's rows of these names, optics and CTF
+        unchanged, with rlnClassNumber (from 1), angles and origins of these predictions, and the log ratios as
+        rlnLogLikeliContribution. Where the source does not state the box, the first stack of each optics group tells it, if
+        found (``data_dir`` as in ``read_particles``). The CSV has a row a particle: particle, z1, z2, …, class (from 1), and
+        class_probability and log_likelihood_ratio where known.
 
         Raises:
             HetacumnError: a name that the source lacks or has twice.
@@ -96,7 +95,7 @@ class Predictions:
 
     @classmethod
     def read(cls, out_dir: Path | str) -> Predictions:
-        """Read what :meth:`write` wrote.
+        """Read the files of :meth:`write`.
 
         Raises:
             HetacumnError: a file missing, without poses or classes, or of other particles than the STAR.
@@ -131,12 +130,12 @@ class Predictions:
 
 
 def _with_box(table: star.ParticleTable, data_dir: Path | str | None) -> pd.DataFrame:
-    """The optics table, with rlnImageSize, which RELION wants, wherever it can be known."""
+    """Return the optics table, with rlnImageSize, which RELION needs, where the box can be found."""
     if "rlnImageSize" in table.optics:
         return table.optics
     boxes, names = [], table.images()[0]
     for group in table.optics[star.GROUP]:
-        mine = (table.numbers(star.GROUP) == group).nonzero()[0]
-        stack = find_stack(names[mine[0]], table.path, data_dir) if len(mine) else None
+        rows = (table.numbers(star.GROUP) == group).nonzero()[0]
+        stack = find_stack(names[rows[0]], table.path, data_dir) if len(rows) else None
         boxes.append(None if stack is None else read_layout(stack).shape[-1])
     return table.optics if None in boxes else table.optics.assign(rlnImageSize=boxes)

@@ -1,7 +1,7 @@
-"""What is done to raw images before anything is inferred from them: background, outliers, field of view, noise spectrum.
+"""Image preprocessing: background, outliers, field of view, noise spectrum.
 
-Everything here works on a few images at a time and knows no files. The order is: judge (is it an image at all), centre,
-normalise by the background, replace outlier pixels, bring to the common field of view, mask, Fourier-crop.
+Every function works on a few images at a time and knows no files. The order is: find flaws, centre, normalise by the
+background, replace outlier pixels, bring to the common field of view, mask, Fourier-crop.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ SCALE_RANGE = 20.0  # how far the noise of an image may be from the usual, eithe
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images are read; the keys of ``stack`` in params.yaml.
+    """How images are preprocessed; the keys of ``stack`` in params.yaml.
 
-    ``box``: even, pixels after Fourier cropping; None keeps the stack's. ``contrast``: what protein is in the file,
-    white, black, or auto: found out from the images. ``diameter_A``: of a circle about the particle, in Å; pixels
-    outside are background; None is the circle inscribed in the box. ``centre``: move each image, by whole pixels, to where
-    the file's origins say that its particle is, if the file has origins (of an earlier refinement). ``mask``: set the
-    background to 0 (soft edge).
-    ``whiten``: divide the likelihood by the noise spectrum of the background: true, false, or auto: where that spectrum is
-    plainly not flat. ``outlier_std``: pixels further from the background's mean are replaced by it.
+    ``box``: even, pixels after Fourier cropping; None keeps the box of the stack. ``contrast``: of protein in the file: white,
+    black, or auto, which asks the images. ``diameter_A``: of a circle about the particle, in Å; pixels outside are background;
+    None is the circle inscribed in the box. ``centre``: move each image, by whole pixels, so that the particle is in the
+    middle, if the file has origins (of an earlier refinement). ``mask``: set the background to 0 (soft edge).
+    ``whiten``: divide the likelihood by the noise spectrum of the background: true, false, or auto, where this spectrum is
+    plainly not flat. ``outlier_std``: pixels further from the background's mean, in standard deviations, are replaced by it.
     """
 
     box: int | None = None
@@ -57,17 +56,17 @@ class Preprocessing:
 
     @classmethod
     def from_params(cls, stack: object, **more) -> Preprocessing:
-        """From ``stack`` in params.yaml, with ``more`` laid over it; what training alone reads of it is left out."""
+        """Read ``stack`` of params.yaml, with ``more`` laid over it; keys that only training reads are left out."""
         settings = {name: value for name, value in merged({"stack": stack, "": more}).items() if name != "trained_share"}
         return read_settings(cls, settings, "stack.")
 
     def radius_px(self, box: int, pixel_A: float) -> float:
-        """Of the particle's circle, in pixels of images ``box`` wide."""
+        """The radius of the particle's circle, in pixels of images ``box`` wide."""
         return box // 2 if self.diameter_A is None else min(self.diameter_A / 2 / pixel_A, box // 2)
 
 
 def flaws(images: np.ndarray) -> list[str | None]:
-    """What is wrong with each image ``(n, y, x)``, so that nothing can be done with it, or None."""
+    """Tell for each image ``(n, y, x)`` why it is unusable, or None."""
     low, high = images.min((1, 2)), images.max((1, 2))  # NaN passes through both
     finite = np.isfinite(low) & np.isfinite(high)
     return [None if good and a < b else "is constant" if good else "holds NaN or infinity"
@@ -104,19 +103,19 @@ def normalise(images: Tensor, radius_px: float, outlier_std: float) -> tuple[Ten
 
 
 def roll(images: Tensor, moves_px: Tensor) -> Tensor:
-    """Each image ``(n, y, x)`` moved by whole pixels ``(n, 2)`` (x, y), what leaves on one side coming in on the other."""
+    """Move each image ``(n, y, x)`` by whole pixels ``(n, 2)`` (x, y), cyclically."""
     rows = [torch.roll(image, (y, x), (0, 1)) for image, (x, y) in zip(images, moves_px.tolist(), strict=True)]
     return torch.stack(rows)
 
 
 def outside_circle(box: int, radius_px: float) -> Tensor:
-    """``(box, box)``, true beyond so many pixels from the centre."""
+    """Make a mask ``(box, box)``, true further than ``radius_px`` from the centre."""
     axis = torch.arange(box) - box // 2
     return axis.square()[:, None] + axis.square() > radius_px**2
 
 
 def soft_circle(box: int, radius_px: float) -> Tensor:
-    """``(box, box)``: 1 within the circle, falling to 0 at its rim as a cosine does."""
+    """Make a mask ``(box, box)``: 1 within the circle, falling to 0 at its rim as a cosine."""
     axis = torch.arange(box) - box // 2
     distance = (axis.square()[:, None] + axis.square()).sqrt()
     edge = MASK_EDGE * box
@@ -125,13 +124,13 @@ def soft_circle(box: int, radius_px: float) -> Tensor:
 
 
 def crop_field(images: Tensor, size: int) -> Tensor:
-    """The middle ``size`` pixels of images ``(..., y, x)``: a smaller field of view, the same pixels."""
+    """Cut the middle ``size`` pixels out of images ``(..., y, x)``: a smaller field of view, the same pixel size."""
     first = images.shape[-1] // 2 - size // 2
     return images[..., first : first + size, first : first + size]
 
 
 def finish(images: Tensor, settings: Preprocessing, field_px: int, box: int, pixel_A: float) -> Tensor:
-    """Normalised images as inference sees them: common field of view, masked if wanted, Fourier-cropped to ``box``."""
+    """Bring normalised images to the common field of view, mask them if so set, and Fourier-crop them to ``box``."""
     images = crop_field(images, field_px)
     if settings.mask:
         images = images * soft_circle(field_px, settings.radius_px(field_px, pixel_A))
@@ -170,6 +169,6 @@ def noise_power(images: Tensor, radius_px: float) -> tuple[Tensor, Tensor]:
 
 
 def is_white(power: Tensor, error: Tensor) -> bool:
-    """Is no shell's power plainly different from 1?"""
+    """Tell whether no shell's power differs plainly from 1."""
     away = (power - 1).abs()
     return not bool(((away > NOT_WHITE) & (away > WEAK_EVIDENCE * error)).any())

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from hetacumn.parallel import read_ahead, side_by_side
+from hetacumn.parallel import batch_slices, read_ahead, side_by_side
 
 
 @pytest.fixture
@@ -59,3 +59,10 @@ def test_what_cannot_be_read_is_told_in_its_place_and_nothing_goes_on_after_it()
         break  # who stops early leaves no thread
     assert threading.active_count() == before
     assert list(read_ahead(lambda i: i, [])) == []
+
+
+@pytest.mark.parametrize("count, size", [(0, 3), (1, 3), (3, 3), (7, 3), (9, 3)])
+def test_slices_cover_all_items_once_and_in_order(count, size):
+    slices = list(batch_slices(count, size))
+    assert [i for part in slices for i in range(count)[part]] == list(range(count))
+    assert all(part.stop - part.start == size for part in slices[:-1]) and all(part.stop <= count for part in slices)
