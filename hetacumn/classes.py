@@ -46,8 +46,8 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Classes:
-    """``probabilities`` ``(n, k)`` of classes, the largest class first; their latent ``centres`` ``(k, q)``; and the ``mixture``
-    that classifies other particles alike, where classes come from one."""
+    """``probabilities`` ``(n, k)`` of classes, the largest class first; their latent ``centres`` ``(k, q)``; and the
+    ``mixture`` that classifies other particles alike, where classes come from one."""
 
     probabilities: Tensor
     centres: Tensor

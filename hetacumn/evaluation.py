@@ -1,4 +1,4 @@
-"""How good an answer is: classes, poses, shifts, volumes, and what the latents know.
+"""Scores of an answer: classes, poses, shifts, volumes, and the information in the latents.
 
 Everything takes arrays, never a model. Class labels are integers from 0, poses ``(n, 3, 3)`` take object to
 view, shifts are ``(n, 2)`` xy in Å, volumes ``(K, z, y, x)`` with row ``k`` that of label ``k``. Names,
@@ -34,7 +34,7 @@ _TRUSTED_DEG = 30.0  # poses worse than this in the median give volumes no frame
 
 @dataclass(frozen=True)
 class Score:
-    """One method on one dataset: numbers by name in ``row``, and what the figures need.
+    """The score of one method on one dataset: numbers by name in ``row``, and the data of the figures.
 
     ``confusion`` is that of :func:`confusion`, ``rotation_error_deg`` ``(n,)``; ``fsc`` ``(K, box // 2)`` and
     ``volumes`` ``(K, z, y, x)``, aligned with the truth, are by *true* class.
@@ -61,10 +61,10 @@ def _counts(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def match_classes(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
-    """The true label that each predicted label stands for: ``matching[predicted]`` agrees best with ``true``.
+    """Match each predicted label with a true label, so that ``matching[predicted]`` agrees best with ``true``.
 
-    A permutation of as many labels as the richer of both has (Hungarian algorithm), so that surplus predicted
-    classes stand for labels that no particle has.
+    The matching permutes as many labels as the richer of both has (Hungarian algorithm): surplus predicted classes are matched
+    with labels that no particle has.
     """
     counts = _counts(_labels(predicted), _labels(true))
     true_rows, predicted_columns = linear_sum_assignment(counts, maximize=True)
@@ -74,41 +74,43 @@ def match_classes(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
 
 
 def accuracy(predicted: ArrayLike, true: ArrayLike) -> float:
-    """The share of right labels under the best matching."""
+    """Compute the share of right labels under the best matching."""
     predicted, true = _labels(predicted), _labels(true)
     return float((match_classes(predicted, true)[predicted] == true).mean())
 
 
 def adjusted_rand(predicted: ArrayLike, true: ArrayLike) -> float:
-    """The adjusted Rand index of two partitions: 1 where equal, 0 at chance."""
+    """Compute the adjusted Rand index of two partitions: 1 where equal, 0 at chance."""
     return float(adjusted_rand_score(_labels(true), _labels(predicted)))
 
 
 def confusion(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
-    """Particles by true class (row) and by the class that their label stands for (column), ``(K, K)``."""
+    """Count particles by true class (row) and by the class matched with their label (column), ``(K, K)``."""
     predicted, true = _labels(predicted), _labels(true)
     return _counts(match_classes(predicted, true)[predicted], true)
 
 
 def motion_correlations(found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """Spearman's rank correlation ``(d,)``, without its sign, of each true motion ``(n, d)`` with the found coordinate of
-    ``(n, k)``, ``k >= d``, that is its own under the best matching; and which that is ``(d,)``."""
+    """Correlate each true motion ``(n, d)`` with the coordinate of ``(n, k)``, ``k >= d``, matched with it best.
+
+    Returns the absolute rank correlations (Spearman) ``(d,)``, and the matched coordinates ``(d,)``.
+    """
     table = np.abs([[spearmanr(a, b).statistic for b in found.T.numpy()] for a in true.T.numpy()])
     rows, columns = linear_sum_assignment(-table)
     return torch.from_numpy(table[rows, columns]).float(), torch.from_numpy(columns)
 
 
 def pose_errors(estimated: Tensor, true: Tensor) -> tuple[Tensor, Frame]:
-    """Rotation error of every particle ``(n,)`` in degrees, and the frame that it is taken in.
+    """Compute the rotation error of every particle ``(n,)`` in degrees, in the best frame, and this frame.
 
-    The frame, one rotation of the object and one of two hands for all particles, is the best there is.
+    A frame is one rotation of the object and one of two hands, for all particles.
     """
     frame = align(estimated, true)
     return distance_deg(frame.apply(estimated), true), frame
 
 
 def shift_errors(estimated_A: Tensor, true_A: Tensor, true_rotations: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance of estimated and true shifts ``(n,)`` in Å, and the position of the volume ``(3,)`` in Å.
+    """Compute the distance of estimated and true shifts ``(n,)`` and the position of the volume ``(3,)``, in Å.
 
     A volume that lies at ``c`` of the true frame is matched by shifts that differ by minus the projection
     of ``c``, ``t_est = t_true - (R_true c)_xy``, in either hand. ``c`` is fitted by least squares, at last
@@ -128,7 +130,7 @@ def shift_errors(estimated_A: Tensor, true_A: Tensor, true_rotations: Tensor) ->
 def disentanglement(
     latents: ArrayLike, classes: ArrayLike, rotations: Tensor, neighbours: int = 20, most: int = 5000
 ) -> dict[str, float]:
-    """What ``(n, d)`` latents know of the conformation and of the pose, by their k nearest neighbours.
+    """Measure what ``(n, d)`` latents know of the conformation and of the pose, by their k nearest neighbours.
 
     Five-fold cross-validation over the first ``most`` particles, latent dimensions scaled to unit variance.
 
@@ -172,11 +174,11 @@ def score(
     voxel_A: float,
     seen: np.ndarray,
 ) -> Score:
-    """Everything there is to say of one method's answer.
+    """Score the answer of one method.
 
     ``volumes`` and ``true_volumes`` ``(K, z, y, x)`` may be of different boxes over the same field of view:
     they are compared at the smaller box. ``voxel_A`` is that of the true ones. ``seen`` ``(n,)`` is true
-    where a particle was trained on. Another answer in the truth's stead tells how far the two agree.
+    where a particle was trained on. Another answer in place of the truth measures how far the two agree.
 
     ``row``: ``accuracy`` of all particles, ``accuracy_unseen`` of those not trained on (NaN where all were) and
     ``accuracy_surer_half`` of those whose class is the more probable (NaN where that is not known), under one matching;
@@ -215,7 +217,7 @@ def score(
 
 
 def score_folder(folder: Path | str, truth: Truth, true_volumes: Tensor, voxel_A: float) -> Score:
-    """:func:`score` of what a method left in a folder: predictions, ``volumes/``, ``train_rows.npy``.
+    """Score the files of a method in a folder: predictions, ``volumes/``, ``train_rows.npy``.
 
     Raises :class:`HetacumnError` where the predictions are not of as many particles as the truth.
     """
@@ -231,7 +233,7 @@ def score_folder(folder: Path | str, truth: Truth, true_volumes: Tensor, voxel_A
 
 
 def seen_rows(folder: Path | str, particles: int) -> np.ndarray:
-    """Row numbers of the particles that the method of a folder was trained on.
+    """Read the row numbers of the particles that the method of a folder was trained on.
 
     A folder ``<method>-<grade>`` without training rows has those of ``<method>``; where there are none, all
     ``particles`` count as seen.

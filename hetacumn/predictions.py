@@ -31,8 +31,8 @@ WHERE_KNOWN = {"class_probabilities": "class_probability", "log_ratios": "log_li
 class Predictions:
     """One prediction a particle, in the order of ``names`` (rlnImageName as the source has it).
 
-    ``rotations`` ``(n, 3, 3)`` object to view; ``shifts_A`` ``(n, 2)`` (x, y), by which the image is moved; ``classes`` ``(n,)``
-    long, from 0; ``latents`` ``(n, d)``. Where known: ``class_probabilities`` ``(n,)`` of the predicted classes; and
+    ``rotations`` ``(n, 3, 3)`` object to view; ``shifts_A`` ``(n, 2)`` (x, y), by which the image is moved; ``classes``
+    ``(n,)`` long, from 0; ``latents`` ``(n, d)``. Where known: ``class_probabilities`` ``(n,)`` of the predicted classes; and
     ``log_ratios`` ``(n,)`` in nats, how much the molecule explains of the image (:func:`~hetacumn.inference.log_ratios`).
     """
 

@@ -88,7 +88,7 @@ def run(
 
 
 def _last_epoch(out: Path) -> int | None:
-    """The last epoch of which both latents and poses were written."""
+    """Find the last epoch whose latents and poses were both written."""
     def epochs(stem: str) -> set[int]:
         return {int(m[1]) for path in out.glob(f"{stem}.*.pkl") if (m := re.fullmatch(rf"{stem}\.(\d+)\.pkl", path.name))}
 
@@ -96,7 +96,7 @@ def _last_epoch(out: Path) -> int | None:
 
 
 def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: int, config: CryodrgnConfig) -> Predictions:
-    """Predictions from ``z.N.pkl`` and ``pose.N.pkl``.
+    """Read predictions from ``z.N.pkl`` and ``pose.N.pkl``.
 
     Its rotations are RELION's matrices; its translations are minus our shifts, in fractions of the box
     (``abinit_het_old``) or in pixels (``abinit``).
@@ -115,7 +115,7 @@ def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: 
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Nothing but NumPy arrays: a pickle of anything else could run code."""
+    """Unpickles NumPy arrays only: a pickle of anything else could run code."""
 
     def find_class(self, module: str, name: str):
         if (module, name) not in ARRAY_PARTS:
@@ -124,7 +124,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _load_arrays(path: Path) -> object:
-    """The first object of a pickle of arrays."""
+    """Read the first object of a pickle of arrays."""
     try:
         with open(path, "rb") as file:
             return _ArraysOnly(file).load()

@@ -39,7 +39,7 @@ class RelionConfig:
 def run(
     data: PreparedStack, out: Path | str, classes: int, diameter_A: float, seconds: float, config: RelionConfig = RelionConfig()
 ) -> tuple[Predictions, Outcome]:
-    """Both jobs within ``seconds``; the answer is the last iteration that was written, of either.
+    """Run both jobs within ``seconds``; the answer is the last iteration that either wrote.
 
     Latents are the classes, one column each. Raises :class:`HetacumnError` where RELION is not installed, where it fails,
     or has written no iteration in its time.
@@ -71,9 +71,9 @@ def run(
 
 
 def _iterations(out: Path, job: str, kind: str) -> list[Path]:
-    """The files ``<job>_itNNN_<kind>.star`` of iterations that were written whole, in order.
+    """List the files ``<job>_itNNN_<kind>.star`` of complete iterations, in order.
 
-    RELION writes an iteration's model last, so that the data of an iteration without one are not whole.
+    RELION writes the model of an iteration last: without it, the data of the iteration may be incomplete.
     """
     def number(path: Path) -> int:
         return int(re.search(r"_it(\d+)_", path.name).group(1))
@@ -83,7 +83,7 @@ def _iterations(out: Path, job: str, kind: str) -> list[Path]:
 
 
 def read_predictions(path: Path, data: PreparedStack) -> Predictions:
-    """Predictions of the prepared particles, in their order, from a ``run_itNNN_data.star``."""
+    """Read the predictions of the prepared particles, in their order, from a ``run_itNNN_data.star``."""
     table = star.read_table(path)
     _, index = table.images()
     if sorted(index) != list(range(len(data))):
