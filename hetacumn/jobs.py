@@ -23,7 +23,7 @@ from hetacumn.prepared import Prepared, reopen
 from hetacumn.project import write_json
 from hetacumn.team import ALONE, Team, join
 from hetacumn.train_config import TrainConfig
-from hetacumn.training import pick_device, run_method, training_share
+from hetacumn.training import TrainingStack, pick_device, run_method, training_share
 
 
 def train(stack: Prepared, share: float, method: str, config: TrainConfig, out: Path | str, start: str | None = None,
@@ -79,7 +79,7 @@ def work(stack: Prepared, job: dict, device: torch.device, team: Team) -> Answer
                              polish_steps=job["polish_steps"], team=team, like=job.get("like"))
     config = TrainConfig.from_params(job["config"])
     data = observe(stack.read(training_share(len(stack), job["share"])), device)
-    run_method(job["method"], data, config, job["out"], stack.pixel_A, job["start"], team, stack.settings)
+    run_method(job["method"], TrainingStack(data, stack.pixel_A, stack.settings), config, job["out"], job["start"], team)
     return None
 
 

@@ -23,6 +23,11 @@ def batch_size(count: int, coefficients: int, device: torch.device) -> int:
     return count if device.type == "cpu" else max(count, min(ELSEWHERE * count, AT_ONCE // coefficients))
 
 
+def batch_slices(count: int, size: int) -> Iterator[slice]:
+    """Slices of ``size`` items that cover ``count`` items in order; the last may be shorter."""
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
     """``work`` of each item, in order; on a CPU in as many threads as torch has, each operation in one of them.
 

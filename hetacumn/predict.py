@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hetacumn.classes import Classes, Mixture, centres_of, classify, likelier
 from hetacumn.errors import HetacumnError
-from hetacumn.inference import amortize, follow, log_ratios, polish, search, search_doubtful, settle, weigh
+from hetacumn.inference import Refit, amortize, follow, log_ratios, polish, search, search_misfits, settle, weigh
 from hetacumn.joint import State
 from hetacumn.landscape import latent_path
 from hetacumn.mrc import read_volumes, write_volumes
@@ -189,7 +189,7 @@ class _Work:
                 state = self._graded(own)
             if fits:
                 found = State.cat(_together([state], self.team))
-                fit = polish(data, self.basis, found, self.config, self.wanted, polish_steps, self.seed)
+                fit = polish(data, self.basis, found, self.config, Refit(self.wanted, polish_steps, self.seed))
                 self.basis, self.centres = _of_leader(fit, self.team)
             if self.grade in FITTED:
                 with self._timed():
@@ -231,10 +231,10 @@ class _Work:
             return search(data, self.basis, self.trained.centres, self.config)
         if self.grade == "refined":
             model = self.trained.model
-            state, value = follow(model, data, self.basis, self.config)
+            found = follow(model, data, self.basis, self.config)
             if self.search_centres is None:  # of the first chunk, whole
-                self.search_centres = centres_of(torch.cat(_together([state.latents], self.team)), self.wanted, self.seed)
-            return search_doubtful(data, state, value, model.doubt, self.basis, self.search_centres, self.config)
+                self.search_centres = centres_of(torch.cat(_together([found.state.latents], self.team)), self.wanted, self.seed)
+            return search_misfits(data, found, model.misfit_limit, self.basis, self.search_centres, self.config)
         return amortize(self.trained.model, data, feedback=self.grade == "amortized")
 
     def _read(self, rows: list[np.ndarray]) -> Iterator[Observations]:

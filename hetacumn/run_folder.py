@@ -18,7 +18,6 @@ from torch import Tensor
 
 from hetacumn.ab_initio import Start
 from hetacumn.classes import classify
-from hetacumn.decoder import linear_basis
 from hetacumn.errors import HetacumnError
 from hetacumn.model import HetACUMN, build_model
 from hetacumn.observations import same_stack
@@ -99,7 +98,7 @@ class Trained:
     def basis(self) -> Tensor:
         """Mean and components ``(1 + q, box, box, box)`` that stand for the decoder's volumes."""
         with torch.no_grad():
-            return linear_basis(self.model.decoder)
+            return self.model.decoder.linear_basis()
 
 
 def load_model(out: Path | str, device: torch.device | str = "cpu") -> Trained:

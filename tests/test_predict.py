@@ -11,13 +11,13 @@ import torch
 
 from hetacumn import star
 from hetacumn.ab_initio import Start
-from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.ab_initio_config import AbInitioConfig, SearchGrid
 from hetacumn.classes import centres_of
 from hetacumn.encoder import Hypotheses
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import accuracy, pose_errors
 from hetacumn.fourier import crop_volumes
-from hetacumn.inference import _search, follow, search, search_doubtful
+from hetacumn.inference import _search, follow, search, search_misfits
 from hetacumn.joint import State
 from hetacumn.model import HetACUMN, build_model
 from hetacumn.mrc import read_volumes
@@ -31,7 +31,7 @@ from hetacumn.run_folder import START, load_em, load_model, save_model, save_sta
 from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import perturb, random_rotations
 from hetacumn.team import Team
-from hetacumn.train_config import TrainConfig
+from hetacumn.train_config import NetworkConfig, TrainConfig
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 BOX, FULL, N = 32, 64, 150
@@ -70,9 +70,8 @@ def model(source, truth, tmp_path_factory):
     basis = torch.stack([volumes.mean(0), (volumes[1] - volumes[0]) / 2])
     config = TrainConfig(
         latent_dim=1,
-        templates=64,
-        width=32,
-        ab_initio=AbInitioConfig(class_grid=(2, 12), fine_grid=(3, 18)),
+        network=NetworkConfig(templates=64, width=32),
+        ab_initio=AbInitioConfig(grid=SearchGrid(rotations=(3, 18))),
     )
     latents = 2.0 * truth.classes[:, None] - 1
     save_start(
@@ -189,7 +188,7 @@ def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth
 
 def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, model, truth, monkeypatch):
     trained, searched = load_model(model), load_em(model)
-    data, config = observe(stack.read()), trained.config.ab_initio.thorough()
+    data, config = observe(stack.read()), replace(trained.config.ab_initio, brightness="faint")
     found = search(data, searched.basis(), searched.centres, config)
     errors, _ = pose_errors(found.poses.rotations, truth.rotations)
     assert errors.median() < 2 and accuracy((found.latents[:, 0] > 0).long(), truth.classes) > 0.95
@@ -206,9 +205,9 @@ def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, mo
         return State(poses, centres[other]), torch.full((len(part),), -1e9), other
 
     monkeypatch.setattr("hetacumn.inference._search", unlikely)
-    state, value = follow(trained.model, data, trained.basis(), config)
-    centres = centres_of(state.latents, 2)
-    refined = search_doubtful(data, state, value, trained.model.doubt, trained.basis(), centres, config)
+    peaks = follow(trained.model, data, trained.basis(), config)
+    centres = centres_of(peaks.state.latents, 2)
+    refined = search_misfits(data, peaks, trained.model.misfit_limit, trained.basis(), centres, config)
     errors, _ = pose_errors(refined.poses.rotations, truth.rotations)
     assert asked == [N] and errors.max() < 20 and errors.median() < 2
 
