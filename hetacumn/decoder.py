@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ Drawing = Callable[[Tensor, Tensor, Tensor], Tensor]
 IMITATION_STEPS = 1500
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """What the model asks of a decoder, which is a module too."""
 

@@ -22,7 +22,7 @@ BOX = 16
     ({"alone_step": 600}, "unknown setting train.alone_step; did you mean train.alone_steps?"),
     ({"templates": 0}, "unknown setting train.templates; did you mean train.network.templates?"),
     ({"restarts": 1}, "unknown setting train.restarts; did you mean train.ab_initio.consensus.restarts?"),
-    ({"ab_initio": {"soft": {"stpes": 3}}}, "unknown setting train.ab_initio.soft.stpes; did you mean train.ab_initio.soft.steps?"),
+    ({"ab_initio": {"soft": {"stpes": 3}}}, "train.ab_initio.soft.stpes; did you mean train.ab_initio.soft.steps?"),
     ({"colour": 3}, "unknown setting train.colour; expected one of classes, latent_dim, seed"),
 ])  # fmt: skip
 def test_an_unknown_setting_is_refused_with_the_nearest_known_one(settings, message):
@@ -127,7 +127,8 @@ def test_every_setting_is_described():
 def test_every_method_of_the_projects_settings_is_understood():
     root = Path(__file__).resolve().parents[1]
     main, bench = (yaml.safe_load((root / name).read_text()) for name in ("params.yaml", "benchmark/params.yaml"))
-    configs = {method: method_config(merged({"": main, "over": bench}), method) for method in main["methods"] | bench["methods"]}
+    params = merged({"": main, "over": bench})
+    configs = {method: method_config(params, method) for method in params["methods"]}
     assert configs["hetacumn"] == configs["em"] == configs["ablation-none"] == TrainConfig()
     assert not configs["hetacumn-bare"].feedback and configs["hetacumn-bare"].network.hypotheses == 1
     assert configs["amortized"].network == NetworkConfig(hypotheses=1, conditional=False, symmetrised=True)
