@@ -30,10 +30,11 @@ LONGEST = 30.0  # seconds before a kill
 TARGET = "evaluate@adk"
 TOY = {"particles": 120, "box": 64, "pixel_A": 1.6, "snr": 1.0}
 QUICK = {
-    "latent_dim": 2, "templates": 128, "width": 64, "alone_steps": 400, "joint_epochs": 3.0, "batch": 20,
+    "latent_dim": 2, "network": {"templates": 128, "width": 64}, "alone_steps": 400, "joint_epochs": 3.0, "batch": 20,
     "checkpoint_seconds": 0.5,
-    "ab_initio": {"restarts": 1, "steps": 30, "class_steps": 25, "subspace_steps": 8, "batch": 40, "coarse_grid": [1, 8],
-                  "class_grid": [2, 12], "fine_grid": [2, 12], "shift": 0.0, "routes": ["classes"]},
+    "ab_initio": {"consensus": {"restarts": 1, "steps": 30, "grids": [[1, 8], [2, 12]]},
+                  "classes": {"steps": 25, "grids": [[2, 12]]}, "subspace_steps": 8, "batch": 40,
+                  "grid": {"rotations": [2, 12], "extent": 0.0}, "routes": ["classes"]},
 }  # fmt: skip
 
 

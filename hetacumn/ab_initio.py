@@ -11,9 +11,9 @@
 3. *Choice.* Images held out from every fit decide which subspace explains them best.
 4. *A rare conformation.* Images that fit their volume worse than noise allows, if there are many, are of a conformation
    that was not found among so many of others: EM of these alone finds it, and all images compete for it again.
-5. *Faint images.* Of these the likeliest pose of a grid is often a wrong one: in each route, and once more at the end, several
-   compete (:mod:`hetacumn.rivals`), in turns with the fit of the subspace, until few images move on. And components have a
-   prior, a share of the mean's power in each shell: those of noise are not worth it.
+5. *Faint images.* The likeliest pose of a grid is often wrong for a faint image: in each route, and once more at the end,
+   several poses compete (:mod:`hetacumn.rivals`), in turns with the fit of the subspace, until few images move on. And
+   components have a prior, a share of the mean's power in each shell, which components of noise do not repay.
 6. *Open poses.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end the volumes of
    the classes are fitted once more by EM, all poses weighed.
 """
@@ -34,7 +34,7 @@ from hetacumn.fsc import Placement, place_core, place_volume, settle_hand
 from hetacumn.joint import State, Tangent, climb, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.rivals import locate
+from hetacumn.rivals import Candidates, search_competing
 from hetacumn.search import search_grid
 from hetacumn.so3 import Frame, distance_deg
 from hetacumn.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
@@ -78,22 +78,41 @@ class Start:
         return cls(tensors["basis"], Poses(tensors["rotations"], tensors["shifts_px"]), tensors["latents"], route, scores)
 
 
+@dataclass(frozen=True)
+class SubspaceFit:
+    """A fit of the subspace: gradient ``steps``, Adam's ``rate`` in units of the voxels' scale, images of a ``batch``, the
+    ``padding`` of volumes, and the expected power of a component as a share of the mean's (0: no prior)."""
+
+    steps: int
+    batch: int
+    padding: float
+    component_share: float
+    rate: float = 0.03
+
+    @classmethod
+    def of(cls, config: AbInitioConfig, steps: int, rate: float = 0.03) -> SubspaceFit:
+        """The fit in the settings of an ab initio start."""
+        return cls(steps, 2 * config.batch, config.padding, config.effort.component_share, rate)
+
+
 def fit_subspace(
-    data: Observations, basis: Tensor, poses: Poses, config: AbInitioConfig, steps: int,
-    generator: torch.Generator, progress: tqdm, rate: float = 0.03,
+    data: Observations, basis: Tensor, poses: Poses, fit: SubspaceFit, generator: torch.Generator, progress: tqdm
 ) -> Tensor:
-    """Probabilistic PCA of volumes at given poses: gradient ascent on the log evidence, z integrated out, and the log prior of
-    components (:class:`~hetacumn.subspace.ComponentPrior`)."""
-    box = basis.shape[-1]
+    """Probabilistic PCA of volumes at given poses, from a ``basis`` ``(1 + q, box, box, box)`` on.
+
+    Gradient ascent on the log evidence, z integrated out, and the log prior of components
+    (:class:`~hetacumn.subspace.ComponentPrior`).
+    """
+    box, steps = basis.shape[-1], fit.steps
     mask, unit = soft_sphere(box, device=basis.device), voxel_unit(data, box)
-    prior = ComponentPrior(box, config.component_share, basis.device) if config.component_share else None
+    prior = ComponentPrior(box, fit.component_share, basis.device) if fit.component_share else None
     voxels = (basis / unit).clone().requires_grad_()
-    optimiser = torch.optim.Adam([voxels], lr=rate)
+    optimiser = torch.optim.Adam([voxels], lr=fit.rate)
     for step in range(steps):
-        optimiser.param_groups[0]["lr"] = rate * min(1.0, 2 * (1 - step / steps)) + 1e-4
-        rows = torch.randint(len(data), (2 * config.batch,), generator=generator).to(basis.device, non_blocking=True)
+        optimiser.param_groups[0]["lr"] = fit.rate * min(1.0, 2 * (1 - step / steps)) + 1e-4
+        rows = torch.randint(len(data), (fit.batch,), generator=generator).to(basis.device, non_blocking=True)
         volumes = voxels * mask * unit
-        loss = -latent_posterior(data[rows], Slicer(volumes, config.padding), poses[rows]).log_evidence.mean()
+        loss = -latent_posterior(data[rows], Slicer(volumes, fit.padding), poses[rows]).log_evidence.mean()
         if prior is not None:
             loss = loss + prior.penalty(volumes) / len(data)
         optimiser.zero_grad()
@@ -122,12 +141,13 @@ def ab_initio(data: Observations, config: AbInitioConfig, seed: int, log: Callab
               done: Mapping[str, Tensors] | None = None, keep: Callable[[str, Tensors], object] | None = None) -> Start:
     """Reconstruct a linear subspace of volumes from images alone.
 
-    It has a few steps, and gives to ``keep`` the name of each and what it made, as it ends. What a run that was interrupted
-    has ``done``, with the same images, settings and seed, is not done again: on a CPU the end has the same bits.
+    The start has a few steps; ``keep`` receives the name and the tensors of each as it ends. The steps that an interrupted
+    run has ``done``, with the same images, settings and seed, are not repeated: on a CPU the end has the same bits.
     """
-    config = config.suited(data)
-    total = config.restarts * config.steps + config.class_steps * ("classes" in config.routes)
-    total += (config.route_fits * len(config.routes) + config.last_fits) * config.subspace_steps + config.soft_steps
+    config = config.adapted_to(data)
+    effort, em_steps = config.effort, config.classes.steps * ("classes" in config.routes) + config.soft.steps
+    total = config.consensus.restarts * config.consensus.steps + em_steps
+    total += (effort.route_fits * len(config.routes) + effort.last_fits) * config.subspace_steps
     with tqdm(total=total, desc="ab initio", mininterval=5) as progress:
         return _AbInitio(data, config, torch.Generator().manual_seed(seed), progress, log, done, keep).run()
 
@@ -199,10 +219,8 @@ class _AbInitio:
         self.progress.set_postfix_str(f"route {route}")
         if route == "classes":
             fields = 1 + 0.4 * smooth_noise(config.volumes, self.data.plane.box, self.generator, 4).to(first)
-            volumes, _ = stochastic_em(
-                self.data[self.fit], first * fields, config, config.class_steps, config.class_radius, (config.class_grid,),
-                config.class_temper, config.class_rate, self.generator, self.progress,
-            )
+            seen, schedule = self.data[self.fit], config.classes
+            volumes, _ = stochastic_em(seen, first * fields, schedule, config, self.generator, self.progress)
         return self._from_volumes(volumes, route)
 
     def _from_volumes(self, volumes: Tensor, route: str) -> Start:
@@ -210,17 +228,17 @@ class _AbInitio:
         config, first = self.config, volumes[0]
         placed = [place_core(v, first, place_volume(v, first), self.generator).apply(v) for v in volumes[1:]]
         start = self._search(torch.stack([first, *placed]), route)
-        if config.early_reaches:
-            start = self._search_again(start, config.early_reaches, clusters=len(volumes) > 1)
+        if config.effort.early_radii:
+            start = self._search_again(start, config.effort.early_radii, clusters=len(volumes) > 1)
         else:
-            start = self._improve(start, config.climb_radii, config.fine_radius, config.subspace_steps)
+            start = self._improve(start, config.refine.climb, config.refine.fit, config.subspace_steps)
         start = self._settle_frames(start)
-        return self._improve(start, config.fine_radii, config.fine_radius, config.subspace_steps)
+        return self._improve(start, config.refine.fine, config.refine.fit, config.subspace_steps)
 
     def _search(self, volumes: Tensor, route: str) -> Start:
         """Poses on the grid under the likelier of K volumes, and the subspace of these."""
         config, data = self.config, self.data
-        band = data.within(config.class_radius[1] * data.plane.box)
+        band = data.within(config.classes.radius[1] * data.plane.box)
         rotations, shifts = config.poses(data.plane.box, volumes.device)
         found = search_grid(band, volumes, rotations, shifts, padding=config.padding)
         share = found.log_volume.exp().mean(0)
@@ -234,9 +252,9 @@ class _AbInitio:
     def _finish(self, start: Start) -> Start:
         self.progress.set_postfix_str(f"last fits, route {start.route}")
         config, start = self.config, self._settle_frames(start, hands=True)
-        if config.last_reaches:
-            return self._search_again(start, config.last_reaches)
-        return self._improve(start, config.last_radii, config.last_radius, 2 * config.subspace_steps)
+        if config.effort.last_radii:
+            return self._search_again(start, config.effort.last_radii)
+        return self._improve(start, config.refine.last, config.refine.last_fit, 2 * config.subspace_steps)
 
     def _explain_more(self, start: Start) -> Start:
         """While many images fit no volume: one of these alone, and all images again with it, if that explains them better.
@@ -250,8 +268,8 @@ class _AbInitio:
             rows = (unfit & ~self.held).nonzero().squeeze(1)
             if unfit.float().mean() < config.unfit_share or len(rows) < config.batch:
                 break
-            self.progress.total += config.restarts * config.steps
-            self.progress.total += (2 * config.route_fits + config.last_fits) * config.subspace_steps
+            self.progress.total += config.consensus.restarts * config.consensus.steps
+            self.progress.total += (2 * config.effort.route_fits + config.effort.last_fits) * config.subspace_steps
             clusters = self._clusters(start)
             labels, volumes, counts = clusters.labels, clusters.volumes, clusters.counts
             share = torch.stack([unfit[labels == k].float().mean() for k in range(len(counts))])
@@ -275,7 +293,7 @@ class _AbInitio:
 
     def _unfit(self, start: Start) -> Tensor:
         """Which images fit their volume worse than noise allows, ``(n,)``: in units of the spread that most of them have."""
-        radius = self.config.fine_radius
+        radius = self.config.refine.fit
         tangent = Tangent(start.basis, self.config.padding)
         _, value = climb(self.data, tangent, State(start.poses, start.latents), (radius,))
         excess = misfit(value, tangent.band(self.data, radius))
@@ -287,15 +305,15 @@ class _AbInitio:
         config = self.config
         volumes = self._clusters(start).volumes
         if not poses_are_open(self.data, volumes, config):
-            self.progress.update(config.soft_steps)
+            self.progress.update(config.soft.steps)
             return start
-        volumes = soften(self.data[self.fit], volumes, config, config.soft_steps, self.generator, self.progress)
+        volumes = soften(self.data[self.fit], volumes, config, config.soft.steps, self.generator, self.progress)
         found = self._search(volumes, start.route)
-        if config.last_reaches:
-            state = self._locate(found, self._clusters(found).centres, config.last_reaches[-1])
+        if config.effort.last_radii:
+            state = self._search_competing(found, self._clusters(found).centres, config.effort.last_radii[-1])
         else:
             tangent = Tangent(found.basis, config.padding)
-            state, _ = climb(self.data, tangent, State(found.poses, found.latents), config.climb_radii)
+            state, _ = climb(self.data, tangent, State(found.poses, found.latents), config.refine.climb)
         return replace(found, poses=state.poses, latents=state.latents)
 
     def _clusters(self, start: Start) -> _Clusters:
@@ -333,48 +351,51 @@ class _AbInitio:
         share = counts.float() / len(labels)
         basis = principal(volumes, share, config.components, self.generator, voxel_unit(self.data, self.data.plane.box))
         poses = Poses(rotations, shifts)
-        band = self.data.within(config.class_radius[1] * self.data.plane.box)
+        band = self.data.within(config.classes.radius[1] * self.data.plane.box)
         return replace(start, basis=basis, poses=poses,
                        latents=infer_latents(band, Slicer(basis, config.padding), poses).mean)
 
     def _improve(self, start: Start, radii: tuple[float, ...], fit_radius: float, steps: int) -> Start:
         """Poses under each image's own volume, together with z; then the subspace at these poses; then z again."""
         state, _ = climb(self.data, Tangent(start.basis, self.config.padding), State(start.poses, start.latents), radii)
-        return self._fit(start, state.poses, fit_radius, self.config.fine_radius, steps)
+        return self._fit(start, state.poses, fit_radius, self.config.refine.fit, steps)
 
-    def _search_again(self, start: Start, reaches: tuple[float, ...], clusters: bool = True) -> Start:
-        """Poses among rivals, of the grid under the volumes of K ``clusters`` of z or under the mean alone, and the subspace
-        at these, in turns, until few images move on and no further reach is left."""
+    def _search_again(self, start: Start, radii: tuple[float, ...], clusters: bool = True) -> Start:
+        """Searches among competing poses and fits of the subspace in turns, one turn for each Fourier radius.
+
+        The poses are those of the grid under the volumes of K ``clusters`` of z, or under the mean alone. The turns end
+        early where few images move and no larger radius is left.
+        """
         config, steps = self.config, self.config.subspace_steps
-        for turn, reach in enumerate(reaches, 1):
+        for turn, radius in enumerate(radii, 1):
             centres = self._clusters(start).centres if clusters else torch.zeros_like(start.latents[:1])
-            state = self._locate(start, centres, reach)
+            state = self._search_competing(start, centres, radius)
             moved = distance_deg(state.poses.rotations, start.poses.rotations) > MOVED_DEG
-            start = self._fit(start, state.poses, reach, reach, steps)
-            if moved.float().mean() < config.settled and reach >= max(reaches[turn:], default=reach):
-                self.progress.update((len(reaches) - turn) * steps)
+            start = self._fit(start, state.poses, radius, radius, steps)
+            if moved.float().mean() < config.settled and radius >= max(radii[turn:], default=radius):
+                self.progress.update((len(radii) - turn) * steps)
                 break
         return start
 
-    def _locate(self, start: Start, centres: Tensor, reach: float) -> State:
-        """Poses and z among rivals, of the grid under the volumes at ``centres`` ``(k, q)``."""
-        padding, grid = self.config.padding, self.config.rivals(self.data.plane.box, self.data.y.device)
-        tangent, volumes = Tangent(start.basis, padding), volumes_at(centres, start.basis)
-        return locate(self.data, tangent, volumes, centres, *grid, reach, padding)[0]
+    def _search_competing(self, start: Start, centres: Tensor, radius: float) -> State:
+        """Poses and z that win among the poses of the grid under the volumes at ``centres`` ``(k, q)``."""
+        padding, grid = self.config.padding, self.config.competing_poses(self.data.plane.box, self.data.y.device)
+        candidates = Candidates(volumes_at(centres, start.basis), centres, *grid, padding)
+        return search_competing(self.data, Tangent(start.basis, padding), candidates, radius)[0]
 
     def _fit(self, start: Start, poses: Poses, fit_radius: float, radius: float, steps: int) -> Start:
-        """The subspace at given poses, up to ``fit_radius``; and z, of what is within ``radius``."""
+        """The subspace at given poses, fitted within ``fit_radius``; and z, inferred within ``radius``."""
         config, box = self.config, self.data.plane.box
-        fit = self.data.within(fit_radius * box)[self.fit]
-        basis = fit_subspace(fit, start.basis, poses[self.fit], config, steps, self.generator, self.progress)
+        seen, fit = self.data.within(fit_radius * box)[self.fit], SubspaceFit.of(config, steps)
+        basis = fit_subspace(seen, start.basis, poses[self.fit], fit, self.generator, self.progress)
         latents = infer_latents(self.data.within(radius * box), Slicer(basis, config.padding), poses).mean
-        if config.component_share:  # z of unit variance under it too; V(z) stays as it is
+        if config.effort.component_share:  # z of unit variance under it too; V(z) stays as it is
             spread = latents.std(0).clamp(min=1e-3)
             basis, latents = torch.cat([basis[:1], basis[1:] * spread[:, None, None, None]]), latents / spread
         return replace(start, basis=basis, poses=poses, latents=latents)
 
     def _score(self, start: Start) -> float:
         """Mean log-likelihood of the images held out from the fits, z integrated."""
-        fine = self.data.within(self.config.fine_radius * self.data.plane.box)[self.held]
+        fine = self.data.within(self.config.refine.fit * self.data.plane.box)[self.held]
         posterior = infer_latents(fine, Slicer(start.basis, self.config.padding), start.poses[self.held])
         return float(posterior.log_evidence.mean())

@@ -1,128 +1,236 @@
-"""Settings of the ab initio start, and how they suit the images that it is of."""
+"""Settings of the ab initio start, by concern, and the adaptation to the brightness of the images."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hetacumn.errors import HetacumnError
 from hetacumn.observations import Observations, signal_nats
 from hetacumn.search import pose_grid, shift_grid
+from hetacumn.settings import check_fields
+
+Grid = tuple[int, int]  # of rotations: HEALPix nside, and the number of in-plane turns
+LARGEST_BATCH = 5.0  # times the batch of bright images, however faint the images are
+
+
+@dataclass(frozen=True)
+class EMSchedule:
+    """One run of stochastic EM.
+
+    - ``steps``: gradient steps.
+    - ``radius``: Fourier radius at the first step, and from four fifths of the run on, in cycles per pixel.
+    - ``grids``: grids of rotations (HEALPix nside, in-plane turns); each but the last serves up to ``coarse_radius``.
+    - ``temper``: factor of the log-likelihood at the first step; it grows to 1 by the middle of the run.
+    - ``rate``: Adam's rate, in units of the voxels' scale.
+    - ``coarse_radius``: Fourier radius up to which a coarse grid is fine enough, in cycles per pixel.
+    """
+
+    steps: int
+    radius: tuple[float, float]
+    grids: tuple[Grid, ...]
+    temper: float
+    rate: float
+    coarse_radius: float = 0.13
+
+    def __post_init__(self):
+        check_fields(
+            self,
+            steps=(self.steps >= 0, "a number from 0 on"),
+            radius=(0 <= self.radius[0] < self.radius[1], "two radii from 0 on, the second the larger"),
+            grids=(len(self.grids) > 0, "one grid at least"),
+            temper=(self.temper > 0, "a number over 0"),
+        )
+
+
+@dataclass(frozen=True)
+class ConsensusSchedule(EMSchedule):
+    """EM of one volume from noise, repeated until two results agree. The fields of :class:`EMSchedule`, and:
+
+    - ``restarts``: the most runs.
+    - ``agreement``: relative difference of the best two log-likelihoods below which no further run follows.
+    """
+
+    restarts: int = 4
+    agreement: float = 0.005
+
+
+@dataclass(frozen=True)
+class SearchGrid:
+    """The grid of poses that an exhaustive search compares.
+
+    - ``rotations``: HEALPix nside and in-plane turns; (4, 24) is 15 degrees apart.
+    - ``extent``: largest shift either way, as a share of the box; 1.5 px of 32.
+    - ``step_px``: largest distance between neighbouring shifts, in pixels.
+    - ``fine_step_px``: likewise where poses compete or all poses are weighed.
+    """
+
+    rotations: Grid = (4, 24)
+    extent: float = 0.046875
+    step_px: float = 1.5
+    fine_step_px: float = 1.0
+
+    def __post_init__(self):
+        check_fields(
+            self,
+            extent=(0 <= self.extent < 0.5, "a number from 0 to under 0.5"),
+            step_px=(self.step_px > 0, "a number over 0"),
+            fine_step_px=(self.fine_step_px > 0, "a number over 0"),
+        )
+
+    def shifts(self, box: int, step_px: float) -> Tensor:
+        """``(t, 2)`` shifts for images of a box, in pixels, at most ``step_px`` apart."""
+        extent_px = self.extent * box
+        return shift_grid(extent_px, math.ceil(2 * extent_px / step_px) + 1)
+
+
+@dataclass(frozen=True)
+class RefinementRadii:
+    """Fourier radii, in cycles per pixel, of pose steps and of the fits of volumes that follow the steps.
+
+    - ``climb``: one radius for each pose step from a grid outwards.
+    - ``fine``: likewise for the pose steps after the first fit.
+    - ``last``: likewise for the last pose steps.
+    - ``fit``: of the fits of volumes.
+    - ``last_fit``: of the last fit.
+    """
+
+    climb: tuple[float, ...] = (0.15, 0.2, 0.2, 0.25, 0.25)
+    fine: tuple[float, ...] = (0.25, 0.35, 0.35, 0.35)
+    last: tuple[float, ...] = (0.25, 0.35, 0.45, 0.45)
+    fit: float = 0.35
+    last_fit: float = 0.45
+
+
+@dataclass(frozen=True)
+class SearchEffort:
+    """What the start does more for faint images. An empty tuple: the likeliest pose of the grid is taken, none compete.
+
+    - ``early_radii``: Fourier radii, in cycles per pixel, of the searches among competing poses in each route.
+    - ``last_radii``: likewise of the searches at the end.
+    - ``component_share``: expected power of a component, as a share of the mean volume's in each shell; 0 for no prior.
+    """
+
+    early_radii: tuple[float, ...] = ()
+    last_radii: tuple[float, ...] = ()
+    component_share: float = 0.0
+
+    def __post_init__(self):
+        radii = "numbers over 0 and up to 0.5"
+        check_fields(
+            self,
+            early_radii=(all(0 < radius <= 0.5 for radius in self.early_radii), radii),
+            last_radii=(all(0 < radius <= 0.5 for radius in self.last_radii), radii),
+            component_share=(self.component_share >= 0, "0 or a number over it"),
+        )
+
+    @property
+    def route_fits(self) -> int:
+        """The most fits of the subspace in a route, in units of ``subspace_steps``."""
+        return 1 + (len(self.early_radii) or 1)
+
+    @property
+    def last_fits(self) -> int:
+        """The most fits at the end, in units of ``subspace_steps``."""
+        return len(self.last_radii) or 2
+
+
+CONSENSUS = ConsensusSchedule(steps=250, radius=(0.05, 0.22), grids=((2, 12), (4, 24)), temper=0.02, rate=0.15)
+CLASSES = EMSchedule(steps=250, radius=(0.08, 0.25), grids=((3, 18),), temper=0.1, rate=0.1)
+SOFT = EMSchedule(steps=60, radius=(0.22, 0.35), grids=((5, 30),), temper=1.0, rate=0.03)
+FAINT_SEARCH = SearchEffort(early_radii=(0.35,) * 4, last_radii=(0.45,) * 8, component_share=0.1)
 
 
 @dataclass(frozen=True)
 class AbInitioConfig:
-    """Settings of the start. Radii are in cycles per pixel, steps in gradient steps of ``batch`` images."""
+    """Settings of the ab initio start.
 
-    volumes: int = 4  # K of the K-class route
-    components: int = 4  # of the linear subspace
-    restarts: int = 4  # at most
-    agreement: float = 0.005  # of the log-likelihoods of two restarts, to make no more
-    steps: int = 250
-    class_steps: int = 250
-    subspace_steps: int = 150
-    component_share: float = 0.0  # of the mean's power, in each shell: what a component is expected to have; 0: no prior
-    batch: int = 100
-    temper: float = 0.02  # what the log-likelihood is multiplied by at first; it grows to 1
-    loud_nats: float = 200.0  # batch, temper and searches are for images that say this or more; see suited
-    class_temper: float = 0.1
-    rate: float = 0.15  # of Adam, in units of the voxels' scale
-    class_rate: float = 0.1
-    coarse_grid: tuple[int, int] = (2, 12)  # HEALPix nside and in-plane turns: 29 and 30 degrees apart
-    class_grid: tuple[int, int] = (3, 18)  # 20 degrees
-    fine_grid: tuple[int, int] = (4, 24)  # 15 degrees
-    shift: float = 0.046875  # the grid's extent either way, of the box: 1.5 px of 32
-    shift_apart_px: float = 1.5  # at most, from one shift of the grid to the next
-    coarse_radius: float = 0.13  # up to here the coarse grid is fine enough
-    radius: tuple[float, float] = (0.05, 0.22)
-    class_radius: tuple[float, float] = (0.08, 0.25)
-    climb_radii: tuple[float, ...] = (0.15, 0.2, 0.2, 0.25, 0.25)  # of the pose steps from a grid outwards
-    fine_radii: tuple[float, ...] = (0.25, 0.35, 0.35, 0.35)  # and from there
-    fine_radius: float = 0.35  # of the fits of volumes
-    last_radii: tuple[float, ...] = (0.25, 0.35, 0.45, 0.45)  # of the last pose steps
-    last_radius: float = 0.45  # of the last fit
-    open_poses: float = 4.0  # in the median over more rotations of the soft grid: all are weighed, at the end
-    soft_grid: tuple[int, int] = (5, 30)  # 12 degrees
-    soft_radius: float = 0.35
-    soft_steps: int = 60  # 0: poses are never weighed at the end
-    soft_rate: float = 0.03
-    rivals_apart_px: float = 1.0  # as shift_apart_px, where poses of the grid compete, or are weighed for classes
-    early_reaches: tuple[float, ...] = ()  # of the searches among rivals in each route, one after the other; see suited
-    last_reaches: tuple[float, ...] = ()  # of those at the end
-    faint_early_reaches: tuple[float, ...] = (0.35,) * 4
-    faint_last_reaches: tuple[float, ...] = (0.45,) * 8
-    faint_component_share: float = 0.1
-    settled: float = 0.05  # the share of the images that still moves, below which no search follows
-    padding: float = 2.0
-    unfit_share: float = 0.03  # of the images, that fit no volume, and there is looked for one more; 1 for never
-    held_out: float = 0.1
+    - ``volumes``: volumes of the K-class route. A training run sets it to its ``classes``.
+    - ``components``: components of the linear subspace. A training run sets it to its ``latent_dim``.
+    - ``routes``: ``classes``, ``consensus`` or both; held-out images choose between them.
+    - ``held_out``: share of the images that no fit sees.
+    - ``padding``: volumes are padded with zeros by this factor before the Fourier transform.
+    - ``unfit_share``: share of the images that must fit no volume before one more volume is looked for; 1 for never.
+    - ``batch``: images in a step of EM; a fit of the subspace takes twice as many.
+    - ``consensus``, ``classes``: schedules of EM of one volume, and of the K-class route.
+    - ``soft``: schedule of the last EM, which weighs all poses; 0 steps for never.
+    - ``open_poses``: the last EM runs where the median image leaves more rotations of its grid open than this.
+    - ``grid``: poses of the exhaustive searches.
+    - ``refine``: Fourier radii of pose steps and fits.
+    - ``subspace_steps``: gradient steps of a fit of the subspace.
+    - ``bright``, ``faint``: the searches for bright and for faint images.
+    - ``settled``: share of images that still move between two searches, below which no search follows.
+    - ``bright_nats``: mean log-likelihood gain per image (nats) from which on images are bright; see :meth:`adapted_to`.
+    - ``brightness``: ``auto`` takes ``bright`` or ``faint`` by the images.
+    """
+
+    volumes: int = 4
+    components: int = 4
     routes: tuple[str, ...] = ("classes", "consensus")
+    held_out: float = 0.1
+    padding: float = 2.0
+    unfit_share: float = 0.03
+    batch: int = 100
+    consensus: ConsensusSchedule = CONSENSUS
+    classes: EMSchedule = CLASSES
+    soft: EMSchedule = SOFT
+    open_poses: float = 4.0
+    grid: SearchGrid = field(default_factory=SearchGrid)
+    refine: RefinementRadii = field(default_factory=RefinementRadii)
+    subspace_steps: int = 150
+    bright: SearchEffort = field(default_factory=SearchEffort)
+    faint: SearchEffort = FAINT_SEARCH
+    settled: float = 0.05
+    bright_nats: float = 200.0
+    brightness: Literal["auto", "bright", "faint"] = "auto"
 
     def __post_init__(self):
-        for name, holds, expected in (
-            ("routes", self.routes and set(self.routes) <= {"classes", "consensus"}, "classes, consensus or both"),
-            ("held_out", 0 < self.held_out <= 0.5, "a number over 0 and up to 0.5"),
-            ("shift", 0 <= self.shift < 0.5, "a number from 0 to under 0.5"),
-            ("shift_apart_px", self.shift_apart_px > 0, "a number over 0"),
-            ("rivals_apart_px", self.rivals_apart_px > 0, "a number over 0"),
-            *((name, getattr(self, name) >= 0, "0 or a number over it")
-              for name in ("component_share", "faint_component_share")),
-            ("settled", 0 <= self.settled <= 1, "a number from 0 to 1"),
-            *((name, all(0 < reach <= 0.5 for reach in getattr(self, name)), "numbers over 0 and up to 0.5")
-              for name in ("early_reaches", "last_reaches", "faint_early_reaches", "faint_last_reaches")),
-            ("soft_radius", self.soft_radius > self.radius[1], f"a number over {self.radius[1]}, where radius ends"),
-        ):
-            if not holds:
-                raise HetacumnError(f"ab_initio.{name} is {getattr(self, name)!r}; expected {expected}")
+        known = {"classes", "consensus"}
+        check_fields(
+            self,
+            routes=(len(self.routes) > 0 and set(self.routes) <= known, "classes, consensus or both"),
+            held_out=(0 < self.held_out <= 0.5, "a number over 0 and up to 0.5"),
+            settled=(0 <= self.settled <= 1, "a number from 0 to 1"),
+        )
 
-    def shifts(self, box: int, apart_px: float | None = None) -> Tensor:
-        """``(t, 2)`` shifts of the grid for images of a box, in pixels, ``shift_apart_px`` apart at most or as told."""
-        extent_px = self.shift * box
-        return shift_grid(extent_px, math.ceil(2 * extent_px / (self.shift_apart_px if apart_px is None else apart_px)) + 1)
+    @property
+    def effort(self) -> SearchEffort:
+        """The searches for images of this ``brightness``; those for bright images until it is decided."""
+        return self.faint if self.brightness == "faint" else self.bright
 
     def poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The rotations and shifts, of images of a box, of which the likeliest is taken."""
-        return pose_grid(*self.fine_grid).to(device), self.shifts(box).to(device)
+        """Rotations and shifts of the search that takes the likeliest pose."""
+        return pose_grid(*self.grid.rotations).to(device), self.grid.shifts(box, self.grid.step_px).to(device)
 
-    def rivals(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Those of which the likeliest compete (:mod:`hetacumn.rivals`)."""
-        return pose_grid(*self.fine_grid).to(device), self.shifts(box, self.rivals_apart_px).to(device)
+    def competing_poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rotations and shifts of the search whose likeliest poses compete."""
+        return pose_grid(*self.grid.rotations).to(device), self.grid.shifts(box, self.grid.fine_step_px).to(device)
 
-    def soft_poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Those that are weighed for classes where poses are open."""
-        return pose_grid(*self.soft_grid).to(device), self.shifts(box, self.rivals_apart_px).to(device)
+    def weighed_poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rotations and shifts that are all weighed where images leave their poses open."""
+        return pose_grid(*self.soft.grids[-1]).to(device), self.grid.shifts(box, self.grid.fine_step_px).to(device)
 
     def faintness(self, data: Observations) -> float:
-        """How many times less than ``loud_nats`` the molecule explains an image by; 1 where that is more."""
-        return max(1.0, self.loud_nats / max(signal_nats(data, self.radius[1] * data.plane.box), 1e-6))
+        """The ratio of ``bright_nats`` to the log-likelihood gain per image; 1 for bright images."""
+        return max(1.0, self.bright_nats / max(signal_nats(data, self.consensus.radius[1] * data.plane.box), 1e-6))
 
-    @property
-    def route_fits(self) -> int:
-        """How many fits of the subspace a route takes at most, in units of ``subspace_steps``."""
-        return 1 + (len(self.early_reaches) or 1)
-
-    @property
-    def last_fits(self) -> int:
-        """Likewise those at the end."""
-        return len(self.last_reaches) or 2
-
-    def thorough(self) -> AbInitioConfig:
-        """The settings with the searches among rivals and the prior of components that faint images need."""
-        return replace(self, early_reaches=self.faint_early_reaches, last_reaches=self.faint_last_reaches,
-                       component_share=self.faint_component_share)
-
-    def suited(self, data: Observations) -> AbInitioConfig:
-        """The settings for images as faint as these.
-
-        Where the molecule explains an image by fewer than ``loud_nats``, its tempered likelihood would say next to nothing
-        of the pose, and a batch little of the volume: both are larger by that factor, the batch at most five times. And
-        searches are :meth:`thorough`.
-        """
-        faintness = self.faintness(data)
-        if faintness == 1:
+    def with_brightness_of(self, data: Observations) -> AbInitioConfig:
+        """The settings with ``brightness`` decided by the images, unless it is decided already."""
+        if self.brightness != "auto":
             return self
-        temper, batch = min(1.0, self.temper * faintness), round(self.batch * min(5.0, faintness))
-        return replace(self.thorough(), temper=temper, batch=batch)
+        return replace(self, brightness="bright" if self.faintness(data) == 1 else "faint")
+
+    def adapted_to(self, data: Observations) -> AbInitioConfig:
+        """The settings for images as faint as these: their ``brightness``, and a larger batch and temper for faint ones.
+
+        The tempered likelihood of a faint image hardly depends on its pose, and a small batch of faint images hardly
+        constrains a volume. So both grow by :meth:`faintness`, the batch at most :data:`LARGEST_BATCH` times.
+        """
+        config, faintness = self.with_brightness_of(data), self.faintness(data)
+        if faintness == 1:
+            return config
+        consensus = replace(self.consensus, temper=min(1.0, self.consensus.temper * faintness))
+        return replace(config, consensus=consensus, batch=round(self.batch * min(LARGEST_BATCH, faintness)))

@@ -1,17 +1,11 @@
-"""Conformation to volume: two decoders behind one interface.
-
-A decoder is a module with ``box``, ``latent_dim`` and
-
-- ``volumes(z)``: ``(b, q)`` latents to ``(b, box, box, box)`` densities;
-- ``drawing(reach)``: for as long as the weights rest, the function of z, rotations ``(b, 3, 3)`` and integer frequencies
-  ``(m, 2)``, none of them beyond ``reach``, to central slices ``(b, m)``. What it needs of the volumes is made once.
-"""
+"""Conformation to volume: two decoders behind one interface, :class:`Decoder`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +21,40 @@ Drawing = Callable[[Tensor, Tensor, Tensor], Tensor]
 IMITATION_STEPS = 1500
 
 
+@runtime_checkable
+class Decoder(Protocol):
+    """What the model asks of a decoder, which is a module too."""
+
+    box: int
+    latent_dim: int
+
+    def volumes(self, z: Tensor) -> Tensor:
+        """Densities ``(b, box, box, box)`` of latents ``(b, q)``."""
+        ...
+
+    def drawing(self, highest: float | None = None) -> Drawing:
+        """The function of z ``(b, q)``, rotations ``(b, 3, 3)`` and integer frequencies ``(m, 2)`` to slices ``(b, m)``.
+
+        It serves as long as the weights rest. ``highest`` bounds the frequencies that will be asked for; None for all.
+        """
+        ...
+
+    def linear_basis(self) -> Tensor:
+        """Mean and components ``(1 + q, box, box, box)`` that stand for the volumes about the middle of the prior."""
+        ...
+
+    def start_from(self, basis: Tensor, latents: Tensor, k: Tensor, generator: torch.Generator) -> None:
+        """Draw the volumes of a ``basis`` ``(1 + q, box, box, box)`` from now on.
+
+        ``latents`` ``(n, q)`` are conformations that it is asked for, ``k`` ``(m, 2)`` the integer frequencies of an image.
+        """
+        ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """The weights."""
+        ...
+
+
 class VoxelDecoder(nn.Module):
     """A linear subspace of explicit volumes, ``V(z) = V_0 + Σ_j z_j V_j``, under a soft sphere.
 
@@ -37,19 +65,31 @@ class VoxelDecoder(nn.Module):
     def __init__(self, basis: Tensor, padding: float = 2.0):
         super().__init__()
         self.box, self.latent_dim, self.padding = basis.shape[-1], len(basis) - 1, padding
-        self.register_buffer("unit", basis[0].std().clamp(min=1e-6).clone())
+        self.register_buffer("unit", _unit_of(basis))
         self.register_buffer("mask", soft_sphere(self.box, device=basis.device), persistent=False)
         self.voxels = nn.Parameter(basis / self.unit)
 
-    def basis(self) -> Tensor:
+    def linear_basis(self) -> Tensor:
         """``(1 + q, box, box, box)``: mean and components."""
         return self.voxels * (self.mask * self.unit)
 
     def volumes(self, z: Tensor) -> Tensor:
-        return torch.einsum("bj,jxyz->bxyz", mixing_of(z), self.basis())
+        return torch.einsum("bj,jxyz->bxyz", mixing_of(z), self.linear_basis())
 
-    def drawing(self, reach: float | None = None) -> Drawing:
-        return partial(_mixed_slices, Slicer(self.basis(), self.padding, reach))
+    def drawing(self, highest: float | None = None) -> Drawing:
+        return partial(_mixed_slices, Slicer(self.linear_basis(), self.padding, highest))
+
+    @torch.no_grad()
+    def start_from(self, basis: Tensor, latents: Tensor, k: Tensor, generator: torch.Generator) -> None:
+        """Take the voxels of the basis."""
+        unit = _unit_of(basis)
+        self.unit.copy_(unit)
+        self.voxels.copy_(basis / unit)
+
+
+def _unit_of(basis: Tensor) -> Tensor:
+    """The scale of the first volume."""
+    return basis[0].std().clamp(min=1e-6).clone()
 
 
 def _mixed_slices(slicer: Slicer, z: Tensor, rotations: Tensor, k: Tensor) -> Tensor:
@@ -85,7 +125,7 @@ class CoordinateDecoder(nn.Module):
             values = self.network(encoded)
         return values.float() * (self.scale * torch.exp(-3 * unit.square().sum(-1, keepdim=True)))
 
-    def drawing(self, reach: float | None = None) -> Drawing:
+    def drawing(self, highest: float | None = None) -> Drawing:
         return lambda z, rotations, k: self._transform(z, k @ rotations[:, :2, :])
 
     def volumes(self, z: Tensor) -> Tensor:
@@ -98,10 +138,23 @@ class CoordinateDecoder(nn.Module):
         return torch.fft.fftshift(torch.fft.ifftn(full, dim=(-3, -2, -1)), dim=(-3, -2, -1)).real * self.box
 
 
+    def linear_basis(self) -> Tensor:
+        """The mean is V(0), the components are central differences over one standard deviation of z."""
+        steps = torch.eye(self.latent_dim, device=self.scale.device)
+        components = (self.volumes(steps) - self.volumes(-steps)) / 2
+        return torch.cat([self.volumes(torch.zeros_like(steps[:1])), components])
+
+    def start_from(self, basis: Tensor, latents: Tensor, k: Tensor, generator: torch.Generator) -> None:
+        """Learn to draw the volumes of the basis."""
+        imitate(self, basis.to(self.scale.device), latents, k, generator)
+
+
 def imitate(decoder: CoordinateDecoder, basis: Tensor, latents: Tensor, k: Tensor, generator: torch.Generator,
             steps: int = IMITATION_STEPS, slices: int = 64, rate: float = 3e-3) -> None:
-    """Fit a network to a subspace of volumes ``(1 + q, box, box, box)``: its slices at frequencies ``k`` ``(m, 2)``, seen from
-    everywhere, of conformations drawn from ``latents`` ``(n, q)``. Where it starts from volumes, a voxel decoder is these."""
+    """Fit a network to the slices of a subspace of volumes ``(1 + q, box, box, box)``.
+
+    The slices are at frequencies ``k`` ``(m, 2)``, from random views, of conformations drawn from ``latents`` ``(n, q)``.
+    """
     drawn = VoxelDecoder(basis).drawing()
     optimiser = torch.optim.Adam(decoder.parameters(), lr=rate)
     for step in tqdm(range(steps), desc="decoder imitates the start", mininterval=5):
@@ -114,16 +167,3 @@ def imitate(decoder: CoordinateDecoder, basis: Tensor, latents: Tensor, k: Tenso
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-
-
-def linear_basis(decoder: nn.Module) -> Tensor:
-    """Mean and components ``(1 + q, box, box, box)`` that stand for a decoder about the middle of its prior.
-
-    For a linear decoder they are its own; for another, central differences over one standard deviation of z.
-    """
-    if isinstance(decoder, VoxelDecoder):
-        return decoder.basis()
-    device = next(decoder.parameters()).device
-    steps = torch.eye(decoder.latent_dim, device=device)
-    components = (decoder.volumes(steps) - decoder.volumes(-steps)) / 2
-    return torch.cat([decoder.volumes(torch.zeros_like(steps[:1])), components])

@@ -12,6 +12,7 @@ from hetacumn.fourier import HalfPlane
 from hetacumn.particles import Poses
 from hetacumn.precision import autocast
 from hetacumn.so3 import from_6d
+from hetacumn.train_config import NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,21 @@ class Hypotheses:
         return Poses(self.rotations[rows, which], self.shifts_px[rows, which])
 
 
-REACH = 24  # integer frequency: to say pose and class roughly takes no finer features, however fine the pixels
+HIGHEST_FREQUENCY = 24  # integer: a rough pose and class need no finer features, however fine the pixels
+Draw = Callable[[int], Tensor]  # so many noise-free packed images ``(n, m)``
 
 
 class TemplateStem(nn.Module):
     """First layer as matched filters: inner products of the image with ``n`` templates, normalised and rectified.
 
-    It works on the packed coefficients within ``radius`` (cycles per pixel) and :data:`REACH`, where an inner product is that
-    of the low-passed images and costs a quarter of one over pixels, or less. Started from projections of the ab initio volumes
-    at random poses it is a coarse grid search that then learns; started from noise, an ordinary dense layer.
+    It works on the packed coefficients within ``radius`` (cycles per pixel) and :data:`HIGHEST_FREQUENCY`, where an inner
+    product is that of the low-passed images and costs at most a quarter of one over pixels. Started from projections of the
+    ab initio volumes at random poses it is a coarse grid search that then learns; started from noise, an ordinary dense layer.
     """
 
     def __init__(self, plane: HalfPlane, templates: int, radius: float):
         super().__init__()
-        self.used = plane.count(min(radius * plane.box, REACH))
+        self.used = plane.count(min(radius * plane.box, HIGHEST_FREQUENCY))
         self.register_buffer("scale", plane.weight[: self.used].sqrt().cpu(), persistent=False)
         self.filters = nn.Linear(2 * self.used, templates)
         self.norm = nn.LayerNorm(templates)
@@ -60,9 +62,9 @@ class TemplateStem(nn.Module):
         return torch.view_as_real(coefficients[:, : self.used] * self.scale).flatten(1)
 
     @torch.no_grad()
-    def start_from(self, coefficients: Tensor) -> None:
-        """Take packed images ``(n, m)``, each scaled to norm 1, as the templates."""
-        flat = self._flat(coefficients)
+    def start_from(self, draw: Draw) -> None:
+        """Take drawn images, each scaled to norm 1, as the templates."""
+        flat = self._flat(draw(self.width))
         self.filters.weight.copy_(flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12))
         self.filters.bias.zero_()
 
@@ -85,6 +87,9 @@ class ConvolutionStem(nn.Module):
         self.layers = nn.Sequential(*blocks, nn.Flatten()).to(memory_format=torch.channels_last)
         self.width = before * size * size
 
+    def start_from(self, draw: Draw) -> None:
+        """Stay as it is: convolutions have no templates."""
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConvolutionStem:
         self.plane = self.plane.applied(fn)  # it goes where the layers go
         return super()._apply(fn, recurse)
@@ -104,15 +109,14 @@ class Encoder(nn.Module):
     What it sees is the Wiener estimate of the whitened particle, ``Y C √P / (C² P + 1)`` with ``P`` the power of the
     particles in units of the noise: the CTF is undone where the signal is strong, the matched filter where it is weak,
     and no band outweighs another. ``power`` ``(m,)`` is P, see :func:`~hetacumn.observations.signal_power`.
-    ``templates`` is the number of matched filters of the stem; 0 for convolutions instead.
     """
 
-    def __init__(self, plane: HalfPlane, latent_dim: int, width: int = 384, hypotheses: int = 8,
-                 conditional: bool = True, templates: int = 768, radius: float = 0.375, power: Tensor | None = None):
+    def __init__(self, plane: HalfPlane, latent_dim: int, network: NetworkConfig, power: Tensor | None = None):
         super().__init__()
-        self.latent_dim, self.hypotheses, self.conditional = latent_dim, hypotheses, conditional
+        width, hypotheses, templates = network.width, network.hypotheses, network.templates
+        self.latent_dim, self.hypotheses, self.conditional = latent_dim, hypotheses, network.conditional
         self.register_buffer("amplitude", torch.ones(len(plane)) if power is None else power.sqrt().cpu())
-        self.stem = TemplateStem(plane, templates, radius) if templates else ConvolutionStem(plane)
+        self.stem = TemplateStem(plane, templates, network.encoder_radius) if templates else ConvolutionStem(plane)
         self.used = self.stem.used
         inner = width * 3 // 2
         self.body = nn.Sequential(*_dense(self.stem.width, inner), *_dense(inner, width))
@@ -126,9 +130,9 @@ class Encoder(nn.Module):
         with autocast(images.device):
             return self.body(self.stem(estimate))
 
-    def start_templates(self, slices: Tensor) -> None:
-        """Take noise-free packed slices ``(templates, m)`` as the matched filters of the stem."""
-        self.stem.start_from(slices / self.amplitude)
+    def start_from(self, draw: Draw) -> None:
+        """Take as many drawn images of the molecule as the stem has matched filters, as these filters."""
+        self.stem.start_from(lambda count: draw(count) / self.amplitude)
 
     def latent(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance ``(b, q)`` of q(z | Y)."""

@@ -4,31 +4,32 @@ Four grades, dearer and better:
 
 - *encoder*: the encoder alone;
 - *amortized*: one forward pass: the encoder, and the decoder's feedback where the model has it;
-- *refined*: every pose hypothesis of the encoder followed further, the best climbed to its peak together with z, and
-  those images that still fit badly, or are faint, searched exhaustively;
-- *searched*: the exhaustive pose search of the ab initio start, then climbed, of a faint stack from several poses of the grid;
-  no network. This is the ``em`` baseline.
+- *refined*: every pose hypothesis of the encoder is optimised, the best one together with z up to its peak; images that
+  still fit badly, or are faint, are searched exhaustively;
+- *searched*: the exhaustive pose search of the ab initio start, then climbed; in a faint stack several poses of the grid
+  compete. No network. This is the ``em`` baseline.
 
-The latter two fit the volumes again to what they found (:func:`polish`). Where images leave their poses open, that is by EM,
-and the class of an image is the likelier over all poses (:func:`weigh`).
+The latter two fit the volumes again to the poses that they found (:func:`polish`). Where images leave their poses open, EM
+fits the volumes, and the class of an image is the likelier over all poses (:func:`weigh`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.ab_initio import fit_subspace
+from hetacumn.ab_initio import SubspaceFit, fit_subspace
 from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.classes import centres_of
 from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.model import HetACUMN
 from hetacumn.observations import Observations
-from hetacumn.parallel import Result, batch_size, side_by_side
-from hetacumn.rivals import locate
+from hetacumn.parallel import Result, batch_size, batch_slices, side_by_side
+from hetacumn.rivals import Candidates, search_competing
 from hetacumn.search import search_grid
 from hetacumn.stochastic_em import poses_are_open, soften
 from hetacumn.subspace import infer_latents, mixing_of, volumes_at
@@ -51,9 +52,26 @@ def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: 
     return State.cat(list(_batches(work, data, batch, "amortized")))
 
 
-def follow(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig) -> tuple[State, Tensor]:
-    """All hypotheses of the encoder, corrected at length; from the best of them up to the peak: states, and their log joints
-    ``(n,)``."""
+@dataclass(frozen=True)
+class Climbed:
+    """States at their peaks, and their log joints ``(n,)``."""
+
+    state: State
+    log_joint: Tensor
+
+
+@dataclass(frozen=True)
+class Refit:
+    """How :func:`polish` fits volumes: how many ``classes`` (None: by BIC), in how many gradient ``steps``, from which
+    ``seed``."""
+
+    classes: int | None
+    steps: int
+    seed: int
+
+
+def follow(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioConfig) -> Climbed:
+    """The peak of each image that is found from all hypotheses of the encoder."""
     model.eval()
     with torch.no_grad():
         tangent = Tangent(basis, config.padding)
@@ -62,29 +80,31 @@ def follow(model: HetACUMN, data: Observations, basis: Tensor, config: AbInitioC
         latents, found = model.encode(part)
         states = [State(poses, latents) for poses in found.likelier(model.encoder.hypotheses)]
         best, _ = compete(part, tangent, states, model.rounds(REFINED_ROUNDS))
-        return climb(part, tangent, best, config.last_radii)
+        return climb(part, tangent, best, config.refine.last)
 
     batch = batch_size(500, data.y.shape[1], data.y.device)
     parts, values = zip(*_batches(work, data, batch, "refined"), strict=True)
-    return State.cat(list(parts)), torch.cat(values)
+    return Climbed(State.cat(list(parts)), torch.cat(values))
 
 
-def search_doubtful(data: Observations, state: State, value: Tensor, doubt: Tensor, basis: Tensor, centres: Tensor,
-                    config: AbInitioConfig) -> State:
-    """States and log joints ``(n,)`` that :func:`follow` found, searched for where in doubt.
+def search_misfits(data: Observations, found: Climbed, misfit_limit: Tensor, basis: Tensor, centres: Tensor,
+                   config: AbInitioConfig) -> State:
+    """The states that :func:`follow` found, after an exhaustive search for images that fit badly or are faint.
 
-    What fits worse than ``doubt``, the model's, is searched under the volumes at latent ``centres`` ``(k, q)``, and so is what
-    is :data:`FAINT`, where the encoder may have met no right pose and the misfit does not tell. The likelier stays, if it is
-    of the class that is likelier over all poses; of a faint stack, where several poses of the grid compete, the likelier.
+    An image fits badly if its misfit exceeds ``misfit_limit``, the model's. It is faint if the molecule explains less than
+    :data:`FAINT`: the encoder may have met no right pose, and the misfit does not tell. The search is under the volumes at
+    latent ``centres`` ``(k, q)``. Its result replaces the state where it is likelier, or where its class is not the class
+    that is likelier over all poses; in a faint stack, where poses of the grid compete, only where it is likelier.
     """
-    band = data.within(config.last_radii[-1] * data.plane.box)
+    state, value = found.state, found.log_joint
+    band = data.within(config.refine.last[-1] * data.plane.box)
     faint = value + 0.5 * (band.y.abs().square() * band.weight).sum(1) < FAINT
-    rows = (faint | (misfit(value, band) > doubt)).nonzero().squeeze(1)
+    rows = (faint | (misfit(value, band) > misfit_limit)).nonzero().squeeze(1)
     if not len(rows):
         return state
     searched, other, theirs = _search(data[rows], basis, centres, config)
     better = other > value[rows]
-    if not config.last_reaches:
+    if not config.effort.last_radii:
         better |= torch.cdist(state.latents[rows], centres).argmin(1) != theirs
     return state.replaced(rows, searched.where(better, state[rows]))
 
@@ -97,21 +117,23 @@ def search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioC
 @torch.no_grad()
 def _search(data: Observations, basis: Tensor, centres: Tensor, config: AbInitioConfig) -> tuple[State, Tensor, Tensor]:
     """States, their log joints ``(n,)``, and which centre is likeliest over all poses of the grid ``(n,)``, or, where the
-    likeliest poses compete (:mod:`hetacumn.rivals`), nearest to what is found."""
+    likeliest poses compete (:mod:`hetacumn.rivals`), nearest to the latent that is found."""
     box, device, tangent = data.plane.box, data.y.device, Tangent(basis, config.padding)
     volumes = volumes_at(centres, basis)
-    rotations, shifts = config.rivals(box, device) if config.last_reaches else config.poses(box, device)
+    competing = bool(config.effort.last_radii)
+    rotations, shifts = config.competing_poses(box, device) if competing else config.poses(box, device)
+    candidates = Candidates(volumes, centres, rotations, shifts, config.padding)
 
-    def among_rivals(part: Observations) -> tuple[State, Tensor, Tensor]:
-        state, value = locate(part, tangent, volumes, centres, rotations, shifts, config.last_radii[-1], config.padding)
+    def among_competing(part: Observations) -> tuple[State, Tensor, Tensor]:
+        state, value = search_competing(part, tangent, candidates, config.refine.last[-1])
         return state, value, torch.cdist(state.latents, centres).argmin(1)
 
     def from_likeliest(part: Observations) -> tuple[State, Tensor, Tensor]:
-        found = search_grid(part.within(config.class_radius[1] * box), volumes, rotations, shifts, padding=config.padding)
+        found = search_grid(part.within(config.classes.radius[1] * box), volumes, rotations, shifts, padding=config.padding)
         first = State(found.poses, centres[found.volume])
-        return *climb(part, tangent, first, config.climb_radii + config.last_radii), found.volume
+        return *climb(part, tangent, first, config.refine.climb + config.refine.last), found.volume
 
-    work = among_rivals if config.last_reaches else from_likeliest
+    work = among_competing if competing else from_likeliest
     states, values, volumes_of = zip(*_batches(work, data, _search_batch(data), "searched"), strict=True)
     return State.cat(list(states)), torch.cat(values), torch.cat(volumes_of)
 
@@ -122,37 +144,37 @@ def _search_batch(data: Observations) -> int:
 
 
 def _batches(work: Callable[[Observations], Result], data: Observations, batch: int, name: str) -> Iterator[Result]:
-    """``work`` of the data a batch at a time, several side by side where that is faster."""
-    batches = [data[start : start + batch] for start in range(0, len(data), batch)]
+    """Results of ``work`` on the data, a batch at a time, several side by side where that is faster."""
+    batches = [data[rows] for rows in batch_slices(len(data), batch)]
     yield from tqdm(side_by_side(work, batches, data.y.device), total=len(batches), desc=name, unit="batch", mininterval=5)
 
 
-def polish(data: Observations, basis: Tensor, state: State, config: AbInitioConfig, classes: int | None, steps: int,
-           seed: int) -> tuple[Tensor, Tensor | None]:
-    """The volumes again, fitted to what was found: the basis, and where poses are open the centres ``(k, q)`` of classes.
+def polish(data: Observations, basis: Tensor, state: State, config: AbInitioConfig, refit: Refit
+           ) -> tuple[Tensor, Tensor | None]:
+    """The basis fitted again to the states found; and, where poses are open, the centres ``(k, q)`` of the classes.
 
-    By probabilistic PCA at the poses; where these are open the volumes of the classes by EM, and the basis changes as
-    little as makes it draw these at their centres.
+    Probabilistic PCA at the poses fits the basis. Where poses are open, EM fits the volumes of the classes, and the basis
+    changes by the least that makes it draw these volumes at their centres.
     """
-    if not steps:
+    if not refit.steps:
         return basis, None
-    generator = torch.Generator().manual_seed(seed)
-    centres = centres_of(state.latents, classes, seed)
+    generator = torch.Generator().manual_seed(refit.seed)
+    centres = centres_of(state.latents, refit.classes, refit.seed)
     volumes = volumes_at(centres, basis)
     is_open = poses_are_open(data, volumes, config)
-    steps = min(steps, config.soft_steps) if is_open else steps
+    steps = min(refit.steps, config.soft.steps) if is_open else refit.steps
     with tqdm(total=steps, desc="volumes", mininterval=5) as progress:
         if not is_open:
-            band = data.within(config.last_radius * data.plane.box)
-            return fit_subspace(band, basis, state.poses, config, steps, generator, progress, rate=0.015), None
-        change = soften(data, volumes, config.suited(data), steps, generator, progress) - volumes
+            band, fit = data.within(config.refine.last_fit * data.plane.box), SubspaceFit.of(config, steps, rate=0.015)
+            return fit_subspace(band, basis, state.poses, fit, generator, progress), None
+        change = soften(data, volumes, config.adapted_to(data), steps, generator, progress) - volumes
     return basis + torch.einsum("jk,kxyz->jxyz", torch.linalg.pinv(mixing_of(centres)), change), centres
 
 
 def settle(data: Observations, basis: Tensor, state: State, config: AbInitioConfig) -> State:
     """States under volumes that were fitted again: climbed on, and z the likeliest at the pose."""
-    state, _ = climb(data, Tangent(basis, config.padding), state, (config.last_radius,))
-    band = data.within(config.last_radius * data.plane.box)
+    state, _ = climb(data, Tangent(basis, config.padding), state, (config.refine.last_fit,))
+    band = data.within(config.refine.last_fit * data.plane.box)
     return State(state.poses, infer_latents(band, Slicer(basis, config.padding), state.poses).mean)
 
 
@@ -164,10 +186,9 @@ def log_ratios(data: Observations, basis: Tensor, state: State, config: AbInitio
     Within the band of the ab initio start, as :func:`~hetacumn.observations.signal_nats` for the mean of a stack. Of
     an image without the molecule it is below zero, or little above: to draw what is not there explains nothing.
     """
-    reach = config.radius[1] * data.plane.box
-    slicer, band = Slicer(basis, config.padding, reach), data.within(reach)
+    highest = config.consensus.radius[1] * data.plane.box
+    slicer, band = Slicer(basis, config.padding, highest), data.within(highest)
     batch = batch or batch_size(1000, band.y.shape[1], data.y.device)
-    rows = [slice(start, start + batch) for start in range(0, len(data), batch)]
 
     def work(part: tuple[Observations, State]) -> Tensor:
         images, found = part
@@ -175,7 +196,7 @@ def log_ratios(data: Observations, basis: Tensor, state: State, config: AbInitio
         centred = images.plane.translate(images.y, -found.poses.shifts_px)
         return (((centred.conj() * drawn).real - 0.5 * drawn.abs().square()) * images.weight).sum(1)
 
-    parts = [(band[some], state[some]) for some in rows]
+    parts = [(band[rows], state[rows]) for rows in batch_slices(len(data), batch)]
     return torch.cat(list(side_by_side(work, parts, data.y.device)))
 
 
@@ -183,10 +204,10 @@ def log_ratios(data: Observations, basis: Tensor, state: State, config: AbInitio
 def weigh(data: Observations, volumes: Tensor, config: AbInitioConfig) -> Tensor:
     """Log-likelihoods of images under ``(k, box, box, box)`` volumes, all poses weighed, less a number of each image:
     ``(n, k)``."""
-    rotations, shifts = config.soft_poses(data.plane.box, volumes.device)
+    rotations, shifts = config.weighed_poses(data.plane.box, volumes.device)
 
     def work(part: Observations) -> Tensor:
         return search_grid(part, volumes, rotations, shifts, padding=config.padding).log_volume
 
-    band = data.within(config.soft_radius * data.plane.box)
+    band = data.within(config.soft.radius[1] * data.plane.box)
     return torch.cat(list(_batches(work, band, _search_batch(band), "classes")))

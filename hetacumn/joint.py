@@ -20,7 +20,7 @@ from torch import Tensor
 from hetacumn import so3
 from hetacumn.fourier import padded_rfft3c, padded_size
 from hetacumn.observations import Observations
-from hetacumn.parallel import batch_size
+from hetacumn.parallel import batch_size, batch_slices
 from hetacumn.particles import Poses
 from hetacumn.subspace import mixing_of
 from hetacumn.volumes import coarsened, make_stencil
@@ -120,13 +120,13 @@ class Quadratic:
 class Tangent:
     """Volumes ``(1 + q, box, box, box)``, mean and components, with all that a Gauss-Newton step reads of them.
 
-    ``reach``: the highest frequency (integer) that will be asked for; none is all. The table is no larger than it needs.
+    ``highest``: the highest integer frequency that will be read, or None for all. It bounds the size of the table.
     """
 
-    def __init__(self, basis: Tensor, padding: float = 2.0, reach: int | None = None):
+    def __init__(self, basis: Tensor, padding: float = 2.0, highest: int | None = None):
         whole, self.channels = basis.shape[-1], len(basis)
-        self.reach = min(reach or whole, whole // 2 - 1)
-        basis = coarsened(basis, self.reach)
+        self.highest = min(highest or whole, whole // 2 - 1)
+        basis = coarsened(basis, self.highest)
         self.box = basis.shape[-1]
         self.size = padded_size(self.box, padding)
         axis = torch.arange(self.box, device=basis.device, dtype=basis.dtype) - self.box // 2
@@ -137,15 +137,14 @@ class Tangent:
         self.table = by_voxel.transpose(1, 2).flatten(1)  # (voxels, 2 parts * 4 moments * channels)
 
     def band(self, data: Observations, radius: float) -> Observations:
-        """The images within ``radius`` (cycles per pixel), or as far as this reaches."""
-        return data.within(min(radius * data.plane.box, self.reach))
+        """The images within ``radius`` (cycles per pixel), or within the highest frequency of the table."""
+        return data.within(min(radius * data.plane.box, self.highest))
 
     def expand(self, data: Observations, state: State) -> Quadratic:
         """The log joint of images about a state, to second order."""
         most = READ_AT_ONCE if data.y.device.type == "cpu" else READ_AT_ONCE_ELSEWHERE
         block = max(1, most // (8 * self.channels * data.y.shape[1]))
-        blocks = [slice(start, start + block) for start in range(0, len(data), block)]
-        return Quadratic.cat([self._expand(data[rows], state[rows]) for rows in blocks])
+        return Quadratic.cat([self._expand(data[rows], state[rows]) for rows in batch_slices(len(data), block)])
 
     def _expand(self, data: Observations, state: State) -> Quadratic:
         count, m, channels = len(data), data.y.shape[1], self.channels
@@ -234,8 +233,7 @@ def climb(data: Observations, tangent: Tangent, state: State, radii: tuple[float
     and its log joint ``(n,)`` in the last band.
     """
     parts, values, batch = [], [], batch or batch_size(500, data.y.shape[1], data.y.device)
-    for start in range(0, len(data), batch):
-        rows = slice(start, start + batch)
+    for rows in batch_slices(len(data), batch):
         part, best, before = data[rows], state[rows], None
         for radius in radii:
             if radius != before:

@@ -6,9 +6,9 @@ Task 2, *conditional pose prediction*: (z, a pose drawn at random) → image →
 :meth:`HetACUMN.predict_drawn_poses`. The pose is known because it was drawn: no labels are needed. Whatever z is, the pose
 must come out right, and so z is left to say what the pose does not.
 
-Both may listen to the decoder once more (*feedback*): what it draws of the likelier pose hypotheses corrects them and z by
-Gauss-Newton steps, and tells which is right. Inference then is one pass through encoder and decoder, and the encoder
-learns its corrections.
+Both may use the decoder once more (*feedback*): its drawings at the likelier pose hypotheses correct these and z by
+Gauss-Newton steps, and tell which hypothesis is right. Inference then is one pass through encoder and decoder, and the
+encoder learns its corrections.
 
 The method is that of arXiv 2308.04956. Known from its abstract are the two tasks, the shared parts and amortized inference;
 the losses' details here are this project's own.
@@ -21,21 +21,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hetacumn.decoder import CoordinateDecoder, Drawing, VoxelDecoder, linear_basis
+from hetacumn.decoder import CoordinateDecoder, Decoder, Drawing, VoxelDecoder
 from hetacumn.encoder import Encoder, Hypotheses
-from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
 from hetacumn.joint import State, Tangent, compete, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.so3 import inplane, random_rotations
 from hetacumn.team import ALONE, Team
-from hetacumn.train_config import TrainConfig
+from hetacumn.train_config import Rounds, TrainConfig
 
-FEEDBACK_REACH = 20  # integer frequency: pose and class of one pass need no finer features, however fine the pixels
-LAST_RADIUS = 0.45  # cycles per pixel: what rounds of small images end at
-
-Rounds = tuple[tuple[int, float], ...]
+FEEDBACK_HIGHEST = 20  # integer frequency: pose and class of one pass need no finer features, however fine the pixels
+LAST_RADIUS = 0.45  # cycles per pixel, at which rounds of small images end
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -59,29 +56,58 @@ def hypotheses_loss(found: Hypotheses, true: Poses) -> Tensor:
 
 @dataclass(frozen=True)
 class LatentDraws:
-    """What task 2 draws from: optics of real particles ``ctf`` ``(n, m)``, and so ``m`` coefficients of an image; latents
-    ``(n, q)`` or None for the prior alone; the spread of shifts in pixels."""
+    """The distributions of task 2: CTFs of real particles ``ctf`` ``(n, m)``, and so ``m`` coefficients of an image; latents
+    ``(n, q)``, or None for the prior alone; the standard deviation of shifts in pixels."""
 
     ctf: Tensor
     latents: Tensor | None
     shift_px: float
 
 
+@dataclass(frozen=True)
+class DrawnImages:
+    """Images of task 2: latents ``z`` ``(b, q)``, ``poses``, noisy ``images`` ``(b, m)`` and their ``ctf`` ``(b, m)``."""
+
+    z: Tensor
+    poses: Poses
+    images: Tensor
+    ctf: Tensor
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Losses of task 1, means per image: ``misfit`` to the image, ``kl`` of the latents (nats), ``loss`` of both together,
+    and ``pose``, the encoder's distance from the pose taken."""
+
+    loss: Tensor
+    pose: Tensor
+    misfit: Tensor
+    kl: Tensor
+
+
+@dataclass(frozen=True)
+class PosePrediction:
+    """Losses of task 2, means per image: of the ``pose``, and of the ``conformation``."""
+
+    pose: Tensor
+    conformation: Tensor
+
+
 class HetACUMN(nn.Module):
     """The two tasks over a shared encoder and decoder, for images of ``box`` pixels with unit noise.
 
-    ``feedback``: rounds of :func:`~hetacumn.joint.compete` between the encoder's hypotheses; none for the encoder alone. As all
-    rounds they are those of small images; see :meth:`rounds`.
-    ``second_look``: the share of images, those that fit worst, that inference looks at again; see :meth:`set_doubt`.
-    ``second_rounds``: of that, before the last round of feedback.
+    ``feedback``: rounds of :func:`~hetacumn.joint.compete` between the encoder's hypotheses; none for the encoder alone. All
+    rounds are given for small images; see :meth:`rounds`.
+    ``second_look``: the share of images, those that fit worst, that inference looks at again; see :meth:`set_misfit_limit`.
+    ``second_rounds``: rounds of the second look, before the last round of feedback.
     """
 
-    def __init__(self, encoder: Encoder, decoder: nn.Module, symmetrised: bool = False,
+    def __init__(self, encoder: Encoder, decoder: Decoder, symmetrised: bool = False,
                  feedback: Rounds = (), second_look: float = 0.0, second_rounds: Rounds = ()):
         super().__init__()
         self.encoder, self.decoder, self.symmetrised, self.second_look = encoder, decoder, symmetrised, second_look
         self.feedback, self.second_rounds = self.rounds(feedback), self.rounds(second_rounds)
-        self.register_buffer("doubt", torch.tensor(torch.inf))  # look again at what fits worse: no image, until it is set
+        self.register_buffer("misfit_limit", torch.tensor(torch.inf))  # inference looks again at images above; none as yet
 
     def render(self, z: Tensor, poses: Poses, ctf: Tensor, plane: HalfPlane, drawing: Drawing | None = None) -> Tensor:
         """Noise-free images ``(b, m)`` of conformations ``(b, q)`` at poses, CTF applied; by a ``drawing`` of the decoder that
@@ -90,17 +116,17 @@ class HetACUMN(nn.Module):
         return plane.translate(slices * ctf, poses.shifts_px)
 
     def rounds(self, of_small: Rounds) -> Rounds:
-        """Rounds for images of this box: where the last would reach beyond :data:`FEEDBACK_REACH`, all radii shrink alike.
+        """Rounds for images of this box: all radii shrink so that the last is :data:`FEEDBACK_HIGHEST` at most.
 
-        The poses that they start from are no better for finer pixels, and from so far off nothing finer leads back.
+        Finer pixels do not improve the poses that the rounds start from, and finer features do not correct poses so far off.
         """
-        shrunk = min(1.0, FEEDBACK_REACH / (LAST_RADIUS * self.decoder.box))
+        shrunk = min(1.0, FEEDBACK_HIGHEST / (LAST_RADIUS * self.decoder.box))
         return tuple((most, shrunk * radius) for most, radius in of_small)
 
     # Task 1 ------------------------------------------------------------------------------------------------
 
     def reconstruct(self, data: Observations, radius: float, noise: Tensor, kl_weight: float,
-                    pose_only: bool = False, drawing: Drawing | None = None) -> dict[str, Tensor]:
+                    pose_only: bool = False, drawing: Drawing | None = None) -> Reconstruction:
         """Task 1: ``‖Y - Ŷ‖² / 2`` in units of the noise, within ``radius``, plus the KL of q(z | Y); means per image.
 
         ``noise`` ``(b, q)``, standard normal, draws z from q(z | Y); ``drawing`` as in :meth:`render`.
@@ -124,7 +150,7 @@ class HetACUMN(nn.Module):
         misfit = 0.5 * (error * band.weight).sum(1).mean()
         kl = kl_divergence(mean, log_variance).mean()
         loss = misfit + kl_weight * (0.0 if pose_only else kl)
-        return {"loss": loss, "pose": pose_loss, "misfit": misfit, "kl": kl}
+        return Reconstruction(loss, pose_loss, misfit, kl)
 
     def _choose(self, band: Observations, z: Tensor, found: Hypotheses, drawing: Drawing | None) -> tuple[Poses, Tensor]:
         """The likeliest hypothesis of each image, and the cross-entropy of the logits with that choice."""
@@ -154,22 +180,22 @@ class HetACUMN(nn.Module):
     # Task 2 ------------------------------------------------------------------------------------------------
 
     def predict_drawn_poses(self, batch: int, draws: LatentDraws, plane: HalfPlane, generator: torch.Generator,
-                            drawing: Drawing | None = None, team: Team = ALONE) -> dict[str, Tensor]:
+                            drawing: Drawing | None = None, team: Team = ALONE) -> PosePrediction:
         """Task 2: draw (z*, φ*), render an image with a real particle's CTF and fresh noise, and ask its pose given z*.
 
         ``conformation`` is -log q(z* | X), the same question asked of z ("conformation sleep"). The rendering is without
         gradient: the decoder learns nothing from its own drawings. ``drawing`` as in :meth:`render`.
         """
-        z, poses, images, ctf = self.draw(batch, draws, plane, generator, drawing, team)
-        features = self.encoder.features(images, ctf)
-        loss = hypotheses_loss(self.encoder.pose(features, z), poses)
+        drawn = self.draw(batch, draws, plane, generator, drawing, team)
+        features = self.encoder.features(drawn.images, drawn.ctf)
+        loss = hypotheses_loss(self.encoder.pose(features, drawn.z), drawn.poses)
         mean, log_variance = self.encoder.latent(features)
-        conformation = 0.5 * ((z - mean).square() * (-log_variance).exp() + log_variance).sum(1).mean()
-        return {"loss": loss, "conformation": conformation}
+        conformation = 0.5 * ((drawn.z - mean).square() * (-log_variance).exp() + log_variance).sum(1).mean()
+        return PosePrediction(loss, conformation)
 
     @torch.no_grad()
     def draw(self, batch: int, draws: LatentDraws, plane: HalfPlane, generator: torch.Generator,
-             drawing: Drawing | None = None, team: Team = ALONE) -> tuple[Tensor, Poses, Tensor, Tensor]:
+             drawing: Drawing | None = None, team: Team = ALONE) -> DrawnImages:
         """``batch`` latents, poses, noisy images ``(batch, m)`` and CTFs, under the current decoder.
 
         A quarter of the latents come from the prior, the others from the posteriors of real images where these are
@@ -201,14 +227,15 @@ class HetACUMN(nn.Module):
         noise[:, 0, 0] *= 2**0.5  # the mean of a real image is real
         noise[:, 0, 1] = 0
         noise = torch.view_as_complex(noise.mul_(2**-0.5))
-        return z.repeat(4, 1), poses, plane.translate(torch.cat(turns).mul_(ctf), poses.shifts_px).add_(noise), ctf
+        images = plane.translate(torch.cat(turns).mul_(ctf), poses.shifts_px).add_(noise)
+        return DrawnImages(z.repeat(4, 1), poses, images, ctf)
 
     # Inference ---------------------------------------------------------------------------------------------
 
     def tangent(self) -> Tangent:
-        """What feedback reads of the decoder; for a decoder that is not linear in z, about the middle of the prior."""
+        """The decoder's linear basis, ready for the Gauss-Newton steps of feedback."""
         with torch.no_grad():
-            return Tangent(linear_basis(self.decoder), reach=FEEDBACK_REACH)
+            return Tangent(self.decoder.linear_basis(), highest=FEEDBACK_HIGHEST)
 
     @torch.no_grad()
     def encode(self, data: Observations) -> tuple[Tensor, Hypotheses]:
@@ -228,20 +255,19 @@ class HetACUMN(nn.Module):
         if tangent is None:
             return State(found.best(), mean)
         state, value = self._correct(data, found, mean, tangent)
-        rows = (self._misfit(value, data, tangent) > self.doubt).nonzero().squeeze(1)
+        rows = (self._misfit(value, data, tangent) > self.misfit_limit).nonzero().squeeze(1)
         if not len(rows):
             return state
         again, other = self._look_again(data[rows], tangent)
         return state.replaced(rows, again.where(other > value[rows], state[rows]))
 
     @torch.no_grad()
-    def set_doubt(self, data: Observations) -> None:
-        """Take the misfit above which inference looks again from images like those to come: ``second_look`` of these have
-        more."""
+    def set_misfit_limit(self, data: Observations) -> None:
+        """Set the misfit above which inference looks again, so that a share ``second_look`` of these images lies above."""
         if self.feedback and self.second_look:
             tangent, (mean, found) = self.tangent(), self.encode(data)
             _, value = self._correct(data, found, mean, tangent)
-            self.doubt.copy_(self._misfit(value, data, tangent).quantile(1 - self.second_look))
+            self.misfit_limit.copy_(self._misfit(value, data, tangent).quantile(1 - self.second_look))
 
     def _misfit(self, value: Tensor, data: Observations, tangent: Tangent) -> Tensor:
         return misfit(value, tangent.band(data, self.feedback[-1][1]))
@@ -262,18 +288,18 @@ class HetACUMN(nn.Module):
 
 def build_model(config: TrainConfig, box: int, basis: Tensor | None = None, power: Tensor | None = None,
                 scale: float = 1.0) -> HetACUMN:
-    """The model of a config; ``basis`` ``(1 + q, box, box, box)`` starts a voxel decoder (another can
-    :func:`~hetacumn.decoder.imitate` it), ``power`` ``(m,)`` is that of the particles, ``scale`` what a coordinate decoder
-    expects of a coefficient."""
-    encoder = Encoder(
-        HalfPlane(box), config.latent_dim, config.width, config.hypotheses, config.conditional, config.templates,
-        config.encoder_radius, power,
-    )
-    if config.decoder == "voxel":
+    """The model of a config.
+
+    ``basis`` ``(1 + q, box, box, box)``: the first volumes of a voxel decoder. ``power`` ``(m,)``: signal power of the
+    particles. ``scale``: amplitude that a coordinate decoder expects of a coefficient.
+    """
+    encoder = Encoder(HalfPlane(box), config.latent_dim, config.network, power)
+    decoder: Decoder
+    if config.network.decoder == "voxel":
         basis = torch.zeros(1 + config.latent_dim, box, box, box) if basis is None else basis
-        decoder = VoxelDecoder(basis, config.padding)
-    elif config.decoder == "coordinate":
-        decoder = CoordinateDecoder(box, config.latent_dim, scale=scale)
+        decoder = VoxelDecoder(basis, config.network.padding)
     else:
-        raise HetacumnError(f"decoder is '{config.decoder}'; expected voxel or coordinate")
-    return HetACUMN(encoder, decoder, config.symmetrised, config.feedback, config.second_look, config.second_rounds)
+        decoder = CoordinateDecoder(box, config.latent_dim, scale=scale)
+    effort = config.effort
+    feedback = effort.feedback if config.feedback else ()
+    return HetACUMN(encoder, decoder, config.network.symmetrised, feedback, effort.second_look, effort.second_rounds)

@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from hetacumn.errors import HetacumnError
-from hetacumn.settings import merged
+from hetacumn.settings import check_sections, merged
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, the largest file allowed
 
@@ -43,7 +43,7 @@ def params(over: str | os.PathLike = "") -> dict:
     """The settings of params.yaml, as nested dicts, with those of another YAML file laid over them if one is named.
 
     Raises:
-        HetacumnError: no project around the working directory, no such file, or not valid YAML.
+        HetacumnError: no project around the working directory, no such file, not valid YAML, or an unknown section.
     """
     return merged({"params.yaml": _read_yaml(root() / "params.yaml"), str(over): read_overrides(over)})
 
@@ -62,6 +62,7 @@ def _read_yaml(path: Path) -> dict:
         raise HetacumnError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise HetacumnError(f"{path}: holds a {type(settings).__name__}; expected names and values")
+    check_sections(settings, str(path))
     return settings
 
 

@@ -17,7 +17,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hetacumn.ab_initio import Start
-from hetacumn.decoder import linear_basis
 from hetacumn.errors import HetacumnError
 from hetacumn.fingerprint import StackFingerprint
 from hetacumn.model import HetACUMN, build_model
@@ -102,7 +101,7 @@ class TrainedModel:
     def basis(self) -> Tensor:
         """Mean and components ``(1 + q, box, box, box)`` that stand for the decoder's volumes."""
         with torch.no_grad():
-            return linear_basis(self.model.decoder)
+            return self.model.decoder.linear_basis()
 
 
 def load_model(out: Path | str, device: torch.device | str = "cpu") -> TrainedModel:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hetacumn import so3
 from hetacumn.observations import Observations
+from hetacumn.parallel import batch_slices
 from hetacumn.particles import Poses
 from hetacumn.volumes import Slicer
 
@@ -93,8 +94,7 @@ def likeliest(data: Observations, volumes: Tensor, rotations: Tensor, shifts_px:
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
     rotation, shift, volume = (torch.empty(len(data), keep, dtype=torch.long, device=volumes.device) for _ in range(3))
     batch = at_once(len(data), slices, shifts_px)
-    for start in range(0, len(data), batch):
-        rows = slice(start, start + batch)
+    for rows in batch_slices(len(data), batch):
         score = log_likelihood(data[rows], slices, shifts_px).unflatten(2, (len(volumes), len(rotations)))  # (b, t, v, r)
         rotation[rows] = score.amax(dim=(1, 2)).topk(keep, dim=1).indices
         image = torch.arange(len(score), device=volumes.device)[:, None]
@@ -112,8 +112,8 @@ def open_rotations(data: Observations, volumes: Tensor, rotations: Tensor, shift
     """
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
     spread, batch = [], at_once(batch, slices, shifts_px)
-    for start in range(0, len(data), batch):
-        share, _ = posterior_(log_likelihood(data[start : start + batch], slices, shifts_px).flatten(1))
+    for rows in batch_slices(len(data), batch):
+        share, _ = posterior_(log_likelihood(data[rows], slices, shifts_px).flatten(1))
         share = share.unflatten(1, (len(shifts_px) * len(volumes), len(rotations))).sum(1)
         spread.append(torch.special.entr(share).sum(1).exp())
     return torch.cat(spread)
@@ -140,8 +140,7 @@ def search_grid(
     best, volume = (torch.empty(len(data), dtype=torch.long, device=volumes.device) for _ in range(2))
     log_volume, evidence = torch.empty(len(data), count, device=volumes.device), torch.empty(len(data), device=volumes.device)
     batch = at_once(batch, slices, shifts_px)
-    for start in range(0, len(data), batch):
-        rows = slice(start, start + batch)
+    for rows in batch_slices(len(data), batch):
         part = data[rows]
         score = log_likelihood(part, slices, shifts_px).unflatten(2, (count, len(rotations)))
         per_volume = score.permute(0, 2, 1, 3).flatten(2)  # (b, v, t * r)

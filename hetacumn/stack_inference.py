@@ -16,7 +16,7 @@ from torch import Tensor
 from hetacumn.classes import Classes, centres_of, classify, likelier
 from hetacumn.earlier_prediction import EarlierPrediction
 from hetacumn.errors import HetacumnError
-from hetacumn.inference import amortize, follow, log_ratios, polish, search, search_doubtful, settle, weigh
+from hetacumn.inference import Refit, amortize, follow, log_ratios, polish, search, search_misfits, settle, weigh
 from hetacumn.joint import State
 from hetacumn.observations import Observations, observe
 from hetacumn.parallel import Result, read_ahead
@@ -101,7 +101,7 @@ class StackInference:
                 state = self._graded(own)
             if fits:
                 found = State.cat(_together([state], self.team))
-                fit = polish(data, self.basis, found, self.config, self.classes, self.request.polish_steps, self.seed)
+                fit = polish(data, self.basis, found, self.config, Refit(self.classes, self.request.polish_steps, self.seed))
                 self.basis, self.centres = _of_leader(fit, self.team)
             if self.grade in FITTED:
                 with self._timed():
@@ -150,10 +150,11 @@ class StackInference:
             return search(data, self.basis, self.start_centres, self.config)
         model = self.model.model
         if self.grade == "refined":
-            state, value = follow(model, data, self.basis, self.config)
+            found = follow(model, data, self.basis, self.config)
             if self.search_centres is None:  # of the first chunk, whole
-                self.search_centres = centres_of(torch.cat(_together([state.latents], self.team)), self.classes, self.seed)
-            return search_doubtful(data, state, value, model.doubt, self.basis, self.search_centres, self.config)
+                latents = torch.cat(_together([found.state.latents], self.team))
+                self.search_centres = centres_of(latents, self.classes, self.seed)
+            return search_misfits(data, found, model.misfit_limit, self.basis, self.search_centres, self.config)
         return amortize(model, data, feedback=self.grade == "amortized")
 
     def _read(self, rows: list[np.ndarray]) -> Iterator[Observations]:

@@ -3,15 +3,16 @@ voxels along the gradient of the expected log-likelihood."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.ab_initio_config import AbInitioConfig, EMSchedule
 from hetacumn.fourier import padded_size
 from hetacumn.observations import Observations, signal_nats
+from hetacumn.parallel import batch_slices
 from hetacumn.search import at_once, log_likelihood, open_rotations, pose_grid, posterior_
 from hetacumn.volumes import Slicer, Stencil, make_stencil, soft_sphere
 
@@ -32,39 +33,37 @@ class _Stage:
 
 
 def stochastic_em(
-    data: Observations, start: Tensor, config: AbInitioConfig, steps: int, radius: tuple[float, float],
-    grids: tuple[tuple[int, int], ...], temper: float, rate: float, generator: torch.Generator, progress: tqdm,
+    data: Observations, start: Tensor, schedule: EMSchedule, config: AbInitioConfig, generator: torch.Generator, progress: tqdm,
 ) -> tuple[Tensor, float]:
-    """Fit ``(v, box, box, box)`` volumes by EM with an exhaustive pose posterior.
+    """Fit ``(v, box, box, box)`` volumes by EM with an exhaustive pose posterior, on a schedule.
 
-    The Fourier radius grows linearly over the first four fifths. ``temper`` multiplies the log-likelihood at the
-    first step and grows to 1 by the middle of the run. ``rate`` is Adam's, in units of the voxels' scale. Of several
-    ``grids`` each but the last serves until the radius passes ``config.coarse_radius``. Returns the volumes and the
-    mean log evidence per image over the last fifth of the run.
+    ``config`` gives the shifts, the batch and the padding. Returns the volumes, and the mean log evidence per image over
+    the last fifth of the run.
     """
+    steps, radius, coarse = schedule.steps, schedule.radius, schedule.coarse_radius
     box, device = start.shape[-1], start.device
-    shifts = config.shifts(box).to(device)
+    shifts = config.grid.shifts(box, config.grid.step_px).to(device)
     size = padded_size(box, config.padding)
-    switch = 0.8 * (config.coarse_radius - radius[0]) / (radius[1] - radius[0])
+    switch = 0.8 * (coarse - radius[0]) / (radius[1] - radius[0])
     stages = []
-    for i, grid in enumerate(grids):
-        last = i == len(grids) - 1
+    for i, grid in enumerate(schedule.grids):
+        last = i == len(schedule.grids) - 1
         rotations = pose_grid(*grid).to(device)
-        outer = data.plane.count((radius[1] if last else config.coarse_radius) * box)
+        outer = data.plane.count((radius[1] if last else coarse) * box)
         stencil = make_stencil(rotations, data.k[:outer], size, box)
         stages.append(_Stage(rotations, stencil, 1.0 if last else switch))
     mask = soft_sphere(box, device=device)
     unit = voxel_unit(data, box)
     voxels = (start / unit).clone().requires_grad_()
-    optimiser = torch.optim.Adam([voxels], lr=rate, betas=(0.8, 0.99))
+    optimiser = torch.optim.Adam([voxels], lr=schedule.rate, betas=(0.8, 0.99))
     evidence = []
     for step in range(steps):
         done = step / max(steps - 1, 1)
         stage = next(stage for stage in stages if done <= stage.until)
         m = data.plane.count((radius[0] + (radius[1] - radius[0]) * min(1.0, done / 0.8)) * box)
         m = min(m, stage.stencil.shape[1])
-        sharpness = min(1.0, temper ** (1 - 2 * done))
-        optimiser.param_groups[0]["lr"] = rate * (1 if done < 0.6 else 0.1 ** ((done - 0.6) / 0.4))
+        sharpness = min(1.0, schedule.temper ** (1 - 2 * done))
+        optimiser.param_groups[0]["lr"] = schedule.rate * (1 if done < 0.6 else 0.1 ** ((done - 0.6) / 0.4))
         rows = torch.randint(len(data), (config.batch,), generator=generator).to(device, non_blocking=True)
         part = Observations(data.y[rows, :m], data.ctf[rows, :m], data.plane)
         slicer = Slicer(voxels * mask * unit, config.padding)
@@ -81,12 +80,12 @@ def stochastic_em(
 
 
 def _expected_gradient(part: Observations, slices: Tensor, shifts_px: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
-    """Of the mean misfit of images, all slices ``(s, m)`` and shifts weighed by their posterior, by the slices ``(s, m)``; and
-    the log evidence of each image ``(b,)``."""
+    """The gradient ``(s, m)`` of the mean misfit by the slices ``(s, m)``, all slices and shifts weighed by their posterior;
+    and the log evidence of each image ``(b,)``."""
     pull, push, evidence = 0.0, 0.0, []
     batch = at_once(len(part), slices, shifts_px)
-    for start in range(0, len(part), batch):
-        some = part[start : start + batch]
+    for rows in batch_slices(len(part), batch):
+        some = part[rows]
         share, log_sum = posterior_(log_likelihood(some, slices, shifts_px).flatten(1), sharpness)  # (b, t * s)
         share = share.unflatten(1, (len(shifts_px), -1))
         moved = some.plane.translate((some.y * some.ctf * some.weight)[:, None], -shifts_px)
@@ -113,40 +112,35 @@ def consensus(data: Observations, config: AbInitioConfig, generator: torch.Gener
     the best likelihood the others are spared.
     """
     box, unit, found = data.plane.box, voxel_unit(data, data.plane.box), []
-    for restart in range(config.restarts):
+    schedule = config.consensus
+    for restart in range(schedule.restarts):
         progress.set_postfix_str(f"consensus, restart {restart + 1}")
         noise = smooth_noise(1, box, generator, box // 4).to(data.y.device)
         ball = torch.exp(-2 * (1 - soft_sphere(box, edge=box / 2 - 2, device=noise.device)).square())
         start = unit * ball * (0.5 + 0.5 * noise) if restart or guess is None else guess[None]
-        volume, score = stochastic_em(
-            data, start, config, config.steps, config.radius,
-            (config.coarse_grid, config.fine_grid), config.temper, config.rate, generator, progress,
-        )
+        volume, score = stochastic_em(data, start, schedule, config, generator, progress)
         found.append((score, volume[0]))
         found.sort(key=lambda pair: -pair[0])
-        if len(found) > 1 and found[0][0] - found[1][0] < config.agreement * abs(found[0][0]):
+        if len(found) > 1 and found[0][0] - found[1][0] < schedule.agreement * abs(found[0][0]):
             break
-    progress.update((config.restarts - len(found)) * config.steps)
+    progress.update((schedule.restarts - len(found)) * schedule.steps)
     return found[0][1]
 
 
 def poses_are_open(data: Observations, volumes: Tensor, config: AbInitioConfig, sample: int = 200) -> bool:
-    """Whether the images leave their poses open: the median of some is spread over more than ``open_poses`` rotations.
+    """Whether the median posterior of some images is spread over more than ``open_poses`` rotations of the grid.
 
-    Elsewhere a grid is coarser than what the images say, and its posterior worth less than the likeliest pose.
+    Where it is not, the grid is coarser than the images tell, and its posterior is worth less than the likeliest pose.
     """
-    if not config.soft_steps:
+    if not config.soft.steps:
         return False
     spread = torch.linspace(0, len(data) - 1, min(sample, len(data)), device=volumes.device).long()
-    band = data[spread].within(config.soft_radius * data.plane.box)
-    rotations, shifts = config.soft_poses(data.plane.box, volumes.device)
+    band = data[spread].within(config.soft.radius[1] * data.plane.box)
+    rotations, shifts = config.weighed_poses(data.plane.box, volumes.device)
     return float(open_rotations(band, volumes, rotations, shifts, padding=config.padding).median()) > config.open_poses
 
 
 def soften(data: Observations, volumes: Tensor, config: AbInitioConfig, steps: int, generator: torch.Generator,
            progress: tqdm) -> Tensor:
     """``(k, box, box, box)`` volumes fitted again by EM, all poses and volumes of each image weighed."""
-    radius = (config.radius[1], config.soft_radius)
-    return stochastic_em(
-        data, volumes, config, steps, radius, (config.soft_grid,), 1.0, config.soft_rate, generator, progress
-    )[0]
+    return stochastic_em(data, volumes, replace(config.soft, steps=steps), config, generator, progress)[0]

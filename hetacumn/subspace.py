@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hetacumn.observations import Observations
+from hetacumn.parallel import batch_slices
 from hetacumn.particles import Poses
 from hetacumn.volumes import Slicer
 
@@ -89,10 +90,7 @@ class ComponentPrior:
 @torch.no_grad()
 def infer_latents(data: Observations, slicer: Slicer, poses: Poses, batch: int = 500) -> LatentPosterior:
     """:func:`latent_posterior` for any number of images, a batch at a time."""
-    parts = [
-        latent_posterior(data[rows], slicer, poses[rows])
-        for rows in (slice(start, start + batch) for start in range(0, len(data), batch))
-    ]
+    parts = [latent_posterior(data[rows], slicer, poses[rows]) for rows in batch_slices(len(data), batch)]
     return LatentPosterior(
         torch.cat([p.mean for p in parts]), torch.cat([p.precision for p in parts]),
         torch.cat([p.log_evidence for p in parts]),

@@ -1,121 +1,214 @@
-"""The settings of training: those of one run, and those that params.yaml holds of every method."""
+"""The settings of training, by concern: of one run, and those that params.yaml holds of every method."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.errors import HetacumnError
 from hetacumn.observations import Observations
-from hetacumn.settings import merged, read_settings
+from hetacumn.settings import check_fields, flattened, merged, read_settings
+
+Rounds = tuple[tuple[int, float], ...]  # (how many poses take part, Fourier radius in cycles per pixel), one after the other
+
+DECODERS = ("voxel", "coordinate")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The encoder and the decoder.
+
+    - ``hypotheses``: poses that the encoder predicts for an image.
+    - ``conditional``: whether the pose depends on the conformation.
+    - ``symmetrised``: whether the poses of the image turned by 180 degrees compete in task 1.
+    - ``decoder``: ``voxel`` or ``coordinate``.
+    - ``templates``: matched filters of the encoder's first layer; 0 for convolutions.
+    - ``encoder_radius``: Fourier radius that the matched filters see, in cycles per pixel.
+    - ``width``: units of a layer of the encoder.
+    - ``padding``: the voxel decoder pads volumes with zeros by this factor before the Fourier transform.
+    """
+
+    hypotheses: int = 8
+    conditional: bool = True
+    symmetrised: bool = False
+    decoder: str = "voxel"
+    templates: int = 768
+    encoder_radius: float = 0.375
+    width: int = 384
+    padding: float = 2.0
+
+    def __post_init__(self):
+        check_fields(self, decoder=(self.decoder in DECODERS, " or ".join(DECODERS)))
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of the loss.
+
+    - ``pose``: of poses, in both tasks.
+    - ``conformation``: of the conformation in task 2.
+    - ``reconstruction``: of task 1's reconstruction.
+    - ``kl``: of the KL divergence beside the reconstruction.
+    """
+
+    pose: float = 1.0
+    conformation: float = 1.0
+    reconstruction: float = 0.01
+    kl: float = 1.0
+
+
+@dataclass(frozen=True)
+class PoseEffort:
+    """How long the encoder learns poses, and how long the decoder's feedback corrects them.
+
+    - ``feedback``: rounds of :func:`~hetacumn.joint.compete` between the encoder's hypotheses.
+    - ``second_look``: share of the images that prediction looks at again because they fit worst; 0 for none.
+    - ``second_rounds``: rounds of the second look, before the last round of feedback.
+    - ``alone_factor``: multiplies ``alone_steps``.
+    """
+
+    feedback: Rounds
+    second_look: float
+    second_rounds: Rounds
+    alone_factor: float = 1.0
+
+    def __post_init__(self):
+        pairs = "pairs of a number from 1 on, how many take part, and a radius over 0 and up to 0.5 cycles per pixel"
+        check_fields(
+            self,
+            feedback=(len(self.feedback) > 0 and _are_rounds(self.feedback), pairs),
+            second_rounds=(_are_rounds(self.second_rounds), pairs),
+            second_look=(0 <= self.second_look <= 1, "a share from 0 to 1"),
+            alone_factor=(self.alone_factor > 0, "a number over 0"),
+        )
+        if self.second_look and not self.second_rounds:
+            raise HetacumnError("second_rounds is empty; expected rounds, or 0 for second_look")
+
+
+def _are_rounds(rounds: Rounds) -> bool:
+    return all(count >= 1 and 0 < radius <= 0.5 for count, radius in rounds)
+
+
+BRIGHT = PoseEffort(
+    feedback=((4, 0.15), (2, 0.2), (1, 0.35), (1, 0.45)),
+    second_look=0.05,
+    second_rounds=((16, 0.15), (16, 0.15), (4, 0.2), (2, 0.25)),
+)
+FAINT = PoseEffort(
+    feedback=((8, 0.2), (8, 0.25), (4, 0.35), (2, 0.45), (1, 0.45)),
+    second_look=0.5,
+    second_rounds=((16, 0.25), (16, 0.3), (8, 0.35), (4, 0.4)),
+    alone_factor=3.0,
+)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """All settings of a training run.
 
-    The switches name what this project adds to the bare method of the paper: ``warm_start``, ``conformation_sleep``,
-    ``hypotheses`` > 1, ``feedback`` and ``second_look``; ``conditional``, ``pose_task`` and ``symmetrised`` make the
-    ablations and the amortized baseline.
+    What to look for:
+
+    - ``classes``: number of classes.
+    - ``latent_dim``: dimensions of the latent space.
+    - ``seed``: of all random numbers.
+
+    What this project adds to the bare method of the paper, each with a switch:
+
+    - ``warm_start``: whether the decoder starts from the ab initio volumes.
+    - ``pose_task``: whether task 2 trains the encoder on drawn poses.
+    - ``conformation_sleep``: whether task 2 asks for the drawn conformation too.
+    - ``feedback``: whether the decoder corrects the encoder's poses.
+
+    Schedule:
+
+    - ``alone_steps``: steps of the pose task alone, first; faint images take ``faint.alone_factor`` times as many.
+    - ``joint_epochs``: epochs of both tasks over the training particles.
+    - ``pose_only_epochs``: epochs at the start of the joint phase in which z is held at 0.
+    - ``alone_batch``: drawn images in a step of the pose task alone.
+    - ``batch``: particles in a step of both tasks.
+    - ``rate``: Adam's rate of the encoder in the pose task alone, or throughout if there is none.
+    - ``joint_rate``: likewise in the joint phase.
+    - ``decoder_rate``: Adam's rate of the decoder; low, as the ab initio volumes are better than the first poses.
+    - ``weight_decay``: of the encoder.
+    - ``radius``: Fourier radius of the reconstruction at the start and at the end of the joint phase, cycles per pixel.
+    - ``checkpoint_seconds``: seconds between two checkpoints.
+
+    Parts:
+
+    - ``network``, ``losses``: sizes of the networks, weights of the losses.
+    - ``bright``, ``faint``: effort for bright and for faint images; ``ab_initio.brightness`` decides.
+    - ``ab_initio``: the ab initio start.
     """
 
     classes: int = 2
     latent_dim: int = 4
     seed: int = 0
-    # switches
     warm_start: bool = True
     pose_task: bool = True
-    conditional: bool = True
     conformation_sleep: bool = True
-    hypotheses: int = 8
-    feedback: tuple[tuple[int, float], ...] = ((4, 0.15), (2, 0.2), (1, 0.35), (1, 0.45))  # see joint.compete; () for none
-    second_look: float = 0.05  # about the share of the images, at prediction; 0 for none
-    second_rounds: tuple[tuple[int, float], ...] = ((16, 0.15), (16, 0.15), (4, 0.2), (2, 0.25))  # of that look
-    faint_feedback: tuple[tuple[int, float], ...] = ((8, 0.2), (8, 0.25), (4, 0.35), (2, 0.45), (1, 0.45))  # see suited
-    faint_second_look: float = 0.5
-    faint_second_rounds: tuple[tuple[int, float], ...] = ((16, 0.25), (16, 0.3), (8, 0.35), (4, 0.4))
-    symmetrised: bool = False
-    decoder: str = "voxel"  # or "coordinate"
-    # sizes
-    templates: int = 768  # matched filters of the encoder's first layer; 0 for convolutions
-    encoder_radius: float = 0.375  # the band that the templates see, cycles per pixel; see encoder.REACH
-    width: int = 384
-    padding: float = 2.0
-    # schedule
-    alone_steps: int = 4500  # of the pose task alone, first
-    faint_alone: float = 3.0  # times as many of these, where images are faint; see suited
-    joint_epochs: float = 3.0  # of both tasks, over the training particles
-    pose_only_epochs: float = 0.0  # at the start of the joint phase, z held at 0
+    feedback: bool = True
+    alone_steps: int = 4500
+    joint_epochs: float = 3.0
+    pose_only_epochs: float = 0.0
     alone_batch: int = 256
     batch: int = 128
     rate: float = 2e-3
     joint_rate: float = 2e-4
-    decoder_rate: float = 1e-4  # the ab initio volumes are near the truth, the first amortized poses are not
+    decoder_rate: float = 1e-4
     weight_decay: float = 1e-2
-    # losses
-    pose_weight: float = 1.0
-    conformation_weight: float = 1.0
-    kl_weight: float = 1.0
-    radius: tuple[float, float] = (0.25, 0.45)  # of the reconstruction, cycles per pixel, over the joint phase
-    reconstruction_weight: float = 0.01
-    # run
+    radius: tuple[float, float] = (0.25, 0.45)
     checkpoint_seconds: float = 60.0
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+    bright: PoseEffort = BRIGHT
+    faint: PoseEffort = FAINT
     ab_initio: AbInitioConfig = field(default_factory=AbInitioConfig)
 
-    def __post_init__(self):
-        rounds = ("feedback", "second_rounds", "faint_feedback", "faint_second_rounds")
-        looks = ("second_look", "faint_second_look")
-        for name in rounds:
-            if not all(count >= 1 and 0 < radius <= 0.5 for count, radius in getattr(self, name)):
-                raise HetacumnError(f"{name} is {getattr(self, name)!r}; expected pairs of a number from 1 on, how many take "
-                                    "part, and a radius over 0 and up to 0.5 cycles per pixel")
-        if not self.faint_alone > 0:
-            raise HetacumnError(f"faint_alone is {self.faint_alone!r}; expected a number over 0")
-        for name, of in zip(looks, ("second_rounds", "faint_second_rounds"), strict=True):
-            if not 0 <= getattr(self, name) <= 1:
-                raise HetacumnError(f"{name} is {getattr(self, name)!r}; expected a share from 0 to 1")
-            if getattr(self, name) and not getattr(self, of):
-                raise HetacumnError(f"{of} is empty; expected rounds, or 0 for {name}")
+    @property
+    def effort(self) -> PoseEffort:
+        """The preset for the brightness that ``ab_initio`` has decided; the bright one until then."""
+        return self.faint if self.ab_initio.brightness == "faint" else self.bright
 
-    def suited(self, data: Observations) -> TrainConfig:
-        """The settings for images as faint as these: where the molecule says less of the pose, searches are thorough; more
-        hypotheses compete, and more images are looked at again, if feedback is wanted at all. And the encoder learns longer."""
-        return self if self.ab_initio.faintness(data) == 1 else self.for_faint_images()
+    @property
+    def pose_steps(self) -> int:
+        """Steps of the pose task alone, for images of this brightness."""
+        return round(self.alone_steps * self.effort.alone_factor) if self.pose_task else 0
 
-    def for_faint_images(self) -> TrainConfig:
-        """The settings that :meth:`suited` takes for faint images."""
-        steps = round(self.alone_steps * self.faint_alone)
-        config = replace(self, ab_initio=self.ab_initio.thorough(), alone_steps=steps, faint_alone=1.0)
-        if not self.feedback:
-            return config
-        second_look = self.second_look and self.faint_second_look
-        return replace(config, feedback=self.faint_feedback, second_look=second_look, second_rounds=self.faint_second_rounds)
+    def adapted_to(self, data: Observations) -> TrainConfig:
+        """The settings with the brightness of the images decided."""
+        return replace(self, ab_initio=self.ab_initio.with_brightness_of(data))
+
+    def variants(self) -> tuple[TrainConfig, ...]:
+        """The settings that :meth:`adapted_to` may return, whatever the images are."""
+        known = ("bright", "faint") if self.ab_initio.brightness == "auto" else (self.ab_initio.brightness,)
+        return tuple(replace(self, ab_initio=replace(self.ab_initio, brightness=one)) for one in known)
 
     @property
     def start_config(self) -> AbInitioConfig:
-        """Those of the ab initio start, its classes and components the run's."""
+        """The settings of the ab initio start, its volumes and components those of the run."""
         return replace(self.ab_initio, volumes=self.classes, components=self.latent_dim)
 
     def start_settings(self) -> dict:
-        """All that a start depends on, as JSON has it."""
-        return json.loads(json.dumps({**asdict(self.start_config), "seed": self.seed}))
+        """All that a start depends on, as JSON has it: one level, names joined by dots."""
+        return flattened(json.loads(json.dumps({**asdict(self.start_config), "seed": self.seed})))
 
     @classmethod
-    def from_params(cls, settings: dict, **more) -> TrainConfig:
+    def from_params(cls, settings: Mapping, **more) -> TrainConfig:
         """From nested dicts, as params.yaml or config.json hold them, with ``more`` laid over."""
-        return read_settings(cls, {**settings, **more})
+        return read_settings(cls, {**settings, **more}, "train.")
 
 
 def method_config(params: dict, method: str, **more) -> TrainConfig:
-    """The settings of a method in params.yaml: ``train``, with what the method has of its own, and ``more``."""
+    """The settings of a method in params.yaml: ``train``, the method's own settings over it, and ``more`` over both."""
     known = params.get("methods") or {}
     if method not in known:
         raise HetacumnError(f"unknown method '{method}'; expected one of {', '.join(known)}")
     settings = merged({"train": params.get("train"), f"methods.{method}": known[method]})
     for name, instead in (("volumes", "classes"), ("components", "latent_dim")):
         if name in (settings.get("ab_initio") or {}):
-            raise HetacumnError(f"ab_initio.{name} is set; expected {instead}, which it is taken from")
+            raise HetacumnError(f"train.ab_initio.{name} is set; expected train.{instead}, from which it is taken")
     return TrainConfig.from_params(settings, **more)
 
 

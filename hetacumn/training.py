@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -19,16 +19,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio import Start, ab_initio
-from hetacumn.decoder import CoordinateDecoder, Drawing, imitate
+from hetacumn.decoder import Drawing
 from hetacumn.devices import device_name
-from hetacumn.encoder import TemplateStem
 from hetacumn.errors import HetacumnError
 from hetacumn.fingerprint import StackFingerprint
 from hetacumn.model import LatentDraws, build_model
 from hetacumn.observations import Observations, signal_power
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, keep_freed_memory, make_folder, peak_memory_mb, write_json
-from hetacumn.replay import Record, Replay
+from hetacumn.replay import Replay
 from hetacumn.run_folder import (
     CHECKPOINT,
     MODEL,
@@ -53,7 +52,7 @@ from hetacumn.train_config import TrainConfig
 from hetacumn.volumes import soft_sphere
 
 LOOK_EVERY = 25  # steps between two lines of the history
-DOUBT_SAMPLE = 4000  # particles that say what a bad fit is
+MISFIT_SAMPLE = 4000  # particles that tell what a bad fit is
 
 
 def training_share(count: int, share: float) -> np.ndarray:
@@ -65,23 +64,31 @@ def training_share(count: int, share: float) -> np.ndarray:
     return np.sort(chosen)
 
 
-def run_method(
-    method: str, data: Observations, config: TrainConfig, out: Path | str, pixel_A: float,
-    start: Path | str | None = None, team: Team = ALONE, preprocessing: Preprocessing | None = None,
-) -> None:
-    """Train ``method`` on a packed stack: ``em`` is the ab initio start alone, all others are :func:`train`.
+@dataclass(frozen=True)
+class TrainingStack:
+    """Packed particles to train on, their pixel size in Å, and how the images were prepared, if known."""
 
-    Leaves in ``out``: ``start.safetensors`` or ``model.safetensors`` with ``history.csv``; ``config.json``, of which settings,
-    of which stack and how prepared (if it is told) they are; and ``run.json``. Called again after an interruption it goes on
-    where it was; after its end it does nothing. Of a ``team`` each process calls it with the whole stack; the leader alone
-    makes the start.
+    data: Observations
+    pixel_A: float
+    preprocessing: Preprocessing | None = None
+
+
+def run_method(
+    method: str, stack: TrainingStack, config: TrainConfig, out: Path | str, start: Path | str | None = None, team: Team = ALONE
+) -> None:
+    """Train ``method`` on a stack: ``em`` is the ab initio start alone, all others are :func:`train`.
+
+    Leaves in ``out``: ``start.safetensors`` or ``model.safetensors`` with ``history.csv``; ``config.json``, the settings, the
+    stack and its preprocessing; and ``run.json``. ``start`` is a folder whose start is taken. Called again after an
+    interruption it continues; called again after its end it does nothing. Each process of a ``team`` calls it with the whole
+    stack; the leader alone makes the start.
     """
-    out = make_folder(out)
+    out, data, pixel_A, preprocessing = make_folder(out), stack.data, stack.pixel_A, stack.preprocessing
     if config.classes > len(data):
         raise HetacumnError(f"{config.classes} classes of {len(data)} particles; expected no more classes than particles")
     if len(data) < 2:
         raise HetacumnError("1 particle to train on; expected 2 at least")
-    config, begin, seconds = config.suited(data), None, 0.0
+    config, begin, seconds = config.adapted_to(data), None, 0.0
     facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A,
              "stack": StackFingerprint.of(data).to_json(),
              "preprocessing": preprocessing and asdict(preprocessing)}  # fmt: skip
@@ -96,7 +103,7 @@ def run_method(
                 begin, seconds = _find_or_make_start(data, config, out, start)
             team.wait()
     if method != "em":
-        seconds += train(data, config, out, pixel_A, begin, team=team, facts=facts)
+        seconds += train(stack, config, out, begin, team, facts)
     elif team.leads:
         write_facts(out, facts)
     if team.leads:
@@ -147,22 +154,24 @@ def _find_or_make_start(
     return begin, seconds
 
 
-def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, start: Start | None = None,
-          progress: bool = True, team: Team = ALONE, facts: dict | None = None) -> float:
-    """Train the network and write ``model.safetensors`` and ``history.csv``, and ``facts`` if there are any as ``config.json``;
-    the seconds it took.
+def train(stack: TrainingStack, config: TrainConfig, out: Path, start: Start | None = None, team: Team = ALONE,
+          facts: dict | None = None) -> float:
+    """Train the network; return the seconds.
+
+    Writes ``model.safetensors`` and ``history.csv``, and ``facts``, if given, as ``config.json``.
 
     An interrupted run, called again with the same config and data, goes on from ``out/checkpoint.pt`` and ends, on a
     CPU, with the same bits as one that was not interrupted.
     """
     torch.manual_seed(config.seed)
+    data = stack.data
     trainer = Trainer(data, config, out, start, team)
-    trainer.run(progress)
+    trainer.run()
     if not team.leads:
         return trainer.seconds
-    sample = torch.linspace(0, len(data) - 1, min(DOUBT_SAMPLE, len(data)), device=data.y.device).round().long()
-    trainer.model.eval().set_doubt(data[sample])
-    save_model(out / MODEL, trainer.model, config, data.plane.box, pixel_A)
+    sample = torch.linspace(0, len(data) - 1, min(MISFIT_SAMPLE, len(data)), device=data.y.device).round().long()
+    trainer.model.eval().set_misfit_limit(data[sample])
+    save_model(out / MODEL, trainer.model, config, data.plane.box, stack.pixel_A)
     with atomic_path(out / "history.csv") as temporary:
         pd.DataFrame(trainer.history).to_csv(temporary, index=False, float_format="%.6g")
     if facts is not None:
@@ -171,10 +180,30 @@ def train(data: Observations, config: TrainConfig, out: Path, pixel_A: float, st
     return trainer.seconds
 
 
-class Trainer:
-    """The loop. All randomness comes from one generator, whose state is in the checkpoint.
+@dataclass(frozen=True)
+class StepLosses:
+    """Losses of one step, as scalars: those of the tasks that the step trains, and the norm of the ``gradient``."""
 
-    Of a ``team`` every process holds the whole stack, draws the same numbers, and works on its share of each batch; the
+    pose: Tensor | None = None
+    conformation: Tensor | None = None
+    gradient: Tensor | None = None
+    misfit: Tensor | None = None
+    kl: Tensor | None = None
+
+    def present(self) -> dict[str, Tensor]:
+        """The losses that there are, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def detached(self) -> StepLosses:
+        """The same numbers without their gradients."""
+        return StepLosses(**{name: value.detach() for name, value in self.present().items()})
+
+
+class Trainer:
+    """The training loop. All randomness comes from one generator, whose state is in the checkpoint.
+
+    Every process of a ``team`` holds the whole stack, draws the same numbers, and works on its share of each batch; the
     gradients are added up before each step.
     """
 
@@ -195,12 +224,12 @@ class Trainer:
             data.ctf[:, : self.model.encoder.used], None if start is None else start.latents.to(device),
             1.0 if start is None else float(start.poses.shifts_px.std()),
         )
-        if start is not None and isinstance(self.model.decoder, CoordinateDecoder) and not (out / CHECKPOINT).exists():
-            views = torch.Generator(device).manual_seed(config.seed)
-            imitate(self.model.decoder, start.basis.to(device), self.draws.latents, data.plane.k, views)
-        if start is not None and isinstance(self.model.encoder.stem, TemplateStem):
-            self._start_templates(start)
-        self.alone = config.alone_steps if config.pose_task else 0
+        if start is not None:
+            if not (out / CHECKPOINT).exists():
+                views = torch.Generator(device).manual_seed(config.seed)
+                self.model.decoder.start_from(basis, self.draws.latents, data.plane.k, views)
+            self.model.encoder.start_from(partial(self._draw_slices, start.latents.to(device)))
+        self.alone = config.pose_steps
         self.epoch_steps = -(-len(data) // config.batch)
         self.total = self.alone + round(config.joint_epochs * self.epoch_steps)
         fused = device.type in ("cpu", "cuda")
@@ -225,13 +254,11 @@ class Trainer:
             self.still = self.model.decoder.drawing(self.drawn)  # for the pose task alone, which leaves the decoder as it is
 
     @torch.no_grad()
-    def _start_templates(self, start: Start) -> None:
-        count = self.model.encoder.stem.filters.out_features
-        device = self.data.y.device
-        rotations = random_rotations(count, self.generator, device)
-        rows = torch.randint(len(start.latents), (count,), generator=self.generator, device=device)
-        slices = self.model.decoder.drawing()(start.latents.to(device)[rows], rotations, self.data.plane.k)
-        self.model.encoder.start_templates(slices)
+    def _draw_slices(self, latents: Tensor, count: int) -> Tensor:
+        """``count`` slices of the decoder's volumes, at random poses and some of the latents ``(n, q)``."""
+        rotations = random_rotations(count, self.generator, latents.device)
+        rows = torch.randint(len(latents), (count,), generator=self.generator, device=latents.device)
+        return self.model.decoder.drawing()(latents[rows], rotations, self.data.plane.k)
 
     def run(self, progress: bool = True) -> None:
         """From wherever the checkpoint left off to the end. SIGTERM and Ctrl-C leave a checkpoint first."""
@@ -242,14 +269,14 @@ class Trainer:
             total=self.total, initial=self.step, desc="training", disable=not (progress and self.team.leads)
         ) as bar:
             while self.step < self.total:
-                record, asked = self._advance(interruption.asked)
+                losses, asked = self._advance(interruption.asked)
                 now = time.perf_counter()
                 look = self.step % LOOK_EVERY == 0 or self.step == self.total
                 # A team stops at one step, and asks the device for what it says only when it looks anyway.
                 stop = interruption.asked if self.team.size == 1 else look and bool(asked)
                 save = stop or now - saved > self.config.checkpoint_seconds
                 if save or look:
-                    values = self._check(record)
+                    values = self._check(losses)
                     if look:
                         phase = "pose task" if self.step <= self.alone else "joint"
                         self.history.append({"step": self.step, "phase": phase, **values})
@@ -262,10 +289,10 @@ class Trainer:
                 if stop:
                     raise KeyboardInterrupt
 
-    def _check(self, record: dict[str, Tensor]) -> dict[str, float]:
+    def _check(self, losses: StepLosses) -> dict[str, float]:
         """The losses and the gradient's norm as numbers. Raises :class:`HetacumnError` where one is not finite, before anything
         is saved."""
-        values = {name: float(value) for name, value in record.items()}
+        values = {name: float(value) for name, value in losses.present().items()}
         if not all(math.isfinite(value) for value in values.values()):
             path = self.out / CHECKPOINT
             last = f"the last good state is {path}" if path.exists() else "no state was saved yet"
@@ -273,7 +300,7 @@ class Trainer:
                                 "lower rate")
         return values
 
-    def _advance(self, asked_to_stop: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+    def _advance(self, asked_to_stop: bool = False) -> tuple[StepLosses, Tensor]:
         """One step: task 2 alone at first, then both tasks on one batch of particles. Returns the losses, and how many
         processes of the team were asked to stop."""
         joint = self.step >= self.alone
@@ -281,21 +308,21 @@ class Trainer:
         stop = torch.full((), float(asked_to_stop), device=self.data.y.device)
         if joint:
             self.replay = None  # its memory is free again
-            record = self._learn_both(stop)
+            losses = self._learn_both(stop)
         else:
             step = partial(self._learn_poses, stop)
-            record = self.replay(step) if self.replay else step()
+            losses = self.replay(step) if self.replay else step()
         self.step += 1
-        return record, stop
+        return losses, stop
 
-    def _learn_poses(self, stop: Tensor) -> Record:
+    def _learn_poses(self, stop: Tensor) -> StepLosses:
         """A step of task 2 alone: the losses. ``stop`` is added up over the team."""
-        loss, record = self._pose_loss(self.config.alone_batch, self.still)
-        return self._descend(loss, record, stop)
+        loss, losses = self._pose_loss(self.config.alone_batch, self.still)
+        return self._descend(loss, losses, stop)
 
-    def _learn_both(self, stop: Tensor) -> Record:
+    def _learn_both(self, stop: Tensor) -> StepLosses:
         """A step of both tasks on one batch of particles: the losses."""
-        config = self.config
+        config, weights = self.config, self.config.losses
         done = (self.step - self.alone) / max(1, self.total - self.alone)
         radius = (config.radius[0] + (config.radius[1] - config.radius[0]) * done) * self.data.plane.box
         pose_only = (self.step - self.alone) < config.pose_only_epochs * self.epoch_steps
@@ -303,38 +330,38 @@ class Trainer:
         noise = torch.randn(len(rows), config.latent_dim, generator=self.generator, device=rows.device)
         mine, weight = self.team.share(len(rows))
         drawing = self.model.decoder.drawing(max(radius, self.drawn))  # one for both tasks
-        task = self.model.reconstruct(self.data[rows[mine]], radius, noise[mine], config.kl_weight, pose_only, drawing)
-        loss = weight * (config.reconstruction_weight * task["loss"] + config.pose_weight * task["pose"])
-        record = {"misfit": weight * task["misfit"], "kl": weight * task["kl"]}
+        task = self.model.reconstruct(self.data[rows[mine]], radius, noise[mine], weights.kl, pose_only, drawing)
+        loss = weight * (weights.reconstruction * task.loss + weights.pose * task.pose)
+        losses = StepLosses()
         if config.pose_task:
-            more, of_poses = self._pose_loss(config.batch, drawing)
-            loss, record = loss + more, record | of_poses
-        return self._descend(loss, record, stop)
+            more, losses = self._pose_loss(config.batch, drawing)
+            loss = loss + more
+        return self._descend(loss, replace(losses, misfit=weight * task.misfit, kl=weight * task.kl), stop)
 
-    def _pose_loss(self, batch: int, drawing: Drawing) -> tuple[Tensor, Record]:
-        """Of task 2 on so many drawn images, weighed; and what of it is told."""
+    def _pose_loss(self, batch: int, drawing: Drawing) -> tuple[Tensor, StepLosses]:
+        """The weighted loss of task 2 on so many drawn images, and its terms."""
         config = self.config
         task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, drawing, self.team)
         _, weight = self.team.share(-(-batch // 4))
-        loss, record = weight * config.pose_weight * task["loss"], {"pose": weight * task["loss"]}
+        loss, losses = weight * config.losses.pose * task.pose, StepLosses(pose=weight * task.pose)
         if config.conformation_sleep:
-            loss = loss + weight * config.conformation_weight * task["conformation"]
-            record |= {"conformation": weight * task["conformation"]}
-        return loss, record
+            loss = loss + weight * config.losses.conformation * task.conformation
+            losses = replace(losses, conformation=weight * task.conformation)
+        return loss, losses
 
-    def _descend(self, loss: Tensor, record: Record, stop: Tensor) -> Record:
-        """A step of the optimiser: the record, and the gradient's norm."""
+    def _descend(self, loss: Tensor, losses: StepLosses, stop: Tensor) -> StepLosses:
+        """A step of the optimiser: the losses, summed over the team, and the gradient's norm."""
         self.optimiser.zero_grad()
         loss.backward()
-        record = {name: value.detach() for name, value in record.items()}
+        losses = losses.detached()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self.team.add_up_([*gradients, *record.values(), stop])
+        self.team.add_up_([*gradients, *losses.present().values(), stop])
         decoder = [p.grad for p in self.model.decoder.parameters() if p.grad is not None]
         norms = [torch.nn.utils.clip_grad_norm_(self.model.encoder.parameters(), 1.0)]
         norms += [torch.nn.utils.get_total_norm(decoder)] if decoder else []
-        record["gradient"] = torch.stack(norms).norm()
+        losses = replace(losses, gradient=torch.stack(norms).norm())
         self.optimiser.step()
-        return record
+        return losses
 
     def _set_rates(self, joint: bool) -> None:
         """Warm-up and cosine decay of the pose task alone; then a lower rate that decays too. The decoder joins in then."""

@@ -49,7 +49,7 @@ def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str
         value = getattr(job.config, name)
         if not isinstance(value, int) or value < 1:
             raise HetacumnError(f"{name} is {value!r}; expected a number from 1 on")
-    variants = (job.config, job.config.for_faint_images())  # the images decide which one is used
+    variants = job.config.variants()  # the images decide which one is used
     if job.config.warm_start or job.method == "em":
         _check_start(job, variants, settings)
     if job.method != "em" and (out / CHECKPOINT).exists():

@@ -16,7 +16,7 @@ from hetacumn.observations import observe
 from hetacumn.prepared_stack import PreparedStack, reopen
 from hetacumn.team import ALONE, Team
 from hetacumn.train_config import TrainConfig
-from hetacumn.training import run_method, training_share
+from hetacumn.training import TrainingStack, run_method, training_share
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def train(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest = ONE_D
 def work(stack: PreparedStack, job: TrainingJob, device: torch.device, team: Team) -> None:
     """Do one process's part of a job."""
     data = observe(stack.read(training_share(len(stack), job.share)), device)
-    run_method(job.method, data, job.config, job.out, stack.pixel_A, job.start, team, stack.settings)
+    run_method(job.method, TrainingStack(data, stack.pixel_A, stack.settings), job.config, job.out, job.start, team)
 
 
 def main(path: str) -> int:

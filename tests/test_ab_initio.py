@@ -8,39 +8,33 @@ import torch
 from toys import hinged, make_toy
 from tqdm import tqdm
 
-from hetacumn.ab_initio import Start, _AbInitio, ab_initio, fit_subspace, principal
-from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.ab_initio import Start, SubspaceFit, _AbInitio, ab_initio, fit_subspace, principal
+from hetacumn.ab_initio_config import AbInitioConfig, SearchGrid
 from hetacumn.classes import classify
 from hetacumn.evaluation import accuracy, pose_errors
 from hetacumn.fsc import Placement, fsc, place_core, place_volume, settle_hand
 from hetacumn.observations import signal_nats
 from hetacumn.particles import Poses
 from hetacumn.search import search_grid
+from hetacumn.settings import read_settings, with_settings
 from hetacumn.so3 import MIRROR, Frame, distance_deg, random_rotations, turn
 from hetacumn.stochastic_em import poses_are_open, smooth_noise, soften, voxel_unit
 from hetacumn.subspace import latent_posterior, volumes_at
 from hetacumn.volumes import Slicer, rotate
 
 BOX = 24
-QUICK = AbInitioConfig(
-    volumes=2,
-    components=2,
-    restarts=2,
-    steps=100,
-    class_steps=140,
-    subspace_steps=60,
-    batch=60,
-    coarse_grid=(2, 12),
-    class_grid=(2, 12),
-    fine_grid=(3, 18),
-    shift=1 / BOX,
-    routes=("classes",),
-)  # the finest grid is 20 degrees apart
-
-BRIEF = AbInitioConfig(
-    volumes=2, components=2, restarts=1, steps=6, class_steps=6, subspace_steps=3, batch=20, coarse_grid=(1, 6),
-    class_grid=(1, 6), fine_grid=(1, 6), shift=0.0,
-)  # fmt: skip
+QUICK = read_settings(AbInitioConfig, {
+    "volumes": 2, "components": 2, "routes": ["classes"], "subspace_steps": 60, "batch": 60,
+    "consensus": {"restarts": 2, "steps": 100, "grids": [[2, 12], [3, 18]]},
+    "classes": {"steps": 140, "grids": [[2, 12]]},
+    "grid": {"rotations": [3, 18], "extent": 1 / BOX},  # 20 degrees apart
+})  # fmt: skip
+BRIEF = read_settings(AbInitioConfig, {
+    "volumes": 2, "components": 2, "subspace_steps": 3, "batch": 20,
+    "consensus": {"restarts": 1, "steps": 6, "grids": [[1, 6], [1, 6]]},
+    "classes": {"steps": 6, "grids": [[1, 6]]},
+    "grid": {"rotations": [1, 6], "extent": 0.0},
+})  # fmt: skip
 
 
 def here(device):
@@ -85,44 +79,48 @@ def test_latents_have_the_prior_they_are_given(found, device):
     assert 0.3 < float(start.latents.square().mean()) < 3 and abs(float(start.latents.mean())) < 0.5
 
 
-def test_faint_images_get_a_larger_batch_a_higher_temper_and_thorough_searches(blobs, device):
-    loud, faint, faintest = (
+def test_faint_images_get_a_larger_batch_a_higher_temper_and_more_searches(blobs, device):
+    bright, faint, faintest = (
         make_toy([hinged(blobs, 0)], 2000, BOX, snr=snr, device=device).data for snr in (2.0, 0.2, 0.002)
     )
     nats = signal_nats(faint, 0.22 * BOX)
-    assert signal_nats(loud, 0.22 * BOX) == pytest.approx(10 * nats, rel=0.1)
-    config = AbInitioConfig(loud_nats=2 * nats)
-    assert config.suited(loud) == config
-    suited = config.suited(faint)
-    assert suited.temper == pytest.approx(2 * config.temper) and suited.batch == 2 * config.batch
-    assert suited == replace(config.thorough(), temper=suited.temper, batch=suited.batch)
-    assert suited.early_reaches == config.faint_early_reaches and suited.last_reaches == config.faint_last_reaches
-    assert config.suited(faintest).batch == 5 * config.batch and config.suited(faintest).temper > 5 * config.temper
+    assert signal_nats(bright, 0.22 * BOX) == pytest.approx(10 * nats, rel=0.1)
+    config = AbInitioConfig(bright_nats=2 * nats)
+    assert config.adapted_to(bright) == replace(config, brightness="bright") and config.effort == config.bright
+    found, before = config.adapted_to(faint), config.consensus.temper
+    assert found.consensus.temper == pytest.approx(2 * before) and found.batch == 2 * config.batch
+    consensus = replace(config.consensus, temper=found.consensus.temper)
+    assert found == replace(config, brightness="faint", consensus=consensus, batch=found.batch)
+    assert found.effort == config.faint and config.faint.early_radii and config.faint.last_radii
+    most = config.adapted_to(faintest)
+    assert most.batch == 5 * config.batch and most.consensus.temper > 5 * before
+    told = replace(config, brightness="bright").adapted_to(faint)
+    assert told.effort == config.bright and told.batch == found.batch  # what is told stays
 
 
 def test_open_poses_are_told_from_clear_ones_and_weighing_them_mends_volumes(blobs, device):
     states = [hinged(blobs, 0), hinged(blobs, 110)]
     clear, faint = (make_toy(states, 800, BOX, snr=snr, device=device) for snr in (2.0, 0.05))
-    config = AbInitioConfig(soft_grid=(3, 18), shift=1 / BOX, batch=200)
+    config = read_settings(AbInitioConfig, {"soft": {"grids": [[3, 18]]}, "grid": {"extent": 1 / BOX}, "batch": 200})
     assert not poses_are_open(clear.data, clear.volumes, config) and poses_are_open(faint.data, faint.volumes, config)
-    assert not poses_are_open(faint.data, faint.volumes, replace(config, soft_steps=0))
+    assert not poses_are_open(faint.data, faint.volumes, with_settings(config, {"soft": {"steps": 0}}))
 
     noise = smooth_noise(2, BOX, torch.Generator().manual_seed(7), BOX // 3).to(device)
     before = faint.volumes + 0.5 * faint.volumes.std() * noise
     after = soften(faint.data, before, config, 30, torch.Generator().manual_seed(0), tqdm(disable=True))
-    band = faint.data.within(config.soft_radius * BOX)
+    band = faint.data.within(config.soft.radius[1] * BOX)
     first, then = (
-        search_grid(band, volumes, *config.soft_poses(BOX, before.device)).log_evidence.mean() for volumes in (before, after)
+        search_grid(band, volumes, *config.weighed_poses(BOX, before.device)).log_evidence.mean() for volumes in (before, after)
     )
     assert then > first + 0.1
     for k in (0, 1):
         assert fsc(after[k], faint.volumes[k])[1:5].mean() > fsc(before[k], faint.volumes[k])[1:5].mean()
 
 
-def test_searches_among_rivals_mend_poses_that_a_start_has_wrong_and_then_end(blobs, device):
+def test_searches_among_competing_poses_mend_poses_that_a_start_has_wrong_and_then_end(blobs, device):
     """A start that has every third image at a random pose, and volumes that these have spoilt."""
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 400, BOX, snr=0.5, device=device)
-    config = replace(QUICK, fine_grid=(4, 24), subspace_steps=20)
+    config = with_settings(QUICK, {"grid": {"rotations": [4, 24]}, "subspace_steps": 20})
     generator = torch.Generator().manual_seed(0)
     poses = toy.poses[torch.arange(400, device=device)]
     poses.rotations[::3] = random_rotations(134, generator).to(device)
@@ -144,12 +142,12 @@ def test_searches_among_rivals_mend_poses_that_a_start_has_wrong_and_then_end(bl
 
 
 def test_shifts_are_searched_over_the_same_part_of_any_box():
-    config = AbInitioConfig()
+    grid = SearchGrid()
     for box, steps in ((32, 3), (64, 5), (128, 9)):
-        shifts = config.shifts(box)
+        shifts = grid.shifts(box, grid.step_px)
         assert len(shifts) == steps**2 and shifts.amax() == -shifts.amin() == 1.5 * box / 32
-        assert shifts.unique().diff().max() <= config.shift_apart_px
-        assert config.shifts(box, 1.0).unique().diff().max() <= 1.0
+        assert shifts.unique().diff().max() <= grid.step_px
+        assert grid.shifts(box, 1.0).unique().diff().max() <= 1.0
 
 
 def test_the_same_seed_finds_the_same(blobs):
@@ -176,7 +174,7 @@ def test_fitting_the_subspace_raises_the_evidence(blobs, device):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 200, 16, snr=1.0, device=device)
     first = toy.basis(1) * torch.tensor([0.7, 0.1], device=device)[:, None, None, None]
     generator = torch.Generator().manual_seed(0)
-    basis = fit_subspace(toy.data, first, toy.poses, QUICK, 40, generator, tqdm(disable=True))
+    basis = fit_subspace(toy.data, first, toy.poses, SubspaceFit.of(QUICK, 40), generator, tqdm(disable=True))
 
     def evidence(volumes):
         return float(latent_posterior(toy.data, Slicer(volumes), toy.poses).log_evidence.mean())
@@ -193,9 +191,9 @@ def test_components_that_few_faint_images_do_not_need_are_not_made_of_their_nois
     seen, others = torch.arange(0, 300, device=device), torch.arange(300, 600, device=device)
     first, evidence = toy.basis(4), {}
     for share in (0.0, 0.1):
-        config = replace(QUICK, component_share=share, batch=150)
-        basis = fit_subspace(toy.data[seen], first, toy.poses[seen], config, 150, torch.Generator().manual_seed(0),
-                             tqdm(disable=True))
+        fit = SubspaceFit(steps=150, batch=300, padding=2.0, component_share=share)
+        generator = torch.Generator().manual_seed(0)
+        basis = fit_subspace(toy.data[seen], first, toy.poses[seen], fit, generator, tqdm(disable=True))
         posterior = latent_posterior(toy.data[others], Slicer(basis), toy.poses[others])
         evidence[share] = float(posterior.log_evidence.mean())
     assert evidence[0.1] > evidence[0.0] + 0.3

@@ -5,31 +5,31 @@ import torch
 from toys import hinged, likelihood_at, make_toy
 from tqdm import tqdm
 
-from hetacumn.ab_initio_config import AbInitioConfig
-from hetacumn.inference import log_ratios, polish, search
+from hetacumn.ab_initio_config import AbInitioConfig, SearchGrid
+from hetacumn.inference import Refit, log_ratios, polish, search
 from hetacumn.joint import State
 from hetacumn.observations import signal_nats
+from hetacumn.settings import read_settings
 from hetacumn.stochastic_em import soften
 from hetacumn.subspace import mixing_of, volumes_at
 
 
 def test_the_basis_draws_the_softened_volumes_at_the_centres(blobs, device):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 300, 24, snr=0.05, device=device)
-    config = AbInitioConfig(soft_grid=(2, 12), shift=0.0, soft_steps=5)
+    config = read_settings(AbInitioConfig, {"soft": {"grids": [[2, 12]], "steps": 5}, "grid": {"extent": 0.0}})
     state = State(toy.poses, toy.latents(3) + 0.1 * torch.randn(300, 3, generator=torch.Generator().manual_seed(0)).to(device))
     before = toy.basis(3)
-    basis, centres = polish(toy.data, before, state, config, 2, 50, seed=0)
-    expected = soften(
-        toy.data, volumes_at(centres, before), config.suited(toy.data), 5, torch.Generator().manual_seed(0), tqdm(disable=True)
-    )
+    basis, centres = polish(toy.data, before, state, config, Refit(2, 50, seed=0))
+    generator, adapted = torch.Generator().manual_seed(0), config.adapted_to(toy.data)
+    expected = soften(toy.data, volumes_at(centres, before), adapted, 5, generator, tqdm(disable=True))
     torch.testing.assert_close(volumes_at(centres, basis), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    assert polish(toy.data, before, state, config, 2, 0, seed=0) == (before, None)
+    assert polish(toy.data, before, state, config, Refit(2, 0, seed=0)) == (before, None)
 
 
 def test_the_log_ratio_is_that_of_sums_over_pixels(blobs, device):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 24, snr=1.0, device=device)
     state = State(toy.poses, 0.8 * toy.latents())
-    whole = AbInitioConfig(radius=(0.1, 1.0), soft_radius=1.1)  # all that there is of an image
+    whole = read_settings(AbInitioConfig, {"consensus": {"radius": [0.1, 1.0]}})  # all that there is of an image
     expected = likelihood_at(toy.data, toy.basis(), mixing_of(state.latents), state.poses)
     torch.testing.assert_close(log_ratios(toy.data, toy.basis(), state, whole, batch=25), expected, rtol=1e-3, atol=0.1)
 
@@ -37,7 +37,7 @@ def test_the_log_ratio_is_that_of_sums_over_pixels(blobs, device):
 def test_images_without_a_molecule_are_told_by_their_log_ratios(blobs, device):
     """At the poses that are found of them; those with one have, on average, what the power of the images says."""
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 200, 24, snr=0.5, device=device)
-    config = AbInitioConfig(class_grid=(2, 12), fine_grid=(3, 18), radius=(0.1, 0.22))
+    config = AbInitioConfig(grid=SearchGrid(rotations=(3, 18)))
     noise = make_toy([blobs], 50, 24, snr=1e-9, device=device, seed=1).data
     ratios = []
     for data in (toy.data, noise):

@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.errors import HetacumnError
 from hetacumn.launching import DeviceRequest
 from hetacumn.prediction_job import PredictionJob, predict
@@ -31,13 +30,15 @@ from hetacumn.training_job import TrainingJob, train
 
 pytestmark = pytest.mark.slow
 DATA = Path(__file__).resolve().parents[1] / "data"
-QUICK = AbInitioConfig(
-    restarts=1, steps=10, class_steps=10, subspace_steps=5, batch=40, coarse_grid=(1, 6), class_grid=(1, 6),
-    fine_grid=(1, 6), shift=0.0, routes=("classes",), soft_steps=0,
-)  # fmt: skip
-TINY = TrainConfig(
-    latent_dim=2, templates=64, width=32, alone_steps=40, joint_epochs=2.0, batch=30, alone_batch=20, ab_initio=QUICK
-)
+TINY = TrainConfig.from_params({
+    "latent_dim": 2, "network": {"templates": 64, "width": 32}, "alone_steps": 40, "joint_epochs": 2.0, "batch": 30,
+    "alone_batch": 20,
+    "ab_initio": {
+        "consensus": {"restarts": 1, "steps": 10, "grids": [[1, 6], [1, 6]]}, "classes": {"steps": 10, "grids": [[1, 6]]},
+        "soft": {"steps": 0}, "grid": {"rotations": [1, 6], "extent": 0.0}, "subspace_steps": 5, "batch": 40,
+        "routes": ["classes"],
+    },
+})  # fmt: skip
 
 CPU, TWO = DeviceRequest("cpu"), DeviceRequest("cpu", 2)
 

@@ -145,7 +145,7 @@ def test_a_tournament_tells_the_log_joint_of_its_winner(toy, generator):
 def test_a_table_of_no_more_than_is_read_says_the_same(blobs, device):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 20, 40, snr=1.0, device=device)
     state = State(toy.poses, toy.latents(2))
-    whole, small = Tangent(toy.basis(2)), Tangent(toy.basis(2), reach=7)
+    whole, small = Tangent(toy.basis(2)), Tangent(toy.basis(2), highest=7)
     assert len(small.table) < 0.25 * len(whole.table)
     one, other = whole.expand(toy.data.within(7), state), small.expand(small.band(toy.data, 0.4), state)
     for name in ("value", "slope", "curvature"):

@@ -8,15 +8,16 @@ from toys import hinged, make_toy
 
 from hetacumn import decoder, encoder
 from hetacumn.ab_initio import Start
-from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, imitate, linear_basis
+from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, imitate
 from hetacumn.encoder import Hypotheses
-from hetacumn.model import FEEDBACK_REACH, HetACUMN, LatentDraws, build_model, kl_divergence, pose_distance
+from hetacumn.model import FEEDBACK_HIGHEST, HetACUMN, LatentDraws, build_model, kl_divergence, pose_distance
 from hetacumn.observations import Observations, signal_power
 from hetacumn.particles import Poses
 from hetacumn.precision import layer_dtype
+from hetacumn.settings import with_settings
 from hetacumn.so3 import MIRROR, distance_deg, from_euler, random_rotations
 from hetacumn.subspace import mixing_of
-from hetacumn.train_config import TrainConfig
+from hetacumn.train_config import NetworkConfig, TrainConfig
 from hetacumn.training import Trainer
 from hetacumn.volumes import Slicer
 
@@ -24,9 +25,7 @@ BOX = 16
 _correct = HetACUMN._correct
 TINY = TrainConfig(
     latent_dim=2,
-    hypotheses=3,
-    templates=64,
-    width=32,
+    network=NetworkConfig(hypotheses=3, templates=64, width=32),
     alone_steps=2,
     joint_epochs=1.0,
     batch=20,
@@ -41,7 +40,7 @@ def toy(blobs, device):
 
 def make_model(toy, **changes) -> HetACUMN:
     torch.manual_seed(0)
-    return build_model(replace(TINY, **changes), BOX, toy.basis(2).cpu()).to(toy.volumes.device)
+    return build_model(with_settings(TINY, changes), BOX, toy.basis(2).cpu()).to(toy.volumes.device)
 
 
 def draws_of(toy) -> LatentDraws:
@@ -85,7 +84,7 @@ def test_pose_distance_is_zero_at_the_truth_and_grows_with_angle_and_shift(devic
 def test_the_pose_task_teaches_the_encoder_and_never_the_decoder(toy, generator):
     model = make_model(toy)
     task = model.predict_drawn_poses(16, draws_of(toy), toy.data.plane, generator)
-    (task["loss"] + task["conformation"]).backward()
+    (task.pose + task.conformation).backward()
     assert gradient(model.encoder.to_pose) > 0 and gradient(model.encoder.to_latent) > 0
     assert all(p.grad is None for p in model.decoder.parameters())
 
@@ -95,24 +94,25 @@ def noise_of(data, model, generator):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"hypotheses": 1}, {"symmetrised": True}, {"feedback": ()}], ids=str
+    "changes", [{}, {"network": {"hypotheses": 1}}, {"network": {"symmetrised": True}}, {"feedback": False}], ids=str
 )
 def test_reconstruction_teaches_both(toy, generator, changes):
     model = make_model(toy, **changes)
     task = model.reconstruct(toy.data, 0.4 * BOX, noise_of(toy.data, model, generator), 1.0)
-    (task["loss"] + task["pose"]).backward()
+    (task.loss + task.pose).backward()
     assert gradient(model.encoder.to_pose) > 0 and gradient(model.encoder.to_latent) > 0
     assert gradient(model.decoder) > 0
 
 
 def test_drawn_images_are_slices_with_a_real_ctf_and_noise_of_unit_variance(toy, generator):
     model, plane = make_model(toy), toy.data.plane
-    z, poses, images, ctf = model.draw(3000, draws_of(toy), plane, generator)
+    drawn = model.draw(3000, draws_of(toy), plane, generator)
+    poses, ctf = drawn.poses, drawn.ctf
     assert (ctf[:, None] == toy.data.ctf).all(2).any(1).all()  # each that of a particle
-    own = Slicer(model.decoder.basis().detach())
-    slices = own.read_mixed(own.stencil(poses.rotations, plane.k), mixing_of(z))
+    own = Slicer(model.decoder.linear_basis().detach())
+    slices = own.read_mixed(own.stencil(poses.rotations, plane.k), mixing_of(drawn.z))
     clean = plane.translate(slices * ctf, poses.shifts_px)
-    noise = images - clean
+    noise = drawn.images - clean
     assert (
         abs(
             float(
@@ -144,9 +144,9 @@ def test_the_symmetrised_loss_cannot_tell_an_image_from_its_half_turn(toy, devic
 
     def misfit(model, images):
         generator = torch.Generator(device).manual_seed(0)
-        return float(model.reconstruct(images, 6, noise_of(images, model, generator), 1.0, pose_only=True)["misfit"].detach())
+        return float(model.reconstruct(images, 6, noise_of(images, model, generator), 1.0, pose_only=True).misfit.detach())
 
-    model = make_model(toy, symmetrised=True)
+    model = make_model(toy, network={"symmetrised": True})
     assert misfit(model, turned) == pytest.approx(misfit(model, data), rel=1e-4)
     plain = make_model(toy)
     assert misfit(model, data) < misfit(plain, data) - 1e-3  # the best of more hypotheses is better
@@ -163,7 +163,7 @@ def test_turning_pose_and_image_by_half_a_turn_is_the_same(toy, device):
 def test_without_condition_the_pose_does_not_depend_on_z(toy, generator, device):
     z = torch.randn(2, 40, 2, generator=generator, device=device)
     for conditional in (True, False):
-        model = make_model(toy, conditional=conditional)
+        model = make_model(toy, network={"conditional": conditional})
         features = model.encoder.features(toy.data.y, toy.data.ctf)
         one, other = (model.encoder.pose(features, some).rotations for some in z)
         assert torch.equal(one, other) != conditional
@@ -189,7 +189,14 @@ def test_the_voxel_decoders_volumes_are_those_it_slices(toy, generator, device):
     torch.testing.assert_close(
         decoder.drawing()(z, rotations, k), expected, rtol=1e-3, atol=2e-3 * expected.abs().max().item()
     )
-    torch.testing.assert_close(linear_basis(decoder), decoder.basis())
+    assert torch.equal(decoder.linear_basis()[0], decoder.volumes(0 * z[:1])[0])
+
+
+def test_a_voxel_decoder_starts_from_the_volumes_it_is_given(toy, generator, device):
+    decoder, basis = VoxelDecoder(torch.zeros(3, BOX, BOX, BOX)).to(device), toy.basis(2)
+    decoder.start_from(basis.cpu(), toy.latents(2), toy.data.plane.k, generator)
+    new = VoxelDecoder(basis.cpu()).to(device)
+    assert all(torch.equal(value, decoder.state_dict()[name]) for name, value in new.state_dict().items())
 
 
 @pytest.fixture
@@ -237,37 +244,38 @@ def test_the_coordinate_decoder_learns_to_draw_what_a_subspace_does(toy, device,
 
 
 def test_a_linear_basis_of_the_coordinate_decoder_is_its_tangent(coordinate, device):
-    basis = linear_basis(coordinate)
+    basis = coordinate.linear_basis()
     assert basis.shape == (3, BOX, BOX, BOX)
     z = torch.tensor([[1.0, 0.0]], device=device)
     torch.testing.assert_close(basis[0], coordinate.volumes(0 * z)[0])
     torch.testing.assert_close(basis[1], (coordinate.volumes(z) - coordinate.volumes(-z))[0] / 2)
 
 
-BARE = {"warm_start": False, "hypotheses": 1, "feedback": (), "conformation_sleep": False, "templates": 0, "alone_steps": 0}
+BARE = {"warm_start": False, "feedback": False, "conformation_sleep": False, "alone_steps": 0}
+ONE = {"hypotheses": 1, "templates": 0}
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        BARE,
-        BARE | {"pose_task": False, "conditional": False, "symmetrised": True, "pose_only_epochs": 0.5},
+        BARE | {"network": ONE},
+        BARE | {"pose_task": False, "pose_only_epochs": 0.5, "network": ONE | {"conditional": False, "symmetrised": True}},
         {"warm_start": False},
         {"pose_task": False},
-        {"conditional": False},
+        {"network": {"conditional": False}},
         {"conformation_sleep": False},
-        {"hypotheses": 1},
-        {"feedback": ()},
-        {"symmetrised": True},
-        {"templates": 0},
-        {"decoder": "coordinate"},
+        {"network": {"hypotheses": 1}},
+        {"feedback": False},
+        {"network": {"symmetrised": True}},
+        {"network": {"templates": 0}},
+        {"network": {"decoder": "coordinate"}},
         {"alone_steps": 0},
     ],
     ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items()) or "all",
 )
 def test_every_switch_trains(toy, tmp_path, changes):
-    config = replace(TINY, **changes)
+    config = with_settings(TINY, changes)
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {}) if config.warm_start else None
     trainer = Trainer(toy.data, config, tmp_path, start)
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
@@ -306,7 +314,7 @@ def test_templates_start_as_projections_of_the_volumes(toy, tmp_path):
 
 def test_feedback_brings_the_hypotheses_of_an_untrained_encoder_nearer(toy):
     """Poses at random, of which some lie near enough: images are explained better than by the encoder alone."""
-    model = make_model(toy, hypotheses=8)
+    model = make_model(toy, network={"hypotheses": 8})
     tangent = model.tangent()
     alone, with_feedback = model.infer(toy.data, None), model.infer(toy.data, tangent)
     before, after = (tangent.expand(toy.data, state).value for state in (alone, with_feedback))
@@ -317,17 +325,17 @@ def test_finer_pixels_do_not_lead_feedback_further_out():
     """At 32 px rounds are what the settings say; from some 44 px on their radii are the same integer frequencies."""
     rounds, reached = ((4, 0.15), (1, 0.45)), []
     for box in (32, 64, 128):
-        model = build_model(replace(TINY, feedback=rounds, second_rounds=rounds), box)
+        model = build_model(with_settings(TINY, {"bright": {"feedback": rounds, "second_rounds": rounds}}), box)
         assert model.feedback == model.second_rounds == model.rounds(rounds)
         reached.append([radius * box for _, radius in model.feedback])
     assert reached[0] == [radius * 32 for _, radius in rounds]
-    assert reached[1] == pytest.approx([FEEDBACK_REACH / 3, FEEDBACK_REACH]) == reached[2]
+    assert reached[1] == pytest.approx([FEEDBACK_HIGHEST / 3, FEEDBACK_HIGHEST]) == reached[2]
 
 
 def test_a_second_look_turns_what_fits_badly_and_keeps_what_is_likelier(blobs, device, monkeypatch):
     """An encoder that is right of every other image at first, and of all where it sees them turned by a half."""
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 40, BOX, snr=10.0, device=device)
-    model = make_model(toy, feedback=((1, 0.2), (1, 0.45)), second_look=0.5)
+    model = make_model(toy, bright={"feedback": ((1, 0.2), (1, 0.45)), "second_look": 0.5})
     turns = [None, 0, 90, 180, 270]  # of the images of each call; the first is of all
     good = torch.arange(40, device=device) % 2 == 0
     bad_rows, calls = (~good).nonzero().squeeze(1), []
@@ -354,7 +362,7 @@ def test_a_second_look_turns_what_fits_badly_and_keeps_what_is_likelier(blobs, d
     once = model.infer(toy.data, tangent)
     assert calls == [None]
     calls.clear()
-    model.set_doubt(toy.data)
+    model.set_misfit_limit(toy.data)
     calls.clear()
     twice = model.infer(toy.data, tangent)
     assert calls == turns
@@ -413,8 +421,8 @@ def test_with_bfloat16_layers_both_phases_train_and_all_else_is_single(toy, bflo
         bfloat16(on)
         torch.manual_seed(0)
         start = Start(toy.basis(2), toy.poses, toy.latents(2), "given", {}) if kind == "voxel" else None
-        trainer = Trainer(toy.data, replace(TINY, decoder=kind, templates=64), tmp_path, start)
-        records.append([trainer._advance()[0] for _ in range(trainer.total)])
+        trainer = Trainer(toy.data, with_settings(TINY, {"network": {"decoder": kind}}), tmp_path, start)
+        records.append([trainer._advance()[0].present() for _ in range(trainer.total)])
     for sharp, rough in zip(*records, strict=True):
         for name, value in sharp.items():
             assert rough[name].dtype == torch.float32

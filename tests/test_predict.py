@@ -11,7 +11,7 @@ import torch
 
 from hetacumn import star
 from hetacumn.ab_initio import Start
-from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.ab_initio_config import AbInitioConfig, SearchGrid
 from hetacumn.answer import Answer
 from hetacumn.classes import centres_of
 from hetacumn.encoder import Hypotheses
@@ -19,7 +19,7 @@ from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import accuracy, pose_errors
 from hetacumn.fingerprint import StackFingerprint
 from hetacumn.fourier import crop_volumes
-from hetacumn.inference import _search, follow, search, search_doubtful
+from hetacumn.inference import _search, follow, search, search_misfits
 from hetacumn.joint import State
 from hetacumn.model import HetACUMN, build_model
 from hetacumn.mrc import read_volumes
@@ -34,7 +34,7 @@ from hetacumn.simulate import Simulation, Truth, simulate
 from hetacumn.so3 import perturb, random_rotations
 from hetacumn.stack_inference import PredictionRequest, StackInference
 from hetacumn.team import Team
-from hetacumn.train_config import TrainConfig
+from hetacumn.train_config import NetworkConfig, TrainConfig
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 BOX, FULL, N = 32, 64, 150
@@ -74,9 +74,8 @@ def model(source, truth, tmp_path_factory):
     basis = torch.stack([volumes.mean(0), (volumes[1] - volumes[0]) / 2])
     config = TrainConfig(
         latent_dim=1,
-        templates=64,
-        width=32,
-        ab_initio=AbInitioConfig(class_grid=(2, 12), fine_grid=(3, 18)),
+        network=NetworkConfig(templates=64, width=32),
+        ab_initio=AbInitioConfig(grid=SearchGrid(rotations=(3, 18))),
     )
     latents = 2.0 * truth.classes[:, None] - 1
     save_start(
@@ -213,7 +212,7 @@ def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth
 
 def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, model, truth, monkeypatch):
     trained, searched = load_model(model), load_em(model)
-    data, config = observe(stack.read()), trained.config.ab_initio.thorough()
+    data, config = observe(stack.read()), replace(trained.config.ab_initio, brightness="faint")
     centres = centres_of(searched.start.latents, searched.config.classes)
     found = search(data, searched.basis(), centres, config)
     errors, _ = pose_errors(found.poses.rotations, truth.rotations)
@@ -231,9 +230,9 @@ def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, mo
         return State(poses, centres[other]), torch.full((len(part),), -1e9), other
 
     monkeypatch.setattr("hetacumn.inference._search", unlikely)
-    state, value = follow(trained.model, data, trained.basis(), config)
-    centres = centres_of(state.latents, 2)
-    refined = search_doubtful(data, state, value, trained.model.doubt, trained.basis(), centres, config)
+    peaks = follow(trained.model, data, trained.basis(), config)
+    centres = centres_of(peaks.state.latents, 2)
+    refined = search_misfits(data, peaks, trained.model.misfit_limit, trained.basis(), centres, config)
     errors, _ = pose_errors(refined.poses.rotations, truth.rotations)
     assert asked == [N] and errors.max() < 20 and errors.median() < 2
 

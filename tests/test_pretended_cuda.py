@@ -17,14 +17,15 @@ from toys import hinged, make_toy
 from tqdm import tqdm
 
 from hetacumn import ab_initio, fourier, inference
-from hetacumn.ab_initio import Start
+from hetacumn.ab_initio import Start, SubspaceFit
 from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.classes import Classes, centres_of
 from hetacumn.fourier import HalfPlane
 from hetacumn.fsc import Placement
 from hetacumn.joint import State, Tangent, climb
-from hetacumn.rivals import locate
+from hetacumn.rivals import Candidates, search_competing
 from hetacumn.search import pose_grid, search_grid, shift_grid
+from hetacumn.settings import read_settings, with_settings
 from hetacumn.so3 import Frame
 from hetacumn.subspace import volumes_at
 from hetacumn.training import Trainer
@@ -102,12 +103,13 @@ def toy(blobs):
     return make_toy([hinged(blobs, 0), hinged(blobs, 80)], 40, 16, snr=0.5, device="cpu")
 
 
-@pytest.fixture(params=[{}, {"feedback": ()}, {"symmetrised": True}, {"templates": 0}, {"decoder": "coordinate"}], ids=str)
+@pytest.fixture(params=[{}, {"feedback": False}, {"network": {"symmetrised": True}}, {"network": {"templates": 0}},
+                        {"network": {"decoder": "coordinate"}}], ids=str)
 def trainer(request, toy, tmp_path, mode) -> Trainer:
     torch.manual_seed(0)
-    linear = "decoder" not in request.param
+    linear = "decoder" not in request.param.get("network", {})
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "given", {}) if linear else None
-    trainer = Trainer(toy.data, replace(TINY, **request.param), tmp_path, start)
+    trainer = Trainer(toy.data, with_settings(TINY, request.param), tmp_path, start)
     trainer.data, trainer.draws = pretend(mode, trainer.data), pretend(mode, trainer.draws)
     trainer.model = pretend(mode, trainer.model)
     parts = (trainer.model.encoder, trainer.model.decoder)
@@ -121,7 +123,8 @@ def trainer(request, toy, tmp_path, mode) -> Trainer:
 def test_no_step_of_training_waits_for_the_device(trainer, mode):
     with mode, Unwaited():
         for _ in range(trainer.total):
-            record, stop = trainer._advance()
+            losses, stop = trainer._advance()
+    record = losses.present()
     assert {"misfit", "kl", "pose", "conformation", "gradient"} == set(record)
     assert {value.device for value in (*record.values(), stop)} == {DEVICE}
     assert all(p.grad is not None and p.grad.device == DEVICE for p in trainer.model.parameters())
@@ -145,7 +148,8 @@ def test_search_and_climb_do_not_wait(toy, mode):
     with mode, torch.no_grad():
         tangent = Tangent(basis)
         found = search_grid(data, volumes, rotations, shifts)
-        located, _ = locate(data, tangent, volumes, torch.zeros(len(volumes), 2, device=DEVICE), rotations, shifts, 0.3)
+        candidates = Candidates(volumes, torch.zeros(len(volumes), 2, device=DEVICE), rotations, shifts)
+        located, _ = search_competing(data, tangent, candidates, 0.3)
         state = State(found.poses, torch.zeros(len(data), len(basis) - 1, device=DEVICE))
         with Unwaited():
             state, value = climb(data, tangent, state, (0.2, 0.3))
@@ -167,9 +171,11 @@ def start_of(toy, mode, monkeypatch, request):
     monkeypatch.setattr(ab_initio._AbInitio, "_clusters", clusters)
     for name in ("place_volume", "place_core", "settle_hand"):
         monkeypatch.setattr(ab_initio, name, here)
-    config = AbInitioConfig(restarts=1, steps=3, coarse_grid=(1, 4), fine_grid=(1, 4), class_grid=(1, 4), class_steps=2,
-                            subspace_steps=2, soft_steps=2, soft_grid=(1, 4), volumes=2, components=2,
-                            early_reaches=request.param, last_reaches=request.param)
+    config = read_settings(AbInitioConfig, {
+        "consensus": {"restarts": 1, "steps": 3, "grids": [[1, 4], [1, 4]]}, "classes": {"steps": 2, "grids": [[1, 4]]},
+        "soft": {"steps": 2, "grids": [[1, 4]]}, "grid": {"rotations": [1, 4]}, "subspace_steps": 2, "volumes": 2,
+        "components": 2, "bright": {"early_radii": request.param, "last_radii": request.param},
+    })  # fmt: skip
     data = pretend(mode, toy.data)
     return lambda: ab_initio._AbInitio(data, config, torch.Generator(), tqdm(disable=True), lambda text: None)
 
@@ -184,10 +190,11 @@ def test_no_step_of_the_subspace_waits(toy, mode, monkeypatch):
     monkeypatch.setattr(ab_initio, "voxel_unit", lambda *given: 1.0)
     monkeypatch.setattr(ab_initio.torch, "randint", lambda high, size, generator: torch.arange(size[0], device=DEVICE) % high)
     data, basis, poses = (pretend(mode, thing) for thing in (toy.data, toy.basis(2), toy.poses))
+    once, twice = (SubspaceFit.of(AbInitioConfig(), steps) for steps in (1, 2))
     with mode:
-        ab_initio.fit_subspace(data, basis, poses, AbInitioConfig(), 1, torch.Generator(), tqdm(disable=True))
+        ab_initio.fit_subspace(data, basis, poses, once, torch.Generator(), tqdm(disable=True))
         with Unwaited():
-            ab_initio.fit_subspace(data, basis, poses, AbInitioConfig(), 2, torch.Generator(), tqdm(disable=True))
+            ab_initio.fit_subspace(data, basis, poses, twice, torch.Generator(), tqdm(disable=True))
 
 
 def test_refinement_and_search_stay_on_the_device(trainer, mode, toy, monkeypatch):
@@ -195,13 +202,14 @@ def test_refinement_and_search_stay_on_the_device(trainer, mode, toy, monkeypatc
         return Classes(torch.ones(len(latents), 1), torch.zeros(2, latents.shape[1]))
 
     monkeypatch.setattr("hetacumn.classes.classify", classify)
-    config = AbInitioConfig(fine_grid=(1, 4), soft_grid=(1, 4), soft_steps=2, last_radii=(0.3,), climb_radii=(0.3,))
+    config = read_settings(AbInitioConfig, {"grid": {"rotations": [1, 4]}, "soft": {"grids": [[1, 4]], "steps": 2},
+                                            "refine": {"last": [0.3], "climb": [0.3]}})  # fmt: skip
     basis = pretend(mode, toy.basis(2))
     with mode, Answered():
-        state, value = inference.follow(trainer.model, trainer.data, basis, config)
-        centres = centres_of(state.latents, 2)
-        found = inference.search_doubtful(trainer.data, state, value, trainer.model.doubt, basis, centres, config)
-        other, _ = inference.polish(trainer.data, basis, found, config, 2, 2, 0)
+        peaks = inference.follow(trainer.model, trainer.data, basis, config)
+        centres = centres_of(peaks.state.latents, 2)
+        found = inference.search_misfits(trainer.data, peaks, trainer.model.misfit_limit, basis, centres, config)
+        other, _ = inference.polish(trainer.data, basis, found, config, inference.Refit(2, 2, 0))
         searched = inference.search(trainer.data, basis, centres, config)
         scores = inference.weigh(trainer.data, basis[:2], config)
     assert {other.device, found.device, searched.device, scores.device} == {DEVICE}

@@ -1,16 +1,16 @@
-"""Rivals: of faint images, more of the right poses than the likeliest of a grid leads to."""
+"""Competing poses find more of the right poses of faint images than the likeliest pose of a grid."""
 
 import pytest
 import torch
 from toys import hinged, make_toy
 
 from hetacumn.joint import State, Tangent, climb
-from hetacumn.rivals import locate
+from hetacumn.rivals import Candidates, search_competing
 from hetacumn.search import pose_grid, search_grid, shift_grid
 from hetacumn.so3 import distance_deg
 from hetacumn.subspace import volumes_at
 
-BOX, REACH = 24, 0.45
+BOX, RADIUS = 24, 0.45
 GRID = pose_grid(3, 18), shift_grid(1.0, 3)  # 20 degrees
 
 
@@ -24,22 +24,23 @@ def located(toy, rows=slice(None), batch=None):
     device = toy.volumes.device
     centres = torch.tensor([[-1.0], [1.0]], device=device)
     tangent, volumes = Tangent(toy.basis()), volumes_at(centres, toy.basis())
-    return locate(toy.data[rows], tangent, volumes, centres, *(one.to(device) for one in GRID), REACH, batch=batch)
+    candidates = Candidates(volumes, centres, *(one.to(device) for one in GRID))
+    return search_competing(toy.data[rows], tangent, candidates, RADIUS, batch=batch)
 
 
-def test_rivals_find_what_the_likeliest_of_the_grid_misses(toy, device):
+def test_competing_poses_find_what_the_likeliest_of_the_grid_misses(toy, device):
     tangent = Tangent(toy.basis())
-    coarse = toy.data.within(0.7 * REACH * BOX)
+    coarse = toy.data.within(0.7 * RADIUS * BOX)
     first = search_grid(coarse, toy.volumes, *(one.to(device) for one in GRID))
     alone = State(first.poses, 2.0 * first.volume[:, None] - 1)
-    alone, value = climb(toy.data, tangent, alone, (0.3, 0.35, 0.4, REACH, REACH))
+    alone, value = climb(toy.data, tangent, alone, (0.3, 0.35, 0.4, RADIUS, RADIUS))
     state, best = located(toy)
     wrong = [(distance_deg(one.poses.rotations, toy.poses.rotations) > 15).float().mean() for one in (alone, state)]
     assert wrong[1] < 0.7 * wrong[0] and wrong[0] > 0.05
     assert best.mean() > value.mean() + 0.3
 
 
-def test_rivals_tell_the_states_apart(toy):
+def test_competing_poses_tell_the_states_apart(toy):
     state, _ = located(toy)
     right = (state.latents[:, 0] > 0) == (toy.classes == 1)
     assert right.float().mean() > 0.9
@@ -48,7 +49,7 @@ def test_rivals_tell_the_states_apart(toy):
 def test_the_log_joint_is_that_of_the_state(toy):
     state, value = located(toy)
     tangent = Tangent(toy.basis())
-    expected = tangent.expand(tangent.band(toy.data, REACH), state).value
+    expected = tangent.expand(tangent.band(toy.data, RADIUS), state).value
     torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-2)
 
 

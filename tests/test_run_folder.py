@@ -1,14 +1,14 @@
 """What a run leaves comes back as it was, and what cannot be read is named."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from toys import hinged, make_toy
 
 from hetacumn.ab_initio import Start
-from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.ab_initio_config import CONSENSUS, AbInitioConfig, SearchGrid
 from hetacumn.errors import HetacumnError
 from hetacumn.fingerprint import StackFingerprint
 from hetacumn.run_folder import START, load_config, load_model, load_start, save_start
@@ -16,12 +16,13 @@ from hetacumn.train_config import TrainConfig
 
 
 def test_a_config_survives_its_file_and_params(tmp_path):
-    config = TrainConfig(latent_dim=2, radius=(0.1, 0.3), ab_initio=AbInitioConfig(class_grid=(1, 3), held_out=0.2))
+    start = AbInitioConfig(grid=SearchGrid(rotations=(1, 3)), held_out=0.2)
+    config = TrainConfig(latent_dim=2, radius=(0.1, 0.3), ab_initio=start)
     (tmp_path / "config.json").write_text(json.dumps({"config": asdict(config), "other": 1}))
     assert load_config(tmp_path) == config
     assert TrainConfig.from_params({}) == TrainConfig()
-    assert TrainConfig.from_params({"seed": 1, "ab_initio": {"restarts": 2}}, seed=3) == TrainConfig(
-        seed=3, ab_initio=AbInitioConfig(restarts=2)
+    assert TrainConfig.from_params({"seed": 1, "ab_initio": {"consensus": {"restarts": 2}}}, seed=3) == TrainConfig(
+        seed=3, ab_initio=AbInitioConfig(consensus=replace(CONSENSUS, restarts=2))
     )
 
 

@@ -1,27 +1,32 @@
-"""Settings of training: of a method, of faint images, and those that cannot be."""
+"""Settings of training: of a method, of bright and of faint images, and settings that cannot be."""
 
-from dataclasses import replace
+import re
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+import yaml
 from toys import hinged, make_toy
 
-from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.ab_initio_config import CONSENSUS, AbInitioConfig
 from hetacumn.errors import HetacumnError
 from hetacumn.observations import signal_nats
-from hetacumn.train_config import TrainConfig, method_config, wanted_classes
+from hetacumn.settings import merged
+from hetacumn.train_config import NetworkConfig, TrainConfig, method_config, wanted_classes
 
 BOX = 16
 
 
-@pytest.mark.parametrize(
-    "settings, name",
-    [
-        ({"epochs": 3}, "unknown parameter epochs; expected one of classes"),
-        ({"ab_initio": {"step": 3}}, r"unknown parameter ab_initio\.step; expected one of volumes"),
-    ],
-)
-def test_an_unknown_parameter_is_refused_by_its_name(settings, name):
-    with pytest.raises(HetacumnError, match=name):
+@pytest.mark.parametrize("settings, message", [
+    ({"alone_step": 600}, "unknown setting train.alone_step; did you mean train.alone_steps?"),
+    ({"templates": 0}, "unknown setting train.templates; did you mean train.network.templates?"),
+    ({"restarts": 1}, "unknown setting train.restarts; did you mean train.ab_initio.consensus.restarts?"),
+    ({"ab_initio": {"soft": {"stpes": 3}}}, "train.ab_initio.soft.stpes; did you mean train.ab_initio.soft.steps?"),
+    ({"colour": 3}, "unknown setting train.colour; expected one of classes, latent_dim, seed"),
+])  # fmt: skip
+def test_an_unknown_setting_is_refused_with_the_nearest_known_one(settings, message):
+    with pytest.raises(HetacumnError, match=re.escape(message)):
         TrainConfig.from_params(settings)
 
 
@@ -34,13 +39,14 @@ def test_classes_are_as_asked_or_as_the_settings_say(known, dataset, asked, want
 
 
 def test_the_settings_of_a_method_lie_over_those_of_all():
-    train = {"rate": 0.01, "ab_initio": {"steps": 7, "restarts": 2}}
-    params = {"train": train, "methods": {"mine": {"ab_initio": {"steps": 9}}}}
+    train = {"rate": 0.01, "ab_initio": {"consensus": {"steps": 7, "restarts": 2}}}
+    params = {"train": train, "methods": {"mine": {"ab_initio": {"consensus": {"steps": 9}}}}}
     config = method_config(params, "mine", seed=3)
-    assert (config.rate, config.seed, config.ab_initio.steps, config.ab_initio.restarts) == (0.01, 3, 9, 2)
+    consensus = replace(CONSENSUS, steps=9, restarts=2)  # the rest as it was
+    assert (config.rate, config.seed, config.ab_initio.consensus) == (0.01, 3, consensus)
     with pytest.raises(HetacumnError, match="unknown method 'other'; expected one of mine"):
         method_config(params, "other")
-    with pytest.raises(HetacumnError, match="ab_initio.volumes is set; expected classes, which it is taken from"):
+    with pytest.raises(HetacumnError, match="train.ab_initio.volumes is set; expected train.classes, from which it is taken"):
         method_config({**params, "train": {"ab_initio": {"volumes": 3}}}, "mine")
 
 
@@ -52,47 +58,78 @@ def test_classes_that_cannot_be_are_refused(wrong):
 
 @pytest.mark.parametrize("wrong, message", [
     ({"routes": ()}, "routes is ..; expected classes, consensus or both"), ({"routes": ("both",)}, "routes"),
-    ({"held_out": 0.0}, "held_out is 0.0; expected a number over 0"), ({"shift": 0.5}, "shift is 0.5"),
-    ({"soft_radius": 0.2}, "soft_radius is 0.2; expected a number over 0.22, where radius ends"), ({"shift_apart_px": 0.0}, ""),
-    ({"rivals_apart_px": -1.0}, "rivals_apart_px is -1.0; expected a number over 0"), ({"settled": 2.0}, "settled is 2.0"),
-    ({"last_reaches": (0.45, 0.6)}, "last_reaches is .*; expected numbers over 0 and up to 0.5"),
-    ({"faint_early_reaches": (0.0,)}, "faint_early_reaches"),
-    ({"component_share": -0.1}, "component_share is -0.1; expected 0 or a number over it"),
+    ({"held_out": 0.0}, "held_out is 0.0; expected a number over 0"),
+    ({"grid": {"extent": 0.5}}, "grid.extent is 0.5"), ({"grid": {"step_px": 0.0}}, "grid.step_px is 0.0"),
+    ({"grid": {"fine_step_px": -1.0}}, "grid.fine_step_px is -1.0; expected a number over 0"),
+    ({"soft": {"radius": [0.22, 0.2]}}, "soft.radius is .*; expected two radii from 0 on, the second the larger"),
+    ({"consensus": {"steps": -1}}, "consensus.steps is -1; expected a number from 0 on"),
+    ({"classes": {"grids": []}}, "classes.grids is ..; expected one grid at least"),
+    ({"classes": {"temper": 0}}, "classes.temper is 0"),
+    ({"settled": 2.0}, "settled is 2.0"), ({"brightness": "dim"}, "brightness is 'dim'; expected 'auto', 'bright' or 'faint'"),
+    ({"bright": {"last_radii": (0.45, 0.6)}}, "bright.last_radii is .*; expected numbers over 0 and up to 0.5"),
+    ({"faint": {"early_radii": (0.0,)}}, "faint.early_radii"),
+    ({"faint": {"component_share": -0.1}}, "faint.component_share is -0.1; expected 0 or a number over it"),
 ])  # fmt: skip
 def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
-    with pytest.raises(HetacumnError, match=f"ab_initio.{message}"):
+    with pytest.raises(HetacumnError, match=f"^train.ab_initio.{message}"):
         TrainConfig.from_params({"ab_initio": wrong})
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"feedback": [[0, 0.2]]}, "feedback is .*; expected pairs of a number from 1 on, how many take part, and a radius"),
-    ({"faint_second_rounds": [[4, 0.7]]}, "faint_second_rounds is .*; expected pairs"),
-    ({"faint_alone": 0.0}, "faint_alone is 0.0; expected a number over 0"),
-    ({"faint_second_look": 3.0}, "faint_second_look is 3.0; expected a share from 0 to 1"),
-    ({"second_rounds": []}, "second_rounds is empty; expected rounds, or 0 for second_look"),
+    ({"bright": {"feedback": [[0, 0.2]]}}, "bright.feedback is .*; expected pairs of a number from 1 on, how many take part"),
+    ({"bright": {"feedback": []}}, "bright.feedback is ..; expected pairs"),
+    ({"faint": {"second_rounds": [[4, 0.7]]}}, "faint.second_rounds is .*; expected pairs"),
+    ({"faint": {"alone_factor": 0.0}}, "faint.alone_factor is 0.0; expected a number over 0"),
+    ({"faint": {"second_look": 3.0}}, "faint.second_look is 3.0; expected a share from 0 to 1"),
+    ({"bright": {"second_rounds": []}}, "bright.second_rounds is empty; expected rounds, or 0 for second_look"),
 ])  # fmt: skip
 def test_rounds_and_shares_that_cannot_be_are_refused(wrong, message):
-    with pytest.raises(HetacumnError, match=f"^{message}"):
+    with pytest.raises(HetacumnError, match=f"^train.{message}"):
         TrainConfig.from_params(wrong)
-    assert TrainConfig.from_params({"second_rounds": [], "second_look": 0}).second_rounds == ()
+    assert TrainConfig.from_params({"bright": {"second_rounds": [], "second_look": 0}}).bright.second_rounds == ()
 
 
-def test_more_hypotheses_compete_for_faint_images(blobs, device):
-    loud, faint = (make_toy([hinged(blobs, 0)], 300, BOX, snr=snr, device=device).data for snr in (2.0, 0.05))
-    config = TrainConfig(ab_initio=AbInitioConfig(loud_nats=signal_nats(loud, 0.22 * BOX) / 4))
-    assert config.suited(loud) == config
-    suited = config.suited(faint)
-    thorough = config.ab_initio.thorough()
-    assert suited == replace(
-        config,
-        feedback=config.faint_feedback,
-        second_look=config.faint_second_look,
-        second_rounds=config.faint_second_rounds,
-        alone_steps=3 * config.alone_steps,
-        faint_alone=1.0,
-        ab_initio=thorough,
-    )
-    assert suited.suited(faint) == suited
-    bare = replace(config, feedback=(), alone_steps=0)
-    assert bare.suited(faint) == replace(bare, ab_initio=thorough, faint_alone=1.0)
-    assert replace(config, second_look=0.0).suited(faint).second_look == 0
+def test_the_presets_are_chosen_by_the_images_or_by_the_user(blobs, device):
+    bright, faint = (make_toy([hinged(blobs, 0)], 300, BOX, snr=snr, device=device).data for snr in (2.0, 0.05))
+    config = TrainConfig(ab_initio=AbInitioConfig(bright_nats=signal_nats(bright, 0.22 * BOX) / 4))
+    found = {}
+    for name, data in (("bright", bright), ("faint", faint)):
+        found[name] = config.adapted_to(data)
+        assert found[name] == replace(config, ab_initio=replace(config.ab_initio, brightness=name))
+        assert found[name].effort == getattr(config, name)
+        assert found[name].ab_initio.effort == getattr(config.ab_initio, name)
+        assert found[name].adapted_to(bright) == found[name].adapted_to(faint) == found[name]
+    assert found["bright"].pose_steps == config.alone_steps and found["faint"].pose_steps == 3 * config.alone_steps
+    told = TrainConfig.from_params({"ab_initio": {"brightness": "faint"}})
+    assert told.adapted_to(bright).effort == config.faint and replace(told, pose_task=False).pose_steps == 0
+
+
+def test_the_faint_preset_searches_more_than_the_bright_one():
+    config = TrainConfig()
+    bright, faint = config.bright, config.faint
+    assert faint.feedback[0][0] > bright.feedback[0][0] and faint.second_look > bright.second_look
+    assert not (config.ab_initio.bright.early_radii or config.ab_initio.bright.last_radii)
+    assert config.ab_initio.faint.last_fits > config.ab_initio.bright.last_fits
+
+
+def test_every_setting_is_described():
+    """One line in the docstring of its dataclass, with its name."""
+    kinds = [TrainConfig]
+    for kind in kinds:
+        for name, hint in get_type_hints(kind).items():
+            documented = " ".join(base.__doc__ for base in kind.__mro__ if base is not object)
+            assert f"``{name}``" in documented, (kind, name)
+            if is_dataclass(hint):
+                kinds.append(hint)
+    assert len(kinds) > 8
+
+
+def test_every_method_of_the_projects_settings_is_understood():
+    root = Path(__file__).resolve().parents[1]
+    main, bench = (yaml.safe_load((root / name).read_text()) for name in ("params.yaml", "benchmark/params.yaml"))
+    params = merged({"": main, "over": bench})
+    configs = {method: method_config(params, method) for method in params["methods"]}
+    assert configs["hetacumn"] == configs["em"] == configs["ablation-none"] == TrainConfig()
+    assert not configs["hetacumn-bare"].feedback and configs["hetacumn-bare"].network.hypotheses == 1
+    assert configs["amortized"].network == NetworkConfig(hypotheses=1, conditional=False, symmetrised=True)
+    assert configs["ablation-coordinate"].network.decoder == "coordinate" and not configs["ablation-feedback"].feedback

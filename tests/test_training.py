@@ -15,7 +15,6 @@ from toys import hinged, make_toy
 from hetacumn import training
 from hetacumn.ab_initio import Start
 from hetacumn.ab_initio_config import AbInitioConfig
-from hetacumn.decoder import linear_basis
 from hetacumn.devices import pick_device
 from hetacumn.errors import HetacumnError
 from hetacumn.fingerprint import StackFingerprint
@@ -33,21 +32,16 @@ from hetacumn.run_folder import (
     save_start,
     trained_preprocessing,
 )
+from hetacumn.settings import read_settings, with_settings
 from hetacumn.train_config import TrainConfig
-from hetacumn.training import Trainer, run_method, train, training_share
+from hetacumn.training import Trainer, TrainingStack, run_method, train, training_share
 
 BOX = 16
-TINY = TrainConfig(
-    latent_dim=2,
-    hypotheses=3,
-    templates=64,
-    width=32,
-    alone_steps=30,
-    joint_epochs=5.0,
-    batch=40,
-    alone_batch=16,
-    ab_initio=AbInitioConfig(coarse_grid=(1, 6), shift=0.0, routes=("consensus",)),
-)  # 30 steps alone, 25 jointly
+TINY = TrainConfig.from_params({
+    "latent_dim": 2, "network": {"hypotheses": 3, "templates": 64, "width": 32}, "alone_steps": 30, "joint_epochs": 5.0,
+    "batch": 40, "alone_batch": 16,
+    "ab_initio": {"consensus": {"grids": [[1, 6], [4, 24]]}, "grid": {"extent": 0.0}, "routes": ["consensus"]},
+})  # 30 steps alone, 25 jointly
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +58,7 @@ def start(toy):
 def whole(toy, start, tmp_path_factory):
     """The folder of a training run that nothing interrupted."""
     out = tmp_path_factory.mktemp("whole")
-    train(toy.data, TINY, out, 7.5, start, progress=False)
+    train(TrainingStack(toy.data, 7.5), TINY, out, start)
     return out
 
 
@@ -119,11 +113,11 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     before = signal.getsignal(signal.SIGTERM)
     when(step, monkeypatch, stop)
     with pytest.raises(KeyboardInterrupt):
-        train(toy.data, TINY, tmp_path, 7.5, start, progress=False)
+        train(TrainingStack(toy.data, 7.5), TINY, tmp_path, start)
     assert signal.getsignal(signal.SIGTERM) == before
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
     torch.manual_seed(99), torch.rand(3)  # another process has another state
-    train(toy.data, TINY, tmp_path, 7.5, start, progress=False)
+    train(TrainingStack(toy.data, 7.5), TINY, tmp_path, start)
     assert_same_run(tmp_path, whole)
     assert not (tmp_path / CHECKPOINT).exists()
 
@@ -140,16 +134,16 @@ def test_interrupted_twice_and_killed_between_checkpoints(toy, start, whole, tmp
     for step in (11, 34):
         stop_before(step, monkeypatch, kill)
         with pytest.raises(Killed):
-            train(toy.data, config, tmp_path, 7.5, start, progress=False)
-    train(toy.data, config, tmp_path, 7.5, start, progress=False)
+            train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
+    train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     one, other = (load_model(folder).model.state_dict() for folder in (tmp_path, whole))
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
 def test_the_same_seed_trains_the_same_and_another_does_not(toy, start, whole, tmp_path):
-    train(toy.data, TINY, tmp_path / "a", 7.5, start, progress=False)
+    train(TrainingStack(toy.data, 7.5), TINY, tmp_path / "a", start)
     assert_same_run(tmp_path / "a", whole)
-    train(toy.data, replace(TINY, seed=1), tmp_path / "b", 7.5, start, progress=False)
+    train(TrainingStack(toy.data, 7.5), replace(TINY, seed=1), tmp_path / "b", start)
     assert (tmp_path / "b/model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes()
 
 
@@ -163,7 +157,7 @@ def test_the_history_names_the_phases_and_their_losses(whole):
 
 def test_training_lowers_the_loss_of_the_pose_task(toy, start, tmp_path):
     config = replace(TINY, alone_steps=300, joint_epochs=0.0, alone_batch=64, rate=3e-3)
-    train(toy.data, config, tmp_path, 7.5, start, progress=False)
+    train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     pose = pd.read_csv(tmp_path / "history.csv")["pose"]
     assert pose.iloc[-1] < 0.85 * pose.iloc[0]
 
@@ -177,15 +171,15 @@ def test_a_model_read_back_predicts_the_same(toy, start, tmp_path):
     one, other = amortize(trainer.model, toy.data), amortize(trained.model, toy.data)
     assert torch.equal(one.latents, other.latents)
     assert torch.equal(one.poses.rotations, other.poses.rotations)
-    assert torch.equal(trained.basis(), trainer.model.decoder.basis().detach())
+    assert torch.equal(trained.basis(), trainer.model.decoder.linear_basis().detach())
 
 
 @pytest.mark.parametrize(
     "changes", [{"decoder": "coordinate"}, {"templates": 0}, {"symmetrised": True}], ids=str
 )
 def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
-    config = replace(TINY, warm_start=False, alone_steps=1, joint_epochs=0.2, **changes)
-    train(toy.data, config, tmp_path, 7.5, None, progress=False)
+    config = with_settings(TINY, {"warm_start": False, "alone_steps": 1, "joint_epochs": 0.2, "network": changes})
+    train(TrainingStack(toy.data, 7.5), config, tmp_path, None)
     trained = load_model(tmp_path)
     assert trained.config == config
     assert torch.isfinite(amortize(trained.model, toy.data).latents).all()
@@ -193,34 +187,35 @@ def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
     torch.manual_seed(config.seed)
     again = Trainer(toy.data, config, tmp_path / "again", None).model  # as it began: all but what was learnt is the same
     again.load_state_dict(dict(again.state_dict()) | dict(trained.model.named_parameters()))
-    torch.testing.assert_close(trained.basis(), linear_basis(again.decoder).detach())
+    torch.testing.assert_close(trained.basis(), again.decoder.linear_basis().detach())
 
 
 def test_a_network_for_a_decoder_begins_with_the_start(toy, start, tmp_path, monkeypatch):
     taught = []
-    monkeypatch.setattr(training, "imitate", lambda decoder, basis, latents, k, generator: taught.append((basis, latents)))
-    Trainer(toy.data, replace(TINY, decoder="coordinate"), tmp_path, start)
+    monkeypatch.setattr("hetacumn.decoder.imitate", lambda decoder, basis, latents, *more: taught.append((basis, latents)))
+    coordinate = with_settings(TINY, {"network": {"decoder": "coordinate"}})
+    Trainer(toy.data, coordinate, tmp_path, start)
     assert len(taught) == 1 and torch.equal(taught[0][0], start.basis) and torch.equal(taught[0][1], start.latents)
-    Trainer(toy.data, replace(TINY, decoder="coordinate"), tmp_path, None)
+    Trainer(toy.data, coordinate, tmp_path, None)
     Trainer(toy.data, TINY, tmp_path, start)
     assert len(taught) == 1
 
 
-def test_an_unknown_decoder_is_refused(toy, start, tmp_path):
-    with pytest.raises(HetacumnError, match="decoder is 'grid'; expected voxel or coordinate"):
-        train(toy.data, replace(TINY, decoder="grid"), tmp_path, 7.5, start, progress=False)
+def test_an_unknown_decoder_is_refused():
+    with pytest.raises(HetacumnError, match="train.network.decoder is 'grid'; expected voxel or coordinate"):
+        TrainConfig.from_params({"network": {"decoder": "grid"}})
 
 
 def test_more_classes_than_particles_are_refused_before_anything_is_written(toy, tmp_path):
     with pytest.raises(HetacumnError, match="201 classes of 200 particles"):
-        run_method("em", toy.data, replace(TINY, classes=201), tmp_path / "out", 7.5)
+        run_method("em", TrainingStack(toy.data, 7.5), replace(TINY, classes=201), tmp_path / "out")
     assert not any(tmp_path.rglob("*.*"))
 
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_do(toy, start, tmp_path):
     config = replace(TINY, rate=1e30, joint_rate=1e30, alone_steps=0, checkpoint_seconds=0.0)
     with pytest.raises(HetacumnError, match=r"not finite at step \d+ .*lower rate") as caught:
-        train(toy.data, config, tmp_path, 7.5, start, progress=False)
+        train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "model.safetensors").exists()
 
@@ -233,27 +228,27 @@ def test_no_checkpoint_is_of_a_loss_that_is_not_finite(toy, start, tmp_path, mon
     def broken(*arguments):
         task = reconstruct(*arguments)
         calls.append(1)
-        return {name: value * float("nan") for name, value in task.items()} if len(calls) > 3 else task
+        return replace(task, misfit=task.misfit * float("nan")) if len(calls) > 3 else task
 
     monkeypatch.setattr(HetACUMN, "reconstruct", broken)
     config = replace(TINY, checkpoint_seconds=0.0)
     with pytest.raises(HetacumnError, match="not finite"):
-        train(toy.data, config, tmp_path, 7.5, start, progress=False)
+        train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     if (tmp_path / CHECKPOINT).exists():
         model = torch.load(tmp_path / CHECKPOINT, weights_only=True)["model"]
-        assert all(torch.isfinite(value).all() for name, value in model.items() if name != "doubt")
+        assert all(torch.isfinite(value).all() for name, value in model.items() if name != "misfit_limit")
 
 
 def interrupted_folder(toy, start, out, monkeypatch, config=TINY):
     stop_before(42, monkeypatch, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(toy.data, config, out, 7.5, start, progress=False)
+        train(TrainingStack(toy.data, 7.5), config, out, start)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(toy, start, tmp_path, monkeypatch):
     interrupted_folder(toy, start, tmp_path, monkeypatch)
     with pytest.raises(HetacumnError, match=f"{CHECKPOINT}: from a run with other settings or particles; delete it"):
-        train(toy.data, replace(TINY, batch=50), tmp_path, 7.5, start, progress=False)
+        train(TrainingStack(toy.data, 7.5), replace(TINY, batch=50), tmp_path, start)
     assert (tmp_path / CHECKPOINT).exists()
 
 
@@ -261,7 +256,7 @@ def test_a_checkpoint_of_other_particles_is_refused(toy, start, tmp_path, monkey
     interrupted_folder(toy, start, tmp_path, monkeypatch)
     fewer = Start(start.basis, start.poses[:150], start.latents[:150], "", {})
     with pytest.raises(HetacumnError, match=CHECKPOINT):
-        train(toy.data[:150], TINY, tmp_path, 7.5, fewer, progress=False)
+        train(TrainingStack(toy.data[:150], 7.5), TINY, tmp_path, fewer)
 
 
 class Malicious:
@@ -287,18 +282,18 @@ def test_no_checkpoint_runs_code(toy, start, tmp_path, write):
     victim = tmp_path / "hacked"
     write(tmp_path / CHECKPOINT, Malicious(victim))
     with pytest.raises(HetacumnError, match=f"{CHECKPOINT}: not a readable checkpoint") as caught:
-        train(toy.data, TINY, tmp_path, 7.5, start, progress=False)
+        train(TrainingStack(toy.data, 7.5), TINY, tmp_path, start)
     assert not victim.exists() and "\n" not in str(caught.value)
 
 
 def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(training, "ab_initio", lambda data, config, seed, **steps: made.append(config) or start)
-    run_method("em", toy.data, TINY, tmp_path / "em", 7.5)
+    run_method("em", TrainingStack(toy.data, 7.5), TINY, tmp_path / "em")
     assert {p.name for p in (tmp_path / "em").iterdir()} == {"config.json", "run.json", START}
     assert (made[0].volumes, made[0].components) == (TINY.classes, TINY.latent_dim)
-    run_method("em", toy.data, TINY, tmp_path / "em", 7.5)
-    run_method("hetacumn", toy.data, TINY, tmp_path / "one", 7.5, tmp_path / "em")
+    run_method("em", TrainingStack(toy.data, 7.5), TINY, tmp_path / "em")
+    run_method("hetacumn", TrainingStack(toy.data, 7.5), TINY, tmp_path / "one", tmp_path / "em")
     assert len(made) == 1
     assert {p.name for p in (tmp_path / "one").iterdir()} == {
         "config.json",
@@ -306,7 +301,7 @@ def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tm
         "model.safetensors",
         "history.csv",
     }
-    assert load_config(tmp_path / "one") == TINY.suited(toy.data)
+    assert load_config(tmp_path / "one") == TINY.adapted_to(toy.data)
     facts = json.loads((tmp_path / "one/config.json").read_text())
     assert (facts["method"], facts["box"], facts["pixel_A"]) == (
         "hetacumn",
@@ -321,11 +316,11 @@ def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tm
 
 
 def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeypatch, capsys):
-    config = replace(TINY, ab_initio=AbInitioConfig(
-        restarts=1, steps=6, class_steps=6, subspace_steps=3, batch=20, coarse_grid=(1, 6), class_grid=(1, 6),
-        fine_grid=(1, 6), shift=0.0,
-    ))  # fmt: skip
-    run_method("em", toy.data, config, tmp_path / "whole", 7.5)
+    config = replace(TINY, ab_initio=read_settings(AbInitioConfig, {
+        "consensus": {"restarts": 1, "steps": 6, "grids": [[1, 6], [1, 6]]}, "classes": {"steps": 6, "grids": [[1, 6]]},
+        "grid": {"rotations": [1, 6], "extent": 0.0}, "subspace_steps": 3, "batch": 20,
+    }))  # fmt: skip
+    run_method("em", TrainingStack(toy.data, 7.5), config, tmp_path / "whole")
 
     def stopped(*given):
         raise KeyboardInterrupt
@@ -333,45 +328,45 @@ def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr("hetacumn.ab_initio._AbInitio._finish", stopped)
         with pytest.raises(KeyboardInterrupt):
-            run_method("em", toy.data, config, tmp_path / "em", 7.5)
+            run_method("em", TrainingStack(toy.data, 7.5), config, tmp_path / "em")
     left = {path.stem for path in (tmp_path / "em" / UNDER_WAY).iterdir()}
     assert left == {"consensus", "route classes", "route consensus"} and not (tmp_path / "em" / START).exists()
     with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made with other seed; delete it to begin anew"):
-        run_method("em", toy.data, replace(config, seed=1), tmp_path / "em", 7.5)
+        run_method("em", TrainingStack(toy.data, 7.5), replace(config, seed=1), tmp_path / "em")
     with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made from another stack"):
-        run_method("em", toy.data[:-1], config, tmp_path / "em", 7.5)
+        run_method("em", TrainingStack(toy.data[:-1], 7.5), config, tmp_path / "em")
     monkeypatch.setattr("hetacumn.ab_initio.consensus", None)  # that it is not asked for again
-    run_method("em", toy.data, config, tmp_path / "em", 7.5)
+    run_method("em", TrainingStack(toy.data, 7.5), config, tmp_path / "em")
     assert "ab initio: goes on after" in capsys.readouterr().out
     assert (tmp_path / "em" / START).read_bytes() == (tmp_path / "whole" / START).read_bytes()
     assert not (tmp_path / "em" / UNDER_WAY).exists()
 
 
 def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monkeypatch, capsys):
-    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.suited(toy.data).start_settings())
+    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.adapted_to(toy.data).start_settings())
     trained = []
     monkeypatch.setattr(training, "train", lambda *given, **more: trained.append(1) or train(*given, **more))
     for config in (TINY, TINY, replace(TINY, seed=5)):
-        run_method("hetacumn", toy.data, config, tmp_path / "out", 7.5, tmp_path)
+        run_method("hetacumn", TrainingStack(toy.data, 7.5), config, tmp_path / "out", tmp_path)
     assert len(trained) == 2 and "trained already with these settings; delete it" in capsys.readouterr().out
-    run_method("hetacumn", toy.data, replace(TINY, seed=5), tmp_path / "out", 7.5, tmp_path)
+    run_method("hetacumn", TrainingStack(toy.data, 7.5), replace(TINY, seed=5), tmp_path / "out", tmp_path)
     (tmp_path / "out/model.safetensors").unlink()
-    run_method("hetacumn", toy.data, replace(TINY, seed=5), tmp_path / "out", 7.5, tmp_path)
+    run_method("hetacumn", TrainingStack(toy.data, 7.5), replace(TINY, seed=5), tmp_path / "out", tmp_path)
     assert len(trained) == 3
     facts = json.loads((tmp_path / "out/config.json").read_text())
     power = facts["stack"]["power"]
     for away, times in ((2e-6, 3), (1e-3, 4)):  # what another kind of device makes of it; another stack
         facts["stack"]["power"] = round(power * (1 + away), 6)
         (tmp_path / "out/config.json").write_text(json.dumps(facts))
-        run_method("hetacumn", toy.data, replace(TINY, seed=5), tmp_path / "out", 7.5, tmp_path)
+        run_method("hetacumn", TrainingStack(toy.data, 7.5), replace(TINY, seed=5), tmp_path / "out", tmp_path)
         assert len(trained) == times
 
 
 def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
-    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.suited(toy.data).start_settings())
+    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.adapted_to(toy.data).start_settings())
     as_trained = Preprocessing(box=BOX, contrast="black", diameter_A=90.0)
-    run_method("hetacumn", toy.data, TINY, tmp_path / "told", 7.5, tmp_path, preprocessing=as_trained)
-    run_method("em", toy.data, TINY, tmp_path, 7.5)
+    run_method("hetacumn", TrainingStack(toy.data, 7.5, as_trained), TINY, tmp_path / "told", tmp_path)
+    run_method("em", TrainingStack(toy.data, 7.5), TINY, tmp_path)
     stack = {"box": 64, "mask": True, "trained_share": 0.5}
     assert trained_preprocessing(tmp_path / "told", stack) == as_trained
     assert trained_preprocessing(tmp_path / "told", stack, {"mask": True, "box": 8}) == replace(as_trained, mask=True)
@@ -383,7 +378,7 @@ def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
 def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
     save_start(tmp_path / START, start, replace(StackFingerprint.of(toy.data), particles=7), {})
     with pytest.raises(HetacumnError, match=f"{START}: made from another stack .7 particles of .*; expected 150 particles"):
-        run_method("hetacumn", toy.data[:150], TINY, tmp_path / "out", 7.5, tmp_path)
+        run_method("hetacumn", TrainingStack(toy.data[:150], 7.5), TINY, tmp_path / "out", tmp_path)
     save_start(tmp_path / START, start, StackFingerprint.of(toy.data), {})
     assert torch.equal(load_start(tmp_path / START, StackFingerprint.of(toy.data)).basis, start.basis)
     rounded = replace(toy.data, y=toy.data.y * (1 + 5e-7), ctf=toy.data.ctf * (1 + 5e-7))  # as another device may find it
@@ -396,31 +391,31 @@ def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
 
 def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(toy, start, tmp_path):
     """That of another folder was chosen as it is; it must fit, though."""
-    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.suited(toy.data).start_settings())
+    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.adapted_to(toy.data).start_settings())
     for config, named in ((replace(TINY, classes=3), "classes"), (replace(TINY, seed=5), "seed")):
         with pytest.raises(HetacumnError, match=f"{START}: made with other {named}; delete it"):
-            run_method("hetacumn", toy.data, config, tmp_path, 7.5)
+            run_method("hetacumn", TrainingStack(toy.data, 7.5), config, tmp_path)
     with pytest.raises(HetacumnError, match=f"{START}: a subspace of 2 components; expected 3, latent_dim"):
-        run_method("hetacumn", toy.data, replace(TINY, latent_dim=3), tmp_path / "out", 7.5, tmp_path)
-    run_method("hetacumn", toy.data, TINY, tmp_path, 7.5)
-    assert load_config(tmp_path) == TINY.suited(toy.data)
+        run_method("hetacumn", TrainingStack(toy.data, 7.5), replace(TINY, latent_dim=3), tmp_path / "out", tmp_path)
+    run_method("hetacumn", TrainingStack(toy.data, 7.5), TINY, tmp_path)
+    assert load_config(tmp_path) == TINY.adapted_to(toy.data)
 
 
 def test_a_run_that_fails_leaves_what_is_there_of_the_one_before(toy, start, tmp_path):
-    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.suited(toy.data).start_settings())
-    run_method("hetacumn", toy.data, TINY, tmp_path / "out", 7.5, tmp_path)
+    save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.adapted_to(toy.data).start_settings())
+    run_method("hetacumn", TrainingStack(toy.data, 7.5), TINY, tmp_path / "out", tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(HetacumnError, match="not finite"):
         wild = replace(TINY, rate=1e30, joint_rate=1e30, alone_steps=0)
-        run_method("hetacumn", toy.data, wild, tmp_path / "out", 7.5, tmp_path)
+        run_method("hetacumn", TrainingStack(toy.data, 7.5), wild, tmp_path / "out", tmp_path)
     with pytest.raises(HetacumnError, match="from another stack"):
-        run_method("hetacumn", toy.data[:150], TINY, tmp_path / "out", 7.5, tmp_path)
+        run_method("hetacumn", TrainingStack(toy.data[:150], 7.5), TINY, tmp_path / "out", tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_one_particle_is_refused(toy, tmp_path):
     with pytest.raises(HetacumnError, match="1 particle to train on; expected 2 at least"):
-        run_method("em", toy.data[:1], replace(TINY, classes=1), tmp_path / "out", 7.5)
+        run_method("em", TrainingStack(toy.data[:1], 7.5), replace(TINY, classes=1), tmp_path / "out")
 
 
 def test_a_gradient_that_is_not_finite_is_no_good_state(toy, start, tmp_path, monkeypatch):
@@ -430,20 +425,20 @@ def test_a_gradient_that_is_not_finite_is_no_good_state(toy, start, tmp_path, mo
     def broken(*arguments):
         task = reconstruct(*arguments)
         calls.append(1)
-        basis = arguments[0].decoder.basis()
-        return task | {"loss": task["loss"] + (basis.sum() * 0).sqrt()} if len(calls) > 3 else task
+        basis = arguments[0].decoder.linear_basis()
+        return replace(task, loss=task.loss + (basis.sum() * 0).sqrt()) if len(calls) > 3 else task
 
     monkeypatch.setattr(HetACUMN, "reconstruct", broken)
     with pytest.raises(HetacumnError, match="not finite .*'gradient': nan"):
-        train(toy.data, replace(TINY, checkpoint_seconds=0.0), tmp_path, 7.5, start, progress=False)
+        train(TrainingStack(toy.data, 7.5), replace(TINY, checkpoint_seconds=0.0), tmp_path, start)
     model = torch.load(tmp_path / CHECKPOINT, weights_only=True)["model"]
-    assert all(torch.isfinite(value).all() for name, value in model.items() if name != "doubt")
+    assert all(torch.isfinite(value).all() for name, value in model.items() if name != "misfit_limit")
 
 
 def test_training_on_the_device(blobs, device, tmp_path):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 40, BOX, snr=0.5, device=device)
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {}).to(device)
-    train(toy.data, replace(TINY, alone_steps=2, joint_epochs=2.0), tmp_path, 7.5, start, progress=False)
+    train(TrainingStack(toy.data, 7.5), replace(TINY, alone_steps=2, joint_epochs=2.0), tmp_path, start)
     trained = load_model(tmp_path, device)
     assert amortize(trained.model, toy.data).latents.device.type == device
 
@@ -458,10 +453,10 @@ def test_replayed_steps_do_what_steps_do(blobs, tmp_path, monkeypatch, changes):
     start, runs = Start(toy.basis(2), toy.poses, toy.latents(2), "classes", {}), []
     for replayed in (True, False):
         torch.manual_seed(0)
-        trainer = Trainer(toy.data, replace(TINY, rate=0.02, **changes), tmp_path, start)
+        trainer = Trainer(toy.data, with_settings(TINY, {"rate": 0.02, "network": changes}), tmp_path, start)
         trainer.replay = trainer.replay if replayed else None
         before = torch.cat([weights.detach().flatten().clone() for weights in trainer.model.encoder.parameters()])
-        losses = [float(trainer._advance()[0]["pose"]) for _ in range(TINY.alone_steps)]
+        losses = [float(trainer._advance()[0].pose) for _ in range(TINY.alone_steps)]
         after = torch.cat([weights.detach().flatten() for weights in trainer.model.encoder.parameters()])
         runs.append((losses, trainer.generator.get_state(), after - before))
     (losses, state, moved), (expected_losses, expected_state, expected) = runs
@@ -504,25 +499,25 @@ def test_the_training_share_is_random_and_in_order():
 
 def test_a_start_of_another_stack_is_refused(toy, start, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "ab_initio", lambda data, config, seed, **steps: start)
-    run_method("em", toy.data, TINY, tmp_path / "em", 7.5)
+    run_method("em", TrainingStack(toy.data, 7.5), TINY, tmp_path / "em")
     other = training.Observations(2 * toy.data.y, toy.data.ctf, toy.data.plane)
     with pytest.raises(HetacumnError, match=f"{START}: made from another stack"):
-        run_method("hetacumn", other, TINY, tmp_path / "one", 7.5, tmp_path / "em")
+        run_method("hetacumn", TrainingStack(other, 7.5), TINY, tmp_path / "one", tmp_path / "em")
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(toy, start, tmp_path, monkeypatch):
     config = replace(TINY, checkpoint_seconds=0.0)
     stop_before(5, monkeypatch, terminate)
     with pytest.raises(KeyboardInterrupt):
-        train(toy.data, config, tmp_path, 7.5, start, progress=False)
+        train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     before = (tmp_path / CHECKPOINT).read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
         with pytest.raises(HetacumnError, match=r"checkpoint.pt: cannot be written .*held before is still there"):
-            train(toy.data, config, tmp_path, 7.5, start, progress=False)
+            train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
-    train(toy.data, config, tmp_path, 7.5, start, progress=False)
+    train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     assert (tmp_path / "model.safetensors").exists()

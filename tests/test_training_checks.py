@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from test_particles import blob_images, optics, write_stack
 
-from hetacumn.ab_initio_config import AbInitioConfig
 from hetacumn.errors import HetacumnError
 from hetacumn.launching import DeviceRequest
 from hetacumn.observations import observe
@@ -20,14 +19,15 @@ from hetacumn.training import Trainer
 from hetacumn.training_checks import check_training
 from hetacumn.training_job import TrainingJob, train
 
-QUICK = AbInitioConfig(
-    restarts=1, steps=6, class_steps=6, subspace_steps=4, batch=20, coarse_grid=(1, 6), class_grid=(1, 6), fine_grid=(1, 6),
-    shift=0.0, routes=("classes",), soft_steps=0,
-)  # fmt: skip
-TINY = TrainConfig(
-    latent_dim=1, templates=32, width=16, alone_steps=4, joint_epochs=0.5, batch=20, alone_batch=8, faint_alone=1.0,
-    ab_initio=QUICK,
-)  # fmt: skip
+TINY = TrainConfig.from_params({
+    "latent_dim": 1, "network": {"templates": 32, "width": 16}, "alone_steps": 4, "joint_epochs": 0.5, "batch": 20,
+    "alone_batch": 8, "faint": {"alone_factor": 1.0},
+    "ab_initio": {
+        "consensus": {"restarts": 1, "steps": 6, "grids": [[1, 6], [1, 6]]}, "classes": {"steps": 6, "grids": [[1, 6]]},
+        "soft": {"steps": 0}, "grid": {"rotations": [1, 6], "extent": 0.0}, "subspace_steps": 4, "batch": 20,
+        "routes": ["classes"],
+    },
+})  # fmt: skip
 IMAGES = Preprocessing(box=16, contrast="white")
 N = 40
 
@@ -148,4 +148,4 @@ def refused(source: Path, out: Path, other: dict, message: str) -> None:
 def test_both_variants_of_the_settings_go_on(source, tmp_path):
     """Whether images are faint, and hence which settings a run has, is known once they are read."""
     stack = prepare(source, tmp_path / "prepared", IMAGES, progress=False)
-    assert {TINY.suited(observe(stack.read()))} <= {TINY, TINY.for_faint_images()}
+    assert TINY.adapted_to(observe(stack.read())) in TINY.variants()

@@ -25,14 +25,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.ab_initio_config import AbInitioConfig, EMSchedule
 from hetacumn.baselines import cryodrgn, relion
 from hetacumn.baselines.process import find_program, run_bounded
 from hetacumn.classes import centres_of
 from hetacumn.devices import device_name, pick_device
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
-from hetacumn.inference import amortize, follow, search_doubtful
+from hetacumn.inference import amortize, follow, search_misfits
 from hetacumn.model import build_model
 from hetacumn.mrc import write_mrc
 from hetacumn.observations import Observations, signal_nats, signal_power
@@ -186,18 +186,17 @@ class Suite:
         self.add("slices of 5 volumes", box, count, seconds, moved=read)
 
     def searching(self, box: int, basis: Tensor, data: Observations) -> None:
-        config = replace(AbInitioConfig(), steps=10)
-        if box > 64 and self.device.type == "cpu":
-            config = replace(config, coarse_grid=(2, 12), fine_grid=(2, 12))
+        config = AbInitioConfig()
+        grid = (2, 12) if box > 64 and self.device.type == "cpu" else config.grid.rotations
+        schedule = EMSchedule(steps=10, radius=(0.2, 0.22), grids=(grid,), temper=1.0, rate=config.consensus.rate)
         first, bar = basis[:1], tqdm(disable=True)
 
         def em() -> None:
-            stochastic_em(data, first, config, config.steps, (0.2, 0.22), (config.fine_grid,), 1.0, config.rate,
-                          torch.Generator().manual_seed(0), bar)
+            stochastic_em(data, first, schedule, config, torch.Generator().manual_seed(0), bar)
 
-        self.add("ab initio step", box, config.steps * config.batch, median_seconds(em, self.device, 3), flops_of(em))
-        few = data[: 200 if self.device.type == "cpu" else 2000].within(config.class_radius[1] * box)
-        rotations, shifts = (a.to(self.device) for a in (pose_grid(*config.fine_grid), shift_grid(1.5, 3)))
+        self.add("ab initio step", box, schedule.steps * config.batch, median_seconds(em, self.device, 3), flops_of(em))
+        few = data[: 200 if self.device.type == "cpu" else 2000].within(config.classes.radius[1] * box)
+        rotations, shifts = (a.to(self.device) for a in (pose_grid(*grid), shift_grid(1.5, 3)))
 
         def e_step() -> None:
             search_grid(few, first, rotations, shifts)
@@ -247,7 +246,7 @@ class Suite:
     def inference(self, box: int, basis: Tensor, data: Observations) -> None:
         config = TrainConfig()
         model = build_model(config, box, basis.cpu(), signal_power(data)).to(self.device).eval()
-        model.set_doubt(data[:500])
+        model.set_misfit_limit(data[:500])
         for grade, feedback in (("encoder", False), ("amortized", True)):
             def infer(feedback: bool = feedback) -> None:
                 amortize(model, data, feedback)
@@ -256,12 +255,13 @@ class Suite:
             self.add(f"inference, {grade}", box, len(data), median_seconds(infer, self.device, 3), **{kind: flops_of(infer)})
         if box <= 64:
             few = data[: 1000 if self.device.type == "cpu" else 10_000]
-            model.doubt.fill_(torch.inf)
+            model.misfit_limit.fill_(torch.inf)
 
             def refined() -> None:
-                basis = model.decoder.basis().detach()
-                state, value = follow(model, few, basis, config.ab_initio)
-                search_doubtful(few, state, value, model.doubt, basis, centres_of(state.latents, 2), config.ab_initio)
+                basis = model.decoder.linear_basis().detach()
+                found = follow(model, few, basis, config.ab_initio)
+                centres = centres_of(found.state.latents, 2)
+                search_misfits(few, found, model.misfit_limit, basis, centres, config.ab_initio)
 
             self.add("inference, refined", box, len(few), median_seconds(refined, self.device, 3), flops_of(refined))
 
