@@ -18,7 +18,7 @@ from hetacumn.volumes import Slicer, soft_sphere
 
 Drawing = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-IMITATION_STEPS = 1500
+IMITATION_STEPS, IMITATION_SLICES, IMITATION_RATE = 1500, 64, 3e-3  # gradient steps, slices a step, Adam's rate
 
 
 @runtime_checkable
@@ -150,17 +150,17 @@ class CoordinateDecoder(nn.Module):
 
 
 def imitate(decoder: CoordinateDecoder, basis: Tensor, latents: Tensor, k: Tensor, generator: torch.Generator,
-            steps: int = IMITATION_STEPS, slices: int = 64, rate: float = 3e-3) -> None:
+            steps: int = IMITATION_STEPS) -> None:
     """Fit a network to the slices of a subspace of volumes ``(1 + q, box, box, box)``.
 
     The slices are at frequencies ``k`` ``(m, 2)``, from random views, of conformations drawn from ``latents`` ``(n, q)``.
     """
     drawn = VoxelDecoder(basis).drawing()
-    optimiser = torch.optim.Adam(decoder.parameters(), lr=rate)
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=IMITATION_RATE)
     for step in tqdm(range(steps), desc="decoder imitates the start", mininterval=5):
-        optimiser.param_groups[0]["lr"] = rate * (1 - step / steps)
-        rows = torch.randint(len(latents), (slices,), generator=generator, device=latents.device)
-        rotations = random_rotations(slices, generator, latents.device)
+        optimiser.param_groups[0]["lr"] = IMITATION_RATE * (1 - step / steps)
+        rows = torch.randint(len(latents), (IMITATION_SLICES,), generator=generator, device=latents.device)
+        rotations = random_rotations(IMITATION_SLICES, generator, latents.device)
         with torch.no_grad():
             wanted = drawn(latents[rows], rotations, k)
         loss = (decoder.drawing()(latents[rows], rotations, k) - wanted).abs().square().sum(1).mean()

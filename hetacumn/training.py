@@ -184,11 +184,11 @@ def train(stack: TrainingStack, config: TrainConfig, out: Path, start: Start | N
 class StepLosses:
     """Losses of one step, as scalars: those of the tasks that the step trains, and the norm of the ``gradient``."""
 
+    misfit: Tensor | None = None
+    kl: Tensor | None = None
     pose: Tensor | None = None
     conformation: Tensor | None = None
     gradient: Tensor | None = None
-    misfit: Tensor | None = None
-    kl: Tensor | None = None
 
     def present(self) -> dict[str, Tensor]:
         """The losses that there are, by name."""
