@@ -45,14 +45,14 @@ convergence: data
 
 benchmark: data peers
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) benchmark/dvc.yaml
-	$(BIN)/python -m hetacumn.run notebooks/09_benchmark.ipynb -o results/benchmark/09_benchmark.ipynb
+	$(BIN)/python -m hetacumn.run notebooks/benchmark/2_tables.ipynb -o results/benchmark/2_tables.ipynb
 
 benchmark-quick: data peers
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) $(addprefix benchmark/dvc.yaml:,$(QUICK_OWN))
 	@# all at once: each is given so many seconds of a core, however long they take by the clock
 	$(BIN)/python scripts/repro.py --jobs 3 $(addprefix benchmark/dvc.yaml:,$(QUICK_PEERS))
-	$(BIN)/python -m hetacumn.run notebooks/04_evaluate.ipynb -p dataset $(QUICK) -p out results/benchmark/$(QUICK)/evaluation
-	$(BIN)/python -m hetacumn.run notebooks/09_benchmark.ipynb -o results/benchmark/09_benchmark.ipynb
+	$(BIN)/python -m hetacumn.run notebooks/pipeline/4_evaluate.ipynb -p dataset $(QUICK) -p out results/benchmark/$(QUICK)/evaluation
+	$(BIN)/python -m hetacumn.run notebooks/benchmark/2_tables.ipynb -o results/benchmark/2_tables.ipynb
 
 speed: $(STAMP)
 	TQDM_DISABLE=1 $(BIN)/python benchmark/speed/speed.py

@@ -46,7 +46,7 @@ class Finished:
 
     @classmethod
     def open(cls, folder: Path | str, prepared: Path | str = "") -> Finished:
-        """The run of a folder that `03_predict` wrote; ``prepared`` where its images are, if not where the run says.
+        """The run of a folder that `3_predict` wrote; ``prepared`` where its images are, if not where the run says.
 
         Raises:
             HetacumnError: a file missing, or images that are not those of the predictions.
