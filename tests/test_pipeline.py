@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`"),
 ]
 
+TIMINGS = ["train_seconds", "predict_particles_per_second", "peak_memory_mb", "device"]
 QUICK = kills.QUICK | {"alone_steps": 60, "joint_epochs": 1.0, "batch": 50, "checkpoint_seconds": 60.0}
 
 
@@ -192,12 +193,24 @@ def test_figures_and_their_table(done, project):
         "rotation_error_deg",
         "rotation_bound_deg",
         "resolution_A",
-        "train_seconds",
-        "predict_particles_per_second",
-        "peak_memory_mb",
-        "device",
     ]
     assert table.notna().all(axis=None)
+
+
+def test_timings_have_a_table_of_their_own(done, project):
+    command = [sys.executable, "-m", "hetacumn.timings", "results", "figures/timings.csv"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    ran = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stdout == "figures/timings.csv: timings of 4 runs\n", ran.stderr
+    table = pd.read_csv(project / "figures/timings.csv").set_index("method")
+    assert table.columns.tolist() == ["dataset", *TIMINGS] and table.notna().all(axis=None)
+    scores = pd.read_csv(done / "evaluation/scores.csv")
+    assert set(table.index) == set(scores["method"])
+    for method in table.index:
+        run = json.loads((done / method / "run.json").read_text())
+        assert table.loc[method, TIMINGS].tolist() == [run[name] for name in TIMINGS]
+    ran = subprocess.run([*command[:3], "absent", "timings.csv"], cwd=project, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stderr.startswith("error: absent: no run.json") and ran.stderr.count("\n") == 1
 
 
 def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project):
