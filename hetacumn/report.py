@@ -132,7 +132,7 @@ class TruthComparison:
     ``correlations`` their rank correlations; ``scores`` all scores by name.
     """
 
-    names: list[str]
+    names: tuple[str, ...]
     found: Tensor
     true: Tensor
     correlations: list[float]
