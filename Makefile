@@ -1,6 +1,6 @@
 # make repro         the method on three datasets, from the data in the repository to figures/; JOBS=4: four stages at a time, not two
 # make test          the tests, in the same environment
-# make lab           JupyterLab, opened on notebooks/explore.ipynb
+# make lab           JupyterLab in this folder, opened on notebooks/explore.ipynb
 # make docs          the site: lessons and results as run, API reference; results/site/html
 # make convergence   how often training converges, over seeds
 # make benchmark     other programs, harder data, ablations (half a day on two cores); benchmark-quick: one dataset, within the hour
@@ -34,7 +34,7 @@ test: data
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 lab: data
-	PYTHONSTARTUP=$(CURDIR)/scripts/lab.py $(BIN)/jupyter lab notebooks/explore.ipynb
+	PYTHONSTARTUP=$(CURDIR)/scripts/lab.py $(BIN)/jupyter lab --ServerApp.root_dir=$(CURDIR) $(LAB_ARGS) notebooks/explore.ipynb
 
 docs: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) docs/dvc.yaml
@@ -45,14 +45,14 @@ convergence: data
 
 benchmark: data peers
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) benchmark/dvc.yaml
-	$(BIN)/python -m hetacumn.run notebooks/09_benchmark.ipynb -o results/benchmark/09_benchmark.ipynb
+	$(BIN)/python -m hetacumn.run notebooks/benchmark/2_tables.ipynb -o results/benchmark/2_tables.ipynb
 
 benchmark-quick: data peers
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) $(addprefix benchmark/dvc.yaml:,$(QUICK_OWN))
 	@# all at once: each is given so many seconds of a core, however long they take by the clock
 	$(BIN)/python scripts/repro.py --jobs 3 $(addprefix benchmark/dvc.yaml:,$(QUICK_PEERS))
-	$(BIN)/python -m hetacumn.run notebooks/04_evaluate.ipynb -p dataset $(QUICK) -p out results/benchmark/$(QUICK)/evaluation
-	$(BIN)/python -m hetacumn.run notebooks/09_benchmark.ipynb -o results/benchmark/09_benchmark.ipynb
+	$(BIN)/python -m hetacumn.run notebooks/pipeline/4_evaluate.ipynb -p dataset $(QUICK) -p out results/benchmark/$(QUICK)/evaluation
+	$(BIN)/python -m hetacumn.run notebooks/benchmark/2_tables.ipynb -o results/benchmark/2_tables.ipynb
 
 speed: $(STAMP)
 	TQDM_DISABLE=1 $(BIN)/python benchmark/speed/speed.py

@@ -4,7 +4,7 @@ Writes benchmark/gpu.csv: a row a dataset and method, with accuracy (of the part
 median rotation error, and seconds by the clock: of preparing the images, of the ab initio start, of training after it, of
 predicting all particles with files read and written. Datasets may run side by side: each leaves its rows in
 results/gpu/<dataset>/rows.csv, and the table is of all that are there; one whose rows are whole is not run again.
-figures/gpu.png shows the seconds beside those of a core of a CPU (figures/results.csv).
+figures/gpu.png shows the seconds beside those of a core of a CPU (figures/timings.csv).
 Usage, after `make data`: python benchmark/gpu.py [adk ribosome spliceosome large]
 """
 
@@ -131,7 +131,7 @@ def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
 
 
 def seconds_of(gpu: pd.DataFrame, cpu: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of the start and of training after it: of this table, and of the rows of figures/results.csv for its
+    """Seconds of the start and of training after it: of this table, and of the rows of figures/timings.csv for its
     datasets."""
     found = gpu[gpu["method"] == "hetacumn"]
     rows = [(row.dataset, row.device.partition(",")[0], row.start_seconds, row.train_seconds) for row in found.itertuples()]
@@ -165,7 +165,7 @@ def main() -> None:
 def draw(table: pd.DataFrame) -> None:
     """The figure of the table."""
     plots.style()
-    seconds = seconds_of(table, pd.read_csv(root() / "figures/results.csv"))
+    seconds = seconds_of(table, pd.read_csv(root() / "figures/timings.csv"))
     seconds["dataset"] = seconds["dataset"].replace({"large": "spliceosome,\n50,000 of 64 px"})
     stages = {"start": "ab initio start", "training": "training"}
     plots.save(plots.stage_bars(seconds, stages), root() / "figures/gpu.png")

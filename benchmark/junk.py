@@ -65,9 +65,10 @@ def main() -> None:
     of_each = np.concatenate([truth.classes.numpy(), np.full(OTHER, 4), np.full(NOISE, 5)])[order]
     kinds = {name: (of_each == k).nonzero()[0] for k, name in enumerate(names)}
     star, model, notebooks = str(out / "particles.star"), str(out / "model"), root() / "notebooks"
-    run_notebook(notebooks / "02_train.ipynb", {"particles": star, "classes": str(CLASSES), "share": "1.0", "out": model})
+    trained = {"particles": star, "classes": str(CLASSES), "share": "1.0", "out": model}
+    run_notebook(notebooks / "pipeline/2_train.ipynb", trained)
     refined = {"particles": star, "model": model, "grade": "refined", "out": str(out / "refined")}
-    run_notebook(notebooks / "03_predict.ipynb", refined)
+    run_notebook(notebooks / "pipeline/3_predict.ipynb", refined)
     found = Predictions.read(out / "refined")
     of_kinds(kinds, found).to_csv(Path(__file__).with_suffix(".csv"), index=False)
     plots.style()

@@ -1,6 +1,6 @@
 """Run a notebook from the command line, with parameters of one's own.
 
-    python -m hetacumn.run notebooks/02_train.ipynb -p particles my/particles.star -p out results/mine
+    python -m hetacumn.run notebooks/pipeline/2_train.ipynb -p particles my/particles.star -p out results/mine
 
 runs the notebook in the working directory and leaves the executed copy in its `out` folder, or where `-o`
 says. What the notebook prints appears by the line. Exit status: 0 done; 1 the notebook raised, and the

@@ -27,15 +27,16 @@ ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = {  # caption → notebook: its executed copy in results/
     "Lessons": {f"lessons/{name}": f"lessons/{name}" for name in
                 ("1_tour", "2_image_formation", "3_poses", "4_two_tasks", "5_how_right")},
-    "Results": {
-        "01_simulate": "adk/particles/01_simulate", "02_train": "adk/hetacumn/02_train",
-        "03_predict": "adk/hetacumn/03_predict", "04_evaluate": "adk/evaluation/04_evaluate", "05_figures": "05_figures",
-        "06_convergence": "convergence/06_convergence",
+    "Pipeline": {
+        "pipeline/1_simulate": "adk/particles/1_simulate", "pipeline/2_train": "adk/hetacumn/2_train",
+        "pipeline/3_predict": "adk/hetacumn/3_predict", "pipeline/4_evaluate": "adk/evaluation/4_evaluate",
+        "pipeline/5_figures": "5_figures",
     },
-    "Real data": {"00_download": "empiar-10180/00_download", "10_prepare": "real-twin/prepared/10_prepare",
-                  "07_real_data": "real-twin/07_real_data"},
-    "Other programs": {"08_peer": "benchmark/adk-snr100-3k/relion/08_peer", "09_benchmark": "benchmark/09_benchmark"},
-    "Looking around": {"explore": "explore", "11_compare": "compared/11_compare"},
+    "Real data": {"real/1_download": "empiar-10180/1_download", "real/2_prepare": "real-twin/prepared/2_prepare",
+                  "real/3_report": "real-twin/3_report", "real/4_compare": "compared/4_compare"},
+    "Benchmark": {"benchmark/1_program": "benchmark/adk-snr100-3k/relion/1_program",
+                  "benchmark/2_tables": "benchmark/2_tables", "benchmark/3_convergence": "convergence/3_convergence"},
+    "Exploration": {"explore": "explore"},
 }  # fmt: skip
 GUIDES = [f"docs/{name}" for name in ("own_particles", "benchmark", "published_data", "gpus_and_clusters", "speed")]
 NOT_RUN = "```{note}\nAs committed, without results: they were not made on the machine that built this site.\n```"

@@ -1,4 +1,4 @@
-"""What `make lab` lets each kernel begin with: notebooks name their files from the project's folder, wherever they lie."""
+"""Starts each kernel of `make lab` in the project's folder, from which notebooks name their files."""
 
 import os
 

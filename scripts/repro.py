@@ -27,10 +27,11 @@ SECONDS_BETWEEN_NEWS = 60
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage to run: its address, and the addresses of those that it needs."""
+    """A stage to run: its address, the addresses of the stages that it needs, and whether it runs though nothing changed."""
 
     name: str
     needs: frozenset[str]
+    always: bool = False
 
 
 def main(jobs: int, targets: list[str]) -> int:
@@ -42,8 +43,12 @@ def main(jobs: int, targets: list[str]) -> int:
     if not stages:
         print("Everything is up to date.")
         return 0
+    if all(stage.always for stage in stages):
+        names = ", ".join(stage.name for stage in stages)
+        print(f"Everything is up to date; {names} runs always, with its output in {LOGS}/", flush=True)
+    else:
+        print(f"{len(stages)} stages to run, {jobs} at a time; their output is in {LOGS}/", flush=True)
     LOGS.mkdir(parents=True, exist_ok=True)
-    print(f"{len(stages)} stages to run, {jobs} at a time; what they print is in {LOGS}/", flush=True)
     began = time.monotonic()
     failed, left = _run_all(stages, jobs, lock_files)
     for name in failed:
@@ -68,13 +73,14 @@ def out_of_date(targets: list[str]) -> list[Stage]:
                 if other.cmd and other.addressing not in seen:
                     seen[other.addressing] = other
                     wanted.append(other)
-        changed = set(repo.status(targets=list(seen)))
+        status = repo.status(targets=list(seen))
+        changed, unconditional = set(status), {name for name, reasons in status.items() if reasons == ["always changed"]}
         needs = {name: {other.addressing for other in graph.successors(stage)} & set(seen) for name, stage in seen.items()}
         grown = True
         while grown:
             more = {name for name in seen if needs[name] & changed} | changed
             grown, changed = len(more) > len(changed), more
-        return [Stage(name, frozenset(needs[name] & changed)) for name in seen if name in changed]
+        return [Stage(name, frozenset(needs[name] & changed), name in unconditional) for name in seen if name in changed]
 
 
 def _run_all(stages: list[Stage], jobs: int, lock_files: list[Path]) -> tuple[list[str], list[str]]:

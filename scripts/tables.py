@@ -16,8 +16,8 @@ from hetacumn.plots import DATASETS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-RESULTS, BENCHMARK, RATES, GPU = SOURCES = (
-    "figures/results.csv", "benchmark/results.csv", "benchmark/speed/results.csv", "benchmark/gpu.csv",
+RESULTS, TIMINGS, BENCHMARK, RATES, GPU = SOURCES = (
+    "figures/results.csv", "figures/timings.csv", "benchmark/results.csv", "benchmark/speed/results.csv", "benchmark/gpu.csv",
 )  # fmt: skip
 EXPLAINED = {
     "em": "`em`, K-class EM: ab initio start alone, exhaustive search",
@@ -71,7 +71,8 @@ def name(method: str) -> str:
 
 def results() -> str:
     """The main pipeline's methods on its three datasets."""
-    table, lines = pd.read_csv(ROOT / RESULTS), []
+    scores, timings, lines = pd.read_csv(ROOT / RESULTS), pd.read_csv(ROOT / TIMINGS), []
+    table = scores.merge(timings, on=["dataset", "method"], how="left")
     nyquist = {"adk": "6.4 Å", "ribosome": "24 Å", "spliceosome": "29 Å"}
     for dataset, found in table.groupby("dataset", sort=False):
         for at, row in enumerate(found.itertuples()):

@@ -1,4 +1,4 @@
-"""The exploration in a real JupyterLab in a headless Chromium: it opens, runs, and what one does changes what one sees.
+"""The exploration in a real JupyterLab in a headless Chromium: it opens in the project, runs, and follows a user's actions.
 
 Screenshots stay in the folder named by HETACUMN_SCREENSHOTS, if it is set.
 """
@@ -6,14 +6,18 @@ Screenshots stay in the folder named by HETACUMN_SCREENSHOTS, if it is set.
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jupyter_client import BlockingKernelClient
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -27,30 +31,72 @@ pytestmark = [
 ]
 
 
+@dataclass(frozen=True)
+class Lab:
+    """A running JupyterLab: its address, the project's folder, and the folder of its connection files."""
+
+    url: str
+    project: Path
+    runtime: Path
+
+    def listed(self, path: str) -> set[str]:
+        """Names that the file browser shows in a folder."""
+        with urllib.request.urlopen(f"{self.url}api/contents/{path}") as answer:
+            return {entry["name"] for entry in json.load(answer)["content"]}
+
+
 @pytest.fixture(scope="module")
 def lab(folder, tmp_path_factory):  # noqa: F811
-    """The address of a JupyterLab on 127.0.0.1, with the notebook set to the toy run."""
-    here = tmp_path_factory.mktemp("lab")
+    """The JupyterLab that ``make lab`` opens, on 127.0.0.1, in a project whose results/ holds the toy run."""
+    project, own = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("jupyter")
+    for name in ("notebooks", "scripts", "results"):
+        (project / name).mkdir()
+    shutil.copy(REPO / "scripts/lab.py", project / "scripts/lab.py")
+    (project / "results/toy").symlink_to(folder, target_is_directory=True)
     notebook = json.loads((REPO / "notebooks/explore.ipynb").read_text())
     for cell in notebook["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
-            from_the_project = os.path.relpath(folder, REPO)
-            cell["source"] = [f"folder, prepared, truth = {from_the_project!r}, '', ''"]
-    (here / "explore.ipynb").write_text(json.dumps(notebook))
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root",
-               "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={here}"]  # fmt: skip
-    environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(here / "runtime"), "JUPYTER_CONFIG_DIR": str(here / "config"),
-                   "JUPYTERLAB_SETTINGS_DIR": str(here / "settings"), "PYTHONPATH": str(REPO),
-                   "PYTHONSTARTUP": str(REPO / "scripts/lab.py")}  # fmt: skip
-    server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+            cell["source"] = ["folder, prepared, truth = 'results/toy', '', ''"]
+    (project / "notebooks/explore.ipynb").write_text(json.dumps(notebook))
+    options = ("--no-browser --ip=127.0.0.1 --port=0 --allow-root --IdentityProvider.token= "
+               "--ServerApp.disable_check_xsrf=True --LabApp.expose_app_in_browser=True")  # fmt: skip
+    command = ["make", "-C", str(project), "-f", str(REPO / "Makefile"), "-o", "data", "lab",
+               f"BIN={Path(sys.executable).parent}", f"LAB_ARGS={options}"]  # fmt: skip
+    environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(own / "runtime"), "JUPYTER_CONFIG_DIR": str(own / "config"),
+                   "JUPYTERLAB_SETTINGS_DIR": str(own / "settings")}  # fmt: skip
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              start_new_session=True)  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
-        while not (found := list((here / "runtime").glob("jpserver-*.json"))) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 120
+        while not (found := list((own / "runtime").glob("jpserver-*.json"))) and time.monotonic() < deadline:
             time.sleep(0.2)
-        yield json.loads(found[0].read_text())["url"]
+        yield Lab(json.loads(found[0].read_text())["url"], project, own / "runtime")
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
+
+
+def test_the_file_browser_shows_the_project_with_its_results(lab):
+    assert {"notebooks", "results"} <= lab.listed("")
+    assert {"predictions.star", "latents.csv", "volumes"} <= lab.listed("results/toy")
+    assert "explore.ipynb" in lab.listed("notebooks")
+
+
+def test_a_kernel_of_a_notebook_starts_in_the_folder_of_the_project(lab):
+    session = {"path": "notebooks/explore.ipynb", "type": "notebook", "name": "", "kernel": {"name": "python3"}}
+    with urllib.request.urlopen(f"{lab.url}api/sessions", json.dumps(session).encode()) as answer:
+        started = json.load(answer)
+    client = BlockingKernelClient(connection_file=str(lab.runtime / f"kernel-{started['kernel']['id']}.json"))
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        client.wait_for_ready(60)
+        reply = client.execute_interactive("", user_expressions={"here": "__import__('os').getcwd()"}, timeout=60)
+        here = reply["content"]["user_expressions"]["here"]["data"]["text/plain"]
+    finally:
+        client.stop_channels()
+        urllib.request.urlopen(urllib.request.Request(f"{lab.url}api/sessions/{started['id']}", method="DELETE"))
+    assert Path(here.strip("'")) == lab.project
 
 
 def screenshot(browser, name: str) -> np.ndarray:
@@ -71,7 +117,7 @@ def part(picture: np.ndarray, element) -> np.ndarray:
 
 def test_one_opens_it_selects_and_moves_the_slider(lab, browser):
     wait = WebDriverWait(browser, 120)
-    browser.get(f"{lab}lab/tree/explore.ipynb")
+    browser.get(f"{lab.url}lab/tree/notebooks/explore.ipynb")
     wait.until(lambda b: b.execute_script("return !!(window.jupyterapp && document.querySelector('.jp-Notebook'))"))
     wait.until(lambda b: b.execute_script("return !!window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel"))
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")

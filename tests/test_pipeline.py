@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`"),
 ]
 
+TIMINGS = ["train_seconds", "predict_particles_per_second", "peak_memory_mb", "device"]
 QUICK = kills.QUICK | {"alone_steps": 60, "joint_epochs": 1.0, "batch": 50, "checkpoint_seconds": 60.0}
 
 
@@ -59,17 +60,17 @@ def done(project) -> Path:
     """The folder ``results/adk`` after all stages but the figures."""
     results = "results/adk"
     for notebook, *arguments in (
-        ("01_simulate", "dataset", "adk", "out", f"{results}/particles"),
-        ("02_train", "dataset", "adk", "method", "em", "out", f"{results}/em"),
-        ("03_predict", "dataset", "adk", "grade", "searched", "out", f"{results}/em"),
-        ("02_train", "dataset", "adk", "start", f"{results}/em", "out", f"{results}/hetacumn"),
-        ("03_predict", "dataset", "adk", "out", f"{results}/hetacumn"),
+        ("pipeline/1_simulate", "dataset", "adk", "out", f"{results}/particles"),
+        ("pipeline/2_train", "dataset", "adk", "method", "em", "out", f"{results}/em"),
+        ("pipeline/3_predict", "dataset", "adk", "grade", "searched", "out", f"{results}/em"),
+        ("pipeline/2_train", "dataset", "adk", "start", f"{results}/em", "out", f"{results}/hetacumn"),
+        ("pipeline/3_predict", "dataset", "adk", "out", f"{results}/hetacumn"),
         *(
-            ("03_predict", "dataset", "adk", "grade", grade)
+            ("pipeline/3_predict", "dataset", "adk", "grade", grade)
             + ("model", f"{results}/hetacumn", "out", f"{results}/hetacumn-{grade}")
             for grade in ("encoder", "refined")
         ),
-        ("04_evaluate", "dataset", "adk", "out", f"{results}/evaluation"),
+        ("pipeline/4_evaluate", "dataset", "adk", "out", f"{results}/evaluation"),
     ):
         ran = run(project, notebook, *arguments)
         assert ran.returncode == 0, (notebook, arguments, ran.stderr[-3000:])
@@ -84,27 +85,27 @@ def test_simulation_leaves_a_stack_and_its_truth(done):
         "truth_class1.mrc",
         "truth_class2.mrc",
         "config.json",
-        "01_simulate.ipynb",
+        "1_simulate.ipynb",
     }
     assert {path.name for path in (done / "particles").iterdir()} == names
 
 
 def test_a_method_of_ones_own_is_scored_too_and_another_dataset_is_refused(project, done):
     shutil.copytree(done / "em", done / "mine")
-    ran = run(project, "04_evaluate", "dataset", "adk", "out", "results/adk/again")
+    ran = run(project, "pipeline/4_evaluate", "dataset", "adk", "out", "results/adk/again")
     shutil.rmtree(done / "mine")
     assert ran.returncode == 0, ran.stderr[-3000:]
     scores = pd.read_csv(done / "again/scores.csv").set_index("method")
     assert scores.index[-1] == "mine" and scores.loc["mine", "accuracy"] == scores.loc["em", "accuracy"]
-    ran = run(project, "04_evaluate", "dataset", "ribosome", "out", "results/adk/again")
+    ran = run(project, "pipeline/4_evaluate", "dataset", "ribosome", "out", "results/adk/again")
     assert ran.returncode == 2 and "config.json: of adk; expected ribosome" in ran.stderr
 
 
 @pytest.mark.parametrize(
     "method, own",
     [
-        ("em", {"start.safetensors", "02_train.ipynb", "train_rows.npy", "config.json"}),
-        ("hetacumn", {"model.safetensors", "history.csv", "02_train.ipynb", "train_rows.npy", "config.json"}),
+        ("em", {"start.safetensors", "2_train.ipynb", "train_rows.npy", "config.json"}),
+        ("hetacumn", {"model.safetensors", "history.csv", "2_train.ipynb", "train_rows.npy", "config.json"}),
         ("hetacumn-encoder", set()),
         ("hetacumn-refined", set()),
     ],
@@ -112,7 +113,7 @@ def test_a_method_of_ones_own_is_scored_too_and_another_dataset_is_refused(proje
 def test_every_method_leaves_the_files_of_the_contract(done, method, own):
     folder = done / method
     names = {path.name for path in folder.iterdir()}
-    assert names == own | {"predictions.star", "latents.csv", "run.json", "volumes", "03_predict.ipynb"}
+    assert names == own | {"predictions.star", "latents.csv", "run.json", "volumes", "3_predict.ipynb"}
     volumes = {path.name for path in (folder / "volumes").iterdir()}
     basis = {f"basis_{i}.mrc" for i in (1, 2, 3)}  # a mean and two components
     assert volumes == {"class_1.mrc", "class_2.mrc"} | basis | {f"path_{i}.mrc" for i in range(1, 11)}
@@ -137,7 +138,7 @@ def test_evaluation_scores_every_method_beside_the_bound(done):
         "confusion.json",
         "rotation_errors.npz",
         "aligned_volumes.npz",
-        "04_evaluate.ipynb",
+        "4_evaluate.ipynb",
     }
     scores = pd.read_csv(folder / "scores.csv")
     assert scores["method"].tolist() == ["em", "hetacumn-encoder", "hetacumn", "hetacumn-refined"]
@@ -164,7 +165,7 @@ def test_evaluation_scores_every_method_beside_the_bound(done):
 
 
 def test_figures_and_their_table(done, project):
-    ran = run(project, "05_figures", "datasets", '["adk"]', "-o", "results/05_figures.ipynb")
+    ran = run(project, "pipeline/5_figures", "datasets", '["adk"]', "-o", "results/5_figures.ipynb")
     assert ran.returncode == 0, ran.stderr[-3000:]
     figures = {path.name for path in (project / "figures").iterdir()}
     names = [
@@ -192,12 +193,24 @@ def test_figures_and_their_table(done, project):
         "rotation_error_deg",
         "rotation_bound_deg",
         "resolution_A",
-        "train_seconds",
-        "predict_particles_per_second",
-        "peak_memory_mb",
-        "device",
     ]
     assert table.notna().all(axis=None)
+
+
+def test_timings_have_a_table_of_their_own(done, project):
+    command = [sys.executable, "-m", "hetacumn.timings", "results", "figures/timings.csv"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    ran = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stdout == "figures/timings.csv: timings of 4 runs\n", ran.stderr
+    table = pd.read_csv(project / "figures/timings.csv").set_index("method")
+    assert table.columns.tolist() == ["dataset", *TIMINGS] and table.notna().all(axis=None)
+    scores = pd.read_csv(done / "evaluation/scores.csv")
+    assert set(table.index) == set(scores["method"])
+    for method in table.index:
+        run = json.loads((done / method / "run.json").read_text())
+        assert table.loc[method, TIMINGS].tolist() == [run[name] for name in TIMINGS]
+    ran = subprocess.run([*command[:3], "absent", "timings.csv"], cwd=project, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stderr.startswith("error: absent: no run.json") and ran.stderr.count("\n") == 1
 
 
 def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project):
@@ -207,7 +220,7 @@ def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project
     }  # fmt: skip
     (project / "benchmark.yaml").write_text(yaml.safe_dump(settings))
     common = ("overrides", "benchmark.yaml")
-    ran = run(project, "08_peer", *common, "dataset", "adk", "peer", "cryodrgn2", "out", "results/adk/cryodrgn2",
+    ran = run(project, "benchmark/1_program", *common, "dataset", "adk", "peer", "cryodrgn2", "out", "results/adk/cryodrgn2",
               "particles", "results/adk/particles/particles.star")
     assert ran.returncode == 0 and "cryodrgn2 gave no answer" in ran.stdout, ran.stderr[-3000:]
     ablated = project / "results/benchmark/ablation/adk/ablation-none/0"
@@ -218,8 +231,8 @@ def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project
     before = {"dataset": "elsewhere", "snr": 1.0, "particles": 120, "method": "hetacumn", "seed": 0, "trained_share": 0.7}
     stale = before | {"dataset": "adk", "accuracy": 0.123}
     pd.DataFrame([before | {"accuracy": 0.9}, stale]).to_csv(project / "benchmark.csv", index=False)
-    ran = run(project, "09_benchmark", *common, "table_path", "benchmark.csv", "out", "benchmark_figures",
-              "-o", "results/09_benchmark.ipynb")
+    ran = run(project, "benchmark/2_tables", *common, "table_path", "benchmark.csv", "out", "benchmark_figures",
+              "-o", "results/2_tables.ipynb")
     assert ran.returncode == 0, ran.stderr[-3000:]
     table = pd.read_csv(project / "benchmark.csv")
     missing = table[table["method"] == "cryodrgn2"].iloc[0]
@@ -248,7 +261,7 @@ def test_two_answers_are_compared_by_what_both_know(done, project):
     one, other = (part / "volumes" / f"class_{k}.mrc" for k in (1, 2))
     one.rename(part / "kept"), other.rename(one), (part / "kept").rename(other)
     folders = ("first", "results/adk/hetacumn", "second", "results/part", "out", "results/compared")
-    ran = run(project, "11_compare", *folders)
+    ran = run(project, "real/4_compare", *folders)
     assert ran.returncode == 0, ran.stderr[-3000:]
     agreement = json.loads((project / "results/compared/agreement.json").read_text())
     assert agreement["particles"] == len(rows) and agreement["classes"] == 1 and agreement["poses_deg"] < 0.1
@@ -259,7 +272,7 @@ def test_two_answers_are_compared_by_what_both_know(done, project):
     star.write_table(part / "predictions.star", other, table.optics)
     latents.iloc[rows].assign(**{"class": other["rlnClassNumber"].to_numpy(), "particle": other["rlnImageName"].to_numpy()}
                               ).to_csv(part / "latents.csv", index=False)
-    ran = run(project, "11_compare", *folders)
+    ran = run(project, "real/4_compare", *folders)
     assert ran.returncode == 2 and "no particle of results/adk/hetacumn" in ran.stderr
 
 
@@ -267,7 +280,7 @@ def test_two_answers_are_compared_by_what_both_know(done, project):
     "arguments, message",
     [
         (("method", "em", "particles", "absent/particles.star", "out", "out"), "absent/particles.star"),
-        (("dataset", "adk", "sed", 3, "out", "out"), "02_train.ipynb has no parameter sed; it knows dataset"),
+        (("dataset", "adk", "sed", 3, "out", "out"), "2_train.ipynb has no parameter sed; it knows dataset"),
         (("dataset", "adk", "method", "em", "classes", 500, "out", "out"), "500 classes of 84 particles"),
         (("dataset", "adk", "method", "best", "out", "out"), "best"),
     ],
@@ -275,7 +288,7 @@ def test_two_answers_are_compared_by_what_both_know(done, project):
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(done, project, tmp_path, arguments, message):
     arguments = [str(tmp_path) if word == "out" and i % 2 else word for i, word in enumerate(arguments)]
-    ran = run(project, "02_train", *arguments)
+    ran = run(project, "pipeline/2_train", *arguments)
     assert ran.returncode == 2, ran.stderr[-2000:]
     last = ran.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and message in last and "Traceback" not in ran.stderr

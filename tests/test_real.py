@@ -42,14 +42,14 @@ def done(project, archive):
     out = "results/empiar-10076"
     stack = ("particles", f"{out}/particles/particles.star")
     for notebook, *arguments in (
-        ("00_download", "entry", 10076, "count", 100, "base_url", server.url, "out", f"{out}/particles"),
-        ("10_prepare", *stack, "out", f"{out}/prepared"),
-        ("02_train", *stack, "prepared", f"{out}/prepared", "classes", 2, "out", f"{out}/hetacumn"),
+        ("real/1_download", "entry", 10076, "count", 100, "base_url", server.url, "out", f"{out}/particles"),
+        ("real/2_prepare", *stack, "out", f"{out}/prepared"),
+        ("pipeline/2_train", *stack, "prepared", f"{out}/prepared", "classes", 2, "out", f"{out}/hetacumn"),
         (
-            *("03_predict", *stack, "prepared", f"{out}/prepared", "grade", "refined"),
+            *("pipeline/3_predict", *stack, "prepared", f"{out}/prepared", "grade", "refined"),
             *("model", f"{out}/hetacumn", "out", f"{out}/refined"),
         ),
-        ("07_real_data", "name", "empiar-10076", "-o", f"{out}/07_real_data.ipynb"),
+        ("real/3_report", "name", "empiar-10076", "-o", f"{out}/3_report.ipynb"),
     ):
         ran = run(project, notebook, *arguments)
         assert ran.returncode == 0, (notebook, ran.stderr[-3000:])
@@ -77,6 +77,6 @@ def test_the_script_opens_volumes_that_are_there(done):
 
 
 def test_an_entry_of_unknown_layout_is_refused(project):
-    ran = run(project, "00_download", "entry", 99999, "out", "results/none")
+    ran = run(project, "real/1_download", "entry", 99999, "out", "results/none")
     assert ran.returncode == 2
     assert "entry 99999; expected one of 10180, 10076, 10028" in ran.stderr.strip().splitlines()[-1]

@@ -15,7 +15,7 @@ from dvc.repo import Repo
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path for folder in ("notebooks", "real", "benchmark")
                    for path in ROOT.glob(f"{folder}/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-STAGE_NOTEBOOKS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
+STAGE_NOTEBOOKS = [path for path in NOTEBOOKS if path.parent.name in ("pipeline", "real", "benchmark")]
 PIPELINES = sorted(path for depth in ("", "*/", "*/*/") for path in ROOT.glob(f"{depth}dvc.yaml"))
 FIGURES = sorted(path for path in ROOT.glob("figures/**/*") if path.is_file())
 
@@ -102,13 +102,14 @@ def code_of(stage: dict) -> set[str]:
 
 def same_work(command: str) -> list[str]:
     """The stages of the main pipeline that do what a command does."""
-    notebook = re.search(r"notebooks/(\d\d)_", command)
+    notebook = re.search(r"notebooks/pipeline/(\w+)\.ipynb", command)
     if notebook is None:
         return []
     grade = re.search(r"-p grade (\w+)", command)
     training = ["em"] if "-p method em" in command else ["train"] if "-p start " in command else ["em", "train"]
     prediction = ["predict"] if grade is None else ["search"] if grade[1] == "searched" else ["grade"]
-    return {"01": ["simulate"], "02": training, "03": prediction, "04": ["evaluate"]}.get(notebook[1], [])
+    work = {"1_simulate": ["simulate"], "2_train": training, "3_predict": prediction, "4_evaluate": ["evaluate"]}
+    return work[notebook[1]]
 
 
 @pytest.mark.parametrize("pipeline", [path for path in PIPELINES if path.parent != ROOT], ids=name_of)

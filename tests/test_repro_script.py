@@ -33,6 +33,12 @@ stages:
     deps: [out/predicted-a, out/predicted-b]
     outs: [figure]
 """
+TIMINGS = """
+  timings:
+    cmd: cat ran > timings && echo timed >> times
+    always_changed: true
+    deps: [out/predicted-a]
+"""
 MORE = """
 stages:
   longer:
@@ -64,6 +70,21 @@ def test_everything_is_made_once(project):
     assert sorted((project / "ran").read_text().split()) == ["ran-a", "ran-b", "ran-c"]
     again = run()
     assert again.returncode == 0 and "Everything is up to date." in again.stdout
+    assert len((project / "ran").read_text().split()) == 3
+
+
+def test_a_stage_that_always_runs_does_so_after_its_inputs_and_alone_where_nothing_changed(project):
+    (project / "dvc.yaml").write_text(STAGES + TIMINGS)
+    first = run()
+    assert first.returncode == 0 and first.stdout.startswith("9 stages to run"), first.stdout + first.stderr
+    assert first.stdout.index("predict@a: done") < first.stdout.index("timings: begins")
+    (project / "timings").unlink()
+    lock = (project / "dvc.lock").read_bytes()
+    again = run()
+    assert again.returncode == 0 and again.stdout.startswith("Everything is up to date; timings runs always"), again.stdout
+    assert [line for line in again.stdout.splitlines() if "begins" in line] == ["timings: begins"]
+    assert (project / "timings").exists() and (project / "times").read_text().split() == ["timed", "timed"]
+    assert (project / "dvc.lock").read_bytes() == lock
     assert len((project / "ran").read_text().split()) == 3
 
 

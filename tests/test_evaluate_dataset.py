@@ -1,0 +1,52 @@
+"""Scores and bounds of one dataset: which dataset, which methods, which particles, in which units."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hetacumn import evaluate_dataset
+from hetacumn.bound import Bound
+from hetacumn.errors import HetacumnError
+from hetacumn.evaluate_dataset import SimulatedDataset, bound_dataset, find_methods, scale_to_images
+from hetacumn.fourier import crop_volumes
+from hetacumn.project import write_json
+from hetacumn.simulate import Truth
+
+
+@pytest.mark.parametrize("first, asked", [(1.0, [1500]), (0.99, [1500, 10_000])])
+def test_the_bound_takes_more_particles_only_where_the_first_are_not_all_right(monkeypatch, first, asked):
+    counts = []
+
+    def bound_rows(dataset, box, rows):
+        counts.append(len(rows))
+        return Bound(1.0, first, 1.0)
+
+    monkeypatch.setattr(evaluate_dataset, "_bound_rows", bound_rows)
+    n = 20_000
+    truth = Truth(torch.zeros(n, 3, 3), torch.zeros(n, 2), torch.zeros(n), torch.zeros(n), torch.zeros(0), 1.0, 1.0)
+    bound_dataset(SimulatedDataset("adk", Path("adk"), truth, torch.zeros(2, 64, 64, 64), 1.0), 32)
+    assert counts == asked
+
+
+def test_scaled_volumes_keep_the_signal_of_a_projection_over_the_noise(generator):
+    """Half the box has pixels of four times the area."""
+    volumes = crop_volumes(torch.randn(2, 32, 32, 32, generator=generator, device=generator.device), 16)
+    fine = scale_to_images(volumes, 16, 1.0)
+    torch.testing.assert_close(fine, volumes)
+    coarse = scale_to_images(volumes, 8, 0.5)
+    torch.testing.assert_close(coarse, crop_volumes(volumes, 8) * 4 / 0.5)
+
+
+def test_the_folder_of_another_dataset_is_refused(tmp_path):
+    write_json(tmp_path / "particles/config.json", {"dataset": "ribosome"})
+    with pytest.raises(HetacumnError, match="config.json: of ribosome; expected adk"):
+        SimulatedDataset.read(tmp_path, "adk")
+
+
+def test_a_folder_without_predictions_is_refused(tmp_path):
+    with pytest.raises(HetacumnError, match="no predictions; expected"):
+        find_methods(tmp_path)
+    (tmp_path / "em").mkdir()
+    (tmp_path / "em/predictions.star").write_text("")
+    assert find_methods(tmp_path) == {"em"}

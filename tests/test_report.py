@@ -1,0 +1,115 @@
+"""The report of a run whose predictions are the truth: half maps, paths and files, and the scores beside the truth."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hetacumn.finished import Finished
+
+from hetacumn.fourier import crop_volumes
+from hetacumn.mrc import read_mrc, write_volumes
+from hetacumn.predictions import Predictions
+from hetacumn.prepared import prepare
+from hetacumn.preprocess import Preprocessing
+from hetacumn.project import write_json
+from hetacumn.report import (
+    Report,
+    ReportPaths,
+    compare_with_truth,
+    describe_resolutions,
+    make_report,
+    write_report,
+    write_truth_scores,
+)
+from hetacumn.simulate import Simulation, Truth, simulate
+
+REPO = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
+N, BOX = 200, 24
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory) -> Path:
+    """The folder of simulated particles of a molecule that closes continuously, in two parts."""
+    folder = tmp_path_factory.mktemp("particles")
+    molecule = {"structure": "adk", "continuous": True, "motion_classes": 2}
+    settings = Simulation.from_params({**molecule, "particles": N, "box": 64, "pixel_A": 1.6, "snr": 2.0})
+    simulate(settings, folder, 0, REPO / "data", progress=False)
+    write_json(folder / "config.json", {"simulation": asdict(settings)})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(truth, tmp_path_factory) -> Report:
+    """The report of a run that predicts the truth, its first latent the coordinate of the motion, negative."""
+    out = tmp_path_factory.mktemp("run")
+    known = Truth.read(truth / "truth.npz")
+    stack = prepare(truth / "particles.star", out / "prepared", Preprocessing(box=BOX), progress=False)
+    other_axis = 0.01 * torch.randn(N, 1, generator=torch.Generator().manual_seed(0))
+    latents = torch.cat([-known.coordinate.reshape(N, 1), other_axis], 1)
+    Predictions(stack.names, known.rotations, known.shifts_A, known.classes, latents).write(out, stack.source)
+    one, other = (crop_volumes(read_mrc(truth / f"truth_class{k}.mrc")[0], BOX) for k in (1, 2))
+    write_volumes(out / "volumes", torch.stack([(one + other) / 2, one - other, 0 * one]), "basis_", stack.pixel_A)
+    write_volumes(out / "volumes", torch.stack([one, other]), "class_", stack.pixel_A)
+    facts = {"train_seconds": 3.0, "predict_particles_per_second": 50, "peak_memory_mb": 7}
+    write_json(out / "run.json", {"prepared": str(stack.folder), **facts})
+    return make_report(Finished.open(out))
+
+
+def test_halves_of_all_particles_and_of_each_class_agree(report):
+    assert list(report.half_maps) == list(report.curves) == ["all", "class 1", "class 2"]
+    assert all(curve[1] > 0.9 for curve in report.curves.values())
+    assert report.resolutions_A()["all"] <= report.resolutions_A()["class 1"] + 1
+
+
+def test_a_resolution_at_nyquist_asks_for_a_larger_box(report):
+    words, values = describe_resolutions(report), report.resolutions_A()
+    for group, value in values.items():
+        assert words[group].startswith(f"{value:.1f} Å")
+        assert ("larger stack.box" in words[group]) == (value <= 2 * report.run.voxel_A)
+
+
+def test_drawn_particles_look_like_the_particles(report):
+    drawn, seen = report.draw_particles(4)
+    assert drawn.shape == seen.shape == (4, BOX, BOX)
+    for one, other in zip(drawn, seen, strict=True):
+        assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] > 0.4
+
+
+def test_a_report_replaces_the_files_of_an_earlier_one(report):
+    folder = report.run.folder
+    for stale in ("halves/class_9_half1.mrc", "paths/motion_9_01.mrc", "motion_9.cxc"):
+        (folder / stale).parent.mkdir(exist_ok=True)
+        (folder / stale).write_text("")
+    write_report(report)
+    groups = {f"{group}{half}.mrc" for group in ("all", "class_1", "class_2") for half in ("", "_half1", "_half2")}
+    assert {path.name for path in folder.glob("halves/*")} == groups
+    motions = range(1, len(report.paths) + 1)
+    assert {path.name for path in folder.glob("motion_*")} == {f"motion_{i}.cxc" for i in motions}
+    assert {path.name for path in folder.glob("paths/*")} == {f"motion_{i}_{k:02d}.mrc" for i in motions for k in range(1, 11)}
+    mean = (read_mrc(folder / "halves/all_half1.mrc")[0] + read_mrc(folder / "halves/all_half2.mrc")[0]) / 2
+    torch.testing.assert_close(read_mrc(folder / "halves/all.mrc")[0], mean)
+    assert pd.read_csv(folder / "fsc.csv")["class 2"].tolist() == pytest.approx(report.curves["class 2"].tolist(), rel=1e-5)
+
+
+def test_predictions_that_are_the_truth_score_best(report, truth, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    comparison = compare_with_truth(report, truth, report.run.folder)
+    assert comparison.names == ("adk",) and comparison.correlations[0] > 0.97
+    assert comparison.found.shape == comparison.true.shape == (N, 1)
+    scores = comparison.scores
+    assert scores["spearman_adk"] == comparison.correlations[0]
+    assert scores["rotation_error_deg"] < 0.1 < scores["rotation_bound_deg"] < 10
+    assert scores["seconds"] == 3.0 + N / 50 and scores["peak_memory_mb"] == 7
+    write_truth_scores(tmp_path / "a-twin", comparison)
+    written = pd.read_csv(tmp_path / "a_twin.csv").set_index("quantity")["value"]
+    assert written.to_dict() == pytest.approx(scores, rel=1e-3)
+
+
+def test_folders_of_a_report():
+    folder, default = Path("results/real-twin"), ReportPaths.of_dataset("real-twin")
+    assert default == ReportPaths(folder / "refined", folder / "hetacumn", Path("figures/real-twin"))
+    own = ReportPaths.of_dataset("empiar-10180", "mine", "mine/figures")
+    assert (own.predictions, own.out) == (Path("mine"), Path("mine/figures"))
