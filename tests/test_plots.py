@@ -1,8 +1,16 @@
-"""Every figure draws, is small, and is the same bytes twice."""
+"""A figure shows the numbers that it was given, is small, is the same bytes twice, and leaves matplotlib alone."""
 
+import subprocess
+import sys
+
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from jaxtyping import TypeCheckError
+from matplotlib import pyplot
+from matplotlib.collections import PathCollection
 from matplotlib.text import Text
 
 from hetacumn import plots
@@ -84,7 +92,8 @@ def made(blobs):
     "particle_gallery", "confusion_matrix", "accuracy_bars", "accuracy_lines", "accuracy_against_time", "ablation_bars",
     "stage_bars", "latent_scatter", "pose_error_histogram",
     "volume_surfaces", "fsc_curves", "training_curves", "latent_density", "view_distribution", "map_fsc",
-    "defocus_histogram", "path_surfaces", "noise_spectrum", "motion_scatter", "pictures", "curves",
+    "defocus_histogram", "path_surfaces", "noise_spectrum", "motion_scatter", "pictures", "curves", "scaling",
+    "log_ratio_histogram",
 ])
 def test_a_figure_is_the_same_bytes_twice_and_fit_for_git(name, made, tmp_path):
     plots.style()
@@ -94,6 +103,122 @@ def test_a_figure_is_the_same_bytes_twice_and_fit_for_git(name, made, tmp_path):
     assert first == second
     assert 2_000 < len(first) < 300_000
     assert b"Software" not in first
+
+
+def settings():
+    """The settings of matplotlib but the backend, which matplotlib chooses when the setting is read."""
+    return {name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}
+
+
+def test_the_import_of_plots_changes_no_setting_of_matplotlib_and_opens_no_figure():
+    code = (
+        "import matplotlib; settings = lambda: {n: matplotlib.rcParams[n] for n in matplotlib.rcParams if n != 'backend'}; "
+        "before = settings(); import hetacumn.plots; from matplotlib import pyplot; "
+        "assert settings() == before; assert not pyplot.get_fignums()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", [
+    "confusion_matrix", "accuracy_bars", "ablation_bars", "pose_error_histogram", "log_ratio_histogram", "defocus_histogram",
+])
+def test_a_figure_by_seaborn_changes_no_setting_of_matplotlib_and_opens_no_figure(name, made, tmp_path):
+    plots.style()
+    before = settings()
+    plots.save(getattr(plots, name)(*made[name]), tmp_path / "figure.png")
+    assert settings() == before
+    assert not pyplot.get_fignums()
+
+
+def test_a_wrong_shape_is_refused(made):
+    z, path = made["latent_density"]
+    wrong = {
+        "latent_density": (z, path[:, :3]),
+        "view_distribution": (np.zeros(5), np.zeros(6)),
+        "defocus_histogram": (np.ones(5), np.ones(6)),
+        "confusion_matrix": ({"adk": {"em": np.ones((2, 3), dtype=int)}},),
+        "latent_scatter": ({"adk": z[:, 0]}, {"adk": np.zeros(len(z), dtype=int)}),
+        "volume_surfaces": (made["volume_surfaces"][0][0], {}),
+        "pictures": (np.zeros((8, 8)), ["one"]),
+        "curves": (np.arange(5), {"one": np.arange(6)}, "x", "y"),
+    }
+    for name, arguments in wrong.items():
+        with pytest.raises(TypeCheckError):
+            getattr(plots, name)(*arguments)
+
+
+def test_a_bar_of_accuracy_is_the_mean_over_seeds_in_the_style_of_its_method(made):
+    table = pd.concat([made["accuracy_bars"][0].assign(accuracy=a, accuracy_unseen=a - 0.1) for a in (0.8, 0.9)])
+    axis = plots.accuracy_bars(table).axes[0]
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([0.85] * len(METHODS))
+    assert [bar.get_hatch() or "" for bar in axis.patches] == [plots.METHODS[m].hatch for m in METHODS]
+    assert [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in axis.patches] == [
+        plots.METHODS[m].colour for m in METHODS
+    ]
+    assert [text.get_text() for text in axis.get_yticklabels()] == [plots.METHODS[m].label for m in METHODS]
+    assert axis.get_lines()[0].get_xdata() == pytest.approx([0.75] * len(METHODS))
+
+
+def test_a_bar_of_the_ablation_is_a_mean_and_its_points_are_the_seeds(made):
+    table, names, quantities = made["ablation_bars"]
+    axis = plots.ablation_bars(table, names, quantities).axes[0]
+    rows = table[table["dataset"] == DATASETS[0]]
+    for place, method in enumerate(names):
+        values = rows.loc[rows["method"] == method, "accuracy"]
+        assert axis.patches[place].get_width() == pytest.approx(values.mean())
+        assert sorted(axis.collections[place].get_offsets()[:, 0]) == pytest.approx(sorted(values))
+
+
+def test_confusion_is_in_per_cent_of_the_true_class():
+    counts = [[30, 10], [0, 0]]
+    axis = plots.confusion_matrix({"adk": {"em": counts}}).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["75", "25", "0", "0"]
+    assert axis.get_ylim() == (2, 0)
+
+
+def test_the_area_of_every_histogram_of_pose_errors_is_all_particles_also_beyond_the_axis():
+    random = np.random.default_rng(0)
+    errors = {"hetacumn": np.concatenate([random.lognormal(0, 1, 500), np.zeros(20)]), "em": random.uniform(170, 190, 60)}
+    axis = plots.pose_error_histogram({"adk": errors}, {"adk": 1.0}).axes[0]
+    edges = np.geomspace(0.1, 180, 46)
+    for method, area in zip(plots.in_order(set(errors)), axis.collections, strict=True):
+        x, y = area.get_paths()[0].vertices.T
+        heights = [y[np.isclose(x, low) & (y > 0)] for low in edges[:-1]]
+        expected = np.histogram(errors[method].clip(0.1, 180), edges)[0] / len(errors[method])
+        found = [next((h for h in row if np.isclose(h, want)), 0.0) for row, want in zip(heights, expected, strict=True)]
+        assert found == pytest.approx(expected)
+        assert sum(found) == pytest.approx(1)
+
+
+def test_log_ratios_are_stacked_from_the_last_group_to_the_first(made):
+    groups = {"one": np.full(30, 100.0), "two": np.full(20, 100.0), "none": np.zeros(10)}
+    axis = plots.log_ratio_histogram(groups).axes[0]
+    tops = {area.get_label(): area.get_paths()[0].vertices[:, 1].max() for area in axis.collections}
+    assert tops == {"one": 50, "two": 20, "none": 10}
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["one", "two", "none"]
+
+
+def test_equal_fsc_curves_are_marked_at_different_shells(made):
+    table = made["fsc_curves"][0]
+    axis = plots.fsc_curves(table).axes[0]
+    markers = [points for points in axis.collections if isinstance(points, PathCollection)]
+    marked = [x for points in markers for x in points.get_offsets()[:, 0]]
+    assert len(marked) == len(set(marked)) == table["frequency_per_A"].nunique()
+
+
+def test_views_are_labelled_by_tilt():
+    axis = plots.view_distribution(np.zeros(9), np.full(9, 30.0)).axes[0]
+    labels = {text.get_text(): 90 - np.rad2deg(at) for at, text in zip(axis.get_yticks(), axis.get_yticklabels(), strict=True)}
+    assert {float(label) for label in labels} == set(np.round(list(labels.values())))
+    assert all(float(label) == pytest.approx(tilt) for label, tilt in labels.items())
+
+
+def test_tensors_and_series_are_drawn_like_arrays():
+    x, y = np.arange(1.0, 9.0), np.arange(8.0)
+    lines = plots.curves(torch.tensor(x), {"a": torch.tensor(y), "b": pd.Series(y)}, "x", "y").axes[0].get_lines()
+    assert all(np.array_equal(line.get_xydata(), np.stack([x, y], 1)) for line in lines)
+    image = plots.pictures(torch.eye(4)[None], ["one"]).axes[0].images[0]
+    assert np.array_equal(image.get_array(), np.eye(4))
 
 
 def test_a_path_is_drawn_from_end_to_end_under_its_own_numbers(made):
@@ -119,7 +244,7 @@ def test_text_is_at_least_eight_points(made):
 
 def test_a_method_has_one_colour_everywhere(made):
     plots.style()
-    wanted = [plots.METHODS[m][1] for m in METHODS]
+    wanted = [plots.METHODS[m].colour for m in METHODS]
     lines = plots.fsc_curves(*made["fsc_curves"]).axes[0].get_lines()[: len(METHODS)]
     assert [line.get_color() for line in lines] == wanted
 
@@ -130,7 +255,11 @@ def test_a_method_that_is_missing_for_one_dataset_leaves_a_gap(made, tmp_path):
     table = table[~((table["dataset"] == "adk") & (table["method"] == "em"))]
     confusions = {d: dict(by_method) for d, by_method in made["confusion_matrix"][0].items()}
     del confusions["adk"]["em"]
-    plots.save(plots.accuracy_bars(table), tmp_path / "accuracy.png")
+    figure = plots.accuracy_bars(table)
+    places = [[round(bar.get_y() + bar.get_height() / 2) for bar in axis.patches] for axis in figure.axes]
+    assert places[1] == list(range(len(METHODS)))
+    assert places[0] == [place for place in places[1] if METHODS[place] != "em"]
+    plots.save(figure, tmp_path / "accuracy.png")
     plots.save(plots.confusion_matrix(confusions), tmp_path / "confusion.png")
 
 

@@ -1,30 +1,23 @@
-"""Tables and volumes to figures: computes nothing heavy and saves only where :func:`save` is called.
+"""Figures of tables, particles and volumes.
 
-Class ``k`` has the same colour and marker in every figure, and so has every method its colour and hatch; both
-sets are safe for the colour-blind and told apart in grey. Call :func:`style` once before drawing.
+A function of this package takes arrays or tables and returns a figure; only :func:`save` writes a file. Call :func:`style`
+once before drawing. A class has the same colour and marker in every figure, and a method the same colour, hatch, line and
+marker; both sets are safe for the colour-blind and are told apart in grey.
 """
 
-from hetacumn.plots.images import defocus_histogram, particle_gallery, pictures, view_distribution
+from hetacumn.plots.accuracy import accuracy_against_time, accuracy_lines, confusion_matrix
+from hetacumn.plots.bars import ablation_bars, accuracy_bars, stage_bars
+from hetacumn.plots.distributions import defocus_histogram, log_ratio_histogram, pose_error_histogram, view_distribution
+from hetacumn.plots.images import particle_gallery, pictures
 from hetacumn.plots.latents import latent_density, latent_scatter, motion_scatter
-from hetacumn.plots.lines import curves, fsc_curves, map_fsc, noise_spectrum, training_curves
-from hetacumn.plots.look import CLASS_COLOURS, CLASS_MARKERS, DATASETS, DPI, METHODS, in_order, save, style
-from hetacumn.plots.scores import (
-    ablation_bars,
-    accuracy_against_time,
-    accuracy_bars,
-    accuracy_lines,
-    confusion_matrix,
-    log_ratio_histogram,
-    pose_error_histogram,
-    scaling,
-    stage_bars,
-)
+from hetacumn.plots.lines import curves, fsc_curves, map_fsc, noise_spectrum, scaling, training_curves
 from hetacumn.plots.surfaces import path_surfaces, volume_surfaces
+from hetacumn.plots.theme import CLASS_COLOURS, CLASS_MARKERS, DATASETS, DPI, METHODS, MethodStyle, in_order, save, style
 
 __all__ = [
-    "CLASS_COLOURS", "CLASS_MARKERS", "DATASETS", "DPI", "METHODS", "in_order", "save", "style",
+    "CLASS_COLOURS", "CLASS_MARKERS", "DATASETS", "DPI", "METHODS", "MethodStyle", "in_order", "save", "style",
     "ablation_bars", "accuracy_against_time", "accuracy_bars", "accuracy_lines", "confusion_matrix", "curves",
     "defocus_histogram", "fsc_curves", "latent_density", "latent_scatter", "log_ratio_histogram", "map_fsc", "motion_scatter",
     "noise_spectrum", "particle_gallery", "path_surfaces", "pictures", "pose_error_histogram", "scaling", "stage_bars",
     "training_curves", "view_distribution", "volume_surfaces",
-]
+]  # fmt: skip

@@ -1,21 +1,42 @@
-"""Curves: of anything, of training, of the FSC and the noise over spatial frequency."""
-
-from __future__ import annotations
+"""Curves: of anything, of training, of time and memory, and over spatial frequency."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Real
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
-from hetacumn.plots.look import CLASS_COLOURS, WIDTH_IN, in_order, legend_below, look_of, name_of, panels
+from hetacumn.plots.theme import (
+    CLASS_COLOURS,
+    CLASS_MARKERS,
+    WIDTH_IN,
+    Array,
+    dataset_label,
+    in_order,
+    legend_below,
+    method_style,
+    panels,
+    unique,
+)
 
 DASHES = ("-", "--", "-.", ":")
 
 
-def curves(x: np.ndarray, lines: Mapping[str, np.ndarray], x_label: str, y_label: str, log: bool = False) -> Figure:
-    """Lines ``(n,)`` by name over ``x`` ``(n,)``, told apart by colour and dashes."""
+def curves(
+    x: Real[Array, " n"], lines: Mapping[str, Real[Array, " n"]], x_label: str, y_label: str, log: bool = False
+) -> Figure:
+    """Draw curves that differ in colour and dashes.
+
+    Args:
+        x: The common horizontal coordinates ``(n,)``.
+        lines: The vertical coordinates ``(n,)`` by the name of the curve.
+        x_label: The label of the horizontal axis.
+        y_label: The label of the vertical axis.
+        log: Make the horizontal axis logarithmic.
+    """
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     axis = figure.subplots()
     for i, (name, line) in enumerate(lines.items()):
@@ -25,87 +46,136 @@ def curves(x: np.ndarray, lines: Mapping[str, np.ndarray], x_label: str, y_label
     return figure
 
 
-def training_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], quantities: Mapping[str, str],
-                    x: tuple[str, str]) -> Figure:
-    """What training saw of itself: a row a quantity, a column a dataset, a line a method.
+def training_curves(
+    histories: Mapping[str, Mapping[str, pd.DataFrame]], quantities: Mapping[str, str], x: tuple[str, str]
+) -> Figure:
+    """Draw the quantities that training recorded: a row a quantity, a column a dataset, a line a method.
 
-    ``histories[dataset][method]``: a table with the columns in ``quantities`` (column to axis label) and
-    ``x`` (column, axis label). What a method has no column for is left out, and what none has, too.
+    Args:
+        histories: Tables by dataset and method.
+        quantities: The columns and their axis labels; a column that no table has is left out.
+        x: The column and the label of the horizontal axis.
     """
-    columns = {name for by_method in histories.values() for history in by_method.values() for name in history}
-    quantities = {name: label for name, label in quantities.items() if name in columns}
+    present = {name for by_method in histories.values() for history in by_method.values() for name in history}
+    quantities = {name: label for name, label in quantities.items() if name in present}
     height = 1.35 * len(quantities) + 0.7
     figure, axes = panels(len(quantities), len(histories), height, sharex="col", sharey="row")
     for column, (dataset, by_method) in enumerate(histories.items()):
         for line, (name, label) in zip(axes, quantities.items(), strict=True):
             for method in in_order(set(by_method)):
-                history = by_method[method]
+                history, look = by_method[method], method_style(method)
                 if name in history:
                     rows = history[[x[0], name]].dropna()
-                    method_label, colour, _, dashes = look_of(method)
-                    line[column].plot(rows[x[0]], rows[name], color=colour, linestyle=dashes,
-                                      label=method_label)
+                    line[column].plot(rows[x[0]], rows[name], color=look.colour, linestyle=look.line, label=look.label)
             if column == 0:
                 line[0].set_ylabel(label)
-        axes[0, column].set_title(name_of(dataset))
+        axes[0, column].set_title(dataset_label(dataset))
         axes[-1, column].set_xlabel(x[1])
     figure.align_ylabels(axes[:, 0])
     legend_below(figure, axes.flat)
     return figure
 
 
-def fsc_curves(table: pd.DataFrame) -> Figure:
-    """FSC of the class volumes with the truth: a panel a dataset, a line a method (mean over its classes).
+def scaling(table: pd.DataFrame) -> Figure:
+    """Draw time and memory against the number of particles; a line shows time in proportion to the largest stack.
 
-    ``table``: dataset, method, class, frequency_per_A (every shell below Nyquist), fsc. The band is from
-    the worst to the best class.
+    Args:
+        table: Rows with particles, stage, seconds and peak_memory_mb.
     """
-    datasets = list(dict.fromkeys(table["dataset"]))
+    figure, axes = panels(1, 2, 2.9)
+    time, memory = axes[0]
+    for i, stage in enumerate(unique(table, "stage")):
+        rows, colour, marker = table[table["stage"] == stage].sort_values("particles"), CLASS_COLOURS[i], CLASS_MARKERS[i]
+        largest = rows.iloc[-1]
+        time.plot(rows["particles"], rows["seconds"], marker, color=colour, label=stage)
+        time.plot(rows["particles"], rows["particles"] * largest["seconds"] / largest["particles"], "-", lw=0.8, color=colour)
+        memory.plot(rows["particles"], rows["peak_memory_mb"] / 1000, marker + "-", color=colour)
+    time.set(xscale="log", yscale="log", xlabel="particles", ylabel="seconds")
+    highest_gb = table["peak_memory_mb"].max() / 1000
+    memory.set(xscale="log", xlabel="particles", ylabel="peak memory (GB)", ylim=(0, 1.3 * highest_gb))
+    for axis in (time, memory):
+        axis.set_xticks(sorted(set(table["particles"])))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axis.minorticks_off()
+    legend_below(figure, axes.flat)
+    return figure
+
+
+def fsc_curves(table: pd.DataFrame) -> Figure:
+    """Draw the FSC of class volumes with the truth: a panel a dataset, a line a method.
+
+    A line is the mean over the classes, its band reaches from the worst to the best class. A later line is thinner, and
+    the markers of the methods stand at different shells, so that no curve hides an equal one.
+
+    Args:
+        table: Rows with dataset, method, class, frequency_per_A (every shell below Nyquist) and fsc.
+    """
+    datasets = unique(table, "dataset")
+    methods = in_order(set(table["method"]))
     figure, axes = panels(1, len(datasets), 2.8, sharey=True)
     for axis, dataset in zip(axes[0], datasets, strict=True):
         rows = table[table["dataset"] == dataset]
-        for method in in_order(set(rows["method"])):
-            label, colour, _, line = look_of(method)
-            of_method = rows[rows["method"] == method].groupby("frequency_per_A")["fsc"]
-            curves = of_method.agg(["mean", "min", "max"])
-            band = {"color": colour, "alpha": 0.12, "linewidth": 0}
-            axis.fill_between(curves.index, curves["min"], curves["max"], **band)
-            axis.plot(curves.index, curves["mean"], color=colour, linestyle=line, label=label)
+        widths = np.linspace(2.8, 1.2, len(methods))
+        for place, (method, width) in enumerate(zip(methods, widths, strict=True)):
+            look = method_style(method)
+            by_shell = rows[rows["method"] == method].groupby("frequency_per_A")["fsc"]
+            classes = by_shell.agg(["mean", "min", "max"])
+            axis.fill_between(classes.index, classes["min"], classes["max"], color=look.colour, alpha=0.12, linewidth=0)
+            axis.plot(classes.index, classes["mean"], color=look.colour, linestyle=look.line, linewidth=width,
+                      label=look.label, marker=look.marker, markevery=[])  # fmt: skip
+            marked = classes.iloc[place :: len(methods)]
+            axis.scatter(marked.index, marked["mean"], s=36, c=look.colour, marker=look.marker, edgecolors="white",
+                         linewidths=0.5, zorder=3, clip_on=False)  # fmt: skip
         frequencies = np.unique(rows["frequency_per_A"])
         nyquist = frequencies[-1] + frequencies[1] - frequencies[0]  # the shell after the last
         axis.axhline(0.5, color="black", linewidth=0.8, linestyle="--")
         axis.axvline(nyquist, color="black", linewidth=0.8)
         axis.text(nyquist, 1.03, "Nyquist", ha="right", va="bottom", fontsize=8)
         axis.set(xlim=(0, nyquist * 1.01), ylim=(-0.1, 1.02), xlabel="spatial frequency (1/Å)")
-        axis.set_title(name_of(dataset), loc="left")
+        axis.set_title(dataset_label(dataset), loc="left")
         _tick_resolutions(axis, nyquist)
     axes[0, 0].set_ylabel("FSC with the truth")
     legend_below(figure, axes[0])
     return figure
 
 
-def map_fsc(curves: Mapping[str, np.ndarray], voxel_A: float, of: str = "the half maps", threshold: float = 0.143) -> Figure:
-    """FSC between two maps, a line a pair; ``curves[name]`` ``(box // 2,)``; the dashed line is the ``threshold``.
+def map_fsc(
+    curves: Mapping[str, Float[np.ndarray, " _shells"]],
+    voxel_A: float,
+    compared: str = "the half maps",
+    threshold: float = 0.143,
+) -> Figure:
+    """Draw the FSC between two maps, a line a pair, and a threshold as a dashed line.
 
-    Classes come in their order and colours; the map of ``all`` particles is black.
+    Args:
+        curves: FSC ``(box // 2,)`` by class, in order; the curve named ``all`` is black and comes last.
+        voxel_A: The size of a voxel, in Å.
+        compared: The name of the compared maps.
+        threshold: The FSC at which the resolution is read.
     """
     figure, axes = panels(1, 1, 2.8)
     axis = axes[0, 0]
     for i, name in enumerate(sorted(curves, key=lambda name: name == "all")):
-        curve, of_all = curves[name], name == "all"
-        axis.plot(np.arange(len(curve)) / (2 * len(curve) * voxel_A), curve, label=name,
-                  color="black" if of_all else CLASS_COLOURS[i % len(CLASS_COLOURS)],
-                  linestyle="-" if of_all else DASHES[i % len(DASHES)])
+        curve = curves[name]
+        colour, dashes = CLASS_COLOURS[i % len(CLASS_COLOURS)], DASHES[i % len(DASHES)]
+        if name == "all":
+            colour, dashes = "black", "-"
+        axis.plot(np.arange(len(curve)) / (2 * len(curve) * voxel_A), curve, label=name, color=colour, linestyle=dashes)
     nyquist = 1 / (2 * voxel_A)
     axis.axhline(threshold, color="black", linewidth=0.8, linestyle="--")
-    axis.set(xlim=(0, nyquist), ylim=(-0.1, 1.02), xlabel="spatial frequency (1/Å)", ylabel=f"FSC of {of}")
+    axis.set(xlim=(0, nyquist), ylim=(-0.1, 1.02), xlabel="spatial frequency (1/Å)", ylabel=f"FSC of {compared}")
     _tick_resolutions(axis, nyquist)
     legend_below(figure, [axis])
     return figure
 
 
-def noise_spectrum(power: np.ndarray, pixel_A: float) -> Figure:
-    """Mean power of the noise in each shell ``(box // 2,)``, 1 being that of white noise of unit variance."""
+def noise_spectrum(power: Real[Array, " shells"], pixel_A: float) -> Figure:
+    """Draw the mean power of the noise in each shell.
+
+    Args:
+        power: The power ``(box // 2,)``; white noise of unit variance has power 1.
+        pixel_A: The size of a pixel, in Å.
+    """
     figure, axes = panels(1, 1, 2.4)
     axis = axes[0, 0]
     frequencies = np.arange(len(power)) / (2 * len(power) * pixel_A)
@@ -119,8 +189,8 @@ def noise_spectrum(power: np.ndarray, pixel_A: float) -> Figure:
 
 
 def _tick_resolutions(axis: Axes, nyquist_per_A: float) -> None:
-    """Ticks at round resolutions in Å, from Nyquist down, no two nearer than a fifth of the axis."""
-    chosen = []
+    """Set ticks at round resolutions in Å, from Nyquist down, no two nearer than a fifth of the axis."""
+    chosen: list[int] = []
     for resolution in [*range(2, 15), 16, 18, 20, 25, 30, 35, 40, 50, 60, 80, 100, 150, 200, 300]:
         frequency = 1 / resolution
         if frequency <= nyquist_per_A and (not chosen or 1 / chosen[-1] - frequency > 0.2 * nyquist_per_A):

@@ -1,0 +1,149 @@
+"""The theme of all figures: colours, names and sizes, and how a figure is saved."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Shaped
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hetacumn.project import atomic_path
+
+#: An array of any of the three libraries whose arrays the notebooks draw.
+Array = np.ndarray | torch.Tensor | pd.Series
+#: A line style of matplotlib: its name, or an offset and the lengths of dashes and gaps in points.
+LineStyle = str | tuple[int, tuple[int, ...]]
+
+#: The colours of Okabe and Ito, dark and light in turn.
+CLASS_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
+CLASS_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+CLASS_HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "", "oooo")
+BOUND_COLOUR = "#D55E00"
+NEUTRAL_COLOUR = "#9A9A9A"
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """The look of one method in every figure.
+
+    Attributes:
+        label: The name in figures.
+        colour: The colour of its bars, lines and points, as ``#RRGGBB``.
+        hatch: The hatch of its bars.
+        line: The dashes of its lines.
+        marker: The marker of its points.
+        area: The area of its points in points².
+    """
+
+    label: str
+    colour: str
+    hatch: str
+    line: LineStyle
+    marker: str = "o"
+    area: float = 40
+
+
+#: The style of every method, in the order in which methods are drawn.
+METHODS = {
+    "relion": MethodStyle("RELION", "#009E73", "xxxx", (0, (5, 2)), "s", 34),
+    "cryodrgn2": MethodStyle("cryoDRGN2", "#CC79A7", "", (0, (3, 1, 1, 1)), "^"),
+    "drgnai": MethodStyle("cryoDRGN-AI", "#882255", "oo", (0, (3, 1, 1, 1, 1, 1)), "v"),
+    "drgnai-conf": MethodStyle("cryoDRGN-AI, z by network", "#AA6688", "..", (0, (2, 2)), "X"),
+    "em": MethodStyle("K-class EM", NEUTRAL_COLOUR, "", ":", "P", 44),
+    "amortized": MethodStyle("amortized", "#E69F00", "....", (0, (1, 1)), "<"),
+    "hetacumn-bare": MethodStyle("HetACUMN, bare", "#56B4E9", "////", "--", ">"),
+    "hetacumn-encoder": MethodStyle("HetACUMN, encoder alone", "#8FBBD9", "\\\\\\\\", (0, (4, 1, 1, 1)), "p"),
+    "hetacumn": MethodStyle("HetACUMN", "#0072B2", "", "-", "o", 90),
+    "hetacumn-refined": MethodStyle("HetACUMN, refined", "#003A5C", "", "-.", "D", 24),
+}
+#: The names of this project's datasets in figures and tables; any other dataset keeps its own name.
+DATASETS = {
+    "adk": "adenylate kinase",
+    "ribosome": "ribosome",
+    "spliceosome": "spliceosome",
+    "small": "small motions",
+    "unequal": "unequal classes",
+}
+WIDTH_IN = 7.2
+DPI = 130
+
+
+def in_order(present: set[str]) -> list[str]:
+    """List methods in the order of :data:`METHODS`, a user's own methods after them by name."""
+    return [method for method in METHODS if method in present] + sorted(present - METHODS.keys())
+
+
+def method_style(method: str) -> MethodStyle:
+    """Look up the style of a method; a method that is not in :data:`METHODS` is black and keeps its own name."""
+    return METHODS.get(method, MethodStyle(method, "#000000", "", "-"))
+
+
+def dataset_label(dataset: str) -> str:
+    """Look up the name of a dataset in figures."""
+    return DATASETS.get(dataset, dataset)
+
+
+def style() -> None:
+    """Set matplotlib to this project's style for the whole session: text of 9 pt, ticks and legends of 8 pt."""
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update({
+        "figure.dpi": 100,
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.labelsize": 9,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": False,
+        "hatch.linewidth": 0.6,
+        "lines.linewidth": 1.5,
+        "image.cmap": "gray",
+    })
+
+
+def save(figure: Figure, path: Path | str, title: str = "") -> None:
+    """Write a figure as a PNG of 256 colours, atomically; the same figure gives the same bytes.
+
+    Args:
+        figure: The figure.
+        path: The file.
+        title: A title above the figure, if not empty.
+    """
+    if title:
+        figure.suptitle(title, fontsize=9)
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    small = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    with atomic_path(path) as temporary:
+        small.save(temporary, optimize=True, dpi=(DPI, DPI))
+
+
+def panels(rows: int, columns: int, height_in: float, **options: Any) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
+    """Make a figure as wide as the page and its axes ``(rows, columns)``; ``options`` go to ``Figure.subplots``."""
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
+    """Draw one legend for all panels, with each label of any panel once."""
+    handles: dict[Any, Any] = {}
+    for axis in axes:
+        handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    columns = len(handles) if len(handles) <= 5 else 4 if len(handles) > 8 else -(-len(handles) // 2)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+
+
+def unique(table: pd.DataFrame, column: str) -> list[str]:
+    """List the values of a column in the order of their first rows."""
+    return list(dict.fromkeys(table[column]))
