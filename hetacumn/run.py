@@ -22,6 +22,8 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 from papermill.translators import PythonTranslator
 
 from hetacumn import errors
@@ -105,6 +107,14 @@ def _execute(notebook: Path, values: dict[str, object], output: Path) -> None:
             progress.close()
         nbformat.write(without_traces(nbformat.read(temporary, as_version=4)), temporary)
     failed.unlink(missing_ok=True)
+
+
+def write_with_parameters(notebook: Path, values: Mapping[str, object], path: Path) -> None:
+    """Write a copy of a notebook, not executed, whose parameters have other values."""
+    copy = parameterize_notebook(load_notebook_node(str(notebook)), dict(values), kernel_name="python3", language="python")
+    make_folder(path.parent)
+    with atomic_path(path) as temporary:
+        nbformat.write(without_traces(copy), temporary)
 
 
 def notebook_parameters(notebook: Path) -> dict[str, str]:
@@ -191,10 +201,10 @@ def exit_status(work: Callable[[], object]) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.run") -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m hetacumn.run", description="Run a notebook with parameters of your own.")
+        prog=program, description="Run a notebook with parameters of your own.")
     parser.add_argument("notebook", type=Path)
     parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                         help="set a parameter of the notebook (repeatable)")
