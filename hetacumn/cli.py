@@ -61,7 +61,7 @@ def train(
     options = {"classes": classes, "seed": seed, "stack": {"box": box}}
     settings = user_settings(config, set_, options, training=True)
     check_devices(device, devices)
-    check_particles(particles, data_dir)
+    check_particles(particles, data_dir, warn_of_few=True)
     given = {"particles": str(particles), "out": str(out), "prepared": str(prepared or ""), "data_dir": str(data_dir or ""),
              "device": device, "devices": devices, "settings": "", "overrides": settings}  # fmt: skip
     execute(notebook_of("train"), given)

@@ -27,8 +27,8 @@ def check_holds(folder: Path, names: tuple[str, ...], what: str, command: str) -
         raise HetacumnError(f"{folder}: no {' or '.join(names)}; expected the folder of {what}; see {command}")
 
 
-def check_particles(path: Path, data_dir: Path | None) -> None:
-    """Refuse a particle table that cannot be read, and warn of a small one.
+def check_particles(path: Path, data_dir: Path | None, warn_of_few: bool = False) -> None:
+    """Refuse a particle table that cannot be read, and warn of a small one if asked to.
 
     A small table is read whole, and the headers of its stacks; of a large one only the labels.
 
@@ -50,7 +50,7 @@ def check_particles(path: Path, data_dir: Path | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notebook repeats them
         StackReader(table, np.arange(len(table)), data_dir)
-    if len(table) < FEW_PARTICLES:
+    if warn_of_few and len(table) < FEW_PARTICLES:
         print(f"warning: {path}: {len(table)} particles are few; expected {FEW_PARTICLES} or more for an ab initio start that "
               "can be relied on", file=sys.stderr)  # fmt: skip
 

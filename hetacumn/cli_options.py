@@ -1,12 +1,12 @@
 """Arguments and options of the commands: type, default and help of each."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
 
-def _option(help: str, *names: str, metavar: str | None = None, default: str = "") -> Option:
+def _option(help: str, *names: str, metavar: str | None = None, default: str = "") -> Any:
     """An option; ``default`` in words where the code has None."""
     told = f"{help}  [default: {default}]" if default else help
     return Option(*names, help=told, metavar=metavar, show_default=False)

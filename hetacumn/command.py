@@ -85,4 +85,7 @@ def run_notebook_command(words: list[str]) -> int:
     """``hetacumn run`` is ``python -m hetacumn.run``; returns the exit status."""
     from hetacumn.run import main
 
-    return main(words, "hetacumn run")
+    try:
+        return main(words, "hetacumn run")
+    except SystemExit as end:  # argparse has told what is wrong, or the help
+        return int(end.code or 0)

@@ -75,7 +75,8 @@ def check_names(settings: Mapping, source: str) -> None:
     sections = [*DEFAULTS, *FREE, "train"]
     for section, values in settings.items():
         if section not in sections:
-            full = {} if isinstance(values, Mapping) else {n.rpartition(".")[2]: n for n in _dotted("train") + _dotted("stack")}
+            inner = [] if isinstance(values, Mapping) else [f"{of}.{name}" for of in ("stack", "train") for name in _dotted(of)]
+            full = {name.rpartition(".")[2]: name for name in reversed(inner)}
             near = nearest(section, [*sections, *full])
             meant = f"did you mean {full.get(near, near)}?" if near else f"expected one of {', '.join(sections)}"
             raise HetacumnError(f"{source}: unknown setting {section}; {meant}")
