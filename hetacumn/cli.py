@@ -25,13 +25,13 @@ from hetacumn.cli_checks import (
 )
 from hetacumn.command import (
     NOTEBOOKS,
+    collect_settings,
     execute,
     notebook_of,
     open_answer,
     pipeline_settings,
     run_notebook_command,
     say_next,
-    user_settings,
 )
 from hetacumn.errors import HetacumnError
 
@@ -59,13 +59,14 @@ def train(
     """Train a model on a particle stack, or go on training."""
     check_is_file(particles, TABLE)
     options = {"classes": classes, "seed": seed, "stack": {"box": box}}
-    settings = user_settings(config, set_, options, training=True)
+    settings = collect_settings(config, set_, options, training=True)
     check_devices(device, devices)
     check_particles(particles, data_dir, warn_of_few=True)
     given = {"particles": str(particles), "out": str(out), "prepared": str(prepared or ""), "data_dir": str(data_dir or ""),
              "device": device, "devices": devices, "settings": "", "overrides": settings}  # fmt: skip
     execute(notebook_of("train"), given)
-    say_next(out, ["predict", particles, "--out", out, *(["--data-dir", data_dir] if data_dir else [])])
+    places = [*(["--data-dir", data_dir] if data_dir else []), *(["--prepared", prepared] if prepared else [])]
+    say_next(out, ["predict", particles, "--out", out, *places])
 
 
 @app.command()
@@ -88,7 +89,7 @@ def predict(
     check_holds(model or out, MODEL_FILES, "a trained model", "hetacumn train, or give --model")
     if like is not None:
         check_holds(like, ANSWER_FILES, "an answer", "hetacumn predict")
-    settings = user_settings(config, set_, {}, ("stack",))
+    settings = collect_settings(config, set_, {}, ("stack",))
     check_grade(grade)
     if classes is not None and classes < 0:
         raise HetacumnError(f"--classes is {classes}; expected a number from 1 on, or 0 to choose it by BIC")
@@ -197,7 +198,7 @@ def simulate(
 
     base, folder = pipeline_settings()
     options = {"datasets": {dataset: {"particles": particles, "box": box, "snr": snr}}}
-    settings = user_settings(config, set_, options, ("datasets",))
+    settings = collect_settings(config, set_, options, ("datasets",))
     Simulation.of_dataset(params(settings, base), dataset)
     data_dir = data_dir or folder
     if data_dir is None or not data_dir.is_dir():
@@ -223,7 +224,7 @@ def prepare(
     from hetacumn.project import params
 
     check_is_file(particles, TABLE)
-    settings = user_settings(config, set_, {"stack": {"box": box}}, ("stack",), training=True)
+    settings = collect_settings(config, set_, {"stack": {"box": box}}, ("stack",), training=True)
     check_particles(particles, data_dir)
     box = params(settings, settings="")["stack"]["box"]
     out = out or particles.with_name(f"{particles.stem}_{box}px")

@@ -25,7 +25,7 @@ NOTEBOOKS = {
 }
 
 
-def user_settings(config: Path | None, assignments: list[str] | None, options: dict, sections: tuple[str, ...] = (),
+def collect_settings(config: Path | None, assignments: list[str] | None, options: dict, sections: tuple[str, ...] = (),
               training: bool = False) -> dict:
     """The user's settings over the defaults; ``training`` to check their values, ``sections`` those that --set may name."""
     from hetacumn.project import params

@@ -31,8 +31,6 @@ def test_the_names_listed_are_those_of_the_front_door():
 
 
 def test_an_unknown_setting_is_refused_with_the_nearest_before_anything_is_made(tmp_path):
-    with pytest.raises(hetacumn.HetacumnError, match=r"train: unknown setting train.alon_steps; did you mean train.alone_steps\?"):
-        hetacumn.train(None, out=tmp_path / "out", alon_steps=3)
     with pytest.raises(hetacumn.HetacumnError, match=r"unknown setting stack.contrats; did you mean stack.contrast\?"):
         hetacumn.prepare("absent.star", tmp_path / "out", contrats="white")
     assert list(tmp_path.iterdir()) == []
@@ -64,6 +62,11 @@ class TestFiveLines:
         assert (run.folder / "model.safetensors").stat().st_mtime_ns == before
         assert len(run.trained_rows) == 60 and len(np.unique(run.trained_rows)) == 60
 
+    def test_an_unknown_setting_of_training_is_refused_before_anything_is_made(self, run, tmp_path):
+        with pytest.raises(hetacumn.HetacumnError, match=r"setting train.alon_steps; did you mean train.alone_steps\?"):
+            hetacumn.train(run.stack, out=tmp_path / "out", alon_steps=3)
+        assert list(tmp_path.iterdir()) == []
+
     def test_an_answer_is_that_of_all_particles_and_is_read_back(self, run):
         answer = run.predict(grade="encoder")
         again = hetacumn.open(run.folder)
@@ -78,7 +81,8 @@ class TestFiveLines:
         assert (first.found.rotations == second.found.rotations).all()
 
     def test_another_run_in_the_folder_is_refused(self, run):
-        code = "import sys, time\nfrom hetacumn.run_lock import hold\nwith hold(sys.argv[1]):\n print(flush=True); time.sleep(300)"
+        code = "import sys, time\nfrom hetacumn.run_lock import hold\n"
+        code += "with hold(sys.argv[1]):\n print(flush=True); time.sleep(300)"
         other = subprocess.Popen([sys.executable, "-c", code, run.folder], stdout=subprocess.PIPE)
         other.stdout.readline()
         try:

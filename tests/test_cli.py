@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 def refused(tmp_path, monkeypatch, capfd):
     """A function that calls the command in an empty folder and gives the one line that refuses it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "table.star").write_text("data_\n")
+    (tmp_path / "table.star").write_text("data_particles\n\nloop_\n_rlnDefocusU #1\n1.0\n")
 
     def call(*words) -> str:
         assert cli.main([str(word) for word in words]) == 2
@@ -55,7 +55,8 @@ def test_help_fits_a_screen_and_tells_every_default(command, monkeypatch, capsys
     assert 0 < len(lines) <= 40 and max(map(len, lines)) <= 80
     if not command:
         assert all(any(line.split()[:1] == [name] for line in lines) for name in COMMANDS)
-        assert not any(line.endswith("...") and "NAME VALUE" not in line for line in lines)  # no sentence is cut
+        told = [line for line in lines[lines.index("Commands:"):] if "NAME VALUE" not in line]
+        assert not any(line.endswith("...") for line in told)  # no sentence is cut
 
 
 @pytest.mark.parametrize("command", COMMANDS[:-1])
@@ -119,7 +120,7 @@ def test_a_misspelt_section_of_a_file_is_refused_with_the_nearest(refused, tmp_p
 
 @pytest.mark.slow
 def test_help_and_refusals_come_soon(tmp_path):
-    (tmp_path / "table.star").write_text("data_\n")
+    (tmp_path / "table.star").write_text("data_particles\n\nloop_\n_rlnDefocusU #1\n1.0\n")
     for words, seconds in ((["--help"], 1.0), (["train", "absent.star"], 3.0), (["train", "table.star", "--set", "a=1"], 3.0)):
         before = os.times()
         hetacumn(tmp_path, *words)
@@ -191,6 +192,24 @@ class TestFromAnEmptyFolder:
         assert len(star.read_table(folder / "some/one.star")) == (table["rlnClassNumber"] == 1).sum()
         done = hetacumn(folder, "export", "results/mine", "--class", "9", "--to", "some/nine")
         assert done.returncode == 2 and "class 9 has no particles; expected one of the classes 1 to 2" in done.stderr
+
+    def test_explore_opens_jupyterlab_on_the_run_with_its_files_in_sight(self, folder, predicted, tmp_path):
+        (tmp_path / "jupyter_server_config.json").write_text('{"ServerApp": {"allow_root": true}}')
+        places = {"JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"), "JUPYTER_CONFIG_DIR": str(tmp_path)}
+        process = subprocess.Popen([sys.executable, "-m", "hetacumn.cli", "explore", "results/mine", "--no-browser", "--port", "0"],
+                                   cwd=folder, env=environment() | places, stderr=subprocess.DEVNULL)  # fmt: skip
+        try:
+            deadline = time.monotonic() + 120
+            while not (servers := list(tmp_path.glob("runtime/jpserver-*.json"))) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            server = json.loads(servers[0].read_text())
+            assert server["root_dir"] == str(folder) and server["pid"] == process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+        cells = json.loads((folder / "results/mine/explore.ipynb").read_text())["cells"]
+        (injected,) = [cell for cell in cells if "injected-parameters" in cell["metadata"].get("tags", [])]
+        assert f'folder = "{folder / "results/mine"}"' in "".join(injected["source"])
 
     def test_an_interrupted_training_says_from_where_it_goes_on(self, folder):
         words = ["train", "toy/particles.star", "--config", "my.yaml", "--out", "stopped", "--set", "train.alone_steps=100000",
