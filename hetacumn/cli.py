@@ -234,10 +234,10 @@ def prepare(
     say_next(out, ["train", particles, "--prepared", out, "--out", "results/mine"])
 
 
-@app.command("run", add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def run_(context: typer.Context) -> None:
+@app.command("run", add_help_option=False, context_settings={"ignore_unknown_options": True})
+def run_(words: cli_options.Words = None) -> None:
     """Run a notebook: NOTEBOOK -p NAME VALUE ... [-o FILE.ipynb]."""
-    raise typer.Exit(run_notebook_command(context.args))
+    raise typer.Exit(run_notebook_command(words or []))
 
 
 def main(arguments: list[str] | None = None) -> int:

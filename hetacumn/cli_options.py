@@ -17,6 +17,8 @@ AnswerFolder = Annotated[Path, Argument(help="Folder of an answer (hetacumn pred
 OtherAnswer = Annotated[Path, Argument(help="Folder of another answer, for particles in common.", show_default=False)]
 Dataset = Annotated[str, Argument(help="A name under datasets in params.yaml or --config.", show_default=False)]
 
+Words = Annotated[list[str] | None, Argument(help="As python -m hetacumn.run takes them.", show_default=False)]
+
 Out = Annotated[Path, Option(help="Folder of the results.")]
 FigureFolder = Annotated[Path | None, _option("Folder of the figures.", default="FOLDER/report")]
 ComparisonFolder = Annotated[Path | None, _option("Folder of the comparison.", default="FIRST/compared_SECOND")]

@@ -36,21 +36,23 @@ def test_an_unknown_setting_is_refused_with_the_nearest_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    api.simulate(ADK, folder, data_dir=REPO / "data", progress=False, **kills.TOY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(toy) -> hetacumn.Run:
+    stack = hetacumn.prepare(toy / "particles.star", box=24, progress=False)
+    assert stack.folder == toy / "particles_24px" and stack.box == 24
+    return hetacumn.train(stack, classes=2, out=toy / "mine", trained_share=0.5, **TOY)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
 class TestFiveLines:
-    @pytest.fixture(scope="class")
-    def toy(self, tmp_path_factory) -> Path:
-        folder = tmp_path_factory.mktemp("toy")
-        api.simulate(ADK, folder, data_dir=REPO / "data", progress=False, **kills.TOY)
-        return folder
-
-    @pytest.fixture(scope="class")
-    def run(self, toy) -> hetacumn.Run:
-        stack = hetacumn.prepare(toy / "particles.star", box=24, progress=False)
-        assert stack.folder == toy / "particles_24px" and stack.box == 24
-        return hetacumn.train(stack, classes=2, out=toy / "mine", trained_share=0.5, **TOY)
-
     def test_settings_by_name_nested_and_dotted_are_the_same(self, run):
         config = load_config(run.folder)
         assert (config.classes, config.alone_steps, config.ab_initio.steps) == (2, 40, TOY["ab_initio"]["steps"])

@@ -129,29 +129,32 @@ def test_help_and_refusals_come_soon(tmp_path):
         assert used < seconds, (words, used)  # seconds of a core: other programs may share the machine
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """An empty folder, then with a simulated stack, settings of a toy's size, and a trained and predicted run."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "my.yaml").write_text(yaml.safe_dump({"stack": {"box": 24}, "train": QUICK}))
+    done = hetacumn(folder, "simulate", "adk", "--out", "toy", "--particles", 120, "--box", 64, "--snr", 1,
+                    "--set", "datasets.adk.pixel_A=1.6")  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> subprocess.CompletedProcess:
+    return hetacumn(folder, "train", "toy/particles.star", "--config", "my.yaml", "--classes", 2, "--seed", 1,
+                    "--set", "train.alone_steps=40")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def predicted(folder, trained) -> subprocess.CompletedProcess:
+    return hetacumn(folder, *shlex.split(follows(trained))[1:])  # the command that training names
+
+
 @needs_data
 @pytest.mark.slow
 class TestFromAnEmptyFolder:
     """Simulate, train, predict, report, compare and export a toy stack, as one user does after the other."""
-
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory) -> Path:
-        """An empty folder, then with a simulated stack, settings of a toy's size, and a trained and predicted run."""
-        folder = tmp_path_factory.mktemp("user")
-        (folder / "my.yaml").write_text(yaml.safe_dump({"stack": {"box": 24}, "train": QUICK}))
-        done = hetacumn(folder, "simulate", "adk", "--out", "toy", "--particles", 120, "--box", 64, "--snr", 1,
-                        "--set", "datasets.adk.pixel_A=1.6")  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        return folder
-
-    @pytest.fixture(scope="class")
-    def trained(self, folder) -> subprocess.CompletedProcess:
-        return hetacumn(folder, "train", "toy/particles.star", "--config", "my.yaml", "--classes", 2, "--seed", 1,
-                        "--set", "train.alone_steps=40")  # fmt: skip
-
-    @pytest.fixture(scope="class")
-    def predicted(self, folder, trained) -> subprocess.CompletedProcess:
-        return hetacumn(folder, *shlex.split(follows(trained))[1:])  # the command that training names
 
     def test_training_takes_the_settings_given_and_says_what_follows(self, folder, trained):
         assert trained.returncode == 0, trained.stderr[-3000:]
@@ -196,8 +199,8 @@ class TestFromAnEmptyFolder:
     def test_explore_opens_jupyterlab_on_the_run_with_its_files_in_sight(self, folder, predicted, tmp_path):
         (tmp_path / "jupyter_server_config.json").write_text('{"ServerApp": {"allow_root": true}}')
         places = {"JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"), "JUPYTER_CONFIG_DIR": str(tmp_path)}
-        process = subprocess.Popen([sys.executable, "-m", "hetacumn.cli", "explore", "results/mine", "--no-browser", "--port", "0"],
-                                   cwd=folder, env=environment() | places, stderr=subprocess.DEVNULL)  # fmt: skip
+        command = [sys.executable, "-m", "hetacumn.cli", "explore", "results/mine", "--no-browser", "--port", "0"]
+        process = subprocess.Popen(command, cwd=folder, env=environment() | places, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 120
             while not (servers := list(tmp_path.glob("runtime/jpserver-*.json"))) and time.monotonic() < deadline:
