@@ -2,6 +2,15 @@
 
 An open implementation of the method of arXiv 2308.04956. Start reading at :mod:`hetacumn.model`.
 
+The front door, in Python (the same in a shell: ``hetacumn --help``)::
+
+    stack = hetacumn.prepare("my/particles.star", box=64)
+    run = hetacumn.train(stack, classes=4, out="results/mine")
+    answer = run.predict(grade="refined")
+    hetacumn.open("results/mine")  # an answer read back
+
+``hetacumn.plots`` draws figures and ``hetacumn.evaluation`` scores answers against a known truth.
+
 Conventions, the same everywhere
 --------------------------------
 Arrays
@@ -25,4 +34,45 @@ Noise
     noise, both over the whole box.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hetacumn import evaluation, plots
+    from hetacumn.api import (
+        AbInitioConfig,
+        Answer,
+        HetacumnError,
+        PreparedStack,
+        Preprocessing,
+        Run,
+        Simulation,
+        TrainConfig,
+        Truth,
+        align_volume,
+        crop_volumes,
+        open,
+        prepare,
+        read_volumes,
+        simulate,
+        train,
+    )
+
 __version__ = "0.1.0"
+__all__ = [
+    "AbInitioConfig", "Answer", "HetacumnError", "PreparedStack", "Preprocessing", "Run", "Simulation", "TrainConfig", "Truth",
+    "align_volume", "crop_volumes", "evaluation", "open", "plots", "prepare", "read_volumes", "simulate", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """Import what the front door offers when it is first asked for: ``import hetacumn`` alone stays cheap."""
+    if name in ("evaluation", "plots"):
+        return import_module(f"hetacumn.{name}")
+    if name in __all__:
+        return getattr(import_module("hetacumn.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -48,6 +48,14 @@ class Comparison:
         }
 
 
+    def summary(self) -> str:
+        """The agreement in a sentence."""
+        found = self.agreement()
+        return (f"agreement of {self.particles} particles: classes {found['classes']:.3f} (adjusted Rand index), poses "
+                f"{found['poses_deg']:.1f}° apart, {100 * found['within_10_deg']:.0f} % within 10°, volumes to "
+                f"{found['volumes_A']:.1f} Å")
+
+
 def compare_answers(first: Path | str, second: Path | str) -> Comparison:
     """Compare the predictions in two folders on the particles of one name.
 

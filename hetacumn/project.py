@@ -10,7 +10,7 @@ import resource
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,36 +20,61 @@ import yaml
 from hetacumn.errors import HetacumnError
 from hetacumn.settings import check_sections, merged
 
+PIPELINE_SETTINGS = "params.yaml"
+#: What the settings of a command begin with. All that is not here has the default of its dataclass.
+DEFAULTS = {"seed": 0, "stack": {"box": 32, "trained_share": 0.7}, "methods": {"hetacumn": {}, "em": {}}}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, the largest file allowed
 
 
 def root() -> Path:
     """The project's folder: the nearest one, from the working directory up, with dvc.yaml and params.yaml.
 
-    Not found from this file's own place: DVC runs queued experiments in a copy of the project.
+    The search begins in the working directory, not beside this file: DVC runs queued experiments in a copy of the project.
 
     Raises:
         HetacumnError: no such folder.
     """
+    folder = find_root()
+    if folder is None:
+        raise HetacumnError(f"no folder from {Path.cwd()} upwards holds both dvc.yaml and params.yaml: "
+                            "run this inside the project")
+    return folder
+
+
+def find_root() -> Path | None:
+    """The folder of :func:`root`; None outside a project."""
     here = Path.cwd()
     for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
+        if (folder / "dvc.yaml").is_file() and (folder / PIPELINE_SETTINGS).is_file():
             return folder
-    raise HetacumnError(f"no folder from {here} upwards holds both dvc.yaml and params.yaml: "
-                        "run this inside the project")
+    return None
 
 
-def params(over: str | os.PathLike = "") -> dict:
-    """The settings of params.yaml, as nested dicts, with those of another YAML file laid over them if one is named.
+def params(over: str | os.PathLike | Mapping = "", settings: str | os.PathLike = PIPELINE_SETTINGS) -> dict:
+    """The settings of the paper's pipeline, or the defaults, as nested dicts, with other settings laid over them.
+
+    ``settings``: params.yaml stands for the file of the project around the working directory, and for the defaults where
+    there is no project; any other name for that file; an empty one for the defaults. ``over``: a YAML file or a mapping.
 
     Raises:
-        HetacumnError: no project around the working directory, no such file, not valid YAML, or an unknown section.
+        HetacumnError: no such file, not valid YAML, or an unknown section.
     """
-    return merged({"params.yaml": _read_yaml(root() / "params.yaml"), str(over): read_overrides(over)})
+    if str(settings) == PIPELINE_SETTINGS:
+        folder = find_root()
+        settings = folder / PIPELINE_SETTINGS if folder else ""
+    base = _read_yaml(Path(settings)) if settings else DEFAULTS
+    name = "overrides" if isinstance(over, Mapping) else str(over)
+    return merged({str(settings) or "defaults": base, name: read_overrides(over)})
 
 
-def read_overrides(over: str | os.PathLike = "") -> dict:
-    """The settings of a YAML file, none if none is named. Raises :class:`HetacumnError`: no such file, or not valid YAML."""
+def read_overrides(over: str | os.PathLike | Mapping = "") -> dict:
+    """The settings of a YAML file, none if none is named; a mapping as it is.
+
+    Raises:
+        HetacumnError: no such file, or not valid YAML.
+    """
+    if isinstance(over, Mapping):
+        return dict(over)
     return _read_yaml(Path(over)) if over else {}
 
 

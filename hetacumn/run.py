@@ -14,56 +14,77 @@ import logging
 import os
 import signal
 import sys
-import time
-from io import TextIOBase
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 from papermill.translators import PythonTranslator
 
 from hetacumn import errors
 from hetacumn.errors import HetacumnError
-from hetacumn.project import atomic_path
+from hetacumn.line_writer import LineWriter
+from hetacumn.project import atomic_path, make_folder
+from hetacumn.run_lock import hold
+from hetacumn.suggest import suggestion
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PROGRESS_EVERY_SECONDS = 10.0
+LEFT_BY_INTERRUPTION = ("checkpoint.pt", "start_under_way")  # from which training goes on
+WARNINGS_IN_LINES = "__import__('hetacumn.warning_lines').warning_lines.install()"  # run by the kernel first
 
 
-def run_notebook(notebook: Path, given: dict[str, str], output: Path | None = None) -> Path:
-    """Run a notebook with the given parameters (name → text) and write the executed copy.
+def run_notebook(notebook: Path, given: Mapping[str, object], output: Path | None = None) -> Path:
+    """Run a notebook with the given parameters and write the executed copy.
+
+    The folder that the parameter `out` names is locked meanwhile: a second run in it is refused.
 
     Args:
         notebook: the .ipynb file; its cell tagged `parameters` names the parameters and their defaults.
-        given: values as typed on a command line, read as `parse_value` says.
+        given: name → value; a string is read as `parse_value` says, any other value is taken as it is.
         output: the executed copy; `<out>/<notebook's name>` of the parameter `out` where it is None.
 
     Returns:
         the path of the executed copy.
 
     Raises:
-        HetacumnError: no such notebook, an unknown parameter, nowhere to write, or the notebook's own
-            HetacumnError.
+        HetacumnError: no such notebook, an unknown parameter, nowhere to write, another run in the folder, or the
+            notebook's own HetacumnError.
         PapermillExecutionError: the notebook raised anything else; `<name>.failed.ipynb` is kept.
+        KeyboardInterrupt: with a message that says from where the same command goes on, if training left a checkpoint.
     """
     defaults = notebook_parameters(notebook)
     unknown = [name for name in given if name not in defaults]
     if unknown:
-        raise HetacumnError(f"{notebook} has no parameter {', '.join(unknown)}; "
-                            f"it knows {', '.join(defaults) or 'none'}")
-    values = {name: parse_value(text, defaults[name]) for name, text in given.items()}
+        near = suggestion(unknown[0], defaults)
+        known = f"; it knows {', '.join(defaults)}" if near.startswith("did") else ""
+        raise HetacumnError(f"{notebook} has no parameter {', '.join(unknown)}{known}; {near}")
+    values = {name: parse_value(value, defaults[name]) if isinstance(value, str) else value for name, value in given.items()}
 
+    out = values["out"] if "out" in values else _literal(defaults.get("out", "None"))
+    folder = Path(out) if isinstance(out, str) and out else None
     if output is None:
-        out = values["out"] if "out" in values else _literal(defaults.get("out", "None"))
-        if not isinstance(out, str) or not out:
+        if folder is None:
             raise HetacumnError(f"{notebook}: nowhere to write the executed copy: give -p out FOLDER "
                                 "(if the notebook has that parameter) or -o FILE.ipynb")
-        output = Path(out) / notebook.name
+        output = folder / notebook.name
     if output.resolve() == notebook.resolve():
         raise HetacumnError(f"{output}: the executed copy would overwrite the notebook itself")
+    make_folder(output.parent)
+    with nullcontext() if folder is None else hold(folder):
+        try:
+            _execute(notebook, values, output)
+        except KeyboardInterrupt:
+            left = [folder / name for name in LEFT_BY_INTERRUPTION if folder is not None and (folder / name).exists()]
+            raise KeyboardInterrupt(f"interrupted: the same command goes on from {left[0]}" if left else "") from None
+    return output
 
+
+def _execute(notebook: Path, values: dict[str, object], output: Path) -> None:
     failed = output.with_name(output.stem + ".failed.ipynb")
     _use_own_kernel()
     with atomic_path(output) as temporary:
@@ -72,7 +93,7 @@ def run_notebook(notebook: Path, given: dict[str, str], output: Path | None = No
             papermill.execute_notebook(
                 notebook, temporary, parameters=values, kernel_name="python3", language="python",
                 progress_bar=False, stdout_file=printed, stderr_file=progress,
-                extra_arguments=["--log-level=CRITICAL"])
+                extra_arguments=["--log-level=CRITICAL", f"--IPKernelApp.exec_lines={WARNINGS_IN_LINES}"])
         except PapermillExecutionError as error:
             if is_users_mistake(error.ename):
                 raise HetacumnError(" ".join(error.evalue.split())) from None
@@ -86,7 +107,14 @@ def run_notebook(notebook: Path, given: dict[str, str], output: Path | None = No
             progress.close()
         nbformat.write(without_traces(nbformat.read(temporary, as_version=4)), temporary)
     failed.unlink(missing_ok=True)
-    return output
+
+
+def write_with_parameters(notebook: Path, values: Mapping[str, object], path: Path) -> None:
+    """Write a copy of a notebook, not executed, whose parameters have other values."""
+    copy = parameterize_notebook(load_notebook_node(str(notebook)), dict(values), kernel_name="python3", language="python")
+    make_folder(path.parent)
+    with atomic_path(path) as temporary:
+        nbformat.write(without_traces(copy), temporary)
 
 
 def notebook_parameters(notebook: Path) -> dict[str, str]:
@@ -156,62 +184,34 @@ def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-class LineWriter:
-    """Passes whole lines on to a terminal or log; of a progress bar, the last state and one each ten seconds.
-
-    A bar redraws itself after a carriage return, which would fill a log with thousands of copies.
-    """
-
-    def __init__(self, target: TextIOBase):
-        self.target = target
-        self.pending = ""  # what came since the last line's end or carriage return
-        self.printed_at = time.monotonic()
-
-    def write(self, text: str) -> None:
-        *lines, rest = (self.pending + text).split("\n")
-        for line in lines:
-            self._print(line)
-        self.pending = rest[rest.rfind("\r", 0, -1) + 1:]
-        if "\r" in text and time.monotonic() - self.printed_at > PROGRESS_EVERY_SECONDS:
-            self._print(self.pending)
-
-    def flush(self) -> None:
-        self.target.flush()
-
-    def close(self) -> None:
-        """Print what came without a line's end."""
-        if self.pending.strip():
-            self._print(self.pending)
-        self.pending = ""
-
-    def _print(self, line: str) -> None:
-        print(line.rstrip("\r").rpartition("\r")[2], file=self.target, flush=True)
-        self.printed_at = time.monotonic()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hetacumn.run", description="Run a notebook with parameters of your own.")
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                        help="set a parameter of the notebook (repeatable)")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.ipynb",
-                        help="the executed copy (default: in the folder that the parameter `out` names)")
-    options = parser.parse_args(arguments)
+def exit_status(work: Callable[[], object]) -> int:
+    """Do some work, tell in words what went wrong, and return the exit status of the command."""
     try:
-        run_notebook(options.notebook, dict(options.parameter), options.output)
+        work()
     except HetacumnError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except PapermillExecutionError as error:
         print("\n".join(error.traceback) or error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         logging.getLogger("asyncio").disabled = True  # at exit it would tell of what the notebook's client left undone
-        print("interrupted", file=sys.stderr)
+        print(str(interruption) or "interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.run") -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog=program, description="Run a notebook with parameters of your own.")
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                        help="set a parameter of the notebook (repeatable)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.ipynb",
+                        help="the executed copy (default: in the folder that the parameter `out` names)")
+    options = parser.parse_args(arguments)
+    return exit_status(lambda: run_notebook(options.notebook, dict(options.parameter), options.output))
 
 
 def _literal(source: str) -> object:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from hetacumn.finished import Finished
 
+from hetacumn.answer import Answer
 from hetacumn.fourier import crop_volumes
 from hetacumn.mrc import read_mrc, write_volumes
 from hetacumn.predictions import Predictions
@@ -55,7 +55,7 @@ def report(truth, tmp_path_factory) -> Report:
     write_volumes(out / "volumes", torch.stack([one, other]), "class_", stack.pixel_A)
     facts = {"train_seconds": 3.0, "predict_particles_per_second": 50, "peak_memory_mb": 7}
     write_json(out / "run.json", {"prepared": str(stack.folder), **facts})
-    return make_report(Finished.open(out))
+    return make_report(Answer.open(out))
 
 
 def test_halves_of_all_particles_and_of_each_class_agree(report):

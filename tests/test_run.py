@@ -65,6 +65,59 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones(make_notebook):
         run.run_notebook(make_notebook(), {"sed": "1", "out": "x"})
 
 
+def test_a_misspelt_parameter_is_answered_with_the_nearest(make_notebook):
+    with pytest.raises(HetacumnError, match="no parameter sed; .*; did you mean seed\\?"):
+        run.run_notebook(make_notebook(), {"sed": "1", "out": "x"})
+    with pytest.raises(HetacumnError, match="no parameter frequency; expected one of dataset, seed, out"):
+        run.run_notebook(make_notebook(), {"frequency": "1", "out": "x"})
+
+
+def test_a_warning_is_one_line_without_its_source(make_notebook, capfd):
+    notebook = make_notebook("import warnings\nwarnings.warn('pixel size\\n  differs', stacklevel=1)")
+    assert run.main([str(notebook), "-p", "out", "out"]) == 0
+    assert capfd.readouterr().err == "warning: pixel size differs\n"
+
+
+def test_values_that_are_no_text_reach_the_notebook_as_they_are(make_notebook, capfd):
+    notebook = make_notebook("print(dataset['train']['rate'] + 1, dataset['none'])")
+    run.run_notebook(notebook, {"dataset": {"train": {"rate": 2.5}, "none": None}, "out": "out"})
+    assert capfd.readouterr().out == "3.5 None\n"
+
+
+def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(make_notebook, tmp_path, capfd):
+    notebook = make_notebook("import time\nfrom pathlib import Path\nprint('begins', flush=True)\n"
+                             "while not Path('go').exists():\n    time.sleep(0.1)")
+    command = [sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "begins\n"
+    assert run.main([str(notebook), "-p", "out", "out"]) == 2
+    assert f"error: out: in use by process {first.pid}" in capfd.readouterr().err
+    (tmp_path / "go").touch()
+    assert first.wait(60) == 0 and os.listdir("out") == ["stage.ipynb"]
+
+
+def test_an_output_folder_that_is_a_file_or_cannot_be_made_is_refused(make_notebook, tmp_path, capfd):
+    notebook = make_notebook()
+    (tmp_path / "taken").touch()
+    for words in (["-p", "out", "taken"], ["-p", "out", "taken/inside"], ["-o", "taken/done.ipynb"]):
+        assert run.main([str(notebook), *words]) == 2
+        line = capfd.readouterr().err
+        assert line.startswith("error: taken") and "expected a folder for results" in line and line.count("\n") == 1
+
+
+def test_the_checkpoints_that_an_interruption_names_are_those_of_training():
+    from hetacumn.run_folder import UNDER_WAY
+    from hetacumn.training import CHECKPOINT
+
+    assert run.LEFT_BY_INTERRUPTION == (CHECKPOINT, UNDER_WAY)
+
+
+def test_a_copy_with_other_parameters_holds_them_and_is_not_executed(make_notebook, tmp_path):
+    run.write_with_parameters(make_notebook("print(seed)"), {"seed": 7}, tmp_path / "copy.ipynb")
+    cells = nbformat.read(tmp_path / "copy.ipynb", as_version=4).cells
+    assert "seed = 7" in cells[1].source and cells[-1].outputs == []
+
+
 def test_nowhere_to_write_a_missing_file_and_no_notebook_are_refused(make_notebook, tmp_path):
     notebook = make_notebook()
     with pytest.raises(HetacumnError, match="nowhere to write"):

@@ -1,0 +1,242 @@
+"""The `hetacumn` command: its help, what it refuses and how soon, and a run from an empty folder."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kills
+import pytest
+import yaml
+
+from hetacumn import cli, star
+from hetacumn.command import NOTEBOOKS
+
+REPO = Path(__file__).resolve().parents[1]
+COMMANDS = ("train", "predict", "report", "compare", "explore", "export", "simulate", "prepare", "run")
+QUICK = kills.QUICK | {"alone_steps": 60, "joint_epochs": 1.0, "batch": 50, "checkpoint_seconds": 60.0}
+needs_data = pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
+
+
+def hetacumn(folder: Path, *words) -> subprocess.CompletedProcess:
+    """The command in a process of its own, in a folder outside the repository."""
+    return subprocess.run([sys.executable, "-m", "hetacumn.cli", *map(str, words)], cwd=folder, env=environment(),
+                          capture_output=True, text=True, timeout=600)  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capfd):
+    """A function that calls the command in an empty folder and gives the one line that refuses it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.star").write_text("data_particles\n\nloop_\n_rlnDefocusU #1\n1.0\n")
+
+    def call(*words) -> str:
+        assert cli.main([str(word) for word in words]) == 2
+        line = capfd.readouterr().err
+        assert line.startswith("error: ") and line.count("\n") == 1
+        return line
+
+    return call
+
+
+@pytest.mark.parametrize("command", ("", *COMMANDS))
+def test_help_fits_a_screen_and_tells_every_default(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([command, "--help"] if command else []) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert 0 < len(lines) <= 40 and max(map(len, lines)) <= 80
+    if not command:
+        assert all(any(line.split()[:1] == [name] for line in lines) for name in COMMANDS)
+        told = [line for line in lines[lines.index("Commands:"):] if "NAME VALUE" not in line]
+        assert not any(line.endswith("...") for line in told)  # no sentence is cut
+
+
+@pytest.mark.parametrize("command", COMMANDS[:-1])
+def test_every_option_tells_its_default(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([command, "--help"]) == 0
+    options = capsys.readouterr().out.partition("Options:")[2].split("\n  --")[1:]
+    assert len(options) > 1
+    without = {"help", "set", "config", "like", "class", "rows"}  # what is not given is not used
+    for option in options:
+        text = " ".join(option.split())
+        assert text.split()[0] in without or "[default: " in text or "[required]" in text, text
+
+
+def test_help_and_a_wrong_path_import_nothing_heavy(tmp_path):
+    code = ("import sys\nfrom hetacumn import cli\ncli.main(sys.argv[1:])\n"
+            "print([name for name in ('torch', 'pandas', 'papermill', 'numpy') if name in sys.modules])")  # fmt: skip
+    for words in (["--help"], ["train", "--help"], ["train", "absent.star"], ["predict", "absent.star"],
+                  ["report", "absent"], ["compare", "absent", "other"]):  # fmt: skip
+        command = [sys.executable, "-c", code, *words]
+        ran = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        assert ran.stdout.splitlines()[-1] == "[]", words
+
+
+@pytest.mark.parametrize("words, message", [
+    (["train", "absent.star"], "absent.star: no such file; expected a STAR"),
+    (["train", "."], ".: is a folder; expected a STAR"),
+    (["train", "table.star"], "table.star: no column rlnImageName"),
+    (["train", "table.star", "--config", "absent.yaml"], "absent.yaml: no such file; expected settings"),
+    (["train", "table.star", "--set", "trian.rate=1"], "unknown setting trian; did you mean train?"),
+    (["train", "table.star", "--set", "train.rat=1"], "unknown setting train.rat; did you mean train.rate?"),
+    (["train", "table.star", "--set", "alone_step=1"], "unknown setting alone_step; did you mean train.alone_steps?"),
+    (["train", "table.star", "--set", "stack.bx=1"], "unknown setting stack.bx; did you mean stack.box?"),
+    (["train", "table.star", "--set", "rate"], "--set rate: expected name=value"),
+    (["train", "table.star", "--set", "train.rate=fast"], "rate is 'fast'; expected a valid number"),
+    (["train", "table.star", "--set", "stack.trained_share=2"], "trained_share is 2; expected a number over 0 and up to 1"),
+    (["train", "table.star", "--classes", "0"], "classes is 0; expected a number from 1 on"),
+    (["train", "table.star", "--device", "gpu"], "device is 'gpu'; expected cpu"),
+    (["train", "table.star", "--device", "cpu", "--devices", "0"], "--devices is 0; expected 1 or more"),
+    (["train", "table.star", "--clases", "3"], "No such option: --clases (Possible options: --classes"),
+    (["train"], "Missing argument 'particles'"),
+    (["trian", "table.star"], "No such command 'trian'. Did you mean 'train'?"),
+    (["predict", "table.star"], "results/mine: no model.safetensors or start.safetensors; expected the folder of a trained"),
+    (["report", "."], ".: no predictions.star; expected the folder of an answer"),
+    (["export", ".", "--to", "x"], "expected one of --class and --rows"),
+    (["export", ".", "--to", "x", "--rows", "absent.txt"], "absent.txt: no such file; expected row numbers"),
+    (["simulate", "adq", "--set", "train.rate=1"], "--set train.rate=1: this command reads nothing of it"),
+])  # fmt: skip
+def test_a_mistake_is_refused_in_one_line_before_anything_is_made(refused, tmp_path, words, message):
+    assert message in refused(*words)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.star"]
+
+
+def test_a_misspelt_section_of_a_file_is_refused_with_the_nearest(refused, tmp_path):
+    (tmp_path / "my.yaml").write_text("trian: {rate: 1}\n")
+    assert "my.yaml: unknown setting trian; did you mean train?" in refused("train", "table.star", "--config", "my.yaml")
+    (tmp_path / "my.yaml").write_text("train: {ab_initio: {step: 1}}\n")
+    found = refused("train", "table.star", "--config", "my.yaml")
+    assert "unknown setting train.ab_initio.step; did you mean train.ab_initio.steps?" in found
+
+
+@pytest.mark.slow
+def test_help_and_refusals_come_soon(tmp_path):
+    (tmp_path / "table.star").write_text("data_particles\n\nloop_\n_rlnDefocusU #1\n1.0\n")
+    for words, seconds in ((["--help"], 1.0), (["train", "absent.star"], 3.0), (["train", "table.star", "--set", "a=1"], 3.0)):
+        before = os.times()
+        hetacumn(tmp_path, *words)
+        spent = os.times()
+        used = spent.children_user + spent.children_system - before.children_user - before.children_system
+        assert used < seconds, (words, used)  # seconds of a core: other programs may share the machine
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """An empty folder, then with a simulated stack, settings of a toy's size, and a trained and predicted run."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "my.yaml").write_text(yaml.safe_dump({"stack": {"box": 24}, "train": QUICK}))
+    done = hetacumn(folder, "simulate", "adk", "--out", "toy", "--particles", 120, "--box", 64, "--snr", 1,
+                    "--set", "datasets.adk.pixel_A=1.6")  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> subprocess.CompletedProcess:
+    return hetacumn(folder, "train", "toy/particles.star", "--config", "my.yaml", "--classes", 2, "--seed", 1,
+                    "--set", "train.alone_steps=40")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def predicted(folder, trained) -> subprocess.CompletedProcess:
+    return hetacumn(folder, *shlex.split(follows(trained))[1:])  # the command that training names
+
+
+@needs_data
+@pytest.mark.slow
+class TestFromAnEmptyFolder:
+    """Simulate, train, predict, report, compare and export a toy stack, as one user does after the other."""
+
+    def test_training_takes_the_settings_given_and_says_what_follows(self, folder, trained):
+        assert trained.returncode == 0, trained.stderr[-3000:]
+        config = json.loads((folder / "results/mine/config.json").read_text())
+        assert (config["config"]["classes"], config["config"]["seed"], config["config"]["alone_steps"]) == (2, 1, 40)
+        assert config["config"]["width"] == QUICK["width"] and config["box"] == 24
+        *_, result, place, following = trained.stdout.splitlines()
+        assert result.startswith("hetacumn: trained on 84 of 120 particles, 2 classes")
+        assert place == "results: results/mine"
+        assert following == "next: hetacumn predict toy/particles.star --out results/mine"
+        assert (folder / "results/mine" / NOTEBOOKS["train"]).is_file()
+        assert "warning: toy/particles.star: 120 particles are few" in trained.stderr
+
+    def test_prediction_and_report_leave_their_files_and_figures(self, folder, predicted):
+        assert predicted.returncode == 0, predicted.stderr[-3000:]
+        assert len(star.read_table(folder / "results/mine/predictions.star")) == 120
+        reported = hetacumn(folder, *shlex.split(follows(predicted))[1:])
+        assert reported.returncode == 0, reported.stderr[-3000:]
+        assert follows(reported) == "hetacumn explore results/mine"
+        figures = {path.name for path in (folder / "results/mine/report").iterdir()}
+        assert {"fsc.png", "landscape.png", "views.png", NOTEBOOKS["report"]} <= figures
+        assert ".lock" not in figures and not (folder / "results/mine/.lock").exists()
+
+    def test_an_answer_compared_with_itself_agrees_wholly(self, folder, predicted):
+        compared = hetacumn(folder, "compare", "results/mine", "results/mine", "--out", "same")
+        assert compared.returncode == 0, compared.stderr[-3000:]
+        assert json.loads((folder / "same/agreement.json").read_text())["classes"] == 1.0
+        assert "agreement of 120 particles: classes 1.000" in compared.stdout
+
+    def test_an_export_holds_the_particles_chosen(self, folder, predicted):
+        table = star.read_table(folder / "results/mine/predictions.star").particles
+        (folder / "rows.txt").write_text("3 1\n120\n")
+        done = hetacumn(folder, "export", "results/mine", "--rows", "rows.txt", "--to", "some/three")
+        assert done.returncode == 0, done.stderr
+        names = star.read_table(folder / "some/three.star").particles["rlnImageName"].tolist()
+        assert names == table["rlnImageName"].iloc[[0, 2, 119]].tolist() and (folder / "some/three.mrc").is_file()
+        done = hetacumn(folder, "export", "results/mine", "--class", "1", "--to", "some/one")
+        assert len(star.read_table(folder / "some/one.star")) == (table["rlnClassNumber"] == 1).sum()
+        done = hetacumn(folder, "export", "results/mine", "--class", "9", "--to", "some/nine")
+        assert done.returncode == 2 and "class 9 has no particles; expected one of the classes 1 to 2" in done.stderr
+
+    def test_explore_opens_jupyterlab_on_the_run_with_its_files_in_sight(self, folder, predicted, tmp_path):
+        (tmp_path / "jupyter_server_config.json").write_text('{"ServerApp": {"allow_root": true}}')
+        places = {"JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"), "JUPYTER_CONFIG_DIR": str(tmp_path)}
+        command = [sys.executable, "-m", "hetacumn.cli", "explore", "results/mine", "--no-browser", "--port", "0"]
+        process = subprocess.Popen(command, cwd=folder, env=environment() | places, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 120
+            while not (servers := list(tmp_path.glob("runtime/jpserver-*.json"))) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            server = json.loads(servers[0].read_text())
+            assert server["root_dir"] == str(folder) and server["pid"] == process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+        cells = json.loads((folder / "results/mine/explore.ipynb").read_text())["cells"]
+        (injected,) = [cell for cell in cells if "injected-parameters" in cell["metadata"].get("tags", [])]
+        assert f'folder = "{folder / "results/mine"}"' in "".join(injected["source"])
+
+    def test_an_interrupted_training_says_from_where_it_goes_on(self, folder):
+        words = ["train", "toy/particles.star", "--config", "my.yaml", "--out", "stopped", "--set", "train.alone_steps=100000",
+                 "--set", "train.checkpoint_seconds=0.2"]  # fmt: skip
+        process = subprocess.Popen([sys.executable, "-m", "hetacumn.cli", *words], cwd=folder, env=environment(),
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        deadline = time.monotonic() + 300
+        while not (folder / "stopped/checkpoint.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        refused = hetacumn(folder, *words)
+        assert refused.returncode == 2 and f"stopped: in use by process {process.pid}" in refused.stderr
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 130
+        assert said.splitlines()[-1] == "interrupted: the same command goes on from stopped/checkpoint.pt"
+
+    def test_outside_a_project_a_dataset_of_ones_own_is_simulated_by_its_settings(self, folder):
+        settings = {"datasets": {"own": {"structure": "adk", "states": ["open"], "particles": 3, "box": 32, "pixel_A": 3.2}}}
+        (folder / "own.yaml").write_text(yaml.safe_dump(settings))
+        done = hetacumn(folder, "simulate", "own", "--config", "own.yaml", "--data-dir", REPO / "data", "--out", "own")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert len(star.read_table(folder / "own/particles.star")) == 3
+
+
+def follows(done: subprocess.CompletedProcess) -> str:
+    """The command that a finished one names as the next."""
+    return done.stdout.splitlines()[-1].removeprefix("next: ")

@@ -1,0 +1,108 @@
+"""One run a folder: refused while another lives, taken over after it was killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hetacumn.errors import HetacumnError
+from hetacumn.run_lock import LOCK, hold, make_folder
+
+HOLDER = """
+import sys, time
+from hetacumn.errors import HetacumnError
+from hetacumn.run_lock import hold
+try:
+    with hold(sys.argv[1]):
+        print("holds", flush=True)
+        time.sleep(float(sys.argv[2]))
+except HetacumnError as error:
+    print(error, flush=True)
+"""
+
+
+def start(folder: Path, seconds: float) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", HOLDER, folder, str(seconds)], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_second_run_is_refused_while_the_first_lives_and_let_in_when_it_has_ended(tmp_path):
+    first = start(tmp_path / "out", 300)
+    assert first.stdout.readline() == "holds\n"
+    with pytest.raises(HetacumnError, match=f"out: in use by process {first.pid}, which began .*; expected one run a folder"):
+        with hold(tmp_path / "out"):
+            pass
+    first.send_signal(signal.SIGINT)
+    first.wait(30)
+    with hold(tmp_path / "out"):
+        assert json.loads((tmp_path / "out" / LOCK).read_text())["process"] == os.getpid()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_killed_run_blocks_nobody_even_before_its_parent_has_noticed(tmp_path):
+    first = start(tmp_path, 300)
+    assert first.stdout.readline() == "holds\n"
+    first.kill()
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
+    assert (tmp_path / LOCK).exists()
+    with hold(tmp_path):
+        pass
+    first.wait()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_of_many_that_start_at_once_after_a_kill_one_is_let_in(tmp_path):
+    first = start(tmp_path, 300)
+    assert first.stdout.readline() == "holds\n"
+    first.kill()
+    first.wait()
+    rivals = [start(tmp_path, 300) for _ in range(6)]
+    said = [rival.stdout.readline() for rival in rivals]
+    for rival in rivals:
+        rival.kill()
+        rival.wait()
+    assert sum(line == "holds\n" for line in said) == 1 and sum("in use by process" in line for line in said) == 5
+
+
+def test_a_lock_of_another_host_is_refused_with_the_way_to_remove_it(tmp_path):
+    (tmp_path / LOCK).write_text(json.dumps({"host": "elsewhere", "process": 1, "began": 0.0}))
+    with pytest.raises(HetacumnError, match=r"process 1 of elsewhere, .* or remove .*\.lock if that run is gone"):
+        with hold(tmp_path):
+            pass
+    assert (tmp_path / LOCK).exists()
+
+
+def test_a_process_of_the_same_number_that_began_later_is_another(tmp_path):
+    import platform
+
+    (tmp_path / LOCK).write_text(json.dumps({"host": platform.node(), "process": 1, "began": 0.0}))
+    with hold(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": "x"}'])
+def test_a_damaged_lock_blocks_nobody(tmp_path, content):
+    (tmp_path / LOCK).write_text(content)
+    with hold(tmp_path):
+        pass
+
+
+def test_what_the_holder_starts_may_work_in_the_folder_and_leaves_the_lock(tmp_path):
+    with hold(tmp_path):
+        with hold(tmp_path):
+            pass
+        child = start(tmp_path, 0)
+        assert child.stdout.readline() == "holds\n"
+        child.wait()
+        assert (tmp_path / LOCK).exists()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_folder_that_cannot_be_made_or_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file/inside", Path("/proc/inside")):
+        with pytest.raises(HetacumnError, match=r"cannot be made \(.*\); expected a folder for results"):
+            make_folder(folder)
