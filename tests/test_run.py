@@ -105,6 +105,19 @@ def test_an_output_folder_that_is_a_file_or_cannot_be_made_is_refused(make_noteb
         assert line.startswith("error: taken") and "expected a folder for results" in line and line.count("\n") == 1
 
 
+def test_an_interruption_names_the_checkpoint_that_is_left(make_notebook, tmp_path):
+    notebook = make_notebook("import time\nfrom pathlib import Path\nPath(out, 'checkpoint.pt').touch()\n"
+                             "print('begins', flush=True)\ntime.sleep(300)")
+    process = subprocess.Popen([sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"], cwd=tmp_path,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begins\n"
+    time.sleep(1)  # it prints that line still
+    process.terminate()
+    assert process.wait(60) == 130
+    assert process.stderr.read().endswith("interrupted: the same command goes on from out/checkpoint.pt\n")
+    assert os.listdir(tmp_path / "out") == ["checkpoint.pt"]
+
+
 def test_the_checkpoints_that_an_interruption_names_are_those_of_training():
     from hetacumn.run_folder import UNDER_WAY
     from hetacumn.training import CHECKPOINT
