@@ -33,7 +33,7 @@ from hetacumn.optics import Optics
 from hetacumn.particles import read_particles, write_star
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import peak_memory_mb
-from hetacumn.simulate import Simulation
+from hetacumn.simulation_settings import Simulation
 from hetacumn.stacks import new_stack
 from hetacumn.train_config import method_config
 

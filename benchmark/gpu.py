@@ -29,10 +29,12 @@ from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, params, root
 from hetacumn.run_folder import read_run
-from hetacumn.simulate import Simulation, Truth, simulate
+from hetacumn.simulate import simulate
+from hetacumn.simulation_settings import Simulation
 from hetacumn.star import read_table, write_table
 from hetacumn.train_config import method_config, wanted_classes
 from hetacumn.training import device_name, pick_device, training_share
+from hetacumn.truth import Truth
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from hetacumn.fourier import ifft3c, padded_size, shells
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.volumes import Slicer, make_stencil, radius_grid
+from hetacumn.slices import Slicer, make_stencil
+from hetacumn.volumes import radius_grid
 
 
 @torch.no_grad()

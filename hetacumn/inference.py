@@ -30,9 +30,9 @@ from hetacumn.observations import Observations
 from hetacumn.parallel import Result, batch_size, side_by_side
 from hetacumn.rivals import locate
 from hetacumn.search import search_grid
+from hetacumn.slices import Slicer
 from hetacumn.stochastic_em import poses_are_open, soften
 from hetacumn.subspace import infer_latents, mixing_of, volumes_at
-from hetacumn.volumes import Slicer
 
 SEARCH_BATCH = 2500  # images that share one reading of the grid's slices, at most
 FAINT = 150.0  # nats by which the molecule explains an image better than nothing: below, a wrong pose often fits as well

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hetacumn.decoder import CoordinateDecoder, Drawing, VoxelDecoder, linear_basis
 from hetacumn.encoder import Encoder, Hypotheses
 from hetacumn.errors import HetacumnError
-from hetacumn.fourier import HalfPlane
+from hetacumn.half_plane import HalfPlane
 from hetacumn.joint import State, Tangent, compete, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses

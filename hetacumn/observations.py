@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetacumn.fourier import HalfPlane
+from hetacumn.half_plane import HalfPlane
 from hetacumn.particles import Particles
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.volumes import Slicer
+from hetacumn.slices import Slicer
 
 LEAST_POWER = 1e-4
 

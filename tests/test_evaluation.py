@@ -18,8 +18,8 @@ from hetacumn.evaluation import (
     shift_errors,
 )
 from hetacumn.predictions import Predictions
-from hetacumn.simulate import Truth
 from hetacumn.so3 import MIRROR, distance_deg, perturb, random_rotations
+from hetacumn.truth import Truth
 
 TRUE = np.repeat([0, 1, 2], [50, 30, 20])
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hetacumn.particles import read_particles
-from hetacumn.simulate import Truth
+from hetacumn.truth import Truth
 
 
 @pytest.mark.slow

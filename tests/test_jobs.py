@@ -20,7 +20,8 @@ from hetacumn.errors import HetacumnError
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
-from hetacumn.simulate import Simulation, simulate
+from hetacumn.simulate import simulate
+from hetacumn.simulation_settings import Simulation
 from hetacumn.so3 import distance_deg
 from hetacumn.team import Team
 from hetacumn.train_config import TrainConfig

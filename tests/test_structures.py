@@ -9,7 +9,8 @@ import roma
 import torch
 
 from hetacumn.errors import HetacumnError
-from hetacumn.structures import Atoms, density, load_motion, load_states, project_atoms, rotate_about
+from hetacumn.projection import density, project_atoms
+from hetacumn.structures import Atoms, load_motion, load_states, rotate_about
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPECS = {
