@@ -7,19 +7,22 @@ of ``voxel_A`` is at ``s / (box * voxel_A)`` per Å.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.fourier import fft3c, shells
 
 
-def fsc(a: Tensor, b: Tensor) -> Tensor:
-    """Correlate the transforms of ``(..., z, y, x)`` volumes shell by shell: ``(..., box // 2)``.
+def fsc(
+    a: Float[Tensor, "*#batch box box box"], b: Float[Tensor, "*#batch other other other"]
+) -> Float[Tensor, "... box//2"]:
+    """Correlate the transforms of volumes shell by shell.
 
-    Shell 0 is the mean. Blind to the scale of either volume and to any filter that is the same all over a
-    shell. A shell that is empty in either volume correlates 0. Raises ValueError where the boxes differ.
+    Shell 0 is the mean. The curve does not depend on the scale of either volume, nor on any filter that is constant over
+    each shell. A shell that is empty in either volume correlates 0. Raises ValueError where the boxes differ.
     """
     if a.shape[-3:] != b.shape[-3:]:
-        raise ValueError(f"volumes of one box are needed, not {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"volumes of shapes {tuple(a.shape)} and {tuple(b.shape)}; expected one box")
     box = a.shape[-1]
     first, second = fft3c(a.double()).flatten(-3), fft3c(b.double()).flatten(-3)
     shell = shells(box, 3, a.device).flatten()
@@ -33,16 +36,16 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(power > 0, cross / power, 0.0).to(a.dtype)
 
 
-def shell_frequencies(box: int, voxel_A: float) -> Tensor:
-    """Spatial frequency of every shell of :func:`fsc` in 1/Å, ``(box // 2,)``."""
+def shell_frequencies(box: int, voxel_A: float) -> Float[Tensor, " {box//2}"]:
+    """Compute the spatial frequency in 1/Å of every shell of :func:`fsc`."""
     return torch.arange(box // 2) / (box * voxel_A)
 
 
-def resolution_A(curve: Tensor, voxel_A: float, threshold: float = 0.5) -> float:
-    """Where an FSC curve ``(box // 2,)`` first falls below ``threshold``, in Å, interpolated between shells.
+def resolution_A(curve: Float[Tensor, " shells"], voxel_A: float, threshold: float = 0.5) -> float:
+    """Find where an FSC curve first falls below ``threshold``, in Å, interpolated between shells.
 
-    A curve that never falls is limited by the sampling, and Nyquist, ``2 * voxel_A``, is returned; one that
-    is below from shell 1 on resolves nothing, and the size of the box is returned. Shell 0 is not asked.
+    A curve that never falls is limited by the sampling, and Nyquist, ``2 * voxel_A``, is returned. A curve that is below
+    from shell 1 on resolves nothing, and the size of the box is returned. Shell 0 is ignored.
     """
     box = 2 * len(curve)
     below = (curve[1:] < threshold).nonzero()

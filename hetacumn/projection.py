@@ -7,6 +7,7 @@ the mass per pixel: their sum is the sum of the weights. Neither uses the slices
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.errors import HetacumnError
@@ -16,12 +17,12 @@ MIN_WIDTH_PX = 0.6  # the sum of a Gaussian's samples is then its integral to 0.
 OVERSAMPLING = 2
 
 
-def density(atoms: Atoms, box: int, voxel_A: float) -> Tensor:
-    """Sum the atoms' Gaussians on a grid: (box, box, box) as (z, y, x), mass per voxel, origin at box // 2.
+def density(atoms: Atoms, box: int, voxel_A: float) -> Float[Tensor, "{box} {box} {box}"]:
+    """Sum the atoms' Gaussians on a grid (z, y, x): mass per voxel, origin at box // 2.
 
-    Every Gaussian is sampled at the voxels' centres, over the whole box, so that the sum over z is the
-    projection of the same atoms at the identity. For large voxels, compute at small ones and Fourier-crop.
-    Raises HetacumnError where the atoms do not fit the box or are too narrow for the voxel.
+    Every Gaussian is sampled at the centres of the voxels, over the whole box, so that the sum over z is the projection of
+    the same atoms at the identity. For large voxels, compute small voxels and Fourier-crop. Raises HetacumnError where the
+    atoms do not fit the box or are too narrow for the voxel.
     """
     _check_fit(atoms, box, voxel_A)
     grid = (torch.arange(box, device=atoms.weights.device) - box // 2) * voxel_A
@@ -35,15 +36,15 @@ def density(atoms: Atoms, box: int, voxel_A: float) -> Tensor:
     return volume.view(box, box, box)
 
 
-def project_atoms(atoms: Atoms, rotations: Tensor, box: int, pixel_A: float) -> Tensor:
-    """Project atoms along view z: (b, box, box) images as (y, x), mass per pixel, origin at box // 2.
+def project_atoms(
+    atoms: Atoms, rotations: Float[Tensor, "b 3 3"], box: int, pixel_A: float
+) -> Float[Tensor, "b {box} {box}"]:
+    """Project atoms along view z into images (y, x): mass per pixel, origin at box // 2.
 
-    rotations: (b, 3, 3), object to view, x_view = R x_object. atoms.positions_A: (n, 3), or (b, n, 3) with a
-    state an image.
-
-    Points are spread bilinearly over a grid of OVERSAMPLING times finer pixels; the points of one width then
-    share one Gaussian blur, applied in Fourier space where the bilinear kernel is divided out again.
-    Raises HetacumnError where the atoms do not fit the box or are too narrow for the pixel.
+    Rotations take object to view. The positions of the atoms are common to all images, or have one state for each image.
+    Points are spread bilinearly over a grid of OVERSAMPLING times finer pixels. The points of one width share one Gaussian
+    blur in Fourier space, where the bilinear kernel is divided out. Raises HetacumnError where the atoms do not fit the box or
+    are too narrow for the pixel.
     """
     _check_fit(atoms, box, pixel_A)
     fine = box * OVERSAMPLING
@@ -64,8 +65,10 @@ def project_atoms(atoms: Atoms, rotations: Tensor, box: int, pixel_A: float) -> 
     return torch.fft.irfft2(spectrum, s=(box, box))
 
 
-def _spread(points: Tensor, weights: Tensor, size: int) -> Tensor:
-    """Spread (b, n, 2) points, xy in pixels, of weights (n,) over the four pixels around: (b, size, size)."""
+def _spread(
+    points: Float[Tensor, "b n 2"], weights: Float[Tensor, " n"], size: int
+) -> Float[Tensor, "b {size} {size}"]:
+    """Spread weighted points, xy in pixels, over the four pixels around each."""
     corner = points.floor()
     x, y = (points - corner).unbind(-1)
     corner = corner.long()
@@ -81,14 +84,14 @@ def _spread(points: Tensor, weights: Tensor, size: int) -> Tensor:
 
 def _check_fit(atoms: Atoms, box: int, pixel_A: float) -> None:
     if box % 2:
-        raise HetacumnError(f"the box is {box} pixels; it must be even")
+        raise HetacumnError(f"the box is {box} pixels; expected an even number")
     radius = (atoms.positions_A.norm(dim=-1) + 3 * atoms.widths_A).max().item()
     if radius > (box // 2 - 1) * pixel_A:
         raise HetacumnError(
-            f"the molecule reaches {radius:.0f} Å from the origin; a box of {box} × {pixel_A} Å holds "
-            f"{(box // 2 - 1) * pixel_A:.0f} Å: use a larger box or larger pixels")
+            f"the molecule reaches {radius:.0f} Å from the origin, and a box of {box} × {pixel_A} Å holds "
+            f"{(box // 2 - 1) * pixel_A:.0f} Å; expected a larger box or larger pixels")
     narrowest = atoms.widths_A.min().item()
     if narrowest < MIN_WIDTH_PX * pixel_A:
         raise HetacumnError(
-            f"Gaussians {narrowest} Å wide cannot be sampled every {pixel_A} Å: at most "
-            f"{narrowest / MIN_WIDTH_PX:.2f} Å; sample finely and Fourier-crop")
+            f"Gaussians {narrowest} Å wide cannot be sampled every {pixel_A} Å; expected at most "
+            f"{narrowest / MIN_WIDTH_PX:.2f} Å (sample finely and Fourier-crop)")

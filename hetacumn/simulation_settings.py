@@ -10,35 +10,35 @@ from hetacumn.settings import merged, read_settings
 
 @dataclass(frozen=True)
 class Simulation:
-    """What to simulate; the fields are the keys of a dataset in params.yaml.
+    """The settings of a simulated dataset; the fields are the keys of a dataset in params.yaml.
 
-    ``snr`` is the variance of the clean image (filtered by its CTF, shifted) over that of the noise, both
-    over the whole box; the clean variance is averaged over the stack, and the stack has one noise level.
+    ``snr`` is the variance of the clean image (filtered by its CTF, shifted) over the variance of the noise, both over the
+    whole box. The clean variance is averaged over the stack, and the stack has one noise level.
     """
 
-    molecule: dict  #: the states or the motion, as in :mod:`hetacumn.structures`
+    molecule: dict  #: the spec of the states or of the motion, as in :mod:`hetacumn.structures`
     particles: int = 10_000
     box: int = 128
     pixel_A: float = 1.0
     snr: float = 0.1
     weights: tuple[float, ...] | None = None  #: fraction of each state, summing to 1; None is equal
-    continuous: bool = False  #: a motion's coordinates uniform in [0, 1], in place of states
-    motion_classes: int = 5  #: a continuous motion's classes: so many equal parts of [0, 1] of each coordinate
-    shift_px: float = 4.0  #: shifts are uniform from minus this to this, in x and in y
+    continuous: bool = False  #: a motion with coordinates uniform in [0, 1], in place of states
+    motion_classes: int = 5  #: a continuous motion has as many classes as equal parts of [0, 1] of each coordinate
+    shift_px: float = 4.0  #: shifts are uniform from minus this value to this value, in x and in y
     defocus_A: tuple[float, float] = (8_000.0, 18_000.0)  #: mean of u and v, uniform in this range
-    astigmatism_A: float = 500.0  #: defocus u minus v, uniform from 0 to this; its angle is uniform
+    astigmatism_A: float = 500.0  #: defocus u minus v is uniform from 0 to this value; its angle is uniform
     voltage_kv: float = 300.0
     cs_mm: float = 2.7
     amplitude_contrast: float = 0.1
-    ctf_table: str | None = None  #: a CSV in the data folder: random rows of it in place of the five above
-    pose_table: str | None = None  #: likewise, of directions of view and shifts: in place of uniform ones and of shift_px
+    ctf_table: str | None = None  #: a CSV in the data folder; its random rows replace the five settings above
+    pose_table: str | None = None  #: a CSV of viewing directions and shifts; its random rows replace uniform ones
     noise: str = "white"  #: or "coloured": power ∝ noise_floor + 1 / (1 + (k noise_knee_A)²)
     noise_knee_A: float = 50.0
     noise_floor: float = 0.1
-    contrast: str = "white"  #: protein in the file; "black" as in raw micrographs
-    origins_within_A: float | None = None  #: the STAR gets origins, as of an earlier refinement, off by so much (normal)
+    contrast: str = "white"  #: protein in the file; or "black" as in raw micrographs
+    origins_within_A: float | None = None  #: the STAR has the origins of an earlier refinement with this normal error
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.box % 2 or self.box < 2:
             raise HetacumnError(f"box is {self.box}; expected an even number of pixels")
         for name in ("particles", "pixel_A", "snr", "motion_classes", "noise_knee_A"):
@@ -52,7 +52,7 @@ class Simulation:
 
     @classmethod
     def of_dataset(cls, params: dict, dataset: str) -> Simulation:
-        """Of a name under ``datasets`` in params.yaml."""
+        """Read the settings of a name under ``datasets`` in params.yaml."""
         known = params.get("datasets") or {}
         if dataset not in known:
             raise HetacumnError(f"unknown dataset '{dataset}'; expected one of {', '.join(known)}")
@@ -60,7 +60,7 @@ class Simulation:
 
     @classmethod
     def from_params(cls, settings: dict) -> Simulation:
-        """From the settings of a dataset: the keys that are no fields of ours describe the molecule."""
+        """Read the settings of a dataset; the keys that are not fields of this class describe the molecule."""
         own = {f.name for f in fields(cls)} - {"molecule"}
         molecule = {key: value for key, value in settings.items() if key not in own}
         return read_settings(cls, {**{key: value for key, value in settings.items() if key in own}, "molecule": molecule})

@@ -7,39 +7,53 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from hetacumn.fourier import crop_volumes, padded_rfft3c, padded_size
 
 
-def coarsened(volumes: Tensor, reach: float | None) -> Tensor:
-    """``(..., box, box, box)`` volumes on the coarsest grid of the same extent whose projections, orthonormal, have the
-    transform of before up to ``reach`` (integer frequency); as they are if none is given or no coarser one will do."""
+def coarsened(
+    volumes: Float[Tensor, "*batch box box box"], reach: float | None
+) -> Float[Tensor, "*batch coarse coarse coarse"]:
+    """Resample volumes on the coarsest grid of the same extent that keeps their slices up to ``reach``.
+
+    ``reach`` is an integer frequency. The orthonormal transform of a projection is unchanged up to there. The volumes are
+    returned as they are where ``reach`` is None or no coarser grid suffices.
+    """
     whole = volumes.shape[-1]
     if reach is None:
         return volumes
-    box = 8 * math.ceil((2 * reach + 8) / 8)  # between the frequencies of a grid that ends sharply its edge is felt
+    box = 8 * math.ceil((2 * reach + 8) / 8)  # a margin: the edge of the grid disturbs reading between its frequencies
     return volumes if box >= whole else crop_volumes(volumes, box) * (whole / box) ** 2
 
 
 class _Interpolate(torch.autograd.Function):
     """Rows of a table mixed by sparse weights: ``out[p] = Σ_c weights[p, c] table[index[p, c]]``.
 
-    The adjoint scatters. On a CPU that is SciPy's compiled sparse product, some ten times faster than
-    ``index_add_``, and deterministic.
+    The adjoint scatters. On a CPU it is SciPy's compiled sparse product, which is deterministic and some ten times faster
+    than ``index_add_``.
     """
 
     @staticmethod
-    def forward(ctx, table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    def forward(  # PyTorch passes a context object of no public type
+        ctx: Any,
+        table: Float[Tensor, "rows columns"],
+        index: Int[Tensor, "points corners"],
+        weights: Float[Tensor, "points corners"],
+    ) -> Float[Tensor, "points columns"]:
         ctx.save_for_backward(table, index, weights)
         return torch.nn.functional.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(
+        ctx: Any, gradient: Float[Tensor, "points columns"]
+    ) -> tuple[Float[Tensor, "rows columns"] | None, None, Float[Tensor, "points corners"] | None]:
         table, index, weights = ctx.saved_tensors
         to_table = to_weights = None
         if ctx.needs_input_grad[0]:
@@ -59,15 +73,18 @@ class _Interpolate(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Stencil:
-    """Where a set of slices reads a transform: eight corners and their weights for each of ``b * m`` points."""
+    """The places at which slices read a transform: eight corners and their weights for each of ``b * m`` points.
 
-    index: Tensor
-    weights: Tensor
-    sign: Tensor
+    ``sign`` is -1 where the conjugate is read, as only half of the transform is kept; ``shape`` is ``(b, m)``.
+    """
+
+    index: Int[Tensor, "points 8"]
+    weights: Float[Tensor, "points 8"]
+    sign: Float[Tensor, " points"]
     shape: tuple[int, int]
 
     def narrow(self, m: int) -> Stencil:
-        """Only the first ``m`` frequencies of each slice."""
+        """Keep only the first ``m`` frequencies of each slice."""
         b, full = self.shape
         if m == full:
             return self
@@ -84,11 +101,13 @@ class Slicer:
     ``Rᵀ (kx, ky, 0)``: the result is the orthonormal transform of the projection along view z. Only half of the
     transform is kept; the other half is its conjugate.
 
-    ``volumes``: ``(j, box, box, box)``; differentiable in them and in the rotations. ``reach``: the highest frequency
-    (integer) that will be asked for, if not all; the transform is no larger than that needs.
+    Slices are differentiable in the volumes and in the rotations. ``reach`` is the highest integer frequency that will be
+    read, None for all; it bounds the size of the transform.
     """
 
-    def __init__(self, volumes: Tensor, padding: float = 2.0, reach: float | None = None):
+    def __init__(
+        self, volumes: Float[Tensor, "j box box box"], padding: float = 2.0, reach: float | None = None
+    ) -> None:
         volumes = coarsened(volumes, reach)
         self.box = volumes.shape[-1]
         self.size = padded_size(self.box, padding)
@@ -96,35 +115,45 @@ class Slicer:
         transform = padded_rfft3c(volumes / self.box, self.size)  # (j, kz, ky, kx >= 0)
         self.table = torch.view_as_real(transform.flatten(1).T).flatten(1)  # (voxels, j * 2)
 
-    def stencil(self, rotations: Tensor, k: Tensor) -> Stencil:
-        """Corners and weights for ``(b, 3, 3)`` rotations at ``(m, 2)`` integer frequencies; reusable."""
+    def stencil(self, rotations: Float[Tensor, "b 3 3"], k: Float[Tensor, "m 2"]) -> Stencil:
+        """Make the reusable stencil of rotations at integer frequencies (kx, ky)."""
         return make_stencil(rotations, k, self.size, self.box)
 
-    def read(self, stencil: Stencil) -> Tensor:
-        """Slices ``(b, m, j)``, complex, at a stencil."""
+    def read(self, stencil: Stencil) -> Complex[Tensor, "b m {self.channels}"]:
+        """Read the slices of all volumes at a stencil."""
         values = _Interpolate.apply(self.table, stencil.index, stencil.weights).unflatten(1, (self.channels, 2))
         values = torch.complex(values[..., 0], values[..., 1] * stencil.sign[:, None])
         return values.unflatten(0, stencil.shape)
 
-    def read_mixed(self, stencil: Stencil, mixing: Tensor) -> Tensor:
-        """Slices ``(b, m)`` of each image's own mixture ``(b, j)`` of the volumes."""
+    def read_mixed(
+        self, stencil: Stencil, mixing: Float[Tensor, "b {self.channels}"]
+    ) -> Complex[Tensor, "b m"]:
+        """Read the slice of each image's own mixture of the volumes."""
         values = _Interpolate.apply(self.table, stencil.index, stencil.weights)
         values = values.view(stencil.shape[0], stencil.shape[1], self.channels, 2)
         values = torch.einsum("bmjc,bj->bmc", values, mixing)
         sign = torch.stack([torch.ones_like(stencil.sign), stencil.sign], dim=-1)
         return torch.view_as_complex((values * sign.view(*stencil.shape, 2)).contiguous())
 
-    def __call__(self, rotations: Tensor, k: Tensor) -> Tensor:
-        """Slices ``(b, j, m)``, complex, at ``(b, 3, 3)`` rotations and ``(m, 2)`` integer frequencies of the box."""
+    def __call__(
+        self, rotations: Float[Tensor, "b 3 3"], k: Float[Tensor, "m 2"]
+    ) -> Complex[Tensor, "b {self.channels} m"]:
+        """Read the slices of all volumes at rotations and integer frequencies (kx, ky) of the box."""
         return self.read(self.stencil(rotations, k)).transpose(1, 2)
 
 
-def make_stencil(rotations: Tensor, k: Tensor, size: int, box: int, gain: Tensor | None = None) -> Stencil:
-    """The stencil for a transform of ``size`` cubed of volumes of ``box`` cubed voxels, its x half not negative.
+def make_stencil(
+    rotations: Float[Tensor, "b 3 3"],
+    k: Float[Tensor, "m 2"],
+    size: int,
+    box: int,
+    gain: Float[Tensor, "b m"] | None = None,
+) -> Stencil:
+    """Make the stencil for the half kx >= 0 of a transform of ``size`` cubed of volumes of ``box`` cubed voxels.
 
-    ``gain`` ``(b, m)``: factors of what is read.
+    ``gain`` multiplies the values read.
     """
-    # Long arrays first, of x, y and z each: to multiply pairs and eights along a last dimension takes three times as long.
+    # One long array for each of x, y and z: products of pairs and eights along a last dimension take three times as long.
     axes = rotations[:, :2].permute(2, 0, 1).flatten(0, 1) * (size / box)
     points = (axes @ k.T).view(3, -1)  # Rᵀ (kx, ky, 0), (xyz, b * m)
     sign = torch.where(points[0] < 0, -1.0, 1.0)
@@ -136,7 +165,7 @@ def make_stencil(rotations: Tensor, k: Tensor, size: int, box: int, gain: Tensor
     width, half = size // 2 + 1, size // 2
     base = ((z + half) * size + y + half) * width + x
     plane = size * width
-    corners = torch.arange(8, device=base.device, dtype=base.dtype)  # made there: to copy it there would be waited for
+    corners = torch.arange(8, device=base.device, dtype=base.dtype)  # made on the device: a copy would wait
     offsets = (corners & 1) + (corners >> 1 & 1) * width + (corners >> 2) * plane
     index = base[:, None] + offsets
     ends = torch.stack([low[2], high[2]])

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from hetacumn import empiar, star
-from hetacumn.empiar import Entry, Patience, download_subset
+from hetacumn.empiar import Entry, Patience, Subset, download_subset
 from hetacumn.errors import HetacumnError
 from hetacumn.particles import read_particles
 from hetacumn.stacks import open_stack
@@ -104,7 +104,7 @@ def server(archive):
 
 
 def get(server, out, count=8, **more):
-    return download_subset(ENTRY, out, count, base_url=server.url, patience=QUICK, progress=False, **more)
+    return download_subset(ENTRY, out, Subset(count, **more), base_url=server.url, patience=QUICK, progress=False)
 
 
 def expected_images(archive, names):
@@ -177,7 +177,7 @@ def test_half_of_an_answer_is_kept_and_the_rest_asked_for(server, archive, tmp_p
 @pytest.mark.parametrize("trouble, message", [
     ("ignores range", r"all.star: the server sends the whole file; expected it to serve ranges \(status 206\)"),
     ("other range", r"all.star.*Content-Range is .*; expected bytes 17-33"),
-    ("status 503", r"status 503; tried 3 times; run it again later, what was downloaded stays"),
+    ("status 503", r"status 503; tried 3 times; run it again later, downloaded data stay"),
     ("dies at once", r"the connection ended too soon; tried 3 times"),
 ])  # fmt: skip
 def test_what_goes_wrong_always_is_told(server, tmp_path, trouble, message):
@@ -191,7 +191,7 @@ def test_what_goes_wrong_always_is_told(server, tmp_path, trouble, message):
 
 def test_a_file_that_is_not_there_is_named(server, tmp_path):
     with pytest.raises(HetacumnError, match=r"/1/data/none.star: status 404; expected 206"):
-        download_subset(Entry(1, "data/none.star", "data"), tmp_path, 3, base_url=server.url, patience=QUICK)
+        download_subset(Entry(1, "data/none.star", "data"), tmp_path, Subset(3), base_url=server.url, patience=QUICK)
 
 
 def test_an_interrupted_download_goes_on(server, archive, tmp_path):

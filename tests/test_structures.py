@@ -217,7 +217,7 @@ def test_unknown_names_are_told_what_is_known(spec, expected):
 def test_other_errors_name_what_was_expected(tmp_path):
     with pytest.raises(HetacumnError, match="adk, spliceosome"):
         load_motion({"structure": "ribosome"}, DATA)
-    with pytest.raises(HetacumnError, match="adk.npz is missing"):
+    with pytest.raises(HetacumnError, match="adk.npz: no such file"):
         load_states(SPECS["adk"], tmp_path)
     with pytest.raises(HetacumnError, match="larger box"):
         project_atoms(blob([40.0, 0.0, 0.0]), torch.eye(3)[None], 32, 2.0)
