@@ -130,6 +130,7 @@ class _States:
     def project(
         self, rows: slice, rotations: Float[Tensor, "b 3 3"], box: int, pixel_A: float
     ) -> Float[Tensor, "b {box} {box}"]:
+        """Project the conformations of the particles in ``rows`` at their rotations."""
         images = torch.empty(len(rotations), box, box, device=rotations.device)
         for k in self.classes[rows].unique():
             members = self.classes[rows] == k
@@ -154,6 +155,7 @@ class _Motion:
     def project(
         self, rows: slice, rotations: Float[Tensor, "b 3 3"], box: int, pixel_A: float
     ) -> Float[Tensor, "b {box} {box}"]:
+        """Project the conformations of the particles in ``rows`` at their rotations."""
         return project_atoms(self._move(self.coordinate[rows]).to(rotations.device), rotations, box, pixel_A)
 
 

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from hetacumn import empiar, star
-from hetacumn.empiar import Entry, Patience, Subset, download_subset
+from hetacumn.empiar import Entry, Subset, download_subset
 from hetacumn.errors import HetacumnError
 from hetacumn.particles import read_particles
+from hetacumn.remote import Patience, Remote, TemporaryFailure
 from hetacumn.stacks import open_stack
 
 BOX = 16
@@ -182,9 +183,9 @@ def test_half_of_an_answer_is_kept_and_the_rest_asked_for(server, archive, tmp_p
 ])  # fmt: skip
 def test_what_goes_wrong_always_is_told(server, tmp_path, trouble, message):
     server.trouble = lambda path, first: trouble
-    remote = empiar.Remote(f"{server.url}/1", QUICK)
+    remote = Remote(f"{server.url}/1", QUICK)
     if trouble == "dies at once":
-        remote._receive = lambda *arguments: (_ for _ in ()).throw(empiar._Trouble("the connection ended too soon"))
+        remote._receive = lambda *arguments: (_ for _ in ()).throw(TemporaryFailure("the connection ended too soon"))
     with pytest.raises(HetacumnError, match=message):
         remote.read("data/all.star", 17, 34)
 
