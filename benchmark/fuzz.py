@@ -35,7 +35,7 @@ from hetacumn.particle_tables import write_star
 from hetacumn.particles import ParticleMetadata
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import peak_memory_mb
-from hetacumn.simulate import Simulation
+from hetacumn.simulation_settings import Simulation
 from hetacumn.stacks import new_stack
 from hetacumn.train_config import method_config
 

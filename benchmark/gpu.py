@@ -38,6 +38,12 @@ from hetacumn.star import read_table, write_table
 from hetacumn.train_config import method_config, wanted_classes
 from hetacumn.training import training_share
 from hetacumn.training_job import TrainingJob, train
+from hetacumn.simulate import simulate
+from hetacumn.simulation_settings import Simulation
+from hetacumn.star import read_table, write_table
+from hetacumn.train_config import method_config, wanted_classes
+from hetacumn.training import device_name, pick_device, training_share
+from hetacumn.truth import Truth
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from hetacumn import plots
 from hetacumn.predictions import Predictions
 from hetacumn.project import params, root
 from hetacumn.run import run_notebook
-from hetacumn.simulate import Simulation, simulate
+from hetacumn.simulate import simulate
+from hetacumn.simulation_settings import Simulation
 from hetacumn.stacks import new_stack, open_stack
 from hetacumn.star import read_table, write_table
 

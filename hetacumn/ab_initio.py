@@ -30,16 +30,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio_config import AbInitioConfig
-from hetacumn.fsc import Placement, place_core, place_volume, settle_hand
+from hetacumn.alignment import Placement, place_core, place_volume, settle_hand
 from hetacumn.joint import State, Tangent, climb, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
 from hetacumn.rivals import Candidates, search_competing
 from hetacumn.search import search_grid
+from hetacumn.slices import Slicer
 from hetacumn.so3 import Frame, distance_deg
 from hetacumn.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
 from hetacumn.subspace import ComponentPrior, infer_latents, latent_posterior, volumes_at
-from hetacumn.volumes import Slicer, soft_sphere
+from hetacumn.volumes import soft_sphere
 
 MOVED_DEG = 5.0  # a turn by which an image counts as moved from one search to the next
 UNFIT = 3.0  # standard deviations: an image that fits so much worse than most

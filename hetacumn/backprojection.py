@@ -1,8 +1,8 @@
 """Volumes from posed images by weighted back-projection, and images from volumes.
 
-Every coefficient is put where its slice lies in the transform, times its CTF, and the sum is divided by that of the
-squared CTFs plus a constant for what was seen too little (a Wiener filter): the linear reconstruction that most programs
-of the field end with. Padding and a division by the interpolation's kernel keep its artefacts small.
+Every coefficient, times its CTF, is added to the transform where its slice lies. The sum is divided by the sum of the
+squared CTFs plus a constant (a Wiener filter). Most programs of the field end with this linear reconstruction. Padding and a
+division by the interpolation's kernel keep its artefacts small.
 """
 
 from __future__ import annotations
@@ -10,28 +10,37 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor
 
 from hetacumn.fourier import ifft3c, padded_size, shells
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses
-from hetacumn.volumes import Slicer, make_stencil, radius_grid
+from hetacumn.slices import Slicer, make_stencil
+from hetacumn.volumes import radius_grid
 
 
 @torch.no_grad()
-def back_project(data: Observations, poses: Poses, padding: float = 2.0, prior: float = 0.05, batch: int = 1000) -> Tensor:
-    """The volume ``(box, box, box)`` of ``n`` images at their poses, in the scale of the images.
+def back_project(
+    data: Observations, poses: Poses, padding: float = 2.0, prior: float = 0.05, batch: int = 1000
+) -> Float[Tensor, "box box box"]:
+    """Reconstruct a volume from images at their poses, in the scale of the images.
 
-    ``prior`` is the constant of the Wiener filter, as a part of the mean squared CTF in a shell.
+    ``prior`` is the constant of the Wiener filter, as a fraction of the mean squared CTF in a shell.
     """
     rows = [slice(start, start + batch) for start in range(0, len(data), batch)]
-    return back_project_parts(((data[some], poses[some]) for some in rows), padding, prior)
+    return back_project_parts(((data[chunk], poses[chunk]) for chunk in rows), padding, prior)
 
 
 @torch.no_grad()
-def back_project_parts(parts: Iterable[tuple[Observations, Poses]], padding: float = 2.0, prior: float = 0.05) -> Tensor:
-    """:func:`back_project` of images that come by parts, of which one at a time is in memory."""
-    sums = None
+def back_project_parts(
+    parts: Iterable[tuple[Observations, Poses]], padding: float = 2.0, prior: float = 0.05
+) -> Float[Tensor, "box box box"]:
+    """Reconstruct as :func:`back_project` does from images that come by parts, with one part in memory at a time.
+
+    Raises ValueError where there is no part.
+    """
+    sums: Float[Tensor, "voxels 3"] | None = None
     for part, poses in parts:
         if sums is None:
             box, device = part.plane.box, part.y.device
@@ -43,6 +52,8 @@ def back_project_parts(parts: Iterable[tuple[Observations, Poses]], padding: flo
         values = torch.stack([centred.real.flatten(), centred.imag.flatten() * stencil.sign, part.ctf.square().flatten()], 1)
         for corner in range(8):
             sums.index_add_(0, stencil.index[:, corner], values * stencil.weights[:, corner, None])
+    if sums is None:
+        raise ValueError("no part of images; expected at least one")
     signal, weight = _whole(torch.view_as_complex(sums[:, :2].contiguous()), size), _whole(sums[:, 2], size)
     shell = shells(size, 3, device).clamp(max=size // 2)
     mean = torch.bincount(shell.flatten(), weight.flatten()) / torch.bincount(shell.flatten())
@@ -54,8 +65,8 @@ def back_project_parts(parts: Iterable[tuple[Observations, Poses]], padding: flo
     return volume[middle, middle, middle] / (kernel[:, None, None] * kernel[:, None] * kernel)
 
 
-def _whole(half: Tensor, size: int) -> Tensor:
-    """The whole transform ``(size,) * 3`` of which the half with kx >= 0 was filled, each point from it and its mate."""
+def _whole(half: Inexact[Tensor, " voxels"], size: int) -> Inexact[Tensor, "{size} {size} {size}"]:
+    """Complete a transform whose half with kx >= 0 was filled: every point is the sum of itself and its mate."""
     half = half.view(size, size, size // 2 + 1)
     whole = half.new_zeros(size, size, size)
     whole[:, :, size // 2 :] = half[:, :, : size // 2]
@@ -64,8 +75,12 @@ def _whole(half: Tensor, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def reproject(data: Observations, volumes: Tensor, classes: Tensor, poses: Poses) -> Tensor:
-    """What each image would be without noise: ``(n, m)`` coefficients of the volume ``(k, box, box, box)`` of its class
-    ``(n,)`` at its pose, CTF and shift applied. Volumes are in the scale of the images."""
+def reproject(
+    data: Observations, volumes: Float[Tensor, "k box box box"], classes: Int[Tensor, " n"], poses: Poses
+) -> Complex[Tensor, "n m"]:
+    """Compute the coefficients of each image without noise: the slice of its class's volume at its pose, with CTF and shift.
+
+    Volumes are in the scale of the images.
+    """
     slices = Slicer(volumes)(poses.rotations, data.k)[torch.arange(len(data)), classes]
     return data.plane.translate(slices * data.ctf, poses.shifts_px)

@@ -9,7 +9,7 @@ from hetacumn.project import atomic_path
 
 
 def write_morph(path: Path | str, volumes: Sequence[Path | str], level: float) -> None:
-    """Write ``path``, a ``.cxc``: it opens the volumes (paths relative to it), at one contour level, as a morph."""
+    """Write a ``.cxc`` script that opens volumes (paths relative to it) at one contour level and plays them as a morph."""
     path, count = Path(path), len(volumes)
     lines = [
         "# Open with ChimeraX: the volumes along a path through the latent space, morphed to and fro.",

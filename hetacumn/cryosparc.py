@@ -1,4 +1,4 @@
-"""cryoSPARC's .cs particle tables, as one flat table with RELION's column names."""
+"""Reading of cryoSPARC's .cs particle tables into one flat table with RELION's column names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from roma import rotvec_to_rotmat
 from hetacumn.errors import HetacumnError
 from hetacumn.so3 import to_euler
 
-#: RELION's column, cryoSPARC's, and the factor between them.
+#: RELION's column, cryoSPARC's field, and the factor between them.
 _COLUMNS = [
     ("rlnDefocusU", "ctf/df1_A", 1.0),
     ("rlnDefocusV", "ctf/df2_A", 1.0),
@@ -27,7 +27,7 @@ _COLUMNS = [
 NUMBERS, TEXT = "fiu", "SU"
 OPTIONAL = ("alignments3D", "ctf/anisomag")
 #: Field, kinds of its type, shape of one value.
-_EXPECTED = [
+_EXPECTED: list[tuple[str, str, tuple[int, ...]]] = [
     ("blob/path", TEXT, ()), ("blob/idx", "iu", ()), ("blob/shape", "iu", (2,)),
     *((name, NUMBERS, ()) for _, name, _ in _COLUMNS),
     ("ctf/anisomag", NUMBERS, (4,)),
@@ -36,13 +36,13 @@ _EXPECTED = [
 
 
 def read_cs(path: Path) -> pd.DataFrame:
-    """One row a particle: rlnImageName, CTF, pixel size, image size; angles and origins where it is aligned.
+    """Read one row a particle: rlnImageName, CTF, pixel size, image size; angles and origins where it is aligned.
 
-    A cryoSPARC pose is a rotation vector from view to object, its shift RELION's origin in pixels of
+    A cryoSPARC pose is a rotation vector from view to object; its shift is RELION's origin in pixels of
     ``alignments3D/psize_A``.
 
     Raises:
-        HetacumnError: not a .cs file, or a field missing.
+        HetacumnError: the file is not a .cs table, or a field is missing.
     """
     try:
         rows = np.load(path, allow_pickle=False)
@@ -63,7 +63,7 @@ def read_cs(path: Path) -> pd.DataFrame:
     table = pd.DataFrame({"rlnImageName": names})
     for relion, field, factor in _COLUMNS:
         table[relion] = rows[field].astype(np.float64) * factor
-    if "ctf/anisomag" in fields:  # a matrix less the identity
+    if "ctf/anisomag" in fields:  # the matrix minus the identity
         for i in range(2):
             for j in range(2):
                 table[f"rlnMagMat{i}{j}"] = rows["ctf/anisomag"][:, 2 * i + j].astype(np.float64) + (i == j)

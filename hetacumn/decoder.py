@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hetacumn.precision import autocast
+from hetacumn.slices import Slicer
 from hetacumn.so3 import random_rotations
 from hetacumn.subspace import mixing_of
-from hetacumn.volumes import Slicer, soft_sphere
+from hetacumn.volumes import soft_sphere
 
 Drawing = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hetacumn.fourier import HalfPlane
+from hetacumn.half_plane import HalfPlane
 from hetacumn.particles import Poses
 from hetacumn.precision import autocast
 from hetacumn.so3 import from_6d

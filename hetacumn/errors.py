@@ -1,9 +1,9 @@
-"""What the package raises when the input, not the program, is at fault."""
+"""Errors that the package raises when the input, not the program, is at fault."""
 
 
 class HetacumnError(Exception):
-    """The user's own mistake: a bad file, row or parameter.
+    """A mistake of the user: a bad file, row or parameter.
 
-    The message is one line: what is wrong, where (file, row), and what was expected. `hetacumn.run` prints
-    it without a traceback. Subclasses belong in this module, where the runner looks for them.
+    The message is one line that names the fault, its place (file, row) and the expected value. `hetacumn.run` prints it
+    without a traceback. Subclasses belong in this module, where the runner looks for them.
     """

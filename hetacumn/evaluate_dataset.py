@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from hetacumn.bound import Bound, bayes_bound
+from hetacumn.bound import Bound, TrueMixture, bayes_bound
 from hetacumn.csv_tables import write_table
 from hetacumn.errors import HetacumnError
 from hetacumn.evaluation import Score, score_folder
@@ -97,7 +97,7 @@ def _bound_rows(dataset: SimulatedDataset, box: int, rows: np.ndarray) -> Bound:
     volumes = scale_to_images(dataset.volumes, box, truth.noise_std)
     particles = read_particles(dataset.folder / "particles" / "particles.star", box=box, rows=rows, centre=False)
     poses = Poses(truth.rotations[rows], truth.shifts_A[rows] / particles.pixel_A)
-    return bayes_bound(observe(particles), volumes, poses, truth.classes[rows], weights)
+    return bayes_bound(observe(particles), TrueMixture(volumes, weights, poses, truth.classes[rows]))
 
 
 def scale_to_images(volumes: Tensor, box: int, noise_std: float) -> Tensor:

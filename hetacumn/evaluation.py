@@ -21,13 +21,14 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from hetacumn.alignment import align_volume
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import crop_volumes
-from hetacumn.fsc import align_volume, fsc, resolution_A
+from hetacumn.fsc import fsc, resolution_A
 from hetacumn.mrc import read_volumes
 from hetacumn.predictions import Predictions
-from hetacumn.simulate import Truth
 from hetacumn.so3 import Frame, align, distance_deg
+from hetacumn.truth import Truth
 
 _TRUSTED_DEG = 30.0  # poses worse than this in the median give volumes no frame to start from
 

@@ -1,40 +1,39 @@
-"""Centred Fourier transforms of real images, and the half-plane of coefficients that is independent.
+"""Centred Fourier transforms of images and volumes; cropping and padding; shells.
 
-Images are ``(..., y, x)`` with the origin at index ``box // 2``; a frequency is an integer ``k`` with
-``k / box`` in cycles per pixel. Two-dimensional transforms are orthonormal, so that white noise of unit
-variance per pixel has unit variance per coefficient and squared distances are equal in both spaces.
+Images are ``(..., y, x)`` and volumes ``(..., z, y, x)`` with the origin at index ``box // 2``; a frequency is an integer
+``k`` with ``k / box`` in cycles per pixel. Two-dimensional transforms are orthonormal: white noise of unit variance per
+pixel has unit variance per coefficient, and squared distances are equal in both spaces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import copy
 from functools import lru_cache
 
 import torch
+from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor
 
 
-def fft2c(images: Tensor) -> Tensor:
-    """Transform ``(..., y, x)`` images about their centre; complex ``(..., ky, kx)``, zero frequency at ``box // 2``."""
+def fft2c(images: Inexact[Tensor, "*batch y x"]) -> Complex[Tensor, "*batch y x"]:
+    """Transform images about their centre, orthonormally; zero frequency is at ``box // 2``."""
     shifted = torch.fft.ifftshift(images, dim=(-2, -1))
     return torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=(-2, -1))
 
 
-def ifft2c(coefficients: Tensor) -> Tensor:
-    """Invert :func:`fft2c`; the real part, ``(..., y, x)``."""
+def ifft2c(coefficients: Complex[Tensor, "*batch y x"]) -> Float[Tensor, "*batch y x"]:
+    """Invert :func:`fft2c` and return the real part."""
     shifted = torch.fft.ifftshift(coefficients, dim=(-2, -1))
     return torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1)).real
 
 
-def fft3c(volumes: Tensor) -> Tensor:
-    """Transform ``(..., z, y, x)`` volumes about their centre, unnormalised; zero frequency at ``box // 2``."""
+def fft3c(volumes: Inexact[Tensor, "*batch z y x"]) -> Complex[Tensor, "*batch z y x"]:
+    """Transform volumes about their centre, unnormalised; zero frequency is at ``box // 2``."""
     dims = (-3, -2, -1)
     return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(volumes, dim=dims), dim=dims), dim=dims)
 
 
-def ifft3c(coefficients: Tensor) -> Tensor:
-    """Invert :func:`fft3c`; the real part, ``(..., z, y, x)``."""
+def ifft3c(coefficients: Inexact[Tensor, "*batch z y x"]) -> Float[Tensor, "*batch z y x"]:
+    """Invert :func:`fft3c` and return the real part."""
     dims = (-3, -2, -1)
     return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(coefficients, dim=dims), dim=dims), dim=dims).real
 
@@ -44,8 +43,8 @@ def _centre(size: int, box: int) -> slice:
     return slice(start, start + box)
 
 
-def crop_images(images: Tensor, box: int) -> Tensor:
-    """Fourier-crop ``(..., y, x)`` images to ``box`` pixels: same field of view, larger pixels.
+def crop_images(images: Float[Tensor, "*batch size size"], box: int) -> Float[Tensor, "*batch {box} {box}"]:
+    """Fourier-crop images to ``box`` pixels: same field of view, larger pixels.
 
     The transform stays orthonormal: the noise variance per pixel of white noise is kept, and the signal's
     amplitude per pixel grows by ``old box / box``.
@@ -57,10 +56,12 @@ def crop_images(images: Tensor, box: int) -> Tensor:
     return ifft2c(coefficients)
 
 
-def crop_volumes(volumes: Tensor, box: int) -> Tensor:
-    """Fourier-crop ``(..., z, y, x)`` volumes to ``box`` voxels, keeping density per voxel at its mean value.
+def crop_volumes(
+    volumes: Float[Tensor, "*batch size size size"], box: int
+) -> Float[Tensor, "*batch {box} {box} {box}"]:
+    """Fourier-crop volumes to ``box`` voxels a side; the mean density per voxel is kept.
 
-    As a matrix product along each axis: exact as well, and several times faster than transforms there and back.
+    A matrix product along each axis is as exact as transforming forth and back, and several times faster.
     """
     narrow = _narrowing(volumes.shape[-1], box, volumes.device)
     cropped = narrow @ (volumes @ narrow.T)
@@ -68,31 +69,35 @@ def crop_volumes(volumes: Tensor, box: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _narrowing(size: int, box: int, device: torch.device) -> Tensor:
-    """The matrix ``(box, size)`` that samples what ``size`` voxels of an axis have below the Nyquist frequency of ``box``."""
+def _narrowing(size: int, box: int, device: torch.device) -> Float[Tensor, "{box} {size}"]:
+    """Make the matrix that resamples ``size`` voxels of an axis to ``box``, below the Nyquist frequency of ``box``."""
     new, old = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in (box, size))
     k = torch.arange(1, (box + 1) // 2)
     angle = 2 * torch.pi * k[:, None, None] * (new[:, None] - old)
     return ((1 + 2 * angle.cos().sum(0)) / size).float().to(device)
 
 
-def pad_volumes(volumes: Tensor, box: int) -> Tensor:
-    """Zero-pad ``(..., z, y, x)`` volumes to ``box`` voxels about the centre."""
+def pad_volumes(
+    volumes: Inexact[Tensor, "*batch size size size"], box: int
+) -> Inexact[Tensor, "*batch {box} {box} {box}"]:
+    """Zero-pad volumes, or their transforms, to ``box`` voxels a side about the centre."""
     before = box // 2 - volumes.shape[-1] // 2
     after = box - volumes.shape[-1] - before
     return torch.nn.functional.pad(volumes, (before, after) * 3)
 
 
 def padded_size(box: int, padding: float) -> int:
-    """The size, even, of a volume of ``box`` padded by so much."""
+    """Return the even size of a volume of ``box`` voxels a side after padding by a factor."""
     return 2 * round(box * padding / 2)
 
 
-def padded_rfft3c(volumes: Tensor, size: int) -> Tensor:
-    """``fft3c(pad_volumes(volumes, size))`` where kx >= 0: ``(..., size, size, size // 2 + 1)``.
+def padded_rfft3c(
+    volumes: Float[Tensor, "*batch box box box"], size: int
+) -> Complex[Tensor, "*batch {size} {size} {size//2+1}"]:
+    """Compute ``fft3c(pad_volumes(volumes, size))`` where kx >= 0.
 
-    Several times faster: lines of zeros are not transformed, and nothing is rolled about, as signs before the transform
-    and phases after it move the origins.
+    This is several times faster: lines of zeros are not transformed, and signs before the transform and phases after it
+    move the origins without a roll.
     """
     box = volumes.shape[-1]
     signs, phases = _centring(box, size, volumes.device)
@@ -101,8 +106,10 @@ def padded_rfft3c(volumes: Tensor, size: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _centring(box: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Signs ``(box, box, 1)`` that put zero frequency at ``size // 2`` of y and z; phases of an origin at ``box // 2``."""
+def _centring(
+    box: int, size: int, device: torch.device
+) -> tuple[Float[Tensor, "{box} {box} 1"], Complex[Tensor, "{size} {size} {size//2+1}"]]:
+    """Make signs that put zero frequency at ``size // 2`` of y and z, and phases of an origin at ``box // 2``."""
     signs = 1.0 - 2 * (torch.arange(box) % 2)
     k = torch.arange(size, dtype=torch.float64) - size // 2
     angle = (2 * torch.pi / size * (box // 2)) * k
@@ -111,83 +118,9 @@ def _centring(box: int, size: int, device: torch.device) -> tuple[Tensor, Tensor
     return (signs[:, None, None] * signs[:, None]).to(device), phases.to(torch.complex64).to(device)
 
 
-def shells(box: int, dims: int, device: torch.device | str = "cpu") -> Tensor:
-    """Integer radius of every coefficient of a centred transform, ``(box,) * dims``."""
+def shells(box: int, dims: int, device: torch.device | str = "cpu") -> Int[Tensor, " ..."]:
+    """Compute the integer radius of every coefficient of a centred transform, shape ``(box,) * dims``."""
     axis = torch.arange(box, device=device, dtype=torch.float32) - box // 2
-    squares = sum(g.square() for g in torch.meshgrid(*[axis] * dims, indexing="ij"))
+    grids = torch.meshgrid(*[axis] * dims, indexing="ij")
+    squares = sum((grid.square() for grid in grids), start=axis.new_zeros(()))
     return squares.sqrt().round().long()
-
-
-class HalfPlane:
-    """The independent coefficients of a real ``box × box`` image up to a radius, nearest to the origin first.
-
-    Because the order is by radius, the first :meth:`count` coefficients are a coarser image: frequency
-    marching is a slice.
-
-    ``k``: ``(m, 2)`` integer frequencies ``(kx, ky)``, as floats.
-    ``weight``: ``(m,)``, 2 for a coefficient that stands for its Friedel mate too, 1 at the origin. The
-    weighted sum of squared differences is that of the images, restricted to the band.
-    """
-
-    def __init__(self, box: int, radius: float | None = None, device: torch.device | str = "cpu"):
-        if box % 2:
-            raise ValueError(f"the box must be even, not {box}")
-        self.box = box
-        self.radius = min(radius if radius is not None else box // 2 - 1, box // 2 - 1)
-        axis = torch.arange(box) - box // 2
-        ky, kx = torch.meshgrid(axis, axis, indexing="ij")
-        squares = (kx.square() + ky.square()).flatten()
-        keep = ((kx > 0) | ((kx == 0) & (ky >= 0))).flatten() & (squares <= self.radius**2)
-        index = keep.nonzero().squeeze(1)
-        index = index[torch.argsort(squares[index], stable=True)]
-        self.index = index.to(device)
-        self.k = torch.stack([kx.flatten()[index], ky.flatten()[index]], dim=1).float().to(device)
-        self.weight = torch.where(squares[index] == 0, 1.0, 2.0).to(device)
-        self._squares = squares[index]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def applied(self, function: Callable[[Tensor], Tensor]) -> HalfPlane:
-        """The same with a function applied to its tensors, as modules apply one to move to another device."""
-        plane = copy(self)
-        plane.index, plane.k, plane.weight = function(self.index), function(self.k), function(self.weight)
-        return plane
-
-    def count(self, radius: float) -> int:
-        """How many coefficients lie within ``radius`` (in integer frequencies)."""
-        return int((self._squares <= radius**2).sum())
-
-    def radial_mean(self, values: Tensor) -> Tensor:
-        """Real values ``(..., m)`` averaged over shells of one integer radius, again ``(..., m)``."""
-        shell = self._squares.to(values.device)[: values.shape[-1]].sqrt().round().long()
-        weight = self.weight[: values.shape[-1]]
-        sums = values.new_zeros(*values.shape[:-1], int(shell.max()) + 1).index_add_(-1, shell, values * weight)
-        return (sums / torch.bincount(shell, weight).to(values))[..., shell]
-
-    def quarter_turned(self, coefficients: Tensor) -> Tensor:
-        """Those of the images turned by 90°, from x to y, ``(..., m)`` within whole shells; real ones (a CTF) are
-        taken as even. Exact: the grid turns into itself."""
-        kx, ky = self.k[: coefficients.shape[-1]].long().unbind(1)
-        before = torch.stack([ky, -kx], dim=1)  # F'(k) = F(Q⁻¹ k)
-        sign = torch.where((before[:, 0] > 0) | ((before[:, 0] == 0) & (before[:, 1] >= 0)), 1, -1)
-        before = before * sign[:, None]
-        place = torch.full((self.box, self.box), -1, device=self.k.device)
-        place[ky, kx] = torch.arange(len(kx), device=self.k.device)  # negative frequencies count from the end
-        turned = coefficients[..., place[before[:, 1], before[:, 0]]]
-        return torch.complex(turned.real, turned.imag * sign) if turned.is_complex() else turned
-
-    def pack(self, images: Tensor) -> Tensor:
-        """Real images ``(..., box, box)`` to complex coefficients ``(..., m)``."""
-        return fft2c(images).flatten(-2)[..., self.index]
-
-    def unpack(self, coefficients: Tensor) -> Tensor:
-        """Coefficients ``(..., m)`` to real images ``(..., box, box)``, zero outside the band."""
-        full = coefficients.new_zeros(*coefficients.shape[:-1], self.box * self.box)
-        full[..., self.index] = coefficients * self.weight / 2  # the real part halves what has no mate here
-        return 2 * ifft2c(full.unflatten(-1, (self.box, self.box)))
-
-    def translate(self, coefficients: Tensor, shifts_px: Tensor) -> Tensor:
-        """Move images by ``(..., 2)`` pixels ``(x, y)``: multiply by ``exp(-2πi k·t / box)``."""
-        angle = (-2 * torch.pi / self.box) * (shifts_px @ self.k[: coefficients.shape[-1]].T)
-        return coefficients * torch.polar(angle.new_ones(()), angle)

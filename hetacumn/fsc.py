@@ -1,40 +1,28 @@
-"""Fourier shell correlation of two volumes, and bringing one into the frame of the other first.
+"""Fourier shell correlation of two volumes, and the resolution that it states.
 
-Volumes are ``(..., z, y, x)`` with an even box; shells are integer radii of their transforms, so that shell
-``s`` of ``box`` voxels of ``voxel_A`` is at ``s / (box * voxel_A)`` per Å.
+Volumes are ``(..., z, y, x)`` with an even box. Shells are integer radii of their transforms: shell ``s`` of ``box`` voxels
+of ``voxel_A`` is at ``s / (box * voxel_A)`` per Å.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import roma
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from hetacumn.fourier import crop_volumes, fft3c, ifft3c, pad_volumes, shells
-from hetacumn.so3 import Frame, inplane, view_grid
-from hetacumn.volumes import rotate, soft_sphere
-
-Misfit = Callable[[Tensor, Tensor, bool], Tensor]
-
-_COARSE_BOX = 16
-_MIDDLE_BOX = 32
-_NSIDE = 3  # the global search steps by about 20°
-_AT_HAND = _MIDDLE_BOX  # up to here a CPU is sooner done with hundreds of small steps than another device
-_KEPT = 8  # of the global search, refined before one is chosen
-_HAND_IN_DOUBT = 1.1  # a mirrored volume that fits so much worse, before it is laid on the core, is not looked at further
+from hetacumn.fourier import fft3c, shells
 
 
-def fsc(a: Tensor, b: Tensor) -> Tensor:
-    """Correlate the transforms of ``(..., z, y, x)`` volumes shell by shell: ``(..., box // 2)``.
+def fsc(
+    a: Float[Tensor, "*#batch box box box"], b: Float[Tensor, "*#batch other other other"]
+) -> Float[Tensor, "... box//2"]:
+    """Correlate the transforms of volumes shell by shell.
 
-    Shell 0 is the mean. Blind to the scale of either volume and to any filter that is the same all over a
-    shell. A shell that is empty in either volume correlates 0. Raises ValueError where the boxes differ.
+    Shell 0 is the mean. The curve does not depend on the scale of either volume, nor on any filter that is constant over
+    each shell. A shell that is empty in either volume correlates 0. Raises ValueError where the boxes differ.
     """
     if a.shape[-3:] != b.shape[-3:]:
-        raise ValueError(f"volumes of one box are needed, not {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"volumes of shapes {tuple(a.shape)} and {tuple(b.shape)}; expected one box")
     box = a.shape[-1]
     first, second = fft3c(a.double()).flatten(-3), fft3c(b.double()).flatten(-3)
     shell = shells(box, 3, a.device).flatten()
@@ -48,16 +36,16 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(power > 0, cross / power, 0.0).to(a.dtype)
 
 
-def shell_frequencies(box: int, voxel_A: float) -> Tensor:
-    """Spatial frequency of every shell of :func:`fsc` in 1/Å, ``(box // 2,)``."""
+def shell_frequencies(box: int, voxel_A: float) -> Float[Tensor, " {box//2}"]:
+    """Compute the spatial frequency in 1/Å of every shell of :func:`fsc`."""
     return torch.arange(box // 2) / (box * voxel_A)
 
 
-def resolution_A(curve: Tensor, voxel_A: float, threshold: float = 0.5) -> float:
-    """Where an FSC curve ``(box // 2,)`` first falls below ``threshold``, in Å, interpolated between shells.
+def resolution_A(curve: Float[Tensor, " shells"], voxel_A: float, threshold: float = 0.5) -> float:
+    """Find where an FSC curve first falls below ``threshold``, in Å, interpolated between shells.
 
-    A curve that never falls is limited by the sampling, and Nyquist, ``2 * voxel_A``, is returned; one that
-    is below from shell 1 on resolves nothing, and the size of the box is returned. Shell 0 is not asked.
+    A curve that never falls is limited by the sampling, and Nyquist, ``2 * voxel_A``, is returned. A curve that is below
+    from shell 1 on resolves nothing, and the size of the box is returned. Shell 0 is ignored.
     """
     box = 2 * len(curve)
     below = (curve[1:] < threshold).nonzero()
@@ -68,202 +56,3 @@ def resolution_A(curve: Tensor, voxel_A: float, threshold: float = 0.5) -> float
         return box * voxel_A
     high, low = float(curve[shell - 1]), float(curve[shell])
     return box * voxel_A / (shell - 1 + (high - threshold) / (high - low))
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How a volume lies to another: ``W(x) = V(±G x + t)`` is in the other's frame; ``t`` ``(3,)`` in voxels xyz."""
-
-    frame: Frame
-    shift_px: Tensor
-
-    def to(self, device: torch.device | str) -> Placement:
-        """The same on another device."""
-        return Placement(self.frame.to(device), self.shift_px.to(device))
-
-    def scaled(self, factor: float) -> Placement:
-        """The same for volumes of ``factor`` times as many voxels a side, over the same field of view."""
-        return Placement(self.frame, self.shift_px * factor)
-
-    def apply(self, volume: Tensor) -> Tensor:
-        """The volume ``(z, y, x)`` in the other frame, read from a finer grid: trilinear reading loses less there."""
-        box = volume.shape[-1]
-        fine = _resample(volume, 2 * box)
-        return crop_volumes(rotate(fine, self.frame.rotation, self.frame.mirrored, 2 * self.shift_px), box)
-
-
-def align_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = None) -> Tensor:
-    """The estimated volume brought into the frame of the reference, ``(z, y, x)`` each, of one box.
-
-    ``frame`` is that of the poses, ``so3.align(estimated poses, true poses)``: with ``R_true = R_est G``
-    the volume wanted is ``V(G x + t)``, or ``V(-G x + t)`` where mirrored. From there rotation and shift
-    are refined by correlation, coarse to fine, which forgives about 15° and any shift. Without a frame all
-    rotations and both hands are searched, in some seconds. Raises ValueError where the boxes differ.
-    """
-    return place_volume(estimated, reference, frame).apply(estimated.float())
-
-
-def place_volume(estimated: Tensor, reference: Tensor, frame: Frame | None = None,
-                 hands: tuple[bool, ...] = (False, True)) -> Placement:
-    """The placement that :func:`align_volume` applies: that of the greatest correlation; without a frame, of these hands
-    (True: mirrored)."""
-    if estimated.shape != reference.shape:
-        shapes = f"{tuple(estimated.shape)} and {tuple(reference.shape)}"
-        raise ValueError(f"volumes of one box are needed, not {shapes}")
-    box = reference.shape[-1]
-    estimated, reference = estimated.float(), reference.float()
-    coarse = min(_COARSE_BOX, box)
-    small, target = _at_hand(_resample(estimated, coarse)), _at_hand(_target(reference, coarse))
-    starts = [frame.to(small.device)] if frame is not None else _search(small, target, hands)
-    fits = [_refine(small, target, Placement(start, _best_shift(small, target, start))) for start in starts]
-    _, best = max(fits, key=lambda fit: fit[0])
-    size = coarse
-    for finer in sorted({min(_MIDDLE_BOX, box), box} - {coarse}):
-        volume, target = _at_hand(_resample(estimated, finer)), _at_hand(_target(reference, finer))
-        _, best = _refine(volume, target, best.scaled(finer / size).to(volume.device))
-        size = finer
-    return best.to(reference.device)
-
-
-def place_core(estimated: Tensor, reference: Tensor, start: Placement, generator: torch.Generator,
-               trials: int = 8, degrees: float = 12.0) -> Placement:
-    """The placement that lays the largest common rigid body on itself, whatever else has moved.
-
-    The greatest correlation splits the difference of a large motion. A robust misfit (Geman-McClure,
-    ``Σ d² / (d² + c²)``) does not: it fits what can be fitted exactly and gives up the rest. It is climbed down from
-    ``start`` and from ``trials`` random placements about it, and the best is taken; of large volumes on a coarser grid,
-    and then once on their own.
-    """
-    box, device = reference.shape[-1], reference.device
-    if box > _MIDDLE_BOX:
-        coarse = [_resample(volume, _MIDDLE_BOX) for volume in (estimated, reference)]
-        start = place_core(*coarse, start.scaled(_MIDDLE_BOX / box), generator, trials, degrees).scaled(box / _MIDDLE_BOX)
-        trials = 0
-    scale = reference.std()
-    moving, target = _at_hand(estimated / scale), _at_hand(reference / scale)
-    start = start.to(moving.device)
-
-    def misfit(rotation: Tensor, shift: Tensor, mirrored: bool) -> Tensor:
-        return _robust(rotate(moving, rotation, mirrored, shift) - target)
-
-    def similarity(place: Placement) -> float:
-        turned = rotate(moving, place.frame.rotation, place.frame.mirrored, place.shift_px)
-        return float((_centred(turned) * _centred(target)).sum())
-
-    least = 0.8 * similarity(start)  # a volume pushed out of the box has little misfit too
-    best, lowest = start, float(misfit(start.frame.rotation, start.shift_px, start.frame.mirrored))
-    for trial in range(1 + trials):
-        vector = torch.deg2rad(degrees * torch.randn(3, generator=generator)) * (trial > 0)
-        rotation = start.frame.rotation @ roma.rotvec_to_rotmat(vector).to(start.frame.rotation)
-        value, place = _descend(misfit, Placement(Frame(rotation, start.frame.mirrored), start.shift_px), box)
-        if value < lowest and similarity(place) > least:
-            best, lowest = place, value
-    return best.to(device)
-
-
-def settle_hand(estimated: Tensor, reference: Tensor, place: Placement) -> Placement:
-    """``place``, one that :func:`place_core` found, or that of the mirrored volume if more of it lies on the reference so.
-
-    Images never tell the hand of a volume; but conformations of one molecule have one, and share a body only in the same.
-    """
-    mirrored = place_volume(estimated, reference, hands=(True,))
-    if _core_misfit(estimated, reference, mirrored) > _HAND_IN_DOUBT * _core_misfit(estimated, reference, place):
-        return place
-    mirrored = place_core(estimated, reference, mirrored, torch.Generator().manual_seed(0))
-    return min(place, mirrored, key=lambda one: _core_misfit(estimated, reference, one))
-
-
-def _core_misfit(estimated: Tensor, reference: Tensor, place: Placement) -> float:
-    turned = rotate(estimated, place.frame.rotation, place.frame.mirrored, place.shift_px)
-    return float(_robust((turned - reference) / reference.std()))
-
-
-def _robust(difference: Tensor) -> Tensor:
-    square = difference.square()
-    return (square / (square + 0.3)).mean()
-
-
-def _resample(volume: Tensor, box: int) -> Tensor:
-    """Fourier-crop or Fourier-pad a volume to ``box`` voxels over the same field of view."""
-    size = volume.shape[-1]
-    if box <= size:
-        return crop_volumes(volume, box)
-    coefficients = fft3c(volume)
-    for dim in (-3, -2, -1):
-        coefficients.select(dim, 0).zero_()  # the frequencies at -Nyquist have no partners
-    return ifft3c(pad_volumes(coefficients, box)) * (box / size) ** 3
-
-
-def _target(reference: Tensor, box: int) -> Tensor:
-    return _centred(_resample(reference, box) * soft_sphere(box, device=reference.device))
-
-
-def _centred(volumes: Tensor) -> Tensor:
-    """Subtract the mean and scale to norm 1, so that a product with another is a correlation."""
-    volumes = volumes - volumes.mean((-3, -2, -1), keepdim=True)
-    return volumes / volumes.square().sum((-3, -2, -1), keepdim=True).sqrt().clamp_min(1e-12)
-
-
-def _cross_correlation(volume: Tensor, target: Tensor, rotations: Tensor, mirrored: bool) -> Tensor:
-    """Correlate the volume, turned by ``(b, 3, 3)``, with the target at whole shifts: ``(b, z, y, x)``."""
-    turned = _centred(torch.vmap(lambda rotation: rotate(volume, rotation, mirrored))(rotations))
-    product = torch.fft.rfftn(turned, dim=(1, 2, 3)) * torch.fft.rfftn(target).conj()
-    return torch.fft.irfftn(product, s=target.shape, dim=(1, 2, 3))
-
-
-def _best_shift(volume: Tensor, target: Tensor, frame: Frame) -> Tensor:
-    """The whole-voxel shift ``(3,)`` xyz, as :func:`rotate` takes it, of the highest correlation."""
-    box = target.shape[-1]
-    correlation = _cross_correlation(volume, target, frame.rotation[None], frame.mirrored)[0]
-    peak = torch.stack(torch.unravel_index(correlation.argmax(), target.shape))
-    shift = ((peak + box // 2) % box - box // 2).flip(0).float()  # W(x) = U(x + s), U(x) = V(±R x)
-    return frame.rotation @ shift * (-1.0 if frame.mirrored else 1.0)
-
-
-def _search(volume: Tensor, target: Tensor, hands: tuple[bool, ...]) -> list[Frame]:
-    """The frames of highest correlation over a grid of rotations, hands and all whole shifts."""
-    turns = inplane(torch.arange(0, 360, 20.0))
-    grid = (turns[:, None] @ view_grid(_NSIDE)).flatten(0, 1).to(volume)
-    frames, scores = [], []
-    for mirrored in hands:
-        frames += [Frame(rotation, mirrored) for rotation in grid]
-        for some in grid.split(200):
-            scores.append(_cross_correlation(volume, target, some, mirrored).amax((1, 2, 3)))
-    return [frames[i] for i in torch.cat(scores).topk(_KEPT).indices]
-
-
-def _at_hand(volume: Tensor) -> Tensor:
-    """The volume where many small steps with it are soonest done."""
-    return volume.cpu() if volume.shape[-1] <= _AT_HAND else volume
-
-
-def _refine(volume: Tensor, target: Tensor, start: Placement) -> tuple[float, Placement]:
-    """Climb the correlation from a placement: the correlation reached, and where."""
-
-    def misfit(rotation: Tensor, shift: Tensor, mirrored: bool) -> Tensor:
-        return -(_centred(rotate(volume, rotation, mirrored, shift)) * target).sum()
-
-    value, place = _descend(misfit, start, volume.shape[-1])
-    return -value, place
-
-
-def _descend(misfit: Misfit, start: Placement, box: int) -> tuple[float, Placement]:
-    """Least misfit near a placement, by L-BFGS in the rotation vector and the shift."""
-    frame, shift_px = start.frame, start.shift_px
-    step = torch.zeros(6, device=shift_px.device, requires_grad=True)
-    voxels_a_radian = box / 4  # so that a unit of either kind moves the density alike
-    optimizer = torch.optim.LBFGS([step], max_iter=30, line_search_fn="strong_wolfe")
-
-    def place() -> tuple[Tensor, Tensor]:
-        return frame.rotation @ roma.rotvec_to_rotmat(step[:3] / voxels_a_radian), shift_px + step[3:]
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = misfit(*place(), frame.mirrored)
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    with torch.no_grad():
-        rotation, shift = place()
-        return float(misfit(rotation, shift, frame.mirrored)), Placement(Frame(rotation, frame.mirrored), shift)

@@ -31,9 +31,9 @@ from hetacumn.observations import Observations
 from hetacumn.parallel import Result, batch_size, batch_slices, side_by_side
 from hetacumn.rivals import Candidates, search_competing
 from hetacumn.search import search_grid
+from hetacumn.slices import Slicer
 from hetacumn.stochastic_em import poses_are_open, soften
 from hetacumn.subspace import infer_latents, mixing_of, volumes_at
-from hetacumn.volumes import Slicer
 
 SEARCH_BATCH = 2500  # images that share one reading of the grid's slices, at most
 FAINT = 150.0  # nats by which the molecule explains an image better than nothing: below, a wrong pose often fits as well

@@ -22,8 +22,8 @@ from hetacumn.fourier import padded_rfft3c, padded_size
 from hetacumn.observations import Observations
 from hetacumn.parallel import batch_size, batch_slices
 from hetacumn.particles import Poses
+from hetacumn.slices import coarsened, make_stencil
 from hetacumn.subspace import mixing_of
-from hetacumn.volumes import coarsened, make_stencil
 
 READ_AT_ONCE = 2**22  # numbers read of a table, on a CPU: larger arrays would be given fresh memory each time
 READ_AT_ONCE_ELSEWHERE = 2**27  # of the memory of a device, a gigabyte

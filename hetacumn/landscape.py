@@ -1,4 +1,4 @@
-"""The latent space of a whole stack: paths through it, and the motions that its particles make independently."""
+"""The latent space of a whole stack: paths through it, and independent motions."""
 
 from __future__ import annotations
 
@@ -6,32 +6,38 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from sklearn.decomposition import FastICA
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class LatentAxes:
-    """Independent directions of a latent space: ``coordinates`` ``(n, k)`` of the particles along them, of unit variance;
-    ``middle`` ``(q,)``; ``directions`` ``(k, q)``, the step of z for a step of one along each. The one that changes the
-    molecule most is the first."""
+    """Independent directions of a latent space, the direction that changes the molecule most first.
 
-    coordinates: Tensor
-    middle: Tensor
-    directions: Tensor
+    ``coordinates`` of the particles along each direction have unit variance; ``middle`` is the mean latent; ``directions``
+    are the steps of z for a unit step along each.
+    """
 
-    def path(self, axis: int, points: int) -> Tensor:
-        """Latents ``(points, q)`` along an axis, from the 5th to the 95th percentile of the particles."""
+    coordinates: Float[Tensor, "n k"]
+    middle: Float[Tensor, " q"]
+    directions: Float[Tensor, "k q"]
+
+    def path(self, axis: int, points: int) -> Float[Tensor, "{points} q"]:
+        """List latents along an axis, from the 5th to the 95th percentile of the particles."""
         low, high = torch.quantile(self.coordinates[:, axis], torch.tensor([0.05, 0.95])).tolist()
         return self.middle + torch.linspace(low, high, points)[:, None] * self.directions[axis]
 
 
-def latent_axes(latents: Tensor, count: int, basis: Tensor, seed: int = 0) -> LatentAxes:
-    """The ``count`` independent components (FastICA, Hyvärinen & Oja 2000) of latents ``(n, q)`` that change the volume most.
+def latent_axes(
+    latents: Float[Tensor, "n q"], count: int, basis: Float[Tensor, "1+q box box box"], seed: int = 0
+) -> LatentAxes:
+    """Find the ``count`` independent components (FastICA, Hyvärinen & Oja 2000) that change the volume most.
 
-    ``basis`` ``(1 + q, box, box, box)`` says what a step of z does to the volume. Principal axes alone mix motions of equal
-    size; particles that make two motions independently tell them apart. A large motion bends through more dimensions than
-    one: components are sought in all, and the bends, which change the volume less, come after the motions.
+    ``basis`` is the mean volume and the change of the volume by a unit step of each latent. Principal axes mix motions of
+    equal size; independent components separate two motions that particles make independently. A large motion bends through
+    more than one dimension: components are sought in all, and the bends, which change the volume less, come after the
+    motions.
     """
     z = latents.cpu().double().numpy()
     middle = z.mean(0)
@@ -48,12 +54,12 @@ def latent_axes(latents: Tensor, count: int, basis: Tensor, seed: int = 0) -> La
     order = np.argsort(-np.linalg.norm(change, axis=1), kind="stable")[:count]
     sources, directions = sources[:, order], directions[order]
     largest = directions[np.arange(len(order)), np.abs(directions).argmax(1)]
-    sign = np.where(largest < 0, -1.0, 1.0)  # an axis has no sign: its largest step is positive
+    sign = np.where(largest < 0, -1.0, 1.0)  # the sign of an axis is free: its largest step is made positive
     return LatentAxes(*(torch.from_numpy(part).float() for part in (sources * sign, middle, directions * sign[:, None])))
 
 
-def latent_path(latents: Tensor, points: int) -> Tensor:
-    """Latents ``(points, q)`` along the first principal axis, from its 5th to its 95th percentile."""
+def latent_path(latents: Float[Tensor, "n q"], points: int) -> Float[Tensor, "{points} q"]:
+    """List latents along the first principal axis, from its 5th to its 95th percentile."""
     centre = latents.mean(0)
     axis = torch.linalg.svd(latents - centre, full_matrices=False).Vh[0]
     low, high = torch.quantile((latents - centre) @ axis, torch.tensor([0.05, 0.95], device=latents.device))

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from hetacumn.decoder import CoordinateDecoder, Decoder, Drawing, VoxelDecoder
 from hetacumn.encoder import Encoder, Hypotheses
 from hetacumn.fourier import HalfPlane
+from hetacumn.errors import HetacumnError
+from hetacumn.half_plane import HalfPlane
 from hetacumn.joint import State, Tangent, compete, misfit
 from hetacumn.observations import Observations
 from hetacumn.particles import Poses

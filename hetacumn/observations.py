@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hetacumn.fourier import HalfPlane
 from hetacumn.parallel import batch_slices
+from hetacumn.half_plane import HalfPlane
 from hetacumn.particles import Particles
 
 

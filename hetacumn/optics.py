@@ -2,49 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+Rows = slice | Tensor | np.ndarray | list[int]  # an index of particles that keeps the dimension of particles
 
 
 @dataclass(frozen=True)
 class Optics:
-    """What formed each image: one value a particle, tensors ``(n,)``; the pixel size is common to all.
+    """The optics of each image: one value a particle; the pixel size is common to all.
 
-    Defocus is positive for underfocus. ``astigmatism_deg`` is the angle from x of the direction of
-    ``defocus_u_A``. Same definitions as RELION's columns.
+    Defocus is positive for underfocus. ``astigmatism_deg`` is the angle from x of the direction of ``defocus_u_A``. The
+    definitions are those of RELION's columns.
     """
 
-    defocus_u_A: Tensor
-    defocus_v_A: Tensor
-    astigmatism_deg: Tensor
-    voltage_kv: Tensor
-    cs_mm: Tensor
-    amplitude_contrast: Tensor
-    phase_shift_deg: Tensor
+    defocus_u_A: Float[Tensor, " n"]
+    defocus_v_A: Float[Tensor, " n"]
+    astigmatism_deg: Float[Tensor, " n"]
+    voltage_kv: Float[Tensor, " n"]
+    cs_mm: Float[Tensor, " n"]
+    amplitude_contrast: Float[Tensor, " n"]
+    phase_shift_deg: Float[Tensor, " n"]
     pixel_A: float
 
     def __len__(self) -> int:
         return len(self.defocus_u_A)
 
-    def _map(self, function) -> Optics:
-        arrays = [f.name for f in fields(self) if f.name != "pixel_A"]
-        return replace(self, **{name: function(getattr(self, name)) for name in arrays})
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Optics:
+        columns = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name != "pixel_A"}
+        return Optics(**columns, pixel_A=self.pixel_A)
 
-    def __getitem__(self, rows) -> Optics:
+    def __getitem__(self, rows: Rows) -> Optics:
         return self._map(lambda column: column[rows])
 
     def to(self, device: torch.device | str) -> Optics:
-        """The same on another device."""
+        """Copy to another device."""
         return self._map(lambda column: column.to(device))
 
-    def ctf(self, frequencies: Tensor) -> Tensor:
-        """The CTF ``(n, m)`` at ``(m, 2)`` frequencies (x, y) in cycles per pixel.
+    def ctf(self, frequencies: Float[Tensor, "m 2"]) -> Float[Tensor, "n m"]:
+        """Evaluate the CTF of each particle at frequencies (x, y) in cycles per pixel.
 
-        RELION's sign: ``sin(χ + arcsin w)`` with ``χ = πλ Δf k² - π/2 Cs λ³ k⁴ + phase shift``, which is the
-        amplitude contrast ``+w`` at the origin and positive at low frequency under focus, so that a protein
-        that is bright stays bright (checked against ``relion_project --ctf``, RELION 3.1.3).
+        The sign is RELION's: ``sin(χ + arcsin w)`` with ``χ = πλ Δf k² - π/2 Cs λ³ k⁴ + phase shift``. It is the amplitude
+        contrast ``+w`` at the origin and positive at low frequency under focus, so that a bright protein stays bright
+        (checked against ``relion_project --ctf``, RELION 3.1.3).
         """
         volts = self.voltage_kv.double() * 1e3
         wavelength = (12.2643247 / (volts + 0.978466e-6 * volts.square()).sqrt()).float()[:, None]  # Å
@@ -62,8 +67,8 @@ class Optics:
         return torch.sin(chi + torch.asin(self.amplitude_contrast)[:, None])
 
 
-def frequency_grid(box: int, device: torch.device | str = "cpu") -> Tensor:
-    """Frequencies ``(box * box, 2)`` (x, y) in cycles per pixel of a centred transform, row by row."""
+def frequency_grid(box: int, device: torch.device | str = "cpu") -> Float[Tensor, "{box*box} 2"]:
+    """List the frequencies (x, y) of a centred transform in cycles per pixel, row by row."""
     axis = (torch.arange(box, device=device) - box // 2) / box
     ky, kx = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([kx, ky], dim=-1).reshape(-1, 2)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hetacumn.answer import Answer
 from hetacumn.backprojection import reproject
-from hetacumn.bound import bayes_bound
+from hetacumn.bound import TrueMixture, bayes_bound
 from hetacumn.chimerax import write_morph
 from hetacumn.csv_tables import write_table
 from hetacumn.evaluate_dataset import scale_to_images
@@ -169,7 +169,8 @@ def _bound_rotations(run: Answer, known: Truth, truth: Path) -> float:
     poses = Poses(known.rotations[some], shifts_A[:BOUND_PARTICLES] / stack.pixel_A)
     in_images = scale_to_images(volumes, stack.box, known.noise_std)
     data, _ = run.posed(np.arange(len(some)))
-    return bayes_bound(data, in_images, poses, known.classes[some], torch.ones(len(in_images))).rotation_error_deg
+    mixture = TrueMixture(in_images, torch.ones(len(in_images)), poses, known.classes[some])
+    return bayes_bound(data, mixture).rotation_error_deg
 
 
 def write_truth_scores(out: Path, comparison: TruthComparison) -> None:

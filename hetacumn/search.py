@@ -20,7 +20,7 @@ from hetacumn import so3
 from hetacumn.observations import Observations
 from hetacumn.parallel import batch_slices
 from hetacumn.particles import Poses
-from hetacumn.volumes import Slicer
+from hetacumn.slices import Slicer
 
 SCORES_AT_ONCE = 2**25  # numbers, 128 MB: of few images where the grid is large
 NEGLIGIBLE = -80.0  # the log of a share of the posterior that single precision has no room for beside 1

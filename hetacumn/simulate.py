@@ -1,19 +1,19 @@
 """Simulate a particle stack from atomic models: atoms, poses, optics and noise → files, and their truth.
 
-Projections are sums of Gaussians in real space (:mod:`hetacumn.structures`), not the decoder's slices, so
-that the agreement of the two is a test and a benchmark is no inverse crime.
+Projections are sums of Gaussians in real space (:mod:`hetacumn.projection`), not the slices of the decoder. Their agreement
+is therefore a test, and a benchmark is no inverse crime.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,123 +24,38 @@ from hetacumn.optics import Optics, frequency_grid
 from hetacumn.particle_tables import write_star
 from hetacumn.particles import ParticleMetadata
 from hetacumn.project import atomic_path
-from hetacumn.settings import merged, read_settings
+from hetacumn.projection import density, project_atoms
+from hetacumn.simulation_settings import Simulation
 from hetacumn.so3 import from_euler, perturb, random_rotations
 from hetacumn.stacks import let_go, new_stack
-from hetacumn.structures import density, load_motion, load_states, project_atoms
+from hetacumn.structures import load_motion, load_states
+from hetacumn.truth import Truth
 
-CHUNK = 64  # images at once
-EXAMPLES = 16  # clean images kept for figures
-VIEW_SPREAD_DEG = 3.0  # about the views of a table, which are fewer than the particles
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """What to simulate; the fields are the keys of a dataset in params.yaml.
-
-    ``snr`` is the variance of the clean image (filtered by its CTF, shifted) over that of the noise, both
-    over the whole box; the clean variance is averaged over the stack, and the stack has one noise level.
-    """
-
-    molecule: dict  #: the states or the motion, as in :mod:`hetacumn.structures`
-    particles: int = 10_000
-    box: int = 128
-    pixel_A: float = 1.0
-    snr: float = 0.1
-    weights: tuple[float, ...] | None = None  #: fraction of each state, summing to 1; None is equal
-    continuous: bool = False  #: a motion's coordinates uniform in [0, 1], in place of states
-    motion_classes: int = 5  #: a continuous motion's classes: so many equal parts of [0, 1] of each coordinate
-    shift_px: float = 4.0  #: shifts are uniform from minus this to this, in x and in y
-    defocus_A: tuple[float, float] = (8_000.0, 18_000.0)  #: mean of u and v, uniform in this range
-    astigmatism_A: float = 500.0  #: defocus u minus v, uniform from 0 to this; its angle is uniform
-    voltage_kv: float = 300.0
-    cs_mm: float = 2.7
-    amplitude_contrast: float = 0.1
-    ctf_table: str | None = None  #: a CSV in the data folder: random rows of it in place of the five above
-    pose_table: str | None = None  #: likewise, of directions of view and shifts: in place of uniform ones and of shift_px
-    noise: str = "white"  #: or "coloured": power ∝ noise_floor + 1 / (1 + (k noise_knee_A)²)
-    noise_knee_A: float = 50.0
-    noise_floor: float = 0.1
-    contrast: str = "white"  #: protein in the file; "black" as in raw micrographs
-    origins_within_A: float | None = None  #: the STAR gets origins, as of an earlier refinement, off by so much (normal)
-
-    def __post_init__(self):
-        if self.box % 2 or self.box < 2:
-            raise HetacumnError(f"box is {self.box}; expected an even number of pixels")
-        for name in ("particles", "pixel_A", "snr", "motion_classes", "noise_knee_A"):
-            if getattr(self, name) <= 0:
-                raise HetacumnError(f"{name} is {getattr(self, name):g}; expected more than 0")
-        for name, known in (("noise", ("white", "coloured")), ("contrast", ("white", "black"))):
-            if getattr(self, name) not in known:
-                raise HetacumnError(f"{name} is '{getattr(self, name)}'; expected {' or '.join(known)}")
-        if self.weights is not None and (min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-6):
-            raise HetacumnError(f"weights are {list(self.weights)}; expected fractions that sum to 1")
-
-    @classmethod
-    def of_dataset(cls, params: dict, dataset: str) -> Simulation:
-        """Of a name under ``datasets`` in params.yaml."""
-        known = params.get("datasets") or {}
-        if dataset not in known:
-            raise HetacumnError(f"unknown dataset '{dataset}'; expected one of {', '.join(known)}")
-        return cls.from_params(merged({f"datasets.{dataset}": known[dataset]}))
-
-    @classmethod
-    def from_params(cls, settings: dict) -> Simulation:
-        """From the settings of a dataset: the keys that are no fields of ours describe the molecule."""
-        own = {f.name for f in fields(cls)} - {"molecule"}
-        molecule = {key: value for key, value in settings.items() if key not in own}
-        return read_settings(cls, {**{key: value for key, value in settings.items() if key in own}, "molecule": molecule})
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the simulation knows of each particle; ``truth.npz`` on disk.
-
-    ``rotations`` ``(n, 3, 3)``; ``shifts_A`` ``(n, 2)`` (x, y), by which images are moved; ``classes``
-    ``(n,)`` from 0; ``coordinate`` ``(n, d)`` of a continuous motion, how far each part has gone, else ``(n,)`` the class;
-    ``clean`` the first images without noise, in the file's scale with protein bright. The file's noise has unit variance;
-    ``noise_std`` is that noise in the units of the volumes: image = clean projection / noise_std + noise.
-    """
-
-    rotations: Tensor
-    shifts_A: Tensor
-    classes: Tensor
-    coordinate: Tensor
-    clean: Tensor
-    snr: float
-    noise_std: float
-
-    def write(self, path: Path | str) -> None:
-        """Save as .npz, atomically."""
-        with atomic_path(path) as temporary:
-            np.savez(temporary, **{f.name: np.asarray(getattr(self, f.name)) for f in fields(self)})
-
-    @classmethod
-    def read(cls, path: Path | str) -> Truth:
-        """Load what :meth:`write` saved."""
-        if not Path(path).is_file():
-            raise HetacumnError(f"{path}: no such file; expected the truth of a simulated stack")
-        with np.load(path) as stored:
-            values = {f.name: stored[f.name] for f in fields(cls)}
-        return cls(**{name: float(v) if v.ndim == 0 else torch.from_numpy(v) for name, v in values.items()})
+CHUNK = 64  # images that are formed at once
+EXAMPLES = 16  # clean images that are kept for figures
+VIEW_SPREAD_DEG = 3.0  # spread about the views of a table, which are fewer than the particles
 
 
 def simulate(
-    settings: Simulation, out: Path | str, seed: int, data_dir: Path | str, progress: bool = True,
+    settings: Simulation,
+    out: Path | str,
+    seed: int,
+    data_dir: Path | str,
+    progress: bool = True,
     device: torch.device | str = "cpu",
 ) -> Truth:
-    """Write ``particles.mrcs``, ``particles.star`` (RELION 3.1, without truth), ``truth.npz`` and volumes.
+    """Write ``particles.mrcs``, ``particles.star`` (RELION 3.1, without truth), ``truth.npz`` and volumes to a folder.
 
-    ``truth_class1.mrc``, …: the volume of each class (of a motion, at the middle of its part) at the images'
-    box and pixel. All go to the folder ``out``; the same seed gives the same files, but for rounding on different
-    devices. Memory does not grow with the number of particles, except by the truth's few numbers each.
+    ``truth_class1.mrc``, … are the volumes of the classes, at the box and the pixel of the images; the volume of a part of a
+    motion is at the middle of the part. The same seed gives the same files, but for rounding on different devices. Memory
+    holds only the truth of every particle, not the images.
 
     Args:
-        data_dir: the folder of the structures and of ``ctf_table``.
-        device: where images are formed; all that is random is drawn on the CPU.
+        data_dir: the folder of the structures and of the tables.
+        device: the device on which images are formed; random numbers are drawn on the CPU.
 
     Raises:
-        HetacumnError: a structure, state or table that is unknown; weights that are not one a state.
+        HetacumnError: a structure, a state or a table is unknown; the number of weights is not the number of states.
     """
     out, n, box = Path(out), settings.particles, settings.box
     draw, noise_draw = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
@@ -170,7 +85,7 @@ def simulate(
                 let_go(stack)
                 bar.update(len(noise))
 
-    refined_A = None  # what an earlier refinement would say
+    refined_A = None  # the shifts that an earlier refinement would report
     if settings.origins_within_A is not None:
         refined_A = shifts_px * settings.pixel_A + torch.from_numpy(draw.normal(0, settings.origins_within_A, (n, 2)))
     names = [f"{i + 1:06d}@particles.mrcs" for i in range(n)]
@@ -190,8 +105,10 @@ def simulate(
     return truth
 
 
-def form_images(projections: Tensor, optics: Optics, shifts_px: Tensor) -> Tensor:
-    """Filter ``(b, box, box)`` projections by their CTFs and move them by ``(b, 2)`` pixels (x, y)."""
+def form_images(
+    projections: Float[Tensor, "b box box"], optics: Optics, shifts_px: Float[Tensor, "b 2"]
+) -> Float[Tensor, "b box box"]:
+    """Filter projections by their CTFs and move them by pixels (x, y)."""
     box = projections.shape[-1]
     device = projections.device
     ky, kx = torch.meshgrid(torch.fft.fftfreq(box, device=device), torch.fft.rfftfreq(box, device=device), indexing="ij")
@@ -202,9 +119,9 @@ def form_images(projections: Tensor, optics: Optics, shifts_px: Tensor) -> Tenso
 
 
 class _States:
-    """Discrete states, one drawn for each particle."""
+    """Discrete states; one is drawn for each particle."""
 
-    def __init__(self, settings: Simulation, draw: np.random.Generator, data_dir: Path | str):
+    def __init__(self, settings: Simulation, draw: np.random.Generator, data_dir: Path | str) -> None:
         self.examples = load_states(settings.molecule, data_dir)
         k = len(self.examples)
         weights = settings.weights or (1 / k,) * k
@@ -213,20 +130,23 @@ class _States:
         self.classes = torch.from_numpy(draw.choice(k, settings.particles, p=weights))
         self.coordinate = self.classes.float()
 
-    def project(self, rows: slice, rotations: Tensor, box: int, pixel_A: float) -> Tensor:
+    def project(
+        self, rows: slice, rotations: Float[Tensor, "b 3 3"], box: int, pixel_A: float
+    ) -> Float[Tensor, "b {box} {box}"]:
+        """Project the conformations of the particles in ``rows`` at their rotations."""
         images = torch.empty(len(rotations), box, box, device=rotations.device)
         for k in self.classes[rows].unique():
-            mine = self.classes[rows] == k
-            images[mine] = project_atoms(self.examples[k].to(rotations.device), rotations[mine], box, pixel_A)
+            members = self.classes[rows] == k
+            images[members] = project_atoms(self.examples[k].to(rotations.device), rotations[members], box, pixel_A)
         return images
 
 
 class _Motion:
-    """A continuous motion, how far each moving part has gone drawn uniformly and independently for each particle."""
+    """A continuous motion; the progress of each moving part is drawn uniformly and independently for each particle."""
 
-    def __init__(self, settings: Simulation, draw: np.random.Generator, data_dir: Path | str):
+    def __init__(self, settings: Simulation, draw: np.random.Generator, data_dir: Path | str) -> None:
         if settings.weights is not None:
-            raise HetacumnError("weights go with states, not with a continuous motion; expected none")
+            raise HetacumnError("weights are given for a continuous motion; expected them for states only")
         motion = load_motion(settings.molecule, data_dir)
         self._move, count, parts = motion.move, len(motion.names), settings.motion_classes
         middles = (torch.arange(parts) + 0.5) / parts
@@ -235,17 +155,24 @@ class _Motion:
         place = (self.coordinate * parts).long().clamp(max=parts - 1)
         self.classes = (place * parts ** torch.arange(count).flip(0)).sum(1)
 
-    def project(self, rows: slice, rotations: Tensor, box: int, pixel_A: float) -> Tensor:
+    def project(
+        self, rows: slice, rotations: Float[Tensor, "b 3 3"], box: int, pixel_A: float
+    ) -> Float[Tensor, "b {box} {box}"]:
+        """Project the conformations of the particles in ``rows`` at their rotations."""
         return project_atoms(self._move(self.coordinate[rows]).to(rotations.device), rotations, box, pixel_A)
 
 
-def _load_conformations(settings: Simulation, draw: np.random.Generator, data_dir) -> _States | _Motion:
+def _load_conformations(settings: Simulation, draw: np.random.Generator, data_dir: Path | str) -> _States | _Motion:
     return (_Motion if settings.continuous else _States)(settings, draw, data_dir)
 
 
-def _draw_poses(settings: Simulation, draw: np.random.Generator, data_dir: Path | str) -> tuple[Tensor, Tensor]:
-    """Rotations ``(n, 3, 3)`` and shifts in pixels ``(n, 2)``: uniform, or as in a table: its views a little off, any turn
-    in the plane, its shifts."""
+def _draw_poses(
+    settings: Simulation, draw: np.random.Generator, data_dir: Path | str
+) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 2"]]:
+    """Draw rotations and shifts in pixels: uniform, or from a table.
+
+    A table gives its shifts, and its views with a small random error; turns in the plane are uniform.
+    """
     n, generator = settings.particles, torch.Generator()
     if settings.pose_table is None:
         rotations = random_rotations(n, generator.manual_seed(int(draw.integers(2**62))))
@@ -258,7 +185,7 @@ def _draw_poses(settings: Simulation, draw: np.random.Generator, data_dir: Path 
 
 
 def _draw_rows(path: Path, parameter: str, n: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
-    """Columns of ``n`` random rows of a CSV, with replacement."""
+    """Draw the columns of ``n`` random rows of a CSV, with replacement."""
     if not path.is_file():
         raise HetacumnError(f"{path}: no such file; expected the CSV that {parameter} names")
     table = pd.read_csv(path)
@@ -277,12 +204,14 @@ def _draw_optics(settings: Simulation, draw: np.random.Generator, data_dir: Path
         columns["astigmatism_deg"] = draw.uniform(0, 180, n)
         for name in ("voltage_kv", "cs_mm", "amplitude_contrast"):
             columns[name] = np.full(n, getattr(settings, name))
-    columns = {name: torch.from_numpy(np.asarray(values)).float() for name, values in columns.items()}
-    return Optics(**columns, phase_shift_deg=torch.zeros(n), pixel_A=settings.pixel_A)
+    tensors = {name: torch.from_numpy(np.asarray(values)).float() for name, values in columns.items()}
+    return Optics(**tensors, phase_shift_deg=torch.zeros(n), pixel_A=settings.pixel_A)
 
 
-def _noise_filter(settings: Simulation) -> Callable[[np.ndarray], np.ndarray]:
-    """What turns white noise ``(b, box, box)`` into the wanted noise, of unit variance per pixel."""
+def _noise_filter(
+    settings: Simulation,
+) -> Callable[[Float[np.ndarray, "b box box"]], Float[np.ndarray, "b box box"]]:
+    """Make the function that filters white noise to the spectrum of the settings, with unit variance per pixel."""
     if settings.noise == "white":
         return lambda noise: noise
     box = settings.box

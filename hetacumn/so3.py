@@ -1,7 +1,7 @@
 """Rotations: uniform samples, grids, Euler angles, distances, and alignment of two sets of poses.
 
-A rotation ``R`` is ``(..., 3, 3)`` and left-multiplies column vectors xyz, taking object to view:
-``x_view = R x_object``. Euler angles are RELION's ``(rot, tilt, psi)`` in degrees.
+A rotation ``R`` left-multiplies column vectors xyz and takes object to view: ``x_view = R x_object``. Euler angles are
+RELION's (rot, tilt, psi) in degrees.
 """
 
 from __future__ import annotations
@@ -12,38 +12,43 @@ import healpy
 import numpy as np
 import roma
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-#: Half a turn about the view axis: the poses that a mirrored volume needs are ``MIRROR @ R`` (the projection of
-#: ``V(-x)`` at ``MIRROR @ R`` is that of ``V(x)`` at ``R``), so that no image can tell the hand.
-MIRROR = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+#: Half a turn about the view axis. A mirrored volume has the poses ``MIRROR @ R``: the projection of ``V(-x)`` at
+#: ``MIRROR @ R`` equals the projection of ``V(x)`` at ``R``, so that no image can tell the hand.
+MIRROR: Float[Tensor, "3 3"] = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
 
 
-def random_rotations(n: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
-    """``(n, 3, 3)`` rotations, uniform over SO(3). ``generator`` lives on ``device``."""
+def random_rotations(
+    n: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+) -> Float[Tensor, "{n} 3 3"]:
+    """Draw rotations uniformly over SO(3). ``generator`` lives on ``device``."""
     quaternions = torch.randn(n, 4, generator=generator, device=device)
     return roma.unitquat_to_rotmat(torch.nn.functional.normalize(quaternions, dim=1))
 
 
-def turn(rotations: Tensor, vectors_deg: Tensor) -> Tensor:
-    """Turn ``(..., 3, 3)`` rotations, after they acted, by rotation vectors ``(..., 3)`` in degrees."""
+def turn(rotations: Float[Tensor, "*#batch 3 3"], vectors_deg: Float[Tensor, "*#batch 3"]) -> Float[Tensor, "... 3 3"]:
+    """Turn the views of rotations by rotation vectors in degrees: ``exp(vector) @ R``."""
     return roma.rotvec_to_rotmat(torch.deg2rad(vectors_deg)) @ rotations
 
 
-def perturb(rotations: Tensor, degrees: float, generator: torch.Generator | None = None) -> Tensor:
-    """Turn ``(..., 3, 3)`` rotations at random, each component of the rotation vector normal with ``degrees``."""
+def perturb(
+    rotations: Float[Tensor, "*batch 3 3"], degrees: float, generator: torch.Generator | None = None
+) -> Float[Tensor, "*batch 3 3"]:
+    """Turn rotations at random: each component of the rotation vector is normal with standard deviation ``degrees``."""
     vectors = torch.randn(rotations.shape[:-1], generator=generator, device=rotations.device)
     return turn(rotations, degrees * vectors)
 
 
-def from_euler(angles_deg: Tensor) -> Tensor:
-    """RELION ``(..., 3)`` (rot, tilt, psi) in degrees to ``(..., 3, 3)``: Rz(-psi) Ry(-tilt) Rz(-rot)."""
+def from_euler(angles_deg: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Convert RELION's (rot, tilt, psi) in degrees to rotations: Rz(-psi) Ry(-tilt) Rz(-rot)."""
     rot, tilt, psi = torch.deg2rad(angles_deg).unbind(-1)
     return _about_z(-psi) @ _about_y(-tilt) @ _about_z(-rot)
 
 
-def to_euler(rotations: Tensor) -> Tensor:
-    """``(..., 3, 3)`` to RELION ``(..., 3)`` (rot, tilt, psi) in degrees; at tilt 0 or 180 rot is 0."""
+def to_euler(rotations: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
+    """Convert rotations to RELION's (rot, tilt, psi) in degrees; at tilt 0 or 180 rot is 0."""
     r = rotations.double()
     sine = torch.hypot(r[..., 2, 0], r[..., 2, 1])
     tilt = torch.atan2(sine, r[..., 2, 2])
@@ -54,78 +59,82 @@ def to_euler(rotations: Tensor) -> Tensor:
     return torch.rad2deg(torch.stack([rot, tilt, psi], dim=-1)).to(rotations.dtype)
 
 
-def _about_z(angle: Tensor) -> Tensor:
+def _about_z(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
     c, s, o, i = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     return torch.stack([c, -s, o, s, c, o, o, o, i], dim=-1).unflatten(-1, (3, 3))
 
 
-def _about_y(angle: Tensor) -> Tensor:
+def _about_y(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
     c, s, o, i = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     return torch.stack([c, o, s, o, i, o, -s, o, c], dim=-1).unflatten(-1, (3, 3))
 
 
-def from_6d(vectors: Tensor) -> Tensor:
-    """``(..., 6)``, two vectors orthonormalised in turn (Zhou et al. 2019), to the first two *rows* of ``R``."""
+def from_6d(vectors: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
+    """Orthonormalise two vectors in turn (Zhou et al. 2019): they become the first two *rows* of ``R``."""
     a, b = vectors.unflatten(-1, (2, 3)).unbind(-2)
     a = torch.nn.functional.normalize(a, dim=-1, eps=1e-6)
     b = torch.nn.functional.normalize(b - (a * b).sum(-1, keepdim=True) * a, dim=-1, eps=1e-6)
     return torch.stack([a, b, torch.linalg.cross(a, b)], dim=-2)
 
 
-def view_grid(nside: int) -> Tensor:
-    """``(12 nside², 3, 3)`` rotations without in-plane turn, their views the centres of a HEALPix grid."""
+def view_grid(nside: int) -> Float[Tensor, "{12*nside**2} 3 3"]:
+    """List rotations without in-plane turn; their views are the centres of a HEALPix grid."""
     tilt, rot = healpy.pix2ang(nside, np.arange(healpy.nside2npix(nside)))
     angles = np.rad2deg(np.stack([rot, tilt, np.zeros_like(rot)], axis=1))
     return from_euler(torch.from_numpy(angles).float())
 
 
-def inplane(angles_deg: Tensor) -> Tensor:
-    """``(..., 3, 3)`` in-plane turns: RELION's psi alone."""
+def inplane(angles_deg: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotate in the plane of the image by RELION's psi alone."""
     return _about_z(-torch.deg2rad(angles_deg))
 
 
-def distance_deg(a: Tensor, b: Tensor) -> Tensor:
-    """Angle in degrees of the rotation from ``a`` to ``b``, ``(..., 3, 3)`` each."""
+def distance_deg(a: Float[Tensor, "*#batch 3 3"], b: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, " ..."]:
+    """Measure the angle in degrees of the rotation from ``a`` to ``b``."""
     chord = (a.double() - b.double()).square().sum((-2, -1)).sqrt()  # ‖A - B‖ = 2√2 sin(angle / 2)
     return torch.rad2deg(2 * torch.asin((chord / 8**0.5).clamp(max=1.0))).float()
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How one set of poses lies to another: a global rotation of the object ``(3, 3)`` and a change of hand."""
+    """The frame of one set of poses relative to another: a global rotation of the object and a change of hand."""
 
-    rotation: Tensor
+    rotation: Float[Tensor, "3 3"]
     mirrored: bool
 
     def to(self, device: torch.device | str) -> Frame:
-        """The same on another device."""
+        """Copy to another device."""
         return Frame(self.rotation.to(device), self.mirrored)
 
-    def apply(self, rotations: Tensor) -> Tensor:
-        """``(n, 3, 3)`` poses taken into the other frame: ``R @ rotation``, of the mirrored pose where so."""
+    def apply(self, rotations: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
+        """Take poses into the other frame: ``R @ rotation``, and ``MIRROR @ R @ rotation`` where ``mirrored``."""
         return (MIRROR.to(rotations) @ rotations if self.mirrored else rotations) @ self.rotation
 
 
-def align(estimated: Tensor, true: Tensor, trials: int = 200) -> Frame:
-    """The frame that brings ``(n, 3, 3)`` estimated poses nearest to the true ones.
+def align(estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"], trials: int = 200) -> Frame:
+    """Find the frame that brings estimated poses nearest to the true poses.
 
-    Orientation and hand of the object are arbitrary in ab initio reconstruction. Of the frames that single
-    particles propose, in either hand, the one with the least median error is taken and polished to the least mean
-    error by reweighting, which outliers do not sway.
+    Orientation and hand of the object are arbitrary in ab initio reconstruction. Single particles propose frames in
+    either hand; the frame of least median error is refined to the least mean error by reweighting, which outliers do
+    not sway.
     """
-    pick = torch.linspace(0, len(true) - 1, min(trials, len(true)), device=true.device).long()
-    sample = torch.linspace(0, len(true) - 1, min(2000, len(true)), device=true.device).long()
-    best = None
-    for mirrored in (False, True):
-        poses = MIRROR.to(estimated) @ estimated if mirrored else estimated
-        frames = poses[pick].mT @ true[pick]
-        errors = distance_deg(poses[sample, None] @ frames, true[sample, None])  # (sample, trials)
-        medians, order = errors.median(dim=0).values.sort()
-        if best is None or medians[0] < best[0]:
-            best = (medians[0], mirrored, poses, frames[order[0]])
-    _, mirrored, poses, rotation = best
+    proposals = [_best_proposal(estimated, true, mirrored, trials) for mirrored in (False, True)]
+    _, mirrored, poses, rotation = min(proposals, key=lambda proposal: proposal[0])
     for _ in range(10):
         error = distance_deg(poses @ rotation, true)
         weight = 1 / error.clamp(min=0.1 * float(error.median()) + 1e-3)
         rotation = roma.special_procrustes((weight[:, None, None] * (poses.mT @ true)).sum(0))
     return Frame(rotation, mirrored)
+
+
+def _best_proposal(
+    estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"], mirrored: bool, trials: int
+) -> tuple[Float[Tensor, ""], bool, Float[Tensor, "n 3 3"], Float[Tensor, "3 3"]]:
+    """Return the median error of the best frame of one hand, the hand, the poses in that hand, and the rotation."""
+    pick = torch.linspace(0, len(true) - 1, min(trials, len(true)), device=true.device).long()
+    sample = torch.linspace(0, len(true) - 1, min(2000, len(true)), device=true.device).long()
+    poses = MIRROR.to(estimated) @ estimated if mirrored else estimated
+    frames = poses[pick].mT @ true[pick]
+    errors = distance_deg(poses[sample, None] @ frames, true[sample, None])  # (sample, trials)
+    medians, order = errors.median(dim=0).values.sort()
+    return medians[0], mirrored, poses, frames[order[0]]

@@ -11,22 +11,23 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+from jaxtyping import Float, Num, Shaped
 from mrcfile.dtypes import HEADER_DTYPE
 
 from hetacumn.errors import HetacumnError
 from hetacumn.project import atomic_path
 
-HEADER_BYTES = 1024  # of an MRC file, before its extended header
-CHUNK_BYTES = 32 * 2**20  # of images as float32: what is held at once while a stack is read or written
+HEADER_BYTES = 1024  # the header of an MRC file, without its extended header
+CHUNK_BYTES = 32 * 2**20  # float32 images that are held at once while a stack is read or written
 
 
 def chunk_length(box: int) -> int:
-    """How many images of a box are handled at once."""
+    """Return how many images of a box are handled at once."""
     return max(1, CHUNK_BYTES // (4 * box * box))
 
 
-def open_stack(path: Path | str) -> np.ndarray:
-    """The images ``(n, y, x)`` of an MRC stack, memory-mapped and read-only, in the file's own dtype.
+def open_stack(path: Path | str) -> Num[np.ndarray, "n y x"]:
+    """Open the images of an MRC stack, memory-mapped and read-only, in the file's own dtype.
 
     Headers without the MRC signature (older programs) are accepted.
 
@@ -38,7 +39,7 @@ def open_stack(path: Path | str) -> np.ndarray:
 
 
 def read_layout(path: Path | str) -> Layout:
-    """What the header of an MRC stack says, checked against the file's length. Raises as :func:`open_stack`."""
+    """Read the header of an MRC stack and check it against the file's length. Raises as :func:`open_stack`."""
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -57,7 +58,7 @@ def read_layout(path: Path | str) -> Layout:
 
 @dataclass(frozen=True)
 class Layout:
-    """What an MRC header says: ``shape`` ``(n, y, x)``, the images' dtype, and the byte at which the first begins."""
+    """The layout of an MRC stack: ``shape`` (n, y, x), the dtype of the images, and the byte at which the first begins."""
 
     header: np.void
     shape: tuple[int, int, int]
@@ -66,22 +67,22 @@ class Layout:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of one image."""
+        """The bytes of one image."""
         return self.shape[1] * self.shape[2] * self.dtype.itemsize
 
     @property
     def pixel_A(self) -> float:
-        """Pixel size in Å that the header states; 0 where it states none."""
+        """The pixel size in Å that the header states, 0 where it states none."""
         return float(self.header["cella"]["x"]) / max(1, int(self.header["mx"]))
 
     @property
     def end(self) -> int:
-        """Bytes of the whole file, at least."""
+        """The least number of bytes of the whole file."""
         return self.offset + self.shape[0] * self.image_bytes
 
     @classmethod
     def parse(cls, raw: bytes, where: str) -> Layout:
-        """Of the first :data:`HEADER_BYTES` of a file, of either byte order.
+        """Parse the first :data:`HEADER_BYTES` of a file, in either byte order.
 
         Raises:
             HetacumnError: naming ``where``: not MRC, not real numbers.
@@ -99,7 +100,7 @@ class Layout:
 
 
 def _parse_header(raw: bytes) -> tuple[np.void, str]:
-    """The MRC header and its byte order, "<" or ">". Raises ValueError where there is none."""
+    """Return the MRC header and its byte order, "<" or ">". Raises ValueError where there is none."""
     if len(raw) < HEADER_BYTES:
         raise ValueError(f"{len(raw)} bytes, less than a header")
     for order in "<>":
@@ -109,23 +110,23 @@ def _parse_header(raw: bytes) -> tuple[np.void, str]:
     raise ValueError(f"mode {header['mode']}")
 
 
-def let_go(stack: np.ndarray) -> None:
-    """Let a mapped stack's pages leave this process's memory; what was written stays written."""
+def let_go(stack: Shaped[np.ndarray, "n y x"]) -> None:
+    """Release a mapped stack's pages from this process's memory; written data stay written."""
     mapped = getattr(stack, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _take_room(path: Path) -> None:
-    """Have the disk keep room for all of a file: into a mapped one that finds it full later, no write could fail cleanly."""
+    """Reserve disk space for the whole file: a write into a mapped file cannot fail cleanly once the disk is full."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 @contextmanager
-def new_stack(path: Path | str, n: int, box: int, pixel_A: float) -> Iterator[np.ndarray]:
-    """Yield ``(n, box, box)`` float32 on disk, to be filled by parts; the file has its name once it is whole.
+def new_stack(path: Path | str, n: int, box: int, pixel_A: float) -> Iterator[Float[np.ndarray, "n box box"]]:
+    """Yield a float32 stack on disk, to be filled by parts; the file gets its name once it is whole.
 
     The header holds neither date nor statistics: equal images make equal bytes, in one pass.
     """

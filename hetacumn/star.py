@@ -1,7 +1,7 @@
-"""Tables of particles: RELION STAR 3.1 and 3.0 and cryoSPARC .cs in, RELION 3.1 out.
+"""Tables of particles: reading of RELION STAR 3.1 and 3.0 and of cryoSPARC .cs, writing of RELION 3.1.
 
-Whatever the file, the table in memory has RELION 3.1's form and column names: one row a particle, one row an
-optics group, origins in Å. Rows are counted from 1 in messages.
+The table in memory always has RELION 3.1's form and column names: one row a particle, one row an optics group, origins in Å.
+Messages count rows from 1.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import starfile
+from jaxtyping import Float, Int, Shaped
 from starfile.writer import StarWriter
 
 from hetacumn.cryosparc import read_cs
@@ -24,7 +25,7 @@ from hetacumn.stacks import read_layout
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst"]
 GROUP = "rlnOpticsGroup"
-LARGEST_PIXEL_A = 1e4  # beyond is no microscope's
+LARGEST_PIXEL_A = 1e4  # no microscope has larger pixels
 GROUP_COLUMNS = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]  # one value a group in 3.1
 STACK_SUFFIXES = (".mrcs", ".mrc")
 TEXT_COLUMNS = ["rlnImageName", "rlnMicrographName", "rlnImageOriginalName", "rlnOpticsGroupName", "rlnGroupName",
@@ -33,7 +34,7 @@ TEXT_COLUMNS = ["rlnImageName", "rlnMicrographName", "rlnImageOriginalName", "rl
 
 @dataclass(frozen=True)
 class ParticleTable:
-    """A particle file as RELION 3.1 has it: ``particles`` (a row each) and ``optics`` (a row a group)."""
+    """A particle file in RELION 3.1's form: ``particles`` has a row a particle and ``optics`` a row a group."""
 
     path: Path
     particles: pd.DataFrame
@@ -43,14 +44,14 @@ class ParticleTable:
         return len(self.particles)
 
     def has(self, column: str) -> bool:
-        """Is there such a column, of the particles or of their groups?"""
+        """Return whether the particles or their groups have a column."""
         return column in self.particles or column in self.optics
 
-    def numbers(self, column: str, default: float | None = None) -> np.ndarray:
-        """``(n,)`` values of a column, float64, looked up by group where the column is the group's.
+    def numbers(self, column: str, default: float | None = None) -> Float[np.ndarray, " n"]:
+        """Return the float64 value of a column for each particle; a column of the optics table is looked up by group.
 
         Raises:
-            HetacumnError: no such column and no default; a value that is not a finite number (row named).
+            HetacumnError: there is no such column and no default, or a value is not a finite number.
         """
         if not self.has(column):
             if default is None:
@@ -61,22 +62,22 @@ class ParticleTable:
         values = _finite(self.optics[column], column, f"{self.path}: optics table, row")
         return values[self._group_rows()]
 
-    def _group_rows(self) -> np.ndarray:
-        """``(n,)`` row of the optics table of each particle."""
+    def _group_rows(self) -> Int[np.ndarray, " n"]:
+        """Find the row of the optics table of each particle."""
         if GROUP not in self.particles:
             raise HetacumnError(f"{self.path}: no column {GROUP}; expected it for every particle, as there is an optics table")
         groups = _finite(self.optics[GROUP], GROUP, f"{self.path}: optics table, row").astype(int)
-        mine = self.numbers(GROUP).astype(int)
-        unknown = ~np.isin(mine, groups)
+        group_of = self.numbers(GROUP).astype(int)
+        unknown = ~np.isin(group_of, groups)
         if unknown.any():
             row = int(unknown.argmax())
-            raise HetacumnError(f"{self.path}: row {row + 1}: optics group {mine[row]} is not in the optics "
+            raise HetacumnError(f"{self.path}: row {row + 1}: optics group {group_of[row]} is not in the optics "
                                 f"table; expected one of {', '.join(map(str, groups))}")
         order = np.argsort(groups)
-        return order[np.searchsorted(groups, mine, sorter=order)]
+        return order[np.searchsorted(groups, group_of, sorter=order)]
 
-    def pixel_sizes(self) -> np.ndarray:
-        """``(n,)`` pixel size in Å of each image."""
+    def pixel_sizes(self) -> Float[np.ndarray, " n"]:
+        """Return the pixel size of each image in Å. Raises HetacumnError where one is out of range."""
         sizes = self.numbers("rlnImagePixelSize")
         wrong = (sizes <= 0) | (sizes > LARGEST_PIXEL_A)
         if wrong.any():
@@ -86,19 +87,15 @@ class ParticleTable:
         return sizes
 
     def names(self) -> pd.Index:
-        """``(n,)`` rlnImageName of each image.
-
-        Raises:
-            HetacumnError: one that two rows have.
-        """
+        """Return the rlnImageName of each image. Raises HetacumnError where two rows have the same name."""
         names = pd.Index(self.particles["rlnImageName"].astype(str))
         if not names.is_unique:
             row = int(names.duplicated().argmax())
             raise HetacumnError(f"{self.path}: row {row + 1}: {names[row]} is named twice; expected every image once")
         return names
 
-    def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """``(n,)`` stack names as written, and ``(n,)`` indices of the images in them, counted from 0."""
+    def images(self) -> tuple[Shaped[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """Return the stack name of each image as written, and the index of the image in the stack, counted from 0."""
         names = self.particles["rlnImageName"].astype(str)
         parts = names.str.extract(r"^(\d+)@(.+)$")
         wrong = parts[0].isna().to_numpy()
@@ -109,8 +106,8 @@ class ParticleTable:
         return parts[1].to_numpy(dtype=object), parts[0].astype(np.int64).to_numpy() - 1
 
 
-#: What a file may say was done to its images already, and is not undone here: the likelihood is that of images as they came.
-DONE_ALREADY = {
+#: Corrections that a file may declare. They cannot be undone, and the likelihood needs uncorrected images.
+CORRECTIONS = {
     "rlnCtfDataAreCtfPremultiplied": "multiplied by their CTF",
     "rlnCtfDataArePhaseFlipped": "with flipped phases",
 }  # fmt: skip
@@ -119,20 +116,20 @@ DONE_ALREADY = {
 def read_table(path: Path | str) -> ParticleTable:
     """Read a particle table from RELION 3.1 or 3.0 STAR, cryoSPARC .cs, or a bare stack (by suffix).
 
-    In 3.0 the pixel size is the detector's pixel over the magnification, and origins are in pixels. A bare stack
-    (``x.mrcs``) has a table of the same name beside it (``x.csv``): a line an image, in order, with RELION's column names
+    In RELION 3.0 the pixel size is the detector's pixel over the magnification, and origins are in pixels. A bare stack
+    (``x.mrcs``) has a table of the same name beside it (``x.csv``): one line an image, in order, with RELION's column names
     (rlnDefocusU, …, rlnImagePixelSize).
 
     Raises:
-        HetacumnError: no such file, not a table of particles, a column missing; images that were multiplied by their CTF,
-            or whose phases were flipped.
+        HetacumnError: there is no such file, it is not a table of particles, or a column is missing; the images were
+            multiplied by their CTF, or their phases were flipped.
     """
     table = _read(Path(path))
-    for column, done in DONE_ALREADY.items():
+    for column, correction in CORRECTIONS.items():
         wrong = table.numbers(column, 0.0) != 0
         if wrong.any():
             row = int(wrong.argmax()) + 1
-            raise HetacumnError(f"{path}: row {row}: by {column} its image is {done}; expected images of uncorrected CTF")
+            raise HetacumnError(f"{path}: row {row}: by {column} its image is {correction}; expected images of uncorrected CTF")
     return table
 
 
@@ -140,19 +137,20 @@ def _read(path: Path) -> ParticleTable:
     if not path.is_file():
         raise HetacumnError(f"{path}: no such file; expected a STAR or .cs file of particles")
     if path.suffix in (".cs", *STACK_SUFFIXES):
-        optics, particles = group_optics(path, read_cs(path) if path.suffix == ".cs" else _of_bare_stack(path))
+        optics, particles = group_optics(path, read_cs(path) if path.suffix == ".cs" else _read_bare_stack(path))
         return ParticleTable(path, particles, optics)
-    linecache.clearcache()  # starfile reads by it, and after a failure leaves there what the file was then
+    linecache.clearcache()  # starfile reads by it, and a failure leaves the old content of the file in it
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an empty block is judged below
+            warnings.simplefilter("ignore")  # an empty block is reported below
             blocks = starfile.read(path, always_dict=True, parse_as_string=TEXT_COLUMNS)
-    except Exception as error:  # starfile raises whatever its parser meets
+    except Exception as error:  # starfile raises errors of any type
         raise HetacumnError(f"{path}: not a STAR file ({' '.join(str(error).split())})") from error
     tables = {name: pd.DataFrame([b]) if isinstance(b, dict) else b for name, b in blocks.items()}
-    particles = next((t for t in tables.values() if "rlnImageName" in t), None)
-    if particles is None:
+    named = [table for table in tables.values() if "rlnImageName" in table]
+    if not named:
         raise HetacumnError(f"{path}: no column rlnImageName; expected a STAR file of particles")
+    particles = named[0]
     if len(particles) == 0:
         raise HetacumnError(f"{path}: no rows; expected one a particle")
     if "optics" not in tables:
@@ -160,22 +158,22 @@ def _read(path: Path) -> ParticleTable:
         return ParticleTable(path, particles, optics)
     for column in (GROUP, "rlnImagePixelSize"):
         if column not in tables["optics"]:
-            raise HetacumnError(f"{path}: no column {column} in the optics table; expected RELION 3.1's")
+            raise HetacumnError(f"{path}: no column {column} in the optics table; expected it as in RELION 3.1")
     return ParticleTable(path, particles, tables["optics"])
 
 
 def write_table(path: Path | str, particles: pd.DataFrame, optics: pd.DataFrame) -> None:
-    """Write RELION 3.1 STAR, atomically: six decimals, the optics table first, no date in it."""
+    """Write RELION 3.1 STAR atomically: six decimals, the optics table first, no date."""
     writer = StarWriter({"optics": optics, "particles": particles}, float_format="%.6f")
     with atomic_path(path) as temporary, open(temporary, "w") as file:
-        file.write("# version 30001\n\n")  # as RELION 3.1 writes
+        file.write("# version 30001\n\n")  # the first line of RELION 3.1
         file.writelines(line + "\n" for line in writer.data_block_generator())
 
 
 def group_optics(path: Path, particles: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Divide one flat table into RELION 3.1's two, ``(optics, particles)``: a group a microscope setting.
+    """Divide a flat table into RELION 3.1's tables ``(optics, particles)``, with one group a microscope setting.
 
-    ``rlnImagePixelSize``, and ``rlnImageSize`` where known, go to the optics with voltage, Cs and contrast.
+    Pixel size, and image size where known, go to the optics with voltage, Cs and amplitude contrast.
     """
     for column in GROUP_COLUMNS:
         if column not in particles:
@@ -194,11 +192,11 @@ def group_optics(path: Path, particles: pd.DataFrame) -> tuple[pd.DataFrame, pd.
     return optics, rest
 
 
-def _of_bare_stack(path: Path) -> pd.DataFrame:
-    """One row an image of a stack, its optics from the CSV beside it."""
+def _read_bare_stack(path: Path) -> pd.DataFrame:
+    """Make one row an image of a stack, with the optics of the CSV beside it."""
     beside, count = path.with_suffix(".csv"), read_layout(path).shape[0]
     if not beside.is_file():
-        raise HetacumnError(f"{beside}: no such file; expected the optics of the images of {path.name}, a line each, with "
+        raise HetacumnError(f"{beside}: no such file; expected the optics of {path.name}, one line an image, with "
                             f"columns rlnDefocusU, rlnDefocusV, rlnDefocusAngle, {', '.join(GROUP_COLUMNS)}, "
                             "rlnImagePixelSize")
     try:
@@ -214,7 +212,7 @@ def _of_bare_stack(path: Path) -> pd.DataFrame:
 
 
 def _from_relion30(path: Path, particles: pd.DataFrame) -> pd.DataFrame:
-    """Rename and rescale 3.0's columns to 3.1's: pixel size and origins."""
+    """Convert pixel size and origins from RELION 3.0's columns to 3.1's."""
     particles = particles.copy()
     if "rlnPixelSize" in particles:
         pixel = _finite(particles.pop("rlnPixelSize"), "rlnPixelSize", f"{path}: row")
@@ -234,7 +232,8 @@ def _from_relion30(path: Path, particles: pd.DataFrame) -> pd.DataFrame:
     return particles
 
 
-def _finite(column: pd.Series, name: str, where: str) -> np.ndarray:
+def _finite(column: pd.Series, name: str, where: str) -> Float[np.ndarray, " n"]:
+    """Convert a column to float64. Raises HetacumnError where a value is not a finite number."""
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     wrong = ~np.isfinite(values)
     if wrong.any():

@@ -14,7 +14,8 @@ from hetacumn.fourier import padded_size
 from hetacumn.observations import Observations, signal_nats
 from hetacumn.parallel import batch_slices
 from hetacumn.search import at_once, log_likelihood, open_rotations, pose_grid, posterior_
-from hetacumn.volumes import Slicer, Stencil, make_stencil, soft_sphere
+from hetacumn.slices import Slicer, Stencil, make_stencil
+from hetacumn.volumes import soft_sphere
 
 
 def voxel_unit(data: Observations, box: int) -> float:

@@ -1,16 +1,14 @@
-"""Atomic models: states and motions of a molecule → atoms; atoms → density, atoms → projections.
+"""Atomic models: the states and the motions of a molecule, as atoms.
 
-The density of an atom, or of a residue that one point stands for, is an isotropic Gaussian whose integral is
-its weight. Densities and images hold the mass per voxel and per pixel: their sum is the sum of the weights.
-Both are splatted in real space, independently of the slices that the decoder takes.
-
-A molecule's spec is a dict, as in params.yaml:
+The spec of a molecule is a dict, as in params.yaml:
 
     {structure: adk, states: [open, closed]}                         the two crystal structures
     {structure: adk, path: [0.0, 0.5, 1.0]}                          on the way from open (0) to closed (1)
-    {structure: ribosome, left_out: [[], [small/head], [small]]}     a state a list of missing parts
+    {structure: ribosome, left_out: [[], [small/head], [small]]}     one list of missing parts a state
     {structure: spliceosome, arm_b_deg: [0, 50], top_deg: [0, 40]}   every pair of angles; top varies fastest
 """
+
+from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
@@ -20,51 +18,57 @@ from pathlib import Path
 import numpy as np
 import roma
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from hetacumn.errors import HetacumnError
 
 ATOM_WIDTH_A, AMINO_ACID_WIDTH_A, NUCLEOTIDE_WIDTH_A = 2.0, 3.0, 4.0  # standard deviations
 ATOMIC_NUMBER = {"C": 6, "N": 7, "O": 8, "S": 16}
-STATE_KEYS = {"adk": [{"states"}, {"path"}], "ribosome": [{"left_out"}],
-              "spliceosome": [{"arm_b_deg", "top_deg"}]}
-MOTION_KEYS = {"adk": [set()], "spliceosome": [{"arm_b_deg", "top_deg"}]}
-ENTRIES = {"states": (str, "names"), "left_out": (list, "lists of parts"), "path": ((int, float), "numbers"),
-           "arm_b_deg": ((int, float), "numbers"), "top_deg": ((int, float), "numbers")}
-MIN_WIDTH_PX = 0.6  # the sum of a Gaussian's samples is then its integral to 0.2 % an axis
-OVERSAMPLING = 2
-ADK_STATES = {"open": 0.0, "closed": 1.0}  # the ends of its path
+STATE_KEYS: dict[str, list[set[str]]] = {
+    "adk": [{"states"}, {"path"}],
+    "ribosome": [{"left_out"}],
+    "spliceosome": [{"arm_b_deg", "top_deg"}],
+}
+MOTION_KEYS: dict[str, list[set[str]]] = {"adk": [set()], "spliceosome": [{"arm_b_deg", "top_deg"}]}
+#: The type of the entries of each key's list, and its name in messages.
+ENTRY_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "states": (str, "names"),
+    "left_out": (list, "lists of parts"),
+    "path": ((int, float), "numbers"),
+    "arm_b_deg": ((int, float), "numbers"),
+    "top_deg": ((int, float), "numbers"),
+}
+ADK_STATES = {"open": 0.0, "closed": 1.0}  # the ends of the path of adk
 
 
 @dataclass(frozen=True)
 class Atoms:
-    """Atoms, or residues as points, of one state of a molecule.
+    """Atoms, or residues as points, of one state of a molecule or of one state for each image.
 
-    positions_A: (n, 3), or (..., n, 3) with a state an image; xyz in Å, object frame, origin at the box's
-    centre. weights: (n,) scattering mass. widths_A: (n,) standard deviation of the Gaussian.
-    parts: (n,) name of the part that each belongs to.
+    ``positions_A`` are xyz in Å in the object's frame, with the origin at the centre of the box. ``weights`` are scattering
+    masses, ``widths_A`` the standard deviations of the Gaussians, ``parts`` the names of the parts of the molecule.
     """
 
-    positions_A: Tensor
-    weights: Tensor
-    widths_A: Tensor
-    parts: np.ndarray
+    positions_A: Float[Tensor, "*batch n 3"]
+    weights: Float[Tensor, " n"]
+    widths_A: Float[Tensor, " n"]
+    parts: Shaped[np.ndarray, " n"]
 
-    def centre_of_mass(self) -> Tensor:
-        """Weighted mean position, (..., 3) in Å."""
+    def centre_of_mass(self) -> Float[Tensor, "*batch 3"]:
+        """Compute the weighted mean position in Å."""
         return self.weights @ self.positions_A / self.weights.sum()
 
-    def moved(self, shift_A: Tensor) -> "Atoms":
-        """The same atoms shifted by (3,) Å."""
+    def moved(self, shift_A: Float[Tensor, " 3"]) -> Atoms:
+        """Shift the atoms by a vector in Å."""
         return replace(self, positions_A=self.positions_A + shift_A)
 
-    def to(self, device: torch.device | str) -> "Atoms":
-        """The same on another device."""
-        on_it = {name: getattr(self, name).to(device) for name in ("positions_A", "weights", "widths_A")}
-        return replace(self, **on_it)
+    def to(self, device: torch.device | str) -> Atoms:
+        """Copy to another device."""
+        return Atoms(self.positions_A.to(device), self.weights.to(device), self.widths_A.to(device), self.parts)
 
-    def without(self, names: list[str]) -> "Atoms":
-        """Leave out the named parts; `small` stands for all of `small/…`. Raises HetacumnError if unknown."""
+    def without(self, names: list[str]) -> Atoms:
+        """Leave out the named parts; `small` stands for all of `small/…`. Raises HetacumnError for an unknown name."""
         wholes = np.array([part.split("/")[0] for part in self.parts])
         for name in names:
             _check_known("part", name, {*self.parts.tolist(), *wholes.tolist()})
@@ -76,8 +80,8 @@ class Atoms:
 def load_states(spec: dict, data_dir: Path | str) -> list[Atoms]:
     """Load the discrete states of a molecule, in one frame: the first state's centre of mass is the origin.
 
-    spec: as in this module's docstring. data_dir: the folder of the .npz files.
-    Raises HetacumnError for a missing file and for unknown structures, keys, states and parts.
+    ``spec`` is explained in this module's docstring; ``data_dir`` is the folder of the .npz files. Raises HetacumnError for a
+    missing file and for unknown structures, keys, states and parts.
     """
     structure = _check_spec(spec)
     if structure == "adk":
@@ -99,8 +103,10 @@ def load_states(spec: dict, data_dir: Path | str) -> list[Atoms]:
 
 @dataclass(frozen=True)
 class Motion:
-    """A continuous motion: the ``names`` of what moves, and ``move`` from ``t`` (..., len(names)) in [0, 1], how far each
-    has gone, to :class:`Atoms` with positions (..., n, 3)."""
+    """A continuous motion: the ``names`` of the moving parts, and a function ``move`` that makes :class:`Atoms`.
+
+    ``move`` takes the progress of each part in [0, 1], shape ``(..., len(names))``; positions are then ``(..., n, 3)``.
+    """
 
     names: tuple[str, ...]
     move: Callable[[Tensor], Atoms]
@@ -109,154 +115,79 @@ class Motion:
 def load_motion(spec: dict, data_dir: Path | str) -> Motion:
     """Load a continuous motion.
 
-    spec: {structure: adk} goes from open to closed; {structure: spliceosome, arm_b_deg: […], top_deg: […]}
-    from the first to the last angles, each arm by itself. The centre of mass at t = 0 is the origin throughout.
-    Raises HetacumnError as load_states does, and for a structure that has no motion.
+    {structure: adk} goes from open to closed; {structure: spliceosome, arm_b_deg: […], top_deg: […]} goes from the first to
+    the last angles, each arm by itself. The centre of mass at t = 0 is the origin throughout. Raises HetacumnError as
+    load_states does, and for a structure that has no motion.
     """
     structure = _check_spec(spec, motion=True)
-    if structure == "adk":
-        close, names = _load_adk(data_dir), ("adk",)
-
-        def move(t: Tensor) -> Atoms:
-            return close(t[..., 0])
-    else:
-        turn, names = _load_spliceosome(data_dir), ("arm_b", "top")
-        ends = [(spec[f"{name}_deg"][0], spec[f"{name}_deg"][-1]) for name in names]
-
-        def move(t: Tensor) -> Atoms:
-            return turn(*(start + (end - start) * t[..., i] for i, (start, end) in enumerate(ends)))
-
-    origin = move(torch.zeros(len(names))).centre_of_mass()
-    return Motion(names, lambda t: move(t).moved(-origin))
+    motion = _adk_motion(data_dir) if structure == "adk" else _spliceosome_motion(spec, data_dir)
+    origin = motion.move(torch.zeros(len(motion.names))).centre_of_mass()
+    return Motion(motion.names, lambda t: motion.move(t).moved(-origin))
 
 
-def rotate_about(positions_A: Tensor, point_A: Tensor, axis: Tensor, angle_deg: Tensor) -> Tensor:
-    """Turn (n, 3) positions by right-handed angles (...,) about an axis (3,) through a point (3,).
+def _adk_motion(data_dir: Path | str) -> Motion:
+    close = _load_adk(data_dir)
+    return Motion(("adk",), lambda t: close(t[..., 0]))
 
-    Lengths in Å, xyz; returns (..., n, 3).
-    """
+
+def _spliceosome_motion(spec: dict, data_dir: Path | str) -> Motion:
+    turn, names = _load_spliceosome(data_dir), ("arm_b", "top")
+    ends = [(spec[f"{name}_deg"][0], spec[f"{name}_deg"][-1]) for name in names]
+    return Motion(names, lambda t: turn(*(start + (end - start) * t[..., i] for i, (start, end) in enumerate(ends))))
+
+
+def rotate_about(
+    positions_A: Float[Tensor, "n 3"],
+    point_A: Float[Tensor, " 3"],
+    axis: Float[Tensor, " 3"],
+    angle_deg: Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch n 3"]:
+    """Turn positions (xyz in Å) by right-handed angles about an axis through a point."""
     axis = axis / axis.norm()
     rotation = roma.rotvec_to_rotmat(torch.deg2rad(angle_deg)[..., None] * axis)
     return (positions_A - point_A) @ rotation.mT + point_A
 
 
-def density(atoms: Atoms, box: int, voxel_A: float) -> Tensor:
-    """Sum the atoms' Gaussians on a grid: (box, box, box) as (z, y, x), mass per voxel, origin at box // 2.
-
-    Every Gaussian is sampled at the voxels' centres, over the whole box, so that the sum over z is the
-    projection of the same atoms at the identity. For large voxels, compute at small ones and Fourier-crop.
-    Raises HetacumnError where the atoms do not fit the box or are too narrow for the voxel.
-    """
-    _check_fit(atoms, box, voxel_A)
-    grid = (torch.arange(box, device=atoms.weights.device) - box // 2) * voxel_A
-    volume = torch.zeros(box, box * box, device=atoms.weights.device)
-    for chunk in torch.arange(len(atoms.weights), device=grid.device).split(1024):
-        width = atoms.widths_A[chunk, None]
-        offset = grid - atoms.positions_A[chunk].mT[..., None]  # (3, chunk, box)
-        x, y, z = torch.exp(-0.5 * (offset / width) ** 2) * (voxel_A / (width * (2 * torch.pi) ** 0.5))
-        plane = (y[:, :, None] * x[:, None, :]).flatten(1)
-        volume += (atoms.weights[chunk, None] * z).mT @ plane
-    return volume.view(box, box, box)
-
-
-def project_atoms(atoms: Atoms, rotations: Tensor, box: int, pixel_A: float) -> Tensor:
-    """Project atoms along view z: (b, box, box) images as (y, x), mass per pixel, origin at box // 2.
-
-    rotations: (b, 3, 3), object to view, x_view = R x_object. atoms.positions_A: (n, 3), or (b, n, 3) with a
-    state an image.
-
-    Points are spread bilinearly over a grid of OVERSAMPLING times finer pixels; the points of one width then
-    share one Gaussian blur, applied in Fourier space where the bilinear kernel is divided out again.
-    Raises HetacumnError where the atoms do not fit the box or are too narrow for the pixel.
-    """
-    _check_fit(atoms, box, pixel_A)
-    fine = box * OVERSAMPLING
-    points = atoms.positions_A @ rotations[:, :2].mT * (OVERSAMPLING / pixel_A) + fine // 2
-    middle = torch.arange(box // 2, device=points.device)
-    rows = torch.cat([middle, middle + fine - box // 2])  # without Nyquist in x; in y it is dropped below
-    frequency_y = torch.fft.fftfreq(fine, device=points.device)[rows, None]
-    frequency_x = torch.fft.rfftfreq(fine, device=points.device)[None, : box // 2]
-    bilinear = (torch.sinc(frequency_y) * torch.sinc(frequency_x)) ** 2
-    bilinear[box // 2] = torch.inf
-    spectrum = torch.zeros(len(rotations), box, box // 2 + 1, dtype=torch.complex64, device=points.device)
-    for width in atoms.widths_A.unique():
-        chosen = atoms.widths_A == width
-        image = _spread(points[:, chosen], atoms.weights[chosen], fine)
-        width_px = width * OVERSAMPLING / pixel_A
-        blur = torch.exp(-2 * (torch.pi * width_px) ** 2 * (frequency_y**2 + frequency_x**2)) / bilinear
-        spectrum[..., :-1] += torch.fft.rfft2(image)[:, rows, : box // 2] * blur
-    return torch.fft.irfft2(spectrum, s=(box, box))
-
-
-def _spread(points: Tensor, weights: Tensor, size: int) -> Tensor:
-    """Spread (b, n, 2) points, xy in pixels, of weights (n,) over the four pixels around: (b, size, size)."""
-    corner = points.floor()
-    x, y = (points - corner).unbind(-1)
-    corner = corner.long()
-    index = corner[..., 1] * size + corner[..., 0]
-    upper = weights * y
-    lower = weights - upper
-    lower_right, upper_right = lower * x, upper * x
-    values = torch.cat([lower - lower_right, lower_right, upper - upper_right, upper_right], dim=1)
-    index = torch.cat([index, index + 1, index + size, index + size + 1], dim=1)
-    images = torch.zeros(len(points), size * size, device=points.device)
-    return images.scatter_add_(1, index, values).view(-1, size, size)
-
-
-def _check_fit(atoms: Atoms, box: int, pixel_A: float) -> None:
-    if box % 2:
-        raise HetacumnError(f"the box is {box} pixels; it must be even")
-    radius = (atoms.positions_A.norm(dim=-1) + 3 * atoms.widths_A).max().item()
-    if radius > (box // 2 - 1) * pixel_A:
-        raise HetacumnError(
-            f"the molecule reaches {radius:.0f} Å from the origin; a box of {box} × {pixel_A} Å holds "
-            f"{(box // 2 - 1) * pixel_A:.0f} Å: use a larger box or larger pixels")
-    narrowest = atoms.widths_A.min().item()
-    if narrowest < MIN_WIDTH_PX * pixel_A:
-        raise HetacumnError(
-            f"Gaussians {narrowest} Å wide cannot be sampled every {pixel_A} Å: at most "
-            f"{narrowest / MIN_WIDTH_PX:.2f} Å; sample finely and Fourier-crop")
-
-
 def _check_spec(spec: dict, motion: bool = False) -> str:
-    """Return the spec's structure; raise HetacumnError if it or a key is unknown or a key is missing."""
-    structure = spec.get("structure")
+    """Return the spec's structure; raise HetacumnError for an unknown structure, an unknown key or a missing key."""
     alternatives = MOTION_KEYS if motion else STATE_KEYS
-    _check_known("structure", structure, set(alternatives))
-    wanted, given = alternatives[structure], set(spec) - {"structure"}
-    if given not in wanted:
-        expected = " or ".join(" and ".join(sorted(keys)) or "no other key" for keys in wanted)
-        raise HetacumnError(f"structure {structure} takes {expected}, not {sorted(given)}")
+    structure = _check_known("structure", spec.get("structure"), set(alternatives))
+    known, given = alternatives[structure], set(spec) - {"structure"}
+    if given not in known:
+        expected = " or ".join(" and ".join(sorted(keys)) or "no other key" for keys in known)
+        raise HetacumnError(f"structure {structure} has the keys {sorted(given)}; expected {expected}")
     for key in given:
-        (kind, called), entries = ENTRIES[key], spec[key]
-        if not isinstance(entries, list) or not entries or not all(isinstance(e, kind) for e in entries):
-            raise HetacumnError(f"{key} of {structure} must be a list of {called}, not {entries!r}")
+        (entry_type, plural), entries = ENTRY_TYPES[key], spec[key]
+        if not isinstance(entries, list) or not entries or not all(isinstance(entry, entry_type) for entry in entries):
+            raise HetacumnError(f"{key} of {structure} is {entries!r}; expected a list of {plural}")
     if not all(0 <= t <= 1 for t in spec.get("path", [])):
-        raise HetacumnError(f"path of {structure} runs from 0 (open) to 1 (closed), not {spec['path']!r}")
+        raise HetacumnError(f"path of {structure} is {spec['path']!r}; expected numbers from 0 (open) to 1 (closed)")
     return structure
 
 
-def _check_known(kind: str, name: object, known: set[str]) -> None:
-    if name not in known:
-        raise HetacumnError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
+def _check_known(kind: str, name: object, known: set[str]) -> str:
+    """Return the name; raise HetacumnError where it is not a known one."""
+    if not isinstance(name, str) or name not in known:
+        raise HetacumnError(f"unknown {kind} {name!r}; expected one of {', '.join(sorted(known))}")
+    return name
 
 
 def _read(data_dir: Path | str, name: str) -> dict[str, np.ndarray]:
     path = Path(data_dir) / f"{name}.npz"
     if not path.exists():
-        raise HetacumnError(f"{path} is missing; `dvc pull` fetches it")
+        raise HetacumnError(f"{path}: no such file; expected an atomic model (`dvc pull` fetches it)")
     with np.load(path) as stored:
         return dict(stored)
 
 
 def _load_adk(data_dir: Path | str) -> Callable[[Tensor], Atoms]:
-    """A function from t (...,), 0 open and 1 closed, to the heavy atoms, linear between the stored states."""
+    """Load a function from the progress, 0 open and 1 closed, to the heavy atoms; linear between the stored states."""
     stored = _read(data_dir, "adk")
     path, coordinate = torch.from_numpy(stored["path_xyz_A"]), torch.from_numpy(stored["path_coordinate"])
     weights = torch.tensor([float(ATOMIC_NUMBER[element]) for element in stored["element"]])
     atoms = Atoms(path[0], weights, torch.full_like(weights, ATOM_WIDTH_A), np.full(len(weights), "adk"))
 
-    def move(t: Tensor) -> Atoms:
+    def move(t: Float[Tensor, "*batch"]) -> Atoms:
         after = torch.searchsorted(coordinate, t).clamp(1, len(coordinate) - 1)
         start, end = coordinate[after - 1], coordinate[after]
         fraction = ((t - start) / (end - start))[..., None, None]
@@ -266,21 +197,21 @@ def _load_adk(data_dir: Path | str) -> Callable[[Tensor], Atoms]:
 
 
 def _load_residues(data_dir: Path | str, name: str) -> Atoms:
-    """The residues of a large molecule as points, as deposited."""
+    """Load the residues of a large molecule as points, as deposited."""
     stored = _read(data_dir, name)
     widths = np.where(stored["is_nucleotide"], NUCLEOTIDE_WIDTH_A, AMINO_ACID_WIDTH_A).astype(np.float32)
     positions, weights = torch.from_numpy(stored["xyz_A"]), torch.from_numpy(stored["weight"])
     return Atoms(positions, weights, torch.from_numpy(widths), stored["part"])
 
 
-def _load_spliceosome(data_dir: Path | str) -> Callable[[Tensor, Tensor], Atoms]:
-    """A function from the angles (...,) of arm B and the top, in degrees, to the molecule so turned."""
+def _load_spliceosome(data_dir: Path | str) -> Callable[..., Atoms]:
+    """Load a function from the angles of arm B and of the top, in degrees, to the molecule turned by them."""
     stored = _read(data_dir, "spliceosome")
     atoms = _load_residues(data_dir, "spliceosome").without(["rest"])
     arms = [(torch.from_numpy(atoms.parts == arm), torch.from_numpy(stored[f"{arm}_hinge_A"]),
              torch.from_numpy(stored[f"{arm}_axis"])) for arm in ("arm_b", "top")]
 
-    def turn(*angles_deg: Tensor) -> Atoms:
+    def turn(*angles_deg: Float[Tensor, "*batch"]) -> Atoms:
         positions = atoms.positions_A.expand(*angles_deg[0].shape, -1, -1).clone()
         for (chosen, hinge, axis), angle in zip(arms, angles_deg, strict=True):
             positions[..., chosen, :] = rotate_about(atoms.positions_A[chosen], hinge, axis, angle)

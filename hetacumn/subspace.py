@@ -18,7 +18,7 @@ from torch import Tensor
 from hetacumn.observations import Observations
 from hetacumn.parallel import batch_slices
 from hetacumn.particles import Poses
-from hetacumn.volumes import Slicer
+from hetacumn.slices import Slicer
 
 LEAST_POWER = 1e-4
 

@@ -1,8 +1,8 @@
-"""Several devices, one process each: every process has its share of each batch, and what they found is put together.
+"""Several devices with one process each: every process takes its share of each batch, and the results are combined.
 
-PyTorch's own launcher (torchrun) starts the processes and ``torch.distributed`` connects them: NCCL between GPUs, gloo
-between CPUs. All of them draw the same random numbers and hold the same weights, so that a run is, but for rounding, that of
-one process with the same batch, and its checkpoint goes on with any number of devices.
+PyTorch's launcher (torchrun) starts the processes and ``torch.distributed`` connects them: NCCL between GPUs, gloo between
+CPUs. All processes draw the same random numbers and hold the same weights. A run therefore equals, but for rounding, the run of
+one process with the same batch, and its checkpoint can be continued on any number of devices.
 """
 
 from __future__ import annotations
@@ -12,35 +12,39 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, distributed
 
 from hetacumn.errors import HetacumnError
 
-PATIENCE = timedelta(hours=12)  # of those that wait for the first, which alone makes the start
+PATIENCE = timedelta(hours=12)  # the other processes wait while the first makes the ab initio start alone
 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a job: this one's ``rank`` of ``size``."""
+    """The processes of a job: this process has ``rank`` of ``size``."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes files and shows progress."""
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     def part(self, count: int) -> slice:
-        """This process's part of ``count`` items; parts differ by one item at most, and follow one another."""
+        """Return this process's part of ``count`` items; the parts are consecutive and differ by one item at most."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def share(self, count: int) -> tuple[slice, float]:
-        """The part, and what its mean weighs in the mean of all. Fewer items than processes are done by every process."""
+        """Return the part and the weight of its mean in the overall mean.
+
+        Where there are fewer items than processes, every process does all items.
+        """
         part = self.part(count)
         return (part, (part.stop - part.start) / count) if count >= self.size else (slice(0, count), 1 / self.size)
 
-    def add_up_(self, tensors: list[Tensor]) -> None:
+    def add_up_(self, tensors: list[Float[Tensor, " ..."]]) -> None:
         """Replace each tensor by its sum over all processes, in one message."""
         if self.size == 1:
             return
@@ -50,7 +54,7 @@ class Team:
             tensor.copy_(part.view_as(tensor))
 
     def gather(self, part: object) -> list:
-        """What every process has, in the order of ranks; tensors come on the device they were sent from."""
+        """Collect an object from every process, in the order of ranks; tensors stay on the device of their sender."""
         if self.size == 1:
             return [part]
         parts: list = [None] * self.size
@@ -58,7 +62,7 @@ class Team:
         return parts
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             distributed.barrier()
 
@@ -67,7 +71,10 @@ ALONE = Team()
 
 
 def join(device: str) -> tuple[Team, torch.device]:
-    """Join the processes that torchrun started with this one: the team, and this process's device, cpu or one of cuda."""
+    """Join the processes that torchrun started with this one; return the team and this process's device.
+
+    ``device`` is cpu or cuda. Raises :class:`HetacumnError` where a process has no GPU.
+    """
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if device == "cuda":
         if local >= torch.cuda.device_count():

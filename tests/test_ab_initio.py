@@ -10,17 +10,21 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio import Start, SubspaceFit, _AbInitio, ab_initio, fit_subspace, principal
 from hetacumn.ab_initio_config import AbInitioConfig, SearchGrid
+from hetacumn.ab_initio import Start, _AbInitio, ab_initio, fit_subspace, principal
+from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.alignment import Placement, place_core, place_volume, settle_hand
 from hetacumn.classes import classify
 from hetacumn.evaluation import accuracy, pose_errors
-from hetacumn.fsc import Placement, fsc, place_core, place_volume, settle_hand
+from hetacumn.fsc import fsc
 from hetacumn.observations import signal_nats
 from hetacumn.particles import Poses
 from hetacumn.search import search_grid
 from hetacumn.settings import read_settings, with_settings
+from hetacumn.slices import Slicer
 from hetacumn.so3 import MIRROR, Frame, distance_deg, random_rotations, turn
 from hetacumn.stochastic_em import poses_are_open, smooth_noise, soften, voxel_unit
 from hetacumn.subspace import latent_posterior, volumes_at
-from hetacumn.volumes import Slicer, rotate
+from hetacumn.volumes import rotate
 
 BOX = 24
 QUICK = read_settings(AbInitioConfig, {

@@ -22,8 +22,10 @@ from hetacumn.evaluation import score_folder
 from hetacumn.mrc import read_volumes
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
-from hetacumn.simulate import Simulation, Truth, simulate
+from hetacumn.simulate import simulate
+from hetacumn.simulation_settings import Simulation
 from hetacumn.so3 import distance_deg, random_rotations, to_euler
+from hetacumn.truth import Truth
 
 REPO = Path(__file__).resolve().parents[1]
 

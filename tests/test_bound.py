@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import hinged, make_toy
 
-from hetacumn.bound import _of_peaks, bayes_bound
+from hetacumn.bound import TrueMixture, _add_peaks, bayes_bound
 from hetacumn.so3 import turn
 
 BOX = 24
@@ -14,9 +14,8 @@ EQUAL = torch.tensor([0.5, 0.5])
 
 
 def bound_of(toy, volumes=None, weights=EQUAL, **more):
-    return bayes_bound(
-        toy.data, toy.volumes if volumes is None else volumes, toy.poses, toy.classes, weights, **more
-    )
+    mixture = TrueMixture(toy.volumes if volumes is None else volumes, weights, toy.poses, toy.classes)
+    return bayes_bound(toy.data, mixture, **more)
 
 
 @pytest.fixture
@@ -39,7 +38,8 @@ def test_one_volume_twice_is_told_at_chance(toy):
 def test_a_peak_that_both_climbs_reach_counts_once(device):
     here = torch.eye(3, device=device).expand(2, 3, 3)
     there = turn(here, torch.tensor([[0.1, 0.0, 0.0], [30.0, 0.0, 0.0]], device=device))
-    found = _of_peaks([here, there], [torch.tensor([2.0, 2.0], device=device), torch.tensor([2.1, 2.0], device=device)])
+    first, second = torch.tensor([2.0, 2.0], device=device), torch.tensor([2.1, 2.0], device=device)
+    found = _add_peaks((here, first), (there, second))
     torch.testing.assert_close(found.cpu(), torch.tensor([2.1, 2 + math.log(2)]))
 
 

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 
 from hetacumn import empiar, star
-from hetacumn.empiar import Entry, Patience, download_subset
+from hetacumn.empiar import Entry, Subset, download_subset
 from hetacumn.errors import HetacumnError
 from hetacumn.particle_reader import read_particles
+from hetacumn.particles import read_particles
+from hetacumn.remote import Patience, Remote, TemporaryFailure
 from hetacumn.stacks import open_stack
 
 BOX = 16
@@ -104,7 +106,7 @@ def server(archive):
 
 
 def get(server, out, count=8, **more):
-    return download_subset(ENTRY, out, count, base_url=server.url, patience=QUICK, progress=False, **more)
+    return download_subset(ENTRY, out, Subset(count, **more), base_url=server.url, patience=QUICK, progress=False)
 
 
 def expected_images(archive, names):
@@ -177,21 +179,21 @@ def test_half_of_an_answer_is_kept_and_the_rest_asked_for(server, archive, tmp_p
 @pytest.mark.parametrize("trouble, message", [
     ("ignores range", r"all.star: the server sends the whole file; expected it to serve ranges \(status 206\)"),
     ("other range", r"all.star.*Content-Range is .*; expected bytes 17-33"),
-    ("status 503", r"status 503; tried 3 times; run it again later, what was downloaded stays"),
+    ("status 503", r"status 503; tried 3 times; run it again later, downloaded data stay"),
     ("dies at once", r"the connection ended too soon; tried 3 times"),
 ])  # fmt: skip
 def test_what_goes_wrong_always_is_told(server, tmp_path, trouble, message):
     server.trouble = lambda path, first: trouble
-    remote = empiar.Remote(f"{server.url}/1", QUICK)
+    remote = Remote(f"{server.url}/1", QUICK)
     if trouble == "dies at once":
-        remote._receive = lambda *arguments: (_ for _ in ()).throw(empiar._Trouble("the connection ended too soon"))
+        remote._receive = lambda *arguments: (_ for _ in ()).throw(TemporaryFailure("the connection ended too soon"))
     with pytest.raises(HetacumnError, match=message):
         remote.read("data/all.star", 17, 34)
 
 
 def test_a_file_that_is_not_there_is_named(server, tmp_path):
     with pytest.raises(HetacumnError, match=r"/1/data/none.star: status 404; expected 206"):
-        download_subset(Entry(1, "data/none.star", "data"), tmp_path, 3, base_url=server.url, patience=QUICK)
+        download_subset(Entry(1, "data/none.star", "data"), tmp_path, Subset(3), base_url=server.url, patience=QUICK)
 
 
 def test_an_interrupted_download_goes_on(server, archive, tmp_path):

@@ -21,7 +21,8 @@ from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.project import write_json
-from hetacumn.simulate import Simulation, simulate
+from hetacumn.simulate import simulate
+from hetacumn.simulation_settings import Simulation
 from hetacumn.so3 import random_rotations
 
 REPO = Path(__file__).resolve().parents[1]

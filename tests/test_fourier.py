@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from hetacumn.fourier import (
-    HalfPlane,
     crop_images,
     crop_volumes,
     fft2c,
@@ -15,6 +14,7 @@ from hetacumn.fourier import (
     padded_rfft3c,
     shells,
 )
+from hetacumn.half_plane import HalfPlane
 
 
 def images(device, generator, n=3, box=16):

@@ -5,7 +5,8 @@ import roma
 import torch
 from torch.nn.functional import normalize
 
-from hetacumn.fsc import align_volume, fsc, resolution_A, shell_frequencies
+from hetacumn.alignment import align_volume
+from hetacumn.fsc import fsc, resolution_A, shell_frequencies
 from hetacumn.so3 import Frame, random_rotations
 from hetacumn.volumes import rotate
 

@@ -8,6 +8,8 @@ import torch
 
 from hetacumn.particle_reader import read_particles
 from hetacumn.simulate import Truth
+from hetacumn.particles import read_particles
+from hetacumn.truth import Truth
 
 
 @pytest.mark.slow

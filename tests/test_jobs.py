@@ -22,6 +22,8 @@ from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.run_folder import CHECKPOINT
 from hetacumn.simulate import Simulation, simulate
+from hetacumn.simulate import simulate
+from hetacumn.simulation_settings import Simulation
 from hetacumn.so3 import distance_deg
 from hetacumn.stack_inference import PredictionRequest
 from hetacumn.team import Team

@@ -9,9 +9,9 @@ from toys import hinged, likelihood_at, make_toy
 from hetacumn import joint
 from hetacumn.joint import State, Tangent, climb, compete, misfit
 from hetacumn.particles import Poses
+from hetacumn.slices import Slicer
 from hetacumn.so3 import distance_deg, perturb, random_rotations
 from hetacumn.subspace import latent_posterior, mixing_of
-from hetacumn.volumes import Slicer
 
 BOX = 24
 

@@ -15,11 +15,11 @@ from hetacumn.observations import Observations, signal_power
 from hetacumn.particles import Poses
 from hetacumn.precision import layer_dtype
 from hetacumn.settings import with_settings
+from hetacumn.slices import Slicer
 from hetacumn.so3 import MIRROR, distance_deg, from_euler, random_rotations
 from hetacumn.subspace import mixing_of
 from hetacumn.train_config import NetworkConfig, TrainConfig
 from hetacumn.training import Trainer
-from hetacumn.volumes import Slicer
 
 BOX = 16
 _correct = HetACUMN._correct

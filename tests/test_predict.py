@@ -30,11 +30,14 @@ from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
 from hetacumn.run_folder import START, load_em, load_model, save_model, save_start
-from hetacumn.simulate import Simulation, Truth, simulate
+from hetacumn.simulate import simulate
+from hetacumn.simulation_settings import Simulation
 from hetacumn.so3 import perturb, random_rotations
 from hetacumn.stack_inference import PredictionRequest, StackInference
 from hetacumn.team import Team
 from hetacumn.train_config import NetworkConfig, TrainConfig
+from hetacumn.train_config import TrainConfig
+from hetacumn.truth import Truth
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 BOX, FULL, N = 32, 64, 150

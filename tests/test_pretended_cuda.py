@@ -19,9 +19,9 @@ from tqdm import tqdm
 from hetacumn import ab_initio, fourier, inference
 from hetacumn.ab_initio import Start, SubspaceFit
 from hetacumn.ab_initio_config import AbInitioConfig
+from hetacumn.alignment import Placement
 from hetacumn.classes import Classes, centres_of
-from hetacumn.fourier import HalfPlane
-from hetacumn.fsc import Placement
+from hetacumn.half_plane import HalfPlane
 from hetacumn.joint import State, Tangent, climb
 from hetacumn.rivals import Candidates, search_competing
 from hetacumn.search import pose_grid, search_grid, shift_grid

@@ -10,7 +10,8 @@ from test_empiar import Server
 from test_pipeline import REPO, make_project, run
 
 from hetacumn import star
-from hetacumn.simulate import Simulation, simulate
+from hetacumn.simulate import simulate
+from hetacumn.simulation_settings import Simulation
 
 pytestmark = pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
 

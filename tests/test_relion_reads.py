@@ -15,7 +15,8 @@ from hetacumn.particles import Poses
 from hetacumn.predictions import Predictions
 from hetacumn.prepared import prepare
 from hetacumn.preprocess import Preprocessing
-from hetacumn.simulate import Simulation, simulate
+from hetacumn.simulate import simulate
+from hetacumn.simulation_settings import Simulation
 from hetacumn.volumes import soft_sphere
 
 DATA = Path(__file__).resolve().parents[1] / "data"

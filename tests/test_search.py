@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import hinged, likelihood_at, make_toy
 
-from hetacumn.fourier import HalfPlane
+from hetacumn.half_plane import HalfPlane
 from hetacumn.particles import Poses
 from hetacumn.search import (
     likeliest,
@@ -18,8 +18,8 @@ from hetacumn.search import (
     search_grid,
     shift_grid,
 )
+from hetacumn.slices import Slicer
 from hetacumn.so3 import distance_deg, perturb, random_rotations
-from hetacumn.volumes import Slicer
 
 BOX = 24
 

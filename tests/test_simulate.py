@@ -12,15 +12,20 @@ import torch
 import hetacumn.simulate as module
 from hetacumn import star
 from hetacumn.errors import HetacumnError
-from hetacumn.fourier import HalfPlane, fft2c
+from hetacumn.fourier import fft2c
+from hetacumn.half_plane import HalfPlane
 from hetacumn.mrc import read_mrc
 from hetacumn.optics import frequency_grid
 from hetacumn.particle_reader import read_particles
 from hetacumn.particle_tables import write_star
 from hetacumn.particles import Poses
 from hetacumn.simulate import Simulation, Truth, simulate
+from hetacumn.particles import Poses, read_particles, write_star
+from hetacumn.simulate import simulate
+from hetacumn.simulation_settings import Simulation
+from hetacumn.slices import Slicer
 from hetacumn.so3 import distance_deg, to_euler
-from hetacumn.volumes import Slicer
+from hetacumn.truth import Truth
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 pytestmark = pytest.mark.skipif(not (DATA / "adk.npz").exists(), reason="data/ is absent: run `dvc pull`")

@@ -9,7 +9,8 @@ import roma
 import torch
 
 from hetacumn.errors import HetacumnError
-from hetacumn.structures import Atoms, density, load_motion, load_states, project_atoms, rotate_about
+from hetacumn.projection import density, project_atoms
+from hetacumn.structures import Atoms, load_motion, load_states, rotate_about
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPECS = {
@@ -216,7 +217,7 @@ def test_unknown_names_are_told_what_is_known(spec, expected):
 def test_other_errors_name_what_was_expected(tmp_path):
     with pytest.raises(HetacumnError, match="adk, spliceosome"):
         load_motion({"structure": "ribosome"}, DATA)
-    with pytest.raises(HetacumnError, match="adk.npz is missing"):
+    with pytest.raises(HetacumnError, match="adk.npz: no such file"):
         load_states(SPECS["adk"], tmp_path)
     with pytest.raises(HetacumnError, match="larger box"):
         project_atoms(blob([40.0, 0.0, 0.0]), torch.eye(3)[None], 32, 2.0)

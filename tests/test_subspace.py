@@ -5,8 +5,8 @@ import torch
 from toys import hinged, likelihood_at, make_toy
 
 from hetacumn.fourier import fft3c, shells
+from hetacumn.slices import Slicer
 from hetacumn.subspace import ComponentPrior, infer_latents, latent_posterior, mixing_of
-from hetacumn.volumes import Slicer
 
 BOX = 16
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from hetacumn.fourier import HalfPlane
+from hetacumn.half_plane import HalfPlane
+from hetacumn.slices import Slicer
 from hetacumn.so3 import MIRROR, from_euler, random_rotations
-from hetacumn.volumes import Slicer, radius_grid, rotate, soft_sphere
+from hetacumn.volumes import radius_grid, rotate, soft_sphere
 
 BOX = 32
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hetacumn.fourier import HalfPlane
+from hetacumn.half_plane import HalfPlane
 from hetacumn.observations import Observations
 from hetacumn.optics import Optics
 from hetacumn.particles import Poses
+from hetacumn.slices import Slicer
 from hetacumn.so3 import inplane, random_rotations
-from hetacumn.volumes import Slicer
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ from hetacumn.devices import device_name, pick_device
 from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
 from hetacumn.inference import amortize, follow, search_misfits
+from hetacumn.half_plane import HalfPlane
+from hetacumn.inference import amortize, follow, search_doubtful
 from hetacumn.model import build_model
 from hetacumn.mrc import write_mrc
 from hetacumn.observations import Observations, signal_nats, signal_power
@@ -46,6 +48,7 @@ from hetacumn.preprocess import Preprocessing
 from hetacumn.project import atomic_path, keep_freed_memory
 from hetacumn.replay import WARM_UP
 from hetacumn.search import pose_grid, search_grid, shift_grid
+from hetacumn.slices import Slicer
 from hetacumn.so3 import random_rotations
 from hetacumn.stacks import new_stack
 from hetacumn.star import read_table
@@ -53,6 +56,8 @@ from hetacumn.stochastic_em import smooth_noise, stochastic_em
 from hetacumn.train_config import TrainConfig
 from hetacumn.training import Trainer
 from hetacumn.volumes import Slicer, soft_sphere
+from hetacumn.training import Trainer, device_name, pick_device
+from hetacumn.volumes import soft_sphere
 
 FOLDER = Path(__file__).resolve().parent
 COLUMNS = ["what", "box", "device", "threads", "particles_per_second", "fraction_of_peak", "peer"]
