@@ -12,7 +12,7 @@ import healpy
 import numpy as np
 import roma
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
 #: Half a turn about the view axis. A mirrored volume has the poses ``MIRROR @ R``: the projection of ``V(-x)`` at
@@ -84,7 +84,7 @@ def view_grid(nside: int) -> Float[Tensor, "{12*nside**2} 3 3"]:
     return from_euler(torch.from_numpy(angles).float())
 
 
-def inplane(angles_deg: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
+def inplane(angles_deg: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
     """Rotate in the plane of the image by RELION's psi alone."""
     return _about_z(-torch.deg2rad(angles_deg))
 
