@@ -34,7 +34,7 @@ from hetacumn.errors import HetacumnError
 from hetacumn.fourier import HalfPlane
 from hetacumn.inference import amortize, follow, search_misfits
 from hetacumn.half_plane import HalfPlane
-from hetacumn.inference import amortize, follow, search_doubtful
+from hetacumn.inference import amortize, follow
 from hetacumn.model import build_model
 from hetacumn.mrc import write_mrc
 from hetacumn.observations import Observations, signal_nats, signal_power
