@@ -27,23 +27,51 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from hetacumn import project, star
-from hetacumn.errors import HetacumnError
-from hetacumn.optics import Optics
-from hetacumn.particle_reader import read_particles
-from hetacumn.particle_tables import write_star
-from hetacumn.particles import ParticleMetadata
-from hetacumn.preprocess import Preprocessing
-from hetacumn.project import peak_memory_mb
-from hetacumn.simulation_settings import Simulation
-from hetacumn.stacks import new_stack
-from hetacumn.train_config import method_config
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.memory import peak_memory_mb
+from hetacumn.common.project import read_params
+from hetacumn.io import star
+from hetacumn.io.stacks import new_stack
+from hetacumn.network.config import method_config
+from hetacumn.particles.metadata import ParticleMetadata, write_star
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.particles.reader import read_particles
+from hetacumn.physics.optics import Optics
+from hetacumn.simulation.settings import Simulation
 
 CASES = 1700
 SECONDS = 10
 MEMORY_MB = 1000
-EXTREMES = ["nan", "inf", "-inf", "1e308", "-1e308", "1e400", "0", "-0", "-1", "1", "2147483648", "-2147483649", "1" + 30 * "0",
-            "0.1", "true", "null", "''", "x", "[]", "{}", "[1]", "é", "000001@", "@", "9@stack.mrcs", "<NA>", "None", "0x10"]
+EXTREMES = [
+    "nan",
+    "inf",
+    "-inf",
+    "1e308",
+    "-1e308",
+    "1e400",
+    "0",
+    "-0",
+    "-1",
+    "1",
+    "2147483648",
+    "-2147483649",
+    "1" + 30 * "0",
+    "0.1",
+    "true",
+    "null",
+    "''",
+    "x",
+    "[]",
+    "{}",
+    "[1]",
+    "é",
+    "000001@",
+    "@",
+    "9@stack.mrcs",
+    "<NA>",
+    "None",
+    "0x10",
+]
 Mutation = Callable[[random.Random, bytes], bytes]
 
 
@@ -66,14 +94,29 @@ def seeds(folder: Path) -> dict[str, Path]:
     table = star.read_table(folder / "relion31.star")
     flat = table.particles.merge(table.optics, on=star.GROUP)
     flat.drop(columns=["rlnOpticsGroupName", "rlnOpticsGroup"]).to_csv(folder / "stack.csv", index=False)
-    columns = ["rlnImageName", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnVoltage", "rlnSphericalAberration",
-               "rlnAmplitudeContrast"]
+    columns = [
+        "rlnImageName",
+        "rlnDefocusU",
+        "rlnDefocusV",
+        "rlnDefocusAngle",
+        "rlnVoltage",
+        "rlnSphericalAberration",
+        "rlnAmplitudeContrast",
+    ]
     rows = [[*row, 10000.0, 4.0] for row in flat[columns].astype(str).to_numpy().tolist()]
     heads = [f"_{name} #{i + 1}" for i, name in enumerate([*columns, "rlnMagnification", "rlnDetectorPixelSize"])]
     lines = ["data_", "", "loop_", *heads, *(" ".join(map(str, row)) for row in rows), ""]
     (folder / "relion30.star").write_text("\n".join(lines))
-    numbers = ["blob/psize_A", "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad", "ctf/phase_shift_rad", "ctf/accel_kv", "ctf/cs_mm",
-               "ctf/amp_contrast"]
+    numbers = [
+        "blob/psize_A",
+        "ctf/df1_A",
+        "ctf/df2_A",
+        "ctf/df_angle_rad",
+        "ctf/phase_shift_rad",
+        "ctf/accel_kv",
+        "ctf/cs_mm",
+        "ctf/amp_contrast",
+    ]
     cs = np.zeros(n, dtype=[("blob/path", "S12"), ("blob/idx", "<u4"), ("blob/shape", "<u4", 2),
                             *((name, "<f4") for name in numbers), ("alignments3D/pose", "<f4", 3),
                             ("alignments3D/shift", "<f4", 2)])  # fmt: skip
@@ -83,15 +126,21 @@ def seeds(folder: Path) -> dict[str, Path]:
     with open(folder / "table.cs", "wb") as file:
         np.save(file, cs)
     shutil.copy(Path(__file__).resolve().parents[1] / "params.yaml", folder / "params.yaml")
-    names = {"MRC stack": "stack.mrcs", "RELION 3.1 STAR": "relion31.star", "RELION 3.0 STAR": "relion30.star",
-             "cryoSPARC .cs": "table.cs", "CSV beside a stack": "stack.csv", "settings": "params.yaml"}
+    names = {
+        "MRC stack": "stack.mrcs",
+        "RELION 3.1 STAR": "relion31.star",
+        "RELION 3.0 STAR": "relion30.star",
+        "cryoSPARC .cs": "table.cs",
+        "CSV beside a stack": "stack.csv",
+        "settings": "params.yaml",
+    }
     return {kind: folder / name for kind, name in names.items()}
 
 
 def load(path: Path) -> None:
     """Read a file as the package does."""
     if path.suffix == ".yaml":
-        settings = project.params(path)
+        settings = read_params(path)
         for dataset in ("adk", "ribosome", "spliceosome"):
             Simulation.of_dataset(settings, dataset)
         Preprocessing.from_params(settings["stack"])

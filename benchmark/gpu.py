@@ -24,26 +24,22 @@ import pandas as pd
 import torch
 
 from hetacumn import plots
-from hetacumn.devices import device_name, pick_device
-from hetacumn.evaluation import accuracy, pose_errors
-from hetacumn.launching import DeviceRequest
-from hetacumn.prediction_job import PredictionJob, predict
-from hetacumn.prepared import prepare
-from hetacumn.preprocess import Preprocessing
-from hetacumn.project import atomic_path, params, root
-from hetacumn.run_folder import read_run
-from hetacumn.simulate import Simulation, Truth, simulate
-from hetacumn.stack_inference import PredictionRequest
-from hetacumn.star import read_table, write_table
-from hetacumn.train_config import method_config, wanted_classes
-from hetacumn.training import training_share
-from hetacumn.training_job import TrainingJob, train
-from hetacumn.simulate import simulate
-from hetacumn.simulation_settings import Simulation
-from hetacumn.star import read_table, write_table
-from hetacumn.train_config import method_config, wanted_classes
-from hetacumn.training import device_name, pick_device, training_share
-from hetacumn.truth import Truth
+from hetacumn.common.files import atomic_path
+from hetacumn.common.project import project_root, read_params
+from hetacumn.common.run_files import read_run
+from hetacumn.compute.devices import device_name, pick_device
+from hetacumn.compute.launching import DeviceRequest
+from hetacumn.evaluation.scores import accuracy, pose_errors
+from hetacumn.io.star import read_table, write_table
+from hetacumn.network.config import method_config, requested_classes
+from hetacumn.network.training import TrainingJob, train_stack, training_share
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.prediction.predict import PredictionJob, run_prediction
+from hetacumn.prediction.stack_inference import PredictionRequest
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
+from hetacumn.simulation.truth import Truth
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ GRADES = {"em": "searched", "hetacumn": "amortized", "hetacumn-refined": "refine
 def simulate_part(settings: Simulation, out: Path, device: torch.device, part: int) -> Path:
     """One part of a stack, with a seed of its own; its folder."""
     folder = out / f"part{part}"
-    simulate(settings, folder, part, root() / "data", progress=part == 0, device=device)
+    simulate_stack(settings, folder, part, project_root() / "data", progress=part == 0, device=device)
     return folder
 
 
@@ -80,7 +76,7 @@ def join(folders: list[Path], out: Path) -> None:
 
 def simulated(case: Case, out: Path, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """The stack of a case, in ``out``, if it is not there yet: true rotations ``(n, 3, 3)`` and classes ``(n,)``."""
-    settings = Simulation.of_dataset(params(), case.dataset)
+    settings = Simulation.of_dataset(read_params(), case.dataset)
     settings = replace(settings, particles=case.particles_of_part or settings.particles)
     folders = [out / f"part{part}" for part in range(case.parts)]
     if not (out / "particles.star").exists():
@@ -93,10 +89,10 @@ def simulated(case: Case, out: Path, device: torch.device) -> tuple[torch.Tensor
 
 def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
     """Simulate, prepare, train and predict a case: a row a method, as it is done."""
-    case, settings, seconds = CASES[name], params(), {}
+    case, settings, seconds = CASES[name], read_params(), {}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    classes, images = wanted_classes(settings, case.dataset), settings["stack"] | case.stack
+    classes, images = requested_classes(settings, case.dataset), settings["stack"] | case.stack
     share = images["trained_share"]
 
     @contextmanager
@@ -109,7 +105,7 @@ def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
     with timed("simulate"):
         rotations, labels = simulated(case, out / "particles", device)
     with timed("prepare"):
-        stack = prepare(out / "particles/particles.star", out / "prepared", Preprocessing.from_params(images))
+        stack = prepare_stack(out / "particles/particles.star", out / "prepared", Preprocessing.from_params(images))
     unseen = torch.ones(len(stack), dtype=torch.bool)
     unseen[training_share(len(stack), share)] = False
     rotations, labels = rotations[stack.rows], labels[stack.rows]
@@ -119,9 +115,11 @@ def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
             config = method_config(settings, method, classes=classes, seed=settings["seed"])
             with timed(f"train {method}"):
                 job = TrainingJob(method, config, model, share, None if method == "em" else str(start))
-                train(stack, job, DeviceRequest(str(device)))
+                train_stack(stack, job, DeviceRequest(str(device)))
         with timed(f"predict {method}"):
-            answer = predict(stack, PredictionJob(model, PredictionRequest(grade), out / method), DeviceRequest(str(device)))
+            answer = run_prediction(
+                stack, PredictionJob(model, PredictionRequest(grade), out / method), DeviceRequest(str(device))
+            )
         found, told = answer.predictions, read_run(out / method)
         errors, _ = pose_errors(found.rotations, rotations)
         start_seconds = read_run(start)["start_seconds"]
@@ -152,7 +150,7 @@ def seconds_of(gpu: pd.DataFrame, cpu: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The method on one GPU.")
     parser.add_argument("datasets", nargs="*", default=list(CASES), choices=list(CASES))
-    results, device = root() / "results/gpu", pick_device()
+    results, device = project_root() / "results/gpu", pick_device()
     for name in parser.parse_args().datasets:
         rows, path = [], results / name / "rows.csv"
         if path.exists() and len(pd.read_csv(path)) == len(GRADES):
@@ -171,10 +169,10 @@ def main() -> None:
 def draw(table: pd.DataFrame) -> None:
     """The figure of the table."""
     plots.style()
-    seconds = seconds_of(table, pd.read_csv(root() / "figures/timings.csv"))
+    seconds = seconds_of(table, pd.read_csv(project_root() / "figures/timings.csv"))
     seconds["dataset"] = seconds["dataset"].replace({"large": "spliceosome,\n50,000 of 64 px"})
     stages = {"start": "ab initio start", "training": "training"}
-    plots.save(plots.stage_bars(seconds, stages), root() / "figures/gpu.png")
+    plots.save(plots.stage_bars(seconds, stages), project_root() / "figures/gpu.png")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from hetacumn import plots
-from hetacumn.predictions import Predictions
-from hetacumn.project import params, root
-from hetacumn.run import run_notebook
-from hetacumn.simulate import simulate
-from hetacumn.simulation_settings import Simulation
-from hetacumn.stacks import new_stack, open_stack
-from hetacumn.star import read_table, write_table
+from hetacumn.common.project import project_root, read_params
+from hetacumn.io.stacks import new_stack, open_stack
+from hetacumn.io.star import read_table, write_table
+from hetacumn.particles.predictions import Predictions
+from hetacumn.run.notebook import run_notebook
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
 
 MOLECULE, OTHER, NOISE, CLASSES = 2400, 300, 300, 6
 QUANTILES = (0.01, 0.5, 0.99)
@@ -56,16 +56,16 @@ def of_kinds(kinds: dict[str, np.ndarray], found: Predictions) -> pd.DataFrame:
 
 
 def main() -> None:
-    datasets, out = params(root() / "benchmark/params.yaml")["datasets"], root() / "results/benchmark/junk"
+    datasets, out = read_params(project_root() / "benchmark/params.yaml")["datasets"], project_root() / "results/benchmark/junk"
     spliceosome, ribosome = (Simulation.from_params(datasets[f"{name}-snr100-3k"]) for name in ("spliceosome", "ribosome"))
     ribosome = replace(ribosome, particles=OTHER, pixel_A=spliceosome.pixel_A, ctf_table=spliceosome.ctf_table)
-    truth = simulate(replace(spliceosome, particles=MOLECULE), out / "spliceosome", 0, root() / "data")
-    simulate(ribosome, out / "ribosome", 1, root() / "data")
+    truth = simulate_stack(replace(spliceosome, particles=MOLECULE), out / "spliceosome", 0, project_root() / "data")
+    simulate_stack(ribosome, out / "ribosome", 1, project_root() / "data")
     order = mix(out, out / "spliceosome/particles.star", out / "ribosome/particles.star", NOISE)
     names = [*(f"spliceosome, state {k + 1}" for k in range(4)), "ribosome", "noise"]
     of_each = np.concatenate([truth.classes.numpy(), np.full(OTHER, 4), np.full(NOISE, 5)])[order]
     kinds = {name: (of_each == k).nonzero()[0] for k, name in enumerate(names)}
-    star, model, notebooks = str(out / "particles.star"), str(out / "model"), root() / "notebooks"
+    star, model, notebooks = str(out / "particles.star"), str(out / "model"), project_root() / "notebooks"
     trained = {"particles": star, "classes": str(CLASSES), "share": "1.0", "out": model}
     run_notebook(notebooks / "pipeline/2_train.ipynb", trained)
     refined = {"particles": star, "model": model, "grade": "refined", "out": str(out / "refined")}
@@ -74,7 +74,9 @@ def main() -> None:
     of_kinds(kinds, found).to_csv(Path(__file__).with_suffix(".csv"), index=False)
     plots.style()
     figure = plots.log_ratio_histogram({kind: found.log_ratios[rows].numpy() for kind, rows in kinds.items()})
-    plots.save(figure, root() / "figures/junk.png", "How much the molecule explains of each image, a fifth of them junk")
+    plots.save(
+        figure, project_root() / "figures/junk.png", "How much the molecule explains of each image, a fifth of them junk"
+    )
 
 
 if __name__ == "__main__":

@@ -20,14 +20,15 @@ import pandas as pd
 import torch
 
 from hetacumn import plots
-from hetacumn.fourier import crop_images
-from hetacumn.predict import predict_stack
-from hetacumn.prepared import prepare
-from hetacumn.project import peak_memory_mb, root
-from hetacumn.run_folder import trained_preprocessing
-from hetacumn.stack_inference import PredictionRequest
-from hetacumn.stacks import chunk_length, let_go, new_stack, open_stack
-from hetacumn.star import read_table, write_table
+from hetacumn.common.memory import peak_memory_mb
+from hetacumn.common.project import project_root
+from hetacumn.io.stacks import chunk_length, new_stack, open_stack, release_pages
+from hetacumn.io.star import read_table, write_table
+from hetacumn.network.model_files import trained_preprocessing
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.physics.fourier import crop_images
+from hetacumn.prediction.predict import predict_stack
+from hetacumn.prediction.stack_inference import PredictionRequest
 
 COUNTS = (10_000, 30_000, 100_000)
 
@@ -42,7 +43,7 @@ def make(folder: Path, source: Path, count: int) -> Path:
         for start in range(0, count, chunk_length(box)):
             rows = np.arange(start, min(start + chunk_length(box), count))
             stack[rows] = smaller[rows % few] + 0.1 * draw.standard_normal((len(rows), box, box), dtype=np.float32)
-            let_go(stack)
+            release_pages(stack)
     particles = table.particles.iloc[np.arange(count) % few].reset_index(drop=True)
     particles["rlnImageName"] = [f"{i + 1:06d}@particles.mrcs" for i in range(count)]
     write_table(folder / "particles.star", particles, table.optics.assign(rlnImageSize=box, rlnImagePixelSize=pixel_A))
@@ -53,7 +54,7 @@ def measure(star: Path, model: Path) -> None:
     """Prepare and predict; print a line of JSON for each, with the peak so far."""
     out = star.parent
     began = time.perf_counter()
-    stack = prepare(star, out / "prepared", trained_preprocessing(model, {}), progress=False)
+    stack = prepare_stack(star, out / "prepared", trained_preprocessing(model, {}), progress=False)
     say("preprocess", time.perf_counter() - began)
     began = time.perf_counter()
     predict_stack(stack, model, PredictionRequest("amortized"), out / "predicted")
@@ -76,7 +77,7 @@ def main(model: Path) -> None:
     table = pd.DataFrame(rows)
     table.to_csv(Path(__file__).with_suffix(".csv"), index=False)
     plots.style()
-    plots.save(plots.scaling(table), root() / "figures/scaling.png", "Time and memory against particles")
+    plots.save(plots.scaling(table), project_root() / "figures/scaling.png", "Time and memory against particles")
 
 
 if __name__ == "__main__":

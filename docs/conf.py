@@ -40,7 +40,7 @@ def _inline(writer: HTML5Translator, node: math) -> None:
 
 
 def _displayed(writer: HTML5Translator, node: math_block) -> None:
-    writer.body.append(f'<div>{convert(node.astext(), display="block")}</div>')
+    writer.body.append(f"<div>{convert(node.astext(), display='block')}</div>")
     raise SkipNode
 
 

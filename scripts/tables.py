@@ -78,10 +78,31 @@ def results() -> str:
         for at, row in enumerate(found.itertuples()):
             first = f"{dataset} ({degrees(row.rotation_bound_deg)}, {nyquist[dataset]})" if at == 0 else ""
             called = EXPLAINED.get(row.method, name(row.method)) if dataset == table["dataset"][0] else name(row.method)
-            lines.append([first, called, f"{row.accuracy:.3f}", f"{row.accuracy_unseen:.3f}", degrees(row.rotation_error_deg),
-                          angstrom(row.resolution_A), f"{row.train_seconds:.0f} s", f"{row.predict_particles_per_second:,.0f}"])
-    return rows_of(["dataset (pose bound, Nyquist)", "method", "accuracy", "unseen", "rotation error", "resolution", "training",
-                    "particles / s"], lines)
+            lines.append(
+                [
+                    first,
+                    called,
+                    f"{row.accuracy:.3f}",
+                    f"{row.accuracy_unseen:.3f}",
+                    degrees(row.rotation_error_deg),
+                    angstrom(row.resolution_A),
+                    f"{row.train_seconds:.0f} s",
+                    f"{row.predict_particles_per_second:,.0f}",
+                ]
+            )
+    return rows_of(
+        [
+            "dataset (pose bound, Nyquist)",
+            "method",
+            "accuracy",
+            "unseen",
+            "rotation error",
+            "resolution",
+            "training",
+            "particles / s",
+        ],
+        lines,
+    )
 
 
 def benchmark(particles: int) -> pd.DataFrame:
@@ -104,8 +125,15 @@ def noise() -> str:
             best = max(accuracy)
             bold = {method: f"**{value}**" if value == best else value for method, value in accuracy.items()}
             poses = [degrees(value) for value in (bound["rotation_bound_deg"], *rows.loc[SHOWN, "rotation_error_deg"])]
-            lines.append([DATASETS[dataset], f"{snr:g}", f"{bound['bound_marginal']:.3f}",
-                          *(bold[method] for method in (*SHOWN, "amortized")), *poses])
+            lines.append(
+                [
+                    DATASETS[dataset],
+                    f"{snr:g}",
+                    f"{bound['bound_marginal']:.3f}",
+                    *(bold[method] for method in (*SHOWN, "amortized")),
+                    *poses,
+                ]
+            )
     own = [f"`{method}`" for method in SHOWN]
     return rows_of(["dataset", "SNR", "bound", *own, "`amortized`", "pose bound", *own], lines)
 
@@ -124,8 +152,10 @@ def programs() -> str:
         seconds = f"{'' if row['finished'] else '> '}{row['train_seconds']:,.0f} s"
         return f"{row['accuracy']:.3f}, {degrees(row['rotation_error_deg'])}, {seconds}"
 
-    lines = [[PROGRAMS.get(method) or name(method), *(cell(rows.get((method, key))) for key in datasets)]
-             for method in (*PROGRAMS, *OWN)]
+    lines = [
+        [PROGRAMS.get(method) or name(method), *(cell(rows.get((method, key))) for key in datasets)]
+        for method in (*PROGRAMS, *OWN)
+    ]
     return rows_of(["method", *(f"{DATASETS[dataset]}, SNR {snr:g}" for dataset, snr in datasets)], lines)
 
 
@@ -157,11 +187,33 @@ def gpu() -> str:
         called = "spliceosome" if dataset == "large" else DATASETS[dataset]
         for at, row in enumerate(found.itertuples()):
             first = f"{called}, {row.particles:,} images of {row.box} px, {row.trained:,} trained on" if at == 0 else ""
-            lines.append([first, name(row.method), f"{row.accuracy:.3f}", f"{row.accuracy_unseen:.3f}",
-                          degrees(row.rotation_error_deg), f"{row.start_seconds:.0f} s", f"{row.train_seconds:.0f} s",
-                          f"{row.particles_per_second:,}", f"{row.gpu_memory_gb:.1f} GB"])
-    return rows_of(["dataset", "method", "accuracy", "unseen", "rotation error", "start", "training after it", "particles / s",
-                    "GPU memory"], lines)
+            lines.append(
+                [
+                    first,
+                    name(row.method),
+                    f"{row.accuracy:.3f}",
+                    f"{row.accuracy_unseen:.3f}",
+                    degrees(row.rotation_error_deg),
+                    f"{row.start_seconds:.0f} s",
+                    f"{row.train_seconds:.0f} s",
+                    f"{row.particles_per_second:,}",
+                    f"{row.gpu_memory_gb:.1f} GB",
+                ]
+            )
+    return rows_of(
+        [
+            "dataset",
+            "method",
+            "accuracy",
+            "unseen",
+            "rotation error",
+            "start",
+            "training after it",
+            "particles / s",
+            "GPU memory",
+        ],
+        lines,
+    )
 
 
 TABLES = {
@@ -176,6 +228,7 @@ TABLES = {
 
 def filled(text: str) -> str:
     """The text with all its tables as the CSV files are now."""
+
     def table(found: re.Match) -> str:
         return f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}"
 

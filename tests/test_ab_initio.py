@@ -8,23 +8,23 @@ import torch
 from toys import hinged, make_toy
 from tqdm import tqdm
 
-from hetacumn.ab_initio import Start, SubspaceFit, _AbInitio, ab_initio, fit_subspace, principal
-from hetacumn.ab_initio_config import AbInitioConfig, SearchGrid
-from hetacumn.ab_initio import Start, _AbInitio, ab_initio, fit_subspace, principal
-from hetacumn.ab_initio_config import AbInitioConfig
-from hetacumn.alignment import Placement, place_core, place_volume, settle_hand
-from hetacumn.classes import classify
-from hetacumn.evaluation import accuracy, pose_errors
-from hetacumn.fsc import fsc
-from hetacumn.observations import signal_nats
-from hetacumn.particles import Poses
-from hetacumn.search import search_grid
-from hetacumn.settings import read_settings, with_settings
-from hetacumn.slices import Slicer
-from hetacumn.so3 import MIRROR, Frame, distance_deg, random_rotations, turn
-from hetacumn.stochastic_em import poses_are_open, smooth_noise, soften, voxel_unit
-from hetacumn.subspace import latent_posterior, volumes_at
-from hetacumn.volumes import rotate
+from hetacumn.ab_initio.config import AbInitioConfig, SearchGrid
+from hetacumn.ab_initio.routes import AbInitioRun, ab_initio
+from hetacumn.ab_initio.start import Start
+from hetacumn.ab_initio.stochastic_em import poses_are_open, smooth_noise, soften, voxel_unit
+from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal
+from hetacumn.common.settings import read_settings, with_settings
+from hetacumn.evaluation.scores import accuracy, pose_errors
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import signal_nats
+from hetacumn.physics.alignment import Placement, place_core, place_volume, settle_hand
+from hetacumn.physics.fsc import fsc
+from hetacumn.physics.rotations import MIRROR, Frame, distance_deg, random_rotations, turn
+from hetacumn.physics.slices import Slicer
+from hetacumn.physics.volumes import rotate
+from hetacumn.prediction.classes import classify
+from hetacumn.search.grid import search_grid
+from hetacumn.search.subspace import latent_posterior, volumes_at
 
 BOX = 24
 QUICK = read_settings(AbInitioConfig, {
@@ -129,7 +129,7 @@ def test_searches_among_competing_poses_mend_poses_that_a_start_has_wrong_and_th
     poses = toy.poses[torch.arange(400, device=device)]
     poses.rotations[::3] = random_rotations(134, generator).to(device)
     bar = tqdm(total=80, disable=False, file=io.StringIO())
-    run = _AbInitio(toy.data, config, generator, bar, lambda line: None)
+    run = AbInitioRun(toy.data, config, generator, bar, lambda line: None)
     start = run._fit(Start(toy.basis(2), poses, toy.latents(2), "classes", {}), poses, 0.3, 0.35, 20)
     bar.reset(80)
     found = run._search_again(start, (0.35, 0.4, 0.45, 0.45))
@@ -247,10 +247,7 @@ def test_place_core_lays_the_fixed_body_on_itself(blobs, generator, device, box)
 def test_place_core_of_a_volume_on_itself_is_nothing(blobs, device):
     volume = blobs.volume(32, device)
     place = place_core(volume, volume, here(device), torch.Generator().manual_seed(0))
-    assert (
-        distance_deg(place.frame.rotation, torch.eye(3, device=device)) < 0.2
-        and place.shift_px.abs().max() < 0.05
-    )
+    assert distance_deg(place.frame.rotation, torch.eye(3, device=device)) < 0.2 and place.shift_px.abs().max() < 0.05
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -275,13 +272,14 @@ def test_all_conformations_end_in_one_hand(blobs, device):
     start = Start(basis, Poses(rotations, toy.poses.shifts_px), latents, "classes", {})
     errors, _ = pose_errors(start.poses.rotations, toy.poses.rotations)
     assert errors.mean() > 20
-    run = _AbInitio(toy.data, QUICK, generator, tqdm(disable=True), lines.append)
+    run = AbInitioRun(toy.data, QUICK, generator, tqdm(disable=True), lines.append)
     settled = run._settle_frames(start, hands=True)
     errors, _ = pose_errors(settled.poses.rotations, toy.poses.rotations)
     assert errors.max() < 3 and any("mirrored" in line for line in lines)
-    assert latent_posterior(toy.data, Slicer(settled.basis), settled.poses).log_evidence.mean() > 0.98 * latent_posterior(
-        toy.data, Slicer(basis), start.poses
-    ).log_evidence.mean()
+    assert (
+        latent_posterior(toy.data, Slicer(settled.basis), settled.poses).log_evidence.mean()
+        > 0.98 * latent_posterior(toy.data, Slicer(basis), start.poses).log_evidence.mean()
+    )
     assert len(lines) == 1 and run._settle_frames(settled, hands=True) and len(lines) == 1
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import hetacumn
-from hetacumn import api
-from hetacumn.run_folder import load_config
+from hetacumn.evaluation.scores import accuracy
+from hetacumn.network.config import load_config
+from hetacumn.run.api import __all__, simulate, train
 
 REPO = Path(__file__).resolve().parents[1]
 ADK = {"structure": "adk", "states": ["open", "closed"]}
@@ -24,8 +25,8 @@ def test_import_is_cheap_and_tells_what_it_offers():
 
 
 def test_the_names_listed_are_those_of_the_front_door():
-    assert {*api.__all__, "evaluation", "plots"} == set(hetacumn.__all__) <= set(dir(hetacumn))
-    assert hetacumn.train is api.train and hetacumn.plots.style and hetacumn.evaluation.accuracy
+    assert {*__all__, "evaluation", "plots"} == set(hetacumn.__all__) <= set(dir(hetacumn))
+    assert hetacumn.train is train and hetacumn.plots.style and accuracy
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         hetacumn.trian  # noqa: B018
 
@@ -39,7 +40,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_before_anything_is_made(
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
-    api.simulate(ADK, folder, data_dir=REPO / "data", progress=False, **kills.TOY)
+    simulate(ADK, folder, data_dir=REPO / "data", progress=False, **kills.TOY)
     return folder
 
 
@@ -83,7 +84,7 @@ class TestFiveLines:
         assert (first.predictions.rotations == second.predictions.rotations).all()
 
     def test_another_run_in_the_folder_is_refused(self, run):
-        code = "import sys, time\nfrom hetacumn.run_lock import hold\n"
+        code = "import sys, time\nfrom hetacumn.run.lock import hold\n"
         code += "with hold(sys.argv[1]):\n print(flush=True); time.sleep(300)"
         other = subprocess.Popen([sys.executable, "-c", code, run.folder], stdout=subprocess.PIPE)
         other.stdout.readline()

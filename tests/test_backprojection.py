@@ -3,11 +3,11 @@
 import torch
 from toys import make_toy
 
-from hetacumn.backprojection import back_project
-from hetacumn.fsc import fsc
-from hetacumn.particles import Poses
-from hetacumn.so3 import random_rotations
-from hetacumn.volumes import soft_sphere
+from hetacumn.particles.metadata import Poses
+from hetacumn.physics.fsc import fsc
+from hetacumn.physics.rotations import random_rotations
+from hetacumn.physics.volumes import soft_sphere
+from hetacumn.reconstruction.back_projection import back_project
 
 BOX = 24
 

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from hetacumn import star
 from hetacumn.baselines import cryodrgn, relion
 from hetacumn.baselines.peer import PeerTask, run_peer
 from hetacumn.baselines.process import find_program, run_bounded
-from hetacumn.errors import HetacumnError
-from hetacumn.evaluation import score_folder
-from hetacumn.mrc import read_volumes
-from hetacumn.prepared import prepare
-from hetacumn.preprocess import Preprocessing
-from hetacumn.simulate import simulate
-from hetacumn.simulation_settings import Simulation
-from hetacumn.so3 import distance_deg, random_rotations, to_euler
-from hetacumn.truth import Truth
+from hetacumn.common.errors import HetacumnError
+from hetacumn.evaluation.scores import score_folder
+from hetacumn.io import star
+from hetacumn.io.mrc import read_volumes
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.physics.rotations import distance_deg, random_rotations, to_euler
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
+from hetacumn.simulation.truth import Truth
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -106,13 +106,13 @@ def source(tmp_path_factory):
     if not os.path.exists(os.path.join(data, "adk.npz")):
         pytest.skip("data/ is absent: run `dvc pull`")
     settings = {"structure": "adk", "states": ["open", "closed"], "particles": 200, "box": 64, "pixel_A": 1.6, "snr": 0.5}
-    simulate(Simulation.from_params(settings), folder, 0, data, progress=False)
+    simulate_stack(Simulation.from_params(settings), folder, 0, data, progress=False)
     return folder / "particles.star"
 
 
 @pytest.fixture(scope="module")
 def exported(source, tmp_path_factory):
-    return prepare(source, tmp_path_factory.mktemp("exported"), Preprocessing(box=32), progress=False)
+    return prepare_stack(source, tmp_path_factory.mktemp("exported"), Preprocessing(box=32), progress=False)
 
 
 def test_relions_answer_is_brought_into_order(exported, tmp_path):

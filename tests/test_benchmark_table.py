@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hetacumn.benchmark_table import COLUMNS, make_table, read_run_facts, write_benchmark
-from hetacumn.errors import HetacumnError
+from hetacumn.common.errors import HetacumnError
+from hetacumn.evaluation.benchmark import COLUMNS, make_table, read_run_facts, write_benchmark
 
 BOUNDS = {"bound_known_pose": 0.99, "bound_marginal": 0.95, "rotation_bound_deg": 2.5}
 USUAL = 0.7

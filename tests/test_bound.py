@@ -6,8 +6,8 @@ import pytest
 import torch
 from toys import hinged, make_toy
 
-from hetacumn.bound import TrueMixture, _add_peaks, bayes_bound
-from hetacumn.so3 import turn
+from hetacumn.evaluation.bound import TrueMixture, _add_peaks, bayes_bound
+from hetacumn.physics.rotations import turn
 
 BOX = 24
 EQUAL = torch.tensor([0.5, 0.5])
@@ -49,10 +49,7 @@ def test_a_prior_that_is_sure_decides_between_equals(toy):
 
 
 def test_more_noise_makes_both_bounds_worse(blobs, device):
-    bounds = [
-        bound_of(make_toy([hinged(blobs, 0), hinged(blobs, 40)], 60, BOX, snr, device))
-        for snr in (0.5, 0.005)
-    ]
+    bounds = [bound_of(make_toy([hinged(blobs, 0), hinged(blobs, 40)], 60, BOX, snr, device)) for snr in (0.5, 0.005)]
     assert bounds[0].known_pose > bounds[1].known_pose + 0.1
     assert bounds[0].marginal > bounds[1].marginal + 0.1
     assert bounds[0].rotation_error_deg < bounds[1].rotation_error_deg

@@ -6,9 +6,9 @@ import pytest
 import torch
 from sklearn.mixture import GaussianMixture
 
-from hetacumn.classes import Mixture, classify, likelier
-from hetacumn.errors import HetacumnError
-from hetacumn.evaluation import accuracy
+from hetacumn.common.errors import HetacumnError
+from hetacumn.evaluation.scores import accuracy
+from hetacumn.prediction.classes import Mixture, classify, classify_by_likelihood
 
 
 def make_latents(counts, spread=0.1):
@@ -34,7 +34,7 @@ def test_the_likelier_class_is_so_in_view_of_how_large_the_classes_are():
     labels = (torch.rand(20_000, generator=generator) < 0.1).long()  # nine in ten are of class 0
     seen = 2.0 * labels - 1 + 1.5 * torch.randn(20_000, generator=generator)
     scores = -0.5 * ((seen[:, None] - torch.tensor([1.0, -1.0])) / 1.5) ** 2  # the rarer class comes first
-    found = likelier(scores, torch.tensor([[1.0], [-1.0]]))
+    found = classify_by_likelihood(scores, torch.tensor([[1.0], [-1.0]]))
     assert found.centres.flatten().tolist() == [-1.0, 1.0]  # the largest comes first
     border = 1.5**2 / 2 * torch.tensor(9.0).log()  # where the classes are equally likely, in truth
     assert float((found.labels == (seen > border)).float().mean()) > 0.98

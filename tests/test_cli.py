@@ -13,8 +13,9 @@ import kills
 import pytest
 import yaml
 
-from hetacumn import cli, star
-from hetacumn.command import NOTEBOOKS
+from hetacumn.cli.command import NOTEBOOKS
+from hetacumn.cli.main import main
+from hetacumn.io import star
 
 REPO = Path(__file__).resolve().parents[1]
 COMMANDS = ("train", "predict", "report", "compare", "explore", "export", "simulate", "prepare", "run")
@@ -39,7 +40,7 @@ def refused(tmp_path, monkeypatch, capfd):
     (tmp_path / "table.star").write_text("data_particles\n\nloop_\n_rlnDefocusU #1\n1.0\n")
 
     def call(*words) -> str:
-        assert cli.main([str(word) for word in words]) == 2
+        assert main([str(word) for word in words]) == 2
         line = capfd.readouterr().err
         assert line.startswith("error: ") and line.count("\n") == 1
         return line
@@ -50,19 +51,19 @@ def refused(tmp_path, monkeypatch, capfd):
 @pytest.mark.parametrize("command", ("", *COMMANDS))
 def test_help_fits_a_screen_and_tells_every_default(command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    assert cli.main([command, "--help"] if command else []) == 0
+    assert main([command, "--help"] if command else []) == 0
     lines = capsys.readouterr().out.splitlines()
     assert 0 < len(lines) <= 40 and max(map(len, lines)) <= 80
     if not command:
         assert all(any(line.split()[:1] == [name] for line in lines) for name in COMMANDS)
-        told = [line for line in lines[lines.index("Commands:"):] if "NAME VALUE" not in line]
+        told = [line for line in lines[lines.index("Commands:") :] if "NAME VALUE" not in line]
         assert not any(line.endswith("...") for line in told)  # no sentence is cut
 
 
 @pytest.mark.parametrize("command", COMMANDS[:-1])
 def test_every_option_tells_its_default(command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    assert cli.main([command, "--help"]) == 0
+    assert main([command, "--help"]) == 0
     options = capsys.readouterr().out.partition("Options:")[2].split("\n  --")[1:]
     assert len(options) > 1
     without = {"help", "set", "config", "like", "class", "rows"}  # what is not given is not used

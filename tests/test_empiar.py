@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hetacumn import empiar, star
-from hetacumn.empiar import Entry, Subset, download_subset
-from hetacumn.errors import HetacumnError
-from hetacumn.particle_reader import read_particles
-from hetacumn.particles import read_particles
-from hetacumn.remote import Patience, Remote, TemporaryFailure
-from hetacumn.stacks import open_stack
+from hetacumn.common.errors import HetacumnError
+from hetacumn.io import empiar, star
+from hetacumn.io.empiar import Entry, Subset, download_subset
+from hetacumn.io.remote import Patience, Remote, TemporaryFailure
+from hetacumn.io.stacks import open_stack
+from hetacumn.particles.reader import read_particles
 
 BOX = 16
 ENTRY = Entry(1, "data/all.star", "data")
@@ -42,10 +41,16 @@ def archive(tmp_path_factory):
     particles = pd.DataFrame({"rlnImageName": names, "rlnOpticsGroup": 1})
     particles["rlnDefocusU"] = particles["rlnDefocusV"] = 10_000.0 + np.arange(len(names))
     particles["rlnDefocusAngle"] = 0.0
-    optics = pd.DataFrame({
-        "rlnOpticsGroup": [1], "rlnImagePixelSize": 2.0, "rlnVoltage": 300.0, "rlnSphericalAberration": 2.7,
-        "rlnAmplitudeContrast": 0.1, "rlnImageSize": BOX,
-    })
+    optics = pd.DataFrame(
+        {
+            "rlnOpticsGroup": [1],
+            "rlnImagePixelSize": 2.0,
+            "rlnVoltage": 300.0,
+            "rlnSphericalAberration": 2.7,
+            "rlnAmplitudeContrast": 0.1,
+            "rlnImageSize": BOX,
+        }
+    )
     star.write_table(folder / "all.star", particles, optics)
     return folder.parent.parent
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from hetacumn import evaluate_dataset
-from hetacumn.bound import Bound
-from hetacumn.errors import HetacumnError
-from hetacumn.evaluate_dataset import SimulatedDataset, bound_dataset, find_methods, scale_to_images
-from hetacumn.fourier import crop_volumes
-from hetacumn.project import write_json
-from hetacumn.simulate import Truth
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import write_json
+from hetacumn.evaluation import dataset
+from hetacumn.evaluation.bound import Bound
+from hetacumn.evaluation.dataset import SimulatedDataset, bound_dataset, find_methods, scale_to_images
+from hetacumn.physics.fourier import crop_volumes
+from hetacumn.simulation.truth import Truth
 
 
 @pytest.mark.parametrize("first, asked", [(1.0, [1500]), (0.99, [1500, 10_000])])
@@ -22,7 +22,7 @@ def test_the_bound_takes_more_particles_only_where_the_first_are_not_all_right(m
         counts.append(len(rows))
         return Bound(1.0, first, 1.0)
 
-    monkeypatch.setattr(evaluate_dataset, "_bound_rows", bound_rows)
+    monkeypatch.setattr(dataset, "_bound_rows", bound_rows)
     n = 20_000
     truth = Truth(torch.zeros(n, 3, 3), torch.zeros(n, 2), torch.zeros(n), torch.zeros(n), torch.zeros(0), 1.0, 1.0)
     bound_dataset(SimulatedDataset("adk", Path("adk"), truth, torch.zeros(2, 64, 64, 64), 1.0), 32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hetacumn.evaluation import (
+from hetacumn.evaluation.scores import (
     accuracy,
     adjusted_rand,
     confusion,
@@ -17,9 +17,9 @@ from hetacumn.evaluation import (
     score,
     shift_errors,
 )
-from hetacumn.predictions import Predictions
-from hetacumn.so3 import MIRROR, distance_deg, perturb, random_rotations
-from hetacumn.truth import Truth
+from hetacumn.particles.predictions import Predictions
+from hetacumn.physics.rotations import MIRROR, distance_deg, perturb, random_rotations
+from hetacumn.simulation.truth import Truth
 
 TRUE = np.repeat([0, 1, 2], [50, 30, 20])
 
@@ -133,8 +133,14 @@ def answer(blobs, generator, device):
     latents = classes[:, None] + 0.01 * torch.randn(n, 2)
     predictions = Predictions([f"{i}@stack.mrcs" for i in range(n)], estimated, shifts, 1 - classes, latents)
     seen = np.arange(n) < 200
-    return {"predictions": predictions, "volumes": torch.stack(moved), "truth": truth,
-            "true_volumes": true_volumes, "voxel_A": voxel_A, "seen": seen}
+    return {
+        "predictions": predictions,
+        "volumes": torch.stack(moved),
+        "truth": truth,
+        "true_volumes": true_volumes,
+        "voxel_A": voxel_A,
+        "seen": seen,
+    }
 
 
 def test_score_of_a_perfect_answer_in_another_frame(answer):

@@ -10,20 +10,20 @@ import pytest
 import torch
 from sklearn.decomposition import FastICA
 
-from hetacumn import star
-from hetacumn.answer import Answer
-from hetacumn.errors import HetacumnError
-from hetacumn.explore import Explorer, default_run
-from hetacumn.fourier import crop_volumes
-from hetacumn.fsc import fsc
-from hetacumn.mrc import read_mrc, write_volumes
-from hetacumn.predictions import Predictions
-from hetacumn.prepared import prepare
-from hetacumn.preprocess import Preprocessing
-from hetacumn.project import write_json
-from hetacumn.simulate import simulate
-from hetacumn.simulation_settings import Simulation
-from hetacumn.so3 import random_rotations
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import write_json
+from hetacumn.io import star
+from hetacumn.io.mrc import read_mrc, write_volumes
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.fsc import fsc
+from hetacumn.physics.rotations import random_rotations
+from hetacumn.prediction.answer import Answer
+from hetacumn.run.explorer import Explorer, default_run
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
 
 REPO = Path(__file__).resolve().parents[1]
 DATA = REPO / "data"
@@ -36,8 +36,8 @@ def folder(tmp_path_factory) -> Path:
     """A run whose predictions are the truth: two classes at z = ±1 on the first of two axes."""
     made, out = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("run")
     settings = {"structure": "adk", "states": ["open", "closed"], "particles": N, "box": 64, "pixel_A": 1.6, "snr": 2.0}
-    truth = simulate(Simulation.from_params(settings), made, 0, DATA, progress=False)
-    stack = prepare(made / "particles.star", out / "prepared", Preprocessing(box=BOX), progress=False)
+    truth = simulate_stack(Simulation.from_params(settings), made, 0, DATA, progress=False)
+    stack = prepare_stack(made / "particles.star", out / "prepared", Preprocessing(box=BOX), progress=False)
     z = 0.1 * torch.randn(N, 2, generator=torch.Generator().manual_seed(0))
     z[:, 0] += 2.0 * truth.classes - 1
     sure, ratios = torch.linspace(0.5, 1, N), torch.linspace(-5, 400, N)
@@ -121,7 +121,7 @@ def test_a_selection_is_written_for_other_programs(explorer, tmp_path):
 
 
 def test_the_default_run_is_the_pipelines_or_the_lessons(tmp_path, monkeypatch):
-    monkeypatch.setattr("hetacumn.project.root", lambda: tmp_path)
+    monkeypatch.setattr("hetacumn.run.explorer.project_root", lambda: tmp_path)
     with pytest.raises(HetacumnError, match="no finished run in .*expected one: run notebooks/lessons/1_tour.ipynb"):
         default_run()
     for name in ("results/tour/model", "results/adk/hetacumn-refined"):
@@ -150,7 +150,7 @@ def test_nothing_is_fitted_while_an_answer_opens(folder, monkeypatch):
 
 def test_a_reconstruction_reads_a_part_at_a_time(explorer, monkeypatch):
     whole = explorer.run.reconstruct(np.arange(N))
-    monkeypatch.setattr("hetacumn.answer.READ_AT_ONCE", 37)
+    monkeypatch.setattr("hetacumn.prediction.answer.READ_AT_ONCE", 37)
     torch.testing.assert_close(explorer.run.reconstruct(np.arange(N)), whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
 
 
@@ -167,7 +167,7 @@ def test_images_of_another_run_are_refused(folder, tmp_path):
     few = star.read_table(source / "particles.star")
     star.write_table(tmp_path / "few.star", few.particles.iloc[:50].assign(
         rlnImageName=[f"{i + 1}@{source / 'particles.mrcs'}" for i in range(50)]), few.optics)  # fmt: skip
-    prepare(tmp_path / "few.star", tmp_path / "prepared", Preprocessing(contrast="white"), progress=False)
+    prepare_stack(tmp_path / "few.star", tmp_path / "prepared", Preprocessing(contrast="white"), progress=False)
     with pytest.raises(HetacumnError, match="not the particles of .*predictions.star"):
         Answer.open(folder, tmp_path / "prepared")
     with pytest.raises(HetacumnError, match="prepared.json: no such file"):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from toys import hinged, make_toy
 
-from hetacumn.errors import HetacumnError
-from hetacumn.fingerprint import StackFingerprint
+from hetacumn.common.errors import HetacumnError
+from hetacumn.particles.observations import StackFingerprint
 
 
 @pytest.fixture(scope="module")

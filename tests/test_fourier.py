@@ -3,18 +3,8 @@
 import pytest
 import torch
 
-from hetacumn.fourier import (
-    crop_images,
-    crop_volumes,
-    fft2c,
-    fft3c,
-    ifft2c,
-    ifft3c,
-    pad_volumes,
-    padded_rfft3c,
-    shells,
-)
-from hetacumn.half_plane import HalfPlane
+from hetacumn.physics.fourier import crop_images, crop_volumes, fft2c, fft3c, ifft2c, ifft3c, pad_volumes, padded_rfft3c, shells
+from hetacumn.physics.half_plane import HalfPlane
 
 
 def images(device, generator, n=3, box=16):

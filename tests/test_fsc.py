@@ -5,10 +5,10 @@ import roma
 import torch
 from torch.nn.functional import normalize
 
-from hetacumn.alignment import align_volume
-from hetacumn.fsc import fsc, resolution_A, shell_frequencies
-from hetacumn.so3 import Frame, random_rotations
-from hetacumn.volumes import rotate
+from hetacumn.physics.alignment import align_volume
+from hetacumn.physics.fsc import fsc, resolution_A, shell_frequencies
+from hetacumn.physics.rotations import Frame, random_rotations
+from hetacumn.physics.volumes import rotate
 
 
 def test_fsc_of_a_volume_with_itself_is_one_whatever_the_scale(device, generator):

@@ -6,10 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from hetacumn.particle_reader import read_particles
-from hetacumn.simulate import Truth
-from hetacumn.particles import read_particles
-from hetacumn.truth import Truth
+from hetacumn.particles.reader import read_particles
+from hetacumn.simulation.truth import Truth
 
 
 @pytest.mark.slow

@@ -14,21 +14,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hetacumn.errors import HetacumnError
-from hetacumn.launching import DeviceRequest
-from hetacumn.prediction_job import PredictionJob, predict
-from hetacumn.predictions import Predictions
-from hetacumn.prepared import prepare
-from hetacumn.preprocess import Preprocessing
-from hetacumn.run_folder import CHECKPOINT
-from hetacumn.simulate import Simulation, simulate
-from hetacumn.simulate import simulate
-from hetacumn.simulation_settings import Simulation
-from hetacumn.so3 import distance_deg
-from hetacumn.stack_inference import PredictionRequest
-from hetacumn.team import Team
-from hetacumn.train_config import TrainConfig
-from hetacumn.training_job import TrainingJob, train
+from hetacumn.common.errors import HetacumnError
+from hetacumn.compute.launching import DeviceRequest
+from hetacumn.compute.processes import ProcessGroup
+from hetacumn.network.config import TrainConfig
+from hetacumn.network.model_files import CHECKPOINT
+from hetacumn.network.training import TrainingJob, train_stack
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.physics.rotations import distance_deg
+from hetacumn.prediction.predict import PredictionJob, run_prediction
+from hetacumn.prediction.stack_inference import PredictionRequest
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
 
 pytestmark = pytest.mark.slow
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -59,22 +58,22 @@ def stack(tmp_path_factory):
         pytest.skip("data/ is absent: run `dvc pull`")
     folder = tmp_path_factory.mktemp("stack")
     settings = {"structure": "adk", "states": ["open", "closed"], "particles": 101, "box": 64, "pixel_A": 1.6, "snr": 1.0}
-    simulate(Simulation.from_params(settings), folder, 0, DATA, progress=False)
-    return prepare(folder / "particles.star", folder / "prepared", Preprocessing(box=24), progress=False)
+    simulate_stack(Simulation.from_params(settings), folder, 0, DATA, progress=False)
+    return prepare_stack(folder / "particles.star", folder / "prepared", Preprocessing(box=24), progress=False)
 
 
 @pytest.fixture(scope="module")
 def alone(stack, tmp_path_factory):
     """The folder of a run on one device."""
     out = tmp_path_factory.mktemp("alone")
-    train(stack, TrainingJob("hetacumn", TINY, out, 0.9), CPU)
+    train_stack(stack, TrainingJob("hetacumn", TINY, out, 0.9), CPU)
     return out
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 2, 7, 24])
 def test_shares_make_a_whole(count, size):
-    teams = [Team(rank, size) for rank in range(size)]
+    teams = [ProcessGroup(rank, size) for rank in range(size)]
     items = [i for team in teams for i in range(count)[team.part(count)]]
     assert items == list(range(count))
     values = torch.arange(1.0, 1 + count)
@@ -83,7 +82,7 @@ def test_shares_make_a_whole(count, size):
 
 
 def test_two_processes_train_as_one(stack, alone, tmp_path):
-    train(stack, TrainingJob("hetacumn", TINY, tmp_path, 0.9, alone), TWO)
+    train_stack(stack, TrainingJob("hetacumn", TINY, tmp_path, 0.9, alone), TWO)
     one, two = (pd.read_csv(folder / "history.csv") for folder in (alone, tmp_path))
     assert one["step"].tolist() == two["step"].tolist() and len(one) >= 2
     columns = ["pose", "misfit", "kl", "conformation"]
@@ -99,11 +98,11 @@ def test_two_processes_train_as_one(stack, alone, tmp_path):
 def test_two_processes_predict_as_one(stack, alone, tmp_path, grade):
     unfitted = PredictionRequest(grade, polish_steps=0)  # Adam's 150 steps make degrees of a rounding error
     for devices in (CPU, TWO):
-        predict(stack, PredictionJob(alone, unfitted, tmp_path / str(devices.count)), devices)
+        run_prediction(stack, PredictionJob(alone, unfitted, tmp_path / str(devices.count)), devices)
     one, two = (Predictions.read(tmp_path / str(devices)) for devices in (1, 2))
     assert one.names == two.names and len(one) == 101
     request = PredictionRequest(grade, like=tmp_path / "1")
-    like = predict(stack, PredictionJob(alone, request, tmp_path / "like"), TWO).predictions
+    like = run_prediction(stack, PredictionJob(alone, request, tmp_path / "like"), TWO).predictions
     assert (like.classes == one.classes).float().mean() > 0.9
     degrees, z = (0.01, 1e-3) if grade == "amortized" else (1.0, 0.1)  # refined, two poses may explain an image alike
     assert (distance_deg(one.rotations, two.rotations) < degrees).float().mean() > 0.97
@@ -116,7 +115,7 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(stack, alone, tmp_path):
     job = TrainingJob("hetacumn", config, tmp_path, 0.9, alone)
     (tmp_path / "job.json").write_text(json.dumps({"stack": str(stack.folder), "device": "cpu", **job.to_json()}))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = subprocess.Popen([*launcher, "-m", "hetacumn.training_job", str(tmp_path / "job.json")])
+    process = subprocess.Popen([*launcher, "-m", "hetacumn.network.training", str(tmp_path / "job.json")])
     checkpoint, limit = tmp_path / CHECKPOINT, time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.1)
@@ -124,7 +123,7 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(stack, alone, tmp_path):
     assert process.wait(60) != 0 and checkpoint.exists() and not (tmp_path / "model.safetensors").exists()
     reached = torch.load(checkpoint, weights_only=True)["step"]
     assert 0 < reached < 3000
-    train(stack, job, CPU)
+    train_stack(stack, job, CPU)
     assert (tmp_path / "model.safetensors").exists()
     history = pd.read_csv(tmp_path / "history.csv")
     assert history["step"].is_monotonic_increasing and history["step"].iloc[-1] > 3000
@@ -133,6 +132,6 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(stack, alone, tmp_path):
 
 def test_what_fails_in_a_process_is_told(stack, tmp_path):
     with pytest.raises(HetacumnError, match=r"job-predict.json: one of 2 processes failed"):
-        predict(stack, PredictionJob(tmp_path / "none", PredictionRequest(), tmp_path), TWO)
+        run_prediction(stack, PredictionJob(tmp_path / "none", PredictionRequest(), tmp_path), TWO)
     with pytest.raises(HetacumnError, match="devices is 0; expected 1 or more"):
-        train(stack, TrainingJob("hetacumn", TINY, tmp_path), DeviceRequest("cpu", 0))
+        train_stack(stack, TrainingJob("hetacumn", TINY, tmp_path), DeviceRequest("cpu", 0))

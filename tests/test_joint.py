@@ -6,12 +6,13 @@ import pytest
 import torch
 from toys import hinged, likelihood_at, make_toy
 
-from hetacumn import joint
-from hetacumn.joint import State, Tangent, climb, compete, misfit
-from hetacumn.particles import Poses
-from hetacumn.slices import Slicer
-from hetacumn.so3 import distance_deg, perturb, random_rotations
-from hetacumn.subspace import latent_posterior, mixing_of
+from hetacumn.particles.metadata import Poses
+from hetacumn.physics.rotations import distance_deg, perturb, random_rotations
+from hetacumn.physics.slices import Slicer
+from hetacumn.search import refinement
+from hetacumn.search.refinement import Tangent, climb, compete, misfit
+from hetacumn.search.state import State
+from hetacumn.search.subspace import latent_posterior, mixing_of
 
 BOX = 24
 
@@ -46,7 +47,7 @@ def test_the_value_is_the_log_joint_over_pixels(toy, generator):
 def test_images_in_blocks_say_what_they_say_at_once(toy, generator, monkeypatch):
     state, tangent = away(toy, 5.0, generator), Tangent(toy.basis())
     whole = tangent.expand(toy.data, state)
-    monkeypatch.setattr(joint, "READ_AT_ONCE", 7 * 8 * 2 * toy.data.y.shape[1])  # seven images of two volumes
+    monkeypatch.setattr(refinement, "READ_AT_ONCE", 7 * 8 * 2 * toy.data.y.shape[1])  # seven images of two volumes
     parts = tangent.expand(toy.data, state)
     for name in ("value", "slope", "curvature"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-4, atol=1e-2)

@@ -5,11 +5,10 @@ import numpy as np
 import torch
 from test_particles import blob_images, optics, write_stack
 
-from hetacumn.particle_tables import write_star
-from hetacumn.particles import ParticleMetadata
-from hetacumn.predictions import Predictions
-from hetacumn.stacks import open_stack
-from hetacumn.star import read_table
+from hetacumn.io.stacks import open_stack
+from hetacumn.io.star import read_table
+from hetacumn.particles.metadata import ParticleMetadata, write_star
+from hetacumn.particles.predictions import Predictions
 
 
 def test_a_mixed_stack_keeps_images_and_optics_together_and_adds_noise(tmp_path):

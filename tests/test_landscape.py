@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hetacumn.landscape import latent_axes, latent_path
+from hetacumn.prediction.landscape import latent_axes, latent_path
 
 
 def volumes(*sizes: float) -> torch.Tensor:
@@ -71,11 +71,7 @@ def test_a_path_ends_at_the_percentiles_of_the_longest_axis(device):
     along = torch.linspace(-10, 10, 1001, device=device)
     across = torch.randn(1001, 2, generator=torch.Generator().manual_seed(0)).to(device)
     axis = torch.tensor([0.6, 0.8, 0.0], device=device)
-    latents = (
-        along[:, None] * axis
-        + 0.01 * torch.nn.functional.pad(across, (1, 0))
-        + torch.tensor([1.0, 2, 3], device=device)
-    )
+    latents = along[:, None] * axis + 0.01 * torch.nn.functional.pad(across, (1, 0)) + torch.tensor([1.0, 2, 3], device=device)
     path = latent_path(latents, 7)
     assert path.shape == (7, 3)
     place = (path - torch.tensor([1.0, 2, 3], device=device)) @ axis

@@ -6,20 +6,20 @@ import pytest
 import torch
 from toys import hinged, make_toy
 
-from hetacumn import decoder, encoder
-from hetacumn.ab_initio import Start
-from hetacumn.decoder import CoordinateDecoder, VoxelDecoder, imitate
-from hetacumn.encoder import Hypotheses
-from hetacumn.model import FEEDBACK_HIGHEST, HetACUMN, LatentDraws, build_model, kl_divergence, pose_distance
-from hetacumn.observations import Observations, signal_power
-from hetacumn.particles import Poses
-from hetacumn.precision import layer_dtype
-from hetacumn.settings import with_settings
-from hetacumn.slices import Slicer
-from hetacumn.so3 import MIRROR, distance_deg, from_euler, random_rotations
-from hetacumn.subspace import mixing_of
-from hetacumn.train_config import NetworkConfig, TrainConfig
-from hetacumn.training import Trainer
+from hetacumn.ab_initio.start import Start
+from hetacumn.common.settings import with_settings
+from hetacumn.compute.precision import layer_dtype
+from hetacumn.network import decoder, encoder
+from hetacumn.network.config import NetworkConfig, TrainConfig
+from hetacumn.network.decoder import CoordinateDecoder, VoxelDecoder, imitate
+from hetacumn.network.encoder import Hypotheses, kl_divergence, pose_distance
+from hetacumn.network.model import FEEDBACK_HIGHEST, HetACUMN, LatentDraws, build_model
+from hetacumn.network.trainer import Trainer
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import Observations, signal_power
+from hetacumn.physics.rotations import MIRROR, distance_deg, from_euler, random_rotations
+from hetacumn.physics.slices import Slicer
+from hetacumn.search.subspace import mixing_of
 
 BOX = 16
 _correct = HetACUMN._correct
@@ -64,9 +64,7 @@ def test_kl_is_never_negative_zero_at_the_prior_and_that_of_torch(device, genera
 
 
 def test_pose_distance_is_zero_at_the_truth_and_grows_with_angle_and_shift(device, generator):
-    true = Poses(
-        random_rotations(30, generator, device), torch.randn(30, 2, generator=generator, device=device)
-    )
+    true = Poses(random_rotations(30, generator, device), torch.randn(30, 2, generator=generator, device=device))
     other = random_rotations(30, generator, device)
     away = torch.tensor([0.3, -0.4], device=device)
     found = Hypotheses(
@@ -113,14 +111,7 @@ def test_drawn_images_are_slices_with_a_real_ctf_and_noise_of_unit_variance(toy,
     slices = own.read_mixed(own.stencil(poses.rotations, plane.k), mixing_of(drawn.z))
     clean = plane.translate(slices * ctf, poses.shifts_px)
     noise = drawn.images - clean
-    assert (
-        abs(
-            float(
-                (plane.weight * (clean.conj() * noise).real).sum() / (plane.weight * clean.abs() ** 2).sum()
-            )
-        )
-        < 0.01
-    )
+    assert abs(float((plane.weight * (clean.conj() * noise).real).sum() / (plane.weight * clean.abs() ** 2).sum())) < 0.01
     power = noise.abs().square().mean(0)
     assert abs(float(power.mean()) - 1) < 0.01 and (power - 1).abs().max() < 0.15
     assert (noise[:, 0].imag == 0).all()
@@ -132,10 +123,7 @@ def test_rendered_images_are_those_of_the_molecule_at_its_pose(toy):
     model = make_model(toy)
     clean = model.render(toy.latents(2), toy.poses, toy.data.ctf, toy.data.plane)
     noise = toy.data.y - clean.detach()  # the toy's images were made by the formula
-    assert (
-        abs(float((noise.abs().square() * toy.data.plane.weight).mean() / toy.data.plane.weight.mean()) - 1)
-        < 0.05
-    )
+    assert abs(float((noise.abs().square() * toy.data.plane.weight).mean() / toy.data.plane.weight.mean()) - 1) < 0.05
 
 
 def test_the_symmetrised_loss_cannot_tell_an_image_from_its_half_turn(toy, device):
@@ -186,9 +174,7 @@ def test_the_voxel_decoders_volumes_are_those_it_slices(toy, generator, device):
     z, rotations, k = toy.latents(2)[:5], random_rotations(5, generator, device), toy.data.plane.k
     each = torch.arange(5)
     expected = Slicer(decoder.volumes(z))(rotations, k)[each, each]
-    torch.testing.assert_close(
-        decoder.drawing()(z, rotations, k), expected, rtol=1e-3, atol=2e-3 * expected.abs().max().item()
-    )
+    torch.testing.assert_close(decoder.drawing()(z, rotations, k), expected, rtol=1e-3, atol=2e-3 * expected.abs().max().item())
     assert torch.equal(decoder.linear_basis()[0], decoder.volumes(0 * z[:1])[0])
 
 
@@ -393,8 +379,9 @@ def bfloat16(monkeypatch):
 
     def switch(on: bool) -> None:
         for module in (encoder, decoder):
-            monkeypatch.setattr(module, "autocast",
-                                lambda device: torch.autocast(device.type, dtype=torch.bfloat16, enabled=on))
+            monkeypatch.setattr(
+                module, "autocast", lambda device: torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
+            )
 
     return switch
 

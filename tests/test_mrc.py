@@ -4,8 +4,8 @@ import mrcfile
 import pytest
 import torch
 
-from hetacumn.errors import HetacumnError
-from hetacumn.mrc import read_mrc, read_volumes, write_mrc, write_volumes
+from hetacumn.common.errors import HetacumnError
+from hetacumn.io.mrc import read_mrc, read_volumes, write_mrc, write_volumes
 
 BOX = 32
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch_ctf import calculate_ctf_2d
 
-from hetacumn.fourier import crop_images, fft2c, ifft2c
-from hetacumn.optics import Optics, frequency_grid
+from hetacumn.physics.fourier import crop_images, fft2c, ifft2c
+from hetacumn.physics.optics import Optics, frequency_grid
 
 BOX, PIXEL_A = 32, 4.0
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from hetacumn.parallel import batch_slices, read_ahead, side_by_side
+from hetacumn.compute.batches import batch_slices, map_threads, prefetch
 
 
 @pytest.fixture
@@ -21,12 +21,12 @@ def test_results_come_in_order_and_each_from_one_thread(two_threads):
     def work(i):
         return i, torch.get_num_threads()
 
-    found = list(side_by_side(work, list(range(7)), torch.device("cpu")))
+    found = list(map_threads(work, list(range(7)), torch.device("cpu")))
     assert found == [(i, 1) for i in range(7)] and torch.get_num_threads() == 2
 
 
 def test_a_single_item_has_all_threads(two_threads):
-    assert list(side_by_side(lambda _: torch.get_num_threads(), [0], torch.device("cpu"))) == [2]
+    assert list(map_threads(lambda _: torch.get_num_threads(), [0], torch.device("cpu"))) == [2]
 
 
 def test_an_error_comes_through_and_threads_are_as_before(two_threads):
@@ -34,13 +34,13 @@ def test_an_error_comes_through_and_threads_are_as_before(two_threads):
         return 1 / (i - 2)
 
     with pytest.raises(ZeroDivisionError):
-        list(side_by_side(work, list(range(5)), torch.device("cpu")))
+        list(map_threads(work, list(range(5)), torch.device("cpu")))
     assert torch.get_num_threads() == 2
 
 
 def test_the_next_is_read_while_one_is_worked_on_and_no_more_than_that():
     read = []
-    for at, item in enumerate(read_ahead(lambda i: read.append(i) or 10 * i, range(5))):
+    for at, item in enumerate(prefetch(lambda i: read.append(i) or 10 * i, range(5))):
         assert item == 10 * at
         deadline = time.monotonic() + 10
         while len(read) < min(at + 2, 5) and time.monotonic() < deadline:
@@ -52,13 +52,13 @@ def test_the_next_is_read_while_one_is_worked_on_and_no_more_than_that():
 def test_what_cannot_be_read_is_told_in_its_place_and_nothing_goes_on_after_it():
     before, seen = threading.active_count(), []
     with pytest.raises(ZeroDivisionError):
-        for item in read_ahead(lambda i: 1 / (i - 2), range(5)):
+        for item in prefetch(lambda i: 1 / (i - 2), range(5)):
             seen.append(item)
     assert seen == [-0.5, -1.0]
-    for _ in read_ahead(lambda i: i, range(5)):
+    for _ in prefetch(lambda i: i, range(5)):
         break  # who stops early leaves no thread
     assert threading.active_count() == before
-    assert list(read_ahead(lambda i: i, [])) == []
+    assert list(prefetch(lambda i: i, [])) == []
 
 
 @pytest.mark.parametrize("count, size", [(0, 3), (1, 3), (3, 3), (7, 3), (9, 3)])

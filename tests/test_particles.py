@@ -11,15 +11,14 @@ import pytest
 import starfile
 import torch
 
-from hetacumn import star
-from hetacumn.errors import HetacumnError
-from hetacumn.fourier import crop_images
-from hetacumn.optics import Optics
-from hetacumn.particle_reader import read_particles
-from hetacumn.particle_tables import optics_of, poses_of, write_star
-from hetacumn.particles import ParticleMetadata, Poses
-from hetacumn.so3 import distance_deg, from_euler, random_rotations, to_euler
-from hetacumn.stacks import new_stack
+from hetacumn.common.errors import HetacumnError
+from hetacumn.io import star
+from hetacumn.io.stacks import new_stack
+from hetacumn.particles.metadata import ParticleMetadata, Poses, optics_of, poses_of, write_star
+from hetacumn.particles.reader import read_particles
+from hetacumn.physics.fourier import crop_images
+from hetacumn.physics.optics import Optics
+from hetacumn.physics.rotations import distance_deg, from_euler, random_rotations, to_euler
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real particles in {REAL}")
@@ -265,6 +264,7 @@ def test_several_pixel_sizes_meet_in_one_field_of_view(tmp_path):
         groups.loc[1] = groups.loc[0]
         groups.loc[1, ["rlnOpticsGroup", "rlnImagePixelSize", "rlnVoltage"]] = [2, 2.0, 200.0]
         particles.loc[2:, "rlnOpticsGroup"] = 2
+
     edit(tmp_path / "particles.star", change)  # fmt: skip
     particles = read(tmp_path, box=16)
     assert particles.pixel_A == pytest.approx(3.0)  # of a field of 48 Å
@@ -314,6 +314,7 @@ def set_particle(column, row, value):
     def change(optics, particles):
         particles[column] = particles[column].astype(object)
         particles.loc[row, column] = value
+
     return lambda folder: edit(folder / "particles.star", change)  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from hetacumn import star
+from hetacumn.io import star
 
 REPO = Path(__file__).resolve().parents[1]
 pytestmark = [
@@ -118,8 +118,7 @@ def test_every_method_leaves_the_files_of_the_contract(done, method, own):
     basis = {f"basis_{i}.mrc" for i in (1, 2, 3)}  # a mean and two components
     assert volumes == {"class_1.mrc", "class_2.mrc"} | basis | {f"path_{i}.mrc" for i in range(1, 11)}
     given, found = (
-        star.read_table(path).particles
-        for path in (done / "particles/particles.star", folder / "predictions.star")
+        star.read_table(path).particles for path in (done / "particles/particles.star", folder / "predictions.star")
     )
     assert found["rlnImageName"].tolist() == given["rlnImageName"].tolist()
     assert found["rlnClassNumber"].astype(int).min() == 1
@@ -198,7 +197,7 @@ def test_figures_and_their_table(done, project):
 
 
 def test_timings_have_a_table_of_their_own(done, project):
-    command = [sys.executable, "-m", "hetacumn.timings", "results", "figures/timings.csv"]
+    command = [sys.executable, "-m", "hetacumn.run.timings", "results", "figures/timings.csv"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     ran = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0 and ran.stdout == "figures/timings.csv: timings of 4 runs\n", ran.stderr
@@ -220,8 +219,19 @@ def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project
     }  # fmt: skip
     (project / "benchmark.yaml").write_text(yaml.safe_dump(settings))
     common = ("overrides", "benchmark.yaml")
-    ran = run(project, "benchmark/1_program", *common, "dataset", "adk", "peer", "cryodrgn2", "out", "results/adk/cryodrgn2",
-              "particles", "results/adk/particles/particles.star")
+    ran = run(
+        project,
+        "benchmark/1_program",
+        *common,
+        "dataset",
+        "adk",
+        "peer",
+        "cryodrgn2",
+        "out",
+        "results/adk/cryodrgn2",
+        "particles",
+        "results/adk/particles/particles.star",
+    )
     assert ran.returncode == 0 and "cryodrgn2 gave no answer" in ran.stdout, ran.stderr[-3000:]
     ablated = project / "results/benchmark/ablation/adk/ablation-none/0"
     shutil.copytree(done / "hetacumn", ablated)
@@ -231,8 +241,17 @@ def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project
     before = {"dataset": "elsewhere", "snr": 1.0, "particles": 120, "method": "hetacumn", "seed": 0, "trained_share": 0.7}
     stale = before | {"dataset": "adk", "accuracy": 0.123}
     pd.DataFrame([before | {"accuracy": 0.9}, stale]).to_csv(project / "benchmark.csv", index=False)
-    ran = run(project, "benchmark/2_tables", *common, "table_path", "benchmark.csv", "out", "benchmark_figures",
-              "-o", "results/2_tables.ipynb")
+    ran = run(
+        project,
+        "benchmark/2_tables",
+        *common,
+        "table_path",
+        "benchmark.csv",
+        "out",
+        "benchmark_figures",
+        "-o",
+        "results/2_tables.ipynb",
+    )
     assert ran.returncode == 0, ran.stderr[-3000:]
     table = pd.read_csv(project / "benchmark.csv")
     missing = table[table["method"] == "cryodrgn2"].iloc[0]
@@ -270,8 +289,9 @@ def test_two_answers_are_compared_by_what_both_know(done, project):
 
     other = renamed.assign(rlnImageName=[f"{i + 1:06d}@other.mrcs" for i in range(len(renamed))])
     star.write_table(part / "predictions.star", other, table.optics)
-    latents.iloc[rows].assign(**{"class": other["rlnClassNumber"].to_numpy(), "particle": other["rlnImageName"].to_numpy()}
-                              ).to_csv(part / "latents.csv", index=False)
+    latents.iloc[rows].assign(
+        **{"class": other["rlnClassNumber"].to_numpy(), "particle": other["rlnImageName"].to_numpy()}
+    ).to_csv(part / "latents.csv", index=False)
     ran = run(project, "real/4_compare", *folders)
     assert ran.returncode == 2 and "no particle of results/adk/hetacumn" in ran.stderr
 

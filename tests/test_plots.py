@@ -26,20 +26,48 @@ def made(blobs):
     classes = {d: random.integers(0, 3, 200) for d in DATASETS}
     clean = [np.stack([blobs.projection(32).numpy()] * 4)] * 2
     truth = np.stack([blobs.volume(24).numpy(), blobs.moved(mirrored=True).volume(24).numpy()])
-    accuracies = pd.DataFrame([
-        {"dataset": d, "method": m, "accuracy": 0.9, "accuracy_unseen": 0.89, "bound_marginal": 0.95,
-         "bound_known_pose": 0.99}
-        for d in DATASETS for m in METHODS
-    ])
-    runs = pd.DataFrame([
-        {"dataset": d, "method": m, "seed": s, "snr": snr, "accuracy": 0.9 - 0.01 * s, "bound_marginal": 0.95,
-         "train_seconds": 100.0 + 50 * i, "finished": i % 2 == 0, "rotation_error_deg": 2.0 + s}
-        for d in DATASETS for i, m in enumerate(METHODS) for s in range(2) for snr in (0.01, 0.1)
-    ])
-    fsc = pd.DataFrame([
-        {"dataset": d, "method": m, "class": k, "frequency_per_A": s / 200, "fsc": np.exp(-s / 9)}
-        for d in DATASETS for m in METHODS for k in (1, 2) for s in range(16)
-    ])
+    accuracies = pd.DataFrame(
+        [
+            {
+                "dataset": d,
+                "method": m,
+                "accuracy": 0.9,
+                "accuracy_unseen": 0.89,
+                "bound_marginal": 0.95,
+                "bound_known_pose": 0.99,
+            }
+            for d in DATASETS
+            for m in METHODS
+        ]
+    )
+    runs = pd.DataFrame(
+        [
+            {
+                "dataset": d,
+                "method": m,
+                "seed": s,
+                "snr": snr,
+                "accuracy": 0.9 - 0.01 * s,
+                "bound_marginal": 0.95,
+                "train_seconds": 100.0 + 50 * i,
+                "finished": i % 2 == 0,
+                "rotation_error_deg": 2.0 + s,
+            }
+            for d in DATASETS
+            for i, m in enumerate(METHODS)
+            for s in range(2)
+            for snr in (0.01, 0.1)
+        ]
+    )
+    fsc = pd.DataFrame(
+        [
+            {"dataset": d, "method": m, "class": k, "frequency_per_A": s / 200, "fsc": np.exp(-s / 9)}
+            for d in DATASETS
+            for m in METHODS
+            for k in (1, 2)
+            for s in range(16)
+        ]
+    )
     history = pd.DataFrame({"batch": range(50), "loss": random.random(50)})
     return {
         "particle_gallery": (clean, [c + random.normal(size=c.shape) for c in clean], DATASETS),
@@ -48,19 +76,28 @@ def made(blobs):
         "accuracy_lines": (runs, ("snr", "SNR")),
         "accuracy_against_time": (runs,),
         "stage_bars": (
-            pd.DataFrame([
-                {"dataset": d, "device": device, "start": 9.0 * i, "training": 4.0}
-                for d in DATASETS for i, device in enumerate(["a GPU", "a CPU"], 1) if (d, i) != (DATASETS[0], 2)
-            ]), {"start": "the start", "training": "training"},
+            pd.DataFrame(
+                [
+                    {"dataset": d, "device": device, "start": 9.0 * i, "training": 4.0}
+                    for d in DATASETS
+                    for i, device in enumerate(["a GPU", "a CPU"], 1)
+                    if (d, i) != (DATASETS[0], 2)
+                ]
+            ),
+            {"start": "the start", "training": "training"},
         ),
         "scaling": (
-            pd.DataFrame([
-                {"particles": n, "stage": stage, "seconds": n / 1000, "peak_memory_mb": 900}
-                for n in (10_000, 30_000, 100_000) for stage in ("preprocess", "amortized")
-            ]),
+            pd.DataFrame(
+                [
+                    {"particles": n, "stage": stage, "seconds": n / 1000, "peak_memory_mb": 900}
+                    for n in (10_000, 30_000, 100_000)
+                    for stage in ("preprocess", "amortized")
+                ]
+            ),
         ),
         "ablation_bars": (
-            runs, {"hetacumn": "full", "hetacumn-bare": "bare"},
+            runs,
+            {"hetacumn": "full", "hetacumn-bare": "bare"},
             {"accuracy": "accuracy", "rotation_error_deg": "rotation error (°)"},
         ),
         "latent_scatter": ({d: random.normal(size=(200, 4)) for d in DATASETS}, classes),
@@ -88,13 +125,34 @@ def made(blobs):
     }
 
 
-@pytest.mark.parametrize("name", [
-    "particle_gallery", "confusion_matrix", "accuracy_bars", "accuracy_lines", "accuracy_against_time", "ablation_bars",
-    "stage_bars", "latent_scatter", "pose_error_histogram",
-    "volume_surfaces", "fsc_curves", "training_curves", "latent_density", "view_distribution", "map_fsc",
-    "defocus_histogram", "path_surfaces", "noise_spectrum", "motion_scatter", "pictures", "curves", "scaling",
-    "log_ratio_histogram",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "particle_gallery",
+        "confusion_matrix",
+        "accuracy_bars",
+        "accuracy_lines",
+        "accuracy_against_time",
+        "ablation_bars",
+        "stage_bars",
+        "latent_scatter",
+        "pose_error_histogram",
+        "volume_surfaces",
+        "fsc_curves",
+        "training_curves",
+        "latent_density",
+        "view_distribution",
+        "map_fsc",
+        "defocus_histogram",
+        "path_surfaces",
+        "noise_spectrum",
+        "motion_scatter",
+        "pictures",
+        "curves",
+        "scaling",
+        "log_ratio_histogram",
+    ],
+)
 def test_a_figure_is_the_same_bytes_twice_and_fit_for_git(name, made, tmp_path):
     plots.style()
     for copy in ("a.png", "b.png"):
@@ -119,9 +177,17 @@ def test_the_import_of_plots_changes_no_setting_of_matplotlib_and_opens_no_figur
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", [
-    "confusion_matrix", "accuracy_bars", "ablation_bars", "pose_error_histogram", "log_ratio_histogram", "defocus_histogram",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "confusion_matrix",
+        "accuracy_bars",
+        "ablation_bars",
+        "pose_error_histogram",
+        "log_ratio_histogram",
+        "defocus_histogram",
+    ],
+)
 def test_a_figure_by_seaborn_changes_no_setting_of_matplotlib_and_opens_no_figure(name, made, tmp_path):
     plots.style()
     before = settings()

@@ -9,35 +9,35 @@ import pandas as pd
 import pytest
 import torch
 
-from hetacumn import star
-from hetacumn.ab_initio import Start
-from hetacumn.ab_initio_config import AbInitioConfig, SearchGrid
-from hetacumn.answer import Answer
-from hetacumn.classes import centres_of
-from hetacumn.encoder import Hypotheses
-from hetacumn.errors import HetacumnError
-from hetacumn.evaluation import accuracy, pose_errors
-from hetacumn.fingerprint import StackFingerprint
-from hetacumn.fourier import crop_volumes
-from hetacumn.inference import _search, follow, search, search_misfits
-from hetacumn.joint import State
-from hetacumn.model import HetACUMN, build_model
-from hetacumn.mrc import read_volumes
-from hetacumn.observations import observe
-from hetacumn.particles import Poses
-from hetacumn.predict import predict_stack
-from hetacumn.predictions import Predictions
-from hetacumn.prepared import prepare
-from hetacumn.preprocess import Preprocessing
-from hetacumn.run_folder import START, load_em, load_model, save_model, save_start
-from hetacumn.simulate import simulate
-from hetacumn.simulation_settings import Simulation
-from hetacumn.so3 import perturb, random_rotations
-from hetacumn.stack_inference import PredictionRequest, StackInference
-from hetacumn.team import Team
-from hetacumn.train_config import NetworkConfig, TrainConfig
-from hetacumn.train_config import TrainConfig
-from hetacumn.truth import Truth
+from hetacumn.ab_initio.config import AbInitioConfig, SearchGrid
+from hetacumn.ab_initio.start import Start
+from hetacumn.ab_initio.start_files import START, save_start
+from hetacumn.common.errors import HetacumnError
+from hetacumn.compute.processes import ProcessGroup
+from hetacumn.evaluation.scores import accuracy, pose_errors
+from hetacumn.io import star
+from hetacumn.io.mrc import read_volumes
+from hetacumn.network.config import NetworkConfig, TrainConfig
+from hetacumn.network.encoder import Hypotheses
+from hetacumn.network.model import HetACUMN, build_model
+from hetacumn.network.model_files import load_model, save_model
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import StackFingerprint, observe
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.rotations import perturb, random_rotations
+from hetacumn.prediction.answer import Answer
+from hetacumn.prediction.classes import class_centres
+from hetacumn.prediction.inference import _search, follow_hypotheses, search_misfits, search_poses
+from hetacumn.prediction.predict import predict_stack
+from hetacumn.prediction.search_model import load_em
+from hetacumn.prediction.stack_inference import PredictionRequest, StackInference
+from hetacumn.search.state import State
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
+from hetacumn.simulation.truth import Truth
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 BOX, FULL, N = 32, 64, 150
@@ -59,7 +59,7 @@ def source(tmp_path_factory):
         "snr": 1.0,
         "shift_px": 2,
     }
-    simulate(Simulation.from_params(settings), out, 0, DATA, progress=False)
+    simulate_stack(Simulation.from_params(settings), out, 0, DATA, progress=False)
     return out / "particles.star"
 
 
@@ -81,9 +81,7 @@ def model(source, truth, tmp_path_factory):
         ab_initio=AbInitioConfig(grid=SearchGrid(rotations=(3, 18))),
     )
     latents = 2.0 * truth.classes[:, None] - 1
-    save_start(
-        out / START, Start(basis, Poses(truth.rotations, truth.shifts_A / 3.2), latents, "classes", {}), TOY_STACK, {}
-    )
+    save_start(out / START, Start(basis, Poses(truth.rotations, truth.shifts_A / 3.2), latents, "classes", {}), TOY_STACK, {})
     (out / "config.json").write_text(json.dumps({"config": asdict(config), "pixel_A": 3.2}))
     (out / "run.json").write_text(json.dumps({"train_seconds": 12.5, "device": "toy"}))
     torch.manual_seed(0)
@@ -93,7 +91,7 @@ def model(source, truth, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stack(source, tmp_path_factory):
-    return prepare(source, tmp_path_factory.mktemp("prepared"), Preprocessing(box=BOX), progress=False)
+    return prepare_stack(source, tmp_path_factory.mktemp("prepared"), Preprocessing(box=BOX), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +157,7 @@ def test_an_answer_opened_is_the_answer_returned(stack, model, tmp_path, grade):
 
 
 def test_no_mixture_is_fitted_while_a_search_model_loads(model, monkeypatch):
-    monkeypatch.setattr("hetacumn.classes.GaussianMixture", None)
+    monkeypatch.setattr("hetacumn.prediction.classes.GaussianMixture", None)
     assert load_em(model).box == BOX
 
 
@@ -185,7 +183,7 @@ def test_chunks_change_no_prediction(stack, model, tmp_path, device, grade):
 
 def test_what_is_left_of_a_chunk_is_no_chunk_of_its_own_for_several_processes(stack, model):
     request = PredictionRequest("amortized", chunk=N - 1)
-    work = StackInference(stack, load_model(model), request, 2, None, torch.device("cpu"), Team(1, 2))
+    work = StackInference(stack, load_model(model), request, 2, None, torch.device("cpu"), ProcessGroup(1, 2))
     assert [len(rows) for rows in work.chunks] == [N] and len(work.own_rows[0]) == N // 2
 
 
@@ -207,7 +205,7 @@ def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth
     monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(N, 1), found))
     errors = {}
     for faint in (0.0, torch.inf):
-        monkeypatch.setattr("hetacumn.inference.FAINT", faint)
+        monkeypatch.setattr("hetacumn.prediction.inference.FAINT", faint)
         answer = predict_stack(stack, model, PredictionRequest("refined", polish_steps=5), tmp_path)
         errors[faint], _ = pose_errors(answer.predictions.rotations, truth.rotations)
     assert (errors[torch.inf] > 20).float().mean() < 0.1 < (errors[0.0] > 20).float().mean()
@@ -216,14 +214,14 @@ def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth
 def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, model, truth, monkeypatch):
     trained, searched = load_model(model), load_em(model)
     data, config = observe(stack.read()), replace(trained.config.ab_initio, brightness="faint")
-    centres = centres_of(searched.start.latents, searched.config.classes)
-    found = search(data, searched.basis(), centres, config)
+    centres = class_centres(searched.start.latents, searched.config.classes)
+    found = search_poses(data, searched.basis(), centres, config)
     errors, _ = pose_errors(found.poses.rotations, truth.rotations)
     assert errors.median() < 2 and accuracy((found.latents[:, 0] > 0).long(), truth.classes) > 0.95
 
     near = Hypotheses(truth.rotations[:, None], (truth.shifts_A / 3.2)[:, None], torch.zeros(N, 1))
     monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(len(data), 1), near))
-    monkeypatch.setattr("hetacumn.inference.FAINT", torch.inf)
+    monkeypatch.setattr("hetacumn.prediction.inference.FAINT", torch.inf)
     asked = []
 
     def unlikely(part, basis, centres, config):
@@ -232,9 +230,9 @@ def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, mo
         other = torch.arange(len(part)) % 2  # of half of them another class than theirs
         return State(poses, centres[other]), torch.full((len(part),), -1e9), other
 
-    monkeypatch.setattr("hetacumn.inference._search", unlikely)
-    peaks = follow(trained.model, data, trained.basis(), config)
-    centres = centres_of(peaks.state.latents, 2)
+    monkeypatch.setattr("hetacumn.prediction.inference._search", unlikely)
+    peaks = follow_hypotheses(trained.model, data, trained.basis(), config)
+    centres = class_centres(peaks.state.latents, 2)
     refined = search_misfits(data, peaks, trained.model.misfit_limit, trained.basis(), centres, config)
     errors, _ = pose_errors(refined.poses.rotations, truth.rotations)
     assert asked == [N] and errors.max() < 20 and errors.median() < 2
@@ -247,8 +245,8 @@ def test_doubtful_images_of_every_chunk_are_searched_under_the_same_volumes(firs
         under.append(centres)
         return _search(data, basis, centres, config)
 
-    monkeypatch.setattr("hetacumn.inference._search", noted)
-    monkeypatch.setattr("hetacumn.inference.FAINT", torch.inf)
+    monkeypatch.setattr("hetacumn.prediction.inference._search", noted)
+    monkeypatch.setattr("hetacumn.prediction.inference.FAINT", torch.inf)
     predict_stack(first_class[1], model, PredictionRequest("refined", chunk=15, polish_steps=1), tmp_path)
     assert len(under) == 3 and all(torch.equal(centres, under[0]) for centres in under)
 
@@ -256,7 +254,7 @@ def test_doubtful_images_of_every_chunk_are_searched_under_the_same_volumes(firs
 @pytest.mark.parametrize("grade", ["refined", "searched"])
 def test_open_poses_are_weighed_in_volumes_and_classes(stack, model, truth, tmp_path, monkeypatch, grade):
     """Here of images that are clear: as good as any other way, by the volumes that the answer holds."""
-    monkeypatch.setattr("hetacumn.inference.poses_are_open", lambda *_: True)
+    monkeypatch.setattr("hetacumn.prediction.inference.poses_are_open", lambda *_: True)
     whole, parts = (
         predict_stack(stack, model, PredictionRequest(grade, chunk=chunk, polish_steps=3, path_points=4), tmp_path / str(chunk))
         for chunk in (1000, 80)
@@ -290,7 +288,7 @@ def first_class(source, searched, tmp_path_factory):
     rows = (found.classes == 0).nonzero().squeeze(1).flip(0)[:40]
     star.write_table(source.with_name("first.star"), table.particles.iloc[rows.numpy()], table.optics)
     folder = tmp_path_factory.mktemp("first")
-    return rows, prepare(source.with_name("first.star"), folder, Preprocessing(box=BOX), progress=False)
+    return rows, prepare_stack(source.with_name("first.star"), folder, Preprocessing(box=BOX), progress=False)
 
 
 def test_other_particles_are_classified_like_those_before(first_class, model, searched, truth, tmp_path):
@@ -309,7 +307,7 @@ def test_other_particles_are_classified_like_those_before(first_class, model, se
 
 
 def test_classes_weighed_before_are_weighed_again(first_class, stack, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("hetacumn.inference.poses_are_open", lambda *_: True)
+    monkeypatch.setattr("hetacumn.prediction.inference.poses_are_open", lambda *_: True)
     rows, few = first_class
     whole = predict_stack(stack, model, PredictionRequest("searched", polish_steps=3, path_points=4), tmp_path / "whole")
     answer = predict_stack(few, model, PredictionRequest("searched", like=tmp_path / "whole"), tmp_path / "few")

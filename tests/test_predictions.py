@@ -8,12 +8,11 @@ import starfile
 import torch
 from test_particles import OPTICS_FIELDS, REAL, REAL_FILES, needs_real, optics
 
-from hetacumn import star
-from hetacumn.errors import HetacumnError
-from hetacumn.particle_tables import optics_of, write_star
-from hetacumn.particles import ParticleMetadata
-from hetacumn.predictions import Predictions
-from hetacumn.so3 import distance_deg, from_euler, random_rotations
+from hetacumn.common.errors import HetacumnError
+from hetacumn.io import star
+from hetacumn.particles.metadata import ParticleMetadata, optics_of, write_star
+from hetacumn.particles.predictions import Predictions
+from hetacumn.physics.rotations import distance_deg, from_euler, random_rotations
 
 
 def predictions(names: list[str]) -> Predictions:

@@ -9,17 +9,16 @@ import pytest
 import torch
 from test_particles import blob_images, optics, write_stack
 
-from hetacumn import prepared
-from hetacumn.errors import HetacumnError
-from hetacumn.particle_reader import read_particles
-from hetacumn.particle_tables import write_star
-from hetacumn.particles import ParticleMetadata, Poses
-from hetacumn.prepared import prepare
-from hetacumn.prepared_stack import is_made_from, reopen
-from hetacumn.preprocess import Preprocessing
-from hetacumn.so3 import random_rotations
-from hetacumn.stacks import new_stack
-from hetacumn.star import read_table, write_table
+from hetacumn.common.errors import HetacumnError
+from hetacumn.io.stacks import new_stack
+from hetacumn.io.star import read_table, write_table
+from hetacumn.particles import preparation
+from hetacumn.particles.metadata import ParticleMetadata, Poses, write_star
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.prepared_stack import is_made_from, reopen
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.particles.reader import ParticleReader, read_particles
+from hetacumn.physics.rotations import random_rotations
 
 SETTINGS = Preprocessing(box=16, contrast="white", centre=False)
 N = 30
@@ -35,7 +34,7 @@ def source(tmp_path):
 
 def test_what_was_prepared_is_what_is_read(source, tmp_path):
     whole = read_particles(source, box=16, contrast="white", centre=False, progress=False)
-    stack = prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    stack = prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert len(stack) == N and stack.box == 16 and stack.pixel_A == whole.pixel_A and stack.dropped == 0
     rows = np.array([4, 7, 20])
     for found, expected in ((stack.read(), whole), (stack.read(rows), whole[rows]), (stack.read(slice(5, 9)), whole[5:9])):
@@ -45,7 +44,7 @@ def test_what_was_prepared_is_what_is_read(source, tmp_path):
 
 
 def test_other_programs_read_it(source, tmp_path):
-    stack = prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    stack = prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     again = read_particles(stack.star, contrast="white", centre=False, progress=False)
     assert again.pixel_A == pytest.approx(3.0) and again.box == 16
     torch.testing.assert_close(again.metadata.poses.shifts_px, stack.metadata.poses.shifts_px, atol=1e-5, rtol=0)
@@ -55,19 +54,21 @@ def test_other_programs_read_it(source, tmp_path):
 
 
 def test_it_is_made_once_and_again_where_something_changed(source, tmp_path, monkeypatch):
-    made, reader = [], prepared.ParticleReader
-    monkeypatch.setattr(prepared, "ParticleReader", lambda *a: made.append(a[2]) or reader(*a))
+    made, reader = [], ParticleReader
+    monkeypatch.setattr(preparation, "ParticleReader", lambda *a: made.append(a[2]) or reader(*a))
     folder = tmp_path / "prepared"
-    first = prepare(source, folder, SETTINGS, progress=False)
-    assert torch.equal(prepare(source, folder, SETTINGS, progress=False).read().images, first.read().images)
+    first = prepare_stack(source, folder, SETTINGS, progress=False)
+    assert torch.equal(prepare_stack(source, folder, SETTINGS, progress=False).read().images, first.read().images)
     assert len(made) == 1
-    prepare(source, folder, Preprocessing(box=8, contrast="white", centre=False), progress=False)
+    prepare_stack(source, folder, Preprocessing(box=8, contrast="white", centre=False), progress=False)
     assert [settings.box for settings in made] == [16, 8]
     write_stack(tmp_path / "stack.mrcs", 2 + blob_images(N)[::-1])
     os.utime(tmp_path / "stack.mrcs", (0, 0))
-    changed = prepare(source, folder, Preprocessing(box=8, contrast="white", centre=False), progress=False)
+    changed = prepare_stack(source, folder, Preprocessing(box=8, contrast="white", centre=False), progress=False)
     assert len(made) == 3
-    torch.testing.assert_close(changed.read().images[0], prepare(source, folder, made[1], progress=False).read().images[0])
+    torch.testing.assert_close(
+        changed.read().images[0], prepare_stack(source, folder, made[1], progress=False).read().images[0]
+    )
 
 
 def test_bad_particles_are_dropped_and_listed(source, tmp_path):
@@ -78,14 +79,14 @@ def test_bad_particles_are_dropped_and_listed(source, tmp_path):
     images[25, circle[:, None] + circle > 15**2] = 1.0
     write_stack(tmp_path / "stack.mrcs", images)
     with pytest.warns(UserWarning, match="4 of 30 particles are dropped, see .*dropped.csv; the first is constant"):
-        stack = prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+        stack = prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     listed = pd.read_csv(tmp_path / "prepared/dropped.csv")
     assert listed["row"].tolist() == [4, 8, 12, 26] and listed["particle"].iloc[1] == "8@stack.mrcs"
     reasons = ["is constant", "holds NaN or infinity", "has noise of", "is constant outside the particle's circle"]
     assert all(found.startswith(reason) for found, reason in zip(listed["reason"], reasons, strict=True))
     good = [i for i in range(N) if i not in (3, 7, 11, 25)]
     assert stack.rows.tolist() == good and stack.dropped == 4 and stack.outliers == 1
-    again = prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    again = prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert again.metadata.names == [f"{i + 1}@stack.mrcs" for i in good] and len(again.images) == 26
     write_stack(tmp_path / "stack.mrcs", blob_images(N))
     clean = read_particles(source, box=16, contrast="white", centre=False, progress=False)
@@ -95,21 +96,21 @@ def test_bad_particles_are_dropped_and_listed(source, tmp_path):
 
 def test_images_that_are_not_those_of_the_note_are_not_taken_for_them(source, tmp_path):
     folder = tmp_path / "prepared"
-    stack = prepare(source, folder, SETTINGS, progress=False)
+    stack = prepare_stack(source, folder, SETTINGS, progress=False)
     before = stack.stack.read_bytes()
     for images, pixel_A in ((blob_images(N)[1:, ::2, ::2], 2.0), (blob_images(N)[:, ::4, ::4], 2.0), (stack.images, 7.0)):
         with new_stack(stack.stack, len(images), images.shape[-1], pixel_A) as other:
             other[:] = images
         with pytest.raises(HetacumnError, match="particles.mrcs: not the images that .*prepared.json is of"):
             reopen(folder)
-        assert prepare(source, folder, SETTINGS, progress=False).stack.read_bytes() == before
+        assert prepare_stack(source, folder, SETTINGS, progress=False).stack.read_bytes() == before
     assert reopen(folder).metadata.names == stack.metadata.names
 
 
 def test_nothing_good_is_an_error_that_leaves_nothing(source, tmp_path):
     write_stack(tmp_path / "stack.mrcs", np.ones((N, 32, 32), np.float32))
     with pytest.raises(HetacumnError, match="none of 30 images looked at is any good: the first is constant"):
-        prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+        prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert not list((tmp_path).glob("prepared/*"))
 
 
@@ -117,15 +118,16 @@ def test_an_interruption_leaves_no_stack_that_passes_for_whole(source, tmp_path,
     def broken(self):
         yield from []
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(prepared.ParticleReader, "batches", broken)
-        prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+        patch.setattr(ParticleReader, "batches", broken)
+        prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert not list((tmp_path / "prepared").glob("*"))
-    assert len(prepare(source, tmp_path / "prepared", SETTINGS, progress=False)) == N
+    assert len(prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)) == N
 
 
 def test_the_note_says_how_it_was_made(source, tmp_path):
-    prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     note = json.loads((tmp_path / "prepared/prepared.json").read_text())
     assert note["protein_in_file"] == "white" and note["particles"] == N and note["made_from"]["settings"]["box"] == 16
 
@@ -138,7 +140,7 @@ def test_images_are_centred_by_the_origins_of_the_file_and_answers_are_those_of_
     write_stack(tmp_path / "stack.mrcs", (torch.stack(blobs) + noise).numpy())
     poses = Poses(torch.eye(3).expand(3, 3, 3), off_px)
     write_star(tmp_path / "particles.star", ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(3)], optics(3), poses), box)
-    stack = prepare(tmp_path / "particles.star", tmp_path / "prepared", Preprocessing(contrast="white"), progress=False)
+    stack = prepare_stack(tmp_path / "particles.star", tmp_path / "prepared", Preprocessing(contrast="white"), progress=False)
     peaks = stack.read().images.flatten(1).argmax(1)
     assert ((peaks % box - 16).abs() <= 1).all() and ((peaks // box - 16).abs() <= 1).all()
     torch.testing.assert_close(stack.metadata.offsets_A, off_px.round() * 1.5)
@@ -152,9 +154,9 @@ def test_images_are_centred_by_the_origins_of_the_file_and_answers_are_those_of_
 def test_another_table_is_not_taken_for_the_one_prepared_there(source, tmp_path):
     few = tmp_path / "few.star"
     write_star(few, ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(9, 3, -1)], optics(6)), 32)
-    prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert is_made_from(tmp_path / "prepared", source) and not is_made_from(tmp_path / "prepared", few)
-    other = prepare(few, tmp_path / "prepared", SETTINGS, progress=False)
+    other = prepare_stack(few, tmp_path / "prepared", SETTINGS, progress=False)
     assert other.metadata.names[0] == "10@stack.mrcs" and other.images.shape == (6, 16, 16) and len(other) == 6
     assert is_made_from(tmp_path / "prepared", few) and not is_made_from(tmp_path / "nowhere", few)
     write_star(few, ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(7)], optics(7)), 32)
@@ -163,7 +165,7 @@ def test_another_table_is_not_taken_for_the_one_prepared_there(source, tmp_path)
 
 
 def test_a_table_that_changed_is_not_joined_with_the_images_of_before(source, tmp_path):
-    prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     os.utime(source)  # touched, not changed
     assert len(reopen(tmp_path / "prepared")) == N
     table = read_table(source)
@@ -176,17 +178,17 @@ def test_what_is_prepared_is_never_written_over(source, tmp_path):
     """Neither the table nor a stack, whose names those of prepared images may be."""
     write_stack(tmp_path / "particles.mrcs", blob_images(N))
     write_star(tmp_path / "other.star", ParticleMetadata([f"{i + 1}@particles.mrcs" for i in range(N)], optics(N)), 32)
-    prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     again = tmp_path / "prepared/particles.star"
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for given, folder in ((source, tmp_path), (tmp_path / "other.star", tmp_path), (again, tmp_path / "prepared")):
         with pytest.raises(HetacumnError, match="is what is to be prepared, and would be written over"):
-            prepare(given, folder, SETTINGS, progress=False)
+            prepare_stack(given, folder, SETTINGS, progress=False)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
 def test_the_folder_of_the_stacks_is_kept(source, tmp_path):
-    prepare(source, tmp_path / "prepared", SETTINGS, tmp_path, progress=False)
+    prepare_stack(source, tmp_path / "prepared", SETTINGS, tmp_path, progress=False)
     assert reopen(tmp_path / "prepared").data_dir == str(tmp_path)
 
 
@@ -194,7 +196,7 @@ def test_an_image_in_two_rows_is_refused_before_anything_is_read(tmp_path):
     write_stack(tmp_path / "stack.mrcs", blob_images(N))
     write_star(tmp_path / "twice.star", ParticleMetadata(["1@stack.mrcs", "2@stack.mrcs", "1@stack.mrcs"], optics(3)), 32)
     with pytest.raises(HetacumnError, match="twice.star: row 3: 1@stack.mrcs is named twice; expected every image once"):
-        prepare(tmp_path / "twice.star", tmp_path / "prepared", SETTINGS, progress=False)
+        prepare_stack(tmp_path / "twice.star", tmp_path / "prepared", SETTINGS, progress=False)
     assert not (tmp_path / "prepared").exists()
 
 
@@ -202,8 +204,8 @@ def test_magnification_matrices_that_matter_are_said_to_be_ignored(source, tmp_p
     table = read_table(source)
     matrix = {"rlnMagMat00": 1.0002, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 0.9999}
     write_table(source, table.particles, table.optics.assign(**matrix))
-    prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+    prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert not [w for w in recwarn if "magnification" in str(w.message)]
     write_table(source, table.particles, table.optics.assign(**matrix | {"rlnMagMat01": -0.02}))
     with pytest.warns(UserWarning, match="rlnMagMat01 is up to 0.02 off 0, and magnification matrices are ignored"):
-        prepare(source, tmp_path / "prepared", SETTINGS, progress=False)
+        prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)

@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from hetacumn.errors import HetacumnError
-from hetacumn.fourier import fft2c, ifft2c, shells
-from hetacumn.observations import observe
-from hetacumn.optics import Optics
-from hetacumn.particles import ParticleMetadata, Particles
-from hetacumn.preprocess import (
+from hetacumn.common.errors import HetacumnError
+from hetacumn.particles.metadata import ParticleMetadata, Particles
+from hetacumn.particles.observations import observe
+from hetacumn.particles.preprocessing import (
     Preprocessing,
     finish,
     flaws,
@@ -19,6 +17,8 @@ from hetacumn.preprocess import (
     outside_circle,
     soft_circle,
 )
+from hetacumn.physics.fourier import fft2c, ifft2c, shells
+from hetacumn.physics.optics import Optics
 
 
 def coloured_noise(n: int, box: int, power: torch.Tensor, seed: int = 0) -> torch.Tensor:

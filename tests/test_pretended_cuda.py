@@ -16,19 +16,25 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 from toys import hinged, make_toy
 from tqdm import tqdm
 
-from hetacumn import ab_initio, fourier, inference
-from hetacumn.ab_initio import Start, SubspaceFit
-from hetacumn.ab_initio_config import AbInitioConfig
-from hetacumn.alignment import Placement
-from hetacumn.classes import Classes, centres_of
-from hetacumn.half_plane import HalfPlane
-from hetacumn.joint import State, Tangent, climb
-from hetacumn.rivals import Candidates, search_competing
-from hetacumn.search import pose_grid, search_grid, shift_grid
-from hetacumn.settings import read_settings, with_settings
-from hetacumn.so3 import Frame
-from hetacumn.subspace import volumes_at
-from hetacumn.training import Trainer
+from hetacumn.ab_initio import routes, subspace_fit
+from hetacumn.ab_initio.clusters import Clusters
+from hetacumn.ab_initio.config import AbInitioConfig
+from hetacumn.ab_initio.routes import AbInitioRun
+from hetacumn.ab_initio.start import Start
+from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace
+from hetacumn.common.settings import read_settings, with_settings
+from hetacumn.network.trainer import Trainer
+from hetacumn.physics.alignment import Placement
+from hetacumn.physics.fourier import _centring, _narrowing
+from hetacumn.physics.half_plane import HalfPlane
+from hetacumn.physics.rotations import Frame
+from hetacumn.prediction.classes import Classes, class_centres
+from hetacumn.prediction.inference import Refit, follow_hypotheses, refit_volumes, search_misfits, search_poses, weigh_classes
+from hetacumn.search.competing_poses import Candidates, search_competing
+from hetacumn.search.grid import pose_grid, search_grid, shift_grid
+from hetacumn.search.refinement import Tangent, climb
+from hetacumn.search.state import State
+from hetacumn.search.subspace import volumes_at
 
 if torch.cuda.is_available():
     pytest.skip("there is a real one", allow_module_level=True)  # beside which PyTorch takes no other
@@ -65,8 +71,10 @@ class Answered(TorchDispatchMode):
         if function.overloadpacket == torch.ops.aten.nonzero:
             return torch.arange(args[0].numel(), device=args[0].device)[:, None]
         if function.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put_):
-            rows = [torch.arange(len(one), device=one.device) if one is not None and one.dtype == torch.bool else one
-                    for one in args[1]]
+            rows = [
+                torch.arange(len(one), device=one.device) if one is not None and one.dtype == torch.bool else one
+                for one in args[1]
+            ]
             args = (args[0], rows, *args[2:])
         return function(*args, **(kwargs or {}))
 
@@ -78,7 +86,7 @@ def mode(monkeypatch):
 
     monkeypatch.setattr(HalfPlane, "count", count)
     yield FakeTensorMode(allow_non_fake_inputs=True)
-    for cached in (fourier._narrowing, fourier._centring):
+    for cached in (_narrowing, _centring):
         cached.cache_clear()
 
 
@@ -103,8 +111,16 @@ def toy(blobs):
     return make_toy([hinged(blobs, 0), hinged(blobs, 80)], 40, 16, snr=0.5, device="cpu")
 
 
-@pytest.fixture(params=[{}, {"feedback": False}, {"network": {"symmetrised": True}}, {"network": {"templates": 0}},
-                        {"network": {"decoder": "coordinate"}}], ids=str)
+@pytest.fixture(
+    params=[
+        {},
+        {"feedback": False},
+        {"network": {"symmetrised": True}},
+        {"network": {"templates": 0}},
+        {"network": {"decoder": "coordinate"}},
+    ],
+    ids=str,
+)
 def trainer(request, toy, tmp_path, mode) -> Trainer:
     torch.manual_seed(0)
     linear = "decoder" not in request.param.get("network", {})
@@ -159,25 +175,26 @@ def test_search_and_climb_do_not_wait(toy, mode):
 @pytest.fixture(params=[(), (0.3,)])
 def start_of(toy, mode, monkeypatch, request):
     """The start, on the pretended device; scikit-learn and the alignment of volumes, which live on numbers, left out."""
+
     def clusters(run, start):
         labels = torch.arange(len(start.latents), device=start.latents.device) % 2
         centres = torch.stack([start.latents[labels == k].mean(0) for k in range(2)])
         counts = labels.new_full((2,), len(labels) // 2)
-        return ab_initio._Clusters(labels, centres, volumes_at(centres, start.basis), counts)
+        return Clusters(labels, centres, volumes_at(centres, start.basis), counts)
 
     def here(volume, *given):
         return Placement(Frame(torch.eye(3, device=volume.device), False), torch.zeros(3, device=volume.device))
 
-    monkeypatch.setattr(ab_initio._AbInitio, "_clusters", clusters)
+    monkeypatch.setattr(AbInitioRun, "_clusters", clusters)
     for name in ("place_volume", "place_core", "settle_hand"):
-        monkeypatch.setattr(ab_initio, name, here)
+        monkeypatch.setattr(routes, name, here)
     config = read_settings(AbInitioConfig, {
         "consensus": {"restarts": 1, "steps": 3, "grids": [[1, 4], [1, 4]]}, "classes": {"steps": 2, "grids": [[1, 4]]},
         "soft": {"steps": 2, "grids": [[1, 4]]}, "grid": {"rotations": [1, 4]}, "subspace_steps": 2, "volumes": 2,
         "components": 2, "bright": {"early_radii": request.param, "last_radii": request.param},
     })  # fmt: skip
     data = pretend(mode, toy.data)
-    return lambda: ab_initio._AbInitio(data, config, torch.Generator(), tqdm(disable=True), lambda text: None)
+    return lambda: AbInitioRun(data, config, torch.Generator(), tqdm(disable=True), lambda text: None)
 
 
 def test_the_ab_initio_start_stays_on_the_device(start_of, mode):
@@ -187,36 +204,40 @@ def test_the_ab_initio_start_stays_on_the_device(start_of, mode):
 
 
 def test_no_step_of_the_subspace_waits(toy, mode, monkeypatch):
-    monkeypatch.setattr(ab_initio, "voxel_unit", lambda *given: 1.0)
-    monkeypatch.setattr(ab_initio.torch, "randint", lambda high, size, generator: torch.arange(size[0], device=DEVICE) % high)
+    monkeypatch.setattr(subspace_fit, "voxel_unit", lambda *given: 1.0)
+    monkeypatch.setattr(
+        subspace_fit.torch, "randint", lambda high, size, generator: torch.arange(size[0], device=DEVICE) % high
+    )
     data, basis, poses = (pretend(mode, thing) for thing in (toy.data, toy.basis(2), toy.poses))
     once, twice = (SubspaceFit.of(AbInitioConfig(), steps) for steps in (1, 2))
     with mode:
-        ab_initio.fit_subspace(data, basis, poses, once, torch.Generator(), tqdm(disable=True))
+        fit_subspace(data, basis, poses, once, torch.Generator(), tqdm(disable=True))
         with Unwaited():
-            ab_initio.fit_subspace(data, basis, poses, twice, torch.Generator(), tqdm(disable=True))
+            fit_subspace(data, basis, poses, twice, torch.Generator(), tqdm(disable=True))
 
 
 def test_refinement_and_search_stay_on_the_device(trainer, mode, toy, monkeypatch):
     def classify(latents, *given):
         return Classes(torch.ones(len(latents), 1), torch.zeros(2, latents.shape[1]))
 
-    monkeypatch.setattr("hetacumn.classes.classify", classify)
+    monkeypatch.setattr("hetacumn.prediction.classes.classify", classify)
     config = read_settings(AbInitioConfig, {"grid": {"rotations": [1, 4]}, "soft": {"grids": [[1, 4]], "steps": 2},
                                             "refine": {"last": [0.3], "climb": [0.3]}})  # fmt: skip
     basis = pretend(mode, toy.basis(2))
     with mode, Answered():
-        peaks = inference.follow(trainer.model, trainer.data, basis, config)
-        centres = centres_of(peaks.state.latents, 2)
-        found = inference.search_misfits(trainer.data, peaks, trainer.model.misfit_limit, basis, centres, config)
-        other, _ = inference.polish(trainer.data, basis, found, config, inference.Refit(2, 2, 0))
-        searched = inference.search(trainer.data, basis, centres, config)
-        scores = inference.weigh(trainer.data, basis[:2], config)
+        peaks = follow_hypotheses(trainer.model, trainer.data, basis, config)
+        centres = class_centres(peaks.state.latents, 2)
+        found = search_misfits(trainer.data, peaks, trainer.model.misfit_limit, basis, centres, config)
+        other, _ = refit_volumes(trainer.data, basis, found, config, Refit(2, 2, 0))
+        searched = search_poses(trainer.data, basis, centres, config)
+        scores = weigh_classes(trainer.data, basis[:2], config)
     assert {other.device, found.device, searched.device, scores.device} == {DEVICE}
 
 
-@pytest.mark.parametrize("wait", [lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: x.cpu(),
-                                  lambda x: x + torch.ones(3), lambda x: x.nonzero()])
+@pytest.mark.parametrize(
+    "wait",
+    [lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: x.cpu(), lambda x: x + torch.ones(3), lambda x: x.nonzero()],
+)
 def test_what_waits_is_noticed(mode, wait):
     x = pretend(mode, torch.ones(3))
     with mode, Unwaited(), pytest.raises((RuntimeError, AssertionError)):

@@ -8,8 +8,11 @@ import sys
 
 import pytest
 
-from hetacumn import project
-from hetacumn.errors import HetacumnError
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path, make_folder, write_json
+from hetacumn.common.memory import peak_memory_mb
+from hetacumn.common.project import project_root, read_params
+from hetacumn.common.provenance import provenance
 
 
 @pytest.fixture
@@ -24,60 +27,60 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_root_is_the_folder_with_both_files_and_params_are_read_there(folder):
-    assert project.root() == folder
-    assert project.params() == {"train": {"epochs": 3}}
+    assert project_root() == folder
+    assert read_params() == {"train": {"epochs": 3}}
 
 
 def test_other_settings_are_laid_over(folder):
     over = folder / "more.yaml"
     over.write_text("train: {rate: 0.1}\nclasses: 2\n")
-    assert project.params(over) == {"train": {"epochs": 3, "rate": 0.1}, "classes": 2}
+    assert read_params(over) == {"train": {"epochs": 3, "rate": 0.1}, "classes": 2}
     with pytest.raises(HetacumnError, match="absent.yaml: no such file; expected settings"):
-        project.params(folder / "absent.yaml")
+        read_params(folder / "absent.yaml")
 
 
 def test_no_project_and_broken_params_are_the_users_mistake(folder):
     (folder / "params.yaml").write_text("a: [1,\n")
     with pytest.raises(HetacumnError, match="params.yaml: not valid YAML"):
-        project.params()
+        read_params()
     (folder / "params.yaml").unlink()
     with pytest.raises(HetacumnError, match=r"dvc\.yaml and params\.yaml"):
-        project.root()
+        project_root()
 
 
 def test_atomic_path_writes_all_or_nothing(tmp_path):
     target = tmp_path / "new/table.csv"
-    with project.atomic_path(target) as temporary:
+    with atomic_path(target) as temporary:
         temporary.write_text("one")
         assert temporary.suffix == ".csv" and not target.exists()
-    with pytest.raises(ZeroDivisionError), project.atomic_path(target) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_path(target) as temporary:
         temporary.write_text("half")
         1 / 0  # noqa: B018
     assert target.read_text() == "one" and len(list(target.parent.iterdir())) == 1
 
 
 def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tmp_path):
-    code = "from hetacumn.project import atomic_path\nimport os, signal, sys\n"
+    code = "from hetacumn.common.project import atomic_path\nimport os, signal, sys\n"
     code += "with atomic_path(sys.argv[1]) as path:\n path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     target, other = tmp_path / "stack.mrcs", tmp_path / ".stack.elsewhere-1-00000000.mrcs"
     other.touch()  # of another machine
     assert subprocess.run([sys.executable, "-c", code, target]).returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2
-    with project.atomic_path(target) as first, project.atomic_path(target) as second:
+    with atomic_path(target) as first, atomic_path(target) as second:
         first.write_text("one"), second.write_text("two")
         assert len(list(tmp_path.iterdir())) == 3
     assert sorted(tmp_path.iterdir()) == sorted([other, target])
 
 
 def test_json_comes_back(tmp_path):
-    project.write_json(tmp_path / "config.json", {"b": 1, "a": [None, "Å"]})
+    write_json(tmp_path / "config.json", {"b": 1, "a": [None, "Å"]})
     assert json.loads((tmp_path / "config.json").read_text()) == {"b": 1, "a": [None, "Å"]}
 
 
 def test_provenance_names_the_commit_and_says_when_it_is_dirty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert project.provenance()["git_commit"] is None
+    assert provenance()["git_commit"] is None
 
     def git(*arguments):
         command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
@@ -87,22 +90,24 @@ def test_provenance_names_the_commit_and_says_when_it_is_dirty(tmp_path, monkeyp
         (tmp_path / name).write_text("1")
     git("init"), git("add", "."), git("commit", "-m", "one")
     commit = git("rev-parse", "HEAD").strip()
-    assert project.provenance()["git_commit"] == commit
+    assert provenance()["git_commit"] == commit
     (tmp_path / "dvc.lock").write_text("2")
-    assert project.provenance()["git_commit"] == commit
+    assert provenance()["git_commit"] == commit
     (tmp_path / "code.py").write_text("2")
-    assert project.provenance()["git_commit"] == commit + "+dirty"
-    assert {"python", "torch", "numpy", "hetacumn"} <= set(project.provenance())
+    assert provenance()["git_commit"] == commit + "+dirty"
+    assert {"python", "torch", "numpy", "hetacumn"} <= set(provenance())
 
 
 def test_peak_memory_is_that_of_a_python_process():
-    assert 10 < project.peak_memory_mb() < 1e6
+    assert 10 < peak_memory_mb() < 1e6
 
 
 def full_disk(code: str, folder) -> str:
     """What a process says that may not write a file of more than 20 kB; it ends without a traceback."""
     prelude = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-    handler = "from hetacumn.errors import HetacumnError\ntry:\n    work()\nexcept HetacumnError as error:\n    print(error)\n"
+    handler = (
+        "from hetacumn.common.errors import HetacumnError\ntry:\n    work()\nexcept HetacumnError as error:\n    print(error)\n"
+    )
     ran = subprocess.run([sys.executable, "-c", prelude + code + handler], cwd=folder, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
@@ -110,7 +115,7 @@ def full_disk(code: str, folder) -> str:
 
 def test_a_full_disk_is_told_and_spoils_nothing(tmp_path):
     (tmp_path / "table.json").write_text("before")
-    code = "from hetacumn.project import write_json\ndef work(): write_json('table.json', ['long'] * 10_000)\n"
+    code = "from hetacumn.common.project import write_json\ndef work(): write_json('table.json', ['long'] * 10_000)\n"
     assert full_disk(code, tmp_path).startswith("table.json: cannot be written (File too large); what it held before")
     assert (tmp_path / "table.json").read_text() == "before" and len(list(tmp_path.iterdir())) == 1
 
@@ -128,21 +133,21 @@ def work():
 
 
 def test_a_folder_is_made_with_its_parents(tmp_path):
-    assert project.make_folder(tmp_path / "a/b").is_dir() and project.make_folder(str(tmp_path / "a/b")) == tmp_path / "a/b"
+    assert make_folder(tmp_path / "a/b").is_dir() and make_folder(str(tmp_path / "a/b")) == tmp_path / "a/b"
 
 
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file/below/it"):
         with pytest.raises(HetacumnError, match=f"^{tmp_path}/file: is a file; expected a folder to write into$"):
-            project.make_folder(path)
+            make_folder(path)
     with pytest.raises(HetacumnError, match="file: is a file"):
-        project.write_json(tmp_path / "file/run.json", {})
+        write_json(tmp_path / "file/run.json", {})
 
 
 def test_a_folder_that_cannot_be_made_is_named():
     with pytest.raises(HetacumnError, match="^/proc/nowhere/out: cannot be made .*; expected a folder to write into$"):
-        project.make_folder("/proc/nowhere/out")
+        make_folder("/proc/nowhere/out")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -150,4 +155,4 @@ def test_a_read_only_folder_is_named(tmp_path):
     (tmp_path / "closed").mkdir(mode=0o555)
     for path, message in (("closed", "is read-only"), ("closed/out", "cannot be made .Permission denied.")):
         with pytest.raises(HetacumnError, match=f"{path}: {message}; expected a folder to write into"):
-            project.make_folder(tmp_path / path)
+            make_folder(tmp_path / path)

@@ -9,9 +9,9 @@ from kills import TOY
 from test_empiar import Server
 from test_pipeline import REPO, make_project, run
 
-from hetacumn import star
-from hetacumn.simulate import simulate
-from hetacumn.simulation_settings import Simulation
+from hetacumn.io import star
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
 
 pytestmark = pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
 
@@ -26,7 +26,7 @@ def archive(tmp_path_factory):
     """Entry 10076 with simulated particles under the names that the entry has."""
     made = tmp_path_factory.mktemp("made")
     settings = {"structure": "adk", "states": ["open", "closed"], **TOY}
-    simulate(Simulation.from_params(settings), made, 0, REPO / "data", progress=False)
+    simulate_stack(Simulation.from_params(settings), made, 0, REPO / "data", progress=False)
     folder = tmp_path_factory.mktemp("archive")
     data = folder / "10076/data"
     data.mkdir(parents=True)

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from hetacumn.backprojection import back_project
-from hetacumn.fourier import crop_volumes
-from hetacumn.fsc import fsc
-from hetacumn.mrc import read_mrc
-from hetacumn.observations import observe
-from hetacumn.particles import Poses
-from hetacumn.predictions import Predictions
-from hetacumn.prepared import prepare
-from hetacumn.preprocess import Preprocessing
-from hetacumn.simulate import simulate
-from hetacumn.simulation_settings import Simulation
-from hetacumn.volumes import soft_sphere
+from hetacumn.io.mrc import read_mrc
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import observe
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.fsc import fsc
+from hetacumn.physics.volumes import soft_sphere
+from hetacumn.reconstruction.back_projection import back_project
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 pytestmark = [
@@ -29,8 +29,8 @@ pytestmark = [
 def test_relion_reconstructs_the_same_volume_from_our_predictions(tmp_path):
     """Same particles, CTFs, angles and origins: no convention can be wrong and this hold."""
     settings = {"structure": "adk", "states": ["open"], "particles": 800, "box": 64, "pixel_A": 1.6, "snr": 1.0}
-    truth = simulate(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
-    stack = prepare(tmp_path / "particles.star", tmp_path / "prepared", Preprocessing(box=32), progress=False)
+    truth = simulate_stack(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
+    stack = prepare_stack(tmp_path / "particles.star", tmp_path / "prepared", Preprocessing(box=32), progress=False)
     predictions = Predictions(stack.metadata.names, truth.rotations, truth.shifts_A, truth.classes, truth.shifts_A)
     predictions.write(tmp_path, stack.source)
     command = ["relion_reconstruct", "--i", "predictions.star", "--o", "relion.mrc", "--ctf", "--pad", "2"]

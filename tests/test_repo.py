@@ -13,8 +13,12 @@ import yaml
 from dvc.repo import Repo
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted(path for folder in ("notebooks", "real", "benchmark")
-                   for path in ROOT.glob(f"{folder}/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+NOTEBOOKS = sorted(
+    path
+    for folder in ("notebooks", "real", "benchmark")
+    for path in ROOT.glob(f"{folder}/**/*.ipynb")
+    if ".ipynb_checkpoints" not in path.parts
+)
 STAGE_NOTEBOOKS = [path for path in NOTEBOOKS if path.parent.name in ("pipeline", "real", "benchmark")]
 PIPELINES = sorted(path for depth in ("", "*/", "*/*/") for path in ROOT.glob(f"{depth}dvc.yaml"))
 FIGURES = sorted(path for path in ROOT.glob("figures/**/*") if path.is_file())
@@ -40,8 +44,7 @@ def test_a_stage_notebook_has_a_parameters_cell_and_stays_short(path):
 
 
 def test_the_lock_pins_every_dependency_and_names_no_host():
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines()
-             if line and not line.startswith("#")]
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
     wrong = [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line)]
     assert wrong == []
     pinned = {line.split("==")[0] for line in lines}
@@ -79,8 +82,12 @@ def test_params_are_valid_yaml():
 
 
 def test_the_code_passes_the_linter():
-    found = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", "."], cwd=ROOT,
-                           capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert found.returncode == 0, found.stdout + found.stderr
 
 

@@ -7,14 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from hetacumn.answer import Answer
-from hetacumn.fourier import crop_volumes
-from hetacumn.mrc import read_mrc, write_volumes
-from hetacumn.predictions import Predictions
-from hetacumn.prepared import prepare
-from hetacumn.preprocess import Preprocessing
-from hetacumn.project import write_json
-from hetacumn.report import (
+from hetacumn.common.files import write_json
+from hetacumn.evaluation.report import (
     Report,
     ReportPaths,
     compare_with_truth,
@@ -23,7 +17,15 @@ from hetacumn.report import (
     write_report,
     write_truth_scores,
 )
-from hetacumn.simulate import Simulation, Truth, simulate
+from hetacumn.io.mrc import read_mrc, write_volumes
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.physics.fourier import crop_volumes
+from hetacumn.prediction.answer import Answer
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
+from hetacumn.simulation.truth import Truth
 
 REPO = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
@@ -36,7 +38,7 @@ def truth(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("particles")
     molecule = {"structure": "adk", "continuous": True, "motion_classes": 2}
     settings = Simulation.from_params({**molecule, "particles": N, "box": 64, "pixel_A": 1.6, "snr": 2.0})
-    simulate(settings, folder, 0, REPO / "data", progress=False)
+    simulate_stack(settings, folder, 0, REPO / "data", progress=False)
     write_json(folder / "config.json", {"simulation": asdict(settings)})
     return folder
 
@@ -46,7 +48,7 @@ def report(truth, tmp_path_factory) -> Report:
     """The report of a run that predicts the truth, its first latent the coordinate of the motion, negative."""
     out = tmp_path_factory.mktemp("run")
     known = Truth.read(truth / "truth.npz")
-    stack = prepare(truth / "particles.star", out / "prepared", Preprocessing(box=BOX), progress=False)
+    stack = prepare_stack(truth / "particles.star", out / "prepared", Preprocessing(box=BOX), progress=False)
     other_axis = 0.01 * torch.randn(N, 1, generator=torch.Generator().manual_seed(0))
     latents = torch.cat([-known.coordinate.reshape(N, 1), other_axis], 1)
     Predictions(stack.names, known.rotations, known.shifts_A, known.classes, latents).write(out, stack.source)

@@ -4,11 +4,12 @@ import pytest
 import torch
 from toys import hinged, make_toy
 
-from hetacumn.joint import State, Tangent, climb
-from hetacumn.rivals import Candidates, search_competing
-from hetacumn.search import pose_grid, search_grid, shift_grid
-from hetacumn.so3 import distance_deg
-from hetacumn.subspace import volumes_at
+from hetacumn.physics.rotations import distance_deg
+from hetacumn.search.competing_poses import Candidates, search_competing
+from hetacumn.search.grid import pose_grid, search_grid, shift_grid
+from hetacumn.search.refinement import Tangent, climb
+from hetacumn.search.state import State
+from hetacumn.search.subspace import volumes_at
 
 BOX, RADIUS = 24, 0.45
 GRID = pose_grid(3, 18), shift_grid(1.0, 3)  # 20 degrees

@@ -11,8 +11,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from hetacumn import run
-from hetacumn.errors import HetacumnError
+from hetacumn.common.errors import HetacumnError
+from hetacumn.run.notebook import LEFT_BY_INTERRUPTION, main, parse_value, run_notebook, write_with_parameters
+from hetacumn.run.terminal import LineWriter
 
 PARAMETERS = 'dataset = "adk"  # which one\nseed: int = 0\nout = None\n'
 
@@ -31,25 +32,36 @@ def make_notebook(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("text, default, value", [
-    ("3", "0", 3), ("1e-3", "0.1", 1e-3), ("true", "False", True), ("null", '"a"', None),
-    ("[1, 2]", "None", [1, 2]), ("my/particles.star", "None", "my/particles.star"),
-    ("6e10", '"adk"', "6e10"), ("6e10", "None", 6e10), ("a: b", "None", "a: b"), ("", "None", ""),
-])
+@pytest.mark.parametrize(
+    "text, default, value",
+    [
+        ("3", "0", 3),
+        ("1e-3", "0.1", 1e-3),
+        ("true", "False", True),
+        ("null", '"a"', None),
+        ("[1, 2]", "None", [1, 2]),
+        ("my/particles.star", "None", "my/particles.star"),
+        ("6e10", '"adk"', "6e10"),
+        ("6e10", "None", 6e10),
+        ("a: b", "None", "a: b"),
+        ("", "None", ""),
+    ],
+)
 def test_values_are_read_by_what_they_look_like_unless_the_default_is_a_string(text, default, value):
-    read = run.parse_value(text, default)
+    read = parse_value(text, default)
     assert read == value and type(read) is type(value)
 
 
 def test_a_run_leaves_the_executed_copy_and_a_rerun_leaves_no_difference(make_notebook, capfd):
-    notebook = make_notebook("import os, sys\nprint(dataset, seed, sys.executable, os.getcwd())",
-                             "for i in range(3):\n    print(i, flush=True)\n"
-                             "print('bar', file=sys.stderr)\n1 + 1")
+    notebook = make_notebook(
+        "import os, sys\nprint(dataset, seed, sys.executable, os.getcwd())",
+        "for i in range(3):\n    print(i, flush=True)\nprint('bar', file=sys.stderr)\n1 + 1",
+    )
     arguments = [str(notebook), "-p", "seed", "3", "-p", "out", "new/folder"]
-    assert run.main(arguments) == 0
+    assert main(arguments) == 0
     executed = notebook.parent / "new/folder/stage.ipynb"
     first = executed.read_bytes()
-    assert run.main(arguments) == 0
+    assert main(arguments) == 0
     assert executed.read_bytes() == first
 
     printed = capfd.readouterr()
@@ -62,35 +74,37 @@ def test_a_run_leaves_the_executed_copy_and_a_rerun_leaves_no_difference(make_no
 
 def test_an_unknown_parameter_is_refused_with_the_known_ones(make_notebook):
     with pytest.raises(HetacumnError, match="no parameter sed; it knows dataset, seed, out"):
-        run.run_notebook(make_notebook(), {"sed": "1", "out": "x"})
+        run_notebook(make_notebook(), {"sed": "1", "out": "x"})
 
 
 def test_a_misspelt_parameter_is_answered_with_the_nearest(make_notebook):
     with pytest.raises(HetacumnError, match="no parameter sed; .*; did you mean seed\\?"):
-        run.run_notebook(make_notebook(), {"sed": "1", "out": "x"})
+        run_notebook(make_notebook(), {"sed": "1", "out": "x"})
     with pytest.raises(HetacumnError, match="no parameter frequency; expected one of dataset, seed, out"):
-        run.run_notebook(make_notebook(), {"frequency": "1", "out": "x"})
+        run_notebook(make_notebook(), {"frequency": "1", "out": "x"})
 
 
 def test_a_warning_is_one_line_without_its_source(make_notebook, capfd):
     notebook = make_notebook("import warnings\nwarnings.warn('pixel size\\n  differs', stacklevel=1)")
-    assert run.main([str(notebook), "-p", "out", "out"]) == 0
+    assert main([str(notebook), "-p", "out", "out"]) == 0
     assert capfd.readouterr().err == "warning: pixel size differs\n"
 
 
 def test_values_that_are_no_text_reach_the_notebook_as_they_are(make_notebook, capfd):
     notebook = make_notebook("print(dataset['train']['rate'] + 1, dataset['none'])")
-    run.run_notebook(notebook, {"dataset": {"train": {"rate": 2.5}, "none": None}, "out": "out"})
+    run_notebook(notebook, {"dataset": {"train": {"rate": 2.5}, "none": None}, "out": "out"})
     assert capfd.readouterr().out == "3.5 None\n"
 
 
 def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(make_notebook, tmp_path, capfd):
-    notebook = make_notebook("import time\nfrom pathlib import Path\nprint('begins', flush=True)\n"
-                             "while not Path('go').exists():\n    time.sleep(0.1)")
+    notebook = make_notebook(
+        "import time\nfrom pathlib import Path\nprint('begins', flush=True)\n"
+        "while not Path('go').exists():\n    time.sleep(0.1)"
+    )
     command = [sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "begins\n"
-    assert run.main([str(notebook), "-p", "out", "out"]) == 2
+    assert main([str(notebook), "-p", "out", "out"]) == 2
     assert f"error: out: in use by process {first.pid}" in capfd.readouterr().err
     (tmp_path / "go").touch()
     assert first.wait(60) == 0 and os.listdir("out") == ["stage.ipynb"]
@@ -100,16 +114,23 @@ def test_an_output_folder_that_is_a_file_or_cannot_be_made_is_refused(make_noteb
     notebook = make_notebook()
     (tmp_path / "taken").touch()
     for words in (["-p", "out", "taken"], ["-p", "out", "taken/inside"], ["-o", "taken/done.ipynb"]):
-        assert run.main([str(notebook), *words]) == 2
+        assert main([str(notebook), *words]) == 2
         line = capfd.readouterr().err
         assert line.startswith("error: taken") and "expected a folder for results" in line and line.count("\n") == 1
 
 
 def test_an_interruption_names_the_checkpoint_that_is_left(make_notebook, tmp_path):
-    notebook = make_notebook("import time\nfrom pathlib import Path\nPath(out, 'checkpoint.pt').touch()\n"
-                             "print('begins', flush=True)\ntime.sleep(300)")
-    process = subprocess.Popen([sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"], cwd=tmp_path,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    notebook = make_notebook(
+        "import time\nfrom pathlib import Path\nPath(out, 'checkpoint.pt').touch()\n"
+        "print('begins', flush=True)\ntime.sleep(300)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout.readline() == "begins\n"
     time.sleep(1)  # it prints that line still
     process.terminate()
@@ -119,14 +140,14 @@ def test_an_interruption_names_the_checkpoint_that_is_left(make_notebook, tmp_pa
 
 
 def test_the_checkpoints_that_an_interruption_names_are_those_of_training():
-    from hetacumn.run_folder import UNDER_WAY
-    from hetacumn.training import CHECKPOINT
+    from hetacumn.ab_initio.start_files import UNDER_WAY
+    from hetacumn.network.model_files import CHECKPOINT
 
-    assert run.LEFT_BY_INTERRUPTION == (CHECKPOINT, UNDER_WAY)
+    assert LEFT_BY_INTERRUPTION == (CHECKPOINT, UNDER_WAY)
 
 
 def test_a_copy_with_other_parameters_holds_them_and_is_not_executed(make_notebook, tmp_path):
-    run.write_with_parameters(make_notebook("print(seed)"), {"seed": 7}, tmp_path / "copy.ipynb")
+    write_with_parameters(make_notebook("print(seed)"), {"seed": 7}, tmp_path / "copy.ipynb")
     cells = nbformat.read(tmp_path / "copy.ipynb", as_version=4).cells
     assert "seed = 7" in cells[1].source and cells[-1].outputs == []
 
@@ -134,35 +155,36 @@ def test_a_copy_with_other_parameters_holds_them_and_is_not_executed(make_notebo
 def test_nowhere_to_write_a_missing_file_and_no_notebook_are_refused(make_notebook, tmp_path):
     notebook = make_notebook()
     with pytest.raises(HetacumnError, match="nowhere to write"):
-        run.run_notebook(notebook, {})
+        run_notebook(notebook, {})
     with pytest.raises(HetacumnError, match="overwrite"):
-        run.run_notebook(notebook, {"out": "."})
+        run_notebook(notebook, {"out": "."})
     with pytest.raises(HetacumnError, match="no such notebook"):
-        run.run_notebook(tmp_path / "none.ipynb", {})
+        run_notebook(tmp_path / "none.ipynb", {})
     (tmp_path / "text.ipynb").write_text("not JSON")
     with pytest.raises(HetacumnError, match="not a Jupyter notebook"):
-        run.run_notebook(tmp_path / "text.ipynb", {})
+        run_notebook(tmp_path / "text.ipynb", {})
 
 
 def test_the_users_mistake_is_one_line_and_leaves_nothing(make_notebook, capfd):
-    notebook = make_notebook("from hetacumn.errors import HetacumnError\n"
-                             "raise HetacumnError('a.star, row 3:\\n  no image 7')")
-    assert run.main([str(notebook), "-p", "out", "out"]) == 2
+    notebook = make_notebook(
+        "from hetacumn.common.errors import HetacumnError\nraise HetacumnError('a.star, row 3:\\n  no image 7')"
+    )
+    assert main([str(notebook), "-p", "out", "out"]) == 2
     assert capfd.readouterr().err == "error: a.star, row 3: no image 7\n"
     assert list((notebook.parent / "out").iterdir()) == []
 
 
 def test_any_other_error_shows_the_traceback_and_keeps_the_failed_copy(make_notebook, capfd):
-    assert run.main([str(make_notebook("1 / 0")), "-o", "deep/done.ipynb"]) == 1
+    assert main([str(make_notebook("1 / 0")), "-o", "deep/done.ipynb"]) == 1
     assert "ZeroDivisionError" in capfd.readouterr().err
     assert os.listdir("deep") == ["done.failed.ipynb"]
-    assert run.main([str(make_notebook("1 / 1")), "-o", "deep/done.ipynb"]) == 0
+    assert main([str(make_notebook("1 / 1")), "-o", "deep/done.ipynb"]) == 0
     assert os.listdir("deep") == ["done.ipynb"]
 
 
 def test_a_kernel_that_is_killed_is_told_in_a_line(make_notebook, capfd):
     notebook = make_notebook("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    assert run.main([str(notebook), "-p", "out", "out"]) == 2
+    assert main([str(notebook), "-p", "out", "out"]) == 2
     said = capfd.readouterr().err.splitlines()[-1]
     assert said.startswith("error: ") and "its process was killed, most likely as memory ran out; run again" in said
     assert os.listdir("out") == []
@@ -170,12 +192,19 @@ def test_a_kernel_that_is_killed_is_told_in_a_line(make_notebook, capfd):
 
 def test_sigterm_lets_the_kernel_end_what_it_does(make_notebook, tmp_path):
     """As a cluster sends it, to this process alone: training, asked so, leaves a checkpoint."""
-    notebook = make_notebook("import signal, time\nfrom pathlib import Path\n"
-                             "def end(*_):\n    time.sleep(0.5)\n    Path('kept').touch()\n    raise KeyboardInterrupt\n\n"
-                             "for number in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(number, end)\n"
-                             "print('begins', flush=True)\ntime.sleep(300)")
-    process = subprocess.Popen([sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"], cwd=tmp_path,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    notebook = make_notebook(
+        "import signal, time\nfrom pathlib import Path\n"
+        "def end(*_):\n    time.sleep(0.5)\n    Path('kept').touch()\n    raise KeyboardInterrupt\n\n"
+        "for number in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(number, end)\n"
+        "print('begins', flush=True)\ntime.sleep(300)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout.readline() == "begins\n"
     time.sleep(1)  # it prints that line still, and a signal just then may find the kernel unasked
     process.terminate()
@@ -185,9 +214,13 @@ def test_sigterm_lets_the_kernel_end_what_it_does(make_notebook, tmp_path):
 
 def test_an_interrupt_stops_the_kernel_and_leaves_nothing(make_notebook):
     notebook = make_notebook("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(300)")
-    process = subprocess.Popen([sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"],
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in a background job
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # ignored in a background job
     kernel = int(process.stdout.readline())
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=90) == 130
@@ -198,7 +231,7 @@ def test_an_interrupt_stops_the_kernel_and_leaves_nothing(make_notebook):
 
 def test_a_progress_bar_becomes_its_last_line():
     log = io.StringIO()
-    writer = run.LineWriter(log)
+    writer = LineWriter(log)
     for text in ("one\ntw", "o\n", "\r 10%", "\r 50%", "\r100%", "\n", "end"):
         writer.write(text)
     writer.close()

@@ -7,12 +7,13 @@ import pytest
 import torch
 from toys import hinged, make_toy
 
-from hetacumn.ab_initio import Start
-from hetacumn.ab_initio_config import CONSENSUS, AbInitioConfig, SearchGrid
-from hetacumn.errors import HetacumnError
-from hetacumn.fingerprint import StackFingerprint
-from hetacumn.run_folder import START, load_config, load_model, load_start, save_start
-from hetacumn.train_config import TrainConfig
+from hetacumn.ab_initio.config import CONSENSUS, AbInitioConfig, SearchGrid
+from hetacumn.ab_initio.start import Start
+from hetacumn.ab_initio.start_files import START, load_start, save_start
+from hetacumn.common.errors import HetacumnError
+from hetacumn.network.config import TrainConfig, load_config
+from hetacumn.network.model_files import load_model
+from hetacumn.particles.observations import StackFingerprint
 
 
 def test_a_config_survives_its_file_and_params(tmp_path):

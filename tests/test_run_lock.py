@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hetacumn.errors import HetacumnError
-from hetacumn.run_lock import LOCK, hold, make_folder
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import make_folder
+from hetacumn.run.lock import LOCK, hold
 
 HOLDER = """
 import sys, time

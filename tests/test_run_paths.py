@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hetacumn.errors import HetacumnError
-from hetacumn.run_paths import (
+from hetacumn.common.errors import HetacumnError
+from hetacumn.particles.run_paths import (
     RunPaths,
     evaluation_folder,
     particles_folder,

@@ -5,10 +5,9 @@ import pytest
 import scaling
 from test_particles import blob_images, optics, write_stack
 
-from hetacumn.particle_tables import write_star
-from hetacumn.particles import ParticleMetadata
-from hetacumn.stacks import open_stack
-from hetacumn.star import read_table
+from hetacumn.io.stacks import open_stack
+from hetacumn.io.star import read_table
+from hetacumn.particles.metadata import ParticleMetadata, write_star
 
 
 def test_a_made_stack_has_the_field_of_view_of_its_source(tmp_path):

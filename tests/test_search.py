@@ -6,9 +6,11 @@ import pytest
 import torch
 from toys import hinged, likelihood_at, make_toy
 
-from hetacumn.half_plane import HalfPlane
-from hetacumn.particles import Poses
-from hetacumn.search import (
+from hetacumn.particles.metadata import Poses
+from hetacumn.physics.half_plane import HalfPlane
+from hetacumn.physics.rotations import distance_deg, perturb, random_rotations
+from hetacumn.physics.slices import Slicer
+from hetacumn.search.grid import (
     likeliest,
     log_likelihood,
     log_sum_exp_,
@@ -18,8 +20,6 @@ from hetacumn.search import (
     search_grid,
     shift_grid,
 )
-from hetacumn.slices import Slicer
-from hetacumn.so3 import distance_deg, perturb, random_rotations
 
 BOX = 24
 
@@ -84,9 +84,7 @@ def test_search_grid_finds_what_lies_on_the_grid(blobs, device):
 
 
 def test_search_grid_finds_any_pose_within_the_spacing(toy, device):
-    found = search_grid(
-        toy.data.within(8), toy.volumes, pose_grid(3, 18).to(device), shift_grid(1.0, 3).to(device)
-    )
+    found = search_grid(toy.data.within(8), toy.volumes, pose_grid(3, 18).to(device), shift_grid(1.0, 3).to(device))
     errors = distance_deg(found.poses.rotations, toy.poses.rotations)
     assert errors.median() < 12 and (errors < 20).float().mean() >= 0.95
     assert (found.poses.shifts_px - toy.poses.shifts_px).abs().max(1).values.median() < 1.0
@@ -94,7 +92,7 @@ def test_search_grid_finds_any_pose_within_the_spacing(toy, device):
 
 @pytest.mark.parametrize("at_once", [1, 2**20])
 def test_the_likeliest_are_those_of_all_scores_in_order(toy, device, generator, monkeypatch, at_once):
-    monkeypatch.setattr("hetacumn.search.SCORES_AT_ONCE", at_once)  # an image at a time, or all
+    monkeypatch.setattr("hetacumn.search.grid.SCORES_AT_ONCE", at_once)  # an image at a time, or all
     volumes = torch.cat([toy.volumes, toy.volumes.flip(3)])
     rotations, shifts = random_rotations(30, generator, device), shift_grid(1.0, 2).to(device)
     poses, volume = likeliest(toy.data, volumes, rotations, shifts, 3)
@@ -155,9 +153,7 @@ def test_a_mixture_is_read_as_it_is_mixed(blobs, device, generator):
 
 
 def test_gradients_of_slices_are_those_of_finite_differences(device, generator):
-    volumes = torch.randn(
-        2, 4, 4, 4, generator=generator, device=device, dtype=torch.double, requires_grad=True
-    )
+    volumes = torch.randn(2, 4, 4, 4, generator=generator, device=device, dtype=torch.double, requires_grad=True)
     angles = torch.randn(2, 3, 3, generator=generator, device=device, dtype=torch.double, requires_grad=True)
     mixing = torch.randn(2, 2, generator=generator, device=device, dtype=torch.double)
     k = HalfPlane(4, device=device).k.double()[1:]  # at the origin a slice does not depend on the rotation
@@ -165,8 +161,6 @@ def test_gradients_of_slices_are_those_of_finite_differences(device, generator):
     def slices(volumes, angles):
         slicer = Slicer(volumes)
         stencil = slicer.stencil(torch.linalg.matrix_exp(angles - angles.mT), k)
-        return torch.view_as_real(slicer.read(stencil)), torch.view_as_real(
-            slicer.read_mixed(stencil, mixing)
-        )
+        return torch.view_as_real(slicer.read(stencil)), torch.view_as_real(slicer.read_mixed(stencil, mixing))
 
     assert torch.autograd.gradcheck(slices, (volumes, angles), nondet_tol=1e-10)

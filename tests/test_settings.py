@@ -6,8 +6,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hetacumn.errors import HetacumnError
-from hetacumn.settings import apply_overrides, check_fields, check_sections, flattened, merged, read_settings, with_settings
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.settings import (
+    apply_overrides,
+    check_fields,
+    check_sections,
+    flattened,
+    merged,
+    read_settings,
+    with_settings,
+)
 
 
 @dataclass(frozen=True)
@@ -35,19 +43,22 @@ def test_values_are_taken_as_the_fields_say():
     assert read_settings(Outer, {"inner": None}) == Outer()
 
 
-@pytest.mark.parametrize("values, message", [
-    ({"speed": 1}, "unknown setting run.speed; expected one of rate, name, switch, rounds, inner, other"),
-    ({"rate": "fast"}, "run.rate is 'fast'; expected a valid number"),
-    ({"rate": float("nan")}, "run.rate is nan; expected a finite number"),
-    ({"switch": 7}, "run.switch is 7; expected"),
-    ({"rounds": [[4, 0.1], [2]]}, r"run.rounds\[1\]\[1\] is \[2\]"),
-    ({"inner": {"steps": 1.5}}, "run.inner.steps is 1.5; expected a valid integer"),
-    ({"inner": {"step": 1}}, "unknown setting run.inner.step; did you mean run.inner.steps"),
-    ({"steps": 1}, "unknown setting run.steps; did you mean run.inner.steps"),
-    ({"ratte": 1}, "unknown setting run.ratte; did you mean run.rate"),
-    ({"other": {"steps": -1}}, "^run.other.steps is -1; expected a number from 0 on"),
-    ({"inner": [1]}, r"run.inner is \[1\]; expected names and values"),
-])
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"speed": 1}, "unknown setting run.speed; expected one of rate, name, switch, rounds, inner, other"),
+        ({"rate": "fast"}, "run.rate is 'fast'; expected a valid number"),
+        ({"rate": float("nan")}, "run.rate is nan; expected a finite number"),
+        ({"switch": 7}, "run.switch is 7; expected"),
+        ({"rounds": [[4, 0.1], [2]]}, r"run.rounds\[1\]\[1\] is \[2\]"),
+        ({"inner": {"steps": 1.5}}, "run.inner.steps is 1.5; expected a valid integer"),
+        ({"inner": {"step": 1}}, "unknown setting run.inner.step; did you mean run.inner.steps"),
+        ({"steps": 1}, "unknown setting run.steps; did you mean run.inner.steps"),
+        ({"ratte": 1}, "unknown setting run.ratte; did you mean run.rate"),
+        ({"other": {"steps": -1}}, "^run.other.steps is -1; expected a number from 0 on"),
+        ({"inner": [1]}, r"run.inner is \[1\]; expected names and values"),
+    ],
+)
 def test_others_are_refused_by_name(values, message):
     with pytest.raises(HetacumnError, match=message) as caught:
         read_settings(Outer, values, "run.")

@@ -7,22 +7,22 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from hetacumn.alignment import Placement, place_core
-from hetacumn.bound import TrueMixture
-from hetacumn.fourier import crop_volumes
-from hetacumn.half_plane import HalfPlane
-from hetacumn.landscape import LatentAxes, latent_axes
-from hetacumn.mrc import write_mrc
-from hetacumn.optics import Optics
-from hetacumn.particles import Poses
-from hetacumn.projection import project_atoms
-from hetacumn.simulate import form_images
-from hetacumn.slices import Slicer, make_stencil
-from hetacumn.so3 import Frame, align, distance_deg, from_euler, random_rotations, turn
-from hetacumn.stacks import let_go
-from hetacumn.structures import Atoms
-from hetacumn.truth import Truth
-from hetacumn.volumes import rotate, soft_sphere
+from hetacumn.evaluation.bound import TrueMixture
+from hetacumn.io.mrc import write_mrc
+from hetacumn.io.stacks import release_pages
+from hetacumn.particles.metadata import Poses
+from hetacumn.physics.alignment import Placement, place_core
+from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.half_plane import HalfPlane
+from hetacumn.physics.optics import Optics
+from hetacumn.physics.rotations import Frame, align, distance_deg, from_euler, random_rotations, turn
+from hetacumn.physics.slices import Slicer, make_stencil
+from hetacumn.physics.volumes import rotate, soft_sphere
+from hetacumn.prediction.landscape import LatentAxes, latent_axes
+from hetacumn.simulation.projection import project_atoms
+from hetacumn.simulation.simulate import form_images
+from hetacumn.simulation.structures import Atoms
+from hetacumn.simulation.truth import Truth
 
 EYE = torch.eye(3)
 SAME = Placement(Frame(EYE, False), torch.zeros(3))
@@ -48,15 +48,13 @@ RIGHT = {
     "volumes": lambda: crop_volumes(torch.zeros(2, 1, 8, 8, 8), 4),
     "two volumes of one box": lambda: place_core(*torch.rand(2, 8, 8, 8), SAME, torch.Generator(), trials=0),
     "slices": lambda: Slicer(torch.zeros(2, 8, 8, 8))(rotations(3), HalfPlane(8).k),
-    "coefficients and shifts that broadcast": lambda: (
-        (plane := HalfPlane(8)).translate(plane.pack(torch.zeros(3, 1, 8, 8)), torch.zeros(5, 2))
+    "coefficients and shifts that broadcast": lambda: (plane := HalfPlane(8)).translate(
+        plane.pack(torch.zeros(3, 1, 8, 8)), torch.zeros(5, 2)
     ),
     "a gain for each frequency": lambda: make_stencil(rotations(3), torch.zeros(6, 2), 16, 8, torch.ones(3, 6)),
     "frequencies": lambda: optics(3).ctf(torch.zeros(7, 2)),
     "images and their shifts": lambda: form_images(torch.zeros(3, 8, 8), optics(3), torch.zeros(3, 2)),
-    "a state for each image": lambda: project_atoms(
-        replace(ATOMS, positions_A=torch.zeros(2, 4, 3)), rotations(2), 32, 2.0
-    ),
+    "a state for each image": lambda: project_atoms(replace(ATOMS, positions_A=torch.zeros(2, 4, 3)), rotations(2), 32, 2.0),
     "a basis of the latents": lambda: latent_axes(torch.rand(20, 2), 1, torch.rand(3, 4, 4, 4)),
     "a frame": lambda: Frame(EYE, True),
     "axes": lambda: LatentAxes(torch.zeros(9, 2), torch.zeros(3), torch.zeros(2, 3)),
@@ -79,9 +77,7 @@ WRONG = {
     "poses of two lengths": lambda: align(random_rotations(9), random_rotations(8)),
     "a batch of volumes for one": lambda: rotate(torch.zeros(1, 8, 8, 8), EYE),
     "volumes that are no cubes": lambda: crop_volumes(torch.zeros(2, 8, 8, 6), 4),
-    "volumes of two boxes": lambda: place_core(
-        torch.rand(8, 8, 8), torch.rand(6, 6, 6), SAME, torch.Generator(), trials=0
-    ),
+    "volumes of two boxes": lambda: place_core(torch.rand(8, 8, 8), torch.rand(6, 6, 6), SAME, torch.Generator(), trials=0),
     "one volume for several": lambda: Slicer(torch.zeros(8, 8, 8)),
     "frequencies in three dimensions": lambda: Slicer(torch.zeros(2, 8, 8, 8))(rotations(3), torch.zeros(6, 3)),
     "images of another box than the plane's": lambda: HalfPlane(8).pack(torch.zeros(3, 6, 6)),
@@ -89,7 +85,7 @@ WRONG = {
     "a gain for other frequencies": lambda: make_stencil(rotations(3), torch.zeros(6, 2), 16, 8, torch.ones(3, 5)),
     "shifts for other images": lambda: form_images(torch.zeros(3, 8, 8), optics(3), torch.zeros(2, 2)),
     "a basis of other latents": lambda: latent_axes(torch.rand(20, 2), 1, torch.rand(2, 4, 4, 4)),
-    "one image for a stack": lambda: let_go(np.zeros((8, 8), np.float32)),
+    "one image for a stack": lambda: release_pages(np.zeros((8, 8), np.float32)),
     "a frame (3, 2)": lambda: Frame(torch.zeros(3, 2), True),
     "optics of two lengths": lambda: replace(optics(3), cs_mm=torch.ones(2)),
     "weights of other atoms": lambda: replace(ATOMS, weights=torch.ones(5)),
@@ -119,7 +115,7 @@ def test_wrong_shapes_fail_in_the_checker(call):
 
 def test_a_result_of_another_shape_than_annotated_fails(monkeypatch):
     """A function that breaks its own annotation is caught too: here the grid that a mask is made of has another box."""
-    monkeypatch.setattr("hetacumn.volumes.radius_grid", lambda box, device: torch.zeros(box, box, box + 2))
+    monkeypatch.setattr("hetacumn.physics.volumes.radius_grid", lambda box, device: torch.zeros(box, box, box + 2))
     with pytest.raises(TypeCheckError):
         soft_sphere(8)
 

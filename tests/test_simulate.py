@@ -9,23 +9,20 @@ import pandas as pd
 import pytest
 import torch
 
-import hetacumn.simulate as module
-from hetacumn import star
-from hetacumn.errors import HetacumnError
-from hetacumn.fourier import fft2c
-from hetacumn.half_plane import HalfPlane
-from hetacumn.mrc import read_mrc
-from hetacumn.optics import frequency_grid
-from hetacumn.particle_reader import read_particles
-from hetacumn.particle_tables import write_star
-from hetacumn.particles import Poses
-from hetacumn.simulate import Simulation, Truth, simulate
-from hetacumn.particles import Poses, read_particles, write_star
-from hetacumn.simulate import simulate
-from hetacumn.simulation_settings import Simulation
-from hetacumn.slices import Slicer
-from hetacumn.so3 import distance_deg, to_euler
-from hetacumn.truth import Truth
+from hetacumn.common.errors import HetacumnError
+from hetacumn.io import star
+from hetacumn.io.mrc import read_mrc
+from hetacumn.particles.metadata import Poses, write_star
+from hetacumn.particles.reader import read_particles
+from hetacumn.physics.fourier import fft2c
+from hetacumn.physics.half_plane import HalfPlane
+from hetacumn.physics.optics import frequency_grid
+from hetacumn.physics.rotations import distance_deg, to_euler
+from hetacumn.physics.slices import Slicer
+from hetacumn.simulation import simulate
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import _noise_filter, form_images, simulate_stack
+from hetacumn.simulation.truth import Truth
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 pytestmark = pytest.mark.skipif(not (DATA / "adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
@@ -39,7 +36,7 @@ MOTION = {"structure": "adk", "continuous": True, "motion_classes": 4, "particle
 
 
 def run(out: Path, seed: int = 0, **changes) -> Truth:
-    return simulate(Simulation.from_params({**ADK, **changes}), out, seed, DATA, progress=False)
+    return simulate_stack(Simulation.from_params({**ADK, **changes}), out, seed, DATA, progress=False)
 
 
 def file_images(out: Path) -> torch.Tensor:
@@ -61,10 +58,10 @@ def adk(tmp_path_factory) -> Path:
 )
 def test_snr_is_as_stated(settings, tmp_path, monkeypatch):
     clean = []
-    form = module.form_images
-    monkeypatch.setattr(module, "form_images", lambda *a: clean.append(form(*a)) or clean[-1])
+    form = form_images
+    monkeypatch.setattr(simulate, "form_images", lambda *a: clean.append(form(*a)) or clean[-1])
     settings = Simulation.from_params(settings)
-    truth = simulate(settings, tmp_path, 0, DATA, progress=False)
+    truth = simulate_stack(settings, tmp_path, 0, DATA, progress=False)
     signal = torch.cat(clean) / truth.noise_std
     noise = file_images(tmp_path) - signal
     assert signal.var((1, 2)).mean() / noise.var() == pytest.approx(settings.snr, rel=0.03)
@@ -82,8 +79,7 @@ def compare_with_slices(out: Path, turn=lambda r: r, sign: float = 1.0) -> tuple
     expected = plane.translate(slices * optics.ctf(plane.k / 48), sign * truth.shifts_A / optics.pixel_A)
     found = plane.pack(file_images(out)) * truth.noise_std
     inner, *powers = (
-        (plane.weight * (a.conj() * b).real).sum(1)
-        for a, b in ((expected, found), (expected, expected), (found, found))
+        (plane.weight * (a.conj() * b).real).sum(1) for a, b in ((expected, found), (expected, expected), (found, found))
     )
     return inner / (powers[0] * powers[1]).sqrt(), powers[0] / powers[1]
 
@@ -138,7 +134,7 @@ def test_the_same_seed_makes_the_same_files_whatever_the_chunk(tmp_path, monkeyp
     run(tmp_path / "b", particles=40)
     for name in ("particles.mrcs", "particles.star", "truth.npz"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(simulate, "CHUNK", 7)
     run(tmp_path / "c", particles=40)
     torch.testing.assert_close(file_images(tmp_path / "c"), file_images(tmp_path / "a"), atol=1e-5, rtol=0)
     run(tmp_path / "d", seed=1, particles=40)
@@ -146,7 +142,7 @@ def test_the_same_seed_makes_the_same_files_whatever_the_chunk(tmp_path, monkeyp
 
 
 def test_classes_have_their_weights_and_shifts_their_range(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "project_atoms", lambda atoms, r, box, _: torch.randn(len(r), box, box))
+    monkeypatch.setattr(simulate, "project_atoms", lambda atoms, r, box, _: torch.randn(len(r), box, box))
     truth = run(tmp_path, particles=5000, box=48, weights=[0.8, 0.2], shift_px=2)
     assert (truth.classes == 0).float().mean().item() == pytest.approx(0.8, abs=0.02)
     assert truth.shifts_A.abs().max() <= 2 * 2.2
@@ -156,7 +152,7 @@ def test_classes_have_their_weights_and_shifts_their_range(tmp_path, monkeypatch
 def test_coloured_noise_has_its_spectrum_and_unit_variance():
     settings = Simulation({}, box=64, pixel_A=2.0, noise="coloured", noise_knee_A=40.0, noise_floor=0.2)
     white = np.random.default_rng(0).standard_normal((400, 64, 64)).astype(np.float32)
-    noise = torch.from_numpy(module._noise_filter(settings)(white))
+    noise = torch.from_numpy(_noise_filter(settings)(white))
     power = fft2c(noise).abs().square().mean(0).flatten()
     k = (frequency_grid(64) / 2.0).norm(dim=1)
     shape = 0.2 + 1 / (1 + (40 * k) ** 2)
@@ -170,9 +166,7 @@ def test_coloured_noise_has_its_spectrum_and_unit_variance():
 def test_black_files_are_read_back_as_white_ones(tmp_path):
     run(tmp_path / "white", snr=2.0)
     run(tmp_path / "black", snr=2.0, contrast="black")
-    white, black = (
-        read_particles(tmp_path / name / "particles.star", progress=False) for name in ("white", "black")
-    )
+    white, black = (read_particles(tmp_path / name / "particles.star", progress=False) for name in ("white", "black"))
     clean = Truth.read(tmp_path / "black" / "truth.npz").clean
     for particles in (white, black):
         both = torch.stack([particles.images[:16].flatten(), clean.flatten()])
@@ -180,7 +174,7 @@ def test_black_files_are_read_back_as_white_ones(tmp_path):
 
 
 def test_a_continuous_motion_has_a_uniform_coordinate_and_equal_classes(tmp_path):
-    truth = simulate(Simulation.from_params(MOTION), tmp_path, 0, DATA, progress=False)
+    truth = simulate_stack(Simulation.from_params(MOTION), tmp_path, 0, DATA, progress=False)
     assert 0 <= truth.coordinate.min() < 0.02 and 0.98 < truth.coordinate.max() <= 1
     assert torch.equal(truth.classes, (truth.coordinate[:, 0] * 4).long())
     assert truth.coordinate.mean() == pytest.approx(0.5, abs=0.06)
@@ -190,7 +184,7 @@ def test_a_continuous_motion_has_a_uniform_coordinate_and_equal_classes(tmp_path
 
 def test_independent_motions_have_independent_coordinates_and_a_grid_of_classes(tmp_path):
     settings = {**SPLICEOSOME, "continuous": True, "motion_classes": 2, "particles": 200}
-    truth = simulate(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
+    truth = simulate_stack(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
     assert truth.coordinate.shape == (200, 2) and abs(torch.corrcoef(truth.coordinate.T)[0, 1]) < 0.2
     assert torch.equal(truth.classes, 2 * (truth.coordinate[:, 0] >= 0.5) + (truth.coordinate[:, 1] >= 0.5).long())
     assert len(list(tmp_path.glob("truth_class*"))) == 4
@@ -198,7 +192,7 @@ def test_independent_motions_have_independent_coordinates_and_a_grid_of_classes(
 
 def test_views_and_shifts_may_be_those_of_a_table(tmp_path):
     settings = {**SPLICEOSOME, "pose_table": "poses_empiar10180.csv", "particles": 300}
-    truth = simulate(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
+    truth = simulate_stack(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
     table = pd.read_csv(DATA / "poses_empiar10180.csv")
     _, tilt, psi = to_euler(truth.rotations).unbind(1)
     assert tilt.mean() == pytest.approx(table["tilt_deg"].mean(), abs=8) and psi.std() > 90
@@ -227,7 +221,7 @@ def test_an_interrupted_run_leaves_no_stack(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "form_images", fail)
+    monkeypatch.setattr(simulate, "form_images", fail)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import roma
 import torch
 from scipy.spatial.transform import Rotation
 
-from hetacumn.so3 import (
+from hetacumn.physics.rotations import (
     MIRROR,
     align,
     distance_deg,

@@ -168,11 +168,11 @@ def test_a_dependency_that_is_taken_out_is_missed(tmp_path):
 
 
 def test_imports_of_a_notebook_are_found_however_they_are_written(tmp_path):
-    cells = ["%matplotlib inline\nimport numpy as np\nfrom hetacumn.star import read_table",
+    cells = ["%matplotlib inline\nimport numpy as np\nfrom hetacumn.io.star import read_table",
              "from hetacumn import plots, project",
-             "if True:\n    from hetacumn.mrc import read_volumes", "import hetacumn\nhetacumn.fsc.fsc(1, 2)"]  # fmt: skip
+             "if True:\n    from hetacumn.io.mrc import read_volumes", "import hetacumn\nhetacumn.fsc.fsc(1, 2)"]  # fmt: skip
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    notebook.cells.append(nbformat.v4.new_markdown_cell("from hetacumn.so3 import align"))
+    notebook.cells.append(nbformat.v4.new_markdown_cell("from hetacumn.physics.rotations import align"))
     nbformat.write(notebook, tmp_path / "a.ipynb")
     modules = {"star", "plots", "project", "mrc", "fsc"}
     assert imported_by_notebook(tmp_path / "a.ipynb") == {"hetacumn", *(f"hetacumn.{name}" for name in modules)}
@@ -188,5 +188,9 @@ def test_plots_count_only_where_figures_are_made():
 
 def test_a_closure_follows_imports_within_functions_and_through_other_modules():
     found = closure("notebooks/pipeline/2_train.ipynb", False)
-    assert {"hetacumn.star", "hetacumn.errors", "hetacumn.run_paths"} <= found
-    assert closure("hetacumn.timings", False) >= {"hetacumn.timings", "hetacumn.project", "hetacumn.errors"}
+    assert {"hetacumn.io.star", "hetacumn.common.errors", "hetacumn.particles.run_paths"} <= found
+    assert closure("hetacumn.run.timings", False) >= {
+        "hetacumn.run.timings",
+        "hetacumn.common.project",
+        "hetacumn.common.errors",
+    }

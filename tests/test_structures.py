@@ -8,9 +8,9 @@ import pytest
 import roma
 import torch
 
-from hetacumn.errors import HetacumnError
-from hetacumn.projection import density, project_atoms
-from hetacumn.structures import Atoms, load_motion, load_states, rotate_about
+from hetacumn.common.errors import HetacumnError
+from hetacumn.simulation.projection import density, project_atoms
+from hetacumn.simulation.structures import Atoms, load_motion, load_states, rotate_about
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPECS = {
@@ -199,16 +199,19 @@ def test_the_arms_of_the_spliceosome_move_by_themselves():
         assert set(rest.parts[moved.numpy()]) == {moving}
 
 
-@pytest.mark.parametrize(("spec", "expected"), [
-    ({"structure": "hsp90"}, "adk, ribosome, spliceosome"),
-    ({"structure": "adk"}, "states or path"),
-    ({"structure": "adk", "state": ["open"]}, "states or path"),
-    ({"structure": "adk", "states": ["ajar"]}, "closed, open"),
-    ({"structure": "adk", "path": [0.0, 1.5]}, "0 .open. to 1 .closed."),
-    ({"structure": "spliceosome", "arm_b_deg": [0]}, "arm_b_deg and top_deg"),
-    ({"structure": "spliceosome", "arm_b_deg": 50, "top_deg": [0]}, "list of numbers"),
-    pytest.param({"structure": "ribosome", "left_out": [["beak"]]}, "small/head", marks=needs_data),
-])
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"structure": "hsp90"}, "adk, ribosome, spliceosome"),
+        ({"structure": "adk"}, "states or path"),
+        ({"structure": "adk", "state": ["open"]}, "states or path"),
+        ({"structure": "adk", "states": ["ajar"]}, "closed, open"),
+        ({"structure": "adk", "path": [0.0, 1.5]}, "0 .open. to 1 .closed."),
+        ({"structure": "spliceosome", "arm_b_deg": [0]}, "arm_b_deg and top_deg"),
+        ({"structure": "spliceosome", "arm_b_deg": 50, "top_deg": [0]}, "list of numbers"),
+        pytest.param({"structure": "ribosome", "left_out": [["beak"]]}, "small/head", marks=needs_data),
+    ],
+)
 def test_unknown_names_are_told_what_is_known(spec, expected):
     with pytest.raises(HetacumnError, match=expected):
         load_states(spec, DATA)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from toys import hinged, likelihood_at, make_toy
 
-from hetacumn.fourier import fft3c, shells
-from hetacumn.slices import Slicer
-from hetacumn.subspace import ComponentPrior, infer_latents, latent_posterior, mixing_of
+from hetacumn.physics.fourier import fft3c, shells
+from hetacumn.physics.slices import Slicer
+from hetacumn.search.subspace import ComponentPrior, infer_latents, latent_posterior, mixing_of
 
 BOX = 16
 
@@ -51,9 +51,7 @@ def test_the_evidence_is_that_of_a_gaussian_over_pixels(toy, basis):
         covariance = torch.eye(len(image), device=image.device).double() + a @ a.T
         marginal = torch.distributions.MultivariateNormal(mean, covariance).log_prob(image)
         noise_alone = torch.distributions.Normal(0.0, 1.0).log_prob(image).sum()
-        assert float(found.log_evidence[i]) == pytest.approx(
-            float(marginal - noise_alone), rel=1e-3, abs=0.05
-        )
+        assert float(found.log_evidence[i]) == pytest.approx(float(marginal - noise_alone), rel=1e-3, abs=0.05)
 
 
 def test_the_evidence_is_the_likelihood_summed_over_z(toy, device):

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from toys import hinged, make_toy
 
-from hetacumn.ab_initio_config import CONSENSUS, AbInitioConfig
-from hetacumn.errors import HetacumnError
-from hetacumn.observations import signal_nats
-from hetacumn.settings import merged
-from hetacumn.train_config import NetworkConfig, TrainConfig, method_config, wanted_classes
+from hetacumn.ab_initio.config import CONSENSUS, AbInitioConfig
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.settings import merged
+from hetacumn.network.config import NetworkConfig, TrainConfig, method_config, requested_classes
+from hetacumn.particles.observations import signal_nats
 
 BOX = 16
 
@@ -35,7 +35,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known_one(settings, mess
     (None, "adk", None, 4),
 ])  # fmt: skip
 def test_classes_are_as_asked_or_as_the_settings_say(known, dataset, asked, wanted):
-    assert wanted_classes({"classes": known}, dataset, asked) == wanted
+    assert requested_classes({"classes": known}, dataset, asked) == wanted
 
 
 def test_the_settings_of_a_method_lie_over_those_of_all():
@@ -53,7 +53,7 @@ def test_the_settings_of_a_method_lie_over_those_of_all():
 @pytest.mark.parametrize("wrong", [0, -1, "two", 2.5])
 def test_classes_that_cannot_be_are_refused(wrong):
     with pytest.raises(HetacumnError, match=f"classes is {wrong!r}; expected a number from 1 on"):
-        wanted_classes({"classes": {"adk": wrong}}, "adk")
+        requested_classes({"classes": {"adk": wrong}}, "adk")
 
 
 @pytest.mark.parametrize("wrong, message", [

@@ -12,36 +12,34 @@ import pytest
 import torch
 from toys import hinged, make_toy
 
-from hetacumn import training
-from hetacumn.ab_initio import Start
-from hetacumn.ab_initio_config import AbInitioConfig
-from hetacumn.devices import pick_device
-from hetacumn.errors import HetacumnError
-from hetacumn.fingerprint import StackFingerprint
-from hetacumn.inference import amortize
-from hetacumn.model import HetACUMN
-from hetacumn.preprocess import Preprocessing
-from hetacumn.run_folder import (
-    CHECKPOINT,
-    START,
-    UNDER_WAY,
-    load_config,
-    load_model,
-    load_start,
-    save_model,
-    save_start,
-    trained_preprocessing,
-)
-from hetacumn.settings import read_settings, with_settings
-from hetacumn.train_config import TrainConfig
-from hetacumn.training import Trainer, TrainingStack, run_method, train, training_share
+from hetacumn.ab_initio.config import AbInitioConfig
+from hetacumn.ab_initio.start import Start
+from hetacumn.ab_initio.start_files import START, UNDER_WAY, load_start, save_start
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.settings import read_settings, with_settings
+from hetacumn.compute.devices import pick_device
+from hetacumn.network import training
+from hetacumn.network.config import TrainConfig, load_config
+from hetacumn.network.model import HetACUMN
+from hetacumn.network.model_files import CHECKPOINT, load_model, save_model, trained_preprocessing
+from hetacumn.network.trainer import Trainer
+from hetacumn.network.training import TrainingStack, run_method, train_network, training_share
+from hetacumn.particles.observations import Observations, StackFingerprint
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.prediction.inference import amortize
 
 BOX = 16
-TINY = TrainConfig.from_params({
-    "latent_dim": 2, "network": {"hypotheses": 3, "templates": 64, "width": 32}, "alone_steps": 30, "joint_epochs": 5.0,
-    "batch": 40, "alone_batch": 16,
-    "ab_initio": {"consensus": {"grids": [[1, 6], [4, 24]]}, "grid": {"extent": 0.0}, "routes": ["consensus"]},
-})  # 30 steps alone, 25 jointly
+TINY = TrainConfig.from_params(
+    {
+        "latent_dim": 2,
+        "network": {"hypotheses": 3, "templates": 64, "width": 32},
+        "alone_steps": 30,
+        "joint_epochs": 5.0,
+        "batch": 40,
+        "alone_batch": 16,
+        "ab_initio": {"consensus": {"grids": [[1, 6], [4, 24]]}, "grid": {"extent": 0.0}, "routes": ["consensus"]},
+    }
+)  # 30 steps alone, 25 jointly
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +56,7 @@ def start(toy):
 def whole(toy, start, tmp_path_factory):
     """The folder of a training run that nothing interrupted."""
     out = tmp_path_factory.mktemp("whole")
-    train(TrainingStack(toy.data, 7.5), TINY, out, start)
+    train_network(TrainingStack(toy.data, 7.5), TINY, out, start)
     return out
 
 
@@ -107,17 +105,15 @@ def assert_same_run(one, other):
 @pytest.mark.parametrize("stop", [interrupt, terminate])
 @pytest.mark.parametrize("when", [stop_before, stop_inside])
 @pytest.mark.parametrize("step", [7, 42], ids=["pose task", "joint"])
-def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
-    toy, start, whole, tmp_path, monkeypatch, step, when, stop
-):
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(toy, start, whole, tmp_path, monkeypatch, step, when, stop):
     before = signal.getsignal(signal.SIGTERM)
     when(step, monkeypatch, stop)
     with pytest.raises(KeyboardInterrupt):
-        train(TrainingStack(toy.data, 7.5), TINY, tmp_path, start)
+        train_network(TrainingStack(toy.data, 7.5), TINY, tmp_path, start)
     assert signal.getsignal(signal.SIGTERM) == before
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
     torch.manual_seed(99), torch.rand(3)  # another process has another state
-    train(TrainingStack(toy.data, 7.5), TINY, tmp_path, start)
+    train_network(TrainingStack(toy.data, 7.5), TINY, tmp_path, start)
     assert_same_run(tmp_path, whole)
     assert not (tmp_path / CHECKPOINT).exists()
 
@@ -134,16 +130,16 @@ def test_interrupted_twice_and_killed_between_checkpoints(toy, start, whole, tmp
     for step in (11, 34):
         stop_before(step, monkeypatch, kill)
         with pytest.raises(Killed):
-            train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
-    train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
+            train_network(TrainingStack(toy.data, 7.5), config, tmp_path, start)
+    train_network(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     one, other = (load_model(folder).model.state_dict() for folder in (tmp_path, whole))
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
 def test_the_same_seed_trains_the_same_and_another_does_not(toy, start, whole, tmp_path):
-    train(TrainingStack(toy.data, 7.5), TINY, tmp_path / "a", start)
+    train_network(TrainingStack(toy.data, 7.5), TINY, tmp_path / "a", start)
     assert_same_run(tmp_path / "a", whole)
-    train(TrainingStack(toy.data, 7.5), replace(TINY, seed=1), tmp_path / "b", start)
+    train_network(TrainingStack(toy.data, 7.5), replace(TINY, seed=1), tmp_path / "b", start)
     assert (tmp_path / "b/model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes()
 
 
@@ -157,7 +153,7 @@ def test_the_history_names_the_phases_and_their_losses(whole):
 
 def test_training_lowers_the_loss_of_the_pose_task(toy, start, tmp_path):
     config = replace(TINY, alone_steps=300, joint_epochs=0.0, alone_batch=64, rate=3e-3)
-    train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
+    train_network(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     pose = pd.read_csv(tmp_path / "history.csv")["pose"]
     assert pose.iloc[-1] < 0.85 * pose.iloc[0]
 
@@ -174,12 +170,10 @@ def test_a_model_read_back_predicts_the_same(toy, start, tmp_path):
     assert torch.equal(trained.basis(), trainer.model.decoder.linear_basis().detach())
 
 
-@pytest.mark.parametrize(
-    "changes", [{"decoder": "coordinate"}, {"templates": 0}, {"symmetrised": True}], ids=str
-)
+@pytest.mark.parametrize("changes", [{"decoder": "coordinate"}, {"templates": 0}, {"symmetrised": True}], ids=str)
 def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
     config = with_settings(TINY, {"warm_start": False, "alone_steps": 1, "joint_epochs": 0.2, "network": changes})
-    train(TrainingStack(toy.data, 7.5), config, tmp_path, None)
+    train_network(TrainingStack(toy.data, 7.5), config, tmp_path, None)
     trained = load_model(tmp_path)
     assert trained.config == config
     assert torch.isfinite(amortize(trained.model, toy.data).latents).all()
@@ -192,7 +186,9 @@ def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
 
 def test_a_network_for_a_decoder_begins_with_the_start(toy, start, tmp_path, monkeypatch):
     taught = []
-    monkeypatch.setattr("hetacumn.decoder.imitate", lambda decoder, basis, latents, *more: taught.append((basis, latents)))
+    monkeypatch.setattr(
+        "hetacumn.network.decoder.imitate", lambda decoder, basis, latents, *more: taught.append((basis, latents))
+    )
     coordinate = with_settings(TINY, {"network": {"decoder": "coordinate"}})
     Trainer(toy.data, coordinate, tmp_path, start)
     assert len(taught) == 1 and torch.equal(taught[0][0], start.basis) and torch.equal(taught[0][1], start.latents)
@@ -215,7 +211,7 @@ def test_more_classes_than_particles_are_refused_before_anything_is_written(toy,
 def test_a_loss_that_is_not_finite_stops_with_what_to_do(toy, start, tmp_path):
     config = replace(TINY, rate=1e30, joint_rate=1e30, alone_steps=0, checkpoint_seconds=0.0)
     with pytest.raises(HetacumnError, match=r"not finite at step \d+ .*lower rate") as caught:
-        train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
+        train_network(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "model.safetensors").exists()
 
@@ -233,7 +229,7 @@ def test_no_checkpoint_is_of_a_loss_that_is_not_finite(toy, start, tmp_path, mon
     monkeypatch.setattr(HetACUMN, "reconstruct", broken)
     config = replace(TINY, checkpoint_seconds=0.0)
     with pytest.raises(HetacumnError, match="not finite"):
-        train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
+        train_network(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     if (tmp_path / CHECKPOINT).exists():
         model = torch.load(tmp_path / CHECKPOINT, weights_only=True)["model"]
         assert all(torch.isfinite(value).all() for name, value in model.items() if name != "misfit_limit")
@@ -242,13 +238,13 @@ def test_no_checkpoint_is_of_a_loss_that_is_not_finite(toy, start, tmp_path, mon
 def interrupted_folder(toy, start, out, monkeypatch, config=TINY):
     stop_before(42, monkeypatch, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(TrainingStack(toy.data, 7.5), config, out, start)
+        train_network(TrainingStack(toy.data, 7.5), config, out, start)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(toy, start, tmp_path, monkeypatch):
     interrupted_folder(toy, start, tmp_path, monkeypatch)
     with pytest.raises(HetacumnError, match=f"{CHECKPOINT}: from a run with other settings or particles; delete it"):
-        train(TrainingStack(toy.data, 7.5), replace(TINY, batch=50), tmp_path, start)
+        train_network(TrainingStack(toy.data, 7.5), replace(TINY, batch=50), tmp_path, start)
     assert (tmp_path / CHECKPOINT).exists()
 
 
@@ -256,7 +252,7 @@ def test_a_checkpoint_of_other_particles_is_refused(toy, start, tmp_path, monkey
     interrupted_folder(toy, start, tmp_path, monkeypatch)
     fewer = Start(start.basis, start.poses[:150], start.latents[:150], "", {})
     with pytest.raises(HetacumnError, match=CHECKPOINT):
-        train(TrainingStack(toy.data[:150], 7.5), TINY, tmp_path, fewer)
+        train_network(TrainingStack(toy.data[:150], 7.5), TINY, tmp_path, fewer)
 
 
 class Malicious:
@@ -282,7 +278,7 @@ def test_no_checkpoint_runs_code(toy, start, tmp_path, write):
     victim = tmp_path / "hacked"
     write(tmp_path / CHECKPOINT, Malicious(victim))
     with pytest.raises(HetacumnError, match=f"{CHECKPOINT}: not a readable checkpoint") as caught:
-        train(TrainingStack(toy.data, 7.5), TINY, tmp_path, start)
+        train_network(TrainingStack(toy.data, 7.5), TINY, tmp_path, start)
     assert not victim.exists() and "\n" not in str(caught.value)
 
 
@@ -326,7 +322,7 @@ def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("hetacumn.ab_initio._AbInitio._finish", stopped)
+        patched.setattr("hetacumn.ab_initio.routes.AbInitioRun._finish", stopped)
         with pytest.raises(KeyboardInterrupt):
             run_method("em", TrainingStack(toy.data, 7.5), config, tmp_path / "em")
     left = {path.stem for path in (tmp_path / "em" / UNDER_WAY).iterdir()}
@@ -335,7 +331,7 @@ def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeyp
         run_method("em", TrainingStack(toy.data, 7.5), replace(config, seed=1), tmp_path / "em")
     with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made from another stack"):
         run_method("em", TrainingStack(toy.data[:-1], 7.5), config, tmp_path / "em")
-    monkeypatch.setattr("hetacumn.ab_initio.consensus", None)  # that it is not asked for again
+    monkeypatch.setattr("hetacumn.ab_initio.routes.consensus", None)  # that it is not asked for again
     run_method("em", TrainingStack(toy.data, 7.5), config, tmp_path / "em")
     assert "ab initio: goes on after" in capsys.readouterr().out
     assert (tmp_path / "em" / START).read_bytes() == (tmp_path / "whole" / START).read_bytes()
@@ -345,7 +341,7 @@ def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeyp
 def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monkeypatch, capsys):
     save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.adapted_to(toy.data).start_settings())
     trained = []
-    monkeypatch.setattr(training, "train", lambda *given, **more: trained.append(1) or train(*given, **more))
+    monkeypatch.setattr(training, "train", lambda *given, **more: trained.append(1) or train_network(*given, **more))
     for config in (TINY, TINY, replace(TINY, seed=5)):
         run_method("hetacumn", TrainingStack(toy.data, 7.5), config, tmp_path / "out", tmp_path)
     assert len(trained) == 2 and "trained already with these settings; delete it" in capsys.readouterr().out
@@ -430,7 +426,7 @@ def test_a_gradient_that_is_not_finite_is_no_good_state(toy, start, tmp_path, mo
 
     monkeypatch.setattr(HetACUMN, "reconstruct", broken)
     with pytest.raises(HetacumnError, match="not finite .*'gradient': nan"):
-        train(TrainingStack(toy.data, 7.5), replace(TINY, checkpoint_seconds=0.0), tmp_path, start)
+        train_network(TrainingStack(toy.data, 7.5), replace(TINY, checkpoint_seconds=0.0), tmp_path, start)
     model = torch.load(tmp_path / CHECKPOINT, weights_only=True)["model"]
     assert all(torch.isfinite(value).all() for name, value in model.items() if name != "misfit_limit")
 
@@ -438,7 +434,7 @@ def test_a_gradient_that_is_not_finite_is_no_good_state(toy, start, tmp_path, mo
 def test_training_on_the_device(blobs, device, tmp_path):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 40, BOX, snr=0.5, device=device)
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {}).to(device)
-    train(TrainingStack(toy.data, 7.5), replace(TINY, alone_steps=2, joint_epochs=2.0), tmp_path, start)
+    train_network(TrainingStack(toy.data, 7.5), replace(TINY, alone_steps=2, joint_epochs=2.0), tmp_path, start)
     trained = load_model(tmp_path, device)
     assert amortize(trained.model, toy.data).latents.device.type == device
 
@@ -500,7 +496,7 @@ def test_the_training_share_is_random_and_in_order():
 def test_a_start_of_another_stack_is_refused(toy, start, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "ab_initio", lambda data, config, seed, **steps: start)
     run_method("em", TrainingStack(toy.data, 7.5), TINY, tmp_path / "em")
-    other = training.Observations(2 * toy.data.y, toy.data.ctf, toy.data.plane)
+    other = Observations(2 * toy.data.y, toy.data.ctf, toy.data.plane)
     with pytest.raises(HetacumnError, match=f"{START}: made from another stack"):
         run_method("hetacumn", TrainingStack(other, 7.5), TINY, tmp_path / "one", tmp_path / "em")
 
@@ -509,15 +505,15 @@ def test_a_full_disk_leaves_the_checkpoint_before(toy, start, tmp_path, monkeypa
     config = replace(TINY, checkpoint_seconds=0.0)
     stop_before(5, monkeypatch, terminate)
     with pytest.raises(KeyboardInterrupt):
-        train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
+        train_network(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     before = (tmp_path / CHECKPOINT).read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
         with pytest.raises(HetacumnError, match=r"checkpoint.pt: cannot be written .*held before is still there"):
-            train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
+            train_network(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
-    train(TrainingStack(toy.data, 7.5), config, tmp_path, start)
+    train_network(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     assert (tmp_path / "model.safetensors").exists()

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 from test_particles import blob_images, optics, write_stack
 
-from hetacumn.errors import HetacumnError
-from hetacumn.launching import DeviceRequest
-from hetacumn.observations import observe
-from hetacumn.particle_tables import write_star
-from hetacumn.particles import ParticleMetadata
-from hetacumn.prepared import prepare
-from hetacumn.preprocess import Preprocessing
-from hetacumn.run_folder import CHECKPOINT, MODEL, START, UNDER_WAY
-from hetacumn.train_config import TrainConfig
-from hetacumn.training import Trainer
-from hetacumn.training_checks import check_training
-from hetacumn.training_job import TrainingJob, train
+from hetacumn.ab_initio.start_files import MODEL, START, UNDER_WAY
+from hetacumn.common.errors import HetacumnError
+from hetacumn.compute.launching import DeviceRequest
+from hetacumn.network.checks import check_training
+from hetacumn.network.config import TrainConfig
+from hetacumn.network.model_files import CHECKPOINT
+from hetacumn.network.trainer import Trainer
+from hetacumn.network.training import TrainingJob, train_stack
+from hetacumn.particles.metadata import ParticleMetadata, write_star
+from hetacumn.particles.observations import observe
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
 
 TINY = TrainConfig.from_params({
     "latent_dim": 1, "network": {"templates": 32, "width": 16}, "alone_steps": 4, "joint_epochs": 0.5, "batch": 20,
@@ -46,7 +46,7 @@ def run(job: TrainingJob, images: Preprocessing, source: Path) -> None:
     """The steps of the training notebook."""
     prepared = Path(job.out) / "prepared"
     check_training(job, images, source, prepared)
-    train(prepare(source, prepared, images, progress=False), job, DeviceRequest("cpu"))
+    train_stack(prepare_stack(source, prepared, images, progress=False), job, DeviceRequest("cpu"))
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -107,11 +107,12 @@ def test_a_start_of_another_folder_must_fit(finished, source, tmp_path):
 
 def test_a_run_under_way_goes_on_with_its_settings_only(source, tmp_path, monkeypatch):
     """Stopped once in the ab initio start, once in training."""
+
     def stop(*given, **more):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hetacumn.ab_initio.fit_subspace", stop)
+        patch.setattr("hetacumn.ab_initio.routes.fit_subspace", stop)
         with pytest.raises(KeyboardInterrupt):
             run(TrainingJob("hetacumn", TINY, tmp_path), IMAGES, source)
     assert list((tmp_path / UNDER_WAY).iterdir()) and not (tmp_path / START).exists()
@@ -147,5 +148,5 @@ def refused(source: Path, out: Path, other: dict, message: str) -> None:
 
 def test_both_variants_of_the_settings_go_on(source, tmp_path):
     """Whether images are faint, and hence which settings a run has, is known once they are read."""
-    stack = prepare(source, tmp_path / "prepared", IMAGES, progress=False)
+    stack = prepare_stack(source, tmp_path / "prepared", IMAGES, progress=False)
     assert TINY.adapted_to(observe(stack.read())) in TINY.variants()

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from hetacumn.half_plane import HalfPlane
-from hetacumn.slices import Slicer
-from hetacumn.so3 import MIRROR, from_euler, random_rotations
-from hetacumn.volumes import radius_grid, rotate, soft_sphere
+from hetacumn.physics.half_plane import HalfPlane
+from hetacumn.physics.rotations import MIRROR, from_euler, random_rotations
+from hetacumn.physics.slices import Slicer
+from hetacumn.physics.volumes import radius_grid, rotate, soft_sphere
 
 BOX = 32
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hetacumn.half_plane import HalfPlane
-from hetacumn.observations import Observations
-from hetacumn.optics import Optics
-from hetacumn.particles import Poses
-from hetacumn.slices import Slicer
-from hetacumn.so3 import inplane, random_rotations
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import Observations
+from hetacumn.physics.half_plane import HalfPlane
+from hetacumn.physics.optics import Optics
+from hetacumn.physics.rotations import inplane, random_rotations
+from hetacumn.physics.slices import Slicer
 
 
 @dataclass(frozen=True)

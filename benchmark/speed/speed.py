@@ -25,39 +25,35 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from hetacumn.ab_initio_config import AbInitioConfig, EMSchedule
+from hetacumn.ab_initio.config import AbInitioConfig, EMSchedule
+from hetacumn.ab_initio.stochastic_em import smooth_noise, stochastic_em
 from hetacumn.baselines import cryodrgn, relion
 from hetacumn.baselines.process import find_program, run_bounded
-from hetacumn.classes import centres_of
-from hetacumn.devices import device_name, pick_device
-from hetacumn.errors import HetacumnError
-from hetacumn.fourier import HalfPlane
-from hetacumn.inference import amortize, follow, search_misfits
-from hetacumn.half_plane import HalfPlane
-from hetacumn.inference import amortize, follow
-from hetacumn.model import build_model
-from hetacumn.mrc import write_mrc
-from hetacumn.observations import Observations, signal_nats, signal_power
-from hetacumn.optics import Optics
-from hetacumn.particle_tables import write_star
-from hetacumn.particles import ParticleMetadata
-from hetacumn.precision import layer_dtype
-from hetacumn.prepared import prepare
-from hetacumn.prepared_stack import PreparedStack
-from hetacumn.preprocess import Preprocessing
-from hetacumn.project import atomic_path, keep_freed_memory
-from hetacumn.replay import WARM_UP
-from hetacumn.search import pose_grid, search_grid, shift_grid
-from hetacumn.slices import Slicer
-from hetacumn.so3 import random_rotations
-from hetacumn.stacks import new_stack
-from hetacumn.star import read_table
-from hetacumn.stochastic_em import smooth_noise, stochastic_em
-from hetacumn.train_config import TrainConfig
-from hetacumn.training import Trainer
-from hetacumn.volumes import Slicer, soft_sphere
-from hetacumn.training import Trainer, device_name, pick_device
-from hetacumn.volumes import soft_sphere
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path
+from hetacumn.common.memory import keep_freed_memory
+from hetacumn.compute.cuda_graph import WARM_UP
+from hetacumn.compute.devices import device_name, pick_device
+from hetacumn.compute.precision import layer_dtype
+from hetacumn.io.mrc import write_mrc
+from hetacumn.io.stacks import new_stack
+from hetacumn.io.star import read_table
+from hetacumn.network.config import TrainConfig
+from hetacumn.network.model import build_model
+from hetacumn.network.trainer import Trainer
+from hetacumn.particles.metadata import ParticleMetadata, write_star
+from hetacumn.particles.observations import Observations, signal_nats, signal_power
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.prepared_stack import PreparedStack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.physics.half_plane import HalfPlane
+from hetacumn.physics.optics import Optics
+from hetacumn.physics.rotations import random_rotations
+from hetacumn.physics.slices import Slicer
+from hetacumn.physics.volumes import soft_sphere
+from hetacumn.prediction.classes import class_centres
+from hetacumn.prediction.inference import amortize, follow_hypotheses, search_misfits
+from hetacumn.search.grid import pose_grid, search_grid, shift_grid
 
 FOLDER = Path(__file__).resolve().parent
 COLUMNS = ["what", "box", "device", "threads", "particles_per_second", "fraction_of_peak", "peer"]
@@ -128,8 +124,17 @@ class Suite:
         products = f"{self.peak.single / 1e9:.0f} GFLOP/s in float32 products, {self.peak.layers / 1e9:.0f} in those of layers"
         print(f"{device_name(device)}: {products}, {self.peak.bytes / 1e9:.1f} GB/s of copying", flush=True)
 
-    def add(self, what: str, box: int, particles: int, seconds: float, flops: float | None = None,
-            layers: float | None = None, moved: float | None = None, peer: str = "") -> None:
+    def add(
+        self,
+        what: str,
+        box: int,
+        particles: int,
+        seconds: float,
+        flops: float | None = None,
+        layers: float | None = None,
+        moved: float | None = None,
+        peer: str = "",
+    ) -> None:
         """A row: ``particles`` took ``seconds``, with ``flops`` operations in single precision, or ``layers`` that are
         mostly a network's, or ``moved`` bytes."""
         fraction = None
@@ -140,8 +145,21 @@ class Suite:
         elif moved is not None:
             fraction = moved / seconds / self.peak.bytes
         kind, _, _ = device_name(self.device).partition(",")
-        row = dict(zip(COLUMNS, [what, box, kind, torch.get_num_threads(), round(particles / seconds, 1),
-                                 fraction and round(fraction, 3), peer], strict=True))
+        row = dict(
+            zip(
+                COLUMNS,
+                [
+                    what,
+                    box,
+                    kind,
+                    torch.get_num_threads(),
+                    round(particles / seconds, 1),
+                    fraction and round(fraction, 3),
+                    peer,
+                ],
+                strict=True,
+            )
+        )
         self.rows.append(row)
         share = f"{100 * fraction:5.1f} % of peak" if fraction is not None else ""
         print(f"{what:32} {box:4} px {particles / seconds:12,.1f} particles/s  {share:15} {peer}", flush=True)
@@ -206,8 +224,13 @@ class Suite:
         def e_step() -> None:
             search_grid(few, first, rotations, shifts)
 
-        self.add(f"expectation, {len(rotations) * len(shifts)} poses", box, len(few), median_seconds(e_step, self.device, 3),
-                 flops_of(e_step))
+        self.add(
+            f"expectation, {len(rotations) * len(shifts)} poses",
+            box,
+            len(few),
+            median_seconds(e_step, self.device, 3),
+            flops_of(e_step),
+        )
 
     def training(self, box: int, data: Observations) -> None:
         config = TrainConfig(joint_epochs=100.0)
@@ -253,6 +276,7 @@ class Suite:
         model = build_model(config, box, basis.cpu(), signal_power(data)).to(self.device).eval()
         model.set_misfit_limit(data[:500])
         for grade, feedback in (("encoder", False), ("amortized", True)):
+
             def infer(feedback: bool = feedback) -> None:
                 amortize(model, data, feedback)
 
@@ -264,8 +288,8 @@ class Suite:
 
             def refined() -> None:
                 basis = model.decoder.linear_basis().detach()
-                found = follow(model, few, basis, config.ab_initio)
-                centres = centres_of(found.state.latents, 2)
+                found = follow_hypotheses(model, few, basis, config.ab_initio)
+                centres = class_centres(found.state.latents, 2)
                 search_misfits(few, found, model.misfit_limit, basis, centres, config.ab_initio)
 
             self.add("inference, refined", box, len(few), median_seconds(refined, self.device, 3), flops_of(refined))
@@ -277,7 +301,7 @@ class Suite:
             source = write_stack(Path(folder), 2 * box, count)
 
             def work() -> None:
-                prepare(source, Path(folder) / "prepared", Preprocessing(box=box), progress=False)
+                prepare_stack(source, Path(folder) / "prepared", Preprocessing(box=box), progress=False)
                 (Path(folder) / "prepared/prepared.json").unlink()
 
             read = 4 * count * (2 * (2 * box) ** 2 + box**2)  # the survey and the pass each read the images once
@@ -294,7 +318,7 @@ class Suite:
         expectation over the same grid as ours."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            source = prepare(write_stack(folder, box, count), folder / "prepared", Preprocessing(box=box), progress=False)
+            source = prepare_stack(write_stack(folder, box, count), folder / "prepared", Preprocessing(box=box), progress=False)
             write_mrc(folder / "prepared/reference.mrc", basis[0], PIXEL_A)
             for measure in (self._relion, self._cryodrgn):
                 try:
@@ -311,8 +335,9 @@ class Suite:
             "--offset_range", 2, "--offset_step", 2, "--preread_images", "--pool", 30, "--dont_combine_weights_via_disc",
             "--j", torch.get_num_threads(), "--o", folder / "relion",
         ]  # fmt: skip
-        one, two = (run_bounded([*command, "--iter", n], folder / f"relion{n}.log", PEER_SECONDS, source.star.parent)
-                    for n in (1, 2))
+        one, two = (
+            run_bounded([*command, "--iter", n], folder / f"relion{n}.log", PEER_SECONDS, source.star.parent) for n in (1, 2)
+        )
         if not (one.finished and two.finished):
             raise HetacumnError(f"RELION did not end two iterations in {PEER_SECONDS:.0f} s of a core")
         seconds = two.clock_seconds - one.clock_seconds
@@ -322,8 +347,10 @@ class Suite:
         config = cryodrgn.CryodrgnConfig(epochs=3, pretrain_images=100)
         _, outcome = cryodrgn.run(source, folder / "cryodrgn", 2, PEER_SECONDS, self.venv, config)
         text = (folder / "cryodrgn/cryodrgn.log").read_text()
-        epochs = [timedelta(hours=int(h), minutes=int(m), seconds=float(s)).total_seconds()
-                  for h, m, s in re.findall(r"Epoch: \d+ Average.*Finished in (\d+):(\d+):([\d.]+)", text)]
+        epochs = [
+            timedelta(hours=int(h), minutes=int(m), seconds=float(s)).total_seconds()
+            for h, m, s in re.findall(r"Epoch: \d+ Average.*Finished in (\d+):(\d+):([\d.]+)", text)
+        ]
         if len(epochs) < 2:
             raise HetacumnError(f"cryoDRGN did not end two epochs in {outcome.seconds:.0f} s")
         self.add("training epoch with pose search", source.box, len(source), epochs[0], peer="cryodrgn2 4.3.1")

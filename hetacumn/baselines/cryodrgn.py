@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from hetacumn.baselines.process import Outcome, find_program, run_bounded
-from hetacumn.classes import classify
-from hetacumn.errors import HetacumnError
-from hetacumn.predictions import Predictions
-from hetacumn.prepared_stack import PreparedStack
+from hetacumn.common.errors import HetacumnError
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.prepared_stack import PreparedStack
+from hetacumn.prediction.classes import classify
 
 HINT = "make it with `make peers`"
 ARRAY_PARTS = {  # all that a pickled array is made of
@@ -56,7 +56,11 @@ class CryodrgnConfig:
 
 
 def run(
-    data: PreparedStack, out: Path | str, classes: int, seconds: float, venv: Path | str,
+    data: PreparedStack,
+    out: Path | str,
+    classes: int,
+    seconds: float,
+    venv: Path | str,
     config: CryodrgnConfig = CryodrgnConfig(),
 ) -> tuple[Predictions, Outcome]:
     """Train for at most ``seconds``; the answer is the last epoch that was written.
@@ -67,17 +71,67 @@ def run(
     log, folder = out / "cryodrgn.log", data.star.parent
     parsed = [program, "parse_ctf_star", data.star, "-o", out / "ctf.pkl"]
     first = run_bounded(parsed, log, min(120.0, seconds))
-    shared = ["--ctf", out / "ctf.pkl", "--zdim", config.latent_dim, "--seed", config.seed, "--no-analysis", "--no-amp",
-              "--l-start", config.l_start, "--l-end", config.l_end, "--t-extent", config.t_extent_px,
-              "--t-ngrid", config.t_grid, "--base-healpy", config.base_healpy, "--niter", config.rounds,
-              "--nkeptposes", config.kept_poses, "--pe-dim", config.encoding, "-o", out]
+    shared = [
+        "--ctf",
+        out / "ctf.pkl",
+        "--zdim",
+        config.latent_dim,
+        "--seed",
+        config.seed,
+        "--no-analysis",
+        "--no-amp",
+        "--l-start",
+        config.l_start,
+        "--l-end",
+        config.l_end,
+        "--t-extent",
+        config.t_extent_px,
+        "--t-ngrid",
+        config.t_grid,
+        "--base-healpy",
+        config.base_healpy,
+        "--niter",
+        config.rounds,
+        "--nkeptposes",
+        config.kept_poses,
+        "--pe-dim",
+        config.encoding,
+        "-o",
+        out,
+    ]
     if config.command == "abinit_het_old":
-        sizes = ["-n", config.epochs, "--enc-dim", config.width, "--enc-layers", config.layers, "--dec-dim", config.width,
-                 "--dec-layers", config.layers, "--pretrain", config.pretrain_images]
+        sizes = [
+            "-n",
+            config.epochs,
+            "--enc-dim",
+            config.width,
+            "--enc-layers",
+            config.layers,
+            "--dec-dim",
+            config.width,
+            "--dec-layers",
+            config.layers,
+            "--pretrain",
+            config.pretrain_images,
+        ]
     elif config.command == "abinit":
-        sizes = ["--num-epochs", config.epochs, "--epochs-pose-search", config.search_epochs, "--dim", config.width,
-                 "--layers", config.layers, "--n-imgs-pretrain", config.pretrain_images, "--checkpoint", 1, "--num-workers", 0,
-                 *(["--use-conf-encoder"] if config.conf_encoder else [])]
+        sizes = [
+            "--num-epochs",
+            config.epochs,
+            "--epochs-pose-search",
+            config.search_epochs,
+            "--dim",
+            config.width,
+            "--layers",
+            config.layers,
+            "--n-imgs-pretrain",
+            config.pretrain_images,
+            "--checkpoint",
+            1,
+            "--num-workers",
+            0,
+            *(["--use-conf-encoder"] if config.conf_encoder else []),
+        ]
     else:
         raise HetacumnError(f"command is '{config.command}'; expected abinit_het_old or abinit")
     second = run_bounded([program, config.command, data.stack.name, *shared, *sizes], log, seconds - first.seconds, folder)
@@ -89,6 +143,7 @@ def run(
 
 def _last_epoch(out: Path) -> int | None:
     """Find the last epoch whose latents and poses were both written."""
+
     def epochs(stem: str) -> set[int]:
         return {int(m[1]) for path in out.glob(f"{stem}.*.pkl") if (m := re.fullmatch(rf"{stem}\.(\d+)\.pkl", path.name))}
 
@@ -106,8 +161,10 @@ def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: 
     pose = _load_arrays(out / f"pose.{epoch}.pkl")
     rotations, translations = (np.asarray(part, dtype=np.float32) for part in pose)
     if latents.shape[0] != count or rotations.shape != (count, 3, 3) or translations.shape != (count, 2):
-        raise HetacumnError(f"{out}: epoch {epoch} has latents {latents.shape}, rotations {rotations.shape} and translations "
-                            f"{translations.shape}; expected those of {count} particles")
+        raise HetacumnError(
+            f"{out}: epoch {epoch} has latents {latents.shape}, rotations {rotations.shape} and translations "
+            f"{translations.shape}; expected those of {count} particles"
+        )
     scale = data.pixel_A * (data.box if config.command == "abinit_het_old" else 1.0)
     z = torch.from_numpy(latents)
     shifts_A = data.metadata.shifts_in_source_A(-scale * torch.from_numpy(translations))

@@ -9,18 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hetacumn.backprojection import back_project
 from hetacumn.baselines import cryodrgn, relion
-from hetacumn.errors import HetacumnError
-from hetacumn.mrc import write_volumes
-from hetacumn.observations import Observations, observe
-from hetacumn.particles import Poses
-from hetacumn.predictions import Predictions
-from hetacumn.prepared import prepare
-from hetacumn.preprocess import Preprocessing
-from hetacumn.project import git_commit, write_json
-from hetacumn.settings import read_settings
-from hetacumn.volumes import soft_sphere
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import write_json
+from hetacumn.common.provenance import git_commit
+from hetacumn.common.settings import read_settings
+from hetacumn.io.mrc import write_volumes
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import Observations, observe
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.physics.volumes import soft_sphere
+from hetacumn.reconstruction.back_projection import back_project
 
 PROGRAMS = {"relion": relion.RelionConfig, "cryodrgn": cryodrgn.CryodrgnConfig}
 
@@ -52,13 +53,18 @@ def run_peer(settings: dict, task: PeerTask, out: Path | str) -> Predictions | N
     if program not in PROGRAMS:
         raise HetacumnError(f"program is '{program}'; expected one of {', '.join(PROGRAMS)}")
     config = read_settings(PROGRAMS[program], settings, f"{program}.")
-    data = prepare(task.source, work / "stack", task.images)
+    data = prepare_stack(task.source, work / "stack", task.images)
     for earlier in (work / "run", out / "volumes"):  # of an earlier run
         shutil.rmtree(earlier, ignore_errors=True)
     for name in ("predictions.star", "latents.csv", "run.json"):
         (out / name).unlink(missing_ok=True)
-    facts = {"given_seconds": task.seconds, "finished": False, "device": "cpu, 1 thread", "settings": settings,
-             "git_commit": git_commit()}
+    facts = {
+        "given_seconds": task.seconds,
+        "finished": False,
+        "device": "cpu, 1 thread",
+        "settings": settings,
+        "git_commit": git_commit(),
+    }
     try:
         if program == "relion":
             diameter_A = 0.9 * data.box * data.pixel_A
@@ -72,8 +78,15 @@ def run_peer(settings: dict, task: PeerTask, out: Path | str) -> Predictions | N
     observations = observe(data.read())
     poses = Poses(found.rotations, data.metadata.shifts_in_prepared_A(found.shifts_A) / data.pixel_A)
     write_volumes(out / "volumes", class_volumes(observations, poses, found.classes), "class_", data.pixel_A)
-    write_json(out / "run.json", {**facts, "train_seconds": round(outcome.seconds, 1),
-                                "clock_seconds": round(outcome.clock_seconds, 1), "finished": outcome.finished})
+    write_json(
+        out / "run.json",
+        {
+            **facts,
+            "train_seconds": round(outcome.seconds, 1),
+            "clock_seconds": round(outcome.clock_seconds, 1),
+            "finished": outcome.finished,
+        },
+    )
     return found
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
-from hetacumn.errors import HetacumnError
-from hetacumn.project import make_folder
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import make_folder
 
 GRACE_SECONDS = 20.0  # between asking a program to stop and making it
 ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # what is counted is the time of a core
@@ -50,8 +50,12 @@ def find_program(name: str, folder: Path | str | None = None, hint: str = "") ->
 
 
 def run_bounded(
-    command: Sequence[str | Path | int | float], log: Path, seconds: float, cwd: Path | None = None,
-    environment: Mapping[str, str] | None = None, poll: float = 0.5,
+    command: Sequence[str | Path | int | float],
+    log: Path,
+    seconds: float,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    poll: float = 0.5,
 ) -> Outcome:
     """Run a program for at most ``seconds`` of processor time; its output goes to ``log``, which is appended to.
 
@@ -64,7 +68,12 @@ def run_bounded(
         output.write(f"$ {' '.join(words)}\n")
         output.flush()
         process = subprocess.Popen(
-            words, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd, start_new_session=True,
+            words,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=cwd,
+            start_new_session=True,
             env={**os.environ, **ONE_CORE, **(environment or {})},
         )
         before = _of_ended_children()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from hetacumn import star
 from hetacumn.baselines.process import Outcome, find_program, run_bounded
-from hetacumn.errors import HetacumnError
-from hetacumn.particle_tables import poses_of
-from hetacumn.predictions import Predictions
-from hetacumn.prepared_stack import PreparedStack
-from hetacumn.project import make_folder
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import make_folder
+from hetacumn.io import star
+from hetacumn.particles.metadata import poses_of
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.prepared_stack import PreparedStack
 
 HINT = "install RELION 3.1 (Debian: apt install --no-install-recommends relion)"
 
@@ -63,8 +63,17 @@ def run(
     models = _iterations(out, "initial", "model")
     if not models:
         raise HetacumnError(f"{log}: RELION wrote no iteration in {first.seconds:.0f} s; give it more time")
-    em = ["--ref", models[-1], "--ini_high", config.resolutions_A[0], "--iter", config.class3d_iterations,
-          "--tau2_fudge", config.tau2_fudge, "--ctf_corrected_ref"]
+    em = [
+        "--ref",
+        models[-1],
+        "--ini_high",
+        config.resolutions_A[0],
+        "--iter",
+        config.class3d_iterations,
+        "--tau2_fudge",
+        config.tau2_fudge,
+        "--ctf_corrected_ref",
+    ]
     second = run_bounded([program, *shared, *em, "--o", out / "class3d"], log, seconds - first.seconds, folder)
     finished = [*_iterations(out, "initial", "data"), *_iterations(out, "class3d", "data")]
     return read_predictions(finished[-1], data), first.then(second)
@@ -75,6 +84,7 @@ def _iterations(out: Path, job: str, kind: str) -> list[Path]:
 
     RELION writes the model of an iteration last: without it, the data of the iteration may be incomplete.
     """
+
     def number(path: Path) -> int:
         return int(re.search(r"_it(\d+)_", path.name).group(1))
 
@@ -94,6 +104,9 @@ def read_predictions(path: Path, data: PreparedStack) -> Predictions:
         raise HetacumnError(f"{path}: no column {star.ANGLES[0]}; expected RELION's poses")
     classes = torch.from_numpy(table.numbers("rlnClassNumber")).long()[order] - 1
     return Predictions(
-        data.metadata.names, poses.rotations[order], data.metadata.shifts_in_source_A(poses.shifts_px[order]), classes,
+        data.metadata.names,
+        poses.rotations[order],
+        data.metadata.shifts_in_source_A(poses.shifts_px[order]),
+        classes,
         torch.nn.functional.one_hot(classes).float(),
     )

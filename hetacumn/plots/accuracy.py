@@ -10,18 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from hetacumn.plots.theme import (
-    BOUND_COLOUR,
-    WIDTH_IN,
-    dataset_label,
-    in_order,
-    legend_below,
-    method_style,
-    panels,
-    unique,
-)
-
 #: The limits of accuracies on a logit scale; an accuracy beyond a limit is drawn at the limit.
+from hetacumn.plots.theme import BOUND_COLOUR, WIDTH_IN, dataset_label, in_order, legend_below, method_style, panels, unique
+
 LOGIT_LIMITS = (0.2, 0.9999)
 
 

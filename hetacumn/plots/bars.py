@@ -78,9 +78,7 @@ def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Map
     """
     datasets = unique(table, "dataset")
     colours = [CLASS_COLOURS[0]] + [NEUTRAL_COLOUR] * (len(names) - 1)
-    styles = {
-        method: MethodStyle(name, colour, "", "-") for (method, name), colour in zip(names.items(), colours, strict=True)
-    }
+    styles = {method: MethodStyle(name, colour, "", "-") for (method, name), colour in zip(names.items(), colours, strict=True)}
     height = len(quantities) * (0.22 * len(names) + 0.6) + 0.2
     figure, axes = panels(len(quantities), len(datasets), height, sharey=True, sharex="row")
     for line, (quantity, label) in zip(axes, quantities.items(), strict=True):

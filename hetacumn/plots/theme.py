@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hetacumn.project import atomic_path
-
 #: An array of any of the three libraries whose arrays the notebooks draw.
+from hetacumn.common.files import atomic_path
+
 Array = np.ndarray | torch.Tensor | pd.Series
 #: A line style of matplotlib: its name, or an offset and the lengths of dashes and gaps in points.
 LineStyle = str | tuple[int, tuple[int, ...]]
@@ -94,22 +94,24 @@ def dataset_label(dataset: str) -> str:
 def style() -> None:
     """Set matplotlib to this project's style for the whole session: text of 9 pt, ticks and legends of 8 pt."""
     matplotlib.rcdefaults()
-    matplotlib.rcParams.update({
-        "figure.dpi": 100,
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.labelsize": 9,
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "legend.fontsize": 8,
-        "legend.frameon": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": False,
-        "hatch.linewidth": 0.6,
-        "lines.linewidth": 1.5,
-        "image.cmap": "gray",
-    })
+    matplotlib.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "axes.labelsize": 9,
+            "xtick.labelsize": 8,
+            "ytick.labelsize": 8,
+            "legend.fontsize": 8,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": False,
+            "hatch.linewidth": 0.6,
+            "lines.linewidth": 1.5,
+            "image.cmap": "gray",
+        }
+    )
 
 
 def save(figure: Figure, path: Path | str, title: str = "") -> None:

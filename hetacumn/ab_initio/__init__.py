@@ -1,0 +1,1 @@
+"""Volumes, poses and latents from images alone: the start of every run."""

@@ -1,0 +1,95 @@
+"""What the commands share: their notebooks, their settings, and how they end."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+import hetacumn
+from hetacumn.common.errors import HetacumnError
+from hetacumn.prediction.answer import Answer
+
+if TYPE_CHECKING:
+    from hetacumn.prediction.answer import Answer
+
+#: The notebook of each command, below the folder of notebooks.
+NOTEBOOKS = {
+    "simulate": "pipeline/1_simulate.ipynb",
+    "train": "pipeline/2_train.ipynb",
+    "predict": "pipeline/3_predict.ipynb",
+    "prepare": "real/2_prepare.ipynb",
+    "report": "real/3_report.ipynb",
+    "compare": "real/4_compare.ipynb",
+    "explore": "explore.ipynb",
+}
+
+
+def collect_settings(
+    config: Path | None, assignments: list[str] | None, options: dict, sections: tuple[str, ...] = (), training: bool = False
+) -> dict:
+    """The user's settings over the defaults; ``training`` to check their values, ``sections`` those that --set may name."""
+    from hetacumn.cli.settings import check_training, collect
+    from hetacumn.common.project import read_params
+
+    found = collect(config, assignments or [], options, sections)
+    if training:
+        check_training(read_params(found, settings=""))
+    return found
+
+
+def pipeline_settings() -> tuple[str, Path | None]:
+    """The settings file of the paper's pipeline and its data folder: around the working directory, or of this checkout."""
+    from hetacumn.common.project import PIPELINE_SETTINGS, find_project
+
+    folder = find_project()
+    if folder is not None:
+        return PIPELINE_SETTINGS, folder / "data"
+    checkout = Path(hetacumn.__file__).resolve().parents[1]
+    if (checkout / PIPELINE_SETTINGS).is_file():
+        return str(checkout / PIPELINE_SETTINGS), checkout / "data"
+    return "", None
+
+
+def open_answer(folder: Path, prepared: Path | None) -> Answer:
+    """The answer of a folder."""
+    from hetacumn.prediction.answer import Answer
+
+    return Answer.open(folder, prepared or "")
+
+
+def notebook_of(command: str) -> Path:
+    """The notebook of a command: of the installed package, or of the checkout around it."""
+    package = Path(hetacumn.__file__).resolve().parent
+    installed, checkout = package / "notebooks", package.parent / "notebooks"
+    return (installed if installed.is_dir() else checkout) / NOTEBOOKS[command]
+
+
+def execute(notebook: Path, given: dict, output: Path | None = None) -> None:
+    """Run a notebook, and end the command where that fails."""
+    try:
+        from hetacumn.run.notebook import exit_status, run_notebook
+    except ModuleNotFoundError as error:
+        raise HetacumnError(
+            f"no module {error.name}; expected what notebooks need: pip install 'hetacumn[notebooks]'"
+        ) from None
+    status = exit_status(lambda: run_notebook(notebook, given, output))
+    if status:
+        raise typer.Exit(status)
+
+
+def say_next(out: Path, follows: list) -> None:
+    """The end of every command: where its results are, and what usually follows."""
+    print(f"results: {out}\nnext: hetacumn {shlex.join(map(str, follows))}", flush=True)
+
+
+def run_notebook_command(words: list[str]) -> int:
+    """``hetacumn run`` is ``python -m hetacumn.run``; returns the exit status."""
+    from hetacumn.run.notebook import main
+
+    try:
+        return main(words, "hetacumn run")
+    except SystemExit as end:  # argparse has told what is wrong, or the help
+        return int(end.code or 0)

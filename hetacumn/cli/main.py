@@ -1,0 +1,300 @@
+"""The `hetacumn` command: each subcommand checks what it was given, runs a notebook, and says what usually follows.
+
+Exit status: 0 done; 1 the notebook raised, and the traceback tells where; 2 the user's own mistake, told in one line; 130
+interrupted, by Ctrl-C or SIGTERM. Heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import typer
+
+from hetacumn.cli.checks import (
+    ANSWER_FILES,
+    MODEL_FILES,
+    check_devices,
+    check_grade,
+    check_holds,
+    check_is_file,
+    check_particles,
+)
+from hetacumn.cli.command import (
+    NOTEBOOKS,
+    collect_settings,
+    execute,
+    notebook_of,
+    open_answer,
+    pipeline_settings,
+    run_notebook_command,
+    say_next,
+)
+from hetacumn.cli.options import (
+    AnswerFolder,
+    AnswerImages,
+    Box,
+    Browser,
+    Classes,
+    ClassNumber,
+    ComparisonFolder,
+    Config,
+    Count,
+    DataDir,
+    Dataset,
+    Device,
+    Devices,
+    FigureFolder,
+    Grade,
+    Label,
+    Like,
+    Model,
+    Motions,
+    OtherAnswer,
+    Out,
+    Particles,
+    Port,
+    PredictedClasses,
+    Prepared,
+    PreparedFolder,
+    Rows,
+    Seed,
+    Set,
+    SimulatedBox,
+    SimulationDevice,
+    Snr,
+    StackFolder,
+    Stem,
+    Structures,
+    Words,
+)
+from hetacumn.common.errors import HetacumnError
+from hetacumn.run.terminal import install
+
+TABLE = "a STAR, .cs or .mrcs file of particles"
+
+app = typer.Typer(
+    rich_markup_mode=None, add_completion=False, help="Heterogeneous ab initio reconstruction in cryo-EM (HetACUMN).",
+    epilog="Own data: train, predict, report, then explore. Every command: hetacumn COMMAND --help.",
+)  # fmt: skip
+
+
+@app.command()
+def train(
+    particles: Particles,
+    classes: Classes = None,
+    out: Out = Path("results/mine"),
+    box: Box = None,
+    seed: Seed = None,
+    set_: Set = None,
+    config: Config = None,
+    device: Device = "",
+    devices: Devices = 1,
+    data_dir: DataDir = None,
+    prepared: Prepared = None,
+) -> None:
+    """Train a model on a particle stack, or go on training."""
+    check_is_file(particles, TABLE)
+    options = {"classes": classes, "seed": seed, "stack": {"box": box}}
+    settings = collect_settings(config, set_, options, training=True)
+    check_devices(device, devices)
+    check_particles(particles, data_dir, warn_of_few=True)
+    given = {"particles": str(particles), "out": str(out), "prepared": str(prepared or ""), "data_dir": str(data_dir or ""),
+             "device": device, "devices": devices, "settings": "", "overrides": settings}  # fmt: skip
+    execute(notebook_of("train"), given)
+    places = [*(["--data-dir", data_dir] if data_dir else []), *(["--prepared", prepared] if prepared else [])]
+    say_next(out, ["predict", particles, "--out", out, *places])
+
+
+@app.command()
+def predict(
+    particles: Particles,
+    out: Out = Path("results/mine"),
+    grade: Grade = "amortized",
+    classes: PredictedClasses = None,
+    like: Like = None,
+    model: Model = None,
+    set_: Set = None,
+    config: Config = None,
+    device: Device = "",
+    devices: Devices = 1,
+    data_dir: DataDir = None,
+    prepared: Prepared = None,
+) -> None:
+    """Predict pose, class and conformation of every particle."""
+    check_is_file(particles, TABLE)
+    check_holds(model or out, MODEL_FILES, "a trained model", "hetacumn train, or give --model")
+    if like is not None:
+        check_holds(like, ANSWER_FILES, "an answer", "hetacumn predict")
+    settings = collect_settings(config, set_, {}, ("stack",))
+    check_grade(grade)
+    if classes is not None and classes < 0:
+        raise HetacumnError(f"--classes is {classes}; expected a number from 1 on, or 0 to choose it by BIC")
+    check_devices(device, devices)
+    check_particles(particles, data_dir)
+    given = {"particles": str(particles), "out": str(out), "model": str(model or ""), "grade": grade, "classes": classes,
+             "like": str(like or ""), "prepared": str(prepared or ""), "data_dir": str(data_dir or ""), "device": device,
+             "devices": devices, "settings": "", "overrides": settings}  # fmt: skip
+    execute(notebook_of("predict"), given)
+    say_next(out, ["report", out])
+
+
+@app.command()
+def report(
+    folder: AnswerFolder,
+    out: FigureFolder = None,
+    label: Label = "",
+    motions: Motions = 2,
+    prepared: AnswerImages = None,
+) -> None:
+    """Draw an answer: half maps, FSC, landscape, motions, views."""
+    check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
+    out = out or folder / "report"
+    given = {"predictions": str(folder), "label": label or folder.resolve().name, "motions": motions, "out": str(out),
+             "prepared": str(prepared or "")}  # fmt: skip
+    execute(notebook_of("report"), given)
+    say_next(out, ["explore", folder])
+
+
+@app.command()
+def compare(
+    first: AnswerFolder,
+    second: OtherAnswer,
+    out: ComparisonFolder = None,
+) -> None:
+    """Tell how far two answers agree in classes, poses and volumes."""
+    for folder in (first, second):
+        check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
+    out = out or first / f"compared_{second.resolve().name}"
+    execute(notebook_of("compare"), {"first": str(first), "second": str(second), "out": str(out)})
+    say_next(out, ["export", first, "--class", "1", "--to", first / "class_1"])
+
+
+@app.command()
+def explore(
+    folder: AnswerFolder,
+    browser: Browser = True,
+    port: Port = 8888,
+) -> None:
+    """Open an answer in JupyterLab: latent space, particles, motions."""
+    from hetacumn.run.notebook import write_with_parameters
+
+    check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
+    notebook = folder / NOTEBOOKS["explore"]
+    if not notebook.exists():  # what a user has changed there stays
+        write_with_parameters(notebook_of("explore"), {"folder": str(folder.resolve())}, notebook)
+    here, at = Path.cwd(), notebook.resolve()
+    root = here if at.is_relative_to(here) else at.parent
+    command = [sys.executable, "-m", "jupyterlab", str(at), f"--ServerApp.root_dir={root}", f"--port={port}",
+               *([] if browser else ["--no-browser"])]  # fmt: skip
+    print(f"JupyterLab opens {notebook}; Ctrl-C ends it", flush=True)
+    os.execv(sys.executable, command)
+
+
+@app.command()
+def export(
+    folder: AnswerFolder,
+    to: Stem,
+    class_: ClassNumber = None,
+    rows: Rows = None,
+    prepared: AnswerImages = None,
+) -> None:
+    """Write some particles and poses as STAR, their volume as MRC."""
+    if (class_ is None) == (rows is None):
+        raise HetacumnError("expected one of --class and --rows")
+    if rows is not None:
+        check_is_file(rows, "row numbers in a text file")
+    check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
+    from hetacumn.common.files import make_folder
+    from hetacumn.run.selection import rows_of_class, rows_of_file
+
+    answer = open_answer(folder, prepared)
+    found = answer.predictions
+    chosen = rows_of_class(found, class_) if rows is None else rows_of_file(rows, len(found))
+    make_folder(to.parent)
+    paths = answer.export(chosen, to)
+    print(f"{len(chosen)} of {len(found)} particles: {paths[0]} and {paths[1]}\nresults: {to.parent}")
+
+
+@app.command()
+def simulate(
+    dataset: Dataset,
+    out: StackFolder = None,
+    particles: Count = None,
+    box: SimulatedBox = None,
+    snr: Snr = None,
+    seed: Seed = None,
+    set_: Set = None,
+    config: Config = None,
+    device: SimulationDevice = "cpu",
+    data_dir: Structures = None,
+) -> None:
+    """Simulate a particle stack with known truth."""
+    from hetacumn.common.project import read_params
+    from hetacumn.simulation.settings import Simulation
+
+    base, folder = pipeline_settings()
+    options = {"datasets": {dataset: {"particles": particles, "box": box, "snr": snr}}}
+    settings = collect_settings(config, set_, options, ("datasets",))
+    Simulation.of_dataset(read_params(settings, base), dataset)
+    data_dir = data_dir or folder
+    if data_dir is None or not data_dir.is_dir():
+        raise HetacumnError(f"{data_dir or 'data'}: no such folder; expected that of the structures: give --data-dir")
+    check_devices(device, 1)
+    out = out or Path("results") / dataset / "particles"
+    given = {"dataset": dataset, "seed": seed or 0, "out": str(out), "settings": base, "overrides": settings, "device": device,
+             "data_dir": str(data_dir)}  # fmt: skip
+    execute(notebook_of("simulate"), given)
+    say_next(out, ["train", out / "particles.star", "--out", "results/mine"])
+
+
+@app.command()
+def prepare(
+    particles: Particles,
+    out: PreparedFolder = None,
+    box: Box = None,
+    set_: Set = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Normalise and crop the images of a stack; show their noise."""
+    from hetacumn.common.project import read_params
+
+    check_is_file(particles, TABLE)
+    settings = collect_settings(config, set_, {"stack": {"box": box}}, ("stack",), training=True)
+    check_particles(particles, data_dir)
+    box = read_params(settings, settings="")["stack"]["box"]
+    out = out or particles.with_name(f"{particles.stem}_{box}px")
+    given = {"particles": str(particles), "out": str(out), "data_dir": str(data_dir or ""), "settings": "",
+             "overrides": settings}  # fmt: skip
+    execute(notebook_of("prepare"), given)
+    say_next(out, ["train", particles, "--prepared", out, "--out", "results/mine"])
+
+
+@app.command("run", add_help_option=False, context_settings={"ignore_unknown_options": True})
+def run_(words: Words = None) -> None:
+    """Run a notebook: NOTEBOOK -p NAME VALUE ... [-o FILE.ipynb]."""
+    raise typer.Exit(run_notebook_command(words or []))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    install()
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        status = app(args=words or ["--help"], prog_name="hetacumn", standalone_mode=False)
+    except HetacumnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except typer.TyperException as error:  # a wrong option or argument
+        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        return 2
+    return status if isinstance(status, int) else 0
+
+
+def run_command() -> None:
+    """What the installed script calls."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's; it would leave the kernel to die unasked
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The project around the working directory, its settings file, and the defaults without one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.settings import check_sections, merged
+
+PIPELINE_SETTINGS = "params.yaml"
+#: What the settings of a command begin with. All that is not here has the default of its dataclass.
+DEFAULTS = {"seed": 0, "stack": {"box": 32, "trained_share": 0.7}, "methods": {"hetacumn": {}, "em": {}}}
+
+
+def project_root() -> Path:
+    """The project's folder: the nearest one, from the working directory up, with dvc.yaml and params.yaml.
+
+    The search begins in the working directory, not beside this file: DVC runs queued experiments in a copy of the project.
+
+    Raises:
+        HetacumnError: no such folder.
+    """
+    folder = find_project()
+    if folder is None:
+        raise HetacumnError(
+            f"no folder from {Path.cwd()} upwards holds both dvc.yaml and params.yaml: run this inside the project"
+        )
+    return folder
+
+
+def find_project() -> Path | None:
+    """The folder of :func:`root`; None outside a project."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / PIPELINE_SETTINGS).is_file():
+            return folder
+    return None
+
+
+def read_params(over: str | os.PathLike | Mapping = "", settings: str | os.PathLike = PIPELINE_SETTINGS) -> dict:
+    """The settings of the paper's pipeline, or the defaults, as nested dicts, with other settings laid over them.
+
+    ``settings``: params.yaml stands for the file of the project around the working directory, and for the defaults where
+    there is no project; any other name for that file; an empty one for the defaults. ``over``: a YAML file or a mapping.
+
+    Raises:
+        HetacumnError: no such file, not valid YAML, or an unknown section.
+    """
+    if str(settings) == PIPELINE_SETTINGS:
+        folder = find_project()
+        settings = folder / PIPELINE_SETTINGS if folder else ""
+    base = _read_yaml(Path(settings)) if settings else DEFAULTS
+    name = "overrides" if isinstance(over, Mapping) else str(over)
+    return merged({str(settings) or "defaults": base, name: read_overrides(over)})
+
+
+def read_overrides(over: str | os.PathLike | Mapping = "") -> dict:
+    """The settings of a YAML file, none if none is named; a mapping as it is.
+
+    Raises:
+        HetacumnError: no such file, or not valid YAML.
+    """
+    if isinstance(over, Mapping):
+        return dict(over)
+    return _read_yaml(Path(over)) if over else {}
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        settings = yaml.safe_load(path.read_text()) or {}
+    except OSError:
+        raise HetacumnError(f"{path}: no such file; expected settings in YAML") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise HetacumnError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise HetacumnError(f"{path}: holds a {type(settings).__name__}; expected names and values")
+    check_sections(settings, str(path))
+    return settings

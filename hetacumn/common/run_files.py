@@ -1,0 +1,34 @@
+"""``run.json`` and ``config.json`` in the folder of a run.
+
+``config.json`` holds the settings, the fingerprint of the stack and its preprocessing; ``run.json`` holds what differs from run
+to run: seconds, memory, device.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import write_json
+from hetacumn.common.provenance import provenance
+
+
+def read_run(out: Path | str) -> dict:
+    """Read the facts that differ from run to run (seconds, memory, device), which are kept apart from the results."""
+    path = Path(out) / "run.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_facts(out: Path, facts: dict) -> None:
+    """Write ``config.json``; called once the model exists, so that the file of an earlier model stays beside that model."""
+    write_json(out / "config.json", {**facts, **provenance()})
+
+
+def read_config(out: Path | str) -> dict:
+    """Read a run's ``config.json``: method, ``config``, box, pixel size, stack and versions."""
+    path = Path(out) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise HetacumnError(f"{path}: expected the settings of a run ({error})") from error

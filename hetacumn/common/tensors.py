@@ -1,0 +1,29 @@
+"""Named tensors and their facts in safetensors files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        Path(temporary).write_bytes(save(tensors, {"facts": json.dumps(facts)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    if not path.exists():
+        raise HetacumnError(f"{path}: no such file; train first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise HetacumnError(f"{path}: expected a safetensors file of this program ({error})") from error

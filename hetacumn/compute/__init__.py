@@ -1,0 +1,1 @@
+"""Devices, several processes, CUDA graphs, batches and precision."""

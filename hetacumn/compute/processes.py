@@ -1,0 +1,88 @@
+"""Several devices with one process each: every process takes its share of each batch, and the results are combined.
+
+PyTorch's launcher (torchrun) starts the processes and ``torch.distributed`` connects them: NCCL between GPUs, gloo between
+CPUs. All processes draw the same random numbers and hold the same weights. A run therefore equals, but for rounding, the run of
+one process with the same batch, and its checkpoint can be continued on any number of devices.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, distributed
+
+from hetacumn.common.errors import HetacumnError
+
+PATIENCE = timedelta(hours=12)  # the other processes wait while the first makes the ab initio start alone
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """The processes of a job: this process has ``rank`` of ``size``."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def part(self, count: int) -> slice:
+        """Return this process's part of ``count`` items; the parts are consecutive and differ by one item at most."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def share(self, count: int) -> tuple[slice, float]:
+        """Return the part and the weight of its mean in the overall mean.
+
+        Where there are fewer items than processes, every process does all items.
+        """
+        part = self.part(count)
+        return (part, (part.stop - part.start) / count) if count >= self.size else (slice(0, count), 1 / self.size)
+
+    def add_up_(self, tensors: list[Float[Tensor, " ..."]]) -> None:
+        """Replace each tensor by its sum over all processes, in one message."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.flatten().float() for tensor in tensors])
+        distributed.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def gather(self, part: object) -> list:
+        """Collect an object from every process, in the order of ranks; tensors stay on the device of their sender."""
+        if self.size == 1:
+            return [part]
+        parts: list = [None] * self.size
+        distributed.all_gather_object(parts, part)
+        return parts
+
+    def wait(self) -> None:
+        """Wait until all processes have called this."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+SINGLE_PROCESS = ProcessGroup()
+
+
+def join_processes(device: str) -> tuple[ProcessGroup, torch.device]:
+    """Join the processes that torchrun started with this one; return the team and this process's device.
+
+    ``device`` is cpu or cuda. Raises :class:`HetacumnError` where a process has no GPU.
+    """
+    rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if device == "cuda":
+        if local >= torch.cuda.device_count():
+            raise HetacumnError(f"process {local} of this machine has no GPU of its own; expected one for each")
+        own = torch.device("cuda", local)
+        torch.cuda.set_device(own)
+        distributed.init_process_group("nccl", timeout=PATIENCE, device_id=own)
+    else:
+        own = torch.device("cpu")
+        distributed.init_process_group("gloo", timeout=PATIENCE)
+    return ProcessGroup(rank, size), own

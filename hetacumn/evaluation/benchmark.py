@@ -1,0 +1,125 @@
+"""The table of the benchmark: one row a run of a method on a dataset, gathered from ``results/``.
+
+``part`` of a row is ``compared`` (a method or another program beside the others), ``ablations`` (our method without one of its
+parts) or ``shares`` (our method trained on a share of the particles). Rows of an earlier table whose run is no longer in
+``results/`` stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import write_table
+from hetacumn.evaluation.dataset import BOUNDS, SimulatedDataset
+from hetacumn.evaluation.scores import seen_rows
+
+COLUMNS = ["dataset", "snr", "particles", "method", "seed", "trained_share", "accuracy", "accuracy_unseen",
+           "accuracy_surer_half", "ari", "bound_known_pose", "bound_marginal", "rotation_error_deg", "rotation_bound_deg",
+           "resolution_A", "view_from_z_deg", "view_chance_deg", "train_seconds", "predict_particles_per_second",
+           "peak_memory_mb", "finished", "settings", "device", "commit"]  # fmt: skip
+RUN = ["dataset", "snr", "particles", "method", "seed", "trained_share"]  #: columns that tell one run from another
+PARTS = ["compared", "ablations", "shares"]
+SHARE_TOLERANCE = 0.01  # of the usual trained share
+
+
+def make_table(results: Path | str, earlier: Path | str, usual_share: float) -> pd.DataFrame:
+    """The table of all runs in ``results`` and of the rows in ``earlier`` that no run replaces, with the column ``part``.
+
+    ``usual_share`` is the share of the particles that the main pipeline trains on.
+
+    Raises:
+        HetacumnError: neither a run nor an earlier table.
+    """
+    results, earlier = Path(results), Path(earlier)
+    tables = [tabulate_compared(results), tabulate_ablations(results), tabulate_shares(results)]
+    if earlier.exists():
+        tables.append(pd.read_csv(earlier))
+    tables = [table for table in tables if len(table)]
+    if not tables:
+        raise HetacumnError(f"{results}: no evaluation/scores.csv, and no table {earlier}; expected runs of the benchmark")
+    return sort_runs(pd.concat(tables, ignore_index=True).drop_duplicates(RUN, ignore_index=True), usual_share)
+
+
+def write_benchmark(path: Path | str, table: pd.DataFrame) -> None:
+    """Write the table without its column ``part``."""
+    write_table(path, table[COLUMNS])
+
+
+def tabulate_compared(results: Path) -> pd.DataFrame:
+    """Rows of all methods and programs on each dataset that has been evaluated; see :func:`tabulate_dataset`."""
+    folders = {path.parents[1]: path.parents[1].name for path in sorted(results.glob("*/evaluation/scores.csv"))}
+    folders |= {path.parents[1]: path.parents[1].name.split("-")[0]
+                for path in sorted(results.glob("benchmark/*/evaluation/scores.csv"))}  # fmt: skip
+    tables = [tabulate_dataset(folder, dataset) for folder, dataset in folders.items()]
+    return pd.concat(tables, ignore_index=True).reindex(columns=COLUMNS) if tables else pd.DataFrame(columns=COLUMNS)
+
+
+def tabulate_dataset(folder: Path, dataset: str) -> pd.DataFrame:
+    """A row a run in the folder of one dataset; the row of a program that gave no answer has bounds and no scores.
+
+    A refined answer has the training cost of the model that it refines.
+    """
+    scores = pd.read_csv(folder / "evaluation" / "scores.csv")
+    simulation = json.loads((folder / "particles" / "config.json").read_text())["simulation"]
+    rows = []
+    for path in sorted(folder.glob("*/run.json")):
+        score = scores[scores["method"] == path.parent.name]
+        row = score.iloc[0].to_dict() if len(score) else {"method": path.parent.name, "seed": 0}
+        facts = read_run_facts(path.parent, simulation["particles"])
+        rows.append({**row, **facts, "dataset": dataset, "snr": simulation["snr"]})
+    table = pd.DataFrame(rows)
+    table[BOUNDS] = table[BOUNDS].fillna(scores[BOUNDS].iloc[0])
+    return table
+
+
+def tabulate_ablations(results: Path) -> pd.DataFrame:
+    """Rows of the method without each of its parts, from ``benchmark/ablation/<dataset>/<method>/<seed>``."""
+    return pd.DataFrame(
+        [
+            _score_run(results, path.parent, path.parts[-4], path.parts[-3], int(path.parts[-2]))
+            for path in sorted(results.glob("benchmark/ablation/*/*/*/predictions.star"))
+        ]
+    ).reindex(columns=COLUMNS)
+
+
+def tabulate_shares(results: Path) -> pd.DataFrame:
+    """Rows of the method trained on a share of the particles, from ``benchmark/share/<dataset>/<percent>``."""
+    return pd.DataFrame(
+        [
+            _score_run(results, path.parent, path.parts[-3], "hetacumn", 0)
+            for path in sorted(results.glob("benchmark/share/*/*/predictions.star"))
+        ]
+    ).reindex(columns=COLUMNS)
+
+
+def _score_run(results: Path, folder: Path, dataset: str, method: str, seed: int) -> dict:
+    """The row of one run on a dataset of the main pipeline."""
+    known = SimulatedDataset.read(results / dataset, dataset)
+    score, bounds = known.score(folder).row, pd.read_csv(results / dataset / "evaluation" / "scores.csv")
+    row = {**read_run_facts(folder, len(known.truth.classes)), **score}
+    row |= {"dataset": dataset, "method": method, "seed": seed, "snr": known.truth.snr}
+    return row | {name: bounds[name].iloc[0] for name in BOUNDS}
+
+
+def read_run_facts(folder: Path, particles: int) -> dict:
+    """Cost, settings and commit of the run in a folder, and the share of so many particles that it was trained on.
+
+    Where a program gave no answer, ``settings`` tells the reason and ``finished`` is as the program's run says.
+    """
+    run = json.loads((folder / "run.json").read_text())
+    run["settings"] = run.get("no_answer") or json.dumps(run.get("settings", {}))
+    run["commit"] = run.get("git_commit")
+    share = round(len(seen_rows(folder, particles)) / particles, 6)
+    return {"finished": True, "particles": particles, "trained_share": share, **run}
+
+
+def sort_runs(table: pd.DataFrame, usual_share: float) -> pd.DataFrame:
+    """The table with the column ``part``, sorted by part, then by the columns that tell one run from another."""
+    part = pd.Series("compared", table.index)
+    part[(table["method"] == "hetacumn") & ((table["trained_share"] - usual_share).abs() > SHARE_TOLERANCE)] = "shares"
+    part[table["method"].str.startswith("ablation-")] = "ablations"
+    return table.assign(part=pd.Categorical(part, PARTS, ordered=True)).sort_values(["part", *RUN], ignore_index=True)

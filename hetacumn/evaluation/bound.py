@@ -1,0 +1,96 @@
+"""The Bayes bound of a simulated stack: the accuracy of a classifier that has the true volumes.
+
+One classifier has the true poses; the other searches them. The class posterior of the second integrates over poses. For each
+class, the best pose of an exhaustive grid and the true pose (so that no finer grid could do better) climb to the nearest
+peaks. Laplace's approximation gives the mass of the posterior about each peak; a peak that both reach counts once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import Observations
+from hetacumn.physics.rotations import distance_deg
+from hetacumn.search.grid import pose_grid, search_grid, shift_grid
+from hetacumn.search.refinement import Tangent, climb
+from hetacumn.search.state import State
+
+SAME_PEAK_DEG = 0.5  # two poses nearer than this have climbed to one peak
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Accuracies of the two classifiers, and the median pose error of the search in degrees."""
+
+    known_pose: float
+    marginal: float
+    rotation_error_deg: float
+
+
+@dataclass(frozen=True)
+class TrueMixture:
+    """The mixture that the images were drawn from: volumes in the scale of the images, class priors, poses and classes."""
+
+    volumes: Float[Tensor, "k box box box"]
+    weights: Float[Tensor, " k"]
+    poses: Poses
+    classes: Int[Tensor, " n"]
+
+
+@torch.no_grad()
+def bayes_bound(
+    data: Observations, mixture: TrueMixture, search_radius: float = 0.25, radius: float = 0.45, padding: float = 2.0
+) -> Bound:
+    """Compute the bound for images of a known mixture. Radii are in cycles per pixel."""
+    poses, classes = mixture.poses, mixture.classes
+    device, box, prior = data.y.device, data.plane.box, mixture.weights.to(data.y.device).float().log()
+    coarse = data.within(search_radius * box)
+    grid, shifts = pose_grid(4, 24).to(device), shift_grid(2.0, 5).to(device)
+    fixed = torch.zeros(len(data), 0, device=device)  # one volume has no latents
+    outward, finest = (0.15, 0.2, 0.2, search_radius, search_radius), (radius,) * 6
+    known_evidence, searched_evidence, found = [], [], []
+    for volume in mixture.volumes:
+        tangent = Tangent(volume[None], padding)
+        truth = State(poses, fixed)
+        known_evidence.append(_expand(data, tangent, truth, radius)[0])
+        best_of_grid = search_grid(coarse, volume[None], grid, shifts, padding=padding).poses
+        near, _ = climb(data, tangent, State(best_of_grid, fixed), outward)
+        modes, values = zip(*(climb(data, tangent, start, finest) for start in (near, truth)), strict=True)
+        peaks = [(mode.poses.rotations, _expand(data, tangent, mode, radius)[1]) for mode in modes]
+        searched_evidence.append(_add_peaks(*peaks))
+        found.append(modes[0].where(values[0] > values[1], modes[1]).poses.rotations)
+    known, searched = torch.stack(known_evidence, 1) + prior, torch.stack(searched_evidence, 1) + prior
+    winner = searched.argmax(1)
+    rotations = torch.stack(found, 1)[torch.arange(len(data)), winner]
+    return Bound(
+        float((known.argmax(1) == classes).float().mean()),
+        float((winner == classes).float().mean()),
+        float(distance_deg(rotations, poses.rotations).median()),
+    )
+
+
+def _add_peaks(
+    first: tuple[Float[Tensor, "n 3 3"], Float[Tensor, " n"]], second: tuple[Float[Tensor, "n 3 3"], Float[Tensor, " n"]]
+) -> Float[Tensor, " n"]:
+    """Add the evidences of two peaks (rotations, log evidences); a peak that is given twice counts once."""
+    (rotations, evidence), (other_rotations, other_evidence) = first, second
+    same = distance_deg(rotations, other_rotations) < SAME_PEAK_DEG
+    return torch.maximum(evidence, other_evidence).where(same, torch.logaddexp(evidence, other_evidence))
+
+
+def _expand(
+    data: Observations, tangent: Tangent, state: State, radius: float, batch: int = 500
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Compute log-likelihoods at a state, and Laplace evidences of the peaks there."""
+    band, values, evidences = data.within(radius * data.plane.box), [], []
+    for start in range(0, len(data), batch):
+        rows = slice(start, start + batch)
+        here = tangent.expand(band[rows], state[rows])
+        values.append(here.value)
+        evidences.append(here.step(0.0)[2])
+    return torch.cat(values), torch.cat(evidences)

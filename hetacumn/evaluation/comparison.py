@@ -1,0 +1,75 @@
+"""How far two predictions of the same particles agree, as the truth of real particles is unknown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.evaluation.scores import Score, score
+from hetacumn.io.mrc import read_volumes
+from hetacumn.particles.predictions import Predictions
+
+NEAR_DEG = 10
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two predictions on the particles that both have.
+
+    ``score`` is that of the second answer, with the first in the truth's place; ``volumes`` ``(K, box, box, box)`` are the
+    class volumes of the first, of voxels of ``voxel_A`` Å.
+    """
+
+    particles: int
+    score: Score
+    volumes: Tensor
+    voxel_A: float
+
+    @property
+    def compared_voxel_A(self) -> float:
+        """Voxel size in Å at the box at which the volumes were compared, the smaller of both."""
+        return self.voxel_A * self.volumes.shape[-1] / self.score.volumes.shape[-1]
+
+    def agreement(self) -> dict[str, float]:
+        """The numbers that `4_compare` explains, by name."""
+        row, errors_deg = self.score.row, self.score.rotation_error_deg
+        return {
+            "particles": self.particles,
+            "classes": row["ari"],
+            "poses_deg": row["rotation_error_deg"],
+            "within_10_deg": float((errors_deg < NEAR_DEG).float().mean()),
+            "volumes_A": row["resolution_A"],
+            "nyquist_A": 2 * self.compared_voxel_A,
+        }
+
+    def summary(self) -> str:
+        """The agreement in a sentence."""
+        found = self.agreement()
+        return (
+            f"agreement of {self.particles} particles: classes {found['classes']:.3f} (adjusted Rand index), poses "
+            f"{found['poses_deg']:.1f}° apart, {100 * found['within_10_deg']:.0f} % within 10°, volumes to "
+            f"{found['volumes_A']:.1f} Å"
+        )
+
+
+def compare_answers(first: Path | str, second: Path | str) -> Comparison:
+    """Compare the predictions in two folders on the particles of one name.
+
+    Raises:
+        HetacumnError: the predictions have no particle in common.
+    """
+    first, second = Path(first), Path(second)
+    one, other = Predictions.read(first), Predictions.read(second)
+    place = pd.Index(one.names).get_indexer(other.names)
+    known = place >= 0
+    if not known.any():
+        raise HetacumnError(f"{second}: no particle of {first}; expected two predictions that have particles in common")
+    one, other = one[place[known]], other[known.nonzero()[0]]
+    (volumes, voxel_A), (other_volumes, _) = (read_volumes(folder / "volumes", "class_") for folder in (first, second))
+    found = score(other, other_volumes, one, volumes, voxel_A, np.zeros(len(one), dtype=bool))
+    return Comparison(len(one), found, volumes, voxel_A)

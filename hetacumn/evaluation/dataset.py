@@ -1,0 +1,142 @@
+"""Scores of all methods on one simulated dataset beside the Bayes bound, and the five files that hold them.
+
+The folder of a dataset holds ``particles/`` (images and truth) and one folder a method.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path, write_json, write_table
+from hetacumn.evaluation.bound import Bound, TrueMixture, bayes_bound
+from hetacumn.evaluation.scores import Score, score_folder
+from hetacumn.io.mrc import read_volumes
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import observe
+from hetacumn.particles.reader import read_particles
+from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.fsc import shell_frequencies
+from hetacumn.simulation.truth import Truth
+
+BOUND_PARTICLES = (1500, 10_000)  # the second number where the bound on the first is not 1
+BOUNDS = ["bound_known_pose", "bound_marginal", "rotation_bound_deg"]
+KEY = ["dataset", "method", "seed"]
+MAIN_SCORES = ["accuracy", "accuracy_unseen", "accuracy_surer_half", "ari", "bound_known_pose", "bound_marginal",
+               "rotation_error_deg", "rotation_bound_deg", "resolution_A", "shift_error_A"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SimulatedDataset:
+    """A simulated dataset and its truth: true class ``volumes`` ``(K, box, box, box)`` of voxels of ``voxel_A`` Å."""
+
+    name: str
+    folder: Path
+    truth: Truth
+    volumes: Tensor
+    voxel_A: float
+
+    @classmethod
+    def read(cls, folder: Path | str, name: str) -> SimulatedDataset:
+        """Read the truth of the dataset ``name`` from its folder.
+
+        Raises:
+            HetacumnError: the folder holds another dataset, or no truth.
+        """
+        folder = Path(folder)
+        note = folder / "particles" / "config.json"
+        if note.exists() and (simulated := json.loads(note.read_text())["dataset"]) != name:
+            raise HetacumnError(f"{note}: of {simulated}; expected {name}, the dataset that is scored")
+        truth = Truth.read(folder / "particles" / "truth.npz")
+        return cls(name, folder, truth, *read_volumes(folder / "particles", "truth_class"))
+
+    def score(self, folder: Path | str) -> Score:
+        """Score the answer of one folder."""
+        return score_folder(folder, self.truth, self.volumes, self.voxel_A)
+
+
+def find_methods(folder: Path | str) -> set[str]:
+    """Names of the methods that left predictions in the folder of a dataset.
+
+    Raises:
+        HetacumnError: no method did.
+    """
+    methods = {path.parent.name for path in Path(folder).glob("*/predictions.star")}
+    if not methods:
+        raise HetacumnError(f"{folder}: no predictions; expected <method>/predictions.star")
+    return methods
+
+
+def score_methods(dataset: SimulatedDataset, methods: Iterable[str]) -> dict[str, Score]:
+    """Score each method of a dataset, in the order given."""
+    return {method: dataset.score(dataset.folder / method) for method in methods}
+
+
+def bound_dataset(dataset: SimulatedDataset, box: int) -> Bound:
+    """The Bayes bound for images cropped to ``box``.
+
+    The first 1,500 particles suffice where the classifier with unknown poses classifies all of them correctly; otherwise up to
+    10,000 particles are used.
+    """
+    few, many = (np.arange(min(count, len(dataset.truth.classes))) for count in BOUND_PARTICLES)
+    bound = _bound_rows(dataset, box, few)
+    return bound if bound.marginal == 1 else _bound_rows(dataset, box, many)
+
+
+def _bound_rows(dataset: SimulatedDataset, box: int, rows: np.ndarray) -> Bound:
+    truth = dataset.truth
+    weights = truth.classes.bincount(minlength=len(dataset.volumes)) / len(truth.classes)
+    volumes = scale_to_images(dataset.volumes, box, truth.noise_std)
+    particles = read_particles(dataset.folder / "particles" / "particles.star", box=box, rows=rows, centre=False)
+    poses = Poses(truth.rotations[rows], truth.shifts_A[rows] / particles.pixel_A)
+    return bayes_bound(observe(particles), TrueMixture(volumes, weights, poses, truth.classes[rows]))
+
+
+def scale_to_images(volumes: Tensor, box: int, noise_std: float) -> Tensor:
+    """True volumes ``(K, full, full, full)`` cropped to ``box``, in the units of images whose noise has unit variance.
+
+    The signal of a pixel grows with the area of the pixel.
+    """
+    return crop_volumes(volumes, box) * (volumes.shape[-1] / box) ** 2 / noise_std
+
+
+def tabulate_scores(dataset: SimulatedDataset, seed: int, scores: dict[str, Score], bound: Bound) -> pd.DataFrame:
+    """One row a method: dataset, method, seed, the main scores beside their bounds, then all other scores by name."""
+    bounds = dict(zip(BOUNDS, (bound.known_pose, bound.marginal, bound.rotation_error_deg), strict=True))
+    table = pd.DataFrame(
+        [{"dataset": dataset.name, "method": method, "seed": seed, **score.row, **bounds} for method, score in scores.items()]
+    )
+    return table[[*KEY, *MAIN_SCORES, *table.columns.difference([*MAIN_SCORES, *KEY])]]
+
+
+def tabulate_fsc(dataset: SimulatedDataset, scores: dict[str, Score]) -> pd.DataFrame:
+    """FSC of the aligned class volumes with the truth: a row a method, class (from 1) and shell, frequencies in 1/Å."""
+    rows = []
+    for method, score in scores.items():
+        box, full_box = score.volumes.shape[-1], dataset.volumes.shape[-1]
+        frequencies = shell_frequencies(box, dataset.voxel_A * full_box / box).tolist()
+        for k, curve in enumerate(score.fsc.tolist()):
+            rows += [(dataset.name, method, k + 1, *point) for point in zip(frequencies, curve, strict=True)]
+    return pd.DataFrame(rows, columns=["dataset", "method", "class", "frequency_per_A", "fsc"])
+
+
+def write_evaluation(
+    out: Path | str, dataset: SimulatedDataset, scores: dict[str, Score], table: pd.DataFrame, fsc: pd.DataFrame
+) -> None:
+    """Write ``scores.csv``, ``fsc.csv``, ``confusion.json``, ``rotation_errors.npz`` (degrees) and ``aligned_volumes.npz``."""
+    out, box = Path(out), next(iter(scores.values())).volumes.shape[-1]
+    write_table(out / "scores.csv", table)
+    write_table(out / "fsc.csv", fsc)
+    write_json(out / "confusion.json", {method: score.confusion.tolist() for method, score in scores.items()})
+    with atomic_path(out / "rotation_errors.npz") as path:
+        np.savez(path, **{method: score.rotation_error_deg.numpy() for method, score in scores.items()})
+    with atomic_path(out / "aligned_volumes.npz") as path:
+        aligned = {method: score.volumes.numpy() for method, score in scores.items()}
+        np.savez(path, truth=crop_volumes(dataset.volumes, box).numpy(), **aligned)

@@ -1,0 +1,179 @@
+"""The report of a prediction without known truth: half maps and their FSC, independent motions, and volumes along them.
+
+Where the particles are a simulated twin of a real stack, :func:`compare_with_truth` scores the report.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hetacumn.common.files import write_table
+from hetacumn.common.project import project_root
+from hetacumn.common.run_files import read_run
+from hetacumn.evaluation.bound import TrueMixture, bayes_bound
+from hetacumn.evaluation.chimerax import write_morph
+from hetacumn.evaluation.dataset import scale_to_images
+from hetacumn.evaluation.scores import motion_correlations, pose_errors
+from hetacumn.io.mrc import read_volumes, write_mrc
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.run_paths import RESULTS
+from hetacumn.physics.fsc import fsc, resolution_A, shell_frequencies
+from hetacumn.prediction.answer import Answer
+from hetacumn.prediction.landscape import LatentAxes, latent_axes
+from hetacumn.reconstruction.back_projection import reproject
+from hetacumn.search.subspace import volumes_at
+from hetacumn.simulation.structures import load_motion
+from hetacumn.simulation.truth import Truth
+
+PATH_POINTS = 10
+HALF_MAP_FSC = 0.143  # Rosenthal & Henderson 2003
+SURFACE_LEVEL = 0.25  # of the largest density along a path
+BOUND_PARTICLES = 1500  # of the search with the true volumes
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The folders of a report: ``predictions``, the ``model`` that made them, and ``out`` for the figures."""
+
+    predictions: Path
+    model: Path
+    out: Path
+
+    @classmethod
+    def of_dataset(cls, name: str, predictions: Path | str = "", out: Path | str = "") -> ReportPaths:
+        """The folders of a dataset in ``results/``; an empty ``predictions`` or ``out`` takes its default."""
+        folder = RESULTS / name
+        return cls(Path(predictions or folder / "refined"), folder / "hetacumn", Path(out or Path("figures") / name))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Half maps and motions of one prediction.
+
+    ``half_maps`` and their FSC ``curves`` ``(box // 2,)`` are by group: ``all`` particles, ``class 1``, …; a class of fewer
+    than two particles has none. ``paths`` holds latents ``(10, q)`` along each independent motion, ``path_volumes`` their
+    volumes ``(10, box, box, box)``.
+    """
+
+    run: Answer
+    half_maps: dict[str, tuple[Tensor, Tensor]]
+    curves: dict[str, Tensor]
+    axes: LatentAxes
+    paths: list[Tensor]
+    path_volumes: list[Tensor]
+
+    def resolutions_A(self) -> dict[str, float]:
+        """The resolution of each group in Å, where the FSC of its half maps falls to 0.143."""
+        return {group: resolution_A(curve, self.run.voxel_A, HALF_MAP_FSC) for group, curve in self.curves.items()}
+
+    def draw_particles(self, count: int = 6) -> tuple[Tensor, Tensor]:
+        """The first particles ``(count, box, box)`` as the model draws them without noise, and as they are, whitened."""
+        rows = np.arange(min(count, len(self.run.stack)))
+        data, poses = self.run.posed(rows)
+        drawn = reproject(data, self.run.class_volumes, self.run.predictions.classes[:count], poses)
+        return data.plane.unpack(drawn), data.plane.unpack(data.y)
+
+
+def make_report(run: Answer, motions: int = 2) -> Report:
+    """Reconstruct random halves of all particles and of each class, and find the independent motions of the particles."""
+    groups = {"all": np.arange(len(run.predictions))}
+    groups |= {f"class {k + 1}": (run.predictions.classes == k).numpy().nonzero()[0] for k in range(len(run.class_volumes))}
+    half_maps = {group: run.half_maps(rows) for group, rows in groups.items() if len(rows) > 1}
+    curves = {group: fsc(first[None], second[None])[0] for group, (first, second) in half_maps.items()}
+    axes = latent_axes(run.predictions.latents, motions, run.basis)
+    paths = [axes.path(i, PATH_POINTS) for i in range(axes.coordinates.shape[1])]
+    return Report(run, half_maps, curves, axes, paths, [volumes_at(path, run.basis) for path in paths])
+
+
+def write_report(report: Report) -> None:
+    """Write half maps, ``fsc.csv``, the volumes of every path and a ChimeraX script a path into the folder of the predictions.
+
+    Files of an earlier report, which may have had more classes or motions, are removed first.
+    """
+    folder, voxel_A = report.run.folder, report.run.voxel_A
+    for stale in [*folder.glob("halves/*.mrc"), *folder.glob("paths/*.mrc"), *folder.glob("motion_*.cxc")]:
+        stale.unlink()
+    for group, halves in report.half_maps.items():
+        stem = group.replace(" ", "_")
+        for i, half in enumerate(halves):
+            write_mrc(folder / "halves" / f"{stem}_half{i + 1}.mrc", half, voxel_A)
+        write_mrc(folder / "halves" / f"{stem}.mrc", sum(halves) / 2, voxel_A)
+    frequencies = shell_frequencies(report.run.stack.box, voxel_A).tolist()
+    curves = {group: curve.tolist() for group, curve in report.curves.items()}
+    write_table(folder / "fsc.csv", pd.DataFrame({"frequency_per_A": frequencies} | curves))
+    for i, volumes in enumerate(report.path_volumes):
+        files = [f"paths/motion_{i + 1}_{k + 1:02d}.mrc" for k in range(len(volumes))]
+        for file, volume in zip(files, volumes, strict=True):
+            write_mrc(folder / file, volume, voxel_A)
+        write_morph(folder / f"motion_{i + 1}.cxc", files, SURFACE_LEVEL * float(volumes.max()))
+
+
+def describe_resolutions(report: Report) -> dict[str, str]:
+    """The resolution of each group in words; a group that reaches Nyquist asks for a larger box."""
+    nyquist_A = 2 * report.run.voxel_A
+    hints = {True: ", Nyquist: a larger stack.box would show more", False: ""}
+    return {group: f"{value:.1f} Å{hints[value <= nyquist_A]}" for group, value in report.resolutions_A().items()}
+
+
+@dataclass(frozen=True)
+class TruthComparison:
+    """A report beside the known truth.
+
+    ``found`` and ``true`` ``(n, d)`` are the coordinates of each particle along the true motions ``names``, matched;
+    ``correlations`` their rank correlations; ``scores`` all scores by name.
+    """
+
+    names: tuple[str, ...]
+    found: Tensor
+    true: Tensor
+    correlations: list[float]
+    scores: dict[str, float]
+
+
+def compare_with_truth(report: Report, truth: Path | str, model: Path | str) -> TruthComparison:
+    """Score a report of simulated particles against the truth in the folder ``truth``; ``model`` is the model's folder.
+
+    The rotation error is the median over one rotation of the molecule and both hands; its bound is the error of poses searched
+    with the true volumes.
+    """
+    run, truth = report.run, Path(truth)
+    stack, known = run.stack, Truth.read(truth / "truth.npz")
+    molecule = json.loads((truth / "config.json").read_text())["simulation"]["molecule"]
+    names, true = load_motion(molecule, project_root() / "data").names, known.coordinate[stack.rows]
+    correlations, own = motion_correlations(report.axes.coordinates, true)
+    errors_deg, _ = pose_errors(run.predictions.rotations, known.rotations[stack.rows])
+    trained, predicted = read_run(model), read_run(run.folder)
+    scores = {f"spearman_{motion}": value for motion, value in zip(names, correlations.tolist(), strict=True)} | {
+        "rotation_error_deg": float(errors_deg.median()),
+        "rotation_bound_deg": _bound_rotations(run, known, truth),
+        "resolution_A": report.resolutions_A()["all"],
+        "nyquist_A": 2 * run.voxel_A,
+        "seconds": trained["train_seconds"] + len(run.predictions) / predicted["predict_particles_per_second"],
+        "peak_memory_mb": max(trained["peak_memory_mb"], predicted["peak_memory_mb"]),
+    }
+    return TruthComparison(names, report.axes.coordinates[:, own], true, correlations.tolist(), scores)
+
+
+def _bound_rotations(run: Answer, known: Truth, truth: Path) -> float:
+    """The median error in degrees of poses searched with the true volumes, on the first 1,500 particles."""
+    volumes, _ = read_volumes(truth, "truth_class")
+    stack, some = run.stack, run.stack.rows[:BOUND_PARTICLES]
+    shifts_A = stack.metadata.shifts_in_prepared_A(known.shifts_A[stack.rows])
+    poses = Poses(known.rotations[some], shifts_A[:BOUND_PARTICLES] / stack.pixel_A)
+    in_images = scale_to_images(volumes, stack.box, known.noise_std)
+    data, _ = run.posed(np.arange(len(some)))
+    mixture = TrueMixture(in_images, torch.ones(len(in_images)), poses, known.classes[some])
+    return bayes_bound(data, mixture).rotation_error_deg
+
+
+def write_truth_scores(out: Path, comparison: TruthComparison) -> None:
+    """Write the scores as ``quantity,value`` beside the folder ``out`` of the figures: ``real-twin`` to ``real_twin.csv``."""
+    table = pd.DataFrame(comparison.scores.items(), columns=["quantity", "value"])
+    write_table(out.with_name(f"{out.name.replace('-', '_')}.csv"), table, digits=4)

@@ -1,0 +1,252 @@
+"""Scores of an answer: classes, poses, shifts, volumes, and the information in the latents.
+
+Everything takes arrays, never a model. Class labels are integers from 0, poses ``(n, 3, 3)`` take object to
+view, shifts are ``(n, 2)`` xy in Å, volumes ``(K, z, y, x)`` with row ``k`` that of label ``k``. Names,
+orientation, position and hand of the estimated classes are arbitrary, and no score here depends on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import spearmanr
+from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.io.mrc import read_volumes
+from hetacumn.particles.predictions import Predictions
+from hetacumn.physics.alignment import align_volume
+from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.fsc import fsc, resolution_A
+from hetacumn.physics.rotations import Frame, align, distance_deg
+from hetacumn.simulation.truth import Truth
+
+_TRUSTED_DEG = 30.0  # poses worse than this in the median give volumes no frame to start from
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of one method on one dataset: numbers by name in ``row``, and the data of the figures.
+
+    ``confusion`` is that of :func:`confusion`, ``rotation_error_deg`` ``(n,)``; ``fsc`` ``(K, box // 2)`` and
+    ``volumes`` ``(K, z, y, x)``, aligned with the truth, are by *true* class.
+    """
+
+    row: dict[str, float]
+    confusion: np.ndarray
+    rotation_error_deg: Tensor
+    fsc: Tensor
+    volumes: Tensor
+
+
+def _labels(classes: ArrayLike | Tensor) -> np.ndarray:
+    return classes.cpu().numpy() if isinstance(classes, Tensor) else np.asarray(classes)
+
+
+def _counts(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    if len(predicted) != len(true):
+        raise ValueError(f"as many predicted as true labels are needed, not {len(predicted)} and {len(true)}")
+    size = max(predicted.max(), true.max()) + 1
+    counts = np.zeros((size, size), dtype=np.int64)
+    np.add.at(counts, (true, predicted), 1)
+    return counts
+
+
+def match_classes(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
+    """Match each predicted label with a true label, so that ``matching[predicted]`` agrees best with ``true``.
+
+    The matching permutes as many labels as the richer of both has (Hungarian algorithm): surplus predicted classes are matched
+    with labels that no particle has.
+    """
+    counts = _counts(_labels(predicted), _labels(true))
+    true_rows, predicted_columns = linear_sum_assignment(counts, maximize=True)
+    matching = np.empty(len(counts), dtype=np.int64)
+    matching[predicted_columns] = true_rows
+    return matching
+
+
+def accuracy(predicted: ArrayLike, true: ArrayLike) -> float:
+    """Compute the share of right labels under the best matching."""
+    predicted, true = _labels(predicted), _labels(true)
+    return float((match_classes(predicted, true)[predicted] == true).mean())
+
+
+def adjusted_rand(predicted: ArrayLike, true: ArrayLike) -> float:
+    """Compute the adjusted Rand index of two partitions: 1 where equal, 0 at chance."""
+    return float(adjusted_rand_score(_labels(true), _labels(predicted)))
+
+
+def confusion(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
+    """Count particles by true class (row) and by the class matched with their label (column), ``(K, K)``."""
+    predicted, true = _labels(predicted), _labels(true)
+    return _counts(match_classes(predicted, true)[predicted], true)
+
+
+def motion_correlations(found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlate each true motion ``(n, d)`` with the coordinate of ``(n, k)``, ``k >= d``, matched with it best.
+
+    Returns the absolute rank correlations (Spearman) ``(d,)``, and the matched coordinates ``(d,)``.
+    """
+    table = np.abs([[spearmanr(a, b).statistic for b in found.T.numpy()] for a in true.T.numpy()])
+    rows, columns = linear_sum_assignment(-table)
+    return torch.from_numpy(table[rows, columns]).float(), torch.from_numpy(columns)
+
+
+def pose_errors(estimated: Tensor, true: Tensor) -> tuple[Tensor, Frame]:
+    """Compute the rotation error of every particle ``(n,)`` in degrees, in the best frame, and this frame.
+
+    A frame is one rotation of the object and one of two hands, for all particles.
+    """
+    frame = align(estimated, true)
+    return distance_deg(frame.apply(estimated), true), frame
+
+
+def shift_errors(estimated_A: Tensor, true_A: Tensor, true_rotations: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the distance of estimated and true shifts ``(n,)`` and the position of the volume ``(3,)``, in Å.
+
+    A volume that lies at ``c`` of the true frame is matched by shifts that differ by minus the projection
+    of ``c``, ``t_est = t_true - (R_true c)_xy``, in either hand. ``c`` is fitted by least squares, at last
+    to the half that agrees best, and taken out.
+    """
+    projections = true_rotations[:, :2].double()  # (n, 2, 3)
+    differences = true_A.double() - estimated_A.double()
+    inliers = torch.ones(len(differences), dtype=torch.bool, device=differences.device)
+    for _ in range(4):
+        rows, values = projections[inliers].flatten(0, 1), differences[inliers].flatten()
+        position = torch.linalg.lstsq(rows.mT @ rows, rows.mT @ values).solution
+        errors = (differences - projections @ position).norm(dim=1)
+        inliers = errors <= errors.median()
+    return errors.float(), position.float()
+
+
+def disentanglement(
+    latents: ArrayLike, classes: ArrayLike, rotations: Tensor, neighbours: int = 20, most: int = 5000
+) -> dict[str, float]:
+    """Measure what ``(n, d)`` latents know of the conformation and of the pose, by their k nearest neighbours.
+
+    Five-fold cross-validation over the first ``most`` particles, latent dimensions scaled to unit variance.
+
+    ``class_from_z``: share of right classes; ``class_chance``: that of the commonest class.
+    ``view_from_z_deg``: mean angle between the view direction, the third row of ``R``, and the mean direction
+    of the neighbours; ``view_chance_deg``: the same after permuting the views. Disentangled latents have the
+    first far above chance and the second at chance. NaN where there are no latents.
+    """
+    latents = np.asarray(latents, dtype=np.float64)[:most]
+    names = ("class_from_z", "class_chance", "view_from_z_deg", "view_chance_deg")
+    if latents.shape[1] == 0:
+        return dict.fromkeys(names, float("nan"))
+    classes = _labels(classes)[:most]
+    views = rotations[:most, 2].cpu().double().numpy()
+    z = StandardScaler().fit_transform(latents)
+    folds = KFold(5, shuffle=True, random_state=0)
+    neighbours = min(neighbours, len(z) // 5)
+
+    predicted = cross_val_predict(KNeighborsClassifier(neighbours), z, classes, cv=folds)
+    permuted = np.random.default_rng(0).permutation(views)
+    both = cross_val_predict(KNeighborsRegressor(neighbours), z, np.hstack([views, permuted]), cv=folds)
+    return dict(
+        zip(
+            names,
+            (
+                float((predicted == classes).mean()),
+                float(np.bincount(classes).max() / len(classes)),
+                _mean_angle_deg(both[:, :3], views),
+                _mean_angle_deg(both[:, 3:], permuted),
+            ),
+            strict=True,
+        )
+    )
+
+
+def _mean_angle_deg(a: np.ndarray, b: np.ndarray) -> float:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = (a * b).sum(1) / np.maximum(norms, 1e-12)
+    return float(np.rad2deg(np.arccos(cosines.clip(-1, 1))).mean())
+
+
+def score(
+    predictions: Predictions,
+    volumes: Tensor,
+    truth: Truth | Predictions,
+    true_volumes: Tensor,
+    voxel_A: float,
+    seen: np.ndarray,
+) -> Score:
+    """Score the answer of one method.
+
+    ``volumes`` and ``true_volumes`` ``(K, z, y, x)`` may be of different boxes over the same field of view:
+    they are compared at the smaller box. ``voxel_A`` is that of the true ones. ``seen`` ``(n,)`` is true
+    where a particle was trained on. Another answer in place of the truth measures how far the two agree.
+
+    ``row``: ``accuracy`` of all particles, ``accuracy_unseen`` of those not trained on (NaN where all were) and
+    ``accuracy_surer_half`` of those whose class is the more probable (NaN where that is not known), under one matching;
+    ``ari``; medians ``rotation_error_deg`` and ``shift_error_A``; ``resolution_A``, that of the worst class volume; and
+    :func:`disentanglement`. A true class for which there is no volume resolves nothing.
+    """
+    predicted, true = _labels(predictions.classes), _labels(truth.classes)
+    matching = match_classes(predicted, true)
+    right = matching[predicted] == true
+    unseen = right[~seen]
+    sure = predictions.class_probabilities
+    surer = [] if sure is None else sure.argsort(descending=True, stable=True)[: -(-len(sure) // 2)].cpu().numpy()
+    errors_deg, frame = pose_errors(predictions.rotations, truth.rotations)
+    errors_A, _ = shift_errors(predictions.shifts_A, truth.shifts_A, truth.rotations)
+    trusted = frame if errors_deg.median() < _TRUSTED_DEG else None
+
+    box = min(volumes.shape[-1], true_volumes.shape[-1])
+    references = crop_volumes(true_volumes, box)
+    aligned = torch.zeros_like(references)
+    for k, label in enumerate(np.argsort(matching)[: len(references)]):  # the label that true class k goes by
+        if label < len(volumes):
+            aligned[k] = align_volume(crop_volumes(volumes[label], box), references[k], trusted)
+    curves = fsc(aligned, references)
+    voxel_A = voxel_A * true_volumes.shape[-1] / box
+    row = {
+        "accuracy": float(right.mean()),
+        "accuracy_unseen": float(unseen.mean()) if len(unseen) else float("nan"),
+        "accuracy_surer_half": float(right[surer].mean()) if len(surer) else float("nan"),
+        "ari": adjusted_rand(predicted, true),
+        "rotation_error_deg": float(errors_deg.median()),
+        "resolution_A": max(resolution_A(curve, voxel_A) for curve in curves),
+        "shift_error_A": float(errors_A.median()),
+        **disentanglement(_labels(predictions.latents), true, truth.rotations),
+    }
+    return Score(row, confusion(predicted, true), errors_deg, curves, aligned)
+
+
+def score_folder(folder: Path | str, truth: Truth, true_volumes: Tensor, voxel_A: float) -> Score:
+    """Score the files of a method in a folder: predictions, ``volumes/``, ``train_rows.npy``.
+
+    Raises :class:`HetacumnError` where the predictions are not of as many particles as the truth.
+    """
+    folder = Path(folder)
+    predictions = Predictions.read(folder)
+    if len(predictions) != len(truth.classes):
+        counts = f"{len(predictions)} particles; expected {len(truth.classes)}, those of the truth"
+        raise HetacumnError(f"{folder}: predictions of {counts}")
+    seen = np.zeros(len(predictions), dtype=bool)
+    seen[seen_rows(folder, len(predictions))] = True
+    volumes, _ = read_volumes(folder / "volumes", "class_")
+    return score(predictions, volumes, truth, true_volumes, voxel_A, seen)
+
+
+def seen_rows(folder: Path | str, particles: int) -> np.ndarray:
+    """Read the row numbers of the particles that the method of a folder was trained on.
+
+    A folder ``<method>-<grade>`` without training rows has those of ``<method>``; where there are none, all
+    ``particles`` count as seen.
+    """
+    folder = Path(folder)
+    for one in (folder, folder.with_name(folder.name.rpartition("-")[0] or folder.name)):
+        if (one / "train_rows.npy").is_file():
+            return np.load(one / "train_rows.npy")
+    return np.arange(particles)

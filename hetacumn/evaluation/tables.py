@@ -1,0 +1,68 @@
+"""Scores of several datasets or seeds in one table, read back from ``results/``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hetacumn.evaluation.dataset import SimulatedDataset
+
+RESULT_COLUMNS = ["dataset", "method", "seed", "accuracy", "accuracy_unseen", "accuracy_surer_half", "ari", "bound_known_pose",
+                  "bound_marginal", "rotation_error_deg", "rotation_bound_deg", "resolution_A"]  # fmt: skip
+ARRIVED_WITHIN = 0.03  # of the Bayes bound
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """What `4_evaluate` left of several datasets.
+
+    ``scores`` and ``fsc`` hold the rows of all datasets. The others are by dataset, then by method: the ``confusions``
+    ``(K, K)``, ``rotation_errors`` ``(n,)`` in degrees, aligned ``volumes`` ``(K, z, y, x)`` (with those of the ``truth``), and
+    the training ``histories`` of the methods that have one.
+    """
+
+    scores: pd.DataFrame
+    fsc: pd.DataFrame
+    confusions: dict[str, dict[str, list]]
+    rotation_errors: dict[str, dict[str, np.ndarray]]
+    volumes: dict[str, dict[str, np.ndarray]]
+    histories: dict[str, dict[str, pd.DataFrame]]
+
+
+def read_evaluations(results: Path | str, datasets: list[str]) -> Evaluations:
+    """Read the evaluations of some datasets from the folder ``results``."""
+    folders = {dataset: Path(results) / dataset for dataset in datasets}
+    scores, fsc = (
+        pd.concat([pd.read_csv(folder / "evaluation" / name) for folder in folders.values()], ignore_index=True)
+        for name in ("scores.csv", "fsc.csv")
+    )
+    confusions = {dataset: json.loads((folder / "evaluation" / "confusion.json").read_text())
+                  for dataset, folder in folders.items()}  # fmt: skip
+    errors, volumes = (
+        {dataset: dict(np.load(folder / "evaluation" / name)) for dataset, folder in folders.items()}
+        for name in ("rotation_errors.npz", "aligned_volumes.npz")
+    )
+    methods = list(dict.fromkeys(scores["method"]))
+    histories = {dataset: _read_histories(folder, methods) for dataset, folder in folders.items()}
+    return Evaluations(scores, fsc, confusions, errors, volumes, histories)
+
+
+def _read_histories(folder: Path, methods: list[str]) -> dict[str, pd.DataFrame]:
+    paths = {method: folder / method / "history.csv" for method in methods}
+    return {method: pd.read_csv(path) for method, path in paths.items() if path.is_file()}
+
+
+def score_seeds(folder: Path | str, dataset: SimulatedDataset) -> pd.DataFrame:
+    """Score the runs of one dataset from several seeds, one folder a seed: a row a seed.
+
+    A run has ``arrived`` if its accuracy is within 0.03 of the dataset's Bayes bound.
+    """
+    bound = pd.read_csv(dataset.folder / "evaluation" / "scores.csv")["bound_marginal"].iloc[0]
+    folders = sorted((path.parent for path in Path(folder).glob("*/predictions.star")), key=lambda path: int(path.name))
+    table = pd.DataFrame([{"dataset": dataset.name, "seed": int(path.name), **dataset.score(path).row} for path in folders])
+    table = table[["dataset", "seed", "accuracy", "accuracy_unseen", "rotation_error_deg", "resolution_A"]]
+    return table.assign(bound_marginal=bound, arrived=table["accuracy"] >= bound - ARRIVED_WITHIN)

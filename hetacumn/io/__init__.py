@@ -1,0 +1,1 @@
+"""Files of the field: STAR, .cs, MRC, image stacks, and the archive EMPIAR."""

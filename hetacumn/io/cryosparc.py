@@ -1,0 +1,89 @@
+"""Reading of cryoSPARC's .cs particle tables into one flat table with RELION's column names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from roma import rotvec_to_rotmat
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.physics.rotations import to_euler
+
+#: RELION's column, cryoSPARC's field, and the factor between them.
+_COLUMNS = [
+    ("rlnDefocusU", "ctf/df1_A", 1.0),
+    ("rlnDefocusV", "ctf/df2_A", 1.0),
+    ("rlnDefocusAngle", "ctf/df_angle_rad", 180 / np.pi),
+    ("rlnPhaseShift", "ctf/phase_shift_rad", 180 / np.pi),
+    ("rlnVoltage", "ctf/accel_kv", 1.0),
+    ("rlnSphericalAberration", "ctf/cs_mm", 1.0),
+    ("rlnAmplitudeContrast", "ctf/amp_contrast", 1.0),
+    ("rlnImagePixelSize", "blob/psize_A", 1.0),
+]
+
+NUMBERS, TEXT = "fiu", "SU"
+OPTIONAL = ("alignments3D", "ctf/anisomag")
+#: Field, kinds of its type, shape of one value.
+_EXPECTED: list[tuple[str, str, tuple[int, ...]]] = [
+    ("blob/path", TEXT, ()), ("blob/idx", "iu", ()), ("blob/shape", "iu", (2,)),
+    *((name, NUMBERS, ()) for _, name, _ in _COLUMNS),
+    ("ctf/anisomag", NUMBERS, (4,)),
+    ("alignments3D/pose", NUMBERS, (3,)), ("alignments3D/shift", NUMBERS, (2,)), ("alignments3D/psize_A", NUMBERS, ()),
+]  # fmt: skip
+
+
+def read_cs(path: Path) -> pd.DataFrame:
+    """Read one row a particle: rlnImageName, CTF, pixel size, image size; angles and origins where it is aligned.
+
+    A cryoSPARC pose is a rotation vector from view to object; its shift is RELION's origin in pixels of
+    ``alignments3D/psize_A``.
+
+    Raises:
+        HetacumnError: the file is not a .cs table, or a field is missing.
+    """
+    try:
+        rows = np.load(path, allow_pickle=False)
+        fields = set(rows.dtype.names)
+    except Exception as error:  # numpy raises whatever its parser of headers meets
+        raise HetacumnError(f"{path}: not a cryoSPARC table ({' '.join(str(error).split())})") from error
+    for field, kinds, shape in _EXPECTED:
+        if field not in fields and field.startswith(OPTIONAL):
+            continue
+        if field not in fields:
+            raise HetacumnError(
+                f"{path}: no column {field}; expected it for every particle "
+                "(a table exported without its passthrough lacks columns)"
+            )
+        if rows.dtype[field].base.kind not in kinds or rows.dtype[field].shape != shape:
+            raise HetacumnError(
+                f"{path}: column {field} holds {rows.dtype[field]}; expected "
+                f"{'text' if kinds == TEXT else 'numbers'}{f' by {shape[0]}' if shape else ''}"
+            )
+    stacks = [_text(name, path, i).lstrip(">") for i, name in enumerate(rows["blob/path"].tolist())]
+    names = [f"{i + 1:06d}@{stack}" for i, stack in zip(rows["blob/idx"], stacks, strict=True)]
+    table = pd.DataFrame({"rlnImageName": names})
+    for relion, field, factor in _COLUMNS:
+        table[relion] = rows[field].astype(np.float64) * factor
+    if "ctf/anisomag" in fields:  # the matrix minus the identity
+        for i in range(2):
+            for j in range(2):
+                table[f"rlnMagMat{i}{j}"] = rows["ctf/anisomag"][:, 2 * i + j].astype(np.float64) + (i == j)
+    table["rlnImageSize"] = rows["blob/shape"][:, 0].astype(int)
+    if "alignments3D/pose" in fields:
+        rotations = rotvec_to_rotmat(torch.from_numpy(rows["alignments3D/pose"].astype(np.float64))).mT
+        table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]] = to_euler(rotations).numpy()
+    if "alignments3D/shift" in fields:
+        pixel_A = rows["alignments3D/psize_A" if "alignments3D/psize_A" in fields else "blob/psize_A"]
+        origins_A = rows["alignments3D/shift"] * pixel_A[:, None].astype(np.float64)
+        table[["rlnOriginXAngst", "rlnOriginYAngst"]] = origins_A
+    return table
+
+
+def _text(name: bytes | str, path: Path, row: int) -> str:
+    try:
+        return name.decode() if isinstance(name, bytes) else name
+    except UnicodeDecodeError:
+        raise HetacumnError(f"{path}: row {row + 1}: blob/path is {name!r}; expected a file's name") from None

@@ -1,0 +1,65 @@
+"""Volumes as MRC files: one file, or a numbered series in a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path, make_folder
+
+
+def write_mrc(path: Path | str, volume: Float[Tensor, "z y x"], voxel_A: float) -> None:
+    """Write a volume as MRC, with the physical origin (0, 0, 0) Å at index ``box // 2``.
+
+    The header holds no date: equal volumes make equal bytes.
+    """
+    with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+        mrc.set_data(volume.detach().cpu().float().numpy())
+        mrc.voxel_size = voxel_A
+        mrc.header.label[0] = "hetacumn"
+        mrc.header.origin = tuple([-(volume.shape[-1] // 2) * voxel_A] * 3)
+
+
+def read_mrc(path: Path | str) -> tuple[Float[Tensor, "z y x"], float]:
+    """Read a volume and its voxel size in Å. Raises :class:`HetacumnError` naming the file."""
+    try:
+        with mrcfile.open(path) as mrc:
+            return torch.from_numpy(np.array(mrc.data, dtype=np.float32)), float(mrc.voxel_size.x)
+    except (OSError, ValueError) as error:
+        raise HetacumnError(f"{path}: expected an MRC volume ({error})") from error
+
+
+def write_volumes(folder: Path | str, volumes: Float[Tensor, "k z y x"], stem: str, voxel_A: float) -> None:
+    """Write volumes as ``<stem>1.mrc``, ``<stem>2.mrc``, … in a folder.
+
+    Files with higher numbers, of an earlier run with more volumes, are removed.
+    """
+    folder = make_folder(folder)
+    paths = [folder / f"{stem}{i}.mrc" for i in range(1, len(volumes) + 1)]
+    for path, volume in zip(paths, volumes, strict=True):
+        write_mrc(path, volume, voxel_A)
+    numbered = re.compile(re.escape(stem) + r"\d+\.mrc")
+    for path in set(folder.iterdir()) - set(paths):
+        if numbered.fullmatch(path.name):
+            path.unlink()
+
+
+def read_volumes(folder: Path | str, stem: str) -> tuple[Float[Tensor, "k z y x"], float]:
+    """Read the volumes that :func:`write_volumes` wrote, and the voxel size in Å.
+
+    Raises :class:`HetacumnError` where there is none.
+    """
+    volumes: list[Tensor] = []
+    while (path := Path(folder) / f"{stem}{len(volumes) + 1}.mrc").is_file():
+        volume, voxel_A = read_mrc(path)
+        volumes.append(volume)
+    if not volumes:
+        raise HetacumnError(f"{path}: no such file; expected volumes numbered from 1")
+    return torch.stack(volumes), voxel_A

@@ -1,0 +1,142 @@
+"""Image stacks on disk: MRC headers, opening without loading, creating by chunks."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+from jaxtyping import Float, Num, Shaped
+from mrcfile.dtypes import HEADER_DTYPE
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path
+
+HEADER_BYTES = 1024  # the header of an MRC file, without its extended header
+CHUNK_BYTES = 32 * 2**20  # float32 images that are held at once while a stack is read or written
+
+
+def chunk_length(box: int) -> int:
+    """Return how many images of a box are handled at once."""
+    return max(1, CHUNK_BYTES // (4 * box * box))
+
+
+def open_stack(path: Path | str) -> Num[np.ndarray, "n y x"]:
+    """Open the images of an MRC stack, memory-mapped and read-only, in the file's own dtype.
+
+    Headers without the MRC signature (older programs) are accepted.
+
+    Raises:
+        HetacumnError: no such file, not MRC, not real numbers, shorter than its header says.
+    """
+    layout = read_layout(path)
+    return np.memmap(path, dtype=layout.dtype, mode="r", offset=layout.offset, shape=layout.shape)
+
+
+def read_layout(path: Path | str) -> Layout:
+    """Read the header of an MRC stack and check it against the file's length. Raises as :func:`open_stack`."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            layout = Layout.parse(file.read(HEADER_BYTES), str(path))
+    except FileNotFoundError:
+        raise HetacumnError(f"{path}: no such file; expected a stack of images") from None
+    except OSError as error:
+        raise HetacumnError(f"{path}: not an MRC stack ({error})") from error
+    actual = path.stat().st_size
+    if actual < layout.end:
+        whole = max(0, actual - layout.offset) // layout.image_bytes
+        raise HetacumnError(
+            f"{path}: truncated: {actual} bytes hold {whole} whole images; expected "
+            f"{layout.shape[0]} images in {layout.end} bytes, as its header says"
+        )
+    return layout
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The layout of an MRC stack: ``shape`` (n, y, x), the dtype of the images, and the byte at which the first begins."""
+
+    header: np.void
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    offset: int
+
+    @property
+    def image_bytes(self) -> int:
+        """The bytes of one image."""
+        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+
+    @property
+    def pixel_A(self) -> float:
+        """The pixel size in Å that the header states, 0 where it states none."""
+        return float(self.header["cella"]["x"]) / max(1, int(self.header["mx"]))
+
+    @property
+    def end(self) -> int:
+        """The least number of bytes of the whole file."""
+        return self.offset + self.shape[0] * self.image_bytes
+
+    @classmethod
+    def parse(cls, raw: bytes, where: str) -> Layout:
+        """Parse the first :data:`HEADER_BYTES` of a file, in either byte order.
+
+        Raises:
+            HetacumnError: naming ``where``: not MRC, not real numbers.
+        """
+        try:
+            header, order = _parse_header(raw)
+            dtype = mrcfile.utils.dtype_from_mode(header["mode"]).newbyteorder(order)
+        except ValueError as error:
+            raise HetacumnError(f"{where}: not an MRC stack ({error})") from error
+        shape = (int(header["nz"]), int(header["ny"]), int(header["nx"]))
+        if dtype.kind == "c" or min(shape) < 1:
+            raise HetacumnError(
+                f"{where}: header of {shape[0]} images {shape[2]} × {shape[1]}, {dtype}; expected a stack of real images"
+            )
+        return cls(header, shape, dtype, HEADER_BYTES + int(header["nsymbt"]))
+
+
+def _parse_header(raw: bytes) -> tuple[np.void, str]:
+    """Return the MRC header and its byte order, "<" or ">". Raises ValueError where there is none."""
+    if len(raw) < HEADER_BYTES:
+        raise ValueError(f"{len(raw)} bytes, less than a header")
+    for order in "<>":
+        header = np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0]
+        if 0 <= header["mode"] <= 12:
+            return header, order
+    raise ValueError(f"mode {header['mode']}")
+
+
+def release_pages(stack: Shaped[np.ndarray, "n y x"]) -> None:
+    """Release a mapped stack's pages from this process's memory; written data stay written."""
+    mapped = getattr(stack, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _take_room(path: Path) -> None:
+    """Reserve disk space for the whole file: a write into a mapped file cannot fail cleanly once the disk is full."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+@contextmanager
+def new_stack(path: Path | str, n: int, box: int, pixel_A: float) -> Iterator[Float[np.ndarray, "n box box"]]:
+    """Yield a float32 stack on disk, to be filled by parts; the file gets its name once it is whole.
+
+    The header holds neither date nor statistics: equal images make equal bytes, in one pass.
+    """
+    with atomic_path(path) as temporary:
+        with mrcfile.new_mmap(temporary, shape=(n, box, box), mrc_mode=2, overwrite=True) as mrc:
+            mrc.set_image_stack()
+            mrc.voxel_size = pixel_A
+            mrc.header.label[0] = "hetacumn"
+            _take_room(temporary)
+            yield mrc.data

@@ -1,0 +1,259 @@
+"""Tables of particles: reading of RELION STAR 3.1 and 3.0 and of cryoSPARC .cs, writing of RELION 3.1.
+
+The table in memory always has RELION 3.1's form and column names: one row a particle, one row an optics group, origins in Å.
+Messages count rows from 1.
+"""
+
+from __future__ import annotations
+
+import linecache
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import starfile
+from jaxtyping import Float, Int, Shaped
+from starfile.writer import StarWriter
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path
+from hetacumn.io.cryosparc import read_cs
+from hetacumn.io.stacks import read_layout
+
+ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
+ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst"]
+GROUP = "rlnOpticsGroup"
+LARGEST_PIXEL_A = 1e4  # no microscope has larger pixels
+GROUP_COLUMNS = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]  # one value a group in 3.1
+STACK_SUFFIXES = (".mrcs", ".mrc")
+TEXT_COLUMNS = [
+    "rlnImageName",
+    "rlnMicrographName",
+    "rlnImageOriginalName",
+    "rlnOpticsGroupName",
+    "rlnGroupName",
+    "rlnTomoName",
+    "rlnTomoParticleName",
+    "rlnReconstructImageName",
+    "rlnBeamTiltGroupName",
+]
+
+
+@dataclass(frozen=True)
+class ParticleTable:
+    """A particle file in RELION 3.1's form: ``particles`` has a row a particle and ``optics`` a row a group."""
+
+    path: Path
+    particles: pd.DataFrame
+    optics: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    def has(self, column: str) -> bool:
+        """Return whether the particles or their groups have a column."""
+        return column in self.particles or column in self.optics
+
+    def numbers(self, column: str, default: float | None = None) -> Float[np.ndarray, " n"]:
+        """Return the float64 value of a column for each particle; a column of the optics table is looked up by group.
+
+        Raises:
+            HetacumnError: there is no such column and no default, or a value is not a finite number.
+        """
+        if not self.has(column):
+            if default is None:
+                raise HetacumnError(f"{self.path}: no column {column}; expected it for every particle")
+            return np.full(len(self), float(default))
+        if column in self.particles:
+            return _finite(self.particles[column], column, f"{self.path}: row")
+        values = _finite(self.optics[column], column, f"{self.path}: optics table, row")
+        return values[self._group_rows()]
+
+    def _group_rows(self) -> Int[np.ndarray, " n"]:
+        """Find the row of the optics table of each particle."""
+        if GROUP not in self.particles:
+            raise HetacumnError(f"{self.path}: no column {GROUP}; expected it for every particle, as there is an optics table")
+        groups = _finite(self.optics[GROUP], GROUP, f"{self.path}: optics table, row").astype(int)
+        group_of = self.numbers(GROUP).astype(int)
+        unknown = ~np.isin(group_of, groups)
+        if unknown.any():
+            row = int(unknown.argmax())
+            raise HetacumnError(
+                f"{self.path}: row {row + 1}: optics group {group_of[row]} is not in the optics "
+                f"table; expected one of {', '.join(map(str, groups))}"
+            )
+        order = np.argsort(groups)
+        return order[np.searchsorted(groups, group_of, sorter=order)]
+
+    def pixel_sizes(self) -> Float[np.ndarray, " n"]:
+        """Return the pixel size of each image in Å. Raises HetacumnError where one is out of range."""
+        sizes = self.numbers("rlnImagePixelSize")
+        wrong = (sizes <= 0) | (sizes > LARGEST_PIXEL_A)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise HetacumnError(
+                f"{self.path}: row {row + 1}: pixel size {sizes[row]:g} Å; expected more than 0, up to {LARGEST_PIXEL_A:g}"
+            )
+        return sizes
+
+    def names(self) -> pd.Index:
+        """Return the rlnImageName of each image. Raises HetacumnError where two rows have the same name."""
+        names = pd.Index(self.particles["rlnImageName"].astype(str))
+        if not names.is_unique:
+            row = int(names.duplicated().argmax())
+            raise HetacumnError(f"{self.path}: row {row + 1}: {names[row]} is named twice; expected every image once")
+        return names
+
+    def images(self) -> tuple[Shaped[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """Return the stack name of each image as written, and the index of the image in the stack, counted from 0."""
+        names = self.particles["rlnImageName"].astype(str)
+        parts = names.str.extract(r"^(\d+)@(.+)$")
+        wrong = parts[0].isna().to_numpy()
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise HetacumnError(
+                f"{self.path}: row {row + 1}: rlnImageName is {names.iloc[row]!r}; "
+                "expected number@stack, such as 000001@particles.mrcs"
+            )
+        return parts[1].to_numpy(dtype=object), parts[0].astype(np.int64).to_numpy() - 1
+
+
+#: Corrections that a file may declare. They cannot be undone, and the likelihood needs uncorrected images.
+CORRECTIONS = {
+    "rlnCtfDataAreCtfPremultiplied": "multiplied by their CTF",
+    "rlnCtfDataArePhaseFlipped": "with flipped phases",
+}  # fmt: skip
+
+
+def read_table(path: Path | str) -> ParticleTable:
+    """Read a particle table from RELION 3.1 or 3.0 STAR, cryoSPARC .cs, or a bare stack (by suffix).
+
+    In RELION 3.0 the pixel size is the detector's pixel over the magnification, and origins are in pixels. A bare stack
+    (``x.mrcs``) has a table of the same name beside it (``x.csv``): one line an image, in order, with RELION's column names
+    (rlnDefocusU, …, rlnImagePixelSize).
+
+    Raises:
+        HetacumnError: there is no such file, it is not a table of particles, or a column is missing; the images were
+            multiplied by their CTF, or their phases were flipped.
+    """
+    table = _read(Path(path))
+    for column, correction in CORRECTIONS.items():
+        wrong = table.numbers(column, 0.0) != 0
+        if wrong.any():
+            row = int(wrong.argmax()) + 1
+            raise HetacumnError(f"{path}: row {row}: by {column} its image is {correction}; expected images of uncorrected CTF")
+    return table
+
+
+def _read(path: Path) -> ParticleTable:
+    if not path.is_file():
+        raise HetacumnError(f"{path}: no such file; expected a STAR or .cs file of particles")
+    if path.suffix in (".cs", *STACK_SUFFIXES):
+        optics, particles = group_optics(path, read_cs(path) if path.suffix == ".cs" else _read_bare_stack(path))
+        return ParticleTable(path, particles, optics)
+    linecache.clearcache()  # starfile reads by it, and a failure leaves the old content of the file in it
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an empty block is reported below
+            blocks = starfile.read(path, always_dict=True, parse_as_string=TEXT_COLUMNS)
+    except Exception as error:  # starfile raises errors of any type
+        raise HetacumnError(f"{path}: not a STAR file ({' '.join(str(error).split())})") from error
+    tables = {name: pd.DataFrame([b]) if isinstance(b, dict) else b for name, b in blocks.items()}
+    named = [table for table in tables.values() if "rlnImageName" in table]
+    if not named:
+        raise HetacumnError(f"{path}: no column rlnImageName; expected a STAR file of particles")
+    particles = named[0]
+    if len(particles) == 0:
+        raise HetacumnError(f"{path}: no rows; expected one a particle")
+    if "optics" not in tables:
+        optics, particles = group_optics(path, _from_relion30(path, particles))
+        return ParticleTable(path, particles, optics)
+    for column in (GROUP, "rlnImagePixelSize"):
+        if column not in tables["optics"]:
+            raise HetacumnError(f"{path}: no column {column} in the optics table; expected it as in RELION 3.1")
+    return ParticleTable(path, particles, tables["optics"])
+
+
+def write_table(path: Path | str, particles: pd.DataFrame, optics: pd.DataFrame) -> None:
+    """Write RELION 3.1 STAR atomically: six decimals, the optics table first, no date."""
+    writer = StarWriter({"optics": optics, "particles": particles}, float_format="%.6f")
+    with atomic_path(path) as temporary, open(temporary, "w") as file:
+        file.write("# version 30001\n\n")  # the first line of RELION 3.1
+        file.writelines(line + "\n" for line in writer.data_block_generator())
+
+
+def group_optics(path: Path, particles: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Divide a flat table into RELION 3.1's tables ``(optics, particles)``, with one group a microscope setting.
+
+    Pixel size, and image size where known, go to the optics with voltage, Cs and amplitude contrast.
+    """
+    for column in GROUP_COLUMNS:
+        if column not in particles:
+            raise HetacumnError(f"{path}: no column {column}; expected it for every particle")
+    shared = [*GROUP_COLUMNS, "rlnImagePixelSize", *(["rlnImageSize"] if "rlnImageSize" in particles else [])]
+    for column in shared:
+        _finite(particles[column], column, f"{path}: row")
+    codes = particles.groupby(shared, sort=False).ngroup().to_numpy() + 1
+    first = ~pd.Series(codes).duplicated().to_numpy()
+    optics = particles.loc[first, shared].reset_index(drop=True)
+    optics.insert(0, GROUP, codes[first])
+    optics.insert(1, "rlnOpticsGroupName", [f"opticsGroup{g}" for g in codes[first]])
+    optics["rlnImageDimensionality"] = 2
+    rest = particles.drop(columns=[*shared, GROUP], errors="ignore").copy()
+    rest[GROUP] = codes
+    return optics, rest
+
+
+def _read_bare_stack(path: Path) -> pd.DataFrame:
+    """Make one row an image of a stack, with the optics of the CSV beside it."""
+    beside, count = path.with_suffix(".csv"), read_layout(path).shape[0]
+    if not beside.is_file():
+        raise HetacumnError(
+            f"{beside}: no such file; expected the optics of {path.name}, one line an image, with "
+            f"columns rlnDefocusU, rlnDefocusV, rlnDefocusAngle, {', '.join(GROUP_COLUMNS)}, "
+            "rlnImagePixelSize"
+        )
+    try:
+        table = pd.read_csv(beside)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise HetacumnError(f"{beside}: not a table ({' '.join(str(error).split())})") from error
+    if len(table) != count:
+        raise HetacumnError(f"{beside}: {len(table)} rows; expected {count}, one for each image of {path.name}")
+    if "rlnImagePixelSize" not in table:
+        raise HetacumnError(f"{beside}: no column rlnImagePixelSize; expected it for every image")
+    table["rlnImageName"] = [f"{i + 1:06d}@{path.name}" for i in range(count)]
+    return table
+
+
+def _from_relion30(path: Path, particles: pd.DataFrame) -> pd.DataFrame:
+    """Convert pixel size and origins from RELION 3.0's columns to 3.1's."""
+    particles = particles.copy()
+    if "rlnPixelSize" in particles:
+        pixel = _finite(particles.pop("rlnPixelSize"), "rlnPixelSize", f"{path}: row")
+    elif "rlnDetectorPixelSize" in particles and "rlnMagnification" in particles:
+        detector_um, magnification = (
+            _finite(particles.pop(column), column, f"{path}: row") for column in ("rlnDetectorPixelSize", "rlnMagnification")
+        )
+        pixel = detector_um * 1e4 / magnification
+    else:
+        raise HetacumnError(
+            f"{path}: no optics table (RELION 3.1), and no columns rlnMagnification and "
+            "rlnDetectorPixelSize (RELION 3.0); expected the pixel size in one of these ways"
+        )
+    particles["rlnImagePixelSize"] = pixel
+    for old, new in zip(("rlnOriginX", "rlnOriginY"), ORIGINS, strict=True):
+        if old in particles:
+            particles[new] = _finite(particles.pop(old), old, f"{path}: row") * pixel
+    return particles
+
+
+def _finite(column: pd.Series, name: str, where: str) -> Float[np.ndarray, " n"]:
+    """Convert a column to float64. Raises HetacumnError where a value is not a finite number."""
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise HetacumnError(f"{where} {row + 1}: {name} is {column.iloc[row]}; expected a finite number")
+    return values

@@ -1,0 +1,1 @@
+"""The encoder, the decoder, the two tasks of HetACUMN, and their training."""

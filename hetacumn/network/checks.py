@@ -1,0 +1,112 @@
+"""Checks before training: refuse, without touching a file, what a later step would refuse.
+
+A run whose files are of another stack or of other settings is refused by training itself, but by then the stack has been
+prepared anew, under the predictions of the earlier run. The fingerprint of a stack is not known before it is prepared; its
+source, its preprocessing and the settings of training are.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from hetacumn.ab_initio.start_files import MODEL, START, UnfinishedStart, check_settings, load_start, saved_settings
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.run_files import read_config
+from hetacumn.network.config import TrainConfig
+from hetacumn.network.model_files import CHECKPOINT, checkpoint_settings, read_checkpoint
+from hetacumn.network.training import TrainingJob
+from hetacumn.particles.prepared_stack import read_made_from, table_digest
+from hetacumn.particles.preprocessing import Preprocessing
+
+REMEDY = "delete it to begin anew, or choose another folder"
+
+
+def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str, prepared: Path | str) -> None:
+    """Refuse a training that cannot go on from the files in its folder, before anything is prepared or written.
+
+    Args:
+        job: the training; its ``out`` may hold a finished run, a checkpoint, a start, or nothing.
+        settings: how the stack is to be preprocessed.
+        source: the table of the particles.
+        prepared: the folder of the prepared stack. Where it lies in ``out``, its source and settings must be those of the run.
+
+    Raises:
+        HetacumnError: naming the file and the setting that differs.
+    """
+    out = Path(job.out)
+    for name in ("classes", "latent_dim"):
+        value = getattr(job.config, name)
+        if not isinstance(value, int) or value < 1:
+            raise HetacumnError(f"{name} is {value!r}; expected a number from 1 on")
+    variants = job.config.variants()  # the images decide which one is used
+    if job.config.warm_start or job.method == "em":
+        _check_start(job, variants, settings)
+    if job.method != "em" and (out / CHECKPOINT).exists():
+        if read_checkpoint(out / CHECKPOINT)["config"] not in map(checkpoint_settings, variants):
+            raise HetacumnError(f"{out / CHECKPOINT}: from a run with other settings; {REMEDY}")
+    if (out / "config.json").exists():  # written at the end of a run
+        _check_finished(out / "config.json", settings)
+    if Path(prepared).resolve().is_relative_to(out.resolve()) and _holds_run(out):
+        _check_prepared(Path(prepared), settings, Path(source))
+
+
+def _holds_run(out: Path) -> bool:
+    return bool(UnfinishedStart.files(out)) or any((out / name).exists() for name in (START, CHECKPOINT, MODEL))
+
+
+def _check_start(job: TrainingJob, variants: tuple[TrainConfig, ...], settings: Preprocessing) -> None:
+    """Refuse a start of other settings or another box than requested."""
+    path = Path(job.start or job.out) / START
+    requested = [config.start_settings() for config in variants]
+    if not job.start:
+        for file in [path] if path.exists() else UnfinishedStart.files(path.parent):
+            saved = saved_settings(file)
+            check_settings(file, saved, min(requested, key=lambda one: _differences(saved, one)))
+    if job.start or path.exists():
+        basis = load_start(path).basis
+        if settings.box not in (None, basis.shape[-1]):
+            raise HetacumnError(f"{path}: made with stack.box {basis.shape[-1]}; expected {settings.box}; {REMEDY}")
+        if len(basis) - 1 != job.config.latent_dim:
+            found, expected = len(basis) - 1, job.config.latent_dim
+            raise HetacumnError(f"{path}: a subspace of {found} components; expected {expected}, latent_dim")
+
+
+def _differences(saved: dict, requested: dict) -> int:
+    return sum(saved.get(name) != value for name, value in requested.items())
+
+
+def _check_finished(path: Path, settings: Preprocessing) -> None:
+    """Refuse a finished run whose images were preprocessed otherwise."""
+    facts = read_config(path.parent)
+    if settings.box not in (None, facts["box"]):
+        raise HetacumnError(
+            f"{path}: a run made with stack.box {facts['box']}; expected {settings.box}; delete its folder to "
+            "begin anew, or choose another one"
+        )
+    _compare(path, facts.get("preprocessing"), settings)
+
+
+def _check_prepared(folder: Path, settings: Preprocessing, source: Path) -> None:
+    """Refuse to prepare another stack in the place of the one that a run was made from."""
+    made_from = read_made_from(folder)
+    if made_from is None:
+        return
+    _compare(folder, made_from["settings"], settings)
+    if source.exists() and made_from.get("table", digest := table_digest(source)) != digest:
+        raise HetacumnError(
+            f"{folder}: prepared from another table than {source}, and the run beside it was made from it; "
+            "choose another folder"
+        )
+
+
+def _compare(path: Path, saved: dict | None, settings: Preprocessing) -> None:
+    requested = json.loads(json.dumps(asdict(settings)))
+    differing = [name for name in requested if saved and saved.get(name, requested[name]) != requested[name]]
+    if differing:
+        name = differing[0]
+        raise HetacumnError(
+            f"{path}: made with stack.{name} {saved[name]!r}; expected {requested[name]!r}; delete the run to "
+            "begin anew, or choose another folder"
+        )

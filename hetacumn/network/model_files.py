@@ -1,0 +1,80 @@
+"""Files of a trained network: weights with their settings, and checkpoints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hetacumn.ab_initio.start_files import MODEL
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.run_files import read_config
+from hetacumn.common.settings import merged
+from hetacumn.common.tensors import read_tensors, write_tensors
+from hetacumn.network.config import TrainConfig
+from hetacumn.network.model import HetACUMN, build_model
+from hetacumn.particles.observations import StackFingerprint
+from hetacumn.particles.preprocessing import Preprocessing
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def trained_preprocessing(out: Path | str, stack: object, over: object = None) -> Preprocessing:
+    """Read how the training images of a folder's model were preprocessed, with settings ``over`` laid on top.
+
+    Where the folder does not say, ``stack`` of the settings file stands in.
+    """
+    facts = read_config(out)
+    return Preprocessing.from_params(merged({"": facts.get("preprocessing") or stack, "stack": over}), box=facts["box"])
+
+
+def save_model(path: Path, model: HetACUMN, config: TrainConfig, box: int, pixel_A: float) -> None:
+    """Write the weights and, in the file's header, config, box and pixel size."""
+    write_tensors(path, model.state_dict(), {"config": asdict(config), "box": box, "pixel_A": pixel_A})
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network read back, with its config, box in pixels and pixel size in Å."""
+
+    model: HetACUMN
+    config: TrainConfig
+    box: int
+    pixel_A: float
+
+    def basis(self) -> Tensor:
+        """Mean and components ``(1 + q, box, box, box)`` that stand for the decoder's volumes."""
+        with torch.no_grad():
+            return self.model.decoder.linear_basis()
+
+
+def load_model(out: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
+    """Read the network of a finished run's folder."""
+    tensors, facts = read_tensors(Path(out) / MODEL)
+    config = TrainConfig.from_params(facts["config"])
+    model = build_model(config, facts["box"])
+    model.load_state_dict(tensors)
+    return TrainedModel(model.to(device).eval(), config, facts["box"], facts["pixel_A"])
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict:
+    """Read the state of an interrupted training. Raises :class:`HetacumnError` where the file is no checkpoint."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds of errors, over many lines
+        raise HetacumnError(f"{path}: not a readable checkpoint; delete it to begin anew") from error
+
+
+def checkpoint_settings(config: TrainConfig) -> str:
+    """The settings as a checkpoint stores them."""
+    return json.dumps(asdict(config))
+
+
+def check_checkpoint(path: Path, state: dict, config: TrainConfig, stack: StackFingerprint) -> None:
+    """Raise :class:`HetacumnError` where a checkpoint is of other settings or another stack."""
+    same = StackFingerprint.from_json(state.get("stack"), path).matches(stack)
+    if not same or state["config"] != checkpoint_settings(config):
+        raise HetacumnError(f"{path}: from a run with other settings or particles; delete it to begin anew")

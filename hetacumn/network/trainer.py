@@ -1,0 +1,287 @@
+"""The training loop of the network: steps, rates, losses and checkpoints with exact resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hetacumn.ab_initio.start import Start
+from hetacumn.ab_initio.stochastic_em import smooth_noise, voxel_unit
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path
+from hetacumn.common.memory import keep_freed_memory
+from hetacumn.compute.cuda_graph import RecordedStep
+from hetacumn.compute.interruption import Interruption
+from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
+from hetacumn.network.config import TrainConfig
+from hetacumn.network.decoder import Drawing
+from hetacumn.network.model import LatentDraws, build_model
+from hetacumn.network.model_files import CHECKPOINT, check_checkpoint, checkpoint_settings, read_checkpoint
+from hetacumn.particles.observations import Observations, StackFingerprint, signal_power
+from hetacumn.physics.rotations import random_rotations
+from hetacumn.physics.volumes import soft_sphere
+
+LOOK_EVERY = 25  # steps between two lines of the history
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """Losses of one step, as scalars: those of the tasks that the step trains, and the norm of the ``gradient``."""
+
+    misfit: Tensor | None = None
+    kl: Tensor | None = None
+    pose: Tensor | None = None
+    conformation: Tensor | None = None
+    gradient: Tensor | None = None
+
+    def present(self) -> dict[str, Tensor]:
+        """The losses that there are, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def detached(self) -> StepLosses:
+        """The same numbers without their gradients."""
+        return StepLosses(**{name: value.detach() for name, value in self.present().items()})
+
+
+class Trainer:
+    """The training loop. All randomness comes from one generator, whose state is in the checkpoint.
+
+    Every process of a ``team`` holds the whole stack, draws the same numbers, and works on its share of each batch; the
+    gradients are added up before each step.
+    """
+
+    def __init__(
+        self, data: Observations, config: TrainConfig, out: Path, start: Start | None, team: ProcessGroup = SINGLE_PROCESS
+    ):
+        self.data, self.config, self.out, self.team, self.stack = data, config, out, team, StackFingerprint.of(data)
+        device, box = data.y.device, data.plane.box
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        unit, cpu = voxel_unit(data, box), torch.Generator().manual_seed(config.seed)
+        if start is not None:
+            basis = start.basis.cpu()
+        else:  # a faint smooth blob
+            noise = smooth_noise(1 + config.latent_dim, box, cpu, box // 4)
+            basis = 0.3 * unit * noise * soft_sphere(box, edge=box / 3)
+            basis[0] += 0.5 * unit * soft_sphere(box, edge=box / 2 - 2)
+        scale = float(data.within(4).y.abs().mean())
+        self.model = build_model(config, box, basis, signal_power(data), scale).to(device)
+        self.draws = LatentDraws(
+            data.ctf[:, : self.model.encoder.used],
+            None if start is None else start.latents.to(device),
+            1.0 if start is None else float(start.poses.shifts_px.std()),
+        )
+        if start is not None:
+            if not (out / CHECKPOINT).exists():
+                views = torch.Generator(device).manual_seed(config.seed)
+                self.model.decoder.start_from(basis, self.draws.latents, data.plane.k, views)
+            self.model.encoder.start_from(partial(self._draw_slices, start.latents.to(device)))
+        self.alone = config.pose_steps
+        self.epoch_steps = -(-len(data) // config.batch)
+        self.total = self.alone + round(config.joint_epochs * self.epoch_steps)
+        fused = device.type in ("cpu", "cuda")
+        decoder, encoder = list(self.model.decoder.parameters()), list(self.model.encoder.parameters())
+        replayed = device.type == "cuda" and team.size == 1
+        self.optimiser = torch.optim.AdamW(
+            [{"params": encoder, "weight_decay": config.weight_decay}, {"params": decoder, "weight_decay": 0.0}],
+            lr=config.rate,
+            fused=fused,
+            capturable=replayed,
+        )
+        self.step, self.history, self.seconds = 0, [], 0.0
+        self.order: Tensor | None = None
+        self._load_checkpoint()
+        for group in self.optimiser.param_groups:  # as it is here, whatever the checkpoint was of
+            group["capturable"] = replayed
+            if replayed:
+                group["lr"] = torch.as_tensor(group["lr"], device=device)  # which a recorded step reads anew
+            else:
+                group["lr"] = float(group["lr"])
+        self.replay = RecordedStep(self.generator) if replayed else None
+        self.drawn = float(data.plane.k[: self.model.encoder.used].norm(dim=1).max())  # the highest frequency the encoder sees
+        with torch.no_grad():
+            self.still = self.model.decoder.drawing(self.drawn)  # for the pose task alone, which leaves the decoder as it is
+
+    @torch.no_grad()
+    def _draw_slices(self, latents: Tensor, count: int) -> Tensor:
+        """``count`` slices of the decoder's volumes, at random poses and some of the latents ``(n, q)``."""
+        rotations = random_rotations(count, self.generator, latents.device)
+        rows = torch.randint(len(latents), (count,), generator=self.generator, device=latents.device)
+        return self.model.decoder.drawing()(latents[rows], rotations, self.data.plane.k)
+
+    def run(self, progress: bool = True) -> None:
+        """From wherever the checkpoint left off to the end. SIGTERM and Ctrl-C leave a checkpoint first."""
+        keep_freed_memory()
+        began = saved = time.perf_counter()
+        before = self.seconds
+        with (
+            Interruption() as interruption,
+            tqdm(total=self.total, initial=self.step, desc="training", disable=not (progress and self.team.leads)) as bar,
+        ):
+            while self.step < self.total:
+                losses, asked = self._advance(interruption.asked)
+                now = time.perf_counter()
+                look = self.step % LOOK_EVERY == 0 or self.step == self.total
+                # A team stops at one step, and asks the device for what it says only when it looks anyway.
+                stop = interruption.asked if self.team.size == 1 else look and bool(asked)
+                save = stop or now - saved > self.config.checkpoint_seconds
+                if save or look:
+                    values = self._check(losses)
+                    if look:
+                        phase = "pose task" if self.step <= self.alone else "joint"
+                        self.history.append({"step": self.step, "phase": phase, **values})
+                    bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+                bar.update()
+                self.seconds = before + now - began
+                if save:
+                    self._save_checkpoint()
+                    saved = now
+                if stop:
+                    raise KeyboardInterrupt
+
+    def _check(self, losses: StepLosses) -> dict[str, float]:
+        """The losses and the gradient's norm as numbers. Raises :class:`HetacumnError` where one is not finite, before anything
+        is saved."""
+        values = {name: float(value) for name, value in losses.present().items()}
+        if not all(math.isfinite(value) for value in values.values()):
+            path = self.out / CHECKPOINT
+            last = f"the last good state is {path}" if path.exists() else "no state was saved yet"
+            raise HetacumnError(f"{self.out}: not finite at step {self.step} ({values}); {last}; try a lower rate")
+        return values
+
+    def _advance(self, asked_to_stop: bool = False) -> tuple[StepLosses, Tensor]:
+        """One step: task 2 alone at first, then both tasks on one batch of particles. Returns the losses, and how many
+        processes of the team were asked to stop."""
+        joint = self.step >= self.alone
+        self._set_rates(joint)
+        stop = torch.full((), float(asked_to_stop), device=self.data.y.device)
+        if joint:
+            self.replay = None  # its memory is free again
+            losses = self._learn_both(stop)
+        else:
+            step = partial(self._learn_poses, stop)
+            losses = self.replay(step) if self.replay else step()
+        self.step += 1
+        return losses, stop
+
+    def _learn_poses(self, stop: Tensor) -> StepLosses:
+        """A step of task 2 alone: the losses. ``stop`` is added up over the team."""
+        loss, losses = self._pose_loss(self.config.alone_batch, self.still)
+        return self._descend(loss, losses, stop)
+
+    def _learn_both(self, stop: Tensor) -> StepLosses:
+        """A step of both tasks on one batch of particles: the losses."""
+        config, weights = self.config, self.config.losses
+        done = (self.step - self.alone) / max(1, self.total - self.alone)
+        radius = (config.radius[0] + (config.radius[1] - config.radius[0]) * done) * self.data.plane.box
+        pose_only = (self.step - self.alone) < config.pose_only_epochs * self.epoch_steps
+        rows = self._next_rows()
+        noise = torch.randn(len(rows), config.latent_dim, generator=self.generator, device=rows.device)
+        mine, weight = self.team.share(len(rows))
+        drawing = self.model.decoder.drawing(max(radius, self.drawn))  # one for both tasks
+        task = self.model.reconstruct(self.data[rows[mine]], radius, noise[mine], weights.kl, pose_only, drawing)
+        loss = weight * (weights.reconstruction * task.loss + weights.pose * task.pose)
+        losses = StepLosses()
+        if config.pose_task:
+            more, losses = self._pose_loss(config.batch, drawing)
+            loss = loss + more
+        return self._descend(loss, replace(losses, misfit=weight * task.misfit, kl=weight * task.kl), stop)
+
+    def _pose_loss(self, batch: int, drawing: Drawing) -> tuple[Tensor, StepLosses]:
+        """The weighted loss of task 2 on so many drawn images, and its terms."""
+        config = self.config
+        task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, drawing, self.team)
+        _, weight = self.team.share(-(-batch // 4))
+        loss, losses = weight * config.losses.pose * task.pose, StepLosses(pose=weight * task.pose)
+        if config.conformation_sleep:
+            loss = loss + weight * config.losses.conformation * task.conformation
+            losses = replace(losses, conformation=weight * task.conformation)
+        return loss, losses
+
+    def _descend(self, loss: Tensor, losses: StepLosses, stop: Tensor) -> StepLosses:
+        """A step of the optimiser: the losses, summed over the team, and the gradient's norm."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        losses = losses.detached()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.team.add_up_([*gradients, *losses.present().values(), stop])
+        decoder = [p.grad for p in self.model.decoder.parameters() if p.grad is not None]
+        norms = [torch.nn.utils.clip_grad_norm_(self.model.encoder.parameters(), 1.0)]
+        norms += [torch.nn.utils.get_total_norm(decoder)] if decoder else []
+        losses = replace(losses, gradient=torch.stack(norms).norm())
+        self.optimiser.step()
+        return losses
+
+    def _set_rates(self, joint: bool) -> None:
+        """Warm-up and cosine decay of the pose task alone; then a lower rate that decays too. The decoder joins in then."""
+        config = self.config
+        encoder, decoder = self.optimiser.param_groups
+        if joint:
+            done = (self.step - self.alone) / max(1, self.total - self.alone)
+            peak = config.joint_rate if self.alone else config.rate
+            _set_rate(encoder, peak * min(1.0, (self.step - self.alone + 1) / 50) * (1 - 0.9 * done))
+            _set_rate(decoder, config.decoder_rate * (1 - 0.9 * done))
+        else:
+            done = self.step / self.alone
+            decay = 0.03 + 0.97 * math.cos(0.5 * math.pi * done) ** 2
+            _set_rate(encoder, config.rate * min(1.0, (self.step + 1) / 200) * decay)
+            _set_rate(decoder, 0.0)
+
+    def _next_rows(self) -> Tensor:
+        """The next batch of a random order of the particles, a new order every epoch."""
+        at = (self.step - self.alone) % self.epoch_steps
+        if at == 0 or self.order is None:
+            self.order = torch.randperm(len(self.data), generator=self.generator, device=self.data.y.device)
+        return self.order[at * self.config.batch : (at + 1) * self.config.batch]
+
+    def _save_checkpoint(self) -> None:
+        if not self.team.leads:  # all have the same state
+            return
+        state = {
+            "config": checkpoint_settings(self.config),
+            "stack": self.stack.to_json(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "order": self.order,
+            "history": self.history,
+        }
+        packed = BytesIO()  # into a file that finds the disk full, torch writes on to an error of its own
+        torch.save(state, packed)
+        with atomic_path(self.out / CHECKPOINT) as temporary:
+            temporary.write_bytes(packed.getbuffer())
+
+    def _load_checkpoint(self) -> None:
+        path = self.out / CHECKPOINT
+        if not path.exists():
+            return
+        state = read_checkpoint(path, self.data.y.device)
+        check_checkpoint(path, state, self.config, self.stack)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        try:
+            self.generator.set_state(state["generator"].cpu())
+        except (RuntimeError, TypeError) as error:
+            raise HetacumnError(
+                f"{path}: from a run on another kind of device; go on there, or delete it to begin anew"
+            ) from error
+        self.step, self.order, self.history = state["step"], state["order"], state["history"]
+        self.seconds = state["seconds"]
+
+
+def _set_rate(group: dict, rate: float) -> None:
+    """The rate of a group of parameters, in its tensor where that is read by a recorded step."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

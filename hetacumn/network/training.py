@@ -1,0 +1,220 @@
+"""Training of a method on a stack: the ab initio start, then the network; on one device or in several processes.
+
+The file of a job in several processes is ``<out>/job-train.json``; see :mod:`hetacumn.compute.launching`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hetacumn.ab_initio.routes import ab_initio
+from hetacumn.ab_initio.start import Start
+from hetacumn.ab_initio.start_files import MODEL, START, UnfinishedStart, check_settings, load_start, save_start, saved_settings
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path, make_folder, write_json
+from hetacumn.common.memory import peak_memory_mb
+from hetacumn.common.run_files import read_config, read_run, write_facts
+from hetacumn.compute.devices import device_name
+from hetacumn.compute.launching import ONE_DEVICE, DeviceRequest, launch, run_process
+from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
+from hetacumn.network.config import TrainConfig
+from hetacumn.network.model_files import CHECKPOINT, save_model
+from hetacumn.network.trainer import Trainer
+from hetacumn.particles.observations import Observations, StackFingerprint, observe
+from hetacumn.particles.prepared_stack import PreparedStack, reopen
+from hetacumn.particles.preprocessing import Preprocessing
+
+MISFIT_SAMPLE = 4000  # particles that tell what a bad fit is
+
+
+def training_share(count: int, share: float) -> np.ndarray:
+    """A random ``share`` of ``count`` particles, as sorted positions from 0; the same whatever seed one trains with, so that
+    a start serves all of them."""
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise HetacumnError(f"trained_share is {share!r}; expected a number over 0 and up to 1")
+    chosen = np.random.default_rng(0).permutation(count)[: max(1, round(share * count))]
+    return np.sort(chosen)
+
+
+@dataclass(frozen=True)
+class TrainingStack:
+    """Packed particles to train on, their pixel size in Å, and how the images were prepared, if known."""
+
+    data: Observations
+    pixel_A: float
+    preprocessing: Preprocessing | None = None
+
+
+def run_method(
+    method: str,
+    stack: TrainingStack,
+    config: TrainConfig,
+    out: Path | str,
+    start: Path | str | None = None,
+    team: ProcessGroup = SINGLE_PROCESS,
+) -> None:
+    """Train ``method`` on a stack: ``em`` is the ab initio start alone, all others are :func:`train`.
+
+    Leaves in ``out``: ``start.safetensors`` or ``model.safetensors`` with ``history.csv``; ``config.json``, the settings, the
+    stack and its preprocessing; and ``run.json``. ``start`` is a folder whose start is taken. Called again after an
+    interruption it continues; called again after its end it does nothing. Each process of a ``team`` calls it with the whole
+    stack; the leader alone makes the start.
+    """
+    out, data, pixel_A, preprocessing = make_folder(out), stack.data, stack.pixel_A, stack.preprocessing
+    if config.classes > len(data):
+        raise HetacumnError(f"{config.classes} classes of {len(data)} particles; expected no more classes than particles")
+    if len(data) < 2:
+        raise HetacumnError("1 particle to train on; expected 2 at least")
+    config, begin, seconds = config.adapted_to(data), None, 0.0
+    facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A,
+             "stack": StackFingerprint.of(data).to_json(),
+             "preprocessing": preprocessing and asdict(preprocessing)}  # fmt: skip
+    finished = method != "em" and _is_finished(out, facts)
+    team.wait()  # before the leader writes what the others look at
+    if finished:
+        tqdm.write(f"{out / MODEL}: trained already with these settings; delete it to train anew")
+        return
+    if config.warm_start or method == "em":
+        for turn in (team.leads, not team.leads):  # the others find what the leader made
+            if turn:
+                begin, seconds = find_or_make_start(data, config, out, start)
+            team.wait()
+    if method != "em":
+        seconds += train_network(stack, config, out, begin, team, facts)
+    elif team.leads:
+        write_facts(out, facts)
+    if team.leads:
+        facts = {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}
+        write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device, team)})
+
+
+def _is_finished(out: Path, facts: dict) -> bool:
+    """Whether a folder holds what training with these settings, on this stack, left at its end."""
+    left = (MODEL, "config.json", "history.csv", "run.json")
+    if (out / CHECKPOINT).exists() or not all((out / name).exists() for name in left):
+        return False
+    before, requested = read_config(out), json.loads(json.dumps(facts))
+    stack, saved = (StackFingerprint.from_json(one.get("stack"), out / "config.json") for one in (requested, before))
+    return saved.matches(stack) and {**before, **requested, "stack": before["stack"]} == before
+
+
+def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start: Path | str | None) -> tuple[Start, float]:
+    """The start of the folder named, or of ``out`` if a run before this made it with these settings, or a new one; and its
+    seconds."""
+    path = (Path(start) if start else out) / START
+    wanted, stack = config.start_settings(), StackFingerprint.of(data)
+    under_way = UnfinishedStart(out, stack, wanted)
+    if start or path.exists():
+        begin, settings = load_start(path, stack).to(data.y.device), saved_settings(path)
+        if not start:
+            check_settings(path, settings, wanted)
+            under_way.remove()
+        found = len(begin.basis) - 1
+        if found != config.latent_dim:
+            raise HetacumnError(f"{path}: a subspace of {found} components; expected {config.latent_dim}, latent_dim")
+        return begin, read_run(path.parent).get("start_seconds", 0.0)
+    done = under_way.read()
+    if done:
+        tqdm.write(f"ab initio: goes on after {under_way.seconds:.0f} s, from {under_way.folder}")
+    began = time.perf_counter() - under_way.seconds
+
+    def keep(name: str, made: dict[str, Tensor]) -> None:
+        under_way.write(name, made, time.perf_counter() - began)
+
+    begin = ab_initio(data, config.start_config, config.seed, done=done, keep=keep)
+    seconds = time.perf_counter() - began
+    save_start(path, begin, stack, wanted)
+    write_json(out / "run.json", {**read_run(out), "start_seconds": round(seconds, 1)})
+    under_way.remove()
+    return begin, seconds
+
+
+def train_network(
+    stack: TrainingStack,
+    config: TrainConfig,
+    out: Path,
+    start: Start | None = None,
+    team: ProcessGroup = SINGLE_PROCESS,
+    facts: dict | None = None,
+) -> float:
+    """Train the network; return the seconds.
+
+    Writes ``model.safetensors`` and ``history.csv``, and ``facts``, if given, as ``config.json``.
+
+    An interrupted run, called again with the same config and data, goes on from ``out/checkpoint.pt`` and ends, on a
+    CPU, with the same bits as one that was not interrupted.
+    """
+    torch.manual_seed(config.seed)
+    data = stack.data
+    trainer = Trainer(data, config, out, start, team)
+    trainer.run()
+    if not team.leads:
+        return trainer.seconds
+    sample = torch.linspace(0, len(data) - 1, min(MISFIT_SAMPLE, len(data)), device=data.y.device).round().long()
+    trainer.model.eval().set_misfit_limit(data[sample])
+    save_model(out / MODEL, trainer.model, config, data.plane.box, stack.pixel_A)
+    with atomic_path(out / "history.csv") as temporary:
+        pd.DataFrame(trainer.history).to_csv(temporary, index=False, float_format="%.6g")
+    if facts is not None:
+        write_facts(out, facts)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return trainer.seconds
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Train ``method`` with ``config`` on a random ``share`` of a stack, into the folder ``out``; ``start`` is the folder of a
+    finished ``em`` run to start from, or None."""
+
+    method: str
+    config: TrainConfig
+    out: Path | str
+    share: float = 1.0
+    start: Path | str | None = None
+
+    def to_json(self) -> dict:
+        """The fields by name, as JSON has them."""
+        return {**asdict(self), "out": str(self.out), "start": self.start and str(self.start)}
+
+    @classmethod
+    def from_json(cls, content: dict) -> TrainingJob:
+        """Rebuild a job from what :meth:`to_json` returned."""
+        return cls(**{**content, "config": TrainConfig.from_params(content["config"])})
+
+
+def train_stack(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest = ONE_DEVICE) -> None:
+    """Train a method on a stack; see :func:`~hetacumn.network.training.run_method`."""
+    if devices.count == 1:
+        work(stack, job, devices.check(), SINGLE_PROCESS)
+    else:
+        content = {"stack": str(stack.folder), **job.to_json()}
+        launch("hetacumn.network.training", Path(job.out) / "job-train.json", content, devices)
+
+
+def work(stack: PreparedStack, job: TrainingJob, device: torch.device, team: ProcessGroup) -> None:
+    """Do one process's part of a job."""
+    data = observe(stack.read(training_share(len(stack), job.share)), device)
+    run_method(job.method, TrainingStack(data, stack.pixel_A, stack.settings), job.config, job.out, job.start, team)
+
+
+def main(path: str) -> int:
+    """Do this process's part of the job in a file, as torchrun starts it; return the exit status."""
+
+    def part(content: dict, device: torch.device, team: ProcessGroup) -> None:
+        work(reopen(content.pop("stack")), TrainingJob.from_json(content), device, team)
+
+    return run_process(path, part)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""Particles: their metadata, images, preprocessing, prepared stacks, observations and predictions."""

@@ -1,0 +1,142 @@
+"""Predictions: the pose, class and latent of each particle; on disk and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path
+from hetacumn.io import star
+from hetacumn.io.stack_reader import find_stack
+from hetacumn.io.stacks import read_layout
+from hetacumn.particles.metadata import poses_of, set_poses
+
+#: Columns in which an earlier refinement describes its own poses; they do not apply to predicted poses.
+STALE_COLUMNS = [
+    "rlnLogLikeliContribution", "rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples",
+    "rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior",
+    "rlnOriginXPriorAngst", "rlnOriginYPriorAngst", "rlnOriginXPrior", "rlnOriginYPrior", "rlnRandomSubset",
+]  # fmt: skip
+WHERE_KNOWN = {"class_probabilities": "class_probability", "log_ratios": "log_likelihood_ratio"}  # columns of latents.csv
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One prediction a particle, in the order of ``names`` (rlnImageName as the source has it).
+
+    ``rotations`` ``(n, 3, 3)`` object to view; ``shifts_A`` ``(n, 2)`` (x, y), by which the image is moved; ``classes``
+    ``(n,)`` long, from 0; ``latents`` ``(n, d)``. Where known: ``class_probabilities`` ``(n,)`` of the predicted classes; and
+    ``log_ratios`` ``(n,)`` in nats, how much the molecule explains of the image, see
+    :func:`~hetacumn.prediction.inference.log_ratios`.
+    """
+
+    names: list[str]
+    rotations: Tensor
+    shifts_A: Tensor
+    classes: Tensor
+    latents: Tensor
+    class_probabilities: Tensor | None = None
+    log_ratios: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, rows: np.ndarray) -> Predictions:
+        """Select the particles at positions ``(m,)``, in that order."""
+        names = [self.names[row] for row in rows]
+        known = {field: values[rows] for field, values in self._where_known()}
+        return Predictions(names, self.rotations[rows], self.shifts_A[rows], self.classes[rows], self.latents[rows], **known)
+
+    def _where_known(self) -> Iterator[tuple[str, Tensor]]:
+        for field in WHERE_KNOWN:
+            if getattr(self, field) is not None:
+                yield field, getattr(self, field)
+
+    def write(self, out_dir: Path | str, source: Path | str, data_dir: Path | str | None = None) -> None:
+        """Write ``predictions.star`` and the latents, ``latents.csv``; atomically.
+
+        The STAR file is RELION 3.1, whether ``source`` is STAR or .cs. It has the source's rows of these names, optics and CTF
+        unchanged, with rlnClassNumber (from 1), angles and origins of these predictions, and the log ratios as
+        rlnLogLikeliContribution. Where the source does not state the box, the first stack of each optics group tells it, if
+        found (``data_dir`` as in ``read_particles``). The CSV has a row a particle: particle, z1, z2, …, class (from 1), and
+        class_probability and log_likelihood_ratio where known.
+
+        Raises:
+            HetacumnError: a name that the source lacks or has twice.
+        """
+        out_dir = Path(out_dir)
+        table = star.read_table(source)
+        particles = table.particles.iloc[self._rows_of(table)].reset_index(drop=True)
+        particles = particles.drop(columns=STALE_COLUMNS, errors="ignore")
+        set_poses(particles, self.rotations, self.shifts_A)
+        particles["rlnClassNumber"] = self.classes.cpu().numpy() + 1
+        if self.log_ratios is not None:
+            particles["rlnLogLikeliContribution"] = self.log_ratios.cpu().numpy()
+        star.write_table(out_dir / "predictions.star", particles, _with_box(table, data_dir))
+        columns = {f"z{i + 1}": z for i, z in enumerate(self.latents.cpu().numpy().T)}
+        columns["class"] = self.classes.cpu().numpy() + 1
+        columns |= {WHERE_KNOWN[field]: values.cpu().numpy() for field, values in self._where_known()}
+        latents = pd.DataFrame({"particle": self.names, **columns})
+        with atomic_path(out_dir / "latents.csv") as temporary:
+            latents.to_csv(temporary, index=False, float_format="%.9g")
+
+    def _rows_of(self, table: star.ParticleTable) -> np.ndarray:
+        rows = table.names().get_indexer(self.names)
+        if (rows < 0).any():
+            name = self.names[int((rows < 0).argmax())]
+            raise HetacumnError(f"{table.path}: no row for {name}; expected one for every prediction")
+        return rows
+
+    @classmethod
+    def read(cls, out_dir: Path | str) -> Predictions:
+        """Read the files of :meth:`write`.
+
+        Raises:
+            HetacumnError: a file missing, without poses or classes, or of other particles than the STAR.
+        """
+        out_dir = Path(out_dir)
+        table = star.read_table(out_dir / "predictions.star")
+        poses = poses_of(table, pixel_A=1.0)  # shifts in Å
+        if poses is None:
+            raise HetacumnError(f"{table.path}: no column {star.ANGLES[0]}; expected the predicted poses")
+        names = table.particles["rlnImageName"].astype(str).tolist()
+        path = out_dir / "latents.csv"
+        if not path.is_file():
+            raise HetacumnError(f"{path}: no such file; expected the latents of {table.path}")
+        latents = pd.read_csv(path, dtype={"particle": str})
+        if latents["particle"].tolist() != names:
+            raise HetacumnError(f"{path}: its particles are not those of {table.path}; expected the same, in order")
+        classes = torch.tensor(table.numbers("rlnClassNumber")).long()
+        if latents["class"].tolist() != classes.tolist():
+            raise HetacumnError(
+                f"{path}: its classes are not those of {table.path}; expected files of one prediction; predict again"
+            )
+        known = {field: latents.pop(column) for field, column in WHERE_KNOWN.items() if column in latents}
+        z = latents.drop(columns=["particle", "class"]).to_numpy(dtype=np.float32, copy=True)
+        return cls(
+            names=names,
+            rotations=poses.rotations,
+            shifts_A=poses.shifts_px,
+            classes=classes - 1,
+            latents=torch.from_numpy(z),
+            **{field: torch.tensor(values.to_numpy(dtype=np.float32)) for field, values in known.items()},
+        )
+
+
+def _with_box(table: star.ParticleTable, data_dir: Path | str | None) -> pd.DataFrame:
+    """Return the optics table, with rlnImageSize, which RELION needs, where the box can be found."""
+    if "rlnImageSize" in table.optics:
+        return table.optics
+    boxes, names = [], table.images()[0]
+    for group in table.optics[star.GROUP]:
+        rows = (table.numbers(star.GROUP) == group).nonzero()[0]
+        stack = find_stack(names[rows[0]], table.path, data_dir) if len(rows) else None
+        boxes.append(None if stack is None else read_layout(stack).shape[-1])
+    return table.optics if None in boxes else table.optics.assign(rlnImageSize=boxes)

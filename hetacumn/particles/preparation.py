@@ -1,0 +1,147 @@
+"""Preparation of a stack: preprocessed images in a file of their own, which training, prediction and other programs share.
+
+Reading raw images is the dearest part of most runs: hundreds of gigabytes, of which inference sees the low frequencies.
+:func:`prepare` leaves in a folder
+
+- ``particles.mrcs``, ``particles.star``: the usable images, cropped and normalised, protein bright, with their optics (and
+  poses, if the source has any), readable by any program of the field;
+- ``dropped.csv``: the others, and why (columns row, particle, reason; rows counted from 1);
+- ``prepared.json``: the source, the settings and the files, by which a later run knows whether it must prepare again.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path, make_folder, write_json
+from hetacumn.compute.batches import batch_slices
+from hetacumn.io import star
+from hetacumn.io.stacks import chunk_length, new_stack, open_stack, release_pages
+from hetacumn.particles.metadata import write_star
+from hetacumn.particles.prepared_stack import NOTE, STACK, TABLE, PreparedStack, holds, is_made_from, table_digest
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.particles.reader import ParticleReader
+
+MANY_DROPPED = 0.1  # share of the particles from which on a warning tells
+MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
+STRETCH = 0.001  # deviation of a magnification matrix from which on a warning tells
+
+
+def prepare_stack(
+    source: Path | str, folder: Path | str, settings: Preprocessing, data_dir: Path | str | None = None, progress: bool = True
+) -> PreparedStack:
+    """Preprocess all particles of a STAR, .cs or .mrcs file into ``folder``, or open what an earlier call left there.
+
+    The stack is made again where the settings or any of the files (by name, length and time of change) differ from
+    ``prepared.json``. Memory is that of a chunk of images, and a few numbers a particle.
+
+    Raises:
+        HetacumnError: naming the file, the row and what was expected; an image in two rows; no usable particle; a source
+            that would be written over.
+    """
+    source, folder = Path(source), Path(folder)
+    table = star.read_table(source)
+    names = table.names()
+    _warn_of_magnification(table)
+    made, note = folder / STACK, folder / NOTE
+    requested = {"settings": asdict(settings), "data_dir": str(data_dir or "")}
+    if note.exists() and made.exists():
+        earlier = json.loads(note.read_text())
+        made_from = earlier["made_from"]
+        same = {name: made_from[name] for name in requested} == requested and is_made_from(folder, source)
+        if same and _unchanged(made_from["files"]) and holds(made, earlier):
+            return PreparedStack.of(folder, source, table, earlier)
+    reader = ParticleReader(table, np.arange(len(table)), settings, data_dir)
+    files = [_identity(path) for path in (source.resolve(), *reader.stacks.stacks)]
+    read = {Path(name).resolve() for name, *_ in files}
+    for path in (made, folder / TABLE):
+        if path.resolve() in read:
+            raise HetacumnError(f"{path}: is what is to be prepared, and would be written over; expected another folder")
+    make_folder(folder)
+    note.unlink(missing_ok=True)
+    flaws, outliers = _write_images(made, reader, progress)
+    kept = np.array([i for i, flaw in enumerate(flaws) if flaw is None], dtype=np.int64)
+    if len(kept) == 0:
+        made.unlink()
+        raise HetacumnError(f"{source}: row 1 {flaws[0]}, and no other particle is any better; expected images with noise")
+    if len(kept) < len(table):
+        _keep(made, kept, reader.pixel_A)
+    dropped = pd.DataFrame([(i + 1, names[i], flaw) for i, flaw in enumerate(flaws) if flaw],
+                           columns=["row", "particle", "reason"])  # fmt: skip
+    with atomic_path(folder / "dropped.csv") as temporary:
+        dropped.to_csv(temporary, index=False)
+    if len(dropped) > MANY_DROPPED * len(table):
+        warnings.warn(
+            f"{source}: {len(dropped)} of {len(table)} particles are dropped, see {folder / 'dropped.csv'}; "
+            f"the first {dropped['reason'].iloc[0]}",
+            stacklevel=2,
+        )
+    noise = reader.survey.noise
+    content = {
+        "made_from": {**requested, "files": files, "table": table_digest(source)},
+        "particles": len(kept), "dropped_rows": (dropped["row"] - 1).tolist(), "outlier_pixels": outliers,
+        "box": reader.box, "pixel_A": reader.pixel_A, "protein_in_file": "black" if reader.survey.black else "white",
+        "evidence_of_white": reader.survey.evidence, "noise_power": None if noise is None else noise.tolist(),
+    }  # fmt: skip
+    stack = PreparedStack.of(folder, source, table, content)
+    own_names = [f"{i + 1:06d}@{STACK}" for i in range(len(stack))]
+    write_star(stack.star, replace(stack.metadata, names=own_names), stack.box)
+    write_json(note, content)
+    return stack
+
+
+def _write_images(path: Path, reader: ParticleReader, progress: bool) -> tuple[list[str | None], int]:
+    """Write every image of a reader; return what is wrong with each (None: nothing) and how many pixels were replaced."""
+    flaws: list[str | None] = [None] * len(reader.rows)
+    outliers = 0
+    with new_stack(path, len(flaws), reader.box, reader.pixel_A) as images:
+        with tqdm(total=len(flaws), desc="preparing particles", unit="", disable=not progress, mininterval=5) as bar:
+            for batch in reader.batches():
+                images[batch.positions] = batch.images.numpy()
+                release_pages(images)
+                outliers += int(batch.outliers.sum())
+                for position, flaw in zip(batch.positions, batch.flaws, strict=True):
+                    flaws[position] = flaw
+                bar.update(len(batch.positions))
+    return flaws, outliers
+
+
+def _warn_of_magnification(table: star.ParticleTable) -> None:
+    """Warn of magnification matrices, which this program ignores."""
+    for name, expected in MAGNIFICATION.items():
+        worst = float(np.abs(table.numbers(name, expected) - expected).max(initial=0.0))
+        if worst > STRETCH:
+            warnings.warn(
+                f"{table.path}: {name} is up to {worst:.3g} off {expected:g}, and magnification matrices are "
+                "ignored; correct the images for them first",
+                stacklevel=3,
+            )
+
+
+def _identity(path: Path) -> list:
+    """Name, length and time of change of a file."""
+    facts = path.stat()
+    return [str(path), facts.st_size, facts.st_mtime_ns]
+
+
+def _unchanged(files: list) -> bool:
+    return all(Path(path).is_file() and _identity(Path(path)) == [path, *facts] for path, *facts in files)
+
+
+def _keep(path: Path, kept: np.ndarray, pixel_A: float) -> None:
+    """Rewrite a stack with some of its images."""
+    whole = open_stack(path)
+    box = whole.shape[-1]
+    with new_stack(path, len(kept), box, pixel_A) as images:
+        for rows in batch_slices(len(kept), chunk_length(box)):
+            images[rows] = whole[kept[rows]]
+            release_pages(images)
+            release_pages(whole)

@@ -1,0 +1,213 @@
+"""Reading of particles: a STAR or .cs file is surveyed by a sample of its images, then preprocessed in batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.io import star
+from hetacumn.io.stack_reader import StackReader
+from hetacumn.particles.metadata import Particles, metadata_of, offsets_of, optics_of
+from hetacumn.particles.preprocessing import (
+    SCALE_RANGE,
+    WEAK_EVIDENCE,
+    Preprocessing,
+    evidence_of_white,
+    finish,
+    flaws,
+    is_white,
+    middles,
+    noise_power,
+    normalise,
+    roll,
+    soft_circle,
+)
+
+SURVEYED = 500  # particles in the sample that tells the contrast and the noise of a file
+CONSTANT_BACKGROUND = "is constant outside the particle's circle (masked?)"
+OUTSIDE = "does not hold its particle: the origin is more than half a box from the middle"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Properties of a whole file, estimated from a sample of its images.
+
+    ``black``: whether protein is dark in the file. ``noise``: the spectrum ``(box // 2,)`` by which to whiten, or None.
+    ``usual_std``: the median standard deviation of the background, in the file's units. ``evidence``: for bright protein, in
+    standard errors (negative: dark).
+    """
+
+    black: bool
+    noise: Tensor | None
+    usual_std: float
+    evidence: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Preprocessed images ``(b, box, box)``; their ``positions`` among the requested rows; what is wrong with each (or None);
+    and how many outlier pixels of each were replaced."""
+
+    positions: np.ndarray
+    images: Tensor
+    flaws: list[str | None]
+    outliers: Tensor
+
+
+class ParticleReader:
+    """Preprocesses the particles of a file: surveys the whole file by a sample, then reads it in batches.
+
+    Images of several pixel sizes are brought to the smallest field of view (of the requested rows and of the sample) and
+    from there to one box, so that their pixels agree to within one in the box; ``pixel_A`` is the resulting pixel size.
+
+    Raises:
+        HetacumnError: as :func:`read_particles` does, except for unusable images: each batch names its own.
+    """
+
+    def __init__(
+        self, table: star.ParticleTable, rows: np.ndarray, settings: Preprocessing, data_dir: Path | str | None = None
+    ):
+        self.table, self.settings, self.rows = table, settings, rows
+        self.stacks = StackReader(table, rows, data_dir)
+        # A sample spread evenly over the whole file, so that every part is judged alike whatever is asked for.
+        spread = np.linspace(0, len(table) - 1, min(len(table), SURVEYED)).astype(np.int64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the requested rows have warned already
+            sample = StackReader(table, spread, data_dir)
+        self._field_A = min(self.stacks.field_A, sample.field_A)
+        largest = self._field_px(max(self.stacks.coarsest_A(), sample.coarsest_A()))
+        self.box = largest if settings.box is None else settings.box
+        if self.box % 2 or not 2 <= self.box <= largest:
+            raise HetacumnError(
+                f"box {self.box} to crop to: expected an even number up to {largest}, the box of {table.path}'s images"
+            )
+        self.pixel_A = self._field_A / self.box
+        optics_of(table)  # a value that no microscope has is refused before images are read
+        self.offsets_A = offsets_of(table) if settings.centre else None
+        self.survey = self._survey(sample)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield every requested row once, in the order of the stacks."""
+        for batch, std in self._read(self.stacks, self.settings):
+            far = (std > SCALE_RANGE * self.survey.usual_std) | (std < self.survey.usual_std / SCALE_RANGE)
+            for i in far.nonzero().squeeze(1).tolist():
+                batch.flaws[i] = batch.flaws[i] or (
+                    f"has noise of {std[i]:.3g}; expected within {SCALE_RANGE:g} times the usual {self.survey.usual_std:.3g}"
+                )
+            if self.survey.black:
+                batch.images.neg_()
+            yield batch
+
+    def _read(self, stacks: StackReader, settings: Preprocessing) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield batches, protein as in the file, and the standard deviation ``(b,)`` of each image's background."""
+        for chunk in stacks.chunks():
+            found = flaws(chunk.images)
+            images = torch.from_numpy(chunk.images)
+            images[[flaw is not None for flaw in found]] = 0
+            if self.offsets_A is not None:
+                offsets_px = (self.offsets_A[torch.from_numpy(stacks.rows[chunk.positions])] / chunk.pixel_A).round()
+                far = offsets_px.abs().amax(1) > images.shape[-1] / 2
+                found = [flaw or (OUTSIDE if out else None) for flaw, out in zip(found, far.tolist(), strict=True)]
+                images = roll(images, -torch.where(far[:, None], 0, offsets_px).long())
+            std, outliers = normalise(images, settings.radius_px(images.shape[-1], chunk.pixel_A), settings.outlier_std)
+            empty = (std <= 0).tolist()
+            found = [flaw or (CONSTANT_BACKGROUND if none else None) for flaw, none in zip(found, empty, strict=True)]
+            field_px = self._field_px(chunk.pixel_A)
+            images = finish(images, settings, field_px, self.box, chunk.pixel_A)
+            yield Batch(chunk.positions, images, found, outliers), std
+
+    def _field_px(self, pixel_A: float) -> int:
+        """Even number of pixels of this size nearest to the common field of view."""
+        return 2 * round(self._field_A / pixel_A / 2)
+
+    def _survey(self, sample: StackReader) -> Survey:
+        parts, stds = [], []
+        for batch, std in self._read(sample, replace(self.settings, mask=False)):
+            good = torch.tensor([flaw is None for flaw in batch.flaws])
+            parts.append(batch.images[good])
+            stds.append(std[good])
+        images, stds = torch.cat(parts), torch.cat(stds)
+        if len(images) == 0:
+            raise HetacumnError(
+                f"{self.table.path}: none of {len(sample.rows)} images looked at is any good: the first "
+                f"{batch.flaws[0]}; expected images with noise"
+            )
+        evidence = evidence_of_white(middles(images))
+        return Survey(self._is_black(evidence, middles(images)), self._noise(images), float(stds.median()), evidence)
+
+    def _is_black(self, evidence: float, brightness: Tensor) -> bool:
+        """Decide whether protein is dark in the file; warn of weak evidence, and of evidence against the setting."""
+        path, contrast = self.table.path, self.settings.contrast
+        seen = "black" if brightness.mean() < 0 else "white"
+        weak = abs(evidence) < WEAK_EVIDENCE
+        why = f"brightness of the middle: {evidence:+.1f} standard errors"
+        if contrast == "auto" and weak:
+            warnings.warn(
+                f"{path}: protein taken as {seen} on weak evidence ({why}); set contrast to white or black if you know it",
+                stacklevel=4,
+            )
+        if contrast not in ("auto", seen) and not weak:
+            warnings.warn(f"{path}: contrast is {contrast}, but protein looks {seen} ({why})", stacklevel=4)
+        return (seen if contrast == "auto" else contrast) == "black"
+
+    def _noise(self, images: Tensor) -> Tensor | None:
+        if self.settings.whiten is False:
+            return None
+        radius = self.settings.radius_px(self.box, self.pixel_A)
+        power, error = noise_power(images, radius)
+        if self.settings.mask:
+            power = power * soft_circle(self.box, radius).square().mean()
+        return None if self.settings.whiten == "auto" and is_white(power, error) else power
+
+
+def read_particles(
+    path: Path | str,
+    rows: Sequence[int] | np.ndarray | Tensor | None = None,
+    data_dir: Path | str | None = None,
+    progress: bool = True,
+    **settings,
+) -> Particles:
+    """Read and preprocess the images of a STAR (RELION 3.1, 3.0) or .cs file, or of a bare stack, into memory.
+
+    Images are read by chunks: memory is that of the cropped stack. Each image is normalised by its background to mean 0
+    and standard deviation 1, then cropped; the transform is orthonormal, so that white noise keeps unit variance per pixel
+    (coloured noise does not: ``ParticleMetadata.noise`` is the spectrum of the cropped band). The pixel size of the optics and
+    the shifts of the poses belong to the cropped images.
+
+    Args:
+        path: the STAR or .cs file, or the .mrcs with a .csv beside it.
+        rows: which particles, counted from 0, in this order; None for all.
+        data_dir: the folder that stacks are named from; None looks in the STAR's folder and those around it.
+        settings: fields of :class:`Preprocessing`: ``box``, ``contrast`` and more.
+
+    Raises:
+        HetacumnError: naming the file, the row (counted from 1) and what was expected.
+    """
+    table = star.read_table(path)
+    reader = ParticleReader(table, _check_rows(table, rows), Preprocessing(**settings), data_dir)
+    images = torch.empty(len(reader.rows), reader.box, reader.box)
+    with tqdm(total=len(images), desc="reading particles", unit="", disable=not progress) as bar:
+        for batch in reader.batches():
+            for position, flaw in zip(batch.positions, batch.flaws, strict=True):
+                if flaw:
+                    raise HetacumnError(f"{reader.stacks.place(position)} {flaw}; expected an image with noise")
+            images[torch.from_numpy(batch.positions)] = batch.images
+            bar.update(len(batch.positions))
+    return Particles(images, metadata_of(table, reader.rows, reader.pixel_A, reader.settings.centre, reader.survey.noise))
+
+
+def _check_rows(table: star.ParticleTable, rows) -> np.ndarray:
+    rows = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
+    if len(rows) == 0 or rows.min() < 0 or rows.max() >= len(table):
+        raise HetacumnError(
+            f"{table.path}: {len(rows)} rows asked for, of {len(table)}; expected at least one, each from 0 to {len(table) - 1}"
+        )
+    return rows

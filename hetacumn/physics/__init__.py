@@ -1,0 +1,1 @@
+"""Image formation: rotations, Fourier transforms, the CTF, slices, the FSC and the alignment of volumes."""

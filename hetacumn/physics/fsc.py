@@ -1,0 +1,56 @@
+"""Fourier shell correlation of two volumes, and the resolution that it states.
+
+Volumes are ``(..., z, y, x)`` with an even box. Shells are integer radii of their transforms: shell ``s`` of ``box`` voxels
+of ``voxel_A`` is at ``s / (box * voxel_A)`` per Å.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hetacumn.physics.fourier import fft3c, shells
+
+
+def fsc(a: Float[Tensor, "*#batch box box box"], b: Float[Tensor, "*#batch other other other"]) -> Float[Tensor, "... box//2"]:
+    """Correlate the transforms of volumes shell by shell.
+
+    Shell 0 is the mean. The curve does not depend on the scale of either volume, nor on any filter that is constant over
+    each shell. A shell that is empty in either volume correlates 0. Raises ValueError where the boxes differ.
+    """
+    if a.shape[-3:] != b.shape[-3:]:
+        raise ValueError(f"volumes of shapes {tuple(a.shape)} and {tuple(b.shape)}; expected one box")
+    box = a.shape[-1]
+    first, second = fft3c(a.double()).flatten(-3), fft3c(b.double()).flatten(-3)
+    shell = shells(box, 3, a.device).flatten()
+
+    def shell_sum(values: Tensor) -> Tensor:
+        sums = values.new_zeros(*values.shape[:-1], int(shell.max()) + 1)
+        return sums.index_add(-1, shell, values)[..., : box // 2]
+
+    cross = shell_sum((first * second.conj()).real)
+    power = (shell_sum(first.abs().square()) * shell_sum(second.abs().square())).sqrt()
+    return torch.where(power > 0, cross / power, 0.0).to(a.dtype)
+
+
+def shell_frequencies(box: int, voxel_A: float) -> Float[Tensor, " {box//2}"]:
+    """Compute the spatial frequency in 1/Å of every shell of :func:`fsc`."""
+    return torch.arange(box // 2) / (box * voxel_A)
+
+
+def resolution_A(curve: Float[Tensor, " shells"], voxel_A: float, threshold: float = 0.5) -> float:
+    """Find where an FSC curve first falls below ``threshold``, in Å, interpolated between shells.
+
+    A curve that never falls is limited by the sampling, and Nyquist, ``2 * voxel_A``, is returned. A curve that is below
+    from shell 1 on resolves nothing, and the size of the box is returned. Shell 0 is ignored.
+    """
+    box = 2 * len(curve)
+    below = (curve[1:] < threshold).nonzero()
+    if len(below) == 0:
+        return 2 * voxel_A
+    shell = int(below[0]) + 1
+    if shell == 1:
+        return box * voxel_A
+    high, low = float(curve[shell - 1]), float(curve[shell])
+    return box * voxel_A / (shell - 1 + (high - threshold) / (high - low))

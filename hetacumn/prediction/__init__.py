@@ -1,0 +1,1 @@
+"""Poses, latents, classes and volumes of whole stacks under a model."""

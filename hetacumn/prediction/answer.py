@@ -1,0 +1,127 @@
+"""The answer of a prediction: what was predicted of which particles, and the volumes of any selection of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.run_files import read_run
+from hetacumn.compute.batches import batch_slices
+from hetacumn.io import star
+from hetacumn.io.mrc import read_volumes, write_mrc
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import Observations, observe
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.prepared_stack import NOTE, PreparedStack, reopen
+from hetacumn.physics.volumes import soft_sphere
+from hetacumn.prediction.landscape import LatentAxes, latent_axes
+from hetacumn.reconstruction.back_projection import back_project_parts
+from hetacumn.search.subspace import volumes_at
+
+MOTIONS = 2
+READ_AT_ONCE = 1000  # images of a reconstruction in memory at a time
+RATE = "predict_particles_per_second"  # in run.json
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of a prediction of the particles of ``stack``, and the ``folder`` that holds its files.
+
+    ``class_volumes`` ``(k, box, box, box)`` of the classes; ``path_volumes`` ``(p, box, box, box)`` along the first axis of the
+    latent space; ``basis`` ``(1 + q, box, box, box)`` of V(z), mean and components; ``voxel_A`` their voxel size;
+    ``particles_per_second`` the rate of inference, NaN where ``run.json`` does not tell it.
+    """
+
+    folder: Path
+    stack: PreparedStack
+    predictions: Predictions
+    class_volumes: Tensor
+    path_volumes: Tensor
+    basis: Tensor
+    voxel_A: float
+    particles_per_second: float
+
+    @classmethod
+    def open(cls, folder: Path | str, prepared: Path | str = "") -> Answer:
+        """Open the answer in a folder; ``prepared`` is where its images are, if not where the run says.
+
+        Raises:
+            HetacumnError: a file missing, or images that are not those of the predictions.
+        """
+        folder = Path(folder)
+        stack = reopen(prepared or find_prepared(folder))
+        predictions = Predictions.read(folder)
+        if predictions.names != stack.metadata.names:
+            raise HetacumnError(
+                f"{stack.folder}: not the particles of {folder / 'predictions.star'}; expected the images that "
+                "these predictions are of"
+            )
+        class_volumes, path_volumes = (read_volumes(folder / "volumes", stem)[0] for stem in ("class_", "path_"))
+        basis, voxel_A = read_volumes(folder / "volumes", "basis_")
+        rate = read_run(folder).get(RATE, float("nan"))
+        return cls(folder, stack, predictions, class_volumes, path_volumes, basis, voxel_A, rate)
+
+    @cached_property
+    def motions(self) -> LatentAxes:
+        """Independent motions of the particles, found when first asked for."""
+        return latent_axes(self.predictions.latents, MOTIONS, self.basis)
+
+    def volume(self, z: Tensor) -> Tensor:
+        """V(z) ``(box, box, box)`` of one latent ``(q,)``."""
+        return volumes_at(z[None], self.basis)[0]
+
+    def coordinates(self, axes: str) -> np.ndarray:
+        """Coordinates ``(n, 2)`` of the particles: by principal axes, independent motions, or UMAP (McInnes et al. 2018)."""
+        z = self.predictions.latents
+        if axes == "independent motions":
+            two = self.motions.coordinates
+        elif axes == "UMAP":
+            from umap import UMAP
+
+            two = torch.from_numpy(UMAP(random_state=0).fit_transform(z.numpy()))
+        else:
+            centred = z - z.mean(0)
+            two = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+        return torch.nn.functional.pad(two, (0, 2 - min(2, two.shape[1])))[:, :2].numpy()
+
+    def posed(self, rows: np.ndarray) -> tuple[Observations, Poses]:
+        """Read some particles as the likelihood sees them, with their predicted poses."""
+        index = torch.from_numpy(rows)
+        shifts_px = self.stack.metadata.shifts_in_prepared_A(self.predictions.shifts_A)[index] / self.stack.pixel_A
+        return observe(self.stack.read(rows)), Poses(self.predictions.rotations[index], shifts_px)
+
+    def reconstruct(self, rows: np.ndarray) -> Tensor:
+        """Reconstruct the volume of some particles, by weighted back-projection at their poses."""
+        parts = (self.posed(rows[some]) for some in batch_slices(len(rows), READ_AT_ONCE))
+        volume = back_project_parts(parts)
+        return volume * soft_sphere(volume.shape[-1])
+
+    def half_maps(self, rows: np.ndarray, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Reconstruct the volumes of two random halves of some particles.
+
+        The poses come from one model of the whole stack: the FSC of these maps tells how well the images agree at these poses.
+        It does not tell whether the poses themselves fit noise, as the FSC of independent refinements would.
+        """
+        order = np.random.default_rng(seed).permutation(len(rows))
+        first, second = (self.reconstruct(rows[np.sort(half)]) for half in np.array_split(order, 2))
+        return first, second
+
+    def export(self, rows: np.ndarray, stem: Path | str) -> tuple[Path, Path]:
+        """Write ``<stem>.star``, the predictions of some particles for RELION and others, and their volume ``<stem>.mrc``."""
+        table, paths = star.read_table(self.folder / "predictions.star"), [Path(f"{stem}.{kind}") for kind in ("star", "mrc")]
+        star.write_table(paths[0], table.particles.iloc[rows].reset_index(drop=True), table.optics)
+        write_mrc(paths[1], self.reconstruct(rows), self.voxel_A)
+        return paths[0], paths[1]
+
+
+def find_prepared(folder: Path) -> Path:
+    """Find the prepared images of a run: at the noted path, from the working directory or a folder around the run; or in it."""
+    noted = read_run(folder).get("prepared", "prepared")
+    places = [Path(noted), *(above / noted for above in folder.resolve().parents), folder / "prepared"]
+    return next((place for place in places if (place / NOTE).is_file()), Path(noted))

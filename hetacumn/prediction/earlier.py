@@ -1,0 +1,51 @@
+"""An earlier prediction whose volumes and classes a new prediction of other particles takes over."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hetacumn.ab_initio.start_files import MODEL, START
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.run_files import read_run
+from hetacumn.io.mrc import read_volumes
+from hetacumn.prediction.classes import Mixture
+
+
+@dataclass(frozen=True)
+class EarlierPrediction:
+    """An earlier prediction, whose volumes and classes another one takes over.
+
+    ``basis`` ``(1 + q, box, box, box)``; latent ``centres`` ``(k, q)`` of the classes; and the ``mixture`` that gives an
+    image's class by its z, or None where the class is the likelier over all poses.
+    """
+
+    basis: Tensor
+    centres: Tensor
+    mixture: Mixture | None
+
+    @classmethod
+    def read(cls, folder: Path | str, model: str, grade: str) -> EarlierPrediction:
+        """Read a prediction's folder.
+
+        Raises:
+            HetacumnError: no prediction there; another model (by its :func:`model_digest`) or grade.
+        """
+        run, path = read_run(folder), Path(folder) / "run.json"
+        for name, expected in (("model", model), ("grade", grade)):
+            if run.get(name) != expected:
+                raise HetacumnError(f"{path}: {name} is {run.get(name)!r}; expected {expected!r}, as in the new prediction")
+        if "class_mixture" not in run:
+            raise HetacumnError(f"{path}: no class_mixture; made by another version; predict anew")
+        basis, _ = read_volumes(Path(folder) / "volumes", "basis_")
+        mixture = run["class_mixture"]
+        return cls(basis, torch.tensor(run["class_centres"]), None if mixture is None else Mixture.of(mixture))
+
+
+def model_digest(model: Path | str, grade: str) -> str:
+    """Hash the model of a folder, or its ab initio start where the ``grade`` uses no network."""
+    return hashlib.sha256((Path(model) / (START if grade == "searched" else MODEL)).read_bytes()).hexdigest()[:16]

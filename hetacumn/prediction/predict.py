@@ -1,0 +1,162 @@
+"""Prediction of a whole stack under the model of a folder, on one device or in several processes; its files.
+
+The file of a job in several processes is ``<out>/job-predict.json``; see :mod:`hetacumn.compute.launching`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import make_folder, write_json
+from hetacumn.common.memory import keep_freed_memory, peak_memory_mb
+from hetacumn.common.provenance import git_commit
+from hetacumn.common.run_files import read_run
+from hetacumn.compute.launching import ONE_DEVICE, DeviceRequest, launch, run_process
+from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
+from hetacumn.io.mrc import write_volumes
+from hetacumn.network.model_files import TrainedModel, load_model
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.prepared_stack import PreparedStack, reopen
+from hetacumn.prediction.answer import RATE, Answer
+from hetacumn.prediction.earlier import EarlierPrediction, model_digest
+from hetacumn.prediction.landscape import latent_path
+from hetacumn.prediction.search_model import SearchModel, load_em
+from hetacumn.prediction.stack_inference import PredictionRequest, StackInference
+
+SAME_PIXEL = 0.02  # relative difference of pixel sizes from which on fields of view differ
+
+
+def predict_stack(
+    stack: PreparedStack,
+    model: Path | str,
+    request: PredictionRequest,
+    out: Path | str,
+    device: torch.device | str = "cpu",
+    team: ProcessGroup = SINGLE_PROCESS,
+) -> Answer:
+    """Predict every particle of a prepared stack under the model of a folder, and write the answer into ``out``.
+
+    Images are read a chunk at a time; what stays in memory is a few numbers a particle. Each process of a ``team`` calls this
+    function and infers its part of every chunk; the leader writes. Grades in ``FITTED`` refit the volumes to the poses of the
+    first chunk, which is spread over the stack. Volumes go to ``out/volumes``: of the classes, along the first axis of the
+    latent space, and the basis (mean, then components) of V(z). The rate counts inference, not the reading of files.
+    """
+    keep_freed_memory()
+    out = make_folder(out)
+    trained = (load_em if request.grade == "searched" else load_model)(model, device)
+    _check_images(stack, trained, model)
+    digest = model_digest(model, request.grade)
+    earlier = None if request.like is None else EarlierPrediction.read(request.like, digest, request.grade)
+    classes = _number_of_classes(stack, trained, request)
+    if len(stack) < team.size:
+        raise HetacumnError(f"{stack.folder}: {len(stack)} particles for {team.size} devices; expected one for each at least")
+    inference = StackInference(stack, trained, request, classes, earlier, torch.device(device), team)
+    state, ratios = inference.infer()
+    latents = state.latents.cpu()
+    found = inference.classify(latents)
+    shifts_A = stack.metadata.shifts_in_source_A(state.poses.shifts_px.cpu() * stack.pixel_A)
+    predictions = Predictions(
+        names=stack.metadata.names, rotations=state.poses.rotations.cpu(), shifts_A=shifts_A, classes=found.labels,
+        latents=latents, class_probabilities=found.probabilities.amax(1).float(), log_ratios=ratios,
+    )  # fmt: skip
+    answer = Answer(
+        folder=out,
+        stack=stack,
+        predictions=predictions,
+        class_volumes=inference.volumes(found.centres),
+        path_volumes=inference.volumes(latent_path(latents, request.path_points)),
+        basis=inference.basis.cpu(),
+        voxel_A=stack.pixel_A,
+        particles_per_second=len(stack) / max(team.gather(inference.seconds)),
+    )
+    if team.leads:
+        _write(answer, model, {
+            "model": digest, "grade": request.grade, "class_centres": found.centres.tolist(),
+            "class_mixture": None if found.mixture is None else found.mixture.content(),
+        })  # fmt: skip
+    return answer
+
+
+def _write(answer: Answer, model: Path | str, facts: dict) -> None:
+    """Write the files of an answer; ``run.json`` has the facts of the model's run, and those of this prediction."""
+    out, stack, run = answer.folder, answer.stack, read_run(model)
+    answer.predictions.write(out, stack.source, data_dir=stack.data_dir or None)
+    for stem, volumes in (("class_", answer.class_volumes), ("path_", answer.path_volumes), ("basis_", answer.basis)):
+        write_volumes(out / "volumes", volumes, stem, answer.voxel_A)
+    own = {"prepared": str(stack.folder), RATE: round(answer.particles_per_second),
+           "peak_memory_mb": max(round(peak_memory_mb()), run.get("peak_memory_mb", 0))}  # fmt: skip
+    write_json(out / "run.json", {**run, **own, **facts, "git_commit": git_commit()})
+
+
+def _number_of_classes(stack: PreparedStack, trained: TrainedModel | SearchModel, request: PredictionRequest) -> int | None:
+    """The requested number of classes, or the trained one; None to let BIC choose."""
+    if request.like is not None:
+        return trained.config.classes
+    if request.classes == 0:
+        return None
+    count = trained.config.classes if request.classes is None else request.classes
+    if not isinstance(count, int) or not 1 <= count <= len(stack):
+        raise HetacumnError(f"{count} classes of {len(stack)} particles; expected 1 to {len(stack)}, or 0 to let BIC choose")
+    return count
+
+
+def _check_images(stack: PreparedStack, trained: TrainedModel | SearchModel, model: Path | str) -> None:
+    """Raise :class:`HetacumnError` where images have another box or field of view than those of the training."""
+    if stack.box != trained.box:
+        raise HetacumnError(f"{stack.folder}: images of {stack.box} px; expected {trained.box}, as {model} was trained on")
+    if abs(stack.pixel_A / trained.pixel_A - 1) > SAME_PIXEL:
+        raise HetacumnError(
+            f"{stack.folder}: pixels of {stack.pixel_A:.4g} Å; expected {trained.pixel_A:.4g}, as {model} was "
+            "trained on: images of the same field of view"
+        )
+
+
+@dataclass(frozen=True)
+class PredictionJob:
+    """Predict a stack as ``request`` says under the ``model`` of a folder, into the folder ``out``."""
+
+    model: Path | str
+    request: PredictionRequest
+    out: Path | str
+
+    def to_json(self) -> dict:
+        """The fields by name, as JSON has them."""
+        like = self.request.like and str(self.request.like)
+        return {"model": str(self.model), "out": str(self.out), "request": {**asdict(self.request), "like": like}}
+
+    @classmethod
+    def from_json(cls, content: dict) -> PredictionJob:
+        """Rebuild a job from what :meth:`to_json` returned."""
+        return cls(**{**content, "request": PredictionRequest(**content["request"])})
+
+
+def run_prediction(stack: PreparedStack, job: PredictionJob, devices: DeviceRequest = ONE_DEVICE) -> Answer:
+    """Predict a stack; see :func:`~hetacumn.prediction.predict.predict_stack`."""
+    if devices.count == 1:
+        return work(stack, job, devices.check(), SINGLE_PROCESS)
+    content = {"stack": str(stack.folder), **job.to_json()}
+    launch("hetacumn.prediction.predict", Path(job.out) / "job-predict.json", content, devices)
+    return Answer.open(job.out, stack.folder)
+
+
+def work(stack: PreparedStack, job: PredictionJob, device: torch.device, team: ProcessGroup) -> Answer:
+    """Do one process's part of a job; return the answer."""
+    return predict_stack(stack, job.model, job.request, job.out, device, team)
+
+
+def main(path: str) -> int:
+    """Do this process's part of the job in a file, as torchrun starts it; return the exit status."""
+
+    def part(content: dict, device: torch.device, team: ProcessGroup) -> None:
+        work(reopen(content.pop("stack")), PredictionJob.from_json(content), device, team)
+
+    return run_process(path, part)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

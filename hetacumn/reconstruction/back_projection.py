@@ -1,0 +1,86 @@
+"""Volumes from posed images by weighted back-projection, and images from volumes.
+
+Every coefficient, times its CTF, is added to the transform where its slice lies. The sum is divided by the sum of the
+squared CTFs plus a constant (a Wiener filter). Most programs of the field end with this linear reconstruction. Padding and a
+division by the interpolation's kernel keep its artefacts small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Complex, Float, Inexact, Int
+from torch import Tensor
+
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import Observations
+from hetacumn.physics.fourier import ifft3c, padded_size, shells
+from hetacumn.physics.slices import Slicer, make_stencil
+from hetacumn.physics.volumes import radius_grid
+
+
+@torch.no_grad()
+def back_project(
+    data: Observations, poses: Poses, padding: float = 2.0, prior: float = 0.05, batch: int = 1000
+) -> Float[Tensor, "box box box"]:
+    """Reconstruct a volume from images at their poses, in the scale of the images.
+
+    ``prior`` is the constant of the Wiener filter, as a fraction of the mean squared CTF in a shell.
+    """
+    rows = [slice(start, start + batch) for start in range(0, len(data), batch)]
+    return back_project_parts(((data[chunk], poses[chunk]) for chunk in rows), padding, prior)
+
+
+@torch.no_grad()
+def back_project_parts(
+    parts: Iterable[tuple[Observations, Poses]], padding: float = 2.0, prior: float = 0.05
+) -> Float[Tensor, "box box box"]:
+    """Reconstruct as :func:`back_project` does from images that come by parts, with one part in memory at a time.
+
+    Raises ValueError where there is no part.
+    """
+    sums: Float[Tensor, "voxels 3"] | None = None
+    for part, poses in parts:
+        if sums is None:
+            box, device = part.plane.box, part.y.device
+            size = padded_size(box, padding)
+            voxels = size * size * (size // 2 + 1)
+            sums = torch.zeros(voxels, 3, device=device)  # real and imaginary part of Σ C Y, and Σ C²
+        stencil = make_stencil(poses.rotations, part.k, size, box)
+        centred = part.plane.translate(part.y, -poses.shifts_px) * part.ctf
+        values = torch.stack([centred.real.flatten(), centred.imag.flatten() * stencil.sign, part.ctf.square().flatten()], 1)
+        for corner in range(8):
+            sums.index_add_(0, stencil.index[:, corner], values * stencil.weights[:, corner, None])
+    if sums is None:
+        raise ValueError("no part of images; expected at least one")
+    signal, weight = _whole(torch.view_as_complex(sums[:, :2].contiguous()), size), _whole(sums[:, 2], size)
+    shell = shells(size, 3, device).clamp(max=size // 2)
+    mean = torch.bincount(shell.flatten(), weight.flatten()) / torch.bincount(shell.flatten())
+    inside = radius_grid(size, device) <= padding * (box // 2 - 1)
+    transform = torch.where(inside, signal / (weight + prior * mean[shell] + 1e-6), 0)
+    volume = ifft3c(transform) * box
+    middle = slice(size // 2 - box // 2, size // 2 - box // 2 + box)
+    kernel = torch.sinc((torch.arange(box, device=device) - box // 2) / size).square()  # of trilinear reading
+    return volume[middle, middle, middle] / (kernel[:, None, None] * kernel[:, None] * kernel)
+
+
+def _whole(half: Inexact[Tensor, " voxels"], size: int) -> Inexact[Tensor, "{size} {size} {size}"]:
+    """Complete a transform whose half with kx >= 0 was filled: every point is the sum of itself and its mate."""
+    half = half.view(size, size, size // 2 + 1)
+    whole = half.new_zeros(size, size, size)
+    whole[:, :, size // 2 :] = half[:, :, : size // 2]
+    mate = torch.roll(whole.flip(0, 1, 2), (1, 1, 1), (0, 1, 2))  # -k, about the origin at size // 2
+    return whole + (mate.conj() if mate.is_complex() else mate)
+
+
+@torch.no_grad()
+def reproject(
+    data: Observations, volumes: Float[Tensor, "k box box box"], classes: Int[Tensor, " n"], poses: Poses
+) -> Complex[Tensor, "n m"]:
+    """Compute the coefficients of each image without noise: the slice of its class's volume at its pose, with CTF and shift.
+
+    Volumes are in the scale of the images.
+    """
+    slices = Slicer(volumes)(poses.rotations, data.k)[torch.arange(len(data)), classes]
+    return data.plane.translate(slices * data.ctf, poses.shifts_px)

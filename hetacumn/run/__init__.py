@@ -1,0 +1,1 @@
+"""Running things: notebooks, their folders and locks, the Python front door, exploration."""

@@ -1,0 +1,205 @@
+"""The Python front door: what ``import hetacumn`` offers.
+
+stack = hetacumn.prepare("my/particles.star", box=64)
+run = hetacumn.train(stack, classes=4, out="results/mine")
+answer = run.predict(grade="refined")
+hetacumn.open("results/mine")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hetacumn.ab_initio.config import AbInitioConfig
+from hetacumn.cli.settings import check_names, nested
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path
+from hetacumn.common.project import DEFAULTS, find_project
+from hetacumn.common.settings import merged
+from hetacumn.compute.devices import pick_device
+from hetacumn.compute.launching import DeviceRequest
+from hetacumn.io.mrc import read_volumes
+from hetacumn.network.config import TrainConfig
+from hetacumn.network.training import TrainingJob, train_stack, training_share
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.prepared_stack import PreparedStack, reopen
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.physics.alignment import align_volume
+from hetacumn.physics.fourier import crop_volumes
+from hetacumn.prediction.answer import Answer
+from hetacumn.prediction.predict import PredictionJob, run_prediction
+from hetacumn.prediction.stack_inference import PredictionRequest
+from hetacumn.run.lock import hold
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
+from hetacumn.simulation.truth import Truth
+
+__all__ = [
+    "AbInitioConfig", "Answer", "HetacumnError", "PreparedStack", "Preprocessing", "Run", "Simulation", "TrainConfig", "Truth",
+    "align_volume", "crop_volumes", "open", "prepare", "read_volumes", "simulate", "train",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its ``folder``, the stack that it was trained on, and the devices that predict with it.
+
+    ``device`` is cpu, cuda or cuda:N, or None for CUDA where there is one; ``devices`` is their number.
+    """
+
+    folder: Path
+    stack: PreparedStack
+    device: str | None = None
+    devices: int = 1
+
+    @classmethod
+    def open(cls, folder: Path | str, prepared: Path | str = "", device: str | None = None, devices: int = 1) -> Run:
+        """A trained run read back; ``prepared`` where the images are that it was trained on, if not in the folder.
+
+        Raises:
+            HetacumnError: no prepared images there.
+        """
+        return cls(Path(folder), reopen(prepared or Path(folder) / "prepared"), device, devices)
+
+    @property
+    def trained_rows(self) -> np.ndarray:
+        """Rows of the particle file, from 0, that training saw."""
+        return np.load(self.folder / "train_rows.npy")
+
+    def predict(
+        self,
+        grade: str = "amortized",
+        stack: PreparedStack | None = None,
+        out: Path | str | None = None,
+        classes: int | None = None,
+        like: Path | str | None = None,
+    ) -> Answer:
+        """Predict pose, class and latent of every particle, and write the answer.
+
+        Args:
+            grade: encoder, amortized, refined or searched, from the fastest to the most precise.
+            stack: the particles; None for those of the run.
+            out: the folder of the answer; None for the run's own.
+            classes: how many classes; None for as many as trained, 0 to choose the number by BIC.
+            like: the folder of an earlier prediction, whose volumes and classes are taken as they are.
+
+        Raises:
+            HetacumnError: an unknown grade, a stack of another box or pixel size, another run in the folder.
+        """
+        out = self.folder if out is None else Path(out)
+        stack = self.stack if stack is None else stack
+        with hold(out):
+            request = PredictionRequest(grade, classes, like)
+            return run_prediction(stack, PredictionJob(self.folder, request, out), DeviceRequest(self.device, self.devices))
+
+
+def prepare(
+    particles: Path | str,
+    folder: Path | str = "",
+    box: int | None = DEFAULTS["stack"]["box"],
+    data_dir: Path | str | None = None,
+    progress: bool = True,
+    **settings,
+) -> PreparedStack:
+    """Preprocess a particle stack, or open what an earlier call left with the same settings.
+
+    Args:
+        particles: a STAR, .cs or .mrcs file.
+        folder: where the prepared images go; empty for ``<particles>_<box>px`` beside the file.
+        box: pixels after Fourier cropping, even; None for the box of the file.
+        data_dir: the folder that the table names its stacks from; None to look for it around the table.
+        progress: whether to show a progress bar.
+        settings: further fields of :class:`~hetacumn.particles.preprocessing.Preprocessing`.
+
+    Raises:
+        HetacumnError: an unknown setting; a file or row that is wrong.
+    """
+    check_names({"stack": settings}, "prepare")
+    source = Path(particles)
+    folder = folder or source.with_name(f"{source.stem}_{'full' if box is None else f'{box}px'}")
+    return prepare_stack(source, folder, Preprocessing.from_params(settings, box=box), data_dir, progress)
+
+
+def train(
+    stack: PreparedStack,
+    classes: int | None = None,
+    out: Path | str = "results/mine",
+    config: TrainConfig | None = None,
+    device: str | None = None,
+    devices: int = 1,
+    **settings,
+) -> Run:
+    """Train HetACUMN on a prepared stack; an interrupted training goes on, a finished one does nothing.
+
+    Args:
+        stack: the particles, from :func:`prepare`.
+        classes: how many classes to look for; None for those of ``config``, or 4 without one.
+        out: the folder of the run.
+        config: all settings of training; None for the defaults.
+        device: cpu, cuda or cuda:N; None for CUDA where there is one.
+        devices: how many GPUs of this machine, or processes on its CPU, share each batch.
+        settings: fields of :class:`~hetacumn.network.config.TrainConfig` laid over ``config``, by name
+            (``alone_steps=600``), nested (``ab_initio={"steps": 100}``) or dotted (``**{"ab_initio.steps": 100}``);
+            and ``trained_share``, the share of the particles to train on (0.7).
+
+    Raises:
+        HetacumnError: an unknown setting, other settings than those of an earlier run in ``out``, another run in the folder.
+    """
+    share = settings.pop("trained_share", DEFAULTS["stack"]["trained_share"])
+    over = nested(settings)
+    check_names({"train": over}, "train")
+    base = {"classes": 4} if config is None else asdict(config)
+    own = {} if classes is None else {"classes": classes}
+    complete = TrainConfig.from_params(merged({"config": base, "settings": over, "classes": own}))
+    chosen = training_share(len(stack), share)
+    with hold(out):
+        train_stack(stack, TrainingJob("hetacumn", complete, out, share), DeviceRequest(device, devices))
+        with atomic_path(Path(out) / "train_rows.npy") as path:
+            np.save(path, stack.rows[chosen])
+    return Run(Path(out), stack, device, devices)
+
+
+def open(folder: Path | str, prepared: Path | str = "") -> Answer:  # noqa: A001
+    """The answer of a folder that a prediction wrote; ``prepared`` where its images are, if not where the run says.
+
+    Raises:
+        HetacumnError: a file missing, or images that are not those of the predictions.
+    """
+    return Answer.open(folder, prepared)
+
+
+def simulate(
+    molecule: Mapping | Simulation,
+    out: Path | str,
+    seed: int = 0,
+    data_dir: Path | str | None = None,
+    device: str | None = "cpu",
+    progress: bool = True,
+    **settings,
+) -> Truth:
+    """Simulate a particle stack with known truth: particles.star, particles.mrcs, truth.npz and true volumes.
+
+    Args:
+        molecule: which atoms in which states, such as ``{"structure": "adk", "states": ["open", "closed"]}``; or all
+            settings.
+        out: the folder of the files.
+        seed: the same seed gives the same files.
+        data_dir: the folder of the structures; None for ``data`` of the project around the working directory.
+        device: where images are formed.
+        progress: whether to show a progress bar.
+        settings: fields of :class:`~hetacumn.simulation.settings.Simulation`, such as ``particles``, ``box`` (px),
+            ``pixel_A``, ``snr``.
+
+    Raises:
+        HetacumnError: an unknown structure or setting; no data folder.
+    """
+    if isinstance(molecule, Mapping):
+        molecule = Simulation.from_params({**molecule, **settings})
+    elif settings:
+        raise HetacumnError(f"simulate: {', '.join(settings)} beside a Simulation; expected all settings in it")
+    folder = data_dir or (root / "data" if (root := find_project()) else "data")
+    return simulate_stack(molecule, out, seed, folder, progress, pick_device(device))

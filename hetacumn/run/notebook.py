@@ -1,0 +1,252 @@
+"""Run a notebook from the command line, with parameters of one's own.
+
+    python -m hetacumn.run notebooks/pipeline/2_train.ipynb -p particles my/particles.star -p out results/mine
+
+runs the notebook in the working directory and leaves the executed copy in its `out` folder, or where `-o`
+says. What the notebook prints appears by the line. Exit status: 0 done; 1 the notebook raised, and the
+traceback and `<name>.failed.ipynb` tell where; 2 the user's own mistake, told in one line; 130 interrupted, by Ctrl-C or
+SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from papermill.translators import PythonTranslator
+
+from hetacumn.common import errors
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path, make_folder
+from hetacumn.common.settings import suggestion
+from hetacumn.run.lock import hold
+from hetacumn.run.terminal import LineWriter
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LEFT_BY_INTERRUPTION = ("checkpoint.pt", "start_under_way")  # from which training goes on
+WARNINGS_IN_LINES = "__import__('hetacumn.run.terminal').run.terminal.install()"  # run by the kernel first
+
+
+def run_notebook(notebook: Path, given: Mapping[str, object], output: Path | None = None) -> Path:
+    """Run a notebook with the given parameters and write the executed copy.
+
+    The folder that the parameter `out` names is locked meanwhile: a second run in it is refused.
+
+    Args:
+        notebook: the .ipynb file; its cell tagged `parameters` names the parameters and their defaults.
+        given: name → value; a string is read as `parse_value` says, any other value is taken as it is.
+        output: the executed copy; `<out>/<notebook's name>` of the parameter `out` where it is None.
+
+    Returns:
+        the path of the executed copy.
+
+    Raises:
+        HetacumnError: no such notebook, an unknown parameter, nowhere to write, another run in the folder, or the
+            notebook's own HetacumnError.
+        PapermillExecutionError: the notebook raised anything else; `<name>.failed.ipynb` is kept.
+        KeyboardInterrupt: with a message that says from where the same command goes on, if training left a checkpoint.
+    """
+    defaults = notebook_parameters(notebook)
+    unknown = [name for name in given if name not in defaults]
+    if unknown:
+        near = suggestion(unknown[0], defaults)
+        known = f"; it knows {', '.join(defaults)}" if near.startswith("did") else ""
+        raise HetacumnError(f"{notebook} has no parameter {', '.join(unknown)}{known}; {near}")
+    values = {name: parse_value(value, defaults[name]) if isinstance(value, str) else value for name, value in given.items()}
+
+    out = values["out"] if "out" in values else _literal(defaults.get("out", "None"))
+    folder = Path(out) if isinstance(out, str) and out else None
+    if output is None:
+        if folder is None:
+            raise HetacumnError(
+                f"{notebook}: nowhere to write the executed copy: give -p out FOLDER "
+                "(if the notebook has that parameter) or -o FILE.ipynb"
+            )
+        output = folder / notebook.name
+    if output.resolve() == notebook.resolve():
+        raise HetacumnError(f"{output}: the executed copy would overwrite the notebook itself")
+    make_folder(output.parent)
+    with nullcontext() if folder is None else hold(folder):
+        try:
+            _execute(notebook, values, output)
+        except KeyboardInterrupt:
+            left = [folder / name for name in LEFT_BY_INTERRUPTION if folder is not None and (folder / name).exists()]
+            raise KeyboardInterrupt(f"interrupted: the same command goes on from {left[0]}" if left else "") from None
+    return output
+
+
+def _execute(notebook: Path, values: dict[str, object], output: Path) -> None:
+    failed = output.with_name(output.stem + ".failed.ipynb")
+    _use_own_kernel()
+    with atomic_path(output) as temporary:
+        printed, progress = LineWriter(sys.stdout), LineWriter(sys.stderr)
+        try:
+            papermill.execute_notebook(
+                notebook,
+                temporary,
+                parameters=values,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                stdout_file=printed,
+                stderr_file=progress,
+                extra_arguments=["--log-level=CRITICAL", f"--IPKernelApp.exec_lines={WARNINGS_IN_LINES}"],
+            )
+        except PapermillExecutionError as error:
+            if is_users_mistake(error.ename):
+                raise HetacumnError(" ".join(error.evalue.split())) from None
+            os.replace(temporary, failed)
+            raise
+        except DeadKernelError:
+            raise HetacumnError(
+                f"{notebook}: its process was killed, most likely as memory ran out; run again, it goes on where it was"
+            ) from None
+        finally:
+            printed.close()
+            progress.close()
+        nbformat.write(without_traces(nbformat.read(temporary, as_version=4)), temporary)
+    failed.unlink(missing_ok=True)
+
+
+def write_with_parameters(notebook: Path, values: Mapping[str, object], path: Path) -> None:
+    """Write a copy of a notebook, not executed, whose parameters have other values."""
+    copy = parameterize_notebook(load_notebook_node(str(notebook)), dict(values), kernel_name="python3", language="python")
+    make_folder(path.parent)
+    with atomic_path(path) as temporary:
+        nbformat.write(without_traces(copy), temporary)
+
+
+def notebook_parameters(notebook: Path) -> dict[str, str]:
+    """Name → default, as source text, of every parameter of a notebook.
+
+    Raises:
+        HetacumnError: no such file, or not a notebook.
+    """
+    if not notebook.is_file():
+        raise HetacumnError(f"{notebook}: no such notebook")
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except (ValueError, AttributeError, nbformat.ValidationError):
+        raise HetacumnError(f"{notebook}: not a Jupyter notebook") from None
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    return {found.name: found.default for cell in tagged[:1] for found in PythonTranslator.inspect(cell)}
+
+
+def parse_value(text: str, default: str = "None") -> object:
+    """A command line's text as a value: true, false, null, a Python number or list; else the text itself.
+
+    Where the notebook's default (as source text) is a string, the text stays one, whatever it looks like
+    ("6e10" is a PDB entry, not a number); "null" is None all the same.
+    """
+    words = {"true": True, "false": False, "null": None}
+    if text == "null":
+        return None
+    if isinstance(_literal(default), str):
+        return text
+    if text.lower() in words:
+        return words[text.lower()]
+    value = _literal(text)
+    return value if isinstance(value, int | float | list) else text
+
+
+def is_users_mistake(exception_name: str) -> bool:
+    """Whether an exception of this class name is a HetacumnError, by the classes of `hetacumn.common.errors`."""
+    kind = getattr(errors, exception_name, None)
+    return isinstance(kind, type) and issubclass(kind, HetacumnError)
+
+
+def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Take from an executed notebook all that differs between identical runs.
+
+    That is times, ids that are drawn at random, widgets, and the error stream (progress and warnings were
+    shown on the terminal). Printed text that came in pieces is joined.
+    """
+    for name in ("papermill", "widgets"):
+        notebook.metadata.pop(name, None)
+    for cell in notebook.cells:
+        for name in ("papermill", "execution"):
+            cell.metadata.pop(name, None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "injected-parameters"
+        if cell.cell_type != "code":
+            continue
+        kept = []
+        for output in cell.outputs:
+            is_stream = output.output_type == "stream"
+            if (is_stream and output.name == "stderr") or WIDGET in output.get("data", {}):
+                continue
+            if is_stream and kept and kept[-1].output_type == "stream":
+                kept[-1].text += output.text
+            else:
+                kept.append(output)
+        cell.outputs = kept
+    return notebook
+
+
+def exit_status(work: Callable[[], object]) -> int:
+    """Do some work, tell in words what went wrong, and return the exit status of the command."""
+    try:
+        work()
+    except HetacumnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except PapermillExecutionError as error:
+        print("\n".join(error.traceback) or error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interruption:
+        logging.getLogger("asyncio").disabled = True  # at exit it would tell of what the notebook's client left undone
+        print(str(interruption) or "interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.run") -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog=program, description="Run a notebook with parameters of your own.")
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a parameter of the notebook (repeatable)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE.ipynb",
+        help="the executed copy (default: in the folder that the parameter `out` names)",
+    )
+    options = parser.parse_args(arguments)
+    return exit_status(lambda: run_notebook(options.notebook, dict(options.parameter), options.output))
+
+
+def _literal(source: str) -> object:
+    """The value of a Python literal; None for any other expression."""
+    try:
+        return ast.literal_eval(source)
+    except (ValueError, SyntaxError):
+        return None
+
+
+def _use_own_kernel() -> None:
+    """Let "python3" name the kernel of the running interpreter, not one that the user has installed."""
+    os.environ.pop("JUPYTER_PATH", None)
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    # Threads that sleep, not spin, at a barrier: several times faster where other programs share the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

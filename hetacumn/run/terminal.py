@@ -1,0 +1,51 @@
+"""Output on the terminal: the lines of a notebook, and warnings in one line."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from io import TextIOBase
+
+PROGRESS_EVERY_SECONDS = 10.0
+
+
+class LineWriter:
+    """Passes whole lines on to a terminal or log. A progress bar becomes its last state and one state each ten seconds.
+
+    A bar redraws itself after a carriage return, which would fill a log with thousands of copies.
+    """
+
+    def __init__(self, target: TextIOBase):
+        self.target = target
+        self.pending = ""  # what came since the last line's end or carriage return
+        self.printed_at = time.monotonic()
+
+    def write(self, text: str) -> None:
+        *lines, rest = (self.pending + text).split("\n")
+        for line in lines:
+            self._print(line)
+        self.pending = rest[rest.rfind("\r", 0, -1) + 1 :]
+        if "\r" in text and time.monotonic() - self.printed_at > PROGRESS_EVERY_SECONDS:
+            self._print(self.pending)
+
+    def flush(self) -> None:
+        self.target.flush()
+
+    def close(self) -> None:
+        """Print what came without a line's end."""
+        if self.pending.strip():
+            self._print(self.pending)
+        self.pending = ""
+
+    def _print(self, line: str) -> None:
+        print(line.rstrip("\r").rpartition("\r")[2], file=self.target, flush=True)
+        self.printed_at = time.monotonic()
+
+
+def install() -> None:
+    """Print every warning of this process in that form."""
+    warnings.formatwarning = _one_line
+
+
+def _one_line(message: Warning | str, *_args, **_more) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"

@@ -1,0 +1,98 @@
+"""The conformation of an image given its pose, when the volumes are a linear subspace: closed form.
+
+With volumes ``V(z) = V_0 + Σ_j z_j V_j`` and ``z ~ N(0, I)`` a posed image is linear in z, and so
+
+    p(z | Y, pose) = N(M⁻¹ b, M⁻¹),   M = I + AᵀA,   b = Aᵀ r,
+
+where the columns of ``A`` are the CTF-filtered slices of ``V_j`` and ``r`` is the image less that of ``V_0``, in units
+of the noise (probabilistic PCA, Tipping & Bishop 1999).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hetacumn.compute.batches import batch_slices
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import Observations
+from hetacumn.physics.slices import Slicer
+
+LEAST_POWER = 1e-4
+
+
+def volumes_at(latents: Tensor, basis: Tensor) -> Tensor:
+    """Volumes ``(n, box, box, box)`` of ``(n, q)`` latents, for a basis of mean and components."""
+    return torch.einsum("nj,jxyz->nxyz", mixing_of(latents), basis)
+
+
+@dataclass(frozen=True)
+class LatentPosterior:
+    """``mean`` ``(n, q)``, ``precision`` ``(n, q, q)``, and the log-likelihood of the posed image, z integrated ``(n,)``.
+
+    The likelihood lacks the constant ``-½ Σ w |Y|²`` of each image, as everywhere in the search.
+    """
+
+    mean: Tensor
+    precision: Tensor
+    log_evidence: Tensor
+
+
+def mixing_of(latents: Tensor) -> Tensor:
+    """``(n, q)`` latents as mixtures ``(n, 1 + q)`` of mean and components: a one in front."""
+    return torch.cat([latents.new_ones(len(latents), 1), latents], dim=1)
+
+
+def latent_posterior(data: Observations, slicer: Slicer, poses: Poses) -> LatentPosterior:
+    """Posterior of z at given poses, for a slicer of ``1 + q`` volumes: mean, then components. Differentiable."""
+    slices = slicer.read(slicer.stencil(poses.rotations, data.k)) * (data.ctf * data.weight.sqrt())[..., None]
+    model = torch.view_as_real(slices).movedim(-1, 1).flatten(1, 2)  # (n, 2m, 1 + q)
+    centred = data.plane.translate(data.y, -poses.shifts_px) * data.weight.sqrt()
+    image = torch.view_as_real(centred).movedim(-1, 1).flatten(1, 2)
+    gram = model.mT @ model
+    match = (model.mT @ image[..., None]).squeeze(-1)
+    b = match[:, 1:] - gram[:, 1:, 0]
+    precision = gram[:, 1:, 1:] + torch.eye(b.shape[1], device=b.device)
+    factor, _ = torch.linalg.cholesky_ex(precision)  # which is positive: to ask would be to wait for the device
+    mean = torch.cholesky_solve(b[..., None], factor).squeeze(-1)
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    evidence = match[:, 0] - 0.5 * gram[:, 0, 0] + 0.5 * (b * mean).sum(-1) - 0.5 * log_det
+    return LatentPosterior(mean, precision, evidence)
+
+
+class ComponentPrior:
+    """Components of ``box`` cubed voxels before any image is seen: their power is a ``share`` of the mean's, shell by shell.
+
+    Each coefficient of a component's transform is N(0, share · P), P being the mean power of the mean volume in its shell, and
+    no less than :data:`LEAST_POWER` of the strongest shell's, so that gradients stay of one size. The idea is that of
+    regularised likelihood for one volume (Scheres 2012). Without it components that few or faint images do not need are made
+    of the noise of these, and poses follow that noise.
+    """
+
+    def __init__(self, box: int, share: float, device: torch.device):
+        self.share = share
+        axis, half = torch.fft.fftfreq(box, 1 / box, device=device), torch.fft.rfftfreq(box, 1 / box, device=device)
+        shell = (axis[:, None, None].square() + axis[:, None].square() + half.square()).sqrt().round().long()
+        mates = torch.where((half > 0) & (half < box // 2), 2.0, 1.0)  # how many of the whole transform each stands for
+        self.shell, self.weight = shell.flatten(), mates.expand(shell.shape).flatten()
+        self.counts = axis.new_zeros(box).index_add(0, self.shell, self.weight)  # of shells: to the corners, and beyond
+
+    def penalty(self, basis: Tensor) -> Tensor:
+        """Minus the log density of a basis ``(1 + q, box, box, box)``, without its constant; the mean is as given."""
+        power = torch.fft.rfftn(basis, dim=(1, 2, 3), norm="ortho").flatten(1).abs().square() * self.weight
+        of_mean = torch.zeros_like(self.counts).index_add(0, self.shell, power[0].detach()) / self.counts.clamp(min=1)
+        expected = self.share * torch.maximum(of_mean, LEAST_POWER * of_mean.amax())
+        return 0.5 * (power[1:].sum(0) / expected[self.shell]).sum()
+
+
+@torch.no_grad()
+def infer_latents(data: Observations, slicer: Slicer, poses: Poses, batch: int = 500) -> LatentPosterior:
+    """:func:`latent_posterior` for any number of images, a batch at a time."""
+    parts = [latent_posterior(data[rows], slicer, poses[rows]) for rows in batch_slices(len(data), batch)]
+    return LatentPosterior(
+        torch.cat([p.mean for p in parts]),
+        torch.cat([p.precision for p in parts]),
+        torch.cat([p.log_evidence for p in parts]),
+    )

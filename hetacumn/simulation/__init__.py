@@ -1,0 +1,1 @@
+"""Simulated particle stacks with known truth, from atomic models."""

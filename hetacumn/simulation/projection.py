@@ -1,0 +1,95 @@
+"""Densities and projections of atoms, as sums of Gaussians in real space.
+
+The density of an atom is an isotropic Gaussian whose integral is its weight. Densities hold the mass per voxel and images
+the mass per pixel: their sum is the sum of the weights. Neither uses the slices of the decoder.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.simulation.structures import Atoms
+
+MIN_WIDTH_PX = 0.6  # the sum of a Gaussian's samples is then its integral to 0.2 % an axis
+OVERSAMPLING = 2
+
+
+def density(atoms: Atoms, box: int, voxel_A: float) -> Float[Tensor, "{box} {box} {box}"]:
+    """Sum the atoms' Gaussians on a grid (z, y, x): mass per voxel, origin at box // 2.
+
+    Every Gaussian is sampled at the centres of the voxels, over the whole box, so that the sum over z is the projection of
+    the same atoms at the identity. For large voxels, compute small voxels and Fourier-crop. Raises HetacumnError where the
+    atoms do not fit the box or are too narrow for the voxel.
+    """
+    _check_fit(atoms, box, voxel_A)
+    grid = (torch.arange(box, device=atoms.weights.device) - box // 2) * voxel_A
+    volume = torch.zeros(box, box * box, device=atoms.weights.device)
+    for chunk in torch.arange(len(atoms.weights), device=grid.device).split(1024):
+        width = atoms.widths_A[chunk, None]
+        offset = grid - atoms.positions_A[chunk].mT[..., None]  # (3, chunk, box)
+        x, y, z = torch.exp(-0.5 * (offset / width) ** 2) * (voxel_A / (width * (2 * torch.pi) ** 0.5))
+        plane = (y[:, :, None] * x[:, None, :]).flatten(1)
+        volume += (atoms.weights[chunk, None] * z).mT @ plane
+    return volume.view(box, box, box)
+
+
+def project_atoms(atoms: Atoms, rotations: Float[Tensor, "b 3 3"], box: int, pixel_A: float) -> Float[Tensor, "b {box} {box}"]:
+    """Project atoms along view z into images (y, x): mass per pixel, origin at box // 2.
+
+    Rotations take object to view. The positions of the atoms are common to all images, or have one state for each image.
+    Points are spread bilinearly over a grid of OVERSAMPLING times finer pixels. The points of one width share one Gaussian
+    blur in Fourier space, where the bilinear kernel is divided out. Raises HetacumnError where the atoms do not fit the box or
+    are too narrow for the pixel.
+    """
+    _check_fit(atoms, box, pixel_A)
+    fine = box * OVERSAMPLING
+    points = atoms.positions_A @ rotations[:, :2].mT * (OVERSAMPLING / pixel_A) + fine // 2
+    middle = torch.arange(box // 2, device=points.device)
+    rows = torch.cat([middle, middle + fine - box // 2])  # without Nyquist in x; in y it is dropped below
+    frequency_y = torch.fft.fftfreq(fine, device=points.device)[rows, None]
+    frequency_x = torch.fft.rfftfreq(fine, device=points.device)[None, : box // 2]
+    bilinear = (torch.sinc(frequency_y) * torch.sinc(frequency_x)) ** 2
+    bilinear[box // 2] = torch.inf
+    spectrum = torch.zeros(len(rotations), box, box // 2 + 1, dtype=torch.complex64, device=points.device)
+    for width in atoms.widths_A.unique():
+        chosen = atoms.widths_A == width
+        image = _spread(points[:, chosen], atoms.weights[chosen], fine)
+        width_px = width * OVERSAMPLING / pixel_A
+        blur = torch.exp(-2 * (torch.pi * width_px) ** 2 * (frequency_y**2 + frequency_x**2)) / bilinear
+        spectrum[..., :-1] += torch.fft.rfft2(image)[:, rows, : box // 2] * blur
+    return torch.fft.irfft2(spectrum, s=(box, box))
+
+
+def _spread(points: Float[Tensor, "b n 2"], weights: Float[Tensor, " n"], size: int) -> Float[Tensor, "b {size} {size}"]:
+    """Spread weighted points, xy in pixels, over the four pixels around each."""
+    corner = points.floor()
+    x, y = (points - corner).unbind(-1)
+    corner = corner.long()
+    index = corner[..., 1] * size + corner[..., 0]
+    upper = weights * y
+    lower = weights - upper
+    lower_right, upper_right = lower * x, upper * x
+    values = torch.cat([lower - lower_right, lower_right, upper - upper_right, upper_right], dim=1)
+    index = torch.cat([index, index + 1, index + size, index + size + 1], dim=1)
+    images = torch.zeros(len(points), size * size, device=points.device)
+    return images.scatter_add_(1, index, values).view(-1, size, size)
+
+
+def _check_fit(atoms: Atoms, box: int, pixel_A: float) -> None:
+    if box % 2:
+        raise HetacumnError(f"the box is {box} pixels; expected an even number")
+    radius = (atoms.positions_A.norm(dim=-1) + 3 * atoms.widths_A).max().item()
+    if radius > (box // 2 - 1) * pixel_A:
+        raise HetacumnError(
+            f"the molecule reaches {radius:.0f} Å from the origin, and a box of {box} × {pixel_A} Å holds "
+            f"{(box // 2 - 1) * pixel_A:.0f} Å; expected a larger box or larger pixels"
+        )
+    narrowest = atoms.widths_A.min().item()
+    if narrowest < MIN_WIDTH_PX * pixel_A:
+        raise HetacumnError(
+            f"Gaussians {narrowest} Å wide cannot be sampled every {pixel_A} Å; expected at most "
+            f"{narrowest / MIN_WIDTH_PX:.2f} Å (sample finely and Fourier-crop)"
+        )

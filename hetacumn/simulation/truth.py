@@ -1,0 +1,49 @@
+"""The truth of a simulated stack: what the simulation knows of each particle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true values of each particle; ``truth.npz`` on disk.
+
+    ``shifts_A`` (x, y) move the images; ``classes`` count from 0; ``coordinate`` is the progress of each part of a continuous
+    motion, and the class of discrete states. ``clean`` are the first images without noise, in the file's scale with protein
+    bright. The noise of the file has unit variance; ``noise_std`` is its standard deviation in the units of the volumes:
+    image = clean projection / noise_std + noise.
+    """
+
+    rotations: Float[Tensor, "n 3 3"]
+    shifts_A: Float[Tensor, "n 2"]
+    classes: Int[Tensor, " n"]
+    coordinate: Float[Tensor, " n *parts"]
+    clean: Float[Tensor, "examples box box"]
+    snr: float
+    noise_std: float
+
+    def write(self, path: Path | str) -> None:
+        """Save as .npz, atomically."""
+        arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]  # numpy's stub applies allow_pickle's type to every keyword
+
+    @classmethod
+    def read(cls, path: Path | str) -> Truth:
+        """Load a file of :meth:`write`. Raises :class:`HetacumnError` where there is none."""
+        if not Path(path).is_file():
+            raise HetacumnError(f"{path}: no such file; expected the truth of a simulated stack")
+        with np.load(path) as stored:
+            names = ("rotations", "shifts_A", "classes", "coordinate", "clean")
+            tensors = {name: torch.from_numpy(stored[name]) for name in names}
+            return cls(**tensors, snr=float(stored["snr"]), noise_std=float(stored["noise_std"]))
