@@ -74,10 +74,10 @@ def alone(stack, tmp_path_factory):
 @pytest.mark.parametrize("count", [1, 2, 7, 24])
 def test_shares_make_a_whole(count, size):
     teams = [ProcessGroup(rank, size) for rank in range(size)]
-    items = [i for team in teams for i in range(count)[team.part(count)]]
+    items = [i for group in teams for i in range(count)[group.part(count)]]
     assert items == list(range(count))
     values = torch.arange(1.0, 1 + count)
-    means = [weight * values[part].mean() for part, weight in (team.share(count) for team in teams)]
+    means = [weight * values[part].mean() for part, weight in (group.share(count) for group in teams)]
     torch.testing.assert_close(sum(means), values.mean())
 
 

@@ -462,7 +462,7 @@ def test_replayed_steps_do_what_steps_do(blobs, tmp_path, monkeypatch, changes):
 
 
 def test_a_checkpoint_says_nothing_of_how_steps_are_launched(toy, start, tmp_path, monkeypatch):
-    """That of a team, or of a GPU, goes on elsewhere: whether steps are recorded, and rates in tensors, is of the device."""
+    """That of a group, or of a GPU, goes on elsewhere: whether steps are recorded, and rates in tensors, is of the device."""
     interrupted_folder(toy, start, tmp_path, monkeypatch)
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     for group in state["optimiser"]["param_groups"]:

@@ -31,8 +31,8 @@ def collect_settings(
     config: Path | None, assignments: list[str] | None, options: dict, sections: tuple[str, ...] = (), training: bool = False
 ) -> dict:
     """The user's settings over the defaults; ``training`` to check their values, ``sections`` those that --set may name."""
-    from hetacumn.cli.settings import check_training, collect
     from hetacumn.common.project import read_params
+    from hetacumn.run.settings import check_training, collect
 
     found = collect(config, assignments or [], options, sections)
     if training:

@@ -17,7 +17,7 @@ def pick_device(name: str | None = None) -> torch.device:
     return torch.device(name or ("cuda" if gpus else "cpu"))
 
 
-def device_name(device: torch.device, team: ProcessGroup = SINGLE_PROCESS) -> str:
-    """Name a device, or the number of devices of a team, for tables."""
+def device_name(device: torch.device, group: ProcessGroup = SINGLE_PROCESS) -> str:
+    """Name a device, or the number of devices of a group, for tables."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return name if team.size == 1 else f"{team.size} x {name}"
+    return name if group.size == 1 else f"{group.size} x {name}"

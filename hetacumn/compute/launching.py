@@ -74,8 +74,8 @@ def run_process(path: str, work: Callable[[dict, torch.device, ProcessGroup], ob
     """Do this process's part of the job in a file; return the exit status."""
     content = json.loads(Path(path).read_text())
     try:
-        team, device = join_processes(content.pop("device"))
-        work(content, device, team)
+        group, device = join_processes(content.pop("device"))
+        work(content, device, group)
     except HetacumnError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

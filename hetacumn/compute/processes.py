@@ -28,7 +28,7 @@ class ProcessGroup:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
@@ -44,7 +44,7 @@ class ProcessGroup:
         part = self.part(count)
         return (part, (part.stop - part.start) / count) if count >= self.size else (slice(0, count), 1 / self.size)
 
-    def add_up_(self, tensors: list[Float[Tensor, " ..."]]) -> None:
+    def sum_(self, tensors: list[Float[Tensor, " ..."]]) -> None:
         """Replace each tensor by its sum over all processes, in one message."""
         if self.size == 1:
             return
@@ -61,7 +61,7 @@ class ProcessGroup:
         distributed.all_gather_object(parts, part)
         return parts
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until all processes have called this."""
         if self.size > 1:
             distributed.barrier()
@@ -71,7 +71,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def join_processes(device: str) -> tuple[ProcessGroup, torch.device]:
-    """Join the processes that torchrun started with this one; return the team and this process's device.
+    """Join the processes that torchrun started with this one; return the group and this process's device.
 
     ``device`` is cpu or cuda. Raises :class:`HetacumnError` where a process has no GPU.
     """

@@ -164,14 +164,14 @@ class HetACUMN(nn.Module):
         plane: HalfPlane,
         generator: torch.Generator,
         drawing: Drawing | None = None,
-        team: ProcessGroup = SINGLE_PROCESS,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> PosePrediction:
         """Task 2: draw (z*, φ*), render an image with a real particle's CTF and fresh noise, and ask its pose given z*.
 
         ``conformation`` is -log q(z* | X), the same question asked of z ("conformation sleep"). The rendering is without
         gradient: the decoder learns nothing from its own drawings. ``drawing`` as in :meth:`render`.
         """
-        drawn = self.draw(batch, draws, plane, generator, drawing, team)
+        drawn = self.draw(batch, draws, plane, generator, drawing, group)
         features = self.encoder.features(drawn.images, drawn.ctf)
         loss = hypotheses_loss(self.encoder.pose(features, drawn.z), drawn.poses)
         mean, log_variance = self.encoder.latent(features)
@@ -186,16 +186,16 @@ class HetACUMN(nn.Module):
         plane: HalfPlane,
         generator: torch.Generator,
         drawing: Drawing | None = None,
-        team: ProcessGroup = SINGLE_PROCESS,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> DrawnImages:
         """``batch`` latents, poses, noisy images ``(batch, m)`` and CTFs, under the current decoder.
 
         A quarter of the latents come from the prior, the others from the posteriors of real images where these are
         known. Every slice serves four times, turned by quarters in its plane, which costs nothing: a batch is rounded up to
-        whole fours. Of a ``team`` each process renders its share of the slices; all draw the same numbers.
+        whole fours. Of a ``group`` each process renders its share of the slices; all draw the same numbers.
         """
         device, count = draws.ctf.device, -(-batch // 4)
-        mine, _ = team.share(count)
+        mine, _ = group.share(count)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, device=device)

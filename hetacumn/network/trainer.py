@@ -55,14 +55,14 @@ class StepLosses:
 class Trainer:
     """The training loop. All randomness comes from one generator, whose state is in the checkpoint.
 
-    Every process of a ``team`` holds the whole stack, draws the same numbers, and works on its share of each batch; the
+    Every process of a ``group`` holds the whole stack, draws the same numbers, and works on its share of each batch; the
     gradients are added up before each step.
     """
 
     def __init__(
-        self, data: Observations, config: TrainConfig, out: Path, start: Start | None, team: ProcessGroup = SINGLE_PROCESS
+        self, data: Observations, config: TrainConfig, out: Path, start: Start | None, group: ProcessGroup = SINGLE_PROCESS
     ):
-        self.data, self.config, self.out, self.team, self.stack = data, config, out, team, StackFingerprint.of(data)
+        self.data, self.config, self.out, self.group, self.stack = data, config, out, group, StackFingerprint.of(data)
         device, box = data.y.device, data.plane.box
         self.generator = torch.Generator(device).manual_seed(config.seed)
         unit, cpu = voxel_unit(data, box), torch.Generator().manual_seed(config.seed)
@@ -89,7 +89,7 @@ class Trainer:
         self.total = self.alone + round(config.joint_epochs * self.epoch_steps)
         fused = device.type in ("cpu", "cuda")
         decoder, encoder = list(self.model.decoder.parameters()), list(self.model.encoder.parameters())
-        replayed = device.type == "cuda" and team.size == 1
+        replayed = device.type == "cuda" and group.size == 1
         self.optimiser = torch.optim.AdamW(
             [{"params": encoder, "weight_decay": config.weight_decay}, {"params": decoder, "weight_decay": 0.0}],
             lr=config.rate,
@@ -99,12 +99,12 @@ class Trainer:
         self.step, self.history, self.seconds = 0, [], 0.0
         self.order: Tensor | None = None
         self._load_checkpoint()
-        for group in self.optimiser.param_groups:  # as it is here, whatever the checkpoint was of
-            group["capturable"] = replayed
+        for parameters in self.optimiser.param_groups:  # as it is here, whatever the checkpoint was of
+            parameters["capturable"] = replayed
             if replayed:
-                group["lr"] = torch.as_tensor(group["lr"], device=device)  # which a recorded step reads anew
+                parameters["lr"] = torch.as_tensor(parameters["lr"], device=device)  # which a recorded step reads anew
             else:
-                group["lr"] = float(group["lr"])
+                parameters["lr"] = float(parameters["lr"])
         self.replay = RecordedStep(self.generator) if replayed else None
         self.drawn = float(data.plane.k[: self.model.encoder.used].norm(dim=1).max())  # the highest frequency the encoder sees
         with torch.no_grad():
@@ -124,14 +124,14 @@ class Trainer:
         before = self.seconds
         with (
             Interruption() as interruption,
-            tqdm(total=self.total, initial=self.step, desc="training", disable=not (progress and self.team.leads)) as bar,
+            tqdm(total=self.total, initial=self.step, desc="training", disable=not (progress and self.group.is_leader)) as bar,
         ):
             while self.step < self.total:
                 losses, asked = self._advance(interruption.asked)
                 now = time.perf_counter()
                 look = self.step % LOOK_EVERY == 0 or self.step == self.total
-                # A team stops at one step, and asks the device for what it says only when it looks anyway.
-                stop = interruption.asked if self.team.size == 1 else look and bool(asked)
+                # A group stops at one step, and asks the device for what it says only when it looks anyway.
+                stop = interruption.asked if self.group.size == 1 else look and bool(asked)
                 save = stop or now - saved > self.config.checkpoint_seconds
                 if save or look:
                     values = self._check(losses)
@@ -159,7 +159,7 @@ class Trainer:
 
     def _advance(self, asked_to_stop: bool = False) -> tuple[StepLosses, Tensor]:
         """One step: task 2 alone at first, then both tasks on one batch of particles. Returns the losses, and how many
-        processes of the team were asked to stop."""
+        processes of the group were asked to stop."""
         joint = self.step >= self.alone
         self._set_rates(joint)
         stop = torch.full((), float(asked_to_stop), device=self.data.y.device)
@@ -173,7 +173,7 @@ class Trainer:
         return losses, stop
 
     def _learn_poses(self, stop: Tensor) -> StepLosses:
-        """A step of task 2 alone: the losses. ``stop`` is added up over the team."""
+        """A step of task 2 alone: the losses. ``stop`` is added up over the group."""
         loss, losses = self._pose_loss(self.config.alone_batch, self.still)
         return self._descend(loss, losses, stop)
 
@@ -185,7 +185,7 @@ class Trainer:
         pose_only = (self.step - self.alone) < config.pose_only_epochs * self.epoch_steps
         rows = self._next_rows()
         noise = torch.randn(len(rows), config.latent_dim, generator=self.generator, device=rows.device)
-        mine, weight = self.team.share(len(rows))
+        mine, weight = self.group.share(len(rows))
         drawing = self.model.decoder.drawing(max(radius, self.drawn))  # one for both tasks
         task = self.model.reconstruct(self.data[rows[mine]], radius, noise[mine], weights.kl, pose_only, drawing)
         loss = weight * (weights.reconstruction * task.loss + weights.pose * task.pose)
@@ -198,8 +198,8 @@ class Trainer:
     def _pose_loss(self, batch: int, drawing: Drawing) -> tuple[Tensor, StepLosses]:
         """The weighted loss of task 2 on so many drawn images, and its terms."""
         config = self.config
-        task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, drawing, self.team)
-        _, weight = self.team.share(-(-batch // 4))
+        task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, drawing, self.group)
+        _, weight = self.group.share(-(-batch // 4))
         loss, losses = weight * config.losses.pose * task.pose, StepLosses(pose=weight * task.pose)
         if config.conformation_sleep:
             loss = loss + weight * config.losses.conformation * task.conformation
@@ -207,12 +207,12 @@ class Trainer:
         return loss, losses
 
     def _descend(self, loss: Tensor, losses: StepLosses, stop: Tensor) -> StepLosses:
-        """A step of the optimiser: the losses, summed over the team, and the gradient's norm."""
+        """A step of the optimiser: the losses, summed over the group, and the gradient's norm."""
         self.optimiser.zero_grad()
         loss.backward()
         losses = losses.detached()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self.team.add_up_([*gradients, *losses.present().values(), stop])
+        self.group.sum_([*gradients, *losses.present().values(), stop])
         decoder = [p.grad for p in self.model.decoder.parameters() if p.grad is not None]
         norms = [torch.nn.utils.clip_grad_norm_(self.model.encoder.parameters(), 1.0)]
         norms += [torch.nn.utils.get_total_norm(decoder)] if decoder else []
@@ -243,7 +243,7 @@ class Trainer:
         return self.order[at * self.config.batch : (at + 1) * self.config.batch]
 
     def _save_checkpoint(self) -> None:
-        if not self.team.leads:  # all have the same state
+        if not self.group.is_leader:  # all have the same state
             return
         state = {
             "config": checkpoint_settings(self.config),

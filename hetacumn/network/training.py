@@ -61,13 +61,13 @@ def run_method(
     config: TrainConfig,
     out: Path | str,
     start: Path | str | None = None,
-    team: ProcessGroup = SINGLE_PROCESS,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
     """Train ``method`` on a stack: ``em`` is the ab initio start alone, all others are :func:`train`.
 
     Leaves in ``out``: ``start.safetensors`` or ``model.safetensors`` with ``history.csv``; ``config.json``, the settings, the
     stack and its preprocessing; and ``run.json``. ``start`` is a folder whose start is taken. Called again after an
-    interruption it continues; called again after its end it does nothing. Each process of a ``team`` calls it with the whole
+    interruption it continues; called again after its end it does nothing. Each process of a ``group`` calls it with the whole
     stack; the leader alone makes the start.
     """
     out, data, pixel_A, preprocessing = make_folder(out), stack.data, stack.pixel_A, stack.preprocessing
@@ -80,22 +80,22 @@ def run_method(
              "stack": StackFingerprint.of(data).to_json(),
              "preprocessing": preprocessing and asdict(preprocessing)}  # fmt: skip
     finished = method != "em" and _is_finished(out, facts)
-    team.wait()  # before the leader writes what the others look at
+    group.barrier()  # before the leader writes what the others look at
     if finished:
         tqdm.write(f"{out / MODEL}: trained already with these settings; delete it to train anew")
         return
     if config.warm_start or method == "em":
-        for turn in (team.leads, not team.leads):  # the others find what the leader made
+        for turn in (group.is_leader, not group.is_leader):  # the others find what the leader made
             if turn:
                 begin, seconds = find_or_make_start(data, config, out, start)
-            team.wait()
+            group.barrier()
     if method != "em":
-        seconds += train_network(stack, config, out, begin, team, facts)
-    elif team.leads:
+        seconds += train_network(stack, config, out, begin, group, facts)
+    elif group.is_leader:
         write_facts(out, facts)
-    if team.leads:
+    if group.is_leader:
         facts = {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}
-        write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device, team)})
+        write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device, group)})
 
 
 def _is_finished(out: Path, facts: dict) -> bool:
@@ -144,7 +144,7 @@ def train_network(
     config: TrainConfig,
     out: Path,
     start: Start | None = None,
-    team: ProcessGroup = SINGLE_PROCESS,
+    group: ProcessGroup = SINGLE_PROCESS,
     facts: dict | None = None,
 ) -> float:
     """Train the network; return the seconds.
@@ -156,9 +156,9 @@ def train_network(
     """
     torch.manual_seed(config.seed)
     data = stack.data
-    trainer = Trainer(data, config, out, start, team)
+    trainer = Trainer(data, config, out, start, group)
     trainer.run()
-    if not team.leads:
+    if not group.is_leader:
         return trainer.seconds
     sample = torch.linspace(0, len(data) - 1, min(MISFIT_SAMPLE, len(data)), device=data.y.device).round().long()
     trainer.model.eval().set_misfit_limit(data[sample])
@@ -201,17 +201,17 @@ def train_stack(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest =
         launch("hetacumn.network.training", Path(job.out) / "job-train.json", content, devices)
 
 
-def work(stack: PreparedStack, job: TrainingJob, device: torch.device, team: ProcessGroup) -> None:
+def work(stack: PreparedStack, job: TrainingJob, device: torch.device, group: ProcessGroup) -> None:
     """Do one process's part of a job."""
     data = observe(stack.read(training_share(len(stack), job.share)), device)
-    run_method(job.method, TrainingStack(data, stack.pixel_A, stack.settings), job.config, job.out, job.start, team)
+    run_method(job.method, TrainingStack(data, stack.pixel_A, stack.settings), job.config, job.out, job.start, group)
 
 
 def main(path: str) -> int:
     """Do this process's part of the job in a file, as torchrun starts it; return the exit status."""
 
-    def part(content: dict, device: torch.device, team: ProcessGroup) -> None:
-        work(reopen(content.pop("stack")), TrainingJob.from_json(content), device, team)
+    def part(content: dict, device: torch.device, group: ProcessGroup) -> None:
+        work(reopen(content.pop("stack")), TrainingJob.from_json(content), device, group)
 
     return run_process(path, part)
 

@@ -37,11 +37,11 @@ def predict_stack(
     request: PredictionRequest,
     out: Path | str,
     device: torch.device | str = "cpu",
-    team: ProcessGroup = SINGLE_PROCESS,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Answer:
     """Predict every particle of a prepared stack under the model of a folder, and write the answer into ``out``.
 
-    Images are read a chunk at a time; what stays in memory is a few numbers a particle. Each process of a ``team`` calls this
+    Images are read a chunk at a time; what stays in memory is a few numbers a particle. Each process of a ``group`` calls this
     function and infers its part of every chunk; the leader writes. Grades in ``FITTED`` refit the volumes to the poses of the
     first chunk, which is spread over the stack. Volumes go to ``out/volumes``: of the classes, along the first axis of the
     latent space, and the basis (mean, then components) of V(z). The rate counts inference, not the reading of files.
@@ -53,9 +53,9 @@ def predict_stack(
     digest = model_digest(model, request.grade)
     earlier = None if request.like is None else EarlierPrediction.read(request.like, digest, request.grade)
     classes = _number_of_classes(stack, trained, request)
-    if len(stack) < team.size:
-        raise HetacumnError(f"{stack.folder}: {len(stack)} particles for {team.size} devices; expected one for each at least")
-    inference = StackInference(stack, trained, request, classes, earlier, torch.device(device), team)
+    if len(stack) < group.size:
+        raise HetacumnError(f"{stack.folder}: {len(stack)} particles for {group.size} devices; expected one for each at least")
+    inference = StackInference(stack, trained, request, classes, earlier, torch.device(device), group)
     state, ratios = inference.infer()
     latents = state.latents.cpu()
     found = inference.classify(latents)
@@ -72,9 +72,9 @@ def predict_stack(
         path_volumes=inference.volumes(latent_path(latents, request.path_points)),
         basis=inference.basis.cpu(),
         voxel_A=stack.pixel_A,
-        particles_per_second=len(stack) / max(team.gather(inference.seconds)),
+        particles_per_second=len(stack) / max(group.gather(inference.seconds)),
     )
-    if team.leads:
+    if group.is_leader:
         _write(answer, model, {
             "model": digest, "grade": request.grade, "class_centres": found.centres.tolist(),
             "class_mixture": None if found.mixture is None else found.mixture.content(),
@@ -144,16 +144,16 @@ def run_prediction(stack: PreparedStack, job: PredictionJob, devices: DeviceRequ
     return Answer.open(job.out, stack.folder)
 
 
-def work(stack: PreparedStack, job: PredictionJob, device: torch.device, team: ProcessGroup) -> Answer:
+def work(stack: PreparedStack, job: PredictionJob, device: torch.device, group: ProcessGroup) -> Answer:
     """Do one process's part of a job; return the answer."""
-    return predict_stack(stack, job.model, job.request, job.out, device, team)
+    return predict_stack(stack, job.model, job.request, job.out, device, group)
 
 
 def main(path: str) -> int:
     """Do this process's part of the job in a file, as torchrun starts it; return the exit status."""
 
-    def part(content: dict, device: torch.device, team: ProcessGroup) -> None:
-        work(reopen(content.pop("stack")), PredictionJob.from_json(content), device, team)
+    def part(content: dict, device: torch.device, group: ProcessGroup) -> None:
+        work(reopen(content.pop("stack")), PredictionJob.from_json(content), device, group)
 
     return run_process(path, part)
 

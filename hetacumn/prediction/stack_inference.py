@@ -1,4 +1,4 @@
-"""Inference over a whole stack, chunk by chunk, by one process or by a team: poses, latents, classes and volumes."""
+"""Inference over a whole stack, chunk by chunk, by one process or by a group: poses, latents, classes and volumes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class PredictionRequest:
 
 @dataclass
 class StackInference:
-    """The inference of one process of a ``team`` on a stack.
+    """The inference of one process of a ``group`` on a stack.
 
     ``classes`` is their number, None to let BIC choose. The work yields the ``basis`` of the volumes; ``centres`` ``(k, q)``
     of the classes that are weighed over all poses, or None; ``search_centres`` ``(k, q)`` of the classes under whose volumes
@@ -79,7 +79,7 @@ class StackInference:
     classes: int | None
     earlier: EarlierPrediction | None
     device: torch.device
-    team: ProcessGroup
+    group: ProcessGroup
 
     def __post_init__(self):
         config, self.seconds = self.model.config, 0.0
@@ -92,10 +92,10 @@ class StackInference:
         chunk = self.request.chunk
         first = np.linspace(0, len(every) - 1, min(chunk, len(every))).round().astype(int)  # spread over the stack
         rest = np.delete(every, first)
-        if len(rest) < self.team.size:  # too few for a chunk of their own, of which every process has a part
+        if len(rest) < self.group.size:  # too few for a chunk of their own, of which every process has a part
             first, rest = every, every[:0]
         self.chunks = [first, *(np.array_split(rest, -(-len(rest) // chunk)) if len(rest) else [])]
-        self.own_rows = [rows[self.team.part(len(rows))] for rows in self.chunks]
+        self.own_rows = [rows[self.group.part(len(rows))] for rows in self.chunks]
 
     def infer(self) -> tuple[State, Tensor | None]:
         """Infer poses and latents of all particles, and their log ratios ``(n,)`` on the CPU where the grade draws images.
@@ -107,15 +107,15 @@ class StackInference:
         draws = self.grade in FITTED or (self.grade == "amortized" and bool(self.model.model.feedback))
         for number, data in enumerate(self._read([self.chunks[0], *self.own_rows[1:]] if to_fit else self.own_rows)):
             fits = to_fit and number == 0
-            own = data[self.team.part(len(data))] if fits else data
+            own = data[self.group.part(len(data))] if fits else data
             with self._timed():
                 state = self._graded(own)
             if fits:
-                found = State.cat(_together([state], self.team))
+                found = State.cat(_together([state], self.group))
                 fit = refit_volumes(
                     data, self.basis, found, self.config, Refit(self.classes, self.request.polish_steps, self.seed)
                 )
-                self.basis, self.centres = _of_leader(fit, self.team)
+                self.basis, self.centres = _of_leader(fit, self.group)
             if self.grade in FITTED:
                 with self._timed():
                     state = settle_states(own, self.basis, state, self.config)
@@ -124,8 +124,8 @@ class StackInference:
                     ratios.append(log_ratios(own, self.basis, state, self.config))
             parts.append(state)
         order = self._order()
-        found = torch.cat(_together(ratios, self.team))[order].cpu() if draws else None
-        return State.cat(_together(parts, self.team))[order], found
+        found = torch.cat(_together(ratios, self.group))[order].cpu() if draws else None
+        return State.cat(_together(parts, self.group))[order], found
 
     def classify(self, latents: Tensor) -> Classes:
         """Classify every particle: by the likelihood over all poses, or by z; as an earlier prediction did, if there is one."""
@@ -134,7 +134,7 @@ class StackInference:
             for data in self._read(self.own_rows):
                 with self._timed():
                     scores.append(weigh_classes(data, volumes, self.config))
-            scores = torch.cat(_together(scores, self.team))[self._order()]
+            scores = torch.cat(_together(scores, self.group))[self._order()]
             return classify_by_likelihood(scores, self.centres, sort=self.earlier is None)
         if self.earlier is None:
             return classify(latents, self.classes, self.seed)
@@ -165,7 +165,7 @@ class StackInference:
         if self.grade == "refined":
             found = follow_hypotheses(model, data, self.basis, self.config)
             if self.search_centres is None:  # of the first chunk, whole
-                latents = torch.cat(_together([found.state.latents], self.team))
+                latents = torch.cat(_together([found.state.latents], self.group))
                 self.search_centres = class_centres(latents, self.classes, self.seed)
             return search_misfits(data, found, model.misfit_limit, self.basis, self.search_centres, self.config)
         return amortize(model, data, feedback=self.grade == "amortized")
@@ -187,13 +187,13 @@ class StackInference:
         return time.perf_counter()
 
 
-def _together(parts: list[Result], team: ProcessGroup) -> list[Result]:
+def _together(parts: list[Result], group: ProcessGroup) -> list[Result]:
     """Gather what every process has of the same chunks, in the order of the particles."""
-    every = team.gather([part.to("cpu") for part in parts])  # a process may not see the devices of the others
+    every = group.gather([part.to("cpu") for part in parts])  # a process may not see the devices of the others
     return [part.to(parts[0].device) for chunk in zip(*every, strict=True) for part in chunk]
 
 
-def _of_leader(tensors: tuple[Tensor | None, ...], team: ProcessGroup) -> list[Tensor | None]:
+def _of_leader(tensors: tuple[Tensor | None, ...], group: ProcessGroup) -> list[Tensor | None]:
     """Replace tensors by the leader's: rounding over many steps makes those of the others differ."""
-    leaders = team.gather([None if tensor is None else tensor.cpu() for tensor in tensors])[0]
+    leaders = group.gather([None if tensor is None else tensor.cpu() for tensor in tensors])[0]
     return [None if tensor is None else other.to(tensor.device) for tensor, other in zip(tensors, leaders, strict=True)]

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from hetacumn.ab_initio.config import AbInitioConfig
-from hetacumn.cli.settings import check_names, nested
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path
 from hetacumn.common.project import DEFAULTS, find_project
@@ -34,6 +33,7 @@ from hetacumn.prediction.answer import Answer
 from hetacumn.prediction.predict import PredictionJob, run_prediction
 from hetacumn.prediction.stack_inference import PredictionRequest
 from hetacumn.run.lock import hold
+from hetacumn.run.settings import check_names, nested
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
 from hetacumn.simulation.truth import Truth
