@@ -119,7 +119,9 @@ def source_of(module: str) -> PurePosixPath:
 
 @cache
 def holds_code(module: str) -> bool:
-    """Whether a module has statements beside strings; the ``__init__`` of a package may have none."""
+    """Whether a module has statements beside strings. The front door of the package only loads other modules by name."""
+    if module == "hetacumn":
+        return False
     body = ast.parse((ROOT / source_of(module)).read_text()).body
     return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
 
@@ -169,12 +171,13 @@ def test_a_dependency_that_is_taken_out_is_missed(tmp_path):
 
 def test_imports_of_a_notebook_are_found_however_they_are_written(tmp_path):
     cells = ["%matplotlib inline\nimport numpy as np\nfrom hetacumn.io.star import read_table",
-             "from hetacumn import plots, project",
-             "if True:\n    from hetacumn.io.mrc import read_volumes", "import hetacumn\nhetacumn.fsc.fsc(1, 2)"]  # fmt: skip
+             "from hetacumn import plots\nfrom hetacumn.common import project",
+             "if True:\n    from hetacumn.io.mrc import read_volumes",
+             "import hetacumn\nhetacumn.physics.fsc.fsc(1, 2)"]  # fmt: skip
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     notebook.cells.append(nbformat.v4.new_markdown_cell("from hetacumn.physics.rotations import align"))
     nbformat.write(notebook, tmp_path / "a.ipynb")
-    modules = {"star", "plots", "project", "mrc", "fsc"}
+    modules = {"io.star", "plots", "common", "common.project", "io.mrc", "physics"}
     assert imported_by_notebook(tmp_path / "a.ipynb") == {"hetacumn", *(f"hetacumn.{name}" for name in modules)}
 
 
