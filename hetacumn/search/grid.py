@@ -78,7 +78,7 @@ def log_sum_exp_(scores: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch"]:
 def _exponentiate_(
     scores: Float[Tensor, "*batch p"], sharpness: float
 ) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch"]]:
-    """Replace scores by ``exp(sharpness · (score - peak))``; return their sum, and the log of the sum over the scores themselves.
+    """Replace scores by ``exp(sharpness · (score - peak))``; return their sum, and the log of the sum with the peak restored.
 
     Values below ``exp(NEGLIGIBLE)`` of the peak are raised to that bound: where exp underflows, processors take ten times as
     long.
