@@ -134,7 +134,7 @@ WRONG = {
     "one latent for several": lambda: State(poses(1), torch.zeros(2)),
     "a state chosen by numbers": lambda: state(3).where(torch.ones(3), state(3)),
     "curvatures of other images": lambda: quadratic(3, 7, rows=2),
-    "damping of other images": lambda: quadratic(3, 7).step(torch.ones(2, 1)),
+    "damping of numbers in place of images": lambda: quadratic(3, 7).step(torch.ones(7)),
     "one volume for a table": lambda: Tangent(torch.rand(8, 8, 8)),
     "shifts in three dimensions": lambda: log_likelihood(
         observations(3), Slicer(torch.rand(1, 8, 8, 8))(rotations(6), HalfPlane(8).k)[:, 0], torch.zeros(4, 3)

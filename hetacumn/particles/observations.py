@@ -117,10 +117,10 @@ class StackFingerprint:
         powers = (_mean_power(values) for values in (data.y, data.y[:1], data.y[-1:], data.ctf))
         return cls(len(data), *powers)
 
-    def matches(self, other: StackFingerprint) -> bool:
+    def matches(self, stack: StackFingerprint) -> bool:
         """Tell whether both fingerprints describe one stack: they are equal but for the rounding errors of two devices."""
-        powers = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
-        return self.particles == other.particles and all(isclose(a, b, rel_tol=TOLERANCE) for a, b in powers)
+        powers = zip(astuple(self)[1:], astuple(stack)[1:], strict=True)
+        return self.particles == stack.particles and all(isclose(a, b, rel_tol=TOLERANCE) for a, b in powers)
 
     def to_json(self) -> dict[str, int | float]:
         """Return the fields by name."""

@@ -42,7 +42,7 @@ def prepare_stack(
     """Preprocess all particles of a STAR, .cs or .mrcs file into ``folder``, or open what an earlier call left there.
 
     The stack is made again where the settings or any of the files (by name, length and time of change) differ from
-    ``prepared.json``. Memory is that of a chunk of images, and a few numbers a particle.
+    ``prepared.json``. Memory holds a chunk of images, and a few numbers a particle.
 
     Raises:
         HetacumnError: naming the file, the row and the expected value: an unusable file, an image in two rows, no usable

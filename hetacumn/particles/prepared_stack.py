@@ -143,7 +143,7 @@ def holds(stack: Path, content: dict) -> bool:
 
 
 def table_digest(source: Path) -> str:
-    """Hash the bytes of a table; of a bare stack, those of the table beside it."""
+    """Hash the bytes of a table; a bare stack has its table beside it."""
     path = source.with_suffix(".csv") if source.suffix in star.STACK_SUFFIXES else source
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
