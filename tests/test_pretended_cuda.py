@@ -16,7 +16,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 from toys import hinged, make_toy
 from tqdm import tqdm
 
-from hetacumn.ab_initio import routes, subspace_fit
+from hetacumn.ab_initio import frames, routes, subspace_fit
 from hetacumn.ab_initio.clusters import Clusters
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.routes import AbInitioRun
@@ -186,8 +186,8 @@ def start_of(toy, mode, monkeypatch, request):
         return Placement(Frame(torch.eye(3, device=volume.device), False), torch.zeros(3, device=volume.device))
 
     monkeypatch.setattr(AbInitioRun, "_clusters", clusters)
-    for name in ("place_volume", "place_core", "settle_hand"):
-        monkeypatch.setattr(routes, name, here)
+    for module, name in ((routes, "place_volume"), (routes, "place_core"), (frames, "place_core"), (frames, "settle_hand")):
+        monkeypatch.setattr(module, name, here)
     config = read_settings(AbInitioConfig, {
         "consensus": {"restarts": 1, "steps": 3, "grids": [[1, 4], [1, 4]]}, "classes": {"steps": 2, "grids": [[1, 4]]},
         "soft": {"steps": 2, "grids": [[1, 4]]}, "grid": {"rotations": [1, 4]}, "subspace_steps": 2, "volumes": 2,

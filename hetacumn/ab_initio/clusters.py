@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
@@ -13,22 +14,18 @@ from hetacumn.search.subspace import volumes_at
 
 @dataclass(frozen=True)
 class Clusters:
-    """Clusters of latents.
+    """Clusters of latents: the cluster of each image, the centres, the volumes at the centres, and the counts of images."""
 
-    ``labels`` ``(n,)``: the cluster of each image. ``centres`` ``(k, q)``, ``volumes`` ``(k, box, box, box)`` at the centres,
-    and ``counts`` ``(k,)`` of images.
-    """
-
-    labels: Tensor
-    centres: Tensor
-    volumes: Tensor
-    counts: Tensor
+    labels: Int[Tensor, " n"]
+    centres: Float[Tensor, "k q"]
+    volumes: Float[Tensor, "k box box box"]
+    counts: Int[Tensor, " k"]
 
 
-def find_clusters(latents: Tensor, basis: Tensor, count: int) -> Clusters:
-    """Divide latents ``(n, q)`` into ``count`` clusters by a Gaussian mixture, or into fewer where some stay empty.
+def find_clusters(latents: Float[Tensor, "n q"], basis: Float[Tensor, "1+q box box box"], count: int) -> Clusters:
+    """Divide latents into ``count`` clusters by a Gaussian mixture, or into fewer where some stay empty.
 
-    ``basis`` ``(1 + q, box, box, box)`` gives the volumes of the latents.
+    ``basis`` is the mean volume and the components, and gives the volumes of the latents.
     """
     mixture = GaussianMixture(count, n_init=3, reg_covar=1e-3, random_state=0)
     labels = mixture.fit_predict(latents.cpu().double().numpy())

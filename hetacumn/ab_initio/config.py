@@ -36,7 +36,7 @@ class EMSchedule:
     rate: float
     coarse_radius: float = 0.13
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(
             self,
             steps=(self.steps >= 0, "a number from 0 on"),
@@ -48,7 +48,9 @@ class EMSchedule:
 
 @dataclass(frozen=True)
 class ConsensusSchedule(EMSchedule):
-    """EM of one volume from noise, repeated until two results agree. The fields of :class:`EMSchedule`, and:
+    """EM of one volume from noise, repeated until two results agree.
+
+    The fields are those of :class:`EMSchedule`, and:
 
     - ``restarts``: the most runs.
     - ``agreement``: relative difference of the best two log-likelihoods below which no further run follows.
@@ -73,7 +75,7 @@ class SearchGrid:
     step_px: float = 1.5
     fine_step_px: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(
             self,
             extent=(0 <= self.extent < 0.5, "a number from 0 to under 0.5"),
@@ -118,7 +120,7 @@ class SearchEffort:
     last_radii: tuple[float, ...] = ()
     component_share: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         radii = "numbers over 0 and up to 0.5"
         check_fields(
             self,
@@ -187,7 +189,7 @@ class AbInitioConfig:
     bright_nats: float = 200.0
     brightness: Literal["auto", "bright", "faint"] = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         known = {"classes", "consensus"}
         check_fields(
             self,

@@ -1,4 +1,4 @@
-"""Volumes to start from, out of nothing but the images: stochastic EM at low resolution, then a linear subspace.
+"""The ab initio start: volumes from images alone, by stochastic EM at low resolution and then a linear subspace.
 
 1. *Consensus.* One volume from random noise by stochastic EM: every step takes a few images, weighs all poses of a
    grid by their posterior and moves the voxels along the gradient of the expected log-likelihood. The Fourier radius
@@ -6,16 +6,16 @@
    restarts; the likeliest is kept.
 2. *Two routes.* Large motions: K volumes, started from the consensus times smooth random fields, by the same EM. Small
    motions: poses are first refined under the consensus. Both end as a linear subspace of volumes ``V_0 + Σ z_j V_j``,
-   fitted by probabilistic PCA, with poses refined under each image's own volume in turn. Conformations are laid on the
-   body that they share, at the end in the same hand too, which images never tell.
-3. *Choice.* Images held out from every fit decide which subspace explains them best.
-4. *A rare conformation.* Images that fit their volume worse than noise allows, if there are many, are of a conformation
-   that was not found among so many of others: EM of these alone finds it, and all images compete for it again.
+   fitted by probabilistic PCA, with poses refined under each image's own volume in turn. Conformations are aligned by the
+   body that they share, and at the end brought to the same hand, which images never tell.
+3. *Choice.* Images held out from every fit choose the subspace that explains them best.
+4. *A rare conformation.* Many images that fit their volume worse than noise allows show a conformation that was not found among
+   the more frequent ones: EM of these images alone finds it, and all images are assigned again.
 5. *Faint images.* The likeliest pose of a grid is often wrong for a faint image: in each route, and once more at the end,
    several poses compete (:mod:`hetacumn.search.competing_poses`), in turns with the fit of the subspace, until few images
-   move. Components have a prior, a share of the mean's power in each shell, which components of noise do not repay.
-6. *Open poses.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end the volumes of
-   the classes are fitted once more by EM, all poses weighed.
+   move. A prior on components, a share of the mean's power in each shell, penalises components that fit noise.
+6. *Open poses.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end EM with all poses
+   weighed fits the volumes of the classes once more.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio.clusters import Clusters, find_clusters
 from hetacumn.ab_initio.config import AbInitioConfig
+from hetacumn.ab_initio.frames import align_conformations
 from hetacumn.ab_initio.start import Start, Tensors
 from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
 from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
-from hetacumn.physics.alignment import Placement, place_core, place_volume, settle_hand
-from hetacumn.physics.rotations import Frame, distance_deg
+from hetacumn.physics.alignment import place_core, place_volume
+from hetacumn.physics.rotations import distance_deg
 from hetacumn.physics.slices import Slicer
 from hetacumn.search.competing_poses import Candidates, search_competing
 from hetacumn.search.grid import search_grid
@@ -45,8 +47,8 @@ from hetacumn.search.state import State
 from hetacumn.search.subspace import infer_latents, volumes_at
 
 MOVED_DEG = 5.0  # a turn by which an image counts as moved from one search to the next
-UNFIT = 3.0  # standard deviations: an image that fits so much worse than most
-UNFIT_CLUSTER = 0.25  # the share of such images that makes a cluster one of images that do not fit
+UNFIT = 3.0  # standard deviations by which an unfit image fits worse than most
+UNFIT_CLUSTER = 0.25  # the share of unfit images from which on a cluster is unfit
 NORMAL_SPREAD = 1.4826  # the standard deviation of a normal distribution in units of its median absolute deviation
 
 
@@ -60,8 +62,8 @@ def ab_initio(
 ) -> Start:
     """Reconstruct a linear subspace of volumes from images alone.
 
-    The start has a few steps; ``keep`` receives the name and the tensors of each as it ends. The steps that an interrupted
-    run has ``done``, with the same images, settings and seed, are not repeated: on a CPU the end has the same bits.
+    The start has a few steps; ``keep`` receives the name and the tensors of each step as it ends. The steps that an interrupted
+    run with the same images, settings and seed has ``done`` are not repeated; on a CPU the result has the same bits.
     """
     config = config.adapted_to(data)
     effort, em_steps = config.effort, config.classes.steps * ("classes" in config.routes) + config.soft.steps
@@ -80,33 +82,34 @@ class AbInitioRun:
     generator: torch.Generator
     progress: tqdm
     log: Callable[[str], object]
-    done: Mapping[str, Tensors] | None = None  # what a run before this made, by step
+    done: Mapping[str, Tensors] | None = None  # the results of an earlier run, by step
     keep: Callable[[str, Tensors], object] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         count = len(self.data)
         self.held = torch.arange(count, device=self.data.y.device) % max(2, round(1 / self.config.held_out)) == 0
         self.fit = (~self.held).nonzero().squeeze(1)
 
     def run(self) -> Start:
+        """Run all steps and return the start of the best route."""
         first = self._once("consensus", self._consensus)["volume"]
         routes = self.config.routes
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, first)) for route in routes}
         scores = {route: self._score(start) for route, start in found.items()}
         for route, score in scores.items():
             self.log(f"ab initio, route {route}: held-out log-likelihood {score:.2f} per image")
-        route = max(scores, key=scores.get)
+        route = max(scores, key=lambda name: scores[name])
         best = self._step("last fits", route, partial(self._finish, found[route]))
         best = self._step("images that fit none", route, partial(self._explain_more, best))
         return replace(self._soften(best), scores=scores)
 
     def _step(self, name: str, route: str, make: Callable[[], Start]) -> Start:
-        """:meth:`_once` of what makes a start."""
+        """Run a step as :meth:`_once` does, where the step makes a start."""
         return Start.of(self._once(name, lambda: make().tensors()), route, {})
 
     def _once(self, name: str, make: Callable[[], Tensors]) -> Tensors:
-        """What ``make`` makes, or has made in a run that was interrupted; random state and progress are as after it."""
-        if name not in (self.done or {}):
+        """Return the result of ``make``, or of an interrupted run; random state and progress are the same."""
+        if self.done is None or name not in self.done:
             made = make()
             if self.keep:
                 steps = torch.tensor([self.progress.n, self.progress.total])
@@ -121,8 +124,8 @@ class AbInitioRun:
     def _consensus(self) -> Tensors:
         return {"volume": consensus(self.data[self.fit], self.config, self.generator, self.progress)}
 
-    def _follow(self, route: str, first: Tensor) -> Start:
-        """From the consensus to a subspace: by way of K volumes, or by poses refined under the consensus itself."""
+    def _follow(self, route: str, first: Float[Tensor, "box box box"]) -> Start:
+        """Follow a route from the consensus to a subspace: by K volumes, or by poses refined under the consensus itself."""
         config, volumes = self.config, first[None]
         self.progress.set_postfix_str(f"route {route}")
         if route == "classes":
@@ -131,8 +134,8 @@ class AbInitioRun:
             volumes, _ = stochastic_em(seen, first * fields, schedule, config, self.generator, self.progress)
         return self._from_volumes(volumes, route)
 
-    def _from_volumes(self, volumes: Tensor, route: str) -> Start:
-        """The volumes of classes laid on the first; poses under these; then poses and subspace in turns."""
+    def _from_volumes(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
+        """Align the volumes of classes to the first, search poses under them, and fit poses and subspace in turns."""
         config, first = self.config, volumes[0]
         placed = [place_core(v, first, place_volume(v, first), self.generator).apply(v) for v in volumes[1:]]
         start = self._search(torch.stack([first, *placed]), route)
@@ -143,8 +146,8 @@ class AbInitioRun:
         start = self._settle_frames(start)
         return self._improve(start, config.refine.fine, config.refine.fit, config.subspace_steps)
 
-    def _search(self, volumes: Tensor, route: str) -> Start:
-        """Poses on the grid under the likelier of K volumes, and the subspace of these."""
+    def _search(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
+        """Find poses on the grid, each under the likeliest of K volumes, and the subspace of the volumes."""
         config, data = self.config, self.data
         band = data.within(config.classes.radius[1] * data.plane.box)
         rotations, shifts = config.poses(data.plane.box, volumes.device)
@@ -158,6 +161,7 @@ class AbInitioRun:
         return Start(basis, found.poses, latents, route, {})
 
     def _finish(self, start: Start) -> Start:
+        """Bring the conformations to one frame and hand, and improve poses and subspace up to the last Fourier radius."""
         self.progress.set_postfix_str(f"last fits, route {start.route}")
         config, start = self.config, self._settle_frames(start, hands=True)
         if config.effort.last_radii:
@@ -165,10 +169,10 @@ class AbInitioRun:
         return self._improve(start, config.refine.last, config.refine.last_fit, 2 * config.subspace_steps)
 
     def _explain_more(self, start: Start) -> Start:
-        """While many images fit no volume: one of these alone, and all images again with it, if that explains them better.
+        """Add volumes while many images fit none, each made from the unfit images alone, and keep it if it raises the score.
 
-        In the company of nine times as many images of another conformation, those of a rare one are not found by EM: the
-        volume of their cluster becomes what is noise of the others. Clusters of such images give theirs up.
+        EM does not find a rare conformation among nine times as many images of another one: the volume of the rare cluster
+        becomes noise of the other images. Clusters of unfit images give up their volumes.
         """
         config, score = self.config, self._score(start)
         for _ in range(config.volumes):
@@ -195,14 +199,14 @@ class AbInitioRun:
             start = found
         return start
 
-    def _volume_of(self, rows: Tensor, guess: Tensor) -> Tensor:
-        """The volume ``(1, box, box, box)`` of some images alone, the likeliest that is found from a guess and from noise."""
+    def _volume_of(self, rows: Int[Tensor, " m"], guess: Float[Tensor, "box box box"]) -> Float[Tensor, "1 box box box"]:
+        """Fit a volume to some images alone: the likeliest volume found from a guess and from noise."""
         alone = replace(self, data=self.data[rows])
         first = consensus(alone.data, self.config, self.generator, self.progress, guess)
         return alone._follow("consensus", first).basis[:1]
 
-    def _unfit(self, start: Start) -> Tensor:
-        """Which images fit their volume worse than noise allows, ``(n,)``: in units of the spread that most of them have."""
+    def _unfit(self, start: Start) -> Bool[Tensor, " n"]:
+        """Tell which images fit their volume worse than noise allows, in units of the spread of most images."""
         radius = self.config.refine.fit
         tangent = Tangent(start.basis, self.config.padding)
         _, value = climb(self.data, tangent, State(start.poses, start.latents), (radius,))
@@ -211,7 +215,7 @@ class AbInitioRun:
         return excess > UNFIT * NORMAL_SPREAD * excess.abs().median()
 
     def _soften(self, start: Start) -> Start:
-        """If poses are open: the volumes of K clusters of z fitted with all of them weighed, then poses and z under these."""
+        """Where poses are open, fit the volumes of K clusters of z with all poses weighed, then find poses and z under them."""
         config = self.config
         volumes = self._clusters(start).volumes
         if not poses_are_open(self.data, volumes, config):
@@ -227,48 +231,30 @@ class AbInitioRun:
         return replace(found, poses=state.poses, latents=state.latents)
 
     def _clusters(self, start: Start) -> Clusters:
-        """Clusters of z, as many as the run has volumes."""
+        """Find clusters of z, as many as the run has volumes."""
         return find_clusters(start.latents, start.basis, self.config.volumes)
 
     def _settle_frames(self, start: Start, hands: bool = False) -> Start:
-        """Put all conformations into the frame of their largest common rigid body; with ``hands``, into the same hand too.
-
-        A pose says nothing of how two conformations lie to each other: only a convention does, and a consensus or the
-        greatest overlap turns each halfway along with its motion. The volumes at the centres of ``K`` clusters of z are
-        laid on the first by what they share, and the poses follow.
-        """
-        config = self.config
-        clusters = self._clusters(start)
-        labels, volumes, counts = clusters.labels, clusters.volumes, clusters.counts
-        first = int(counts.argmax())
-        rotations, shifts = start.poses.rotations.clone(), start.poses.shifts_px.clone()
-        here = Placement(Frame(torch.eye(3, device=volumes.device), False), torch.zeros(3, device=volumes.device))
-        for k in range(len(volumes)):
-            if k == first:
-                continue
-            place = place_core(volumes[k], volumes[first], here, self.generator)
-            if hands and (place := settle_hand(volumes[k], volumes[first], place)).frame.mirrored:
-                self.log(f"ab initio: the volume of {int(counts[k])} images had the other hand, and is mirrored")
-            volumes[k] = place.apply(volumes[k])
-            mine = labels == k  # x_before = ±G x + t, and so R x_before = ±R G x + R t; - is half a turn in the image
-            shifts[mine] += (rotations[mine] @ place.shift_px)[:, :2]
-            rotations[mine] = place.frame.apply(rotations[mine])
-        share = counts.float() / len(labels)
+        """Bring the conformations at K clusters of z to one frame; with ``hands``, to the same hand too."""
+        config, clusters = self.config, self._clusters(start)
+        volumes, poses, mirrored = align_conformations(clusters, start.poses, self.generator, hands)
+        for k in mirrored:
+            self.log(f"ab initio: the volume of {int(clusters.counts[k])} images had the other hand, and is mirrored")
+        share = clusters.counts.float() / len(clusters.labels)
         basis = principal(volumes, share, config.components, self.generator, voxel_unit(self.data, self.data.plane.box))
-        poses = Poses(rotations, shifts)
         band = self.data.within(config.classes.radius[1] * self.data.plane.box)
         return replace(start, basis=basis, poses=poses, latents=infer_latents(band, Slicer(basis, config.padding), poses).mean)
 
     def _improve(self, start: Start, radii: tuple[float, ...], fit_radius: float, steps: int) -> Start:
-        """Poses under each image's own volume, together with z; then the subspace at these poses; then z again."""
+        """Refine poses and z under each image's own volume, then fit the subspace at these poses, then infer z again."""
         state, _ = climb(self.data, Tangent(start.basis, self.config.padding), State(start.poses, start.latents), radii)
         return self._fit(start, state.poses, fit_radius, self.config.refine.fit, steps)
 
     def _search_again(self, start: Start, radii: tuple[float, ...], clusters: bool = True) -> Start:
-        """Searches among competing poses and fits of the subspace in turns, one turn for each Fourier radius.
+        """Search among competing poses and fit the subspace in turns, one turn for each Fourier radius.
 
-        The poses are those of the grid under the volumes of K ``clusters`` of z, or under the mean alone. The turns end
-        early where few images move and no larger radius is left.
+        The search compares the poses of the grid under the volumes of K ``clusters`` of z, or under the mean alone. The turns
+        end early where few images move and no larger radius is left.
         """
         config, steps = self.config, self.config.subspace_steps
         for turn, radius in enumerate(radii, 1):
@@ -281,25 +267,25 @@ class AbInitioRun:
                 break
         return start
 
-    def _search_competing(self, start: Start, centres: Tensor, radius: float) -> State:
-        """Poses and z that win among the poses of the grid under the volumes at ``centres`` ``(k, q)``."""
+    def _search_competing(self, start: Start, centres: Float[Tensor, "k q"], radius: float) -> State:
+        """Find the poses and z that win among the poses of the grid under the volumes at ``centres``."""
         padding, grid = self.config.padding, self.config.competing_poses(self.data.plane.box, self.data.y.device)
         candidates = Candidates(volumes_at(centres, start.basis), centres, *grid, padding)
         return search_competing(self.data, Tangent(start.basis, padding), candidates, radius)[0]
 
     def _fit(self, start: Start, poses: Poses, fit_radius: float, radius: float, steps: int) -> Start:
-        """The subspace at given poses, fitted within ``fit_radius``; and z, inferred within ``radius``."""
+        """Fit the subspace at given poses within ``fit_radius``, and infer z within ``radius``."""
         config, box = self.config, self.data.plane.box
         seen, fit = self.data.within(fit_radius * box)[self.fit], SubspaceFit.of(config, steps)
         basis = fit_subspace(seen, start.basis, poses[self.fit], fit, self.generator, self.progress)
         latents = infer_latents(self.data.within(radius * box), Slicer(basis, config.padding), poses).mean
-        if config.effort.component_share:  # z of unit variance under it too; V(z) stays as it is
+        if config.effort.component_share:  # z keeps unit variance under the prior, and V(z) stays as it is
             spread = latents.std(0).clamp(min=1e-3)
             basis, latents = torch.cat([basis[:1], basis[1:] * spread[:, None, None, None]]), latents / spread
         return replace(start, basis=basis, poses=poses, latents=latents)
 
     def _score(self, start: Start) -> float:
-        """Mean log-likelihood of the images held out from the fits, z integrated."""
+        """Compute the mean log-likelihood of the images held out from the fits, with z integrated."""
         fine = self.data.within(self.config.refine.fit * self.data.plane.box)[self.held]
         posterior = infer_latents(fine, Slicer(start.basis, self.config.padding), start.poses[self.held])
         return float(posterior.log_evidence.mean())

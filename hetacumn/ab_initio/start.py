@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.particles.metadata import Poses
@@ -15,24 +16,24 @@ Tensors = dict[str, Tensor]  # by name
 
 @dataclass(frozen=True)
 class Start:
-    """What the ab initio start found: ``basis`` ``(1 + q, box, box, box)``, mean and components, for z ~ N(0, I).
+    """The result of an ab initio start: a ``basis`` of mean volume and components, for z ~ N(0, I), and the images' states.
 
-    ``poses`` and ``latents`` ``(n, q)`` of the images it saw; ``scores`` is the held-out log-likelihood per image of
-    each route, ``route`` the one taken.
+    The basis has ``1 + q`` volumes. ``scores`` are the held-out log-likelihoods per image of the routes, ``route`` is the
+    chosen route.
     """
 
-    basis: Tensor
+    basis: Float[Tensor, "volumes box box box"]
     poses: Poses
-    latents: Tensor
+    latents: Float[Tensor, "n q"]
     route: str
     scores: dict[str, float]
 
     def to(self, device: torch.device | str) -> Start:
-        """The same on another device."""
+        """Copy to another device."""
         return replace(self, basis=self.basis.to(device), poses=self.poses.to(device), latents=self.latents.to(device))
 
     def tensors(self) -> Tensors:
-        """All that a file keeps of it but ``route`` and ``scores``."""
+        """Return the tensors that a file keeps; ``route`` and ``scores`` are kept beside them."""
         return {
             "basis": self.basis,
             "rotations": self.poses.rotations,
@@ -42,5 +43,5 @@ class Start:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], route: str, scores: dict[str, float]) -> Start:
-        """That of :meth:`tensors`."""
+        """Rebuild a start from its :meth:`tensors`."""
         return cls(tensors["basis"], Poses(tensors["rotations"], tensors["shifts_px"]), tensors["latents"], route, scores)

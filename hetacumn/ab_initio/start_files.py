@@ -18,8 +18,10 @@ START_NAMES = {"volumes": "classes", "components": "latent_dim"}  # the user's n
 
 
 def save_start(path: Path, start: Start, stack: StackFingerprint, settings: dict) -> None:
-    """Write an ab initio start as safetensors, with the fingerprint of its stack and the
-    :meth:`~hetacumn.network.config.TrainConfig.start_settings` that it was made with."""
+    """Write an ab initio start as safetensors, with the fingerprint of its stack.
+
+    ``settings`` are the :meth:`~hetacumn.network.config.TrainConfig.start_settings` that the start was made with.
+    """
     facts = {"route": start.route, "scores": start.scores, "stack": stack.to_json(), "settings": settings}
     write_tensors(path, start.tensors(), facts)
 
@@ -46,27 +48,28 @@ def check_settings(path: Path, settings: dict, requested: dict) -> None:
 
 
 def check_stack(path: Path, facts: dict, stack: StackFingerprint) -> None:
+    """Raise :class:`HetacumnError` where a start, or a part of one, was made from another stack than ``stack``."""
     saved = StackFingerprint.from_json(facts["stack"], path)
     if not saved.matches(stack):
         raise HetacumnError(f"{path}: made from another stack ({saved}); expected {stack}; delete it or choose another folder")
 
 
 class UnfinishedStart:
-    """The finished steps of an ab initio start: ``out/start_under_way/``, a file a step, for one stack and settings.
+    """The finished steps of an ab initio start: ``out/start_under_way/`` has a file a step, for one stack and settings.
 
-    ``seconds`` is the time they took. The folder is removed when the start is complete.
+    ``seconds`` is the time that the steps took. The folder is removed when the start is complete.
     """
 
-    def __init__(self, out: Path, stack: StackFingerprint, settings: dict):
+    def __init__(self, out: Path, stack: StackFingerprint, settings: dict) -> None:
         self.folder, self.stack, self.settings, self.seconds = out / UNDER_WAY, stack, settings, 0.0
 
     @staticmethod
     def files(out: Path) -> list[Path]:
-        """The files of the finished steps of a start under way in ``out``, one a step."""
+        """List the files of the finished steps of a start under way in ``out``, one a step."""
         return sorted((out / UNDER_WAY).glob("[!.]*.safetensors"))
 
     def read(self) -> dict[str, dict[str, Tensor]]:
-        """Read the steps, by name. Raises :class:`HetacumnError` where they are of another stack or other settings."""
+        """Read the steps by name. Raises :class:`HetacumnError` where a step has another stack or other settings."""
         steps = {}
         for path in self.files(self.folder.parent):
             steps[path.stem], facts = read_tensors(path)
@@ -76,7 +79,7 @@ class UnfinishedStart:
         return steps
 
     def write(self, name: str, tensors: dict[str, Tensor], seconds: float) -> None:
-        """Write a step that was finished so many seconds after the beginning."""
+        """Write a step that ended ``seconds`` after the beginning."""
         facts = {"stack": self.stack.to_json(), "settings": self.settings, "seconds": seconds}
         write_tensors(self.folder / f"{name}.safetensors", tensors, facts)
 

@@ -1,11 +1,15 @@
-"""Volumes by stochastic EM: every step takes a few images, weighs all poses of a grid by their posterior, and moves the
-voxels along the gradient of the expected log-likelihood."""
+"""Volumes by stochastic EM.
+
+Every step takes a few images, weighs all poses of a grid by their posterior, and moves the voxels along the gradient of the
+expected log-likelihood.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Complex, Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,32 +23,31 @@ from hetacumn.search.grid import images_at_once, log_likelihood, open_rotations,
 
 
 def voxel_unit(data: Observations, box: int) -> float:
-    """The scale of a voxel that the images' signal power suggests, for learning rates and random starts."""
+    """Estimate the scale of a voxel from the images' signal power, for learning rates and random starts."""
     power = 2 * signal_nats(data, 0.25 * box) / float(data.within(0.25 * box).ctf.square().mean())
     return max(power, 1e-3) ** 0.5 / box**1.5
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """A grid of poses and where its slices read the transform, for the steps up to ``until`` (a fraction of the run)."""
+    """The stencil of a grid of poses, for the steps up to ``until`` (a fraction of the run)."""
 
-    rotations: Tensor
     stencil: Stencil
     until: float
 
 
 def stochastic_em(
     data: Observations,
-    start: Tensor,
+    start: Float[Tensor, "v box box box"],
     schedule: EMSchedule,
     config: AbInitioConfig,
     generator: torch.Generator,
     progress: tqdm,
-) -> tuple[Tensor, float]:
-    """Fit ``(v, box, box, box)`` volumes by EM with an exhaustive pose posterior, on a schedule.
+) -> tuple[Float[Tensor, "v box box box"], float]:
+    """Fit volumes by EM with an exhaustive pose posterior, on a schedule.
 
-    ``config`` gives the shifts, the batch and the padding. Returns the volumes, and the mean log evidence per image over
-    the last fifth of the run.
+    ``config`` gives the shifts, the batch and the padding. The function returns the volumes, and the mean log evidence per
+    image over the last fifth of the run.
     """
     steps, radius, coarse = schedule.steps, schedule.radius, schedule.coarse_radius
     box, device = start.shape[-1], start.device
@@ -57,7 +60,7 @@ def stochastic_em(
         rotations = pose_grid(*grid).to(device)
         outer = data.plane.count((radius[1] if last else coarse) * box)
         stencil = make_stencil(rotations, data.k[:outer], size, box)
-        stages.append(_Stage(rotations, stencil, 1.0 if last else switch))
+        stages.append(_Stage(stencil, 1.0 if last else switch))
     mask = soft_sphere(box, device=device)
     unit = voxel_unit(data, box)
     voxels = (start / unit).clone().requires_grad_()
@@ -81,42 +84,52 @@ def stochastic_em(
         flat.backward(gradient)
         optimiser.step()
         progress.update()
-    last = torch.stack(evidence[-max(1, steps // 5) :]).mean()
-    return (voxels.detach() * mask * unit), float(last)
+    score = torch.stack(evidence[-max(1, steps // 5) :]).mean()
+    return (voxels.detach() * mask * unit), float(score)
 
 
-def _expected_gradient(part: Observations, slices: Tensor, shifts_px: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
-    """The gradient ``(s, m)`` of the mean misfit by the slices ``(s, m)``, all slices and shifts weighed by their posterior;
-    and the log evidence of each image ``(b,)``."""
-    pull, push, evidence = 0.0, 0.0, []
+def _expected_gradient(
+    part: Observations, slices: Complex[Tensor, "s m"], shifts_px: Float[Tensor, "t 2"], sharpness: float
+) -> tuple[Complex[Tensor, "s m"], Float[Tensor, " n"]]:
+    """Compute the gradient of the mean misfit by the slices, and the log evidence of each image.
+
+    All slices and shifts are weighed by their posterior.
+    """
+    pull, push = slices.real.new_zeros(len(slices), 2 * slices.shape[1]), torch.zeros_like(slices.real)
+    evidence = []
     batch = images_at_once(len(part), slices, shifts_px)
     for rows in batch_slices(len(part), batch):
-        some = part[rows]
-        share, log_sum = posterior_(log_likelihood(some, slices, shifts_px).flatten(1), sharpness)  # (b, t * s)
+        images = part[rows]
+        share, log_sum = posterior_(log_likelihood(images, slices, shifts_px).flatten(1), sharpness)  # (b, t * s)
         share = share.unflatten(1, (len(shifts_px), -1))
-        moved = some.plane.translate((some.y * some.ctf * some.weight)[:, None], -shifts_px)
+        moved = images.plane.translate((images.y * images.ctf * images.weight)[:, None], -shifts_px)
         pull = pull + share.flatten(0, 1).T @ torch.view_as_real(moved).flatten(0, 1).flatten(1)
-        push = push + share.sum(1).T @ (some.ctf.square() * some.weight)
+        push = push + share.sum(1).T @ (images.ctf.square() * images.weight)
         evidence.append(log_sum)
-    pull = torch.view_as_complex(pull.unflatten(1, (-1, 2)).contiguous())
-    return (push * slices - pull) / len(part), torch.cat(evidence)
+    matched = torch.view_as_complex(pull.unflatten(1, (-1, 2)))
+    return (push * slices - matched) / len(part), torch.cat(evidence)
 
 
-def smooth_noise(count: int, box: int, generator: torch.Generator, cells: int) -> Tensor:
-    """Random fields ``(count, box, box, box)`` of unit variance with features of about ``box / cells`` voxels."""
+def smooth_noise(
+    count: int, box: int, generator: torch.Generator, cells: int
+) -> Float[Tensor, "{max(count,0)} {box} {box} {box}"]:
+    """Draw random fields of unit variance with features of about ``box / cells`` voxels."""
     field = torch.randn(max(count, 1), cells, cells, cells, generator=generator)[:, None]
     field = torch.nn.functional.interpolate(field, size=(box,) * 3, mode="trilinear")[:, 0]
     return (field / field.std(dim=(1, 2, 3), keepdim=True))[:count]
 
 
 def consensus(
-    data: Observations, config: AbInitioConfig, generator: torch.Generator, progress: tqdm, guess: Tensor | None = None
-) -> Tensor:
-    """One volume ``(box, box, box)``: the likeliest of several restarts from smooth random noise, the first from a ``guess``
-    if there is one.
+    data: Observations,
+    config: AbInitioConfig,
+    generator: torch.Generator,
+    progress: tqdm,
+    guess: Float[Tensor, "box box box"] | None = None,
+) -> Float[Tensor, "box box box"]:
+    """Fit one volume by several restarts from smooth random noise, and return the likeliest volume.
 
-    A right fold is found again and again with the same likelihood, a wrong one seldom: as soon as two restarts agree on
-    the best likelihood the others are spared.
+    The first run starts from a ``guess`` where there is one. Restarts find the right fold repeatedly with the same likelihood,
+    and a wrong fold seldom: as soon as two runs agree on the best likelihood, no further run follows.
     """
     box, unit, found = data.plane.box, voxel_unit(data, data.plane.box), []
     schedule = config.consensus
@@ -134,10 +147,13 @@ def consensus(
     return found[0][1]
 
 
-def poses_are_open(data: Observations, volumes: Tensor, config: AbInitioConfig, sample: int = 200) -> bool:
-    """Whether the median posterior of some images is spread over more than ``open_poses`` rotations of the grid.
+def poses_are_open(
+    data: Observations, volumes: Float[Tensor, "v box box box"], config: AbInitioConfig, sample: int = 200
+) -> bool:
+    """Tell whether the median posterior of a sample of images is spread over more than ``open_poses`` rotations of the grid.
 
-    Where it is not, the grid is coarser than the images tell, and its posterior is worth less than the likeliest pose.
+    A narrower posterior means that the grid is coarser than the images require; the likeliest pose then serves better than the
+    posterior on the grid.
     """
     if not config.soft.steps:
         return False
@@ -148,7 +164,12 @@ def poses_are_open(data: Observations, volumes: Tensor, config: AbInitioConfig, 
 
 
 def soften(
-    data: Observations, volumes: Tensor, config: AbInitioConfig, steps: int, generator: torch.Generator, progress: tqdm
-) -> Tensor:
-    """``(k, box, box, box)`` volumes fitted again by EM, all poses and volumes of each image weighed."""
+    data: Observations,
+    volumes: Float[Tensor, "v box box box"],
+    config: AbInitioConfig,
+    steps: int,
+    generator: torch.Generator,
+    progress: tqdm,
+) -> Float[Tensor, "v box box box"]:
+    """Fit volumes again by EM, with all poses and volumes of each image weighed."""
     return stochastic_em(data, volumes, replace(config.soft, steps=steps), config, generator, progress)[0]

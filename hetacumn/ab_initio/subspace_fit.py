@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,8 +20,12 @@ from hetacumn.search.subspace import ComponentPrior, latent_posterior
 
 @dataclass(frozen=True)
 class SubspaceFit:
-    """A fit of the subspace: gradient ``steps``, Adam's ``rate`` in units of the voxels' scale, images of a ``batch``, the
-    ``padding`` of volumes, and the expected power of a component as a share of the mean's (0: no prior)."""
+    """Settings of a fit of the subspace.
+
+    ``steps`` are gradient steps, ``batch`` counts the images of a step, ``padding`` is the padding of volumes, and ``rate``
+    Adam's rate in units of the voxels' scale. ``component_share`` is the expected power of a component as a share of the mean
+    volume's (0: no prior).
+    """
 
     steps: int
     batch: int
@@ -30,16 +35,21 @@ class SubspaceFit:
 
     @classmethod
     def of(cls, config: AbInitioConfig, steps: int, rate: float = 0.03) -> SubspaceFit:
-        """The fit in the settings of an ab initio start."""
+        """Make the settings of a fit from the settings of an ab initio start."""
         return cls(steps, 2 * config.batch, config.padding, config.effort.component_share, rate)
 
 
 def fit_subspace(
-    data: Observations, basis: Tensor, poses: Poses, fit: SubspaceFit, generator: torch.Generator, progress: tqdm
-) -> Tensor:
-    """Probabilistic PCA of volumes at given poses, from a ``basis`` ``(1 + q, box, box, box)`` on.
+    data: Observations,
+    basis: Float[Tensor, "volumes box box box"],
+    poses: Poses,
+    fit: SubspaceFit,
+    generator: torch.Generator,
+    progress: tqdm,
+) -> Float[Tensor, "volumes box box box"]:
+    """Fit mean and components to posed images by probabilistic PCA, starting from a ``basis``.
 
-    Gradient ascent on the log evidence, z integrated out, and the log prior of components
+    Gradient ascent maximises the log evidence, with z integrated, plus the log prior of components
     (:class:`~hetacumn.search.subspace.ComponentPrior`).
     """
     box, steps = basis.shape[-1], fit.steps
@@ -61,8 +71,14 @@ def fit_subspace(
     return voxels.detach() * mask * unit
 
 
-def principal(volumes: Tensor, weights: Tensor, components: int, generator: torch.Generator, unit: float) -> Tensor:
-    """Mean and principal components of K weighted volumes as a basis ``(1 + components, ...)`` for z of unit variance.
+def principal(
+    volumes: Float[Tensor, "k box box box"],
+    weights: Float[Tensor, " k"],
+    components: int,
+    generator: torch.Generator,
+    unit: float,
+) -> Float[Tensor, "1+{components} box box box"]:
+    """Compute mean and principal components of K weighted volumes as a basis for z of unit variance.
 
     Components beyond K - 1 start as faint smooth noise.
     """

@@ -16,7 +16,7 @@ import pandas as pd
 
 from hetacumn.common.errors import HetacumnError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, the largest file allowed
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk or a quota is full, or a file is larger than allowed
 
 
 def make_folder(path: str | os.PathLike) -> Path:
@@ -32,7 +32,7 @@ def make_folder(path: str | os.PathLike) -> Path:
         file = next(place for place in (path, *path.parents) if place.exists() and not place.is_dir())
         raise HetacumnError(f"{file}: is a file; expected a folder to write into") from None
     except OSError as error:
-        raise HetacumnError(f"{path}: cannot be made ({os.strerror(error.errno)}); expected a folder to write into") from error
+        raise HetacumnError(f"{path}: cannot be made ({error.strerror}); expected a folder to write into") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise HetacumnError(f"{path}: is read-only; expected a folder to write into")
     return path
@@ -42,12 +42,12 @@ def make_folder(path: str | os.PathLike) -> Path:
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` at the end, or remove it after an error.
 
-    A reader sees the old file or the whole new one, never a half. The temporary name keeps the suffix, by
-    which writers choose their format, and says who writes: what a process of this machine that was killed has left is
-    removed. Missing parent folders are made.
+    A reader sees the old file or the whole new file, never a part. The temporary name keeps the suffix, by which writers choose
+    their format, and names the process: files that a killed process of this machine left are removed. Missing parent folders
+    are made.
 
     Raises:
-        HetacumnError: the disk, or a quota, is full; or the folder cannot be written into, see :func:`make_folder`.
+        HetacumnError: the disk or a quota is full, or the folder cannot be written into, see :func:`make_folder`.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -67,20 +67,21 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _remove_orphans(path: Path, machine: str) -> None:
-    """Remove temporary files of a path whose processes are no more."""
+    """Remove temporary files of a path whose processes have ended."""
     written = re.compile(rf"{re.escape(f'.{path.stem}.{machine}-')}(\d+)-[0-9a-f]+{re.escape(path.suffix)}")
-    for other in path.parent.iterdir():
-        found = written.fullmatch(other.name)
+    for file in path.parent.iterdir():
+        found = written.fullmatch(file.name)
         if found and not _is_alive(int(found[1])):
-            other.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:
+    """Tell whether a process of this machine runs."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # of another user
+    except PermissionError:  # the process of another user
         pass
     return True
 
@@ -92,6 +93,6 @@ def write_json(path: str | os.PathLike, content: object) -> None:
 
 
 def write_table(path: Path | str, table: pd.DataFrame, digits: int = 6) -> None:
-    """Write a table as CSV without its index, fractions to so many significant digits, atomically."""
+    """Write a table as CSV without its index, atomically; fractions have ``digits`` significant digits."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, float_format=f"%.{digits}g")

@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def provenance() -> dict[str, str | None]:
-    """What a result was made by: versions and git commit, to be written beside the result.
+    """Collect the versions and the git commit that make a result, to be written beside the result.
 
-    `git_commit` is that of the working directory, with "+dirty" after it where tracked code or settings differ
-    (what pipelines write themselves, locks, tables and figures, says nothing), and None outside git.
+    ``git_commit`` is the commit of the working directory, with "+dirty" after it where tracked code or settings differ, and
+    None outside git. Files that pipelines write (locks, tables, figures) do not count.
     """
     import numpy
     import torch
@@ -30,7 +30,7 @@ def provenance() -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """The commit that is checked out, "+dirty" after it where tracked code or settings differ; None outside git."""
+    """Return the commit that is checked out, "+dirty" after it where tracked code or settings differ; None outside git."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()

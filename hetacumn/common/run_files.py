@@ -1,7 +1,7 @@
-"""``run.json`` and ``config.json`` in the folder of a run.
+"""The files ``run.json`` and ``config.json`` in the folder of a run.
 
-``config.json`` holds the settings, the fingerprint of the stack and its preprocessing; ``run.json`` holds what differs from run
-to run: seconds, memory, device.
+``config.json`` holds the settings, the fingerprint of the stack and its preprocessing; ``run.json`` holds the facts that differ
+from run to run: seconds, memory, device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def read_run(out: Path | str) -> dict:
 
 
 def write_facts(out: Path, facts: dict) -> None:
-    """Write ``config.json``; called once the model exists, so that the file of an earlier model stays beside that model."""
+    """Write ``config.json``, once the model exists: until then the file of an earlier model stays beside this model."""
     write_json(out / "config.json", {**facts, **provenance()})
 
 

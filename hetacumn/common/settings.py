@@ -34,7 +34,7 @@ def merged(layers: Mapping[str, object]) -> dict:
             raise HetacumnError(f"{name} is {layer!r}; expected names and values")
     found: dict = {}
     for layer in layers.values():
-        for key, value in (layer or {}).items():
+        for key, value in (layer if isinstance(layer, Mapping) else {}).items():
             nested = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
             found[key] = merged({"": found[key], key: value}) if nested else value
     return found
@@ -103,7 +103,7 @@ def flattened(values: Mapping, prefix: str = "") -> dict[str, object]:
 
 def _read(kind: type[Settings], base: Mapping, values: Mapping, prefix: str, known: list[str]) -> Settings:
     """An instance of ``kind`` from fields ``base`` and nested ``values`` over them; ``known`` are all dotted names."""
-    hints, defaults = get_type_hints(kind), {field.name: field for field in fields(kind)}
+    hints, defaults = get_type_hints(kind), {field.name: field for field in fields(kind)}  # type: ignore[arg-type]  # any dataclass
     found = {**base, **values}
     for name, value in values.items():
         if name not in hints:
@@ -118,8 +118,8 @@ def _read(kind: type[Settings], base: Mapping, values: Mapping, prefix: str, kno
         raise HetacumnError(f"{prefix}{error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        name, *inner = first["loc"]
-        place = "".join(f"[{part}]" for part in inner if isinstance(part, int))
+        name, *parts = first["loc"]
+        place = "".join(f"[{part}]" for part in parts if isinstance(part, int))
         expected = first["msg"].replace("Input should be", "expected")
         raise HetacumnError(f"{prefix}{name}{place} is {first['input']!r}; {expected}") from None
 
@@ -137,7 +137,7 @@ def _names(kind: type, prefix: str) -> Iterator[str]:
     hints = get_type_hints(kind)
     yield from (f"{prefix}{name}" for name in hints)
     for name, inner in hints.items():
-        if is_dataclass(inner):
+        if isinstance(inner, type) and is_dataclass(inner):
             yield from _names(inner, f"{prefix}{name}.")
 
 

@@ -14,12 +14,18 @@ from hetacumn.common.files import atomic_path
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
+    """Write named tensors and their facts to a safetensors file, atomically."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         Path(temporary).write_bytes(save(tensors, {"facts": json.dumps(facts)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read named tensors and their facts from a file of :func:`write_tensors`.
+
+    Raises:
+        HetacumnError: there is no such file, or another program wrote it.
+    """
     if not path.exists():
         raise HetacumnError(f"{path}: no such file; train first")
     try:

@@ -1,5 +1,7 @@
-"""Batches side by side on the cores of a CPU (what one operation gains from a second core is little, a second batch doubles),
-and the next one read while one is worked on."""
+"""Batches of images: their size, their slices, several batches at once in threads, and prefetching of the next batch.
+
+A single operation gains little from a second CPU core, but a second batch on that core doubles the throughput.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,15 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-
-ELSEWHERE = 10  # times as many images at once on another device than a CPU,
-AT_ONCE = 2**24  # as long as they have no more coefficients than this: some gigabytes, with all that is made of them
+ELSEWHERE = 10  # factor by which a batch on another device than a CPU is larger
+AT_ONCE = 2**24  # the most coefficients of such a larger batch: some gigabytes with all intermediate results
 
 
 def batch_size(count: int, coefficients: int, device: torch.device) -> int:
-    """How many images of so many coefficients are worked on at once: ``count`` on a CPU, whose caches they should fit; more on
-    other devices, which a few leave idle."""
+    """Return how many images of so many coefficients are processed at once.
+
+    This is ``count`` on a CPU, whose caches the images should fit, and more on other devices, which few images leave idle.
+    """
     return count if device.type == "cpu" else max(count, min(ELSEWHERE * count, AT_ONCE // coefficients))
 
 
@@ -30,7 +33,7 @@ def batch_slices(count: int, size: int) -> Iterator[slice]:
 
 
 def map_threads(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
-    """``work`` of each item, in order; on a CPU in as many threads as torch has, each operation in one of them.
+    """Yield the result of ``work`` for each item, in order; a CPU runs as many items at once as torch has threads.
 
     The results do not depend on the number of threads. ``work`` must not rely on the caller's gradient mode, which other
     threads do not have.
@@ -49,9 +52,9 @@ def map_threads(work: Callable[[Item], Result], items: Sequence[Item], device: t
 
 
 def prefetch(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """``read`` of each item, in order; the next is read in a thread of its own while the caller works on one.
+    """Yield the result of ``read`` for each item, in order; a thread reads the next item while the caller uses one.
 
-    There are two of them in memory at most. An error of ``read`` comes where its result would have.
+    At most two results are in memory. An error of ``read`` is raised in the place of its result.
     """
     with ThreadPoolExecutor(1) as pool:
         following = None

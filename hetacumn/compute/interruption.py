@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import signal
 import threading
+from types import FrameType
 
 
 class Interruption:
-    """Within it SIGTERM and Ctrl-C only ask to stop, so that a step is done whole before its state is saved."""
+    """A context in which SIGTERM and Ctrl-C only set ``asked``, so that a step ends before its state is saved."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked = False
 
-    def _ask(self, signum, frame) -> None:
+    def _request(self, signum: int, frame: FrameType | None) -> None:
         self.asked = True
 
     def __enter__(self) -> Interruption:
         self.before = {}
-        if threading.current_thread() is threading.main_thread():  # only there can handlers be set
-            self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():  # handlers can be set only there
+            self.before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)

@@ -24,8 +24,11 @@ from hetacumn.compute.processes import ProcessGroup, join_processes
 
 @dataclass(frozen=True)
 class DeviceRequest:
-    """The devices to use: ``name`` is cpu, cuda, cuda:<i>, or None for CUDA where there is one; ``count`` is the number of GPUs
-    of this machine, or of processes on its CPU."""
+    """A request for devices.
+
+    ``name`` is cpu, cuda, cuda:<i>, or None for CUDA where there is one. ``count`` is the number of GPUs of this machine, or of
+    processes on its CPU.
+    """
 
     name: str | None = None
     count: int = 1
@@ -49,10 +52,10 @@ ONE_DEVICE = DeviceRequest()
 
 
 def launch(module: str, path: Path, content: dict, requested: DeviceRequest) -> None:
-    """Write a job's file and run the job in a process a device; return when all have ended.
+    """Write a job's file and run the job in one process for each device; return when all processes have ended.
 
     Raises:
-        HetacumnError: no such devices; a process failed (its own message is on the error stream).
+        HetacumnError: there are no such devices, or a process failed (its own message is on the error stream).
     """
     device = requested.check()
     write_json(path, {**content, "device": device.type})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Int, Shaped
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.compute.batches import batch_slices
@@ -31,31 +32,31 @@ class _Part:
     """Images of one stack: their ``positions`` among the requested rows, their box and pixel size."""
 
     path: Path
-    positions: np.ndarray
+    positions: Int[np.ndarray, " b"]
     box: int
     pixel_A: float
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some images ``(b, box, box)`` float32 as the file has them, and their ``positions`` among the requested rows."""
+    """Some images in float32 with the values of the file, and their ``positions`` among the requested rows."""
 
-    positions: np.ndarray
-    images: np.ndarray
+    positions: Int[np.ndarray, " b"]
+    images: Float[np.ndarray, "b box box"]
     pixel_A: float
 
 
 class StackReader:
-    """Reads the images that a table names, wherever they lie; checks the header of every stack at once.
+    """Reads the images that a table names, wherever they lie, and checks the header of every stack at the beginning.
 
-    ``field_A`` is the smallest field of view among them.
+    ``field_A`` is the smallest field of view among the images.
 
     Raises:
-        HetacumnError: a stack missing or broken, a row beyond its stack (row named), an odd box, a stated box that is
-            not the stack's.
+        HetacumnError: a stack is missing or broken, a row lies beyond its stack (the message names the row), a box is odd, or
+            a stated box is not the box of the stack.
     """
 
-    def __init__(self, table: ParticleTable, rows: np.ndarray, data_dir: Path | str | None = None):
+    def __init__(self, table: ParticleTable, rows: Int[np.ndarray, " n"], data_dir: Path | str | None = None) -> None:
         self.star = table.path
         self.rows = rows
         names, index = table.images()
@@ -76,15 +77,16 @@ class StackReader:
         self.field_A = min(part.box * part.pixel_A for part in self._parts)
 
     def coarsest_A(self) -> float:
-        """The largest pixel size among them."""
+        """Return the largest pixel size of the images, in Å."""
         return max(part.pixel_A for part in self._parts)
 
     @property
     def stacks(self) -> list[Path]:
-        """The files, in order of appearance."""
+        """The files of the images, in order of appearance."""
         return list(dict.fromkeys(part.path for part in self._parts))
 
-    def _open(self, path: Path, positions: np.ndarray, pixel_A: float) -> _Part:
+    def _open(self, path: Path, positions: Int[np.ndarray, " b"], pixel_A: float) -> _Part:
+        """Check the header of a stack against the rows that name its images."""
         layout = read_layout(path)
         count, height, width = layout.shape
         rows, index = self.rows[positions] + 1, self._index[positions]  # rows as messages have them
@@ -113,18 +115,18 @@ class StackReader:
     def _warn_of_misstated(self) -> None:
         if self._misstated:
             path, header_A, table_A = self._misstated[0]
-            more = f" and {len(self._misstated) - 1} more stacks" if len(self._misstated) > 1 else ""
+            others = f" and {len(self._misstated) - 1} more stacks" if len(self._misstated) > 1 else ""
             warnings.warn(
-                f"{path}{more}: pixel size {header_A:g} Å in the header, {table_A:g} Å in {self.star}; the latter is taken",
+                f"{path}{others}: pixel size {header_A:g} Å in the header, {table_A:g} Å in {self.star}; the latter is taken",
                 stacklevel=2,
             )
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the images of all rows, one stack after the other."""
         for part in self._parts:
-            for some in batch_slices(len(part.positions), chunk_length(part.box)):
-                positions = part.positions[some]
-                stack = open_stack(part.path)  # anew: pages of an open one would add up in memory
+            for chosen in batch_slices(len(part.positions), chunk_length(part.box)):
+                positions = part.positions[chosen]
+                stack = open_stack(part.path)  # opened anew: the pages of an open stack would add up in memory
                 images = np.array(stack[self._index[positions]], dtype=np.float32)
                 yield Chunk(positions, images, part.pixel_A)
 
@@ -134,7 +136,9 @@ class StackReader:
         return f"{path}: image {self._index[position] + 1} (row {self.rows[position] + 1} of {self.star})"
 
 
-def _positions(names: np.ndarray, sizes_A: np.ndarray) -> dict[tuple[str, float], np.ndarray]:
+def _positions(
+    names: Shaped[np.ndarray, " n"], sizes_A: Float[np.ndarray, " n"]
+) -> dict[tuple[str, float], Int[np.ndarray, " _"]]:
     """Group positions by distinct pairs of stack and pixel size, in order of appearance."""
     seen: dict[tuple[str, float], list[int]] = {}
     for position, pair in enumerate(zip(names, sizes_A.tolist(), strict=True)):

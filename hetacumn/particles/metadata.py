@@ -8,28 +8,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.io import star
-from hetacumn.physics.optics import Optics
+from hetacumn.physics.optics import Optics, Rows
 from hetacumn.physics.rotations import from_euler, inplane, to_euler
 
 
 @dataclass(frozen=True)
 class Poses:
-    """The pose of each particle: ``rotations`` ``(n, 3, 3)``, object to view; ``shifts_px`` ``(n, 2)`` (x, y).
+    """The pose of each particle: ``rotations`` take object to view, ``shifts_px`` are (x, y).
 
     A shift moves the image by ``+t``, in pixels of the images that the poses belong to.
     """
 
-    rotations: Tensor
-    shifts_px: Tensor
+    rotations: Float[Tensor, "n 3 3"]
+    shifts_px: Float[Tensor, "n 2"]
 
     def __len__(self) -> int:
         return len(self.rotations)
 
-    def __getitem__(self, rows) -> Poses:
+    def __getitem__(self, rows: Rows) -> Poses:
         return Poses(self.rotations[rows], self.shifts_px[rows])
 
     def to(self, device: torch.device | str) -> Poses:
@@ -37,73 +38,74 @@ class Poses:
         return Poses(self.rotations.to(device), self.shifts_px.to(device))
 
     def turned(self, degrees: float) -> Poses:
-        """The poses of the images turned in their plane by an angle, from x to y."""
+        """Return the poses of the images after a turn in their plane by an angle, from x to y."""
         turn = inplane(torch.full((), -degrees, device=self.rotations.device))
         return Poses(turn @ self.rotations, self.shifts_px @ turn[:2, :2].T)
 
 
 @dataclass(frozen=True)
 class ParticleMetadata:
-    """What is known about each particle of a stack, without its image.
+    """The name, the optics and the pose of each particle of a stack, and the noise of the stack, without the images.
 
-    ``names`` are rlnImageName as the file has them. ``optics`` and ``poses`` belong to the images as they are here, after
-    centring and cropping; ``poses`` is None where the file has none. ``offsets_A`` ``(n, 2)`` (x, y) is the distance of each
-    particle from the middle of its image in the file, by which the image was moved back; None where no image was moved.
-    ``noise`` ``(box // 2,)`` is the power of the noise in each shell, one spectrum for the whole stack; None is 1 everywhere.
+    ``names`` are rlnImageName as the file has them. ``optics`` and ``poses`` belong to the images in memory, after centring
+    and cropping; ``poses`` is None where the file has none. ``offsets_A`` (x, y) is the distance of each particle from the
+    middle of its image in the file, by which the image was moved back; None where no image was moved. ``noise`` is the power
+    of the noise in each shell up to ``box // 2``, one spectrum for the whole stack; None stands for a power of 1 everywhere.
     """
 
     names: list[str]
     optics: Optics
     poses: Poses | None = None
-    offsets_A: Tensor | None = None
-    noise: Tensor | None = None
+    offsets_A: Float[Tensor, "n 2"] | None = None
+    noise: Float[Tensor, " shells"] | None = None
 
     @property
     def pixel_A(self) -> float:
-        """Pixel size in Å of the images as they are here."""
+        """The pixel size in Å of the images in memory."""
         return self.optics.pixel_A
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, rows) -> ParticleMetadata:
+    def __getitem__(self, rows: Rows) -> ParticleMetadata:
         """Select some of the particles: a slice, or an array or tensor of indices or booleans."""
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows)
         positions = torch.arange(len(self))[rows].tolist()
-        poses, offsets_A = (None if column is None else column[rows] for column in (self.poses, self.offsets_A))
+        poses = None if self.poses is None else self.poses[rows]
+        offsets_A = None if self.offsets_A is None else self.offsets_A[rows]
         return ParticleMetadata([self.names[i] for i in positions], self.optics[rows], poses, offsets_A, self.noise)
 
-    def shifts_in_source_A(self, shifts_A: Tensor) -> Tensor:
-        """Convert shifts ``(n, 2)`` of the images here into shifts of the images in the file."""
+    def shifts_in_source_A(self, shifts_A: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
+        """Convert shifts of the images in memory into shifts of the images in the file."""
         return shifts_A if self.offsets_A is None else shifts_A + self.offsets_A
 
-    def shifts_in_prepared_A(self, shifts_A: Tensor) -> Tensor:
-        """Convert shifts ``(n, 2)`` of the images in the file into shifts of the images here."""
+    def shifts_in_prepared_A(self, shifts_A: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
+        """Convert shifts of the images in the file into shifts of the images in memory."""
         return shifts_A if self.offsets_A is None else shifts_A - self.offsets_A
 
 
 @dataclass(frozen=True)
 class Particles:
-    """A stack in memory: ``images`` ``(n, box, box)`` float32, noise of unit variance, protein bright; and its metadata."""
+    """A stack in memory: ``images`` in float32 with noise of unit variance and bright protein, and their metadata."""
 
-    images: Tensor
+    images: Float[Tensor, "n box box"]
     metadata: ParticleMetadata
 
     @property
     def box(self) -> int:
-        """Pixels along a side."""
+        """The number of pixels along a side of an image."""
         return self.images.shape[-1]
 
     @property
     def pixel_A(self) -> float:
-        """Pixel size of the images in Å."""
+        """The pixel size of the images in Å."""
         return self.metadata.pixel_A
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, rows) -> Particles:
+    def __getitem__(self, rows: Rows) -> Particles:
         """Select some of the particles: a slice, or an array or tensor of indices or booleans."""
         return Particles(self.images[rows if isinstance(rows, slice) else torch.as_tensor(rows)], self.metadata[rows])
 
@@ -122,16 +124,20 @@ OPTICS_COLUMNS = {
 
 
 def metadata_of(
-    table: star.ParticleTable, rows: np.ndarray, pixel_A: float, centred: bool, noise: Tensor | None = None
+    table: star.ParticleTable,
+    rows: Int[np.ndarray, " n"],
+    pixel_A: float,
+    centred: bool,
+    noise: Float[Tensor, " shells"] | None = None,
 ) -> ParticleMetadata:
     """Read the metadata of some rows of a table, for images of this pixel size.
 
     Args:
         table: the particles of a file.
-        rows: ``(n,)``, counted from 0, in the order of the metadata.
-        pixel_A: the pixel size of the images that the metadata go with.
+        rows: the rows in the order of the metadata, counted from 0.
+        pixel_A: the pixel size of the images that the metadata describe.
         centred: whether the images were moved by the file's origins, see :func:`offsets_of`.
-        noise: ``(box // 2,)``, the power of the noise in each shell, or None for white noise.
+        noise: the power of the noise in each shell up to ``box // 2``, or None for white noise.
     """
     index = torch.from_numpy(rows)
     offsets_A = offsets_of(table) if centred else None
@@ -162,10 +168,10 @@ def optics_of(table: star.ParticleTable, pixel_A: float | None = None) -> Optics
     return Optics(**columns, pixel_A=float(table.pixel_sizes()[0]) if pixel_A is None else pixel_A)
 
 
-def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Tensor | None = None) -> Poses | None:
+def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Float[Tensor, "n 2"] | None = None) -> Poses | None:
     """Read the poses of a table's particles; None where angles are missing.
 
-    Shifts are in pixels of this size, relative to ``offsets_A`` ``(n, 2)``.
+    Shifts are in pixels of this size, relative to ``offsets_A``.
     """
     if not all(table.has(column) for column in star.ANGLES):
         return None
@@ -174,10 +180,10 @@ def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Tensor | None
     return Poses(from_euler(torch.from_numpy(angles)).float(), torch.from_numpy(shifts_A / pixel_A).float())
 
 
-def offsets_of(table: star.ParticleTable) -> Tensor | None:
-    """Read how far the particles of a table lie from the middle of their images: ``(n, 2)`` in Å, whole pixels of the file.
+def offsets_of(table: star.ParticleTable) -> Float[Tensor, "n 2"] | None:
+    """Read how far the particles of a table lie from the middle of their images, in Å and whole pixels of the file.
 
-    None where the table has no origins, or all are zero.
+    The result is None where the table has no origins, or all are zero.
     """
     if not all(table.has(column) for column in star.ORIGINS):
         return None
@@ -186,18 +192,22 @@ def offsets_of(table: star.ParticleTable) -> Tensor | None:
     return torch.from_numpy(offsets_A).float() if offsets_A.any() else None
 
 
-def _shifts_A(table: star.ParticleTable) -> np.ndarray:
+def _shifts_A(table: star.ParticleTable) -> Float[np.ndarray, "n 2"]:
     return -np.stack([table.numbers(column, 0.0) for column in star.ORIGINS], axis=1)
 
 
 def write_star(
-    path: Path | str, metadata: ParticleMetadata, box: int, classes: Tensor | None = None, shifts_A: Tensor | None = None
+    path: Path | str,
+    metadata: ParticleMetadata,
+    box: int,
+    classes: Int[Tensor, " n"] | None = None,
+    shifts_A: Float[Tensor, "n 2"] | None = None,
 ) -> None:
-    """Write a RELION 3.1 STAR file, atomically: names, CTF, and poses and classes where given.
+    """Write a RELION 3.1 STAR file atomically, with names, CTF, and poses and classes where given.
 
     ``metadata`` and ``box`` belong to the *stack* that the names point into; its ``poses.shifts_px`` are in pixels of that
-    stack. ``classes`` ``(n,)`` counts from 0, rlnClassNumber from 1. Angles are in degrees, origins (minus the shifts) in Å.
-    ``shifts_A`` ``(n, 2)`` gives origins without angles, where ``metadata`` has no poses.
+    stack. ``classes`` counts from 0, rlnClassNumber from 1. Angles are in degrees, origins (minus the shifts) in Å.
+    ``shifts_A`` gives origins without angles, where ``metadata`` has no poses.
     """
     optics, poses = metadata.optics, metadata.poses
     columns = {column: getattr(optics, name).double().numpy() for name, (column, *_) in OPTICS_COLUMNS.items()}
@@ -214,12 +224,12 @@ def write_star(
     star.write_table(path, particles, groups)
 
 
-def set_poses(particles: pd.DataFrame, rotations: Tensor, shifts_A: Tensor) -> None:
-    """Set a table's RELION columns of angles and origins from ``(n, 3, 3)`` rotations and ``(n, 2)`` shifts in Å."""
+def set_poses(particles: pd.DataFrame, rotations: Float[Tensor, "n 3 3"], shifts_A: Float[Tensor, "n 2"]) -> None:
+    """Set a table's RELION columns of angles and origins from rotations and shifts in Å."""
     particles[star.ANGLES] = to_euler(rotations.double()).cpu().numpy()
     set_origins(particles, shifts_A)
 
 
-def set_origins(particles: pd.DataFrame, shifts_A: Tensor) -> None:
-    """Set a table's RELION columns of origins from ``(n, 2)`` shifts in Å: origins are minus the shifts."""
+def set_origins(particles: pd.DataFrame, shifts_A: Float[Tensor, "n 2"]) -> None:
+    """Set a table's RELION columns of origins from shifts in Å; origins are minus the shifts."""
     particles[star.ORIGINS] = -shifts_A.double().cpu().numpy()

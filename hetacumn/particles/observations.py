@@ -1,4 +1,4 @@
-"""Particles as the likelihood sees them: packed Fourier coefficients with CTFs; and the fingerprint of such a stack."""
+"""Observations: packed Fourier coefficients of particles with CTFs, and the fingerprint of a packed stack."""
 
 from __future__ import annotations
 
@@ -7,52 +7,54 @@ from math import isclose
 from pathlib import Path
 
 import torch
+from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.compute.batches import batch_slices
 from hetacumn.particles.metadata import Particles
 from hetacumn.physics.half_plane import HalfPlane
+from hetacumn.physics.optics import Rows
 
 
 @dataclass(frozen=True)
 class Observations:
-    """``y``: ``(n, m)`` complex coefficients of images with unit noise; ``ctf``: ``(n, m)``; their half-plane.
+    """A packed stack: coefficients ``y`` of images with unit noise, their CTFs, and the half-plane of the frequencies.
 
     The coefficients are ordered by radius: ``within(radius)`` is a view of a coarser stack.
     """
 
-    y: Tensor
-    ctf: Tensor
+    y: Complex[Tensor, "n m"]
+    ctf: Float[Tensor, "n m"]
     plane: HalfPlane
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, rows) -> Observations:
+    def __getitem__(self, rows: Rows) -> Observations:
         return Observations(self.y[rows], self.ctf[rows], self.plane)
 
     def within(self, radius: float) -> Observations:
-        """Only the coefficients within ``radius`` (integer frequencies)."""
+        """Keep only the coefficients within ``radius`` (integer frequencies)."""
         m = self.plane.count(radius)
         return Observations(self.y[:, :m], self.ctf[:, :m], self.plane)
 
     def repeated(self, times: int) -> Observations:
-        """The whole stack several times over, one after the other."""
+        """Repeat the whole stack several times, one copy after the other."""
         return self if times == 1 else Observations(self.y.repeat(times, 1), self.ctf.repeat(times, 1), self.plane)
 
     def quarter_turned(self) -> Observations:
-        """The images turned by 90° in their plane, from x to y, and their CTFs with them."""
+        """Turn the images by 90° in their plane, from x to y, and their CTFs with them."""
         return Observations(self.plane.quarter_turned(self.y), self.plane.quarter_turned(self.ctf), self.plane)
 
     @property
-    def k(self) -> Tensor:
-        """Integer frequencies ``(m, 2)``."""
+    def k(self) -> Float[Tensor, "m 2"]:
+        """The integer frequencies (kx, ky)."""
         return self.plane.k[: self.y.shape[1]]
 
     @property
-    def weight(self) -> Tensor:
-        """``(m,)``: how many coefficients of the full plane each stands for."""
+    def weight(self) -> Float[Tensor, " m"]:
+        """The number of coefficients of the full plane that each coefficient stands for."""
         return self.plane.weight[: self.y.shape[1]]
 
 
@@ -77,15 +79,17 @@ def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int
     return Observations(y, ctf, plane)
 
 
-def signal_power(data: Observations) -> Tensor:
-    """Estimate the power of the particles before the CTF: ``(m,)``, averaged over shells, in units of the noise, positive."""
+def signal_power(data: Observations) -> Float[Tensor, " m"]:
+    """Estimate the power of the particles before the CTF, averaged over shells, in units of the noise and positive."""
     power = (data.y.abs().square() - 1).mean(0)
     return (data.plane.radial_mean(power) / data.plane.radial_mean(data.ctf.square().mean(0))).clamp(min=1e-3)
 
 
 def signal_nats(data: Observations, radius: float) -> float:
-    """Estimate by how much the true volume at the true pose raises an image's log-likelihood over no molecule, on average,
-    in nats, within ``radius`` (integer frequencies)."""
+    """Estimate the mean log-likelihood gain per image in nats, within ``radius`` (integer frequencies).
+
+    The gain is the log-likelihood of the true volume at the true pose over the log-likelihood of no molecule.
+    """
     band = data.within(radius)
     return 0.5 * float(((band.y.abs().square() - 1) * band.weight).sum(-1).mean())
 
@@ -96,7 +100,7 @@ PART = 1000  # images whose power is summed at a time: in double precision a who
 
 @dataclass(frozen=True)
 class StackFingerprint:
-    """The number of particles, and mean powers: of all images, of the first and the last image, and of the CTFs.
+    """The identity of a stack: the number of particles, and mean powers of the images, the first, the last and the CTFs.
 
     Powers are rounded to six decimals.
     """
@@ -113,13 +117,13 @@ class StackFingerprint:
         powers = (_mean_power(values) for values in (data.y, data.y[:1], data.y[-1:], data.ctf))
         return cls(len(data), *powers)
 
-    def matches(self, other: StackFingerprint) -> bool:
-        """Tell whether both are of one stack: equal, but for the rounding errors of two devices."""
-        powers = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
-        return self.particles == other.particles and all(isclose(a, b, rel_tol=TOLERANCE) for a, b in powers)
+    def matches(self, stack: StackFingerprint) -> bool:
+        """Tell whether both fingerprints describe one stack: they are equal but for the rounding errors of two devices."""
+        powers = zip(astuple(self)[1:], astuple(stack)[1:], strict=True)
+        return self.particles == stack.particles and all(isclose(a, b, rel_tol=TOLERANCE) for a, b in powers)
 
     def to_json(self) -> dict[str, int | float]:
-        """The fields by name."""
+        """Return the fields by name."""
         return asdict(self)
 
     @classmethod
@@ -143,6 +147,7 @@ class StackFingerprint:
         )
 
 
-def _mean_power(values: Tensor) -> float:
+def _mean_power(values: Inexact[Tensor, "n m"]) -> float:
+    """Compute the mean square of coefficients in double precision."""
     total = float(sum(part.abs().square().double().sum() for part in values.split(PART)))
     return round(total / values.numel(), 6)

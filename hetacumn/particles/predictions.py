@@ -1,4 +1,4 @@
-"""Predictions: the pose, class and latent of each particle; on disk and back."""
+"""Predictions: the pose, class and latent of each particle, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
@@ -31,25 +32,24 @@ WHERE_KNOWN = {"class_probabilities": "class_probability", "log_ratios": "log_li
 class Predictions:
     """One prediction a particle, in the order of ``names`` (rlnImageName as the source has it).
 
-    ``rotations`` ``(n, 3, 3)`` object to view; ``shifts_A`` ``(n, 2)`` (x, y), by which the image is moved; ``classes``
-    ``(n,)`` long, from 0; ``latents`` ``(n, d)``. Where known: ``class_probabilities`` ``(n,)`` of the predicted classes; and
-    ``log_ratios`` ``(n,)`` in nats, how much the molecule explains of the image, see
-    :func:`~hetacumn.prediction.inference.log_ratios`.
+    ``rotations`` take object to view; ``shifts_A`` (x, y) move the image; ``classes`` count from 0. Where known,
+    ``class_probabilities`` are the probabilities of the predicted classes, and ``log_ratios`` tell in nats how much the
+    molecule explains of each image, see :func:`~hetacumn.prediction.inference.log_ratios`.
     """
 
     names: list[str]
-    rotations: Tensor
-    shifts_A: Tensor
-    classes: Tensor
-    latents: Tensor
-    class_probabilities: Tensor | None = None
-    log_ratios: Tensor | None = None
+    rotations: Float[Tensor, "n 3 3"]
+    shifts_A: Float[Tensor, "n 2"]
+    classes: Int[Tensor, " n"]
+    latents: Float[Tensor, "n q"]
+    class_probabilities: Float[Tensor, " n"] | None = None
+    log_ratios: Float[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, rows: np.ndarray) -> Predictions:
-        """Select the particles at positions ``(m,)``, in that order."""
+    def __getitem__(self, rows: Int[np.ndarray, " m"]) -> Predictions:
+        """Select the particles at positions, in the order of the positions."""
         names = [self.names[row] for row in rows]
         known = {field: values[rows] for field, values in self._where_known()}
         return Predictions(names, self.rotations[rows], self.shifts_A[rows], self.classes[rows], self.latents[rows], **known)
@@ -60,13 +60,13 @@ class Predictions:
                 yield field, getattr(self, field)
 
     def write(self, out_dir: Path | str, source: Path | str, data_dir: Path | str | None = None) -> None:
-        """Write ``predictions.star`` and the latents, ``latents.csv``; atomically.
+        """Write ``predictions.star`` and the latents, ``latents.csv``, atomically.
 
         The STAR file is RELION 3.1, whether ``source`` is STAR or .cs. It has the source's rows of these names, optics and CTF
         unchanged, with rlnClassNumber (from 1), angles and origins of these predictions, and the log ratios as
         rlnLogLikeliContribution. Where the source does not state the box, the first stack of each optics group tells it, if
-        found (``data_dir`` as in ``read_particles``). The CSV has a row a particle: particle, z1, z2, …, class (from 1), and
-        class_probability and log_likelihood_ratio where known.
+        it is found (``data_dir`` as in ``read_particles``). The CSV has a row a particle: particle, z1, z2, …, class (from 1),
+        and class_probability and log_likelihood_ratio where known.
 
         Raises:
             HetacumnError: a name that the source lacks or has twice.
@@ -87,8 +87,9 @@ class Predictions:
         with atomic_path(out_dir / "latents.csv") as temporary:
             latents.to_csv(temporary, index=False, float_format="%.9g")
 
-    def _rows_of(self, table: star.ParticleTable) -> np.ndarray:
-        rows = table.names().get_indexer(self.names)
+    def _rows_of(self, table: star.ParticleTable) -> Int[np.ndarray, " n"]:
+        """Find the row of the source of each prediction."""
+        rows = table.names().get_indexer(pd.Index(self.names))
         if (rows < 0).any():
             name = self.names[int((rows < 0).argmax())]
             raise HetacumnError(f"{table.path}: no row for {name}; expected one for every prediction")
@@ -99,7 +100,7 @@ class Predictions:
         """Read the files of :meth:`write`.
 
         Raises:
-            HetacumnError: a file missing, without poses or classes, or of other particles than the STAR.
+            HetacumnError: a file is missing, has no poses or classes, or has other particles than the STAR.
         """
         out_dir = Path(out_dir)
         table = star.read_table(out_dir / "predictions.star")
@@ -134,9 +135,12 @@ def _with_box(table: star.ParticleTable, data_dir: Path | str | None) -> pd.Data
     """Return the optics table, with rlnImageSize, which RELION needs, where the box can be found."""
     if "rlnImageSize" in table.optics:
         return table.optics
-    boxes, names = [], table.images()[0]
+    boxes: list[int] = []
+    names = table.images()[0]
     for group in table.optics[star.GROUP]:
         rows = (table.numbers(star.GROUP) == group).nonzero()[0]
         stack = find_stack(names[rows[0]], table.path, data_dir) if len(rows) else None
-        boxes.append(None if stack is None else read_layout(stack).shape[-1])
-    return table.optics if None in boxes else table.optics.assign(rlnImageSize=boxes)
+        if stack is None:
+            return table.optics
+        boxes.append(read_layout(stack).shape[-1])
+    return table.optics.assign(rlnImageSize=boxes)

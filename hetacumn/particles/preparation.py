@@ -1,11 +1,11 @@
 """Preparation of a stack: preprocessed images in a file of their own, which training, prediction and other programs share.
 
-Reading raw images is the dearest part of most runs: hundreds of gigabytes, of which inference sees the low frequencies.
-:func:`prepare` leaves in a folder
+Reading raw images is the slowest part of most runs: inference sees only the low frequencies of hundreds of gigabytes.
+:func:`prepare_stack` leaves in a folder
 
 - ``particles.mrcs``, ``particles.star``: the usable images, cropped and normalised, protein bright, with their optics (and
   poses, if the source has any), readable by any program of the field;
-- ``dropped.csv``: the others, and why (columns row, particle, reason; rows counted from 1);
+- ``dropped.csv``: the unusable images and the reason (columns row, particle, reason; rows counted from 1);
 - ``prepared.json``: the source, the settings and the files, by which a later run knows whether it must prepare again.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 from tqdm import tqdm
 
 from hetacumn.common.errors import HetacumnError
@@ -41,11 +42,11 @@ def prepare_stack(
     """Preprocess all particles of a STAR, .cs or .mrcs file into ``folder``, or open what an earlier call left there.
 
     The stack is made again where the settings or any of the files (by name, length and time of change) differ from
-    ``prepared.json``. Memory is that of a chunk of images, and a few numbers a particle.
+    ``prepared.json``. Memory holds a chunk of images, and a few numbers a particle.
 
     Raises:
-        HetacumnError: naming the file, the row and what was expected; an image in two rows; no usable particle; a source
-            that would be written over.
+        HetacumnError: naming the file, the row and the expected value: an unusable file, an image in two rows, no usable
+            particle, or a source that would be written over.
     """
     source, folder = Path(source), Path(folder)
     table = star.read_table(source)
@@ -64,7 +65,7 @@ def prepare_stack(
     read = {Path(name).resolve() for name, *_ in files}
     for path in (made, folder / TABLE):
         if path.resolve() in read:
-            raise HetacumnError(f"{path}: is what is to be prepared, and would be written over; expected another folder")
+            raise HetacumnError(f"{path}: is to be prepared, and would be written over; expected another folder")
     make_folder(folder)
     note.unlink(missing_ok=True)
     flaws, outliers = _write_images(made, reader, progress)
@@ -99,7 +100,7 @@ def prepare_stack(
 
 
 def _write_images(path: Path, reader: ParticleReader, progress: bool) -> tuple[list[str | None], int]:
-    """Write every image of a reader; return what is wrong with each (None: nothing) and how many pixels were replaced."""
+    """Write every image of a reader; return the flaw of each image (None: usable) and how many pixels were replaced."""
     flaws: list[str | None] = [None] * len(reader.rows)
     outliers = 0
     with new_stack(path, len(flaws), reader.box, reader.pixel_A) as images:
@@ -127,16 +128,17 @@ def _warn_of_magnification(table: star.ParticleTable) -> None:
 
 
 def _identity(path: Path) -> list:
-    """Name, length and time of change of a file."""
+    """Return the name, the length and the time of change of a file."""
     facts = path.stat()
     return [str(path), facts.st_size, facts.st_mtime_ns]
 
 
 def _unchanged(files: list) -> bool:
+    """Tell whether every file still has the length and the time of change of its :func:`_identity`."""
     return all(Path(path).is_file() and _identity(Path(path)) == [path, *facts] for path, *facts in files)
 
 
-def _keep(path: Path, kept: np.ndarray, pixel_A: float) -> None:
+def _keep(path: Path, kept: Int[np.ndarray, " n"], pixel_A: float) -> None:
     """Rewrite a stack with some of its images."""
     whole = open_stack(path)
     box = whole.shape[-1]

@@ -1,4 +1,4 @@
-"""A prepared stack: preprocessed images on disk, and their metadata; :mod:`hetacumn.particles.preparation` makes it.
+"""A prepared stack: preprocessed images on disk and their metadata, as :mod:`hetacumn.particles.preparation` writes them.
 
 ``prepared.json`` in the stack's folder names the source table, the settings and the files that the stack was made from.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int, Num
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.io import star
@@ -25,13 +26,13 @@ NOTE, STACK, TABLE = "prepared.json", "particles.mrcs", "particles.star"
 
 @dataclass(frozen=True)
 class PreparedStack:
-    """A prepared stack of ``n`` particles: what :func:`~hetacumn.particles.preparation.prepare_stack` left in ``folder``.
+    """The stack that :func:`~hetacumn.particles.preparation.prepare_stack` left in ``folder``.
 
     ``metadata`` describes the prepared images, in order, with the names of the source; ``box`` is their side in pixels.
-    ``source`` is the table that they come from, ``data_dir`` the folder that it names its stacks from (empty: looked for),
-    ``settings`` how they were preprocessed, ``rows`` ``(n,)`` their rows in the source, from 0. ``black`` tells whether
-    protein was dark there, ``evidence`` how much the images speak for bright, in standard errors; ``outliers`` counts
-    replaced pixels, ``dropped`` the unusable particles.
+    ``source`` is the table of the raw images, ``data_dir`` the folder that the table names its stacks from (empty: looked
+    for), ``settings`` the preprocessing, and ``rows`` the rows of the particles in the source, from 0. ``black`` tells whether
+    protein is dark in the source, ``evidence`` how much the images speak for bright protein, in standard errors; ``outliers``
+    counts replaced pixels, ``dropped`` the unusable particles.
     """
 
     folder: Path
@@ -40,7 +41,7 @@ class PreparedStack:
     source: Path
     data_dir: str
     settings: Preprocessing
-    rows: np.ndarray
+    rows: Int[np.ndarray, " n"]
     black: bool
     evidence: float
     outliers: int
@@ -50,8 +51,8 @@ class PreparedStack:
     def of(cls, folder: Path, source: Path, table: star.ParticleTable, content: dict) -> PreparedStack:
         """Build the record of a folder from its source table and the content of ``prepared.json``."""
         rows = np.delete(np.arange(len(table)), content["dropped_rows"])
-        settings, noise = Preprocessing(**content["made_from"]["settings"]), content["noise_power"]
-        noise = None if noise is None else torch.tensor(noise)
+        settings, power = Preprocessing(**content["made_from"]["settings"]), content["noise_power"]
+        noise = None if power is None else torch.tensor(power)
         return cls(
             folder=folder,
             metadata=metadata_of(table, rows, content["pixel_A"], settings.centre, noise),
@@ -80,16 +81,16 @@ class PreparedStack:
         return self.folder / STACK
 
     @property
-    def images(self) -> np.ndarray:
-        """``(n, box, box)``, memory-mapped."""
+    def images(self) -> Num[np.ndarray, "n {self.box} {self.box}"]:
+        """The prepared images, memory-mapped."""
         return open_stack(self.stack)
 
     @property
     def pixel_A(self) -> float:
-        """Pixel size of the prepared images in Å."""
+        """The pixel size of the prepared images in Å."""
         return self.metadata.pixel_A
 
-    def read(self, positions: np.ndarray | slice = slice(None), pinned: bool = False) -> Particles:
+    def read(self, positions: Int[np.ndarray, " m"] | slice = slice(None), pinned: bool = False) -> Particles:
         """Read some of the particles into memory, by their positions among the prepared ones.
 
         ``pinned`` asks for page-locked memory, from which a CUDA device copies by itself.
@@ -100,10 +101,10 @@ class PreparedStack:
 
 
 def reopen(folder: Path | str) -> PreparedStack:
-    """Open the prepared stack of a folder, whatever became of the source's images since.
+    """Open the prepared stack of a folder; the raw images of the source may be gone.
 
     Raises:
-        HetacumnError: nothing prepared there, or another stack; the source's table gone, or changed.
+        HetacumnError: the folder holds no prepared stack, or another one; the source's table is gone, or has changed.
     """
     folder = Path(folder)
     note = folder / NOTE
@@ -142,7 +143,7 @@ def holds(stack: Path, content: dict) -> bool:
 
 
 def table_digest(source: Path) -> str:
-    """Hash the bytes of a table; of a bare stack, those of the table beside it."""
+    """Hash the bytes of a table; a bare stack has its table beside it."""
     path = source.with_suffix(".csv") if source.suffix in star.STACK_SUFFIXES else source
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

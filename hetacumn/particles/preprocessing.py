@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
@@ -26,12 +27,12 @@ SCALE_RANGE = 20.0  # how far the noise of an image may be from the usual, eithe
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images are preprocessed; the keys of ``stack`` in params.yaml.
+    """Settings of the preprocessing of images; the keys of ``stack`` in params.yaml.
 
     ``box``: even, pixels after Fourier cropping; None keeps the box of the stack. ``contrast``: of protein in the file: white,
-    black, or auto, which asks the images. ``diameter_A``: of a circle about the particle, in Å; pixels outside are background;
-    None is the circle inscribed in the box. ``centre``: move each image, by whole pixels, so that the particle is in the
-    middle, if the file has origins (of an earlier refinement). ``mask``: set the background to 0 (soft edge).
+    black, or auto, which the images decide. ``diameter_A``: the diameter of a circle about the particle, in Å; pixels outside
+    are background; None is the circle inscribed in the box. ``centre``: move each image, by whole pixels, so that the particle
+    is in the middle, if the file has origins (of an earlier refinement). ``mask``: set the background to 0 (soft edge).
     ``whiten``: divide the likelihood by the noise spectrum of the background: true, false, or auto, where this spectrum is
     plainly not flat. ``outlier_std``: pixels further from the background's mean, in standard deviations, are replaced by it.
     """
@@ -44,7 +45,7 @@ class Preprocessing:
     whiten: bool | str = "auto"
     outlier_std: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.contrast not in ("auto", "white", "black"):
             raise HetacumnError(f"contrast is {self.contrast!r}; expected one of auto, white, black")
         if self.whiten not in (True, False, "auto"):
@@ -55,31 +56,33 @@ class Preprocessing:
                 raise HetacumnError(f"{name} is {value!r}; expected a number above 0")
 
     @classmethod
-    def from_params(cls, stack: object, **more) -> Preprocessing:
-        """Read ``stack`` of params.yaml, with ``more`` laid over it; keys that only training reads are left out."""
-        settings = {name: value for name, value in merged({"stack": stack, "": more}).items() if name != "trained_share"}
+    def from_params(cls, stack: object, **overrides: object) -> Preprocessing:
+        """Read ``stack`` of params.yaml, with ``overrides`` laid over it; keys that only training reads are left out."""
+        settings = {name: value for name, value in merged({"stack": stack, "": overrides}).items() if name != "trained_share"}
         return read_settings(cls, settings, "stack.")
 
     def radius_px(self, box: int, pixel_A: float) -> float:
-        """The radius of the particle's circle, in pixels of images ``box`` wide."""
+        """Compute the radius of the particle's circle, in pixels of images ``box`` wide."""
         return box // 2 if self.diameter_A is None else min(self.diameter_A / 2 / pixel_A, box // 2)
 
 
-def flaws(images: np.ndarray) -> list[str | None]:
-    """Tell for each image ``(n, y, x)`` why it is unusable, or None."""
+def flaws(images: Real[np.ndarray, "n y x"]) -> list[str | None]:
+    """Tell for each image why it is unusable, or None."""
     low, high = images.min((1, 2)), images.max((1, 2))  # NaN passes through both
     finite = np.isfinite(low) & np.isfinite(high)
     return [None if good and a < b else "is constant" if good else "holds NaN or infinity"
             for good, a, b in zip(finite, low, high, strict=True)]  # fmt: skip
 
 
-def normalise(images: Tensor, radius_px: float, outlier_std: float) -> tuple[Tensor, Tensor]:
-    """Subtract the background's mean and divide by its standard deviation, image by image, in place; and replace pixels
-    that are further from it than ``outlier_std`` by it.
+def normalise(
+    images: Float[Tensor, "n box box"], radius_px: float, outlier_std: float
+) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+    """Normalise each image in place by the mean and the standard deviation of its background, and replace outlier pixels.
 
-    The background is what lies outside the circle, without such pixels. Where they are many, they are no outliers but a
-    particle far above its noise, and stay. Returns its standard deviations ``(n,)`` and how
-    many pixels of each image were replaced. An image whose background is constant comes out as 0.
+    The background lies outside the circle. Pixels further than ``outlier_std`` from the mean are outliers: they are replaced by
+    the mean and do not count as background. Where such pixels are many, they belong to a particle far above its noise, and
+    stay. The function returns the standard deviation of each background and how many pixels of each image were replaced. An
+    image whose background is constant becomes 0.
     """
     outside = outside_circle(images.shape[-1], radius_px)
     std, mean = torch.std_mean(images[:, outside], dim=1)
@@ -88,34 +91,34 @@ def normalise(images: Tensor, radius_px: float, outlier_std: float) -> tuple[Ten
     far = (images.abs() > outlier_std).float().mean((1, 2))
     for i in ((far > 0) & (far < RARE)).nonzero().squeeze(1).tolist():
         image, good = images[i], images[i].abs() <= outlier_std
-        for _ in range(ROUNDS):  # without the furthest ones, nearer ones stand out
+        for _ in range(ROUNDS):  # without the furthest outliers, nearer ones stand out
             rest = image[good & outside]
             spread = rest.std()
             image.sub_(rest.mean()).div_(spread)
             std[i] *= spread
-            more = good & (image.abs() > outlier_std)
-            good &= ~more
-            if not more.any():
+            found = good & (image.abs() > outlier_std)
+            good &= ~found
+            if not found.any():
                 break
         image[~good] = 0
         outliers[i] = (~good).sum()
     return std, outliers
 
 
-def roll(images: Tensor, moves_px: Tensor) -> Tensor:
-    """Move each image ``(n, y, x)`` by whole pixels ``(n, 2)`` (x, y), cyclically."""
+def roll(images: Float[Tensor, "n y x"], moves_px: Int[Tensor, "n 2"]) -> Float[Tensor, "n y x"]:
+    """Move each image by whole pixels (x, y), cyclically."""
     rows = [torch.roll(image, (y, x), (0, 1)) for image, (x, y) in zip(images, moves_px.tolist(), strict=True)]
     return torch.stack(rows)
 
 
-def outside_circle(box: int, radius_px: float) -> Tensor:
-    """Make a mask ``(box, box)``, true further than ``radius_px`` from the centre."""
+def outside_circle(box: int, radius_px: float) -> Bool[Tensor, "{box} {box}"]:
+    """Make a mask that is true further than ``radius_px`` from the centre."""
     axis = torch.arange(box) - box // 2
     return axis.square()[:, None] + axis.square() > radius_px**2
 
 
-def soft_circle(box: int, radius_px: float) -> Tensor:
-    """Make a mask ``(box, box)``: 1 within the circle, falling to 0 at its rim as a cosine."""
+def soft_circle(box: int, radius_px: float) -> Float[Tensor, "{box} {box}"]:
+    """Make a mask that is 1 within the circle and falls to 0 at its rim as a cosine."""
     axis = torch.arange(box) - box // 2
     distance = (axis.square()[:, None] + axis.square()).sqrt()
     edge = MASK_EDGE * box
@@ -123,13 +126,15 @@ def soft_circle(box: int, radius_px: float) -> Tensor:
     return 0.5 - 0.5 * torch.cos(torch.pi * ramp)
 
 
-def crop_field(images: Tensor, size: int) -> Tensor:
-    """Cut the middle ``size`` pixels out of images ``(..., y, x)``: a smaller field of view, the same pixel size."""
+def crop_field(images: Float[Tensor, "*batch y x"], size: int) -> Float[Tensor, "*batch {size} {size}"]:
+    """Cut the middle ``size`` pixels out of images: the field of view becomes smaller, the pixel size stays."""
     first = images.shape[-1] // 2 - size // 2
     return images[..., first : first + size, first : first + size]
 
 
-def finish(images: Tensor, settings: Preprocessing, field_px: int, box: int, pixel_A: float) -> Tensor:
+def finish(
+    images: Float[Tensor, "n y x"], settings: Preprocessing, field_px: int, box: int, pixel_A: float
+) -> Float[Tensor, "n {box} {box}"]:
     """Bring normalised images to the common field of view, mask them if so set, and Fourier-crop them to ``box``."""
     images = crop_field(images, field_px)
     if settings.mask:
@@ -137,21 +142,23 @@ def finish(images: Tensor, settings: Preprocessing, field_px: int, box: int, pix
     return images if box == field_px else crop_images(images, box)
 
 
-def middles(images: Tensor) -> Tensor:
-    """Mean brightness ``(n,)`` of the middle of normalised images ``(n, box, box)``."""
+def middles(images: Float[Tensor, "n box box"]) -> Float[Tensor, " n"]:
+    """Compute the mean brightness of the middle of each normalised image."""
     return images[:, ~outside_circle(images.shape[-1], images.shape[-1] / 4)].mean(1)
 
 
-def evidence_of_white(brightness: Tensor) -> float:
-    """Mean brightness ``(n,)`` of the middles, in standard errors: positive where protein is bright."""
+def evidence_of_white(brightness: Float[Tensor, " n"]) -> float:
+    """Compute the mean brightness of the middles in standard errors; it is positive where protein is bright."""
     return float(brightness.mean() / (brightness.std() / len(brightness) ** 0.5)) if len(brightness) > 1 else 0.0
 
 
-def noise_power(images: Tensor, radius_px: float) -> tuple[Tensor, Tensor]:
-    """Mean power of the noise in shells of a centred transform, ``(box // 2,)``, and its standard error.
+def noise_power(
+    images: Float[Tensor, "n box box"], radius_px: float
+) -> tuple[Float[Tensor, " shells"], Float[Tensor, " shells"]]:
+    """Estimate the mean power of the noise in the ``box // 2`` shells of a centred transform, and its standard error.
 
-    From what lies outside the circle, in normalised images ``(n, box, box)``; the mean over the window is removed, so
-    that the first shells take the value of the first that the window can tell. 1 is white noise of unit variance.
+    The estimate uses the pixels of normalised images outside the circle. Their mean is removed, so that the first shells take
+    the value of the first shell that the window resolves. White noise of unit variance has power 1.
     """
     box = images.shape[-1]
     window = outside_circle(box, radius_px).float()
@@ -168,7 +175,7 @@ def noise_power(images: Tensor, radius_px: float) -> tuple[Tensor, Tensor]:
     return mean.clamp(min=1e-3), error
 
 
-def is_white(power: Tensor, error: Tensor) -> bool:
+def is_white(power: Float[Tensor, " shells"], error: Float[Tensor, " shells"]) -> bool:
     """Tell whether no shell's power differs plainly from 1."""
     away = (power - 1).abs()
     return not bool(((away > NOT_WHITE) & (away > WEAK_EVIDENCE * error)).any())

@@ -1,4 +1,4 @@
-"""Reading of particles: a STAR or .cs file is surveyed by a sample of its images, then preprocessed in batches."""
+"""Reading of particles: a survey of a STAR or .cs file by a sample of its images, then preprocessing in batches."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -40,26 +42,28 @@ OUTSIDE = "does not hold its particle: the origin is more than half a box from t
 class Survey:
     """Properties of a whole file, estimated from a sample of its images.
 
-    ``black``: whether protein is dark in the file. ``noise``: the spectrum ``(box // 2,)`` by which to whiten, or None.
-    ``usual_std``: the median standard deviation of the background, in the file's units. ``evidence``: for bright protein, in
-    standard errors (negative: dark).
+    ``black`` tells whether protein is dark in the file; ``noise`` is the spectrum by which to whiten, or None. ``usual_std`` is
+    the median standard deviation of the background, in the file's units. ``evidence`` speaks for bright protein, in standard
+    errors (negative: dark).
     """
 
     black: bool
-    noise: Tensor | None
+    noise: Float[Tensor, " shells"] | None
     usual_std: float
     evidence: float
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Preprocessed images ``(b, box, box)``; their ``positions`` among the requested rows; what is wrong with each (or None);
-    and how many outlier pixels of each were replaced."""
+    """Preprocessed images, and their ``positions`` among the requested rows.
 
-    positions: np.ndarray
-    images: Tensor
+    ``flaws`` tells what is wrong with each image (None: usable), ``outliers`` how many of its pixels were replaced.
+    """
+
+    positions: Int[np.ndarray, " b"]
+    images: Float[Tensor, "b box box"]
     flaws: list[str | None]
-    outliers: Tensor
+    outliers: Int[Tensor, " b"]
 
 
 class ParticleReader:
@@ -73,11 +77,15 @@ class ParticleReader:
     """
 
     def __init__(
-        self, table: star.ParticleTable, rows: np.ndarray, settings: Preprocessing, data_dir: Path | str | None = None
-    ):
+        self,
+        table: star.ParticleTable,
+        rows: Int[np.ndarray, " n"],
+        settings: Preprocessing,
+        data_dir: Path | str | None = None,
+    ) -> None:
         self.table, self.settings, self.rows = table, settings, rows
         self.stacks = StackReader(table, rows, data_dir)
-        # A sample spread evenly over the whole file, so that every part is judged alike whatever is asked for.
+        # A sample spread evenly over the whole file, so that the result does not depend on the requested rows.
         spread = np.linspace(0, len(table) - 1, min(len(table), SURVEYED)).astype(np.int64)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the requested rows have warned already
@@ -106,8 +114,8 @@ class ParticleReader:
                 batch.images.neg_()
             yield batch
 
-    def _read(self, stacks: StackReader, settings: Preprocessing) -> Iterator[tuple[Batch, Tensor]]:
-        """Yield batches, protein as in the file, and the standard deviation ``(b,)`` of each image's background."""
+    def _read(self, stacks: StackReader, settings: Preprocessing) -> Iterator[tuple[Batch, Float[Tensor, " b"]]]:
+        """Yield batches, with protein as in the file, and the standard deviation of each image's background."""
         for chunk in stacks.chunks():
             found = flaws(chunk.images)
             images = torch.from_numpy(chunk.images)
@@ -125,25 +133,26 @@ class ParticleReader:
             yield Batch(chunk.positions, images, found, outliers), std
 
     def _field_px(self, pixel_A: float) -> int:
-        """Even number of pixels of this size nearest to the common field of view."""
+        """Return the even number of pixels of this size nearest to the common field of view."""
         return 2 * round(self._field_A / pixel_A / 2)
 
     def _survey(self, sample: StackReader) -> Survey:
-        parts, stds = [], []
+        """Estimate contrast and noise from a sample of the images."""
+        parts, spreads = [], []
         for batch, std in self._read(sample, replace(self.settings, mask=False)):
             good = torch.tensor([flaw is None for flaw in batch.flaws])
             parts.append(batch.images[good])
-            stds.append(std[good])
-        images, stds = torch.cat(parts), torch.cat(stds)
+            spreads.append(std[good])
+        images, stds = torch.cat(parts), torch.cat(spreads)
         if len(images) == 0:
             raise HetacumnError(
-                f"{self.table.path}: none of {len(sample.rows)} images looked at is any good: the first "
+                f"{self.table.path}: none of {len(sample.rows)} sampled images is usable: the first "
                 f"{batch.flaws[0]}; expected images with noise"
             )
         evidence = evidence_of_white(middles(images))
         return Survey(self._is_black(evidence, middles(images)), self._noise(images), float(stds.median()), evidence)
 
-    def _is_black(self, evidence: float, brightness: Tensor) -> bool:
+    def _is_black(self, evidence: float, brightness: Float[Tensor, " n"]) -> bool:
         """Decide whether protein is dark in the file; warn of weak evidence, and of evidence against the setting."""
         path, contrast = self.table.path, self.settings.contrast
         seen = "black" if brightness.mean() < 0 else "white"
@@ -158,7 +167,8 @@ class ParticleReader:
             warnings.warn(f"{path}: contrast is {contrast}, but protein looks {seen} ({why})", stacklevel=4)
         return (seen if contrast == "auto" else contrast) == "black"
 
-    def _noise(self, images: Tensor) -> Tensor | None:
+    def _noise(self, images: Float[Tensor, "n box box"]) -> Float[Tensor, " shells"] | None:
+        """Estimate the spectrum by which to whiten; None where the settings or the spectrum ask for no whitening."""
         if self.settings.whiten is False:
             return None
         radius = self.settings.radius_px(self.box, self.pixel_A)
@@ -170,14 +180,14 @@ class ParticleReader:
 
 def read_particles(
     path: Path | str,
-    rows: Sequence[int] | np.ndarray | Tensor | None = None,
+    rows: Sequence[int] | Int[np.ndarray, " n"] | Int[Tensor, " n"] | None = None,
     data_dir: Path | str | None = None,
     progress: bool = True,
-    **settings,
+    **settings: Any,
 ) -> Particles:
     """Read and preprocess the images of a STAR (RELION 3.1, 3.0) or .cs file, or of a bare stack, into memory.
 
-    Images are read by chunks: memory is that of the cropped stack. Each image is normalised by its background to mean 0
+    Images are read by chunks, so that memory holds only the cropped stack. Each image is normalised by its background to mean 0
     and standard deviation 1, then cropped; the transform is orthonormal, so that white noise keeps unit variance per pixel
     (coloured noise does not: ``ParticleMetadata.noise`` is the spectrum of the cropped band). The pixel size of the optics and
     the shifts of the poses belong to the cropped images.
@@ -185,11 +195,12 @@ def read_particles(
     Args:
         path: the STAR or .cs file, or the .mrcs with a .csv beside it.
         rows: which particles, counted from 0, in this order; None for all.
-        data_dir: the folder that stacks are named from; None looks in the STAR's folder and those around it.
-        settings: fields of :class:`Preprocessing`: ``box``, ``contrast`` and more.
+        data_dir: the folder that stacks are named from; None looks in the STAR's folder and the folders around it.
+        progress: whether a progress bar is shown.
+        settings: fields of :class:`Preprocessing`, such as ``box`` and ``contrast``.
 
     Raises:
-        HetacumnError: naming the file, the row (counted from 1) and what was expected.
+        HetacumnError: naming the file, the row (counted from 1) and the expected value.
     """
     table = star.read_table(path)
     reader = ParticleReader(table, _check_rows(table, rows), Preprocessing(**settings), data_dir)
@@ -204,10 +215,13 @@ def read_particles(
     return Particles(images, metadata_of(table, reader.rows, reader.pixel_A, reader.settings.centre, reader.survey.noise))
 
 
-def _check_rows(table: star.ParticleTable, rows) -> np.ndarray:
+def _check_rows(
+    table: star.ParticleTable, rows: Sequence[int] | Int[np.ndarray, " n"] | Int[Tensor, " n"] | None
+) -> Int[np.ndarray, " n"]:
+    """Return the requested rows as an array; raise :class:`HetacumnError` where there is none or one is out of range."""
     rows = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
     if len(rows) == 0 or rows.min() < 0 or rows.max() >= len(table):
         raise HetacumnError(
-            f"{table.path}: {len(rows)} rows asked for, of {len(table)}; expected at least one, each from 0 to {len(table) - 1}"
+            f"{table.path}: {len(rows)} rows requested, of {len(table)}; expected at least one, each from 0 to {len(table) - 1}"
         )
     return rows

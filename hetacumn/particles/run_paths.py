@@ -26,9 +26,9 @@ class RunPaths:
 
 
 def training_paths(dataset: str, particles: Path | str, prepared: Path | str, out: Path | str) -> RunPaths:
-    """The files of a training, whose model is written to ``out``; an empty ``particles`` or ``prepared`` takes its default.
+    """Find the files of a training, whose model is written to ``out``; empty names take their defaults.
 
-    The prepared images of a dataset lie beside the folder of its particles; those of a user's own stack lie in ``out``.
+    The prepared images of a dataset lie beside the folder of its particles; a user's own images lie in ``out``.
 
     Raises:
         HetacumnError: neither a dataset nor particles are named.
@@ -38,7 +38,7 @@ def training_paths(dataset: str, particles: Path | str, prepared: Path | str, ou
 
 
 def prediction_paths(dataset: str, particles: Path | str, prepared: Path | str, model: Path | str, out: Path | str) -> RunPaths:
-    """The files of a prediction; an empty ``particles``, ``prepared`` or ``model`` takes its default.
+    """Find the files of a prediction; an empty ``particles``, ``prepared`` or ``model`` takes its default.
 
     The model is in ``out`` by default. The images that training prepared are used again where they were made from this source;
     otherwise the defaults of :func:`training_paths` hold.
@@ -52,7 +52,7 @@ def prediction_paths(dataset: str, particles: Path | str, prepared: Path | str, 
 
 
 def source_table(dataset: str, particles: Path | str = "") -> Path:
-    """The table of particles: ``particles`` if it is named, else the table of the dataset.
+    """Find the table of particles: ``particles`` if it is named, else the table of the dataset.
 
     Raises:
         HetacumnError: neither is named.
@@ -63,26 +63,26 @@ def source_table(dataset: str, particles: Path | str = "") -> Path:
 
 
 def particles_folder(dataset: str, given: Path | str = "") -> Path:
-    """The folder of a dataset's particles and truth, unless another one is given."""
+    """Return the folder of a dataset's particles and truth, unless another folder is given."""
     return Path(given or RESULTS / dataset / "particles")
 
 
 def evaluation_folder(dataset: str, given: Path | str = "") -> Path:
-    """The folder of a dataset's scores, unless another one is given; particles and methods lie beside it."""
+    """Return the folder of a dataset's scores, unless another folder is given; particles and methods lie beside it."""
     return Path(given or RESULTS / dataset / "evaluation")
 
 
 def prepared_beside(source: Path | str, given: Path | str = "") -> Path:
-    """The folder ``prepared`` beside the folder of a particle table, unless another one is given."""
+    """Return the folder ``prepared`` beside the folder of a particle table, unless another folder is given."""
     return Path(given or Path(source).parent.parent / "prepared")
 
 
 def program_paths(dataset: str, program: str, particles: Path | str = "", out: Path | str = "") -> tuple[Path, Path]:
-    """The table that another program gets in the benchmark, and the folder of its answer; each its default where empty."""
+    """Return the table that another program gets in the benchmark, and the folder of its answer; empty names take defaults."""
     folder = RESULTS / "benchmark" / dataset
     return Path(particles or folder / "particles" / "particles.star"), Path(out or folder / program)
 
 
 def _prepared_by_default(dataset: str, source: Path, owner: Path) -> Path:
-    """Images of a dataset are shared by its methods; a user's own images belong to the run."""
+    """Return the folder that the methods of a dataset share; a user's own images belong to the run."""
     return prepared_beside(source) if dataset else owner / "prepared"

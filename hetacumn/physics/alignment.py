@@ -51,12 +51,12 @@ class Placement:
 
 def align_volume(
     estimated: Float[Tensor, "box box box"],
-    reference: Float[Tensor, "other other other"],
+    reference: Float[Tensor, "size size size"],
     frame: Frame | None = None,
 ) -> Float[Tensor, "box box box"]:
     """Bring the estimated volume into the frame of the reference.
 
-    ``frame`` is the frame of the poses, ``so3.align(estimated poses, true poses)``: with ``R_true = R_est G`` the result
+    ``frame`` is the frame of the poses, ``rotations.align(estimated poses, true poses)``: with ``R_true = R_est G`` the result
     is ``V(G x + t)``, or ``V(-G x + t)`` where mirrored. Rotation and shift are then refined by correlation, coarse to
     fine, which forgives about 15° and any shift. Without a frame all rotations and both hands are searched, in some
     seconds. Raises ValueError where the boxes differ.
@@ -66,7 +66,7 @@ def align_volume(
 
 def place_volume(
     estimated: Float[Tensor, "box box box"],
-    reference: Float[Tensor, "other other other"],
+    reference: Float[Tensor, "size size size"],
     frame: Frame | None = None,
     hands: tuple[bool, ...] = (False, True),
 ) -> Placement:

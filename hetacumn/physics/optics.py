@@ -18,7 +18,7 @@ class Optics:
     """The optics of each image: one value a particle; the pixel size is common to all.
 
     Defocus is positive for underfocus. ``astigmatism_deg`` is the angle from x of the direction of ``defocus_u_A``. The
-    definitions are those of RELION's columns.
+    definitions agree with RELION's columns.
     """
 
     defocus_u_A: Float[Tensor, " n"]

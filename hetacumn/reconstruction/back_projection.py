@@ -1,6 +1,6 @@
 """Volumes from posed images by weighted back-projection, and images from volumes.
 
-Every coefficient, times its CTF, is added to the transform where its slice lies. The sum is divided by the sum of the
+Every coefficient, times its CTF, is added to the transform at the place of its slice. The sum is divided by the sum of the
 squared CTFs plus a constant (a Wiener filter). Most programs of the field end with this linear reconstruction. Padding and a
 division by the interpolation's kernel keep its artefacts small.
 """
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor
 
+from hetacumn.compute.batches import batch_slices
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.fourier import ifft3c, padded_size, shells
@@ -28,8 +29,7 @@ def back_project(
 
     ``prior`` is the constant of the Wiener filter, as a fraction of the mean squared CTF in a shell.
     """
-    rows = [slice(start, start + batch) for start in range(0, len(data), batch)]
-    return back_project_parts(((data[chunk], poses[chunk]) for chunk in rows), padding, prior)
+    return back_project_parts(((data[rows], poses[rows]) for rows in batch_slices(len(data), batch)), padding, prior)
 
 
 @torch.no_grad()

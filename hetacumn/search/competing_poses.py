@@ -1,8 +1,8 @@
 """Competing poses: pose search for faint images, in which the likeliest poses of a grid compete.
 
-The nearest point of a grid is half a step off, in rotation and in shift, and explains only a part of what the right pose
-explains. In a faint image another of thousands of points explains as much by chance. Beyond the grid the two differ: each of
-the likeliest poses takes Gauss-Newton steps, further and further out in frequency, until one is left.
+The nearest point of a grid is half a step from the right pose, in rotation and in shift, and explains less of the image than
+the right pose does. In a faint image another of thousands of points explains as much by chance. Gauss-Newton steps from the two
+points tell them apart: the likeliest poses take such steps, further and further out in frequency, until one pose is left.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.compute.batches import batch_size, batch_slices
@@ -26,22 +27,22 @@ GRID_SHARE = 0.7  # share of the Fourier radius within which the poses of the gr
 class Candidates:
     """The poses and volumes that compete for an image.
 
-    A grid of ``rotations`` ``(r, 3, 3)`` and ``shifts_px`` ``(t, 2)``, and ``volumes`` ``(k, box, box, box)``, which lie at
-    latent ``centres`` ``(k, q)`` of a basis and are padded by ``padding``.
+    The poses are a grid of ``rotations`` and ``shifts_px``. The ``volumes`` lie at latent ``centres`` of a basis and are padded
+    by ``padding``.
     """
 
-    volumes: Tensor
-    centres: Tensor
-    rotations: Tensor
-    shifts_px: Tensor
+    volumes: Float[Tensor, "k box box box"]
+    centres: Float[Tensor, "k q"]
+    rotations: Float[Tensor, "r 3 3"]
+    shifts_px: Float[Tensor, "t 2"]
     padding: float = 2.0
 
 
 @torch.no_grad()
 def search_competing(
     data: Observations, tangent: Tangent, candidates: Candidates, radius: float, batch: int | None = None
-) -> tuple[State, Tensor]:
-    """Pose and z of each image, and their log joint ``(n,)`` within a Fourier ``radius`` (cycles per pixel).
+) -> tuple[State, Float[Tensor, " n"]]:
+    """Find the pose and z of each image, and their log joint within a Fourier ``radius`` (cycles per pixel).
 
     The likeliest poses of the grid compete, each with its likeliest volume; the winner climbs to its peak under the basis of
     ``tangent``.
@@ -52,7 +53,7 @@ def search_competing(
     poses, volume = likeliest(coarse, candidates.volumes, *grid, ROUNDS[0][0], padding)
     states, values, batch = [], [], batch or batch_size(500, data.y.shape[1], data.y.device)
     for rows in batch_slices(len(data), batch):
-        competing = [State(one[rows], candidates.centres[volume[rows, place]]) for place, one in enumerate(poses)]
+        competing = [State(ranked[rows], candidates.centres[volume[rows, place]]) for place, ranked in enumerate(poses)]
         winner, _ = compete(data[rows], tangent, competing, rounds)
         winner, value = climb(data[rows], tangent, winner, (radius, radius))
         states.append(winner)

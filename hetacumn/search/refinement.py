@@ -1,18 +1,19 @@
-"""Pose and conformation corrected together by what the decoder draws: Gauss-Newton steps.
+"""Joint refinement of pose and conformation by Gauss-Newton steps.
 
 With volumes ``V(z) = V_0 + Σ_j z_j V_j`` and noise of unit variance, an image says of pose and z
 
     l(R, t, z) = -½ ‖Y - X(R, t, z)‖² - ½ ‖z‖²,
 
-X being the slice of V(z) at R, filtered by the CTF and shifted by t. X is linear in z; its derivative by a turn of the
+where X is the slice of V(z) at R, filtered by the CTF and shifted by t. X is linear in z; its derivative by a turn of the
 view follows from the gradient of the transform, which is itself the transform of the first moments ``-2πi x V(x)``. So
 one reading of a table of volumes and moments gives the slope and the curvature of ``l`` in all 5 + q numbers of an
-image, and a 5 + q equation the step. The same numbers give the Laplace approximation of the evidence of that mode.
+image, and a system of 5 + q equations gives the step. The same numbers give the Laplace approximation of the evidence.
 """
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.compute.batches import batch_size, batch_slices
@@ -22,17 +23,18 @@ from hetacumn.physics.slices import coarsened, make_stencil
 from hetacumn.search.state import Quadratic, State
 from hetacumn.search.subspace import mixing_of
 
-READ_AT_ONCE = 2**22  # numbers read of a table, on a CPU: larger arrays would be given fresh memory each time
-READ_AT_ONCE_ELSEWHERE = 2**27  # of the memory of a device, a gigabyte
+READ_AT_ONCE = 2**22  # numbers read from a table on a CPU: larger arrays would get fresh memory each time
+READ_AT_ONCE_ELSEWHERE = 2**27  # numbers, about a gigabyte of the memory of a device
 
 
 class Tangent:
-    """Volumes ``(1 + q, box, box, box)``, mean and components, with all that a Gauss-Newton step reads of them.
+    """A table of the transforms of mean and components and of their first moments, which Gauss-Newton steps read.
 
-    ``highest``: the highest integer frequency that will be read, or None for all. It bounds the size of the table.
+    ``basis`` is the mean volume and the components. ``highest`` is the highest integer frequency that will be read, or None
+    for all; it bounds the size of the table.
     """
 
-    def __init__(self, basis: Tensor, padding: float = 2.0, highest: int | None = None):
+    def __init__(self, basis: Float[Tensor, "channels box box box"], padding: float = 2.0, highest: int | None = None) -> None:
         whole, self.channels = basis.shape[-1], len(basis)
         self.highest = min(highest or whole, whole // 2 - 1)
         basis = coarsened(basis, self.highest)
@@ -46,11 +48,11 @@ class Tangent:
         self.table = by_voxel.transpose(1, 2).flatten(1)  # (voxels, 2 parts * 4 moments * channels)
 
     def band(self, data: Observations, radius: float) -> Observations:
-        """The images within ``radius`` (cycles per pixel), or within the highest frequency of the table."""
+        """Keep the frequencies within ``radius`` (cycles per pixel) and within the highest frequency of the table."""
         return data.within(min(radius * data.plane.box, self.highest))
 
     def expand(self, data: Observations, state: State) -> Quadratic:
-        """The log joint of images about a state, to second order."""
+        """Expand the log joint of images about a state, to second order."""
         most = READ_AT_ONCE if data.y.device.type == "cpu" else READ_AT_ONCE_ELSEWHERE
         block = max(1, most // (8 * self.channels * data.y.shape[1]))
         return Quadratic.cat([self._expand(data[rows], state[rows]) for rows in batch_slices(len(data), block)])
@@ -61,8 +63,8 @@ class Tangent:
         root = data.weight.sqrt()
         stencil = make_stencil(rotations, data.k, self.size, self.box, data.ctf * root)
         values = torch.nn.functional.embedding_bag(stencil.index, self.table, mode="sum", per_sample_weights=stencil.weights)
-        # What is read, in the rows that the derivatives will have: i times the gradient of the image along the axes of the
-        # view, the image twice, the components, and the image once more.
+        # The rows mix the values read: i times the gradient of the image along the axes of the view, the image twice, the
+        # components, and the image once more. The derivatives will take the same rows.
         mixing = mixing_of(latents)
         rows = mixing.new_zeros(count, 5 + channels, 4, channels)
         rows[:, :3, 1:] = rotations[..., None] * (mixing[:, None, None] * (torch.pi / 180))  # a turn is in degrees
@@ -70,15 +72,15 @@ class Tangent:
         rows[:, -1, 0] = mixing
         rows[:, 5:-1, 0, 1:] = torch.eye(channels - 1, device=mixing.device)
         jacobian = torch.bmm(rows.flatten(2), values.view(count, 2 * m, 4 * channels).mT)  # (b, rows, 2m)
-        # Where the half of the transform that is kept does not reach, its conjugate was read. A product with the image is
-        # the same if that is conjugated too, and i changes its sign: with it do the frequencies below.
+        # Only half of the transform is kept, and elsewhere the conjugate was read. A product with the image is the same if
+        # the image is conjugated too. Then i changes its sign, and so do the frequencies below.
         sign = stencil.sign.view(count, m)
         residual = jacobian[:, -1].neg_().view(count, m, 2)
         image = data.plane.translate(data.y, -state.poses.shifts_px)
         residual[..., 0].addcmul_(image.real, root)
         residual[..., 1].addcmul_(image.imag, root * sign)
-        # Derivatives are 2πi/box times: k cross the gradient in the view's frame, for turns; -k, for shifts. The box is that of
-        # the grid that the moments are of, for turns; of the pixels that a shift is in, for shifts.
+        # The derivative by a turn is 2πi/box times k cross the gradient in the view's frame, with the box of the table's grid.
+        # The derivative by a shift is -2πi k/box, with the box of the images, in whose pixels shifts are measured.
         k = (data.k.T * (2 * torch.pi / self.box))[:, None] * sign
         kx, ky = k.repeat_interleave(2, dim=2)
         about_z = (kx * jacobian[:, 1]).addcmul_(ky, jacobian[:, 0], value=-1)
@@ -100,14 +102,16 @@ class Tangent:
 @torch.no_grad()
 def compete(
     data: Observations, tangent: Tangent, states: list[State], rounds: tuple[tuple[int, float], ...], damping: float = 0.03
-) -> tuple[State, Tensor]:
-    """The best of several states of each image, the likelier first, after a tournament of Gauss-Newton steps.
+) -> tuple[State, Float[Tensor, " n"]]:
+    """Choose among several states of each image by a tournament of Gauss-Newton steps.
 
-    Each round is ``(how many take part, radius in cycles per pixel)``: those of the highest evidence so far take one
-    step, not checked, in that band. The last round leaves the winner, and the log joint ``(b,)`` expected of it.
+    ``states`` hold the likelier states first. Each round is ``(how many take part, radius in cycles per pixel)``: the states of
+    the highest evidence so far take one step in this band, which is not checked. The last round leaves the winner; the function
+    returns the winner and its expected log joint.
     """
-    count, evidence = len(data), None
-    state = State.cat(states[: rounds[0][0]])  # of h states of each image: h times all images
+    count = len(data)
+    value = evidence = data.ctf.new_empty(count, 0)  # before the first round, which all states enter
+    state = State.cat(states[: rounds[0][0]])  # h states of each image: all images h times
     for most, radius in rounds:
         entrants = len(state.latents) // count
         if most < entrants:
@@ -123,10 +127,10 @@ def compete(
     return state[winner * count + rows], value[rows, winner]
 
 
-def misfit(log_joint: Tensor, band: Observations) -> Tensor:
-    """By how many standard deviations ``‖Y - X‖²`` is more than noise of unit variance alone would leave, ``(b,)``.
+def misfit(log_joint: Float[Tensor, " n"], band: Observations) -> Float[Tensor, " n"]:
+    """Compute by how many standard deviations ``‖Y - X‖²`` exceeds its expectation under noise of unit variance.
 
-    Nearly N(0, 1) where pose and z are right, whatever the image and the band: wrong poses stand out.
+    The misfit is nearly N(0, 1) where pose and z are right, whatever the image and the band, so that wrong poses stand out.
     """
     count = band.weight.sum()
     return (-2 * log_joint - count) / (2 * count).sqrt()
@@ -135,11 +139,11 @@ def misfit(log_joint: Tensor, band: Observations) -> Tensor:
 @torch.no_grad()
 def climb(
     data: Observations, tangent: Tangent, state: State, radii: tuple[float, ...], batch: int | None = None
-) -> tuple[State, Tensor]:
-    """Steps at ``radii`` (cycles per pixel, a run of equal ones is one climb), kept only where they help.
+) -> tuple[State, Float[Tensor, " n"]]:
+    """Take one step at each of ``radii`` (cycles per pixel), and keep the step where it helps; equal radii are one climb.
 
-    The damping of an image grows when a step fails and falls when it helps (Levenberg-Marquardt). Returns the state
-    and its log joint ``(n,)`` in the last band.
+    The damping of an image grows when a step fails and falls when it helps (Levenberg-Marquardt). The function returns the
+    state and its log joint in the last band.
     """
     parts, values, batch = [], [], batch or batch_size(500, data.y.shape[1], data.y.device)
     for rows in batch_slices(len(data), batch):

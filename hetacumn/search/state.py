@@ -1,94 +1,103 @@
-"""Poses and latents of images, and the log joint to second order about them."""
+"""The state of images (poses and latents), and the log joint to second order about a state."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hetacumn.particles.metadata import Poses
+from hetacumn.physics.optics import Rows
 from hetacumn.physics.rotations import turn
 
 
 @dataclass(frozen=True)
 class State:
-    """Poses and latents ``(b, q)`` of ``b`` images."""
+    """The poses and the latents of images."""
 
     poses: Poses
-    latents: Tensor
+    latents: Float[Tensor, "b q"]
 
-    def __getitem__(self, rows) -> State:
+    def __getitem__(self, rows: Rows) -> State:
         return State(self.poses[rows], self.latents[rows])
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
+        """The device that holds the tensors."""
         return self.latents.device
 
     def to(self, device: torch.device | str) -> State:
-        """The same on another device."""
+        """Copy to another device."""
         return State(self.poses.to(device), self.latents.to(device))
 
-    def where(self, condition: Tensor, other: State) -> State:
-        """This where the condition ``(b,)`` holds, ``other`` elsewhere."""
+    def where(self, condition: Bool[Tensor, " b"], fallback: State) -> State:
+        """Keep this state where the condition holds, and take ``fallback`` elsewhere."""
         return State(
             Poses(
-                torch.where(condition[:, None, None], self.poses.rotations, other.poses.rotations),
-                torch.where(condition[:, None], self.poses.shifts_px, other.poses.shifts_px),
+                torch.where(condition[:, None, None], self.poses.rotations, fallback.poses.rotations),
+                torch.where(condition[:, None], self.poses.shifts_px, fallback.poses.shifts_px),
             ),
-            torch.where(condition[:, None], self.latents, other.latents),
+            torch.where(condition[:, None], self.latents, fallback.latents),
         )
 
-    def moved(self, step: Tensor, most_deg: float = 20.0, most_px: float = 1.0) -> State:
-        """After a step ``(b, 5 + q)``: rotation vector in degrees, shift in pixels, z; too long ones are cut."""
+    def moved(self, step: Float[Tensor, "b p"], most_deg: float = 20.0, most_px: float = 1.0) -> State:
+        """Take a step of ``p = 5 + q`` numbers: rotation vector in degrees, shift in pixels, z.
+
+        Turns are cut to ``most_deg`` and shifts to ``most_px``.
+        """
         vectors_deg = step[:, :3] * (most_deg / step[:, :3].norm(dim=1, keepdim=True).clamp(min=most_deg))
         shifts = self.poses.shifts_px + step[:, 3:5].clamp(-most_px, most_px)
         return State(Poses(turn(self.poses.rotations, vectors_deg), shifts), self.latents + step[:, 5:])
 
-    def replaced(self, rows: Tensor, other: State) -> State:
-        """This with other states at the given ``rows``, an index of images."""
+    def replaced(self, rows: Int[Tensor, " c"], part: State) -> State:
+        """Replace the states of the images ``rows`` by the states of ``part``."""
         return State(
             Poses(
-                self.poses.rotations.index_copy(0, rows, other.poses.rotations),
-                self.poses.shifts_px.index_copy(0, rows, other.poses.shifts_px),
+                self.poses.rotations.index_copy(0, rows, part.poses.rotations),
+                self.poses.shifts_px.index_copy(0, rows, part.poses.shifts_px),
             ),
-            self.latents.index_copy(0, rows, other.latents),
+            self.latents.index_copy(0, rows, part.latents),
         )
 
     @staticmethod
     def cat(states: list[State]) -> State:
-        """Several states one after the other."""
+        """Join states one after the other."""
         poses = Poses(torch.cat([s.poses.rotations for s in states]), torch.cat([s.poses.shifts_px for s in states]))
         return State(poses, torch.cat([s.latents for s in states]))
 
 
 @dataclass(frozen=True)
 class Quadratic:
-    """The log joint about a state: ``value`` ``(b,)``, ``slope`` ``(b, p)`` and ``curvature`` ``(b, p, p)``, ``p = 5 + q``,
-    in degrees, pixels and z. The curvature is that of Gauss-Newton, z's prior included."""
+    """The log joint about a state, to second order in the ``p = 5 + q`` numbers of each image.
 
-    value: Tensor
-    slope: Tensor
-    curvature: Tensor
+    Slope and curvature are in degrees, pixels and z. The curvature is the Gauss-Newton curvature and includes z's prior.
+    """
 
-    def where(self, condition: Tensor, other: Quadratic) -> Quadratic:
-        """This where the condition ``(b,)`` holds, ``other`` elsewhere."""
+    value: Float[Tensor, " b"]
+    slope: Float[Tensor, "b p"]
+    curvature: Float[Tensor, "b p p"]
+
+    def where(self, condition: Bool[Tensor, " b"], fallback: Quadratic) -> Quadratic:
+        """Keep this expansion where the condition holds, and take ``fallback`` elsewhere."""
         return Quadratic(
-            torch.where(condition, self.value, other.value),
-            torch.where(condition[:, None], self.slope, other.slope),
-            torch.where(condition[:, None, None], self.curvature, other.curvature),
+            torch.where(condition, self.value, fallback.value),
+            torch.where(condition[:, None], self.slope, fallback.slope),
+            torch.where(condition[:, None, None], self.curvature, fallback.curvature),
         )
 
     @staticmethod
     def cat(parts: list[Quadratic]) -> Quadratic:
-        """Several one after the other."""
+        """Join expansions one after the other."""
         if len(parts) == 1:
             return parts[0]
         return Quadratic(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Quadratic)))
 
-    def step(self, damping: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        """The damped step ``(b, p)`` towards the maximum; the log joint ``(b,)`` and the Laplace evidence expected there."""
+    def step(
+        self, damping: Float[Tensor, "b 1"] | float
+    ) -> tuple[Float[Tensor, "b p"], Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """Compute the damped step towards the maximum, and the log joint and the Laplace evidence expected there."""
         damped = self.curvature.clone()
         diagonal = damped.diagonal(dim1=1, dim2=2)
         diagonal.mul_(1 + damping).add_(1e-4)

@@ -1,11 +1,11 @@
-"""The conformation of an image given its pose, when the volumes are a linear subspace: closed form.
+"""The posterior of the conformation of a posed image, in closed form for a linear subspace of volumes.
 
 With volumes ``V(z) = V_0 + Σ_j z_j V_j`` and ``z ~ N(0, I)`` a posed image is linear in z, and so
 
     p(z | Y, pose) = N(M⁻¹ b, M⁻¹),   M = I + AᵀA,   b = Aᵀ r,
 
-where the columns of ``A`` are the CTF-filtered slices of ``V_j`` and ``r`` is the image less that of ``V_0``, in units
-of the noise (probabilistic PCA, Tipping & Bishop 1999).
+where the columns of ``A`` are the CTF-filtered slices of ``V_j`` and ``r`` is the image minus the slice of ``V_0``, in
+units of the noise (probabilistic PCA, Tipping & Bishop 1999).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.compute.batches import batch_slices
@@ -23,30 +24,33 @@ from hetacumn.physics.slices import Slicer
 LEAST_POWER = 1e-4
 
 
-def volumes_at(latents: Tensor, basis: Tensor) -> Tensor:
-    """Volumes ``(n, box, box, box)`` of ``(n, q)`` latents, for a basis of mean and components."""
+def volumes_at(latents: Float[Tensor, "n q"], basis: Float[Tensor, "1+q box box box"]) -> Float[Tensor, "n box box box"]:
+    """Compute the volumes of latents, for a basis of mean and components."""
     return torch.einsum("nj,jxyz->nxyz", mixing_of(latents), basis)
 
 
 @dataclass(frozen=True)
 class LatentPosterior:
-    """``mean`` ``(n, q)``, ``precision`` ``(n, q, q)``, and the log-likelihood of the posed image, z integrated ``(n,)``.
+    """The normal posterior of z of each posed image, and the log-likelihood of the image with z integrated.
 
     The likelihood lacks the constant ``-½ Σ w |Y|²`` of each image, as everywhere in the search.
     """
 
-    mean: Tensor
-    precision: Tensor
-    log_evidence: Tensor
+    mean: Float[Tensor, "n q"]
+    precision: Float[Tensor, "n q q"]
+    log_evidence: Float[Tensor, " n"]
 
 
-def mixing_of(latents: Tensor) -> Tensor:
-    """``(n, q)`` latents as mixtures ``(n, 1 + q)`` of mean and components: a one in front."""
+def mixing_of(latents: Float[Tensor, "n q"]) -> Float[Tensor, "n 1+q"]:
+    """Convert latents into mixtures of mean and components, by a one in front."""
     return torch.cat([latents.new_ones(len(latents), 1), latents], dim=1)
 
 
 def latent_posterior(data: Observations, slicer: Slicer, poses: Poses) -> LatentPosterior:
-    """Posterior of z at given poses, for a slicer of ``1 + q`` volumes: mean, then components. Differentiable."""
+    """Compute the posterior of z at given poses, for a slicer of ``1 + q`` volumes: mean, then components.
+
+    The posterior is differentiable.
+    """
     slices = slicer.read(slicer.stencil(poses.rotations, data.k)) * (data.ctf * data.weight.sqrt())[..., None]
     model = torch.view_as_real(slices).movedim(-1, 1).flatten(1, 2)  # (n, 2m, 1 + q)
     centred = data.plane.translate(data.y, -poses.shifts_px) * data.weight.sqrt()
@@ -55,7 +59,7 @@ def latent_posterior(data: Observations, slicer: Slicer, poses: Poses) -> Latent
     match = (model.mT @ image[..., None]).squeeze(-1)
     b = match[:, 1:] - gram[:, 1:, 0]
     precision = gram[:, 1:, 1:] + torch.eye(b.shape[1], device=b.device)
-    factor, _ = torch.linalg.cholesky_ex(precision)  # which is positive: to ask would be to wait for the device
+    factor, _ = torch.linalg.cholesky_ex(precision)  # precision is positive, and a check would wait for the device
     mean = torch.cholesky_solve(b[..., None], factor).squeeze(-1)
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     evidence = match[:, 0] - 0.5 * gram[:, 0, 0] + 0.5 * (b * mean).sum(-1) - 0.5 * log_det
@@ -63,15 +67,15 @@ def latent_posterior(data: Observations, slicer: Slicer, poses: Poses) -> Latent
 
 
 class ComponentPrior:
-    """Components of ``box`` cubed voxels before any image is seen: their power is a ``share`` of the mean's, shell by shell.
+    """The prior of components of ``box`` cubed voxels: their power is a ``share`` of the mean volume's, shell by shell.
 
-    Each coefficient of a component's transform is N(0, share · P), P being the mean power of the mean volume in its shell, and
-    no less than :data:`LEAST_POWER` of the strongest shell's, so that gradients stay of one size. The idea is that of
-    regularised likelihood for one volume (Scheres 2012). Without it components that few or faint images do not need are made
-    of the noise of these, and poses follow that noise.
+    Each coefficient of a component's transform is N(0, share · P). P is the mean power of the mean volume in the shell of the
+    coefficient, and at least :data:`LEAST_POWER` of the strongest shell's, so that gradients stay of one size. The prior
+    extends the regularised likelihood of one volume (Scheres 2012). Without it, components that the images do not need fit
+    noise, and the poses follow the noise.
     """
 
-    def __init__(self, box: int, share: float, device: torch.device):
+    def __init__(self, box: int, share: float, device: torch.device) -> None:
         self.share = share
         axis, half = torch.fft.fftfreq(box, 1 / box, device=device), torch.fft.rfftfreq(box, 1 / box, device=device)
         shell = (axis[:, None, None].square() + axis[:, None].square() + half.square()).sqrt().round().long()
@@ -79,8 +83,8 @@ class ComponentPrior:
         self.shell, self.weight = shell.flatten(), mates.expand(shell.shape).flatten()
         self.counts = axis.new_zeros(box).index_add(0, self.shell, self.weight)  # of shells: to the corners, and beyond
 
-    def penalty(self, basis: Tensor) -> Tensor:
-        """Minus the log density of a basis ``(1 + q, box, box, box)``, without its constant; the mean is as given."""
+    def penalty(self, basis: Float[Tensor, "volumes box box box"]) -> Float[Tensor, ""]:
+        """Compute minus the log density of the components of a basis, without the constant, given the mean."""
         power = torch.fft.rfftn(basis, dim=(1, 2, 3), norm="ortho").flatten(1).abs().square() * self.weight
         of_mean = torch.zeros_like(self.counts).index_add(0, self.shell, power[0].detach()) / self.counts.clamp(min=1)
         expected = self.share * torch.maximum(of_mean, LEAST_POWER * of_mean.amax())
@@ -89,7 +93,7 @@ class ComponentPrior:
 
 @torch.no_grad()
 def infer_latents(data: Observations, slicer: Slicer, poses: Poses, batch: int = 500) -> LatentPosterior:
-    """:func:`latent_posterior` for any number of images, a batch at a time."""
+    """Compute the :func:`latent_posterior` of any number of images, a batch at a time."""
     parts = [latent_posterior(data[rows], slicer, poses[rows]) for rows in batch_slices(len(data), batch)]
     return LatentPosterior(
         torch.cat([p.mean for p in parts]),

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.common.errors import HetacumnError
+from hetacumn.compute.batches import batch_slices
 from hetacumn.io.mrc import write_volumes
 from hetacumn.io.stacks import new_stack, release_pages
 from hetacumn.particles.metadata import ParticleMetadata, write_star
@@ -49,7 +50,11 @@ def simulate_stack(
     holds only the truth of every particle, not the images.
 
     Args:
+        settings: the molecule, the poses, the optics and the noise.
+        out: the folder for the files.
+        seed: the seed of all random numbers.
         data_dir: the folder of the structures and of the tables.
+        progress: whether progress bars are shown.
         device: the device on which images are formed; random numbers are drawn on the CPU.
 
     Raises:
@@ -60,7 +65,7 @@ def simulate_stack(
     conformations = _load_conformations(settings, draw, data_dir)
     rotations, shifts_px = _draw_poses(settings, draw, data_dir)
     optics = _draw_optics(settings, draw, data_dir)
-    chunks = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+    chunks = list(batch_slices(n, CHUNK))
 
     with new_stack(out / "particles.mrcs", n, box, settings.pixel_A) as stack:
         variances = np.empty(n)

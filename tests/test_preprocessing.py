@@ -105,7 +105,7 @@ def test_observations_of_coloured_noise_are_white_and_their_ctf_is_divided_alike
 def test_settings_come_from_params_and_unknown_ones_are_refused():
     stack = {"box": 32, "contrast": "auto", "trained_share": 0.7}
     assert Preprocessing.from_params(stack, box=24) == Preprocessing(box=24)
-    with pytest.raises(HetacumnError, match="unknown parameter stack.diameter; expected one of box, contrast"):
+    with pytest.raises(HetacumnError, match="unknown setting stack.diameter; did you mean stack.diameter_A"):
         Preprocessing.from_params({**stack, "diameter": 200})
 
 

@@ -109,7 +109,7 @@ def test_images_that_are_not_those_of_the_note_are_not_taken_for_them(source, tm
 
 def test_nothing_good_is_an_error_that_leaves_nothing(source, tmp_path):
     write_stack(tmp_path / "stack.mrcs", np.ones((N, 32, 32), np.float32))
-    with pytest.raises(HetacumnError, match="none of 30 images looked at is any good: the first is constant"):
+    with pytest.raises(HetacumnError, match="none of 30 sampled images is usable: the first is constant"):
         prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert not list((tmp_path).glob("prepared/*"))
 
@@ -182,7 +182,7 @@ def test_what_is_prepared_is_never_written_over(source, tmp_path):
     again = tmp_path / "prepared/particles.star"
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for given, folder in ((source, tmp_path), (tmp_path / "other.star", tmp_path), (again, tmp_path / "prepared")):
-        with pytest.raises(HetacumnError, match="is what is to be prepared, and would be written over"):
+        with pytest.raises(HetacumnError, match="is to be prepared, and would be written over"):
             prepare_stack(given, folder, SETTINGS, progress=False)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 

@@ -1,0 +1,42 @@
+"""Alignment of conformations to one frame, and of the poses with them.
+
+Images do not determine the relative placement of two conformations. A consensus, or the greatest overlap, turns each
+conformation halfway along with its motion. The largest common rigid body does not move, and gives the frame.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hetacumn.ab_initio.clusters import Clusters
+from hetacumn.particles.metadata import Poses
+from hetacumn.physics.alignment import Placement, place_core, settle_hand
+from hetacumn.physics.rotations import Frame
+
+
+def align_conformations(
+    clusters: Clusters, poses: Poses, generator: torch.Generator, hands: bool = False
+) -> tuple[Float[Tensor, "k box box box"], Poses, list[int]]:
+    """Align the volumes of clusters to the volume of the largest cluster by their common body.
+
+    With ``hands`` the volumes are brought to one hand, too. The function returns the aligned volumes, the poses of all images
+    in the new frames, and the mirrored clusters.
+    """
+    volumes, first, mirrored = clusters.volumes.clone(), int(clusters.counts.argmax()), []
+    rotations, shifts_px = poses.rotations.clone(), poses.shifts_px.clone()
+    here = Placement(Frame(torch.eye(3, device=volumes.device), False), torch.zeros(3, device=volumes.device))
+    for k in range(len(volumes)):
+        if k == first:
+            continue
+        place = place_core(volumes[k], volumes[first], here, generator)
+        if hands:
+            place = settle_hand(volumes[k], volumes[first], place)
+        if place.frame.mirrored:
+            mirrored.append(k)
+        volumes[k] = place.apply(volumes[k])
+        members = clusters.labels == k  # x_before = ±G x + t: R x_before = ±R G x + R t; - is half a turn in the image
+        shifts_px[members] += (rotations[members] @ place.shift_px)[:, :2]
+        rotations[members] = place.frame.apply(rotations[members])
+    return volumes, Poses(rotations, shifts_px), mirrored
