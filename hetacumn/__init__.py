@@ -38,9 +38,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from MODULE import evaluation
-
-    from hetacumn import plots
+    from hetacumn import evaluation, plots
     from hetacumn.ab_initio.config import AbInitioConfig
     from hetacumn.common.errors import HetacumnError
     from hetacumn.io.mrc import read_volumes

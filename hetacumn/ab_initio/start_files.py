@@ -19,7 +19,8 @@ START_NAMES = {"volumes": "classes", "components": "latent_dim"}  # the user's n
 
 def save_start(path: Path, start: Start, stack: StackFingerprint, settings: dict) -> None:
     """Write an ab initio start as safetensors, with the fingerprint of its stack and the
-    :meth:`~hetacumn.network.config.TrainConfig.start_settings` that it was made with."""
+    :meth:`~hetacumn.network.config.TrainConfig.start_settings` that it was made with.
+    """
     facts = {"route": start.route, "scores": start.scores, "stack": stack.to_json(), "settings": settings}
     write_tensors(path, start.tensors(), facts)
 

@@ -1,5 +1,6 @@
 """Volumes by stochastic EM: every step takes a few images, weighs all poses of a grid by their posterior, and moves the
-voxels along the gradient of the expected log-likelihood."""
+voxels along the gradient of the expected log-likelihood.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +88,8 @@ def stochastic_em(
 
 def _expected_gradient(part: Observations, slices: Tensor, shifts_px: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
     """The gradient ``(s, m)`` of the mean misfit by the slices ``(s, m)``, all slices and shifts weighed by their posterior;
-    and the log evidence of each image ``(b,)``."""
+    and the log evidence of each image ``(b,)``.
+    """
     pull, push, evidence = 0.0, 0.0, []
     batch = images_at_once(len(part), slices, shifts_px)
     for rows in batch_slices(len(part), batch):

@@ -20,7 +20,8 @@ from hetacumn.search.subspace import ComponentPrior, latent_posterior
 @dataclass(frozen=True)
 class SubspaceFit:
     """A fit of the subspace: gradient ``steps``, Adam's ``rate`` in units of the voxels' scale, images of a ``batch``, the
-    ``padding`` of volumes, and the expected power of a component as a share of the mean's (0: no prior)."""
+    ``padding`` of volumes, and the expected power of a component as a share of the mean's (0: no prior).
+    """
 
     steps: int
     batch: int

@@ -1,5 +1,6 @@
 """Batches side by side on the cores of a CPU (what one operation gains from a second core is little, a second batch doubles),
-and the next one read while one is worked on."""
+and the next one read while one is worked on.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ AT_ONCE = 2**24  # as long as they have no more coefficients than this: some gig
 
 def batch_size(count: int, coefficients: int, device: torch.device) -> int:
     """How many images of so many coefficients are worked on at once: ``count`` on a CPU, whose caches they should fit; more on
-    other devices, which a few leave idle."""
+    other devices, which a few leave idle.
+    """
     return count if device.type == "cpu" else max(count, min(ELSEWHERE * count, AT_ONCE // coefficients))
 
 

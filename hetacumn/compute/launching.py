@@ -25,7 +25,8 @@ from hetacumn.compute.processes import ProcessGroup, join_processes
 @dataclass(frozen=True)
 class DeviceRequest:
     """The devices to use: ``name`` is cpu, cuda, cuda:<i>, or None for CUDA where there is one; ``count`` is the number of GPUs
-    of this machine, or of processes on its CPU."""
+    of this machine, or of processes on its CPU.
+    """
 
     name: str | None = None
     count: int = 1

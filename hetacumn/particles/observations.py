@@ -85,7 +85,8 @@ def signal_power(data: Observations) -> Tensor:
 
 def signal_nats(data: Observations, radius: float) -> float:
     """Estimate by how much the true volume at the true pose raises an image's log-likelihood over no molecule, on average,
-    in nats, within ``radius`` (integer frequencies)."""
+    in nats, within ``radius`` (integer frequencies).
+    """
     band = data.within(radius)
     return 0.5 * float(((band.y.abs().square() - 1) * band.weight).sum(-1).mean())
 

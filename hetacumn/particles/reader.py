@@ -54,7 +54,8 @@ class Survey:
 @dataclass(frozen=True)
 class Batch:
     """Preprocessed images ``(b, box, box)``; their ``positions`` among the requested rows; what is wrong with each (or None);
-    and how many outlier pixels of each were replaced."""
+    and how many outlier pixels of each were replaced.
+    """
 
     positions: np.ndarray
     images: Tensor

@@ -61,7 +61,8 @@ def images_at_once(most: int, slices: Tensor, shifts_px: Tensor) -> int:
 
 def posterior_(scores: Tensor, sharpness: float = 1.0) -> tuple[Tensor, Tensor]:
     """Turn log-likelihoods ``(..., n)`` into the posterior ``∝ exp(sharpness · score)``, in place, with its log normaliser
-    ``(...,)``."""
+    ``(...,)``.
+    """
     total, log_total = _exponentiate_(scores, sharpness)
     return scores.div_(total), log_total
 

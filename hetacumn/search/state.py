@@ -66,7 +66,8 @@ class State:
 @dataclass(frozen=True)
 class Quadratic:
     """The log joint about a state: ``value`` ``(b,)``, ``slope`` ``(b, p)`` and ``curvature`` ``(b, p, p)``, ``p = 5 + q``,
-    in degrees, pixels and z. The curvature is that of Gauss-Newton, z's prior included."""
+    in degrees, pixels and z. The curvature is that of Gauss-Newton, z's prior included.
+    """
 
     value: Tensor
     slope: Tensor
