@@ -138,16 +138,12 @@ class CoordinateDecoder(nn.Module):
         blocks = [block for a, b in pairwise(sizes) for block in (nn.Linear(a, b), nn.GELU())]
         self.network = nn.Sequential(*blocks, nn.Linear(width, 2))
 
-    def _transform(
-        self, z: Float[Tensor, "b {self.latent_dim}"], points: Float[Tensor, "b m 3"]
-    ) -> Complex[Tensor, "b m"]:
+    def _transform(self, z: Float[Tensor, "b {self.latent_dim}"], points: Float[Tensor, "b m 3"]) -> Complex[Tensor, "b m"]:
         """Compute ``(f(k) + conj f(-k)) / 2`` at points, which are integer frequencies of the box (x, y, z)."""
         there, back = self._evaluate(z, points), self._evaluate(z, -points)
         return 0.5 * torch.complex(there[..., 0] + back[..., 0], there[..., 1] - back[..., 1])
 
-    def _evaluate(
-        self, z: Float[Tensor, "b {self.latent_dim}"], points: Float[Tensor, "b m 3"]
-    ) -> Float[Tensor, "b m 2"]:
+    def _evaluate(self, z: Float[Tensor, "b {self.latent_dim}"], points: Float[Tensor, "b m 3"]) -> Float[Tensor, "b m 2"]:
         """Compute the output of the network at points, as real and imaginary parts."""
         unit = points / (self.box / 2)
         waves = (unit[..., None] * self.bands).flatten(-2)

@@ -1,14 +1,37 @@
-"""Losses of the two tasks."""
+"""Inputs and losses of the two tasks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from hetacumn.network.encoder import Hypotheses
 from hetacumn.particles.metadata import Poses
+
+
+@dataclass(frozen=True)
+class LatentDraws:
+    """The distributions from which task 2 draws.
+
+    ``ctf`` are those of real particles, over the coefficients of an image; ``latents`` posterior means of real particles, or
+    None for the prior alone; ``shift_px`` the standard deviation of shifts in pixels.
+    """
+
+    ctf: Float[Tensor, "n m"]
+    latents: Float[Tensor, "p q"] | None
+    shift_px: float
+
+
+@dataclass(frozen=True)
+class DrawnImages:
+    """Noisy images of task 2 with their latents ``z``, poses and CTFs."""
+
+    z: Float[Tensor, "b q"]
+    poses: Poses
+    images: Complex[Tensor, "b m"]
+    ctf: Float[Tensor, "b m"]
 
 
 @dataclass(frozen=True)
