@@ -25,8 +25,8 @@ class EarlierPrediction:
     by its z; it is None where the class is the likelier over all poses.
     """
 
-    basis: Float[Tensor, "1+q box box box"]
-    centres: Float[Tensor, "k q"]
+    basis: Float[Tensor, "j box box box"]
+    centres: Float[Tensor, "k j-1"]
     mixture: Mixture | None
 
     @classmethod
