@@ -13,8 +13,8 @@ from hetacumn.network import decoder, encoder
 from hetacumn.network.config import NetworkConfig, TrainConfig
 from hetacumn.network.decoder import CoordinateDecoder, VoxelDecoder, imitate
 from hetacumn.network.encoder import Hypotheses
-from hetacumn.network.losses import kl_divergence, pose_distance
-from hetacumn.network.model import FEEDBACK_HIGHEST, HetACUMN, LatentDraws, build_model
+from hetacumn.network.losses import LatentDraws, kl_divergence, pose_distance
+from hetacumn.network.model import FEEDBACK_HIGHEST, HetACUMN, build_model
 from hetacumn.network.trainer import Trainer
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations, signal_power

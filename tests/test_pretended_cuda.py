@@ -218,7 +218,7 @@ def test_no_step_of_the_subspace_waits(toy, mode, monkeypatch):
 
 def test_refinement_and_search_stay_on_the_device(trainer, mode, toy, monkeypatch):
     def classify(latents, *given):
-        return Classes(torch.ones(len(latents), 1), torch.zeros(2, latents.shape[1]))
+        return Classes(torch.ones(len(latents), 2), torch.zeros(2, latents.shape[1]))
 
     monkeypatch.setattr("hetacumn.prediction.classes.classify", classify)
     config = read_settings(AbInitioConfig, {"grid": {"rotations": [1, 4]}, "soft": {"grids": [[1, 4]], "steps": 2},

@@ -341,7 +341,7 @@ def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeyp
 def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monkeypatch, capsys):
     save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.adapted_to(toy.data).start_settings())
     trained = []
-    monkeypatch.setattr(training, "train", lambda *given, **more: trained.append(1) or train_network(*given, **more))
+    monkeypatch.setattr(training, "train_network", lambda *given, **more: trained.append(1) or train_network(*given, **more))
     for config in (TINY, TINY, replace(TINY, seed=5)):
         run_method("hetacumn", TrainingStack(toy.data, 7.5), config, tmp_path / "out", tmp_path)
     assert len(trained) == 2 and "trained already with these settings; delete it" in capsys.readouterr().out

@@ -9,18 +9,19 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from hetacumn.baselines.process import Outcome, find_program, run_bounded
+from hetacumn.baselines.process import Argument, Outcome, find_program, run_bounded
 from hetacumn.common.errors import HetacumnError
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.prediction.classes import classify
 
 HINT = "make it with `make peers`"
-ARRAY_PARTS = {  # all that a pickled array is made of
+ARRAY_PARTS = {  # the parts of a pickled array
     ("numpy", "ndarray"), ("numpy", "dtype"),
     *((f"numpy.{core}.{module}", name) for core in ("core", "_core")
       for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))),
@@ -29,11 +30,12 @@ ARRAY_PARTS = {  # all that a pickled array is made of
 
 @dataclass(frozen=True)
 class CryodrgnConfig:
-    """Which program, and its sizes; those here suit 32 px on a CPU, where a search of 3,000 particles takes some minutes (and
-    most of an hour with its own defaults). Epochs are an upper limit: time ends it sooner.
+    """Which program, and its sizes. The number of epochs is an upper limit: time ends training sooner.
 
-    The search begins on ``2 ** base_healpy`` parts a side of HEALPix's twelve squares, with ``t_grid``² shifts, and halves
-    the spacing ``rounds`` times about the ``kept_poses`` best. ``l_start``, ``l_end``: its Fourier radii, in pixels.
+    The defaults here suit 32 px on a CPU, where a search of 3,000 particles takes some minutes; with cryoDRGN's own defaults it
+    takes most of an hour. The search begins on ``2 ** base_healpy`` parts a side of HEALPix's twelve squares, with ``t_grid``²
+    shifts, and halves the spacing ``rounds`` times about the ``kept_poses`` best poses. ``l_start`` and ``l_end`` are the
+    Fourier radii of the search, in pixels.
     """
 
     command: str = "abinit_het_old"  # or "abinit"
@@ -65,13 +67,14 @@ def run(
 ) -> tuple[Predictions, Outcome]:
     """Train for at most ``seconds``; the answer is the last epoch that was written.
 
-    Raises :class:`HetacumnError` where ``venv`` has no cryoDRGN, where it fails, or has written no epoch in its time.
+    Raises:
+        HetacumnError: ``venv`` has no cryoDRGN, or cryoDRGN fails or wrote no epoch in its time.
     """
     out, program = Path(out).resolve(), find_program("cryodrgn", Path(venv) / "bin", HINT)
     log, folder = out / "cryodrgn.log", data.star.parent
-    parsed = [program, "parse_ctf_star", data.star, "-o", out / "ctf.pkl"]
+    parsed: list[Argument] = [program, "parse_ctf_star", data.star, "-o", out / "ctf.pkl"]
     first = run_bounded(parsed, log, min(120.0, seconds))
-    shared = [
+    shared: list[Argument] = [
         "--ctf",
         out / "ctf.pkl",
         "--zdim",
@@ -99,6 +102,7 @@ def run(
         "-o",
         out,
     ]
+    sizes: list[Argument]
     if config.command == "abinit_het_old":
         sizes = [
             "-n",
@@ -153,7 +157,7 @@ def _last_epoch(out: Path) -> int | None:
 def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: int, config: CryodrgnConfig) -> Predictions:
     """Read predictions from ``z.N.pkl`` and ``pose.N.pkl``.
 
-    Its rotations are RELION's matrices; its translations are minus our shifts, in fractions of the box
+    cryoDRGN's rotations are RELION's matrices; its translations are minus our shifts, in fractions of the box
     (``abinit_het_old``) or in pixels (``abinit``).
     """
     out, count = Path(out), len(data)
@@ -174,13 +178,14 @@ def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: 
 class _ArraysOnly(pickle.Unpickler):
     """Unpickles NumPy arrays only: a pickle of anything else could run code."""
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:  # a class or a function, as in the base class
+        """Find a part of an array. Raises :class:`HetacumnError` for every other name."""
         if (module, name) not in ARRAY_PARTS:
             raise HetacumnError(f"holds {module}.{name}; expected NumPy arrays alone")
         return super().find_class(module, name)
 
 
-def _load_arrays(path: Path) -> object:
+def _load_arrays(path: Path) -> Any:  # an array or a tuple of arrays
     """Read the first object of a pickle of arrays."""
     try:
         with open(path, "rb") as file:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hetacumn.baselines import cryodrgn, relion
+from hetacumn.baselines.process import Outcome
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import write_json
 from hetacumn.common.provenance import git_commit
@@ -19,17 +22,20 @@ from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations, observe
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.reconstruction.back_projection import back_project
 
-PROGRAMS = {"relion": relion.RelionConfig, "cryodrgn": cryodrgn.CryodrgnConfig}
+PROGRAMS = ("relion", "cryodrgn")
 
 
 @dataclass(frozen=True)
 class PeerTask:
-    """What a program is given: the particles of the table ``source``, prepared as ``images`` says, the number of ``classes`` to
-    look for, at most ``seconds`` of a core, and the environment ``venv`` of cryoDRGN."""
+    """The input of a program: the particles of the table ``source``, the preprocessing of their ``images``, and the limits.
+
+    The program looks for ``classes`` classes and may use ``seconds`` of a core. ``venv`` is the environment of cryoDRGN.
+    """
 
     source: Path | str
     images: Preprocessing
@@ -41,10 +47,11 @@ class PeerTask:
 def run_peer(settings: dict, task: PeerTask, out: Path | str) -> Predictions | None:
     """Run a program on a task; return its predictions, or None where it gave none.
 
-    ``settings``: ``program`` is relion or cryodrgn, the rest are fields of its config. Leaves in ``out`` the predictions,
-    class volumes (our weighted back-projection at its poses and classes) and ``run.json``: seconds, whether the program
-    finished, and, where it gave no answer, the reason. A missing or failing program raises no error: other programs go on.
-    ``<out>.work`` holds the files that the program reads and writes, and its log; it begins anew each time.
+    ``settings`` holds ``program``, which is relion or cryodrgn, and fields of its config. The function writes into ``out``
+    the predictions, class volumes (our weighted back-projection at the program's poses and classes) and ``run.json``: seconds,
+    whether the program finished, and, where it gave no answer, the reason. A missing or failing program raises no error, so
+    that other programs can run. ``<out>.work`` holds the files that the program reads and writes, and its log; each call
+    begins it anew.
     """
     out = Path(out)
     work = out.with_name(f"{out.name}.work")
@@ -52,7 +59,7 @@ def run_peer(settings: dict, task: PeerTask, out: Path | str) -> Predictions | N
     program = settings.pop("program", None)
     if program not in PROGRAMS:
         raise HetacumnError(f"program is '{program}'; expected one of {', '.join(PROGRAMS)}")
-    config = read_settings(PROGRAMS[program], settings, f"{program}.")
+    run = _runner(program, settings, task)
     data = prepare_stack(task.source, work / "stack", task.images)
     for earlier in (work / "run", out / "volumes"):  # of an earlier run
         shutil.rmtree(earlier, ignore_errors=True)
@@ -66,11 +73,7 @@ def run_peer(settings: dict, task: PeerTask, out: Path | str) -> Predictions | N
         "git_commit": git_commit(),
     }
     try:
-        if program == "relion":
-            diameter_A = 0.9 * data.box * data.pixel_A
-            found, outcome = relion.run(data, work / "run", task.classes, diameter_A, task.seconds, config)
-        else:
-            found, outcome = cryodrgn.run(data, work / "run", task.classes, task.seconds, task.venv, config)
+        found, outcome = run(data, work / "run")
     except HetacumnError as error:
         write_json(out / "run.json", {**facts, "no_answer": str(error)})
         return None
@@ -90,8 +93,17 @@ def run_peer(settings: dict, task: PeerTask, out: Path | str) -> Predictions | N
     return found
 
 
-def class_volumes(data: Observations, poses: Poses, classes: Tensor) -> Tensor:
-    """Back-project the images of each class: ``(k, box, box, box)``, 0 for a class without images."""
+def _runner(program: str, settings: dict, task: PeerTask) -> Callable[[PreparedStack, Path], tuple[Predictions, Outcome]]:
+    """Read the settings of a program; return the function that runs it on a prepared stack in a folder."""
+    if program == "relion":
+        relion_config = read_settings(relion.RelionConfig, settings, "relion.")
+        return lambda data, out: relion.run(data, out, task.classes, 0.9 * data.box * data.pixel_A, task.seconds, relion_config)
+    cryodrgn_config = read_settings(cryodrgn.CryodrgnConfig, settings, "cryodrgn.")
+    return lambda data, out: cryodrgn.run(data, out, task.classes, task.seconds, task.venv, cryodrgn_config)
+
+
+def class_volumes(data: Observations, poses: Poses, classes: Int[Tensor, " n"]) -> Float[Tensor, "k box box box"]:
+    """Back-project the images of each class; a class without images has a volume of zeros."""
     box = data.plane.box
     volumes = torch.zeros(int(classes.max()) + 1, box, box, box, device=data.y.device)
     for k in classes.unique().tolist():

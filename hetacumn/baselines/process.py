@@ -1,6 +1,6 @@
 """Run an external program within a limit of processor time, with its output in a file and its progress on the screen.
 
-Processor time and not that of the clock: what else the machine does takes nothing from what a program is given.
+The limit is one of processor time, not of the clock: other work of the machine takes nothing from the time of a program.
 """
 
 from __future__ import annotations
@@ -22,27 +22,31 @@ from tqdm import tqdm
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import make_folder
 
-GRACE_SECONDS = 20.0  # between asking a program to stop and making it
-ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # what is counted is the time of a core
-PATIENCE = 4.0  # a program that does little is stopped after so many times its seconds by the clock
+GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
+ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # the limit is that of one core
+PATIENCE = 4.0  # an idle program is stopped when the clock has reached the limit this many times over
+
+Argument = str | Path | int | float  # of a command
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended: by itself (``finished``) or at its limit; the seconds of processors it took, its children's too,
-    and those of the clock."""
+    """How a program ended: by itself (``finished``) or at its limit.
+
+    ``seconds`` are those of processors, with the program's children; ``clock_seconds`` those of the clock.
+    """
 
     finished: bool
     seconds: float
     clock_seconds: float
 
     def then(self, other: Outcome) -> Outcome:
-        """This and another after it."""
+        """Combine this outcome with the outcome of a second program that ran after it."""
         return Outcome(self.finished and other.finished, self.seconds + other.seconds, self.clock_seconds + other.clock_seconds)
 
 
 def find_program(name: str, folder: Path | str | None = None, hint: str = "") -> str:
-    """The absolute path of a program, in ``folder`` or on the PATH. Raises :class:`HetacumnError`: it is not there."""
+    """Find the absolute path of a program, in ``folder`` or on the PATH. Raises :class:`HetacumnError` where it is absent."""
     found = shutil.which(name, path=None if folder is None else str(folder))
     if found is None:
         raise HetacumnError(f"{name}: not found {f'in {folder}' if folder else 'on the PATH'}; {hint}")
@@ -50,17 +54,17 @@ def find_program(name: str, folder: Path | str | None = None, hint: str = "") ->
 
 
 def run_bounded(
-    command: Sequence[str | Path | int | float],
+    command: Sequence[Argument],
     log: Path,
     seconds: float,
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
     poll: float = 0.5,
 ) -> Outcome:
-    """Run a program for at most ``seconds`` of processor time; its output goes to ``log``, which is appended to.
+    """Run a program for at most ``seconds`` of processor time; append its output to ``log``.
 
-    At the limit, and where this process is interrupted, the program and its children are asked to stop (SIGTERM) and
-    after a while made to (SIGKILL). Raises :class:`HetacumnError` with the last lines of its output if it fails by itself.
+    At the limit, and where this process is interrupted, the program and its children are asked to stop (SIGTERM) and killed
+    after a grace period (SIGKILL). Raises :class:`HetacumnError` with the last lines of the output if the program fails.
     """
     make_folder(log.parent)
     words, began = [str(word) for word in command], time.monotonic()
@@ -76,12 +80,12 @@ def run_bounded(
             start_new_session=True,
             env={**os.environ, **ONE_CORE, **(environment or {})},
         )
-        before = _of_ended_children()
+        before = _ended_children_seconds()
         try:
             code, used = _watch(process, Path(words[0]).name, seconds, began, poll)
         finally:
             _stop(process)
-    took, used = time.monotonic() - began, max(used, _of_ended_children() - before)
+    took, used = time.monotonic() - began, max(used, _ended_children_seconds() - before)
     if code not in (None, 0):
         last = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
         raise HetacumnError(f"{words[0]} ended with exit status {code} after {took:.0f} s; {log} says at its end:\n{last}")
@@ -89,7 +93,7 @@ def run_bounded(
 
 
 def _watch(process: subprocess.Popen, name: str, seconds: float, began: float, poll: float) -> tuple[int | None, float]:
-    """The exit status, or None if the time is up first; and the processor time seen."""
+    """Wait for a program; return its exit status, None at the limit, and the processor time observed."""
     used = 0.0
     with tqdm(total=round(seconds), desc=name, unit="s", mininterval=10) as bar:
         while True:
@@ -103,25 +107,25 @@ def _watch(process: subprocess.Popen, name: str, seconds: float, began: float, p
 
 
 def _processor_seconds(pid: int) -> float:
-    """What a running process and its children have used, those that ended too."""
+    """Add up the processor time of a running process and of its children, ended ones included."""
     total, family = 0.0, []
-    with suppress(psutil.NoSuchProcess):  # it ended as we looked
+    with suppress(psutil.NoSuchProcess):  # it ended meanwhile
         family = [main := psutil.Process(pid), *main.children(recursive=True)]
-    for one in family:
+    for member in family:
         with suppress(psutil.NoSuchProcess):
-            times = one.cpu_times()
+            times = member.cpu_times()
             total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
-def _of_ended_children() -> float:
-    """What this process's children have used that ended and were waited for."""
+def _ended_children_seconds() -> float:
+    """Add up the processor time of all children of this process that ended and were waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Nothing of the program is left running, its children neither, whether it still runs or not."""
+    """Stop the program, if it still runs, and all its children."""
     with suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(GRACE_SECONDS)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from hetacumn.baselines.process import Outcome, find_program, run_bounded
+from hetacumn.baselines.process import Argument, Outcome, find_program, run_bounded
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import make_folder
 from hetacumn.io import star
@@ -21,7 +20,7 @@ HINT = "install RELION 3.1 (Debian: apt install --no-install-recommends relion)"
 
 @dataclass(frozen=True)
 class RelionConfig:
-    """Settings of both jobs. ``share`` of the seconds is what InitialModel may take."""
+    """Settings of both jobs. InitialModel may take ``share`` of the seconds."""
 
     healpix_order: int = 2  # 15 degrees, halved by oversampling
     offset_px: float = 2.0
@@ -39,13 +38,15 @@ class RelionConfig:
 def run(
     data: PreparedStack, out: Path | str, classes: int, diameter_A: float, seconds: float, config: RelionConfig = RelionConfig()
 ) -> tuple[Predictions, Outcome]:
-    """Run both jobs within ``seconds``; the answer is the last iteration that either wrote.
+    """Run both jobs within ``seconds``; the answer is the last iteration that was written.
 
-    Latents are the classes, one column each. Raises :class:`HetacumnError` where RELION is not installed, where it fails,
-    or has written no iteration in its time.
+    Latents are the classes, one column each.
+
+    Raises:
+        HetacumnError: RELION is not installed, fails, or wrote no iteration in its time.
     """
     out, program = Path(out).resolve(), find_program("relion_refine", hint=HINT)
-    shared = [
+    shared: list[Argument] = [
         "--i", data.star.name, "--K", classes, "--sym", "C1", "--ctf", "--flatten_solvent", "--zero_mask", "--norm", "--scale",
         "--particle_diameter", diameter_A, "--healpix_order", config.healpix_order, "--oversampling", 1,
         "--offset_range", config.offset_px, "--offset_step", config.offset_px, "--maxsig", config.max_significant,
@@ -53,7 +54,7 @@ def run(
         "--random_seed", config.seed,
     ]  # fmt: skip
     initial, between, final = config.initial_iterations
-    sgd = [
+    sgd: list[Argument] = [
         "--sgd", "--denovo_3dref", "--sgd_ini_iter", initial, "--sgd_inbetween_iter", between, "--sgd_fin_iter", final,
         "--sgd_ini_resol", config.resolutions_A[0], "--sgd_fin_resol", config.resolutions_A[1],
         "--sgd_ini_subset", config.subsets[0], "--sgd_fin_subset", config.subsets[1], "--sgd_write_iter", 10,
@@ -63,7 +64,7 @@ def run(
     models = _iterations(out, "initial", "model")
     if not models:
         raise HetacumnError(f"{log}: RELION wrote no iteration in {first.seconds:.0f} s; give it more time")
-    em = [
+    em: list[Argument] = [
         "--ref",
         models[-1],
         "--ini_high",
@@ -86,7 +87,7 @@ def _iterations(out: Path, job: str, kind: str) -> list[Path]:
     """
 
     def number(path: Path) -> int:
-        return int(re.search(r"_it(\d+)_", path.name).group(1))
+        return int(path.name.split("_it")[1].split("_")[0])
 
     whole = {number(path) for path in out.glob(f"{job}_it*_model.star")} - {0}
     return sorted((p for p in out.glob(f"{job}_it*_{kind}.star") if number(p) in whole), key=number)

@@ -27,7 +27,7 @@ SHARE_TOLERANCE = 0.01  # of the usual trained share
 
 
 def make_table(results: Path | str, earlier: Path | str, usual_share: float) -> pd.DataFrame:
-    """The table of all runs in ``results`` and of the rows in ``earlier`` that no run replaces, with the column ``part``.
+    """Tabulate all runs in ``results`` and the rows in ``earlier`` that no run replaces, with the column ``part``.
 
     ``usual_share`` is the share of the particles that the main pipeline trains on.
 
@@ -50,7 +50,7 @@ def write_benchmark(path: Path | str, table: pd.DataFrame) -> None:
 
 
 def tabulate_compared(results: Path) -> pd.DataFrame:
-    """Rows of all methods and programs on each dataset that has been evaluated; see :func:`tabulate_dataset`."""
+    """Tabulate all methods and programs on each dataset that has been evaluated; see :func:`tabulate_dataset`."""
     folders = {path.parents[1]: path.parents[1].name for path in sorted(results.glob("*/evaluation/scores.csv"))}
     folders |= {path.parents[1]: path.parents[1].name.split("-")[0]
                 for path in sorted(results.glob("benchmark/*/evaluation/scores.csv"))}  # fmt: skip
@@ -59,7 +59,7 @@ def tabulate_compared(results: Path) -> pd.DataFrame:
 
 
 def tabulate_dataset(folder: Path, dataset: str) -> pd.DataFrame:
-    """A row a run in the folder of one dataset; the row of a program that gave no answer has bounds and no scores.
+    """Tabulate the runs in the folder of one dataset; the row of a program that gave no answer has bounds and no scores.
 
     A refined answer has the training cost of the model that it refines.
     """
@@ -77,7 +77,7 @@ def tabulate_dataset(folder: Path, dataset: str) -> pd.DataFrame:
 
 
 def tabulate_ablations(results: Path) -> pd.DataFrame:
-    """Rows of the method without each of its parts, from ``benchmark/ablation/<dataset>/<method>/<seed>``."""
+    """Tabulate the method without each of its parts, from ``benchmark/ablation/<dataset>/<method>/<seed>``."""
     return pd.DataFrame(
         [
             _score_run(results, path.parent, path.parts[-4], path.parts[-3], int(path.parts[-2]))
@@ -87,7 +87,7 @@ def tabulate_ablations(results: Path) -> pd.DataFrame:
 
 
 def tabulate_shares(results: Path) -> pd.DataFrame:
-    """Rows of the method trained on a share of the particles, from ``benchmark/share/<dataset>/<percent>``."""
+    """Tabulate the method trained on a share of the particles, from ``benchmark/share/<dataset>/<percent>``."""
     return pd.DataFrame(
         [
             _score_run(results, path.parent, path.parts[-3], "hetacumn", 0)
@@ -97,7 +97,7 @@ def tabulate_shares(results: Path) -> pd.DataFrame:
 
 
 def _score_run(results: Path, folder: Path, dataset: str, method: str, seed: int) -> dict:
-    """The row of one run on a dataset of the main pipeline."""
+    """Make the row of one run on a dataset of the main pipeline."""
     known = SimulatedDataset.read(results / dataset, dataset)
     score, bounds = known.score(folder).row, pd.read_csv(results / dataset / "evaluation" / "scores.csv")
     row = {**read_run_facts(folder, len(known.truth.classes)), **score}
@@ -106,9 +106,9 @@ def _score_run(results: Path, folder: Path, dataset: str, method: str, seed: int
 
 
 def read_run_facts(folder: Path, particles: int) -> dict:
-    """Cost, settings and commit of the run in a folder, and the share of so many particles that it was trained on.
+    """Read cost, settings and commit of the run in a folder, and the share of ``particles`` that it was trained on.
 
-    Where a program gave no answer, ``settings`` tells the reason and ``finished`` is as the program's run says.
+    Where a program gave no answer, ``settings`` tells the reason and ``finished`` comes from the program's ``run.json``.
     """
     run = json.loads((folder / "run.json").read_text())
     run["settings"] = run.get("no_answer") or json.dumps(run.get("settings", {}))
@@ -118,7 +118,7 @@ def read_run_facts(folder: Path, particles: int) -> dict:
 
 
 def sort_runs(table: pd.DataFrame, usual_share: float) -> pd.DataFrame:
-    """The table with the column ``part``, sorted by part, then by the columns that tell one run from another."""
+    """Add the column ``part`` and sort by part, then by the columns that tell one run from another."""
     part = pd.Series("compared", table.index)
     part[(table["method"] == "hetacumn") & ((table["trained_share"] - usual_share).abs() > SHARE_TOLERANCE)] = "shares"
     part[table["method"].str.startswith("ablation-")] = "ablations"

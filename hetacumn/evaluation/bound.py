@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hetacumn.compute.batches import batch_slices
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.rotations import distance_deg
@@ -88,8 +89,7 @@ def _expand(
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Compute log-likelihoods at a state, and Laplace evidences of the peaks there."""
     band, values, evidences = data.within(radius * data.plane.box), [], []
-    for start in range(0, len(data), batch):
-        rows = slice(start, start + batch)
+    for rows in batch_slices(len(data), batch):
         here = tangent.expand(band[rows], state[rows])
         values.append(here.value)
         evidences.append(here.step(0.0)[2])

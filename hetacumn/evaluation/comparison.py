@@ -1,4 +1,4 @@
-"""How far two predictions of the same particles agree, as the truth of real particles is unknown."""
+"""Agreement of two predictions of the same particles, where the truth is unknown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
@@ -19,15 +20,15 @@ NEAR_DEG = 10
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two predictions on the particles that both have.
+    """Two predictions, compared on their common particles.
 
-    ``score`` is that of the second answer, with the first in the truth's place; ``volumes`` ``(K, box, box, box)`` are the
-    class volumes of the first, of voxels of ``voxel_A`` Å.
+    ``score`` scores the second answer with the first in the place of the truth; ``volumes`` are the class volumes of the first,
+    of voxels of ``voxel_A`` Å.
     """
 
     particles: int
     score: Score
-    volumes: Tensor
+    volumes: Float[Tensor, "k box box box"]
     voxel_A: float
 
     @property
@@ -36,7 +37,7 @@ class Comparison:
         return self.voxel_A * self.volumes.shape[-1] / self.score.volumes.shape[-1]
 
     def agreement(self) -> dict[str, float]:
-        """The numbers that `4_compare` explains, by name."""
+        """Return the numbers that `4_compare` explains, by name."""
         row, errors_deg = self.score.row, self.score.rotation_error_deg
         return {
             "particles": self.particles,
@@ -48,7 +49,7 @@ class Comparison:
         }
 
     def summary(self) -> str:
-        """The agreement in a sentence."""
+        """Describe the agreement in a sentence."""
         found = self.agreement()
         return (
             f"agreement of {self.particles} particles: classes {found['classes']:.3f} (adjusted Rand index), poses "
@@ -65,7 +66,7 @@ def compare_answers(first: Path | str, second: Path | str) -> Comparison:
     """
     first, second = Path(first), Path(second)
     one, other = Predictions.read(first), Predictions.read(second)
-    place = pd.Index(one.names).get_indexer(other.names)
+    place = pd.Index(one.names).get_indexer(pd.Index(other.names))
     known = place >= 0
     if not known.any():
         raise HetacumnError(f"{second}: no particle of {first}; expected two predictions that have particles in common")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
@@ -35,12 +36,12 @@ MAIN_SCORES = ["accuracy", "accuracy_unseen", "accuracy_surer_half", "ari", "bou
 
 @dataclass(frozen=True)
 class SimulatedDataset:
-    """A simulated dataset and its truth: true class ``volumes`` ``(K, box, box, box)`` of voxels of ``voxel_A`` Å."""
+    """A simulated dataset and its truth; the true class volumes have voxels of ``voxel_A`` Å."""
 
     name: str
     folder: Path
     truth: Truth
-    volumes: Tensor
+    volumes: Float[Tensor, "k box box box"]
     voxel_A: float
 
     @classmethod
@@ -63,7 +64,7 @@ class SimulatedDataset:
 
 
 def find_methods(folder: Path | str) -> set[str]:
-    """Names of the methods that left predictions in the folder of a dataset.
+    """List the methods that left predictions in the folder of a dataset.
 
     Raises:
         HetacumnError: no method did.
@@ -80,7 +81,7 @@ def score_methods(dataset: SimulatedDataset, methods: Iterable[str]) -> dict[str
 
 
 def bound_dataset(dataset: SimulatedDataset, box: int) -> Bound:
-    """The Bayes bound for images cropped to ``box``.
+    """Compute the Bayes bound for images cropped to ``box``.
 
     The first 1,500 particles suffice where the classifier with unknown poses classifies all of them correctly; otherwise up to
     10,000 particles are used.
@@ -90,7 +91,7 @@ def bound_dataset(dataset: SimulatedDataset, box: int) -> Bound:
     return bound if bound.marginal == 1 else _bound_rows(dataset, box, many)
 
 
-def _bound_rows(dataset: SimulatedDataset, box: int, rows: np.ndarray) -> Bound:
+def _bound_rows(dataset: SimulatedDataset, box: int, rows: Int[np.ndarray, " m"]) -> Bound:
     truth = dataset.truth
     weights = truth.classes.bincount(minlength=len(dataset.volumes)) / len(truth.classes)
     volumes = scale_to_images(dataset.volumes, box, truth.noise_std)
@@ -99,8 +100,10 @@ def _bound_rows(dataset: SimulatedDataset, box: int, rows: np.ndarray) -> Bound:
     return bayes_bound(observe(particles), TrueMixture(volumes, weights, poses, truth.classes[rows]))
 
 
-def scale_to_images(volumes: Tensor, box: int, noise_std: float) -> Tensor:
-    """True volumes ``(K, full, full, full)`` cropped to ``box``, in the units of images whose noise has unit variance.
+def scale_to_images(
+    volumes: Float[Tensor, "k full full full"], box: int, noise_std: float
+) -> Float[Tensor, "k {box} {box} {box}"]:
+    """Crop true volumes to ``box`` and scale them to the units of images whose noise has unit variance.
 
     The signal of a pixel grows with the area of the pixel.
     """
@@ -108,7 +111,7 @@ def scale_to_images(volumes: Tensor, box: int, noise_std: float) -> Tensor:
 
 
 def tabulate_scores(dataset: SimulatedDataset, seed: int, scores: dict[str, Score], bound: Bound) -> pd.DataFrame:
-    """One row a method: dataset, method, seed, the main scores beside their bounds, then all other scores by name."""
+    """Tabulate a row a method: dataset, method, seed, the main scores beside their bounds, then all other scores by name."""
     bounds = dict(zip(BOUNDS, (bound.known_pose, bound.marginal, bound.rotation_error_deg), strict=True))
     table = pd.DataFrame(
         [{"dataset": dataset.name, "method": method, "seed": seed, **score.row, **bounds} for method, score in scores.items()]
@@ -117,7 +120,7 @@ def tabulate_scores(dataset: SimulatedDataset, seed: int, scores: dict[str, Scor
 
 
 def tabulate_fsc(dataset: SimulatedDataset, scores: dict[str, Score]) -> pd.DataFrame:
-    """FSC of the aligned class volumes with the truth: a row a method, class (from 1) and shell, frequencies in 1/Å."""
+    """Tabulate the FSC of the aligned class volumes with the truth: a row a method, class (from 1) and shell (in 1/Å)."""
     rows = []
     for method, score in scores.items():
         box, full_box = score.volumes.shape[-1], dataset.volumes.shape[-1]
@@ -136,7 +139,9 @@ def write_evaluation(
     write_table(out / "fsc.csv", fsc)
     write_json(out / "confusion.json", {method: score.confusion.tolist() for method, score in scores.items()})
     with atomic_path(out / "rotation_errors.npz") as path:
-        np.savez(path, **{method: score.rotation_error_deg.numpy() for method, score in scores.items()})
+        errors = {method: score.rotation_error_deg.numpy() for method, score in scores.items()}
+        np.savez(path, **errors)  # type: ignore[arg-type]  # numpy's stub applies allow_pickle's type to every keyword
     with atomic_path(out / "aligned_volumes.npz") as path:
         aligned = {method: score.volumes.numpy() for method, score in scores.items()}
-        np.savez(path, truth=crop_volumes(dataset.volumes, box).numpy(), **aligned)
+        truth = crop_volumes(dataset.volumes, box).numpy()
+        np.savez(path, truth=truth, **aligned)  # type: ignore[arg-type]  # the same

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.common.files import write_table
@@ -48,7 +49,7 @@ class ReportPaths:
 
     @classmethod
     def of_dataset(cls, name: str, predictions: Path | str = "", out: Path | str = "") -> ReportPaths:
-        """The folders of a dataset in ``results/``; an empty ``predictions`` or ``out`` takes its default."""
+        """Name the folders of a dataset in ``results/``; an empty ``predictions`` or ``out`` takes its default."""
         folder = RESULTS / name
         return cls(Path(predictions or folder / "refined"), folder / "hetacumn", Path(out or Path("figures") / name))
 
@@ -57,24 +58,23 @@ class ReportPaths:
 class Report:
     """Half maps and motions of one prediction.
 
-    ``half_maps`` and their FSC ``curves`` ``(box // 2,)`` are by group: ``all`` particles, ``class 1``, …; a class of fewer
-    than two particles has none. ``paths`` holds latents ``(10, q)`` along each independent motion, ``path_volumes`` their
-    volumes ``(10, box, box, box)``.
+    ``half_maps`` and their FSC ``curves`` are by group: ``all`` particles, ``class 1``, …; a class of fewer than two particles
+    has none. ``paths`` holds latents along each independent motion, ``path_volumes`` their volumes.
     """
 
     run: Answer
-    half_maps: dict[str, tuple[Tensor, Tensor]]
-    curves: dict[str, Tensor]
+    half_maps: dict[str, tuple[Float[Tensor, "box box box"], Float[Tensor, "box box box"]]]
+    curves: dict[str, Float[Tensor, " shells"]]
     axes: LatentAxes
-    paths: list[Tensor]
-    path_volumes: list[Tensor]
+    paths: list[Float[Tensor, "p q"]]
+    path_volumes: list[Float[Tensor, "p box box box"]]
 
     def resolutions_A(self) -> dict[str, float]:
-        """The resolution of each group in Å, where the FSC of its half maps falls to 0.143."""
+        """Compute the resolution of each group in Å, where the FSC of its half maps falls to 0.143."""
         return {group: resolution_A(curve, self.run.voxel_A, HALF_MAP_FSC) for group, curve in self.curves.items()}
 
-    def draw_particles(self, count: int = 6) -> tuple[Tensor, Tensor]:
-        """The first particles ``(count, box, box)`` as the model draws them without noise, and as they are, whitened."""
+    def draw_particles(self, count: int = 6) -> tuple[Float[Tensor, "m box box"], Float[Tensor, "m box box"]]:
+        """Draw the first ``count`` particles as the model sees them, without noise; return the whitened particles too."""
         rows = np.arange(min(count, len(self.run.stack)))
         data, poses = self.run.posed(rows)
         drawn = reproject(data, self.run.class_volumes, self.run.predictions.classes[:count], poses)
@@ -104,7 +104,7 @@ def write_report(report: Report) -> None:
         stem = group.replace(" ", "_")
         for i, half in enumerate(halves):
             write_mrc(folder / "halves" / f"{stem}_half{i + 1}.mrc", half, voxel_A)
-        write_mrc(folder / "halves" / f"{stem}.mrc", sum(halves) / 2, voxel_A)
+        write_mrc(folder / "halves" / f"{stem}.mrc", sum(halves, torch.zeros(())) / 2, voxel_A)
     frequencies = shell_frequencies(report.run.stack.box, voxel_A).tolist()
     curves = {group: curve.tolist() for group, curve in report.curves.items()}
     write_table(folder / "fsc.csv", pd.DataFrame({"frequency_per_A": frequencies} | curves))
@@ -116,7 +116,7 @@ def write_report(report: Report) -> None:
 
 
 def describe_resolutions(report: Report) -> dict[str, str]:
-    """The resolution of each group in words; a group that reaches Nyquist asks for a larger box."""
+    """Describe the resolution of each group; a group that reaches Nyquist asks for a larger box."""
     nyquist_A = 2 * report.run.voxel_A
     hints = {True: ", Nyquist: a larger stack.box would show more", False: ""}
     return {group: f"{value:.1f} Å{hints[value <= nyquist_A]}" for group, value in report.resolutions_A().items()}
@@ -126,13 +126,13 @@ def describe_resolutions(report: Report) -> dict[str, str]:
 class TruthComparison:
     """A report beside the known truth.
 
-    ``found`` and ``true`` ``(n, d)`` are the coordinates of each particle along the true motions ``names``, matched;
-    ``correlations`` their rank correlations; ``scores`` all scores by name.
+    ``found`` and ``true`` are the matched coordinates of each particle along the true motions ``names``; ``correlations`` are
+    their rank correlations, ``scores`` all scores by name.
     """
 
     names: tuple[str, ...]
-    found: Tensor
-    true: Tensor
+    found: Float[Tensor, "n d"]
+    true: Float[Tensor, "n d"]
     correlations: list[float]
     scores: dict[str, float]
 
@@ -147,7 +147,7 @@ def compare_with_truth(report: Report, truth: Path | str, model: Path | str) -> 
     stack, known = run.stack, Truth.read(truth / "truth.npz")
     molecule = json.loads((truth / "config.json").read_text())["simulation"]["molecule"]
     names, true = load_motion(molecule, project_root() / "data").names, known.coordinate[stack.rows]
-    correlations, own = motion_correlations(report.axes.coordinates, true)
+    correlations, matched = motion_correlations(report.axes.coordinates, true)
     errors_deg, _ = pose_errors(run.predictions.rotations, known.rotations[stack.rows])
     trained, predicted = read_run(model), read_run(run.folder)
     scores = {f"spearman_{motion}": value for motion, value in zip(names, correlations.tolist(), strict=True)} | {
@@ -158,11 +158,11 @@ def compare_with_truth(report: Report, truth: Path | str, model: Path | str) -> 
         "seconds": trained["train_seconds"] + len(run.predictions) / predicted["predict_particles_per_second"],
         "peak_memory_mb": max(trained["peak_memory_mb"], predicted["peak_memory_mb"]),
     }
-    return TruthComparison(names, report.axes.coordinates[:, own], true, correlations.tolist(), scores)
+    return TruthComparison(names, report.axes.coordinates[:, matched], true, correlations.tolist(), scores)
 
 
 def _bound_rotations(run: Answer, known: Truth, truth: Path) -> float:
-    """The median error in degrees of poses searched with the true volumes, on the first 1,500 particles."""
+    """Compute the median error in degrees of poses searched with the true volumes, on the first 1,500 particles."""
     volumes, _ = read_volumes(truth, "truth_class")
     stack, some = run.stack, run.stack.rows[:BOUND_PARTICLES]
     shifts_A = stack.metadata.shifts_in_prepared_A(known.shifts_A[stack.rows])

@@ -1,8 +1,8 @@
 """Scores of an answer: classes, poses, shifts, volumes, and the information in the latents.
 
-Everything takes arrays, never a model. Class labels are integers from 0, poses ``(n, 3, 3)`` take object to
-view, shifts are ``(n, 2)`` xy in Å, volumes ``(K, z, y, x)`` with row ``k`` that of label ``k``. Names,
-orientation, position and hand of the estimated classes are arbitrary, and no score here depends on them.
+The functions take arrays, never a model. Class labels are integers from 0, rotations take object to view, shifts are xy in Å,
+and volume ``k`` belongs to label ``k``. Names, orientation, position and hand of the estimated classes are arbitrary, and no
+score here depends on them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int, Real
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import spearmanr
@@ -37,22 +38,21 @@ _TRUSTED_DEG = 30.0  # poses worse than this in the median give volumes no frame
 class Score:
     """The score of one method on one dataset: numbers by name in ``row``, and the data of the figures.
 
-    ``confusion`` is that of :func:`confusion`, ``rotation_error_deg`` ``(n,)``; ``fsc`` ``(K, box // 2)`` and
-    ``volumes`` ``(K, z, y, x)``, aligned with the truth, are by *true* class.
+    ``confusion`` comes from :func:`confusion`; ``fsc`` and ``volumes``, which are aligned with the truth, are by *true* class.
     """
 
     row: dict[str, float]
-    confusion: np.ndarray
-    rotation_error_deg: Tensor
-    fsc: Tensor
-    volumes: Tensor
+    confusion: Int[np.ndarray, "labels labels"]
+    rotation_error_deg: Float[Tensor, " n"]
+    fsc: Float[Tensor, "k shells"]
+    volumes: Float[Tensor, "k box box box"]
 
 
-def _labels(classes: ArrayLike | Tensor) -> np.ndarray:
+def _labels(classes: ArrayLike | Tensor) -> Int[np.ndarray, " n"]:
     return classes.cpu().numpy() if isinstance(classes, Tensor) else np.asarray(classes)
 
 
-def _counts(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+def _counts(predicted: Int[np.ndarray, " n"], true: Int[np.ndarray, " _n"]) -> Int[np.ndarray, "labels labels"]:
     if len(predicted) != len(true):
         raise ValueError(f"as many predicted as true labels are needed, not {len(predicted)} and {len(true)}")
     size = max(predicted.max(), true.max()) + 1
@@ -61,7 +61,7 @@ def _counts(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     return counts
 
 
-def match_classes(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
+def match_classes(predicted: ArrayLike, true: ArrayLike) -> Int[np.ndarray, " labels"]:
     """Match each predicted label with a true label, so that ``matching[predicted]`` agrees best with ``true``.
 
     The matching permutes as many labels as the richer of both has (Hungarian algorithm): surplus predicted classes are matched
@@ -85,24 +85,26 @@ def adjusted_rand(predicted: ArrayLike, true: ArrayLike) -> float:
     return float(adjusted_rand_score(_labels(true), _labels(predicted)))
 
 
-def confusion(predicted: ArrayLike, true: ArrayLike) -> np.ndarray:
-    """Count particles by true class (row) and by the class matched with their label (column), ``(K, K)``."""
+def confusion(predicted: ArrayLike, true: ArrayLike) -> Int[np.ndarray, "labels labels"]:
+    """Count particles by true class (row) and by the class matched with their label (column)."""
     predicted, true = _labels(predicted), _labels(true)
     return _counts(match_classes(predicted, true)[predicted], true)
 
 
-def motion_correlations(found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """Correlate each true motion ``(n, d)`` with the coordinate of ``(n, k)``, ``k >= d``, matched with it best.
+def motion_correlations(
+    found: Float[Tensor, "n k"], true: Float[Tensor, "n d"]
+) -> tuple[Float[Tensor, " d"], Int[Tensor, " d"]]:
+    """Correlate each true motion with the found coordinate that matches it best; ``k >= d``.
 
-    Returns the absolute rank correlations (Spearman) ``(d,)``, and the matched coordinates ``(d,)``.
+    Returns the absolute rank correlations (Spearman), and the indices of the matched coordinates.
     """
     table = np.abs([[spearmanr(a, b).statistic for b in found.T.numpy()] for a in true.T.numpy()])
     rows, columns = linear_sum_assignment(-table)
     return torch.from_numpy(table[rows, columns]).float(), torch.from_numpy(columns)
 
 
-def pose_errors(estimated: Tensor, true: Tensor) -> tuple[Tensor, Frame]:
-    """Compute the rotation error of every particle ``(n,)`` in degrees, in the best frame, and this frame.
+def pose_errors(estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"]) -> tuple[Float[Tensor, " n"], Frame]:
+    """Compute the rotation error of every particle in degrees, in the best frame, and this frame.
 
     A frame is one rotation of the object and one of two hands, for all particles.
     """
@@ -110,8 +112,10 @@ def pose_errors(estimated: Tensor, true: Tensor) -> tuple[Tensor, Frame]:
     return distance_deg(frame.apply(estimated), true), frame
 
 
-def shift_errors(estimated_A: Tensor, true_A: Tensor, true_rotations: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the distance of estimated and true shifts ``(n,)`` and the position of the volume ``(3,)``, in Å.
+def shift_errors(
+    estimated_A: Float[Tensor, "n 2"], true_A: Float[Tensor, "n 2"], true_rotations: Float[Tensor, "n 3 3"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " 3"]]:
+    """Compute the distances of estimated and true shifts and the position of the volume, in Å.
 
     A volume that lies at ``c`` of the true frame is matched by shifts that differ by minus the projection
     of ``c``, ``t_est = t_true - (R_true c)_xy``, in either hand. ``c`` is fitted by least squares, at last
@@ -129,9 +133,13 @@ def shift_errors(estimated_A: Tensor, true_A: Tensor, true_rotations: Tensor) ->
 
 
 def disentanglement(
-    latents: ArrayLike, classes: ArrayLike, rotations: Tensor, neighbours: int = 20, most: int = 5000
+    latents: Real[np.ndarray | Tensor, "n d"],
+    classes: ArrayLike,
+    rotations: Float[Tensor, "n 3 3"],
+    neighbours: int = 20,
+    most: int = 5000,
 ) -> dict[str, float]:
-    """Measure what ``(n, d)`` latents know of the conformation and of the pose, by their k nearest neighbours.
+    """Measure how well latents predict the conformation and the pose, by k nearest neighbours.
 
     Five-fold cross-validation over the first ``most`` particles, latent dimensions scaled to unit variance.
 
@@ -140,13 +148,13 @@ def disentanglement(
     of the neighbours; ``view_chance_deg``: the same after permuting the views. Disentangled latents have the
     first far above chance and the second at chance. NaN where there are no latents.
     """
-    latents = np.asarray(latents, dtype=np.float64)[:most]
+    points = np.asarray(latents, dtype=np.float64)[:most]
     names = ("class_from_z", "class_chance", "view_from_z_deg", "view_chance_deg")
-    if latents.shape[1] == 0:
+    if points.shape[1] == 0:
         return dict.fromkeys(names, float("nan"))
     classes = _labels(classes)[:most]
     views = rotations[:most, 2].cpu().double().numpy()
-    z = StandardScaler().fit_transform(latents)
+    z = StandardScaler().fit_transform(points)
     folds = KFold(5, shuffle=True, random_state=0)
     neighbours = min(neighbours, len(z) // 5)
 
@@ -167,7 +175,7 @@ def disentanglement(
     )
 
 
-def _mean_angle_deg(a: np.ndarray, b: np.ndarray) -> float:
+def _mean_angle_deg(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "n 3"]) -> float:
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines = (a * b).sum(1) / np.maximum(norms, 1e-12)
     return float(np.rad2deg(np.arccos(cosines.clip(-1, 1))).mean())
@@ -175,29 +183,29 @@ def _mean_angle_deg(a: np.ndarray, b: np.ndarray) -> float:
 
 def score(
     predictions: Predictions,
-    volumes: Tensor,
+    volumes: Float[Tensor, "c box box box"],
     truth: Truth | Predictions,
-    true_volumes: Tensor,
+    true_volumes: Float[Tensor, "k full full full"],
     voxel_A: float,
-    seen: np.ndarray,
+    seen: Bool[np.ndarray, " n"],
 ) -> Score:
     """Score the answer of one method.
 
-    ``volumes`` and ``true_volumes`` ``(K, z, y, x)`` may be of different boxes over the same field of view:
-    they are compared at the smaller box. ``voxel_A`` is that of the true ones. ``seen`` ``(n,)`` is true
-    where a particle was trained on. Another answer in place of the truth measures how far the two agree.
+    ``volumes`` and ``true_volumes`` may have different boxes over the same field of view: they are compared at the smaller
+    box. ``voxel_A`` is the voxel size of the true volumes. ``seen`` marks the particles that the method was trained on. Another
+    answer in the place of the truth measures how far the two answers agree.
 
-    ``row``: ``accuracy`` of all particles, ``accuracy_unseen`` of those not trained on (NaN where all were) and
-    ``accuracy_surer_half`` of those whose class is the more probable (NaN where that is not known), under one matching;
-    ``ari``; medians ``rotation_error_deg`` and ``shift_error_A``; ``resolution_A``, that of the worst class volume; and
-    :func:`disentanglement`. A true class for which there is no volume resolves nothing.
+    ``row``: ``accuracy`` of all particles, ``accuracy_unseen`` of the particles not trained on (NaN if there are none) and
+    ``accuracy_surer_half`` of the half with the higher class probability (NaN where probabilities are unknown), under one
+    matching; ``ari``; medians ``rotation_error_deg`` and ``shift_error_A``; ``resolution_A`` of the worst class volume; and
+    :func:`disentanglement`. A true class without a volume has the worst resolution.
     """
     predicted, true = _labels(predictions.classes), _labels(truth.classes)
     matching = match_classes(predicted, true)
     right = matching[predicted] == true
     unseen = right[~seen]
     sure = predictions.class_probabilities
-    surer = [] if sure is None else sure.argsort(descending=True, stable=True)[: -(-len(sure) // 2)].cpu().numpy()
+    surer = np.arange(0) if sure is None else sure.argsort(descending=True, stable=True)[: -(-len(sure) // 2)].cpu().numpy()
     errors_deg, frame = pose_errors(predictions.rotations, truth.rotations)
     errors_A, _ = shift_errors(predictions.shifts_A, truth.shifts_A, truth.rotations)
     trusted = frame if errors_deg.median() < _TRUSTED_DEG else None
@@ -223,7 +231,7 @@ def score(
     return Score(row, confusion(predicted, true), errors_deg, curves, aligned)
 
 
-def score_folder(folder: Path | str, truth: Truth, true_volumes: Tensor, voxel_A: float) -> Score:
+def score_folder(folder: Path | str, truth: Truth, true_volumes: Float[Tensor, "k box box box"], voxel_A: float) -> Score:
     """Score the files of a method in a folder: predictions, ``volumes/``, ``train_rows.npy``.
 
     Raises :class:`HetacumnError` where the predictions are not of as many particles as the truth.
@@ -239,14 +247,14 @@ def score_folder(folder: Path | str, truth: Truth, true_volumes: Tensor, voxel_A
     return score(predictions, volumes, truth, true_volumes, voxel_A, seen)
 
 
-def seen_rows(folder: Path | str, particles: int) -> np.ndarray:
+def seen_rows(folder: Path | str, particles: int) -> Int[np.ndarray, " m"]:
     """Read the row numbers of the particles that the method of a folder was trained on.
 
     A folder ``<method>-<grade>`` without training rows has those of ``<method>``; where there are none, all
     ``particles`` count as seen.
     """
     folder = Path(folder)
-    for one in (folder, folder.with_name(folder.name.rpartition("-")[0] or folder.name)):
-        if (one / "train_rows.npy").is_file():
-            return np.load(one / "train_rows.npy")
+    for trained in (folder, folder.with_name(folder.name.rpartition("-")[0] or folder.name)):
+        if (trained / "train_rows.npy").is_file():
+            return np.load(trained / "train_rows.npy")
     return np.arange(particles)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from hetacumn.evaluation.dataset import SimulatedDataset
 
@@ -18,18 +19,18 @@ ARRIVED_WITHIN = 0.03  # of the Bayes bound
 
 @dataclass(frozen=True)
 class Evaluations:
-    """What `4_evaluate` left of several datasets.
+    """The files that `4_evaluate` wrote for several datasets.
 
-    ``scores`` and ``fsc`` hold the rows of all datasets. The others are by dataset, then by method: the ``confusions``
-    ``(K, K)``, ``rotation_errors`` ``(n,)`` in degrees, aligned ``volumes`` ``(K, z, y, x)`` (with those of the ``truth``), and
-    the training ``histories`` of the methods that have one.
+    ``scores`` and ``fsc`` hold the rows of all datasets. The other fields are by dataset, then by method: ``confusions``,
+    ``rotation_errors`` in degrees, aligned ``volumes`` (also of the ``truth``), and the training ``histories`` of the methods
+    that have one.
     """
 
     scores: pd.DataFrame
     fsc: pd.DataFrame
-    confusions: dict[str, dict[str, list]]
-    rotation_errors: dict[str, dict[str, np.ndarray]]
-    volumes: dict[str, dict[str, np.ndarray]]
+    confusions: dict[str, dict[str, list[list[int]]]]
+    rotation_errors: dict[str, dict[str, Float[np.ndarray, " _n"]]]
+    volumes: dict[str, dict[str, Float[np.ndarray, "_k _z _y _x"]]]
     histories: dict[str, dict[str, pd.DataFrame]]
 
 

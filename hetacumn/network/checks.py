@@ -1,8 +1,8 @@
-"""Checks before training: refuse, without touching a file, what a later step would refuse.
+"""Checks before training, which touch no file: refuse a run that a later step would refuse.
 
-A run whose files are of another stack or of other settings is refused by training itself, but by then the stack has been
-prepared anew, under the predictions of the earlier run. The fingerprint of a stack is not known before it is prepared; its
-source, its preprocessing and the settings of training are.
+Training itself refuses a folder whose files belong to another stack or to other settings, but only after the stack was
+prepared anew, under the predictions of the earlier run. These checks compare the source of the stack, its preprocessing and
+the settings of training, which are known before the stack is prepared; its fingerprint is not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REMEDY = "delete it to begin anew, or choose another folder"
 
 
 def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str, prepared: Path | str) -> None:
-    """Refuse a training that cannot go on from the files in its folder, before anything is prepared or written.
+    """Refuse a training that cannot continue from the files in its folder, before anything is prepared or written.
 
     Args:
         job: the training; its ``out`` may hold a finished run, a checkpoint, a start, or nothing.
@@ -103,10 +103,11 @@ def _check_prepared(folder: Path, settings: Preprocessing, source: Path) -> None
 
 def _compare(path: Path, saved: dict | None, settings: Preprocessing) -> None:
     requested = json.loads(json.dumps(asdict(settings)))
-    differing = [name for name in requested if saved and saved.get(name, requested[name]) != requested[name]]
+    known = {**requested, **(saved or {})}
+    differing = [name for name in requested if known[name] != requested[name]]
     if differing:
         name = differing[0]
         raise HetacumnError(
-            f"{path}: made with stack.{name} {saved[name]!r}; expected {requested[name]!r}; delete the run to "
+            f"{path}: made with stack.{name} {known[name]!r}; expected {requested[name]!r}; delete the run to "
             "begin anew, or choose another folder"
         )

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.common.errors import HetacumnError
@@ -41,7 +42,7 @@ class NetworkConfig:
     width: int = 384
     padding: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, decoder=(self.decoder in DECODERS, " or ".join(DECODERS)))
 
 
@@ -76,7 +77,7 @@ class PoseEffort:
     second_rounds: Rounds
     alone_factor: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         pairs = "pairs of a number from 1 on, how many take part, and a radius over 0 and up to 0.5 cycles per pixel"
         check_fields(
             self,
@@ -184,6 +185,7 @@ class TrainConfig:
 
     def variants(self) -> tuple[TrainConfig, ...]:
         """The settings that :meth:`adapted_to` may return, whatever the images are."""
+        known: tuple[Literal["auto", "bright", "faint"], ...]
         known = ("bright", "faint") if self.ab_initio.brightness == "auto" else (self.ab_initio.brightness,)
         return tuple(replace(self, ab_initio=replace(self.ab_initio, brightness=one)) for one in known)
 
@@ -197,12 +199,12 @@ class TrainConfig:
         return flattened(json.loads(json.dumps({**asdict(self.start_config), "seed": self.seed})))
 
     @classmethod
-    def from_params(cls, settings: Mapping, **more) -> TrainConfig:
+    def from_params(cls, settings: Mapping, **more: object) -> TrainConfig:
         """From nested dicts, as params.yaml or config.json hold them, with ``more`` laid over."""
         return read_settings(cls, {**settings, **more}, "train.")
 
 
-def method_config(params: dict, method: str, **more) -> TrainConfig:
+def method_config(params: dict, method: str, **more: object) -> TrainConfig:
     """The settings of a method in params.yaml: ``train``, the method's own settings over it, and ``more`` over both."""
     known = params.get("methods") or {}
     if method not in known:

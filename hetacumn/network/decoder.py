@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -17,94 +18,118 @@ from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.search.subspace import mixing_of
 
-Drawing = Callable[[Tensor, Tensor, Tensor], Tensor]
+#: Draws the slices of latents at rotations and integer frequencies (kx, ky).
+Drawing = Callable[[Float[Tensor, "b q"], Float[Tensor, "b 3 3"], Float[Tensor, "m 2"]], Complex[Tensor, "b m"]]
 
 IMITATION_STEPS, IMITATION_SLICES, IMITATION_RATE = 1500, 64, 3e-3  # gradient steps, slices a step, Adam's rate
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What the model asks of a decoder, which is a module too."""
+    """The interface of decoders, which are modules too. A ``basis`` of volumes is their mean and ``q`` components."""
 
     box: int
     latent_dim: int
 
-    def volumes(self, z: Tensor) -> Tensor:
-        """Densities ``(b, box, box, box)`` of latents ``(b, q)``."""
+    def volumes(self, z: Float[Tensor, "b q"]) -> Float[Tensor, "b box box box"]:
+        """Compute the density V(z) of each latent."""
         ...
 
     def drawing(self, highest: float | None = None) -> Drawing:
-        """The function of z ``(b, q)``, rotations ``(b, 3, 3)`` and integer frequencies ``(m, 2)`` to slices ``(b, m)``.
+        """Make the function that draws slices.
 
-        It serves as long as the weights rest. ``highest`` bounds the frequencies that will be asked for; None for all.
+        The function is valid until the weights change. ``highest`` is the highest integer frequency that will be drawn, None
+        for all.
         """
         ...
 
-    def linear_basis(self) -> Tensor:
-        """Mean and components ``(1 + q, box, box, box)`` that stand for the volumes about the middle of the prior."""
+    def linear_basis(self) -> Float[Tensor, "1+q box box box"]:
+        """Compute the mean and the components that approximate the volumes about the middle of the prior."""
         ...
 
-    def start_from(self, basis: Tensor, latents: Tensor, k: Tensor, generator: torch.Generator) -> None:
-        """Draw the volumes of a ``basis`` ``(1 + q, box, box, box)`` from now on.
+    def start_from(
+        self,
+        basis: Float[Tensor, "1+q box box box"],
+        latents: Float[Tensor, "n q"],
+        k: Float[Tensor, "m 2"],
+        generator: torch.Generator,
+    ) -> None:
+        """Start from the volumes of a ``basis``.
 
-        ``latents`` ``(n, q)`` are conformations that it is asked for, ``k`` ``(m, 2)`` the integer frequencies of an image.
+        ``latents`` are conformations that the decoder will draw, ``k`` the integer frequencies of an image.
         """
         ...
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """The weights."""
+        """Iterate over the weights."""
         ...
 
 
 class VoxelDecoder(nn.Module):
     """A linear subspace of explicit volumes, ``V(z) = V_0 + Σ_j z_j V_j``, under a soft sphere.
 
-    ``basis``: ``(1 + q, box, box, box)`` to start from. Voxels are stored divided by ``unit``, the scale of the first
+    ``basis`` holds the mean and the components to start from. Voxels are stored divided by ``unit``, the scale of the first
     volume, so that one learning rate suits every dataset.
     """
 
-    def __init__(self, basis: Tensor, padding: float = 2.0):
+    unit: Float[Tensor, ""]
+    mask: Float[Tensor, "box box box"]
+
+    def __init__(self, basis: Float[Tensor, "j box box box"], padding: float = 2.0) -> None:
         super().__init__()
         self.box, self.latent_dim, self.padding = basis.shape[-1], len(basis) - 1, padding
         self.register_buffer("unit", _unit_of(basis))
         self.register_buffer("mask", soft_sphere(self.box, device=basis.device), persistent=False)
         self.voxels = nn.Parameter(basis / self.unit)
 
-    def linear_basis(self) -> Tensor:
-        """``(1 + q, box, box, box)``: mean and components."""
+    def linear_basis(self) -> Float[Tensor, "{1+self.latent_dim} {self.box} {self.box} {self.box}"]:
+        """Return the mean and the components under the mask."""
         return self.voxels * (self.mask * self.unit)
 
-    def volumes(self, z: Tensor) -> Tensor:
+    def volumes(self, z: Float[Tensor, "b {self.latent_dim}"]) -> Float[Tensor, "b {self.box} {self.box} {self.box}"]:
+        """Add up the mean and the components, weighted by each latent."""
         return torch.einsum("bj,jxyz->bxyz", mixing_of(z), self.linear_basis())
 
     def drawing(self, highest: float | None = None) -> Drawing:
+        """Transform the volumes once, and draw slices of the transform."""
         return partial(_mixed_slices, Slicer(self.linear_basis(), self.padding, highest))
 
     @torch.no_grad()
-    def start_from(self, basis: Tensor, latents: Tensor, k: Tensor, generator: torch.Generator) -> None:
+    def start_from(
+        self,
+        basis: Float[Tensor, "{1+self.latent_dim} {self.box} {self.box} {self.box}"],
+        latents: Float[Tensor, "n {self.latent_dim}"],
+        k: Float[Tensor, "m 2"],
+        generator: torch.Generator,
+    ) -> None:
         """Take the voxels of the basis."""
         unit = _unit_of(basis)
         self.unit.copy_(unit)
         self.voxels.copy_(basis / unit)
 
 
-def _unit_of(basis: Tensor) -> Tensor:
-    """The scale of the first volume."""
+def _unit_of(basis: Float[Tensor, "j box box box"]) -> Float[Tensor, ""]:
+    """Measure the scale of the first volume."""
     return basis[0].std().clamp(min=1e-6).clone()
 
 
-def _mixed_slices(slicer: Slicer, z: Tensor, rotations: Tensor, k: Tensor) -> Tensor:
+def _mixed_slices(
+    slicer: Slicer, z: Float[Tensor, "b q"], rotations: Float[Tensor, "b 3 3"], k: Float[Tensor, "m 2"]
+) -> Complex[Tensor, "b m"]:
     return slicer.read_mixed(slicer.stencil(rotations, k), mixing_of(z))
 
 
 class CoordinateDecoder(nn.Module):
     """A network from Fourier coordinate and z to the transform there, as in cryoDRGN: positional encoding, then an MLP.
 
-    The output is made Hermitian, so that volumes are real. The network starts near zero; ``scale`` is the amplitude
-    expected of a slice's coefficients.
+    The output is made Hermitian, so that volumes are real. The network starts near zero; ``scale`` is the expected amplitude
+    of the coefficients of a slice.
     """
 
-    def __init__(self, box: int, latent_dim: int, width: int = 128, layers: int = 3, scale: float = 1.0):
+    scale: Float[Tensor, ""]
+    bands: Float[Tensor, " bands"]
+
+    def __init__(self, box: int, latent_dim: int, width: int = 128, layers: int = 3, scale: float = 1.0) -> None:
         super().__init__()
         self.box, self.latent_dim = box, latent_dim
         self.register_buffer("scale", torch.tensor(scale))
@@ -113,12 +138,13 @@ class CoordinateDecoder(nn.Module):
         blocks = [block for a, b in pairwise(sizes) for block in (nn.Linear(a, b), nn.GELU())]
         self.network = nn.Sequential(*blocks, nn.Linear(width, 2))
 
-    def _transform(self, z: Tensor, points: Tensor) -> Tensor:
-        """Complex values ``(b, m)`` at ``(b, m, 3)`` integer frequencies of the box, xyz: ``(f(k) + conj f(-k)) / 2``."""
+    def _transform(self, z: Float[Tensor, "b {self.latent_dim}"], points: Float[Tensor, "b m 3"]) -> Complex[Tensor, "b m"]:
+        """Compute ``(f(k) + conj f(-k)) / 2`` at points, which are integer frequencies of the box (x, y, z)."""
         there, back = self._evaluate(z, points), self._evaluate(z, -points)
         return 0.5 * torch.complex(there[..., 0] + back[..., 0], there[..., 1] - back[..., 1])
 
-    def _evaluate(self, z: Tensor, points: Tensor) -> Tensor:
+    def _evaluate(self, z: Float[Tensor, "b {self.latent_dim}"], points: Float[Tensor, "b m 3"]) -> Float[Tensor, "b m 2"]:
+        """Compute the output of the network at points, as real and imaginary parts."""
         unit = points / (self.box / 2)
         waves = (unit[..., None] * self.bands).flatten(-2)
         encoded = torch.cat([unit, waves.sin(), waves.cos(), z[:, None].expand(-1, points.shape[1], -1)], dim=-1)
@@ -127,9 +153,11 @@ class CoordinateDecoder(nn.Module):
         return values.float() * (self.scale * torch.exp(-3 * unit.square().sum(-1, keepdim=True)))
 
     def drawing(self, highest: float | None = None) -> Drawing:
+        """Draw by evaluating the network at every point of a slice."""
         return lambda z, rotations, k: self._transform(z, k @ rotations[:, :2, :])
 
-    def volumes(self, z: Tensor) -> Tensor:
+    def volumes(self, z: Float[Tensor, "b {self.latent_dim}"]) -> Float[Tensor, "b {self.box} {self.box} {self.box}"]:
+        """Evaluate the transform of each latent within the sphere of the box, and invert it."""
         axis = torch.arange(self.box, device=z.device, dtype=torch.float32) - self.box // 2
         kz, ky, kx = torch.meshgrid(axis, axis, axis, indexing="ij")
         points = torch.stack([kx, ky, kz], dim=-1).flatten(0, 2)
@@ -138,28 +166,34 @@ class CoordinateDecoder(nn.Module):
         full = torch.fft.ifftshift(full.unflatten(1, (self.box,) * 3), dim=(-3, -2, -1))
         return torch.fft.fftshift(torch.fft.ifftn(full, dim=(-3, -2, -1)), dim=(-3, -2, -1)).real * self.box
 
-    def linear_basis(self) -> Tensor:
-        """The mean is V(0), the components are central differences over one standard deviation of z."""
+    def linear_basis(self) -> Float[Tensor, "{1+self.latent_dim} {self.box} {self.box} {self.box}"]:
+        """Return V(0) as the mean, and central differences over one standard deviation of z as the components."""
         steps = torch.eye(self.latent_dim, device=self.scale.device)
         components = (self.volumes(steps) - self.volumes(-steps)) / 2
         return torch.cat([self.volumes(torch.zeros_like(steps[:1])), components])
 
-    def start_from(self, basis: Tensor, latents: Tensor, k: Tensor, generator: torch.Generator) -> None:
+    def start_from(
+        self,
+        basis: Float[Tensor, "{1+self.latent_dim} {self.box} {self.box} {self.box}"],
+        latents: Float[Tensor, "n {self.latent_dim}"],
+        k: Float[Tensor, "m 2"],
+        generator: torch.Generator,
+    ) -> None:
         """Learn to draw the volumes of the basis."""
         imitate(self, basis.to(self.scale.device), latents, k, generator)
 
 
 def imitate(
     decoder: CoordinateDecoder,
-    basis: Tensor,
-    latents: Tensor,
-    k: Tensor,
+    basis: Float[Tensor, "j box box box"],
+    latents: Float[Tensor, "n j-1"],
+    k: Float[Tensor, "m 2"],
     generator: torch.Generator,
     steps: int = IMITATION_STEPS,
 ) -> None:
-    """Fit a network to the slices of a subspace of volumes ``(1 + q, box, box, box)``.
+    """Fit a network to the slices of a subspace of volumes.
 
-    The slices are at frequencies ``k`` ``(m, 2)``, from random views, of conformations drawn from ``latents`` ``(n, q)``.
+    The slices have random views and frequencies ``k``; their conformations are drawn from ``latents``.
     """
     drawn = VoxelDecoder(basis).drawing()
     optimiser = torch.optim.Adam(decoder.parameters(), lr=IMITATION_RATE)
@@ -168,8 +202,8 @@ def imitate(
         rows = torch.randint(len(latents), (IMITATION_SLICES,), generator=generator, device=latents.device)
         rotations = random_rotations(IMITATION_SLICES, generator, latents.device)
         with torch.no_grad():
-            wanted = drawn(latents[rows], rotations, k)
-        loss = (decoder.drawing()(latents[rows], rotations, k) - wanted).abs().square().sum(1).mean()
+            target = drawn(latents[rows], rotations, k)
+        loss = (decoder.drawing()(latents[rows], rotations, k) - target).abs().square().sum(1).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -3,29 +3,28 @@
 Task 1, *variational image reconstruction*: image → (z, pose given z) → image. :meth:`HetACUMN.reconstruct`.
 
 Task 2, *conditional pose prediction*: (z, a pose drawn at random) → image → pose given z.
-:meth:`HetACUMN.predict_drawn_poses`. The pose is known because it was drawn: no labels are needed. Whatever z is, the pose
-must come out right, and so z is left to say what the pose does not.
+:meth:`HetACUMN.predict_drawn_poses`. The pose is known because it was drawn: no labels are needed. The pose must come out
+right for every z, so z is left to describe the conformation.
 
-Both may use the decoder once more (*feedback*): its drawings at the likelier pose hypotheses correct these and z by
-Gauss-Newton steps, and tell which hypothesis is right. Inference then is one pass through encoder and decoder, and the
-encoder learns its corrections.
+Both tasks may use the decoder once more (*feedback*): drawings at the likelier pose hypotheses correct the hypotheses and z
+by Gauss-Newton steps, and tell which hypothesis is right. Inference then is one pass through encoder and decoder, and the
+encoder learns the corrections.
 
-The method is that of arXiv 2308.04956. Known from its abstract are the two tasks, the shared parts and amortized inference;
-the losses' details here are this project's own.
+The method is that of arXiv 2308.04956. Its abstract describes the two tasks, the shared parts and amortized inference; the
+details of the losses are this project's own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
 from hetacumn.network.config import Rounds, TrainConfig
 from hetacumn.network.decoder import CoordinateDecoder, Decoder, Drawing, VoxelDecoder
 from hetacumn.network.encoder import Encoder, Hypotheses
-from hetacumn.network.losses import PosePrediction, Reconstruction, hypotheses_loss, kl_divergence
+from hetacumn.network.losses import DrawnImages, LatentDraws, PosePrediction, Reconstruction, hypotheses_loss, kl_divergence
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.half_plane import HalfPlane
@@ -37,34 +36,16 @@ FEEDBACK_HIGHEST = 20  # integer frequency: pose and class of one pass need no f
 LAST_RADIUS = 0.45  # cycles per pixel, at which rounds of small images end
 
 
-@dataclass(frozen=True)
-class LatentDraws:
-    """The distributions of task 2: CTFs of real particles ``ctf`` ``(n, m)``, and so ``m`` coefficients of an image; latents
-    ``(n, q)``, or None for the prior alone; the standard deviation of shifts in pixels."""
-
-    ctf: Tensor
-    latents: Tensor | None
-    shift_px: float
-
-
-@dataclass(frozen=True)
-class DrawnImages:
-    """Images of task 2: latents ``z`` ``(b, q)``, ``poses``, noisy ``images`` ``(b, m)`` and their ``ctf`` ``(b, m)``."""
-
-    z: Tensor
-    poses: Poses
-    images: Tensor
-    ctf: Tensor
-
-
 class HetACUMN(nn.Module):
     """The two tasks over a shared encoder and decoder, for images of ``box`` pixels with unit noise.
 
     ``feedback``: rounds of :func:`~hetacumn.search.refinement.compete` between the encoder's hypotheses; none for the encoder
     alone. All rounds are given for small images; see :meth:`rounds`.
-    ``second_look``: the share of images, those that fit worst, that inference looks at again; see :meth:`set_misfit_limit`.
+    ``second_look``: the share of images that inference looks at again because they fit worst; see :meth:`set_misfit_limit`.
     ``second_rounds``: rounds of the second look, before the last round of feedback.
     """
+
+    misfit_limit: Float[Tensor, ""]
 
     def __init__(
         self,
@@ -74,25 +55,31 @@ class HetACUMN(nn.Module):
         feedback: Rounds = (),
         second_look: float = 0.0,
         second_rounds: Rounds = (),
-    ):
+    ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.symmetrised, self.second_look = encoder, decoder, symmetrised, second_look
         self.feedback, self.second_rounds = self.rounds(feedback), self.rounds(second_rounds)
         self.register_buffer("misfit_limit", torch.tensor(torch.inf))  # inference looks again at images above; none as yet
 
-    def render(self, z: Tensor, poses: Poses, ctf: Tensor, plane: HalfPlane, drawing: Drawing | None = None) -> Tensor:
-        """Noise-free images ``(b, m)`` of conformations ``(b, q)`` at poses, CTF applied; by a ``drawing`` of the decoder that
-        is there already, or a new one."""
+    def render(
+        self,
+        z: Float[Tensor, "b q"],
+        poses: Poses,
+        ctf: Float[Tensor, "b m"],
+        plane: HalfPlane,
+        drawing: Drawing | None = None,
+    ) -> Complex[Tensor, "b m"]:
+        """Render noise-free images of conformations at poses, with the CTF, by a ``drawing`` of the decoder or a new one."""
         slices = (drawing or self.decoder.drawing())(z, poses.rotations, plane.k[: ctf.shape[1]])
         return plane.translate(slices * ctf, poses.shifts_px)
 
-    def rounds(self, of_small: Rounds) -> Rounds:
-        """Rounds for images of this box: all radii shrink so that the last is :data:`FEEDBACK_HIGHEST` at most.
+    def rounds(self, small_box_rounds: Rounds) -> Rounds:
+        """Adapt rounds to this box: all radii shrink so that the last is :data:`FEEDBACK_HIGHEST` at most.
 
         Finer pixels do not improve the poses that the rounds start from, and finer features do not correct poses so far off.
         """
         shrunk = min(1.0, FEEDBACK_HIGHEST / (LAST_RADIUS * self.decoder.box))
-        return tuple((most, shrunk * radius) for most, radius in of_small)
+        return tuple((most, shrunk * radius) for most, radius in small_box_rounds)
 
     # Task 1 ------------------------------------------------------------------------------------------------
 
@@ -100,16 +87,16 @@ class HetACUMN(nn.Module):
         self,
         data: Observations,
         radius: float,
-        noise: Tensor,
+        noise: Float[Tensor, "b q"],
         kl_weight: float,
         pose_only: bool = False,
         drawing: Drawing | None = None,
     ) -> Reconstruction:
-        """Task 1: ``‖Y - Ŷ‖² / 2`` in units of the noise, within ``radius``, plus the KL of q(z | Y); means per image.
+        """Compute task 1: ``‖Y - Ŷ‖² / 2`` in units of the noise, within ``radius``, plus the KL of q(z | Y); means per image.
 
-        ``noise`` ``(b, q)``, standard normal, draws z from q(z | Y); ``drawing`` as in :meth:`render`.
-        The pose is what feedback makes of the hypotheses, and ``pose`` asks the encoder for it at once; without feedback
-        it is the likeliest hypothesis, and ``pose`` asks the logits to name that.
+        ``noise`` is standard normal and draws z from q(z | Y); ``drawing`` as in :meth:`render`. Feedback corrects the
+        hypotheses to the pose, and the loss ``pose`` asks the encoder for this pose at once. Without feedback the pose is the
+        likeliest hypothesis, and ``pose`` asks the logits to name it.
         """
         features = self.encoder.features(data.y, data.ctf)
         mean, log_variance = self.encoder.latent(features)
@@ -130,8 +117,10 @@ class HetACUMN(nn.Module):
         loss = misfit + kl_weight * (0.0 if pose_only else kl)
         return Reconstruction(loss, pose_loss, misfit, kl)
 
-    def _choose(self, band: Observations, z: Tensor, found: Hypotheses, drawing: Drawing | None) -> tuple[Poses, Tensor]:
-        """The likeliest hypothesis of each image, and the cross-entropy of the logits with that choice."""
+    def _choose(
+        self, band: Observations, z: Float[Tensor, "b q"], found: Hypotheses, drawing: Drawing | None
+    ) -> tuple[Poses, Float[Tensor, ""]]:
+        """Choose the likeliest hypothesis of each image; return it with the cross-entropy of the logits with that choice."""
         count = found.logits.shape[1]
         if count == 1:
             return found.best(), found.logits.sum() * 0.0
@@ -144,8 +133,8 @@ class HetACUMN(nn.Module):
             likeliest = misfit.argmin(1)
         return found.pick(likeliest), nn.functional.cross_entropy(found.logits, likeliest)
 
-    def _add_turned(self, data: Observations, z: Tensor, found: Hypotheses) -> Hypotheses:
-        """Symmetrised loss: what the encoder makes of the image turned by 180° in plane, turned back, competes too."""
+    def _add_turned(self, data: Observations, z: Float[Tensor, "b q"], found: Hypotheses) -> Hypotheses:
+        """Add the hypotheses for the image turned by 180° in plane, turned back (symmetrised loss)."""
         half_turn = torch.eye(3, device=z.device)
         half_turn[:2] *= -1
         other = self.encoder.pose(self.encoder.features(data.y.conj(), data.ctf), z)  # f(-x): the conjugate
@@ -166,10 +155,10 @@ class HetACUMN(nn.Module):
         drawing: Drawing | None = None,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> PosePrediction:
-        """Task 2: draw (z*, φ*), render an image with a real particle's CTF and fresh noise, and ask its pose given z*.
+        """Compute task 2: draw (z*, φ*), render an image with a real particle's CTF and fresh noise, and ask its pose given z*.
 
-        ``conformation`` is -log q(z* | X), the same question asked of z ("conformation sleep"). The rendering is without
-        gradient: the decoder learns nothing from its own drawings. ``drawing`` as in :meth:`render`.
+        ``conformation`` is -log q(z* | X): the encoder is asked for z* too ("conformation sleep"). Rendering has no gradient:
+        the decoder learns nothing from its own drawings. Parameters as in :meth:`draw`.
         """
         drawn = self.draw(batch, draws, plane, generator, drawing, group)
         features = self.encoder.features(drawn.images, drawn.ctf)
@@ -188,60 +177,61 @@ class HetACUMN(nn.Module):
         drawing: Drawing | None = None,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> DrawnImages:
-        """``batch`` latents, poses, noisy images ``(batch, m)`` and CTFs, under the current decoder.
+        """Draw ``batch`` latents, poses, noisy images and CTFs, under the current decoder.
 
         A quarter of the latents come from the prior, the others from the posteriors of real images where these are
         known. Every slice serves four times, turned by quarters in its plane, which costs nothing: a batch is rounded up to
-        whole fours. Of a ``group`` each process renders its share of the slices; all draw the same numbers.
+        whole fours. Each process of a ``group`` renders its share of the slices; all processes draw the same numbers.
+        ``drawing`` as in :meth:`render`.
         """
         device, count = draws.ctf.device, -(-batch // 4)
-        mine, _ = group.share(count)
+        share, _ = group.share(count)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, device=device)
 
-        def of_mine(of_all: Tensor) -> Tensor:
-            return of_all.unflatten(0, (4, count))[:, mine].flatten(0, 1)
+        def own_quarters(every: Tensor) -> Tensor:
+            return every.unflatten(0, (4, count))[:, share].flatten(0, 1)
 
         z = normal(count, self.decoder.latent_dim)
         if draws.latents is not None:
             rows = torch.randint(len(draws.latents), (count - count // 4,), generator=generator, device=device)
             z[count // 4 :] = draws.latents[rows]
-        z, rotations = z[mine], random_rotations(count, generator, device)[mine]
+        z, rotations = z[share], random_rotations(count, generator, device)[share]
         drawn = (drawing or self.decoder.drawing())(z, rotations, plane.k[: draws.ctf.shape[1]])
-        quarter, turns, poses = inplane(torch.full((), -90.0, device=device)), [drawn], [rotations]
+        quarter, slices, views = inplane(torch.full((), -90.0, device=device)), [drawn], [rotations]
         for _ in range(3):
-            turns.append(plane.quarter_turned(turns[-1]))
-            poses.append(quarter @ poses[-1])
-        poses = Poses(torch.cat(poses), of_mine(draws.shift_px * normal(4 * count, 2)))
-        ctf = draws.ctf[of_mine(torch.randint(len(draws.ctf), (4 * count,), generator=generator, device=device))]
-        noise = of_mine(normal(4 * count, ctf.shape[1], 2))
+            slices.append(plane.quarter_turned(slices[-1]))
+            views.append(quarter @ views[-1])
+        poses = Poses(torch.cat(views), own_quarters(draws.shift_px * normal(4 * count, 2)))
+        ctf = draws.ctf[own_quarters(torch.randint(len(draws.ctf), (4 * count,), generator=generator, device=device))]
+        noise = own_quarters(normal(4 * count, ctf.shape[1], 2))
         noise[:, 0, 0] *= 2**0.5  # the mean of a real image is real
         noise[:, 0, 1] = 0
         noise = torch.view_as_complex(noise.mul_(2**-0.5))
-        images = plane.translate(torch.cat(turns).mul_(ctf), poses.shifts_px).add_(noise)
+        images = plane.translate(torch.cat(slices).mul_(ctf), poses.shifts_px).add_(noise)
         return DrawnImages(z.repeat(4, 1), poses, images, ctf)
 
     # Inference ---------------------------------------------------------------------------------------------
 
     def tangent(self) -> Tangent:
-        """The decoder's linear basis, ready for the Gauss-Newton steps of feedback."""
+        """Prepare the decoder's linear basis for the Gauss-Newton steps of feedback."""
         with torch.no_grad():
             return Tangent(self.decoder.linear_basis(), highest=FEEDBACK_HIGHEST)
 
     @torch.no_grad()
-    def encode(self, data: Observations) -> tuple[Tensor, Hypotheses]:
-        """The encoder alone: means of q(z | Y) ``(b, q)``, and poses given these."""
+    def encode(self, data: Observations) -> tuple[Float[Tensor, "b q"], Hypotheses]:
+        """Run the encoder alone: means of q(z | Y), and poses given these means."""
         features = self.encoder.features(data.y, data.ctf)
         mean, _ = self.encoder.latent(features)
         return mean, self.encoder.pose(features, mean)
 
     @torch.no_grad()
     def infer(self, data: Observations, tangent: Tangent | None) -> State:
-        """Amortized: poses and latents of images in one forward pass, with feedback if there is a tangent.
+        """Infer poses and latents of images in one forward pass, with feedback if there is a tangent.
 
-        Images that fit badly are encoded again, turned by quarters in their plane: three more views to the encoder, and
-        so three more sets of hypotheses. Whichever is likelier stays.
+        Images that fit badly are encoded again, turned by quarters in their plane: the encoder sees three more views and
+        predicts three more sets of hypotheses. The likelier state stays.
         """
         mean, found = self.encode(data)
         if tangent is None:
@@ -261,15 +251,17 @@ class HetACUMN(nn.Module):
             _, value = self._correct(data, found, mean, tangent)
             self.misfit_limit.copy_(self._misfit(value, data, tangent).quantile(1 - self.second_look))
 
-    def _misfit(self, value: Tensor, data: Observations, tangent: Tangent) -> Tensor:
+    def _misfit(self, value: Float[Tensor, " b"], data: Observations, tangent: Tangent) -> Float[Tensor, " b"]:
         return misfit(value, tangent.band(data, self.feedback[-1][1]))
 
     @torch.no_grad()
-    def _correct(self, data: Observations, found: Hypotheses, z: Tensor, tangent: Tangent) -> tuple[State, Tensor]:
+    def _correct(
+        self, data: Observations, found: Hypotheses, z: Float[Tensor, "b q"], tangent: Tangent
+    ) -> tuple[State, Float[Tensor, " b"]]:
         states = [State(poses, z.detach()) for poses in found.likelier(self.feedback[0][0])]
         return compete(data, tangent, states, self.feedback)
 
-    def _look_again(self, data: Observations, tangent: Tangent) -> tuple[State, Tensor]:
+    def _look_again(self, data: Observations, tangent: Tangent) -> tuple[State, Float[Tensor, " b"]]:
         states, turned = [], data
         for degrees in (0.0, -90.0, -180.0, -270.0):
             z, found = self.encode(turned)
@@ -279,12 +271,16 @@ class HetACUMN(nn.Module):
 
 
 def build_model(
-    config: TrainConfig, box: int, basis: Tensor | None = None, power: Tensor | None = None, scale: float = 1.0
+    config: TrainConfig,
+    box: int,
+    basis: Float[Tensor, "j {box} {box} {box}"] | None = None,
+    power: Float[Tensor, " m"] | None = None,
+    scale: float = 1.0,
 ) -> HetACUMN:
-    """The model of a config.
+    """Build the model of a config.
 
-    ``basis`` ``(1 + q, box, box, box)``: the first volumes of a voxel decoder. ``power`` ``(m,)``: signal power of the
-    particles. ``scale``: amplitude that a coordinate decoder expects of a coefficient.
+    ``basis`` are the first volumes of a voxel decoder, mean and components; ``power`` is the signal power of the particles;
+    ``scale`` the amplitude that a coordinate decoder expects of a coefficient.
     """
     encoder = Encoder(HalfPlane(box), config.latent_dim, config.network, power)
     decoder: Decoder

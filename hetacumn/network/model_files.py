@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.ab_initio.start_files import MODEL
@@ -45,8 +46,8 @@ class TrainedModel:
     box: int
     pixel_A: float
 
-    def basis(self) -> Tensor:
-        """Mean and components ``(1 + q, box, box, box)`` that stand for the decoder's volumes."""
+    def basis(self) -> Float[Tensor, "j {self.box} {self.box} {self.box}"]:
+        """Return the mean and the components that approximate the decoder's volumes."""
         with torch.no_grad():
             return self.model.decoder.linear_basis()
 
@@ -69,7 +70,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict:
 
 
 def checkpoint_settings(config: TrainConfig) -> str:
-    """The settings as a checkpoint stores them."""
+    """Write the settings as a checkpoint stores them."""
     return json.dumps(asdict(config))
 
 

@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,7 +24,8 @@ from hetacumn.compute.interruption import Interruption
 from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
 from hetacumn.network.config import TrainConfig
 from hetacumn.network.decoder import Drawing
-from hetacumn.network.model import LatentDraws, build_model
+from hetacumn.network.losses import LatentDraws
+from hetacumn.network.model import build_model
 from hetacumn.network.model_files import CHECKPOINT, check_checkpoint, checkpoint_settings, read_checkpoint
 from hetacumn.particles.observations import Observations, StackFingerprint, signal_power
 from hetacumn.physics.rotations import random_rotations
@@ -34,21 +36,21 @@ LOOK_EVERY = 25  # steps between two lines of the history
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Losses of one step, as scalars: those of the tasks that the step trains, and the norm of the ``gradient``."""
+    """Losses of the tasks that one step trains, and the norm of the ``gradient``."""
 
-    misfit: Tensor | None = None
-    kl: Tensor | None = None
-    pose: Tensor | None = None
-    conformation: Tensor | None = None
-    gradient: Tensor | None = None
+    misfit: Float[Tensor, ""] | None = None
+    kl: Float[Tensor, ""] | None = None
+    pose: Float[Tensor, ""] | None = None
+    conformation: Float[Tensor, ""] | None = None
+    gradient: Float[Tensor, ""] | None = None
 
-    def present(self) -> dict[str, Tensor]:
-        """The losses that there are, by name."""
+    def present(self) -> dict[str, Float[Tensor, ""]]:
+        """Return the losses that are not None, by name."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if value is not None}
 
     def detached(self) -> StepLosses:
-        """The same numbers without their gradients."""
+        """Return the same losses without their gradients."""
         return StepLosses(**{name: value.detach() for name, value in self.present().items()})
 
 
@@ -61,7 +63,7 @@ class Trainer:
 
     def __init__(
         self, data: Observations, config: TrainConfig, out: Path, start: Start | None, group: ProcessGroup = SINGLE_PROCESS
-    ):
+    ) -> None:
         self.data, self.config, self.out, self.group, self.stack = data, config, out, group, StackFingerprint.of(data)
         device, box = data.y.device, data.plane.box
         self.generator = torch.Generator(device).manual_seed(config.seed)
@@ -80,10 +82,11 @@ class Trainer:
             1.0 if start is None else float(start.poses.shifts_px.std()),
         )
         if start is not None:
+            latents = start.latents.to(device)
             if not (out / CHECKPOINT).exists():
                 views = torch.Generator(device).manual_seed(config.seed)
-                self.model.decoder.start_from(basis, self.draws.latents, data.plane.k, views)
-            self.model.encoder.start_from(partial(self._draw_slices, start.latents.to(device)))
+                self.model.decoder.start_from(basis, latents, data.plane.k, views)
+            self.model.encoder.start_from(partial(self._draw_slices, latents))
         self.alone = config.pose_steps
         self.epoch_steps = -(-len(data) // config.batch)
         self.total = self.alone + round(config.joint_epochs * self.epoch_steps)
@@ -96,29 +99,30 @@ class Trainer:
             fused=fused,
             capturable=replayed,
         )
-        self.step, self.history, self.seconds = 0, [], 0.0
-        self.order: Tensor | None = None
+        self.step, self.seconds = 0, 0.0
+        self.history: list[dict[str, float | str]] = []
+        self.order: Int[Tensor, " n"] | None = None
         self._load_checkpoint()
-        for parameters in self.optimiser.param_groups:  # as it is here, whatever the checkpoint was of
+        for parameters in self.optimiser.param_groups:  # for this device, whatever device the checkpoint comes from
             parameters["capturable"] = replayed
             if replayed:
                 parameters["lr"] = torch.as_tensor(parameters["lr"], device=device)  # which a recorded step reads anew
             else:
                 parameters["lr"] = float(parameters["lr"])
-        self.replay = RecordedStep(self.generator) if replayed else None
+        self.replay: RecordedStep[StepLosses] | None = RecordedStep(self.generator) if replayed else None
         self.drawn = float(data.plane.k[: self.model.encoder.used].norm(dim=1).max())  # the highest frequency the encoder sees
         with torch.no_grad():
             self.still = self.model.decoder.drawing(self.drawn)  # for the pose task alone, which leaves the decoder as it is
 
     @torch.no_grad()
-    def _draw_slices(self, latents: Tensor, count: int) -> Tensor:
-        """``count`` slices of the decoder's volumes, at random poses and some of the latents ``(n, q)``."""
+    def _draw_slices(self, latents: Float[Tensor, "n q"], count: int) -> Complex[Tensor, "{count} m"]:
+        """Draw ``count`` slices of the decoder's volumes, at random poses and at latents drawn from ``latents``."""
         rotations = random_rotations(count, self.generator, latents.device)
         rows = torch.randint(len(latents), (count,), generator=self.generator, device=latents.device)
         return self.model.decoder.drawing()(latents[rows], rotations, self.data.plane.k)
 
     def run(self, progress: bool = True) -> None:
-        """From wherever the checkpoint left off to the end. SIGTERM and Ctrl-C leave a checkpoint first."""
+        """Train from the checkpoint, if there is one, to the end. SIGTERM and Ctrl-C leave a checkpoint first."""
         keep_freed_memory()
         began = saved = time.perf_counter()
         before = self.seconds
@@ -127,11 +131,12 @@ class Trainer:
             tqdm(total=self.total, initial=self.step, desc="training", disable=not (progress and self.group.is_leader)) as bar,
         ):
             while self.step < self.total:
-                losses, asked = self._advance(interruption.asked)
+                losses, stop_requests = self._advance(interruption.asked)
                 now = time.perf_counter()
                 look = self.step % LOOK_EVERY == 0 or self.step == self.total
-                # A group stops at one step, and asks the device for what it says only when it looks anyway.
-                stop = interruption.asked if self.group.size == 1 else look and bool(asked)
+                # All processes of a group stop at one step. They read the number of requests from the device only where the
+                # losses are read anyway.
+                stop = interruption.asked if self.group.size == 1 else look and bool(stop_requests)
                 save = stop or now - saved > self.config.checkpoint_seconds
                 if save or look:
                     values = self._check(losses)
@@ -148,8 +153,11 @@ class Trainer:
                     raise KeyboardInterrupt
 
     def _check(self, losses: StepLosses) -> dict[str, float]:
-        """The losses and the gradient's norm as numbers. Raises :class:`HetacumnError` where one is not finite, before anything
-        is saved."""
+        """Return the losses and the gradient's norm as numbers.
+
+        Raises:
+            HetacumnError: a number is not finite. Nothing has been saved yet.
+        """
         values = {name: float(value) for name, value in losses.present().items()}
         if not all(math.isfinite(value) for value in values.values()):
             path = self.out / CHECKPOINT
@@ -157,9 +165,11 @@ class Trainer:
             raise HetacumnError(f"{self.out}: not finite at step {self.step} ({values}); {last}; try a lower rate")
         return values
 
-    def _advance(self, asked_to_stop: bool = False) -> tuple[StepLosses, Tensor]:
-        """One step: task 2 alone at first, then both tasks on one batch of particles. Returns the losses, and how many
-        processes of the group were asked to stop."""
+    def _advance(self, asked_to_stop: bool = False) -> tuple[StepLosses, Float[Tensor, ""]]:
+        """Do one step: task 2 alone at first, later both tasks on one batch of particles.
+
+        Returns the losses, and how many processes of the group were asked to stop.
+        """
         joint = self.step >= self.alone
         self._set_rates(joint)
         stop = torch.full((), float(asked_to_stop), device=self.data.y.device)
@@ -172,31 +182,31 @@ class Trainer:
         self.step += 1
         return losses, stop
 
-    def _learn_poses(self, stop: Tensor) -> StepLosses:
-        """A step of task 2 alone: the losses. ``stop`` is added up over the group."""
+    def _learn_poses(self, stop: Float[Tensor, ""]) -> StepLosses:
+        """Do a step of task 2 alone; return the losses. ``stop`` is added up over the group."""
         loss, losses = self._pose_loss(self.config.alone_batch, self.still)
         return self._descend(loss, losses, stop)
 
-    def _learn_both(self, stop: Tensor) -> StepLosses:
-        """A step of both tasks on one batch of particles: the losses."""
+    def _learn_both(self, stop: Float[Tensor, ""]) -> StepLosses:
+        """Do a step of both tasks on one batch of particles; return the losses. ``stop`` is added up over the group."""
         config, weights = self.config, self.config.losses
         done = (self.step - self.alone) / max(1, self.total - self.alone)
         radius = (config.radius[0] + (config.radius[1] - config.radius[0]) * done) * self.data.plane.box
         pose_only = (self.step - self.alone) < config.pose_only_epochs * self.epoch_steps
         rows = self._next_rows()
         noise = torch.randn(len(rows), config.latent_dim, generator=self.generator, device=rows.device)
-        mine, weight = self.group.share(len(rows))
+        share, weight = self.group.share(len(rows))
         drawing = self.model.decoder.drawing(max(radius, self.drawn))  # one for both tasks
-        task = self.model.reconstruct(self.data[rows[mine]], radius, noise[mine], weights.kl, pose_only, drawing)
+        task = self.model.reconstruct(self.data[rows[share]], radius, noise[share], weights.kl, pose_only, drawing)
         loss = weight * (weights.reconstruction * task.loss + weights.pose * task.pose)
         losses = StepLosses()
         if config.pose_task:
-            more, losses = self._pose_loss(config.batch, drawing)
-            loss = loss + more
+            pose_loss, losses = self._pose_loss(config.batch, drawing)
+            loss = loss + pose_loss
         return self._descend(loss, replace(losses, misfit=weight * task.misfit, kl=weight * task.kl), stop)
 
-    def _pose_loss(self, batch: int, drawing: Drawing) -> tuple[Tensor, StepLosses]:
-        """The weighted loss of task 2 on so many drawn images, and its terms."""
+    def _pose_loss(self, batch: int, drawing: Drawing) -> tuple[Float[Tensor, ""], StepLosses]:
+        """Compute the weighted loss of task 2 on ``batch`` drawn images, and its terms."""
         config = self.config
         task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, drawing, self.group)
         _, weight = self.group.share(-(-batch // 4))
@@ -206,8 +216,8 @@ class Trainer:
             losses = replace(losses, conformation=weight * task.conformation)
         return loss, losses
 
-    def _descend(self, loss: Tensor, losses: StepLosses, stop: Tensor) -> StepLosses:
-        """A step of the optimiser: the losses, summed over the group, and the gradient's norm."""
+    def _descend(self, loss: Float[Tensor, ""], losses: StepLosses, stop: Float[Tensor, ""]) -> StepLosses:
+        """Do a step of the optimiser; return the losses, summed over the group, with the norm of the gradient."""
         self.optimiser.zero_grad()
         loss.backward()
         losses = losses.detached()
@@ -221,7 +231,10 @@ class Trainer:
         return losses
 
     def _set_rates(self, joint: bool) -> None:
-        """Warm-up and cosine decay of the pose task alone; then a lower rate that decays too. The decoder joins in then."""
+        """Set the rates of this step.
+
+        The pose task alone has warm-up and cosine decay, and the decoder rests. Both tasks have a lower rate that decays too.
+        """
         config = self.config
         encoder, decoder = self.optimiser.param_groups
         if joint:
@@ -235,8 +248,8 @@ class Trainer:
             _set_rate(encoder, config.rate * min(1.0, (self.step + 1) / 200) * decay)
             _set_rate(decoder, 0.0)
 
-    def _next_rows(self) -> Tensor:
-        """The next batch of a random order of the particles, a new order every epoch."""
+    def _next_rows(self) -> Int[Tensor, " b"]:
+        """Return the next batch of a random order of the particles, a new order every epoch."""
         at = (self.step - self.alone) % self.epoch_steps
         if at == 0 or self.order is None:
             self.order = torch.randperm(len(self.data), generator=self.generator, device=self.data.y.device)
@@ -280,7 +293,7 @@ class Trainer:
 
 
 def _set_rate(group: dict, rate: float) -> None:
-    """The rate of a group of parameters, in its tensor where that is read by a recorded step."""
+    """Set the rate of a group of parameters, in place where a recorded step reads it from a tensor."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:

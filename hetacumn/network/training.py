@@ -1,6 +1,7 @@
 """Training of a method on a stack: the ab initio start, then the network; on one device or in several processes.
 
-The file of a job in several processes is ``<out>/job-train.json``; see :mod:`hetacumn.compute.launching`.
+torchrun starts :func:`main` in each of several processes; every process does its part of the job by :func:`work`. The file of
+such a job is ``<out>/job-train.json``; see :mod:`hetacumn.compute.launching`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,12 +36,14 @@ from hetacumn.particles.observations import Observations, StackFingerprint, obse
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.preprocessing import Preprocessing
 
-MISFIT_SAMPLE = 4000  # particles that tell what a bad fit is
+MISFIT_SAMPLE = 4000  # particles from which the limit of a good fit is estimated
 
 
-def training_share(count: int, share: float) -> np.ndarray:
-    """A random ``share`` of ``count`` particles, as sorted positions from 0; the same whatever seed one trains with, so that
-    a start serves all of them."""
+def training_share(count: int, share: float) -> Int[np.ndarray, " m"]:
+    """Choose a random ``share`` of ``count`` particles, as sorted positions from 0.
+
+    The choice does not depend on the seed of the training, so that runs of several seeds can share a start.
+    """
     if not isinstance(share, int | float) or not 0 < share <= 1:
         raise HetacumnError(f"trained_share is {share!r}; expected a number over 0 and up to 1")
     chosen = np.random.default_rng(0).permutation(count)[: max(1, round(share * count))]
@@ -63,12 +67,12 @@ def run_method(
     start: Path | str | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
-    """Train ``method`` on a stack: ``em`` is the ab initio start alone, all others are :func:`train`.
+    """Train ``method`` on a stack: ``em`` is the ab initio start alone, all others are :func:`train_network`.
 
-    Leaves in ``out``: ``start.safetensors`` or ``model.safetensors`` with ``history.csv``; ``config.json``, the settings, the
-    stack and its preprocessing; and ``run.json``. ``start`` is a folder whose start is taken. Called again after an
-    interruption it continues; called again after its end it does nothing. Each process of a ``group`` calls it with the whole
-    stack; the leader alone makes the start.
+    Writes into ``out``: ``start.safetensors`` or ``model.safetensors`` with ``history.csv``; ``config.json``, which holds the
+    settings, the stack and its preprocessing; and ``run.json``. ``start`` is a folder whose start is taken. A second call
+    continues an interrupted run, and does nothing after the end of a run. Each process of a ``group`` calls this function
+    with the whole stack; the leader alone makes the start.
     """
     out, data, pixel_A, preprocessing = make_folder(out), stack.data, stack.pixel_A, stack.preprocessing
     if config.classes > len(data):
@@ -80,12 +84,12 @@ def run_method(
              "stack": StackFingerprint.of(data).to_json(),
              "preprocessing": preprocessing and asdict(preprocessing)}  # fmt: skip
     finished = method != "em" and _is_finished(out, facts)
-    group.barrier()  # before the leader writes what the others look at
+    group.barrier()  # the leader must not write files while the others read them
     if finished:
         tqdm.write(f"{out / MODEL}: trained already with these settings; delete it to train anew")
         return
     if config.warm_start or method == "em":
-        for turn in (group.is_leader, not group.is_leader):  # the others find what the leader made
+        for turn in (group.is_leader, not group.is_leader):  # the others find the start that the leader made
             if turn:
                 begin, seconds = find_or_make_start(data, config, out, start)
             group.barrier()
@@ -99,9 +103,9 @@ def run_method(
 
 
 def _is_finished(out: Path, facts: dict) -> bool:
-    """Whether a folder holds what training with these settings, on this stack, left at its end."""
-    left = (MODEL, "config.json", "history.csv", "run.json")
-    if (out / CHECKPOINT).exists() or not all((out / name).exists() for name in left):
+    """Whether a folder holds a finished training with these settings on this stack."""
+    outputs = (MODEL, "config.json", "history.csv", "run.json")
+    if (out / CHECKPOINT).exists() or not all((out / name).exists() for name in outputs):
         return False
     before, requested = read_config(out), json.loads(json.dumps(facts))
     stack, saved = (StackFingerprint.from_json(one.get("stack"), out / "config.json") for one in (requested, before))
@@ -109,15 +113,17 @@ def _is_finished(out: Path, facts: dict) -> bool:
 
 
 def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start: Path | str | None) -> tuple[Start, float]:
-    """The start of the folder named, or of ``out`` if a run before this made it with these settings, or a new one; and its
-    seconds."""
+    """Load the start of the folder ``start``, or of ``out`` if an earlier run made it with these settings, or make a new start.
+
+    Returns the start and the seconds that it took.
+    """
     path = (Path(start) if start else out) / START
-    wanted, stack = config.start_settings(), StackFingerprint.of(data)
-    under_way = UnfinishedStart(out, stack, wanted)
+    requested, stack = config.start_settings(), StackFingerprint.of(data)
+    under_way = UnfinishedStart(out, stack, requested)
     if start or path.exists():
         begin, settings = load_start(path, stack).to(data.y.device), saved_settings(path)
         if not start:
-            check_settings(path, settings, wanted)
+            check_settings(path, settings, requested)
             under_way.remove()
         found = len(begin.basis) - 1
         if found != config.latent_dim:
@@ -133,7 +139,7 @@ def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start
 
     begin = ab_initio(data, config.start_config, config.seed, done=done, keep=keep)
     seconds = time.perf_counter() - began
-    save_start(path, begin, stack, wanted)
+    save_start(path, begin, stack, requested)
     write_json(out / "run.json", {**read_run(out), "start_seconds": round(seconds, 1)})
     under_way.remove()
     return begin, seconds
@@ -151,8 +157,8 @@ def train_network(
 
     Writes ``model.safetensors`` and ``history.csv``, and ``facts``, if given, as ``config.json``.
 
-    An interrupted run, called again with the same config and data, goes on from ``out/checkpoint.pt`` and ends, on a
-    CPU, with the same bits as one that was not interrupted.
+    A call after an interruption, with the same config and data, continues from ``out/checkpoint.pt``. On a CPU it ends with
+    the same bits as an uninterrupted run.
     """
     torch.manual_seed(config.seed)
     data = stack.data
@@ -173,8 +179,10 @@ def train_network(
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Train ``method`` with ``config`` on a random ``share`` of a stack, into the folder ``out``; ``start`` is the folder of a
-    finished ``em`` run to start from, or None."""
+    """Train ``method`` with ``config`` on a random ``share`` of a stack, into the folder ``out``.
+
+    ``start`` is the folder of a finished ``em`` run to start from, or None.
+    """
 
     method: str
     config: TrainConfig
@@ -183,12 +191,12 @@ class TrainingJob:
     start: Path | str | None = None
 
     def to_json(self) -> dict:
-        """The fields by name, as JSON has them."""
+        """Return the fields by name, as JSON has them."""
         return {**asdict(self), "out": str(self.out), "start": self.start and str(self.start)}
 
     @classmethod
     def from_json(cls, content: dict) -> TrainingJob:
-        """Rebuild a job from what :meth:`to_json` returned."""
+        """Rebuild a job from the result of :meth:`to_json`."""
         return cls(**{**content, "config": TrainConfig.from_params(content["config"])})
 
 

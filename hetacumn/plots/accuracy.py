@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-#: The limits of accuracies on a logit scale; an accuracy beyond a limit is drawn at the limit.
 from hetacumn.plots.theme import BOUND_COLOUR, WIDTH_IN, dataset_label, in_order, legend_below, method_style, panels, unique
 
+#: The limits of accuracies on a logit scale; an accuracy beyond a limit is drawn at the limit.
 LOGIT_LIMITS = (0.2, 0.9999)
 
 
@@ -20,7 +20,7 @@ def confusion_matrix(confusions: Mapping[str, Mapping[str, Int[np.ndarray, "_k _
     """Draw the labels of each true class, in per cent of the class: a row a dataset, a column a method.
 
     Args:
-        confusions: Counts ``(k, k)`` by dataset and method, true classes down, the matched estimated classes across.
+        confusions: Counts by dataset and method, true classes down, the matched estimated classes across.
     """
     methods = in_order({m for by_method in confusions.values() for m in by_method})
     size = WIDTH_IN / (len(methods) + 0.3)

@@ -29,8 +29,8 @@ def view_distribution(rot_deg: Float[np.ndarray, " n"], tilt_deg: Float[np.ndarr
     Grey is the number of particles in a bin over the mean of all bins: an even distribution is 1 everywhere.
 
     Args:
-        rot_deg: The first Euler angle of RELION ``(n,)``, in degrees.
-        tilt_deg: The second Euler angle of RELION ``(n,)``, in degrees, from 0 to 180.
+        rot_deg: The first Euler angle of RELION, in degrees.
+        tilt_deg: The second Euler angle of RELION, in degrees, from 0 to 180.
     """
     figure = Figure(figsize=(WIDTH_IN, 0.55 * WIDTH_IN), layout="constrained")
     axis = figure.add_subplot(projection="mollweide")
@@ -57,8 +57,8 @@ def defocus_histogram(defocus_u_A: Float[np.ndarray, " n"], defocus_v_A: Float[n
     """Draw histograms of the mean defocus and the astigmatism of the particles, in µm.
 
     Args:
-        defocus_u_A: The defocus along the first axis ``(n,)``, in Å; positive is underfocus.
-        defocus_v_A: The defocus along the second axis ``(n,)``, in Å.
+        defocus_u_A: The defocus along the first axis, in Å; positive is underfocus.
+        defocus_v_A: The defocus along the second axis, in Å.
     """
     figure, axes = panels(1, 2, 2.3, sharey=False)
     u, v = defocus_u_A.astype(float), defocus_v_A.astype(float)
@@ -77,7 +77,7 @@ def pose_error_histogram(
     """Draw histograms of the rotation errors on a logarithmic axis, and their bound: a panel a dataset, an area a method.
 
     Args:
-        errors_deg: Rotation errors ``(n,)`` by dataset and method, in degrees.
+        errors_deg: Rotation errors by dataset and method, in degrees.
         bounds_deg: The bound of the median error by dataset, in degrees.
     """
     figure, axes = panels(1, len(errors_deg), 2.6, sharey=True)
@@ -107,7 +107,7 @@ def log_ratio_histogram(groups: Mapping[str, Float[np.ndarray, " _n"]]) -> Figur
     Images without a molecule are a separate hump about zero.
 
     Args:
-        groups: Log-likelihood ratios ``(n,)`` by group, in nats: the molecule over no molecule.
+        groups: Log-likelihood ratios by group, in nats: the molecule over no molecule.
     """
     groups = {name: values for name, values in groups.items() if len(values)}
     figure, axes = panels(1, 1, 2.6)

@@ -20,8 +20,8 @@ def particle_gallery(
     """Draw particles in pairs, without noise above and with noise below: two rows a dataset.
 
     Args:
-        clean: A stack ``(m, y, x)`` a dataset, protein bright.
-        noisy: A stack ``(m, y, x)`` a dataset, protein bright.
+        clean: A stack a dataset, protein bright.
+        noisy: A stack a dataset, protein bright.
         names: The names of the datasets; a single name is above the figure, several are beside their rows.
         columns: The number of particles in a row.
         kinds: The names of the two rows.
@@ -48,7 +48,7 @@ def pictures(images: Real[Array, "n y x"], titles: Sequence[str], same_scale: bo
     """Draw images in a row.
 
     Args:
-        images: Images ``(n, y, x)``, bright where values are high.
+        images: Images, bright where values are high.
         titles: A title an image.
         same_scale: Stretch all images to the range of the first, rather than each to its own.
     """

@@ -19,8 +19,8 @@ def latent_scatter(
     The labels of the axes name the share of the variance that each axis explains.
 
     Args:
-        latents: Latent coordinates ``(n, d)`` by dataset.
-        classes: Classes ``(n,)`` by dataset, from 0.
+        latents: Latent coordinates by dataset.
+        classes: Classes by dataset, from 0.
         max_particles: The number of particles that are drawn, from the first.
     """
     figure, axes = panels(1, len(latents), WIDTH_IN / max(len(latents), 2) + 0.5)
@@ -43,8 +43,8 @@ def latent_density(latents: Float[np.ndarray, "n d"], path: Float[np.ndarray, "p
     """Draw the density of particles in the latent space along its two principal axes, and a path with numbered ends.
 
     Args:
-        latents: Latent coordinates of the particles ``(n, d)``.
-        path: Latent coordinates of the points on the path ``(p, d)``.
+        latents: Latent coordinates of the particles.
+        path: Latent coordinates of the points on the path.
     """
     figure, axes = panels(1, 1, 0.62 * WIDTH_IN)
     axis = axes[0, 0]
@@ -67,8 +67,8 @@ def motion_scatter(
     """Draw recovered coordinates of motions against the true ones as a density of particles: a panel a motion.
 
     Args:
-        found: Recovered coordinates ``(n, m)``, in standard deviations, of arbitrary sign.
-        true: True coordinates ``(n, m)``, from 0 to 1.
+        found: Recovered coordinates, in standard deviations, of arbitrary sign.
+        true: True coordinates, from 0 to 1.
         names: The names of the motions.
         correlations: The absolute rank correlation of each motion.
     """

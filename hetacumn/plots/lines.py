@@ -31,8 +31,8 @@ def curves(
     """Draw curves that differ in colour and dashes.
 
     Args:
-        x: The common horizontal coordinates ``(n,)``.
-        lines: The vertical coordinates ``(n,)`` by the name of the curve.
+        x: The common horizontal coordinates.
+        lines: The vertical coordinates by the name of the curve.
         x_label: The label of the horizontal axis.
         y_label: The label of the vertical axis.
         log: Make the horizontal axis logarithmic.
@@ -148,7 +148,7 @@ def map_fsc(
     """Draw the FSC between two maps, a line a pair, and a threshold as a dashed line.
 
     Args:
-        curves: FSC ``(box // 2,)`` by class, in order; the curve named ``all`` is black and comes last.
+        curves: FSC by class, in order; the curve named ``all`` is black and comes last.
         voxel_A: The size of a voxel, in Å.
         compared: The name of the compared maps.
         threshold: The FSC at which the resolution is read.
@@ -173,7 +173,7 @@ def noise_spectrum(power: Real[Array, " shells"], pixel_A: float) -> Figure:
     """Draw the mean power of the noise in each shell.
 
     Args:
-        power: The power ``(box // 2,)``; white noise of unit variance has power 1.
+        power: The power; white noise of unit variance has power 1.
         pixel_A: The size of a pixel, in Å.
     """
     figure, axes = panels(1, 1, 2.4)

@@ -22,8 +22,8 @@ class View:
     """A view of volumes.
 
     Attributes:
-        axes_xyz: The axes of the view as rows ``(3, 3)``: towards the viewer, to the right, up.
-        centre: The centre of the view along the axes ``(3,)``, in voxels from the origin.
+        axes_xyz: The axes of the view as rows: towards the viewer, to the right, up.
+        centre: The centre of the view along the axes, in voxels from the origin.
         reach: Half the extent of the view, in voxels.
     """
 
@@ -49,8 +49,8 @@ def volume_surfaces(
     the two longest principal axes.
 
     Args:
-        truth: True volumes ``(k, z, y, x)``, or any volumes if there are no estimates.
-        estimates: Volumes ``(k, z, y, x)`` by method, in the frame of the truth.
+        truth: True volumes, or any volumes if there are no estimates.
+        estimates: Volumes by method, in the frame of the truth.
         titles: The titles of the columns; class 1, class 2, … if None.
         reference: The name of the first row.
     """
@@ -81,7 +81,7 @@ def path_surfaces(volumes: Float[np.ndarray, "p z y x"], max_volumes: int = 5) -
     """Draw volumes along a path as surfaces, from the front (above) and from the side (below).
 
     Args:
-        volumes: Volumes in their order along the path ``(p, z, y, x)``.
+        volumes: Volumes in their order along the path.
         max_volumes: The number of volumes that are drawn, evenly from the first to the last, with their numbers.
     """
     numbers = np.linspace(0, len(volumes) - 1, min(max_volumes, len(volumes))).round().astype(int)
@@ -125,7 +125,7 @@ def _draw_surface(axis: Axes3D, volume: Float[np.ndarray, "z y x"], level: float
     if not fine.min() < level < fine.max():
         axis.text2D(0.5, 0.5, "no volume", transform=axis.transAxes, ha="center", va="center", fontsize=8)
         return
-    vertices, faces, _, _ = marching_cubes(fine, level)  # type: ignore[no-untyped-call]
+    vertices, faces, _, _ = marching_cubes(fine, level)
     voxels_xyz = ((vertices[:, ::-1] + 0.5) / finer - 0.5) - volume.shape[-1] // 2
     triangles = (voxels_xyz @ view.axes_xyz.T - view.centre)[faces]
     flat = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])

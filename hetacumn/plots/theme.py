@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-#: An array of any of the three libraries whose arrays the notebooks draw.
 from hetacumn.common.files import atomic_path
 
+#: An array of any of the three libraries whose arrays the notebooks draw.
 Array = np.ndarray | torch.Tensor | pd.Series
 #: A line style of matplotlib: its name, or an offset and the lengths of dashes and gaps in points.
 LineStyle = str | tuple[int, tuple[int, ...]]
@@ -132,7 +132,7 @@ def save(figure: Figure, path: Path | str, title: str = "") -> None:
 
 
 def panels(rows: int, columns: int, height_in: float, **options: Any) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
-    """Make a figure as wide as the page and its axes ``(rows, columns)``; ``options`` go to ``Figure.subplots``."""
+    """Make a figure as wide as the page and its axes; ``options`` go to ``Figure.subplots``."""
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
@@ -33,17 +34,17 @@ RATE = "predict_particles_per_second"  # in run.json
 class Answer:
     """The answer of a prediction of the particles of ``stack``, and the ``folder`` that holds its files.
 
-    ``class_volumes`` ``(k, box, box, box)`` of the classes; ``path_volumes`` ``(p, box, box, box)`` along the first axis of the
-    latent space; ``basis`` ``(1 + q, box, box, box)`` of V(z), mean and components; ``voxel_A`` their voxel size;
-    ``particles_per_second`` the rate of inference, NaN where ``run.json`` does not tell it.
+    ``class_volumes`` are those of the classes, ``path_volumes`` lie along the first axis of the latent space, ``basis`` holds
+    the mean and the components of V(z); ``voxel_A`` is the voxel size in Å of all volumes. ``particles_per_second`` is the rate
+    of inference, NaN where ``run.json`` does not tell it.
     """
 
     folder: Path
     stack: PreparedStack
     predictions: Predictions
-    class_volumes: Tensor
-    path_volumes: Tensor
-    basis: Tensor
+    class_volumes: Float[Tensor, "k box box box"]
+    path_volumes: Float[Tensor, "p box box box"]
+    basis: Float[Tensor, "j box box box"]
     voxel_A: float
     particles_per_second: float
 
@@ -69,15 +70,15 @@ class Answer:
 
     @cached_property
     def motions(self) -> LatentAxes:
-        """Independent motions of the particles, found when first asked for."""
+        """Independent motions of the particles; the first use computes them."""
         return latent_axes(self.predictions.latents, MOTIONS, self.basis)
 
-    def volume(self, z: Tensor) -> Tensor:
-        """V(z) ``(box, box, box)`` of one latent ``(q,)``."""
+    def volume(self, z: Float[Tensor, " q"]) -> Float[Tensor, "box box box"]:
+        """Compute V(z) of one latent."""
         return volumes_at(z[None], self.basis)[0]
 
-    def coordinates(self, axes: str) -> np.ndarray:
-        """Coordinates ``(n, 2)`` of the particles: by principal axes, independent motions, or UMAP (McInnes et al. 2018)."""
+    def coordinates(self, axes: str) -> Float[np.ndarray, "n 2"]:
+        """Compute two coordinates of each particle: principal axes, independent motions, or UMAP (McInnes et al. 2018)."""
         z = self.predictions.latents
         if axes == "independent motions":
             two = self.motions.coordinates
@@ -90,8 +91,8 @@ class Answer:
             two = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
         return torch.nn.functional.pad(two, (0, 2 - min(2, two.shape[1])))[:, :2].numpy()
 
-    def posed(self, rows: np.ndarray) -> tuple[Observations, Poses]:
-        """Read some particles as the likelihood sees them, with their predicted poses."""
+    def posed(self, rows: Int[np.ndarray, " m"]) -> tuple[Observations, Poses]:
+        """Read some particles as packed observations, with their predicted poses."""
         index = torch.from_numpy(rows)
         shifts_px = self.stack.metadata.shifts_in_prepared_A(self.predictions.shifts_A)[index] / self.stack.pixel_A
         return observe(self.stack.read(rows)), Poses(self.predictions.rotations[index], shifts_px)
@@ -102,7 +103,9 @@ class Answer:
         volume = back_project_parts(parts)
         return volume * soft_sphere(volume.shape[-1])
 
-    def half_maps(self, rows: np.ndarray, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def half_maps(
+        self, rows: Int[np.ndarray, " m"], seed: int = 0
+    ) -> tuple[Float[Tensor, "box box box"], Float[Tensor, "box box box"]]:
         """Reconstruct the volumes of two random halves of some particles.
 
         The poses come from one model of the whole stack: the FSC of these maps tells how well the images agree at these poses.
@@ -112,7 +115,7 @@ class Answer:
         first, second = (self.reconstruct(rows[np.sort(half)]) for half in np.array_split(order, 2))
         return first, second
 
-    def export(self, rows: np.ndarray, stem: Path | str) -> tuple[Path, Path]:
+    def export(self, rows: Int[np.ndarray, " m"], stem: Path | str) -> tuple[Path, Path]:
         """Write ``<stem>.star``, the predictions of some particles for RELION and others, and their volume ``<stem>.mrc``."""
         table, paths = star.read_table(self.folder / "predictions.star"), [Path(f"{stem}.{kind}") for kind in ("star", "mrc")]
         star.write_table(paths[0], table.particles.iloc[rows].reset_index(drop=True), table.optics)
@@ -121,7 +124,7 @@ class Answer:
 
 
 def find_prepared(folder: Path) -> Path:
-    """Find the prepared images of a run: at the noted path, from the working directory or a folder around the run; or in it."""
+    """Find the prepared images of a run: at the noted path from the working directory or a folder around the run, or in it."""
     noted = read_run(folder).get("prepared", "prepared")
     places = [Path(noted), *(above / noted for above in folder.resolve().parents), folder / "prepared"]
     return next((place for place in places if (place / NOTE).is_file()), Path(noted))

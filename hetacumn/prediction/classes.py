@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import MultivariateNormal
@@ -22,12 +23,11 @@ SPREADS = ("full", "tied")  # of classes in the latent space: each its own, or o
 
 @dataclass(frozen=True)
 class Mixture:
-    """Gaussians in the latent space, in double precision: ``weights`` ``(k,)``, ``means`` ``(k, q)``, ``covariances``
-    ``(k, q, q)``."""
+    """Gaussians in the latent space, in double precision."""
 
-    weights: Tensor
-    means: Tensor
-    covariances: Tensor
+    weights: Float[Tensor, " k"]
+    means: Float[Tensor, "k q"]
+    covariances: Float[Tensor, "k q q"]
 
     @classmethod
     def of(cls, content: dict[str, list]) -> Mixture:
@@ -35,32 +35,34 @@ class Mixture:
         return cls(**{name: torch.tensor(values, dtype=torch.float64) for name, values in content.items()})
 
     def content(self) -> dict[str, list]:
-        """The fields by name, as JSON has them."""
+        """Return the fields by name, as JSON has them."""
         return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
 
-    def probabilities(self, latents: Tensor) -> Tensor:
-        """Compute the probability of each class for latents ``(n, q)``: ``(n, k)``."""
+    def probabilities(self, latents: Float[Tensor, "n q"]) -> Float[Tensor, "n k"]:
+        """Compute the probability of each class for latents."""
         gaussians = MultivariateNormal(self.means, self.covariances)
         return (gaussians.log_prob(latents.cpu().double()[:, None]) + self.weights.log()).softmax(1)
 
 
 @dataclass(frozen=True)
 class Classes:
-    """``probabilities`` ``(n, k)`` of classes, the largest class first; their latent ``centres`` ``(k, q)``; and the
-    ``mixture`` that classifies other particles alike, where classes come from one."""
+    """Probabilities of the classes of particles, the largest class first, and the latent ``centres`` of the classes.
 
-    probabilities: Tensor
-    centres: Tensor
+    ``mixture`` classifies other particles alike; it is None where the classes do not come from a mixture.
+    """
+
+    probabilities: Float[Tensor, "n k"]
+    centres: Float[Tensor, "k q"]
     mixture: Mixture | None = None
 
     @property
-    def labels(self) -> Tensor:
-        """The likeliest class of each particle, ``(n,)``, from 0."""
+    def labels(self) -> Int[Tensor, " n"]:
+        """The likeliest class of each particle, from 0."""
         return self.probabilities.argmax(1)
 
 
-def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8) -> Classes:
-    """Fit a Gaussian mixture to latents ``(n, q)``, with a given number of classes or the one of least BIC up to ``most``.
+def classify(latents: Float[Tensor, "n q"], classes: int | None, seed: int = 0, most: int = 8) -> Classes:
+    """Fit a Gaussian mixture to latents, with a given number of classes or the number of least BIC up to ``most``.
 
     BIC also decides whether each class has its own covariance, or all share one (the noise of faint images).
     """
@@ -80,13 +82,15 @@ def classify(latents: Tensor, classes: int | None, seed: int = 0, most: int = 8)
     return Classes(mixture.probabilities(latents), mixture.means.float(), mixture)
 
 
-def class_centres(latents: Tensor, classes: int | None, seed: int = 0) -> Tensor:
-    """Find the centres ``(k, q)`` of the classes of *some* latents ``(n, q)``, which may be fewer than the classes."""
+def class_centres(latents: Float[Tensor, "n q"], classes: int | None, seed: int = 0) -> Float[Tensor, "k q"]:
+    """Find the centres of the classes of *some* latents, which may be fewer than the classes."""
     return classify(latents, classes and min(classes, len(latents)), seed).centres.to(latents.device)
 
 
-def classify_by_likelihood(log_likelihood: Tensor, centres: Tensor, rounds: int = 100, sort: bool = True) -> Classes:
-    """Classify by ``(n, k)`` log-likelihoods of the classes at ``centres`` ``(k, q)``; EM finds the sizes of the classes.
+def classify_by_likelihood(
+    log_likelihood: Float[Tensor, "n k"], centres: Float[Tensor, "k q"], rounds: int = 100, sort: bool = True
+) -> Classes:
+    """Classify by log-likelihoods of the classes at latent ``centres``; EM finds the sizes of the classes.
 
     Without ``sort`` the classes keep the order of ``centres``.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.ab_initio.start_files import MODEL, START
@@ -20,12 +21,12 @@ from hetacumn.prediction.classes import Mixture
 class EarlierPrediction:
     """An earlier prediction, whose volumes and classes another one takes over.
 
-    ``basis`` ``(1 + q, box, box, box)``; latent ``centres`` ``(k, q)`` of the classes; and the ``mixture`` that gives an
-    image's class by its z, or None where the class is the likelier over all poses.
+    ``basis`` holds the mean volume and the components, ``centres`` the latents of the classes. ``mixture`` classifies an image
+    by its z; it is None where the class is the likelier over all poses.
     """
 
-    basis: Tensor
-    centres: Tensor
+    basis: Float[Tensor, "j box box box"]
+    centres: Float[Tensor, "k j-1"]
     mixture: Mixture | None
 
     @classmethod

@@ -1,6 +1,7 @@
 """Prediction of a whole stack under the model of a folder, on one device or in several processes; its files.
 
-The file of a job in several processes is ``<out>/job-predict.json``; see :mod:`hetacumn.compute.launching`.
+torchrun starts :func:`main` in each of several processes; every process does its part of the job by :func:`work`. The file of
+such a job is ``<out>/job-predict.json``; see :mod:`hetacumn.compute.launching`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def predict_stack(
     """
     keep_freed_memory()
     out = make_folder(out)
-    trained = (load_em if request.grade == "searched" else load_model)(model, device)
+    trained = load_em(model, device) if request.grade == "searched" else load_model(model, device)
     _check_images(stack, trained, model)
     digest = model_digest(model, request.grade)
     earlier = None if request.like is None else EarlierPrediction.read(request.like, digest, request.grade)
@@ -83,18 +84,18 @@ def predict_stack(
 
 
 def _write(answer: Answer, model: Path | str, facts: dict) -> None:
-    """Write the files of an answer; ``run.json`` has the facts of the model's run, and those of this prediction."""
+    """Write the files of an answer; ``run.json`` has the facts of the model's run and of this prediction."""
     out, stack, run = answer.folder, answer.stack, read_run(model)
     answer.predictions.write(out, stack.source, data_dir=stack.data_dir or None)
     for stem, volumes in (("class_", answer.class_volumes), ("path_", answer.path_volumes), ("basis_", answer.basis)):
         write_volumes(out / "volumes", volumes, stem, answer.voxel_A)
-    own = {"prepared": str(stack.folder), RATE: round(answer.particles_per_second),
+    prediction = {"prepared": str(stack.folder), RATE: round(answer.particles_per_second),
            "peak_memory_mb": max(round(peak_memory_mb()), run.get("peak_memory_mb", 0))}  # fmt: skip
-    write_json(out / "run.json", {**run, **own, **facts, "git_commit": git_commit()})
+    write_json(out / "run.json", {**run, **prediction, **facts, "git_commit": git_commit()})
 
 
 def _number_of_classes(stack: PreparedStack, trained: TrainedModel | SearchModel, request: PredictionRequest) -> int | None:
-    """The requested number of classes, or the trained one; None to let BIC choose."""
+    """Return the requested number of classes, or the trained one; None to let BIC choose."""
     if request.like is not None:
         return trained.config.classes
     if request.classes == 0:
@@ -106,7 +107,7 @@ def _number_of_classes(stack: PreparedStack, trained: TrainedModel | SearchModel
 
 
 def _check_images(stack: PreparedStack, trained: TrainedModel | SearchModel, model: Path | str) -> None:
-    """Raise :class:`HetacumnError` where images have another box or field of view than those of the training."""
+    """Raise :class:`HetacumnError` where images have another box or field of view than the training images."""
     if stack.box != trained.box:
         raise HetacumnError(f"{stack.folder}: images of {stack.box} px; expected {trained.box}, as {model} was trained on")
     if abs(stack.pixel_A / trained.pixel_A - 1) > SAME_PIXEL:
@@ -118,20 +119,20 @@ def _check_images(stack: PreparedStack, trained: TrainedModel | SearchModel, mod
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """Predict a stack as ``request`` says under the ``model`` of a folder, into the folder ``out``."""
+    """Predict a stack by a ``request`` under the ``model`` of a folder, into the folder ``out``."""
 
     model: Path | str
     request: PredictionRequest
     out: Path | str
 
     def to_json(self) -> dict:
-        """The fields by name, as JSON has them."""
+        """Return the fields by name, as JSON has them."""
         like = self.request.like and str(self.request.like)
         return {"model": str(self.model), "out": str(self.out), "request": {**asdict(self.request), "like": like}}
 
     @classmethod
     def from_json(cls, content: dict) -> PredictionJob:
-        """Rebuild a job from what :meth:`to_json` returned."""
+        """Rebuild a job from the result of :meth:`to_json`."""
         return cls(**{**content, "request": PredictionRequest(**content["request"])})
 
 

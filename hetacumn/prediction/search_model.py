@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.ab_initio.start import Start
@@ -16,15 +17,15 @@ from hetacumn.network.config import TrainConfig, load_config
 
 @dataclass(frozen=True)
 class SearchModel:
-    """The ``em`` baseline read back: to an ab initio start what :class:`TrainedModel` is to a network."""
+    """The ``em`` baseline read back: an ab initio start with its config, box in pixels and pixel size in Å."""
 
     start: Start
     config: TrainConfig
     box: int
     pixel_A: float
 
-    def basis(self) -> Tensor:
-        """Mean and components ``(1 + q, box, box, box)`` of the volumes."""
+    def basis(self) -> Float[Tensor, "j {self.box} {self.box} {self.box}"]:
+        """Return the mean and the components of the volumes."""
         return self.start.basis
 
 

@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.compute.batches import Result, prefetch
+from hetacumn.compute.batches import prefetch
 from hetacumn.compute.processes import ProcessGroup
+from hetacumn.network.model import HetACUMN
 from hetacumn.network.model_files import TrainedModel
 from hetacumn.particles.observations import Observations, observe
 from hetacumn.particles.prepared_stack import PreparedStack
@@ -39,15 +42,20 @@ from hetacumn.search.subspace import volumes_at
 GRADES = ("encoder", "amortized", "refined", "searched")
 FITTED = ("refined", "searched")  # the grades that refit the volumes to the inferred states
 
+Part = TypeVar("Part", State, Tensor)
+
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """What to predict, and how.
+    """Settings of a prediction.
 
-    ``grade`` is one of ``GRADES``. ``classes``: their number; None as trained, 0 to let BIC choose. ``like``: the folder of an
-    earlier prediction of other particles by the same model and grade, whose volumes and classes are taken over. ``chunk``:
-    images in memory at a time. ``polish_steps``: optimiser steps of the volumes of grades in ``FITTED``; 0 for none.
-    ``path_points``: volumes along the first latent axis.
+    - ``grade``: one of ``GRADES``.
+    - ``classes``: number of classes; None as trained, 0 to let BIC choose.
+    - ``like``: folder of an earlier prediction of other particles by the same model and grade, whose volumes and classes are
+      taken over.
+    - ``chunk``: images in memory at a time.
+    - ``polish_steps``: optimiser steps of the volumes of grades in ``FITTED``; 0 for none.
+    - ``path_points``: volumes along the first latent axis.
     """
 
     grade: str = "amortized"
@@ -57,7 +65,7 @@ class PredictionRequest:
     polish_steps: int = 150
     path_points: int = 10
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.grade not in GRADES:
             raise HetacumnError(f"grade is '{self.grade}'; expected one of {', '.join(GRADES)}")
         if self.like is not None and self.classes is not None:
@@ -68,8 +76,8 @@ class PredictionRequest:
 class StackInference:
     """The inference of one process of a ``group`` on a stack.
 
-    ``classes`` is their number, None to let BIC choose. The work yields the ``basis`` of the volumes; ``centres`` ``(k, q)``
-    of the classes that are weighed over all poses, or None; ``search_centres`` ``(k, q)`` of the classes under whose volumes
+    ``classes`` is their number, None to let BIC choose. Inference sets the ``basis`` of the volumes; the latent ``centres`` of
+    the classes that are weighed over all poses, or None; the latent ``search_centres`` of the classes under whose volumes
     images are searched; and the ``seconds`` of inference, without the reading of files.
     """
 
@@ -81,10 +89,12 @@ class StackInference:
     device: torch.device
     group: ProcessGroup
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         config, self.seconds = self.model.config, 0.0
         self.config, self.seed, self.grade = config.ab_initio, config.seed, self.request.grade
-        self.basis, self.centres, self.search_centres = self.model.basis(), None, None
+        self.basis: Float[Tensor, "j box box box"] = self.model.basis()
+        self.centres: Float[Tensor, "k q"] | None = None
+        self.search_centres: Float[Tensor, "k q"] | None = None
         if self.earlier is not None:
             self.basis, self.search_centres = self.earlier.basis.to(self.device), self.earlier.centres.to(self.device)
             self.centres = self.search_centres if self.earlier.mixture is None else None
@@ -97,14 +107,19 @@ class StackInference:
         self.chunks = [first, *(np.array_split(rest, -(-len(rest) // chunk)) if len(rest) else [])]
         self.own_rows = [rows[self.group.part(len(rows))] for rows in self.chunks]
 
-    def infer(self) -> tuple[State, Tensor | None]:
-        """Infer poses and latents of all particles, and their log ratios ``(n,)`` on the CPU where the grade draws images.
+    @property
+    def network(self) -> HetACUMN:
+        """The network of the model, which all grades use but ``searched``."""
+        return cast(TrainedModel, self.model).model
+
+    def infer(self) -> tuple[State, Float[Tensor, " n"] | None]:
+        """Infer poses and latents of all particles, and their log ratios on the CPU where the grade draws images.
 
         Grades in ``FITTED`` refit the volumes to the first chunk, which every process needs whole for it, unless an earlier
         prediction supplies the volumes.
         """
         to_fit, parts, ratios = self.grade in FITTED and self.earlier is None, [], []
-        draws = self.grade in FITTED or (self.grade == "amortized" and bool(self.model.model.feedback))
+        draws = self.grade in FITTED or (self.grade == "amortized" and bool(self.network.feedback))
         for number, data in enumerate(self._read([self.chunks[0], *self.own_rows[1:]] if to_fit else self.own_rows)):
             fits = to_fit and number == 0
             own = data[self.group.part(len(data))] if fits else data
@@ -115,7 +130,7 @@ class StackInference:
                 fit = refit_volumes(
                     data, self.basis, found, self.config, Refit(self.classes, self.request.polish_steps, self.seed)
                 )
-                self.basis, self.centres = _of_leader(fit, self.group)
+                self.basis, self.centres = _take_leader(fit, self.group)
             if self.grade in FITTED:
                 with self._timed():
                     state = settle_states(own, self.basis, state, self.config)
@@ -124,59 +139,59 @@ class StackInference:
                     ratios.append(log_ratios(own, self.basis, state, self.config))
             parts.append(state)
         order = self._order()
-        found = torch.cat(_together(ratios, self.group))[order].cpu() if draws else None
-        return State.cat(_together(parts, self.group))[order], found
+        log_ratio = torch.cat(_together(ratios, self.group))[order].cpu() if draws else None
+        return State.cat(_together(parts, self.group))[order], log_ratio
 
-    def classify(self, latents: Tensor) -> Classes:
+    def classify(self, latents: Float[Tensor, "n q"]) -> Classes:
         """Classify every particle: by the likelihood over all poses, or by z; as an earlier prediction did, if there is one."""
         if self.centres is not None:
-            volumes, scores = volumes_at(self.centres, self.basis), []
+            volumes, parts = volumes_at(self.centres, self.basis), []
             for data in self._read(self.own_rows):
                 with self._timed():
-                    scores.append(weigh_classes(data, volumes, self.config))
-            scores = torch.cat(_together(scores, self.group))[self._order()]
+                    parts.append(weigh_classes(data, volumes, self.config))
+            scores = torch.cat(_together(parts, self.group))[self._order()]
             return classify_by_likelihood(scores, self.centres, sort=self.earlier is None)
-        if self.earlier is None:
+        if self.earlier is None or self.earlier.mixture is None:
             return classify(latents, self.classes, self.seed)
         mixture = self.earlier.mixture
         return Classes(mixture.probabilities(latents), self.earlier.centres, mixture)
 
     @torch.no_grad()
-    def volumes(self, z: Tensor) -> Tensor:
-        """Draw volumes ``(n, box, box, box)`` at latents ``(n, q)``, on the CPU: by a fitted basis, else by the decoder."""
+    def volumes(self, z: Float[Tensor, "n q"]) -> Float[Tensor, "n box box box"]:
+        """Draw volumes at latents, on the CPU: by the fitted basis, or by the decoder."""
         z = z.to(self.device)
-        return (volumes_at(z, self.basis) if self.grade in FITTED else self.model.model.decoder.volumes(z)).cpu()
+        return (volumes_at(z, self.basis) if self.grade in FITTED else self.network.decoder.volumes(z)).cpu()
 
     @cached_property
-    def start_centres(self) -> Tensor:
-        """Latent centres ``(k, q)`` of as many classes of an ab initio start as it was made for."""
-        config = self.model.config
-        return class_centres(self.model.start.latents, config.classes, config.seed)
+    def start_centres(self) -> Float[Tensor, "k q"]:
+        """Latent centres of the classes of an ab initio start, as many classes as the start was made for."""
+        start, config = cast(SearchModel, self.model).start, self.model.config
+        return class_centres(start.latents, config.classes, config.seed)
 
-    def _order(self) -> Tensor:
-        """The position of each particle of the stack in the concatenated chunks."""
+    def _order(self) -> Int[Tensor, " n"]:
+        """Compute the position of each particle of the stack in the concatenated chunks."""
         return torch.from_numpy(np.concatenate(self.chunks).argsort()).to(self.device)
 
     def _graded(self, data: Observations) -> State:
         """Infer the states of some images by the requested grade."""
         if self.grade == "searched":
             return search_poses(data, self.basis, self.start_centres, self.config)
-        model = self.model.model
+        model = self.network
         if self.grade == "refined":
             found = follow_hypotheses(model, data, self.basis, self.config)
-            if self.search_centres is None:  # of the first chunk, whole
+            if self.search_centres is None:  # the whole first chunk tells the centres
                 latents = torch.cat(_together([found.state.latents], self.group))
                 self.search_centres = class_centres(latents, self.classes, self.seed)
             return search_misfits(data, found, model.misfit_limit, self.basis, self.search_centres, self.config)
         return amortize(model, data, feedback=self.grade == "amortized")
 
-    def _read(self, rows: list[np.ndarray]) -> Iterator[Observations]:
+    def _read(self, rows: list[Int[np.ndarray, " _m"]]) -> Iterator[Observations]:
         read = partial(self.stack.read, pinned=self.device.type == "cuda")
         return (observe(particles, self.device) for particles in prefetch(read, rows))
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Add the seconds within; a CUDA device has finished its work by their end."""
+        """Count the seconds of the work within, until a CUDA device has finished it."""
         began = self._clock()
         yield
         self.seconds += self._clock() - began
@@ -187,13 +202,14 @@ class StackInference:
         return time.perf_counter()
 
 
-def _together(parts: list[Result], group: ProcessGroup) -> list[Result]:
-    """Gather what every process has of the same chunks, in the order of the particles."""
+def _together(parts: list[Part], group: ProcessGroup) -> list[Part]:
+    """Gather the parts of the same chunks from all processes, in the order of the particles."""
     every = group.gather([part.to("cpu") for part in parts])  # a process may not see the devices of the others
     return [part.to(parts[0].device) for chunk in zip(*every, strict=True) for part in chunk]
 
 
-def _of_leader(tensors: tuple[Tensor | None, ...], group: ProcessGroup) -> list[Tensor | None]:
-    """Replace tensors by the leader's: rounding over many steps makes those of the others differ."""
-    leaders = group.gather([None if tensor is None else tensor.cpu() for tensor in tensors])[0]
-    return [None if tensor is None else other.to(tensor.device) for tensor, other in zip(tensors, leaders, strict=True)]
+def _take_leader(fit: tuple[Tensor, Tensor | None], group: ProcessGroup) -> tuple[Tensor, Tensor | None]:
+    """Replace the fit of this process by the leader's: rounding over many steps makes the fits of processes differ."""
+    basis, centres = fit
+    leader_basis, leader_centres = group.gather((basis.cpu(), None if centres is None else centres.cpu()))[0]
+    return leader_basis.to(basis.device), None if leader_centres is None else leader_centres.to(basis.device)

@@ -1,7 +1,7 @@
 """Interactive exploration of a finished run: its latent space, some of its particles, volumes along a path.
 
 :class:`Explorer` puts JupyterLab widgets around an :class:`~hetacumn.prediction.answer.Answer`: plotly draws the latent space,
-k3d draws surfaces. Neither asks another host.
+k3d draws surfaces. Both work without a network.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import k3d
 import numpy as np
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hetacumn import plots
@@ -25,7 +26,7 @@ from hetacumn.physics.rotations import to_euler
 from hetacumn.prediction.answer import Answer
 
 SHOWN = 7  # images of a selection
-MOST_USED = 3000  # particles of a selection that its picture and volume are made from, so that the user does not wait
+MOST_USED = 3000  # particles of a selection from which its picture and volume are made, so that the user does not wait
 LEVEL = 0.25  # of the largest density: where surfaces are drawn
 COLOUR_FIELDS = {"class probability": "class_probabilities", "log-likelihood ratio": "log_ratios"}
 DISTANCE = 0.9  # of the camera, in boxes
@@ -33,7 +34,7 @@ DEFAULT_RUNS = ("results/adk/hetacumn-refined", "results/tour/model")  # runs of
 
 
 def default_run() -> Path:
-    """Find a finished run: that of the main pipeline or, without it, of lesson 1.
+    """Find a finished run of the main pipeline or, without one, of lesson 1.
 
     Raises:
         HetacumnError: neither exists.
@@ -49,13 +50,17 @@ def default_run() -> Path:
 
 
 class Explorer:
-    """Widgets around a run; display ``box``. Code may set every control too, with the same effect."""
+    """Widgets around a run; display ``box``. Code may set every control too, with the same effect.
 
-    def __init__(self, run: Answer, truth: np.ndarray | None = None):
-        self.run, self.truth = run, truth
+    ``truth`` are the true classes of the particles, from 0, if known.
+    """
+
+    def __init__(self, run: Answer, truth: Int[np.ndarray, " n"] | None = None) -> None:
+        self.run = run
+        self.labels = {"class": run.predictions.classes.numpy()} | ({} if truth is None else {"truth": truth})
         self.rows = np.arange(0)
         known = [name for name, field in COLOUR_FIELDS.items() if getattr(run.predictions, field) is not None]
-        colours = ["class", "defocus (µm)", "tilt of view (°)", *known, *(["truth"] if truth is not None else [])]
+        colours = ["class", "defocus (µm)", "tilt of view (°)", *known, *list(self.labels)[1:]]
         axes = ["principal axes", "independent motions", *(["UMAP"] if importlib.util.find_spec("umap") else [])]
         self.colour = ipywidgets.Dropdown(options=colours, description="colour")
         self.axes = ipywidgets.Dropdown(options=axes, description="axes")
@@ -84,7 +89,7 @@ class Explorer:
         self._connect()
         self.box = self._arrange()
 
-    def choose(self, rows: np.ndarray | Sequence[int]) -> None:
+    def choose(self, rows: Int[np.ndarray, " m"] | Sequence[int]) -> None:
         """Select particles, and show their images, average and volume."""
         self.rows = np.asarray(rows, dtype=np.int64)
         if not len(self.rows):
@@ -101,19 +106,20 @@ class Explorer:
         else:
             _set_surface(self.selected, volume)
 
-    def latent(self) -> Tensor:
-        """The latent ``(q,)`` at the position of the slider."""
-        return torch.lerp(*self.ends, float(self.slider.value))
+    def latent(self) -> Float[Tensor, " q"]:
+        """Interpolate the latent at the position of the slider."""
+        first, last = self.ends
+        return torch.lerp(first, last, float(self.slider.value))
 
-    def _ends_of(self, motion: int) -> list[Tensor]:
+    def _ends_of(self, motion: int) -> list[Float[Tensor, " q"]]:
         path = self.run.motions.path(motion, 2)
         return [path[0], path[1]]
 
     def _draw_scatter(self) -> None:
         coordinates, trace = self.run.coordinates(self.axes.value), self.scatter.data[0]
-        marker = {"size": 4, "opacity": 0.6}
-        if self.colour.value in ("class", "truth"):
-            labels = self.run.predictions.classes.numpy() if self.colour.value == "class" else self.truth
+        marker: dict[str, object] = {"size": 4, "opacity": 0.6}
+        if self.colour.value in self.labels:
+            labels = self.labels[self.colour.value]
             palette = np.array(plots.CLASS_COLOURS)
             marker |= {"color": palette[labels % len(palette)].tolist(), "showscale": False}
         else:
@@ -129,7 +135,7 @@ class Explorer:
             first, second = names.get(self.axes.value, ("z, 1st axis", "z, 2nd axis"))
             self.scatter.layout.xaxis.title.text, self.scatter.layout.yaxis.title.text = first, second
 
-    def _values(self) -> np.ndarray:
+    def _values(self) -> Float[np.ndarray, " n"]:
         if self.colour.value.startswith("defocus"):
             optics = self.run.stack.metadata.optics
             return ((optics.defocus_u_A + optics.defocus_v_A) / 2e4).numpy()
@@ -138,7 +144,7 @@ class Explorer:
         return to_euler(self.run.predictions.rotations)[:, 1].numpy()
 
     def _gallery(self) -> bytes:
-        """The average of the selected images, moved to the middle, and the first of them."""
+        """Draw the average of the selected images, moved to the middle, and the first of these images."""
         data, poses = self.run.posed(self.rows[:MOST_USED])
         centred = data.plane.unpack(data.plane.translate(data.y, -poses.shifts_px)).numpy()
         figure = plots.pictures(
@@ -207,7 +213,7 @@ def _surface_plot(box: int) -> k3d.Plot:
     return plot
 
 
-def _add_surface(plot: k3d.Plot, volume: Tensor, colour: str) -> k3d.objects.MarchingCubes:
+def _add_surface(plot: k3d.Plot, volume: Float[Tensor, "box box box"], colour: str) -> k3d.objects.MarchingCubes:
     half = volume.shape[-1] / 2
     surface = k3d.marching_cubes(
         volume.numpy().astype(np.float32),
@@ -220,6 +226,6 @@ def _add_surface(plot: k3d.Plot, volume: Tensor, colour: str) -> k3d.objects.Mar
     return surface
 
 
-def _set_surface(surface: k3d.objects.MarchingCubes, volume: Tensor) -> None:
+def _set_surface(surface: k3d.objects.MarchingCubes, volume: Float[Tensor, "box box box"]) -> None:
     surface.scalar_field = volume.numpy().astype(np.float32)
     surface.level = LEVEL * float(volume.max())

@@ -1,6 +1,6 @@
-"""What each run of the main pipeline cost on this machine: ``python -m hetacumn.run.timings results figures/timings.csv``.
+"""The cost of each run of the main pipeline on this machine: ``python -m hetacumn.run.timings results figures/timings.csv``.
 
-Seconds, memory and device differ from machine to machine and from run to run, and so have a table apart from the scores.
+Seconds, memory and device differ from machine to machine and from run to run, so they have a table apart from the scores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COLUMNS = ["dataset", "method", "train_seconds", "predict_particles_per_second",
 
 
 def read_timings(results: Path | str, datasets: list[str]) -> pd.DataFrame:
-    """One row a run of some datasets, from ``<results>/<dataset>/<method>/run.json``."""
+    """Tabulate the runs of some datasets, from ``<results>/<dataset>/<method>/run.json``."""
     return pd.DataFrame([
         {"dataset": dataset, "method": path.parent.name, **json.loads(path.read_text())}
         for dataset in datasets for path in sorted((Path(results) / dataset).glob("*/run.json"))
