@@ -66,7 +66,7 @@ def check_devices(device: str, devices: int) -> None:
 def check_grade(grade: str) -> None:
     """Raise :class:`HetacumnError` for an unknown grade of prediction."""
     from hetacumn.common.settings import suggestion
-    from hetacumn.prediction.stack_inference import GRADES
+    from hetacumn.prediction.request import GRADES
 
     if grade not in GRADES:
         raise HetacumnError(f"--grade is {grade!r}; {suggestion(grade, GRADES)}")

@@ -24,6 +24,7 @@ from hetacumn.cli.checks import (
 )
 from hetacumn.cli.command import (
     NOTEBOOKS,
+    TRAINING_SECTIONS,
     collect_settings,
     execute,
     notebook_of,
@@ -71,7 +72,7 @@ from hetacumn.cli.options import (
     Words,
 )
 from hetacumn.common.errors import HetacumnError
-from hetacumn.run.terminal import install
+from hetacumn.common.warning_lines import print_warnings_in_lines
 
 TABLE = "a STAR, .cs or .mrcs file of particles"
 
@@ -98,7 +99,7 @@ def train(
     """Train a model on a particle stack, or go on training."""
     check_is_file(particles, TABLE)
     options = {"classes": classes, "seed": seed, "stack": {"box": box}}
-    settings = collect_settings(config, set_, options, training=True)
+    settings = collect_settings(config, set_, options, TRAINING_SECTIONS)
     check_devices(device, devices)
     check_particles(particles, data_dir, warn_of_few=True)
     given = {"particles": str(particles), "out": str(out), "prepared": str(prepared or ""), "data_dir": str(data_dir or ""),
@@ -263,7 +264,7 @@ def prepare(
     from hetacumn.common.project import read_params
 
     check_is_file(particles, TABLE)
-    settings = collect_settings(config, set_, {"stack": {"box": box}}, ("stack",), training=True)
+    settings = collect_settings(config, set_, {"stack": {"box": box}}, ("stack",))
     check_particles(particles, data_dir)
     box = read_params(settings, settings="")["stack"]["box"]
     out = out or particles.with_name(f"{particles.stem}_{box}px")
@@ -281,7 +282,7 @@ def run_(words: Words = None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    install()
+    print_warnings_in_lines()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         status = app(args=words or ["--help"], prog_name="hetacumn", standalone_mode=False)

@@ -27,7 +27,7 @@ from hetacumn.common.run_files import read_config, read_run, write_facts
 from hetacumn.compute.devices import device_name
 from hetacumn.compute.launching import ONE_DEVICE, DeviceRequest, launch, run_process
 from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
-from hetacumn.network.config import TrainConfig
+from hetacumn.network.config import TrainConfig, check_share
 from hetacumn.network.model_files import CHECKPOINT, save_model
 from hetacumn.network.trainer import Trainer
 from hetacumn.particles.observations import Observations, StackFingerprint, observe
@@ -40,8 +40,7 @@ MISFIT_SAMPLE = 4000  # particles that tell what a bad fit is
 def training_share(count: int, share: float) -> np.ndarray:
     """A random ``share`` of ``count`` particles, as sorted positions from 0; the same whatever seed one trains with, so that
     a start serves all of them."""
-    if not isinstance(share, int | float) or not 0 < share <= 1:
-        raise HetacumnError(f"trained_share is {share!r}; expected a number over 0 and up to 1")
+    check_share(share)
     chosen = np.random.default_rng(0).permutation(count)[: max(1, round(share * count))]
     return np.sort(chosen)
 

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hetacumn.common.errors import HetacumnError
 from hetacumn.compute.batches import Result, prefetch
 from hetacumn.compute.processes import ProcessGroup
 from hetacumn.network.model_files import TrainedModel
@@ -32,36 +30,10 @@ from hetacumn.prediction.inference import (
     settle_states,
     weigh_classes,
 )
+from hetacumn.prediction.request import FITTED, PredictionRequest
 from hetacumn.prediction.search_model import SearchModel
 from hetacumn.search.state import State
 from hetacumn.search.subspace import volumes_at
-
-GRADES = ("encoder", "amortized", "refined", "searched")
-FITTED = ("refined", "searched")  # the grades that refit the volumes to the inferred states
-
-
-@dataclass(frozen=True)
-class PredictionRequest:
-    """What to predict, and how.
-
-    ``grade`` is one of ``GRADES``. ``classes``: their number; None as trained, 0 to let BIC choose. ``like``: the folder of an
-    earlier prediction of other particles by the same model and grade, whose volumes and classes are taken over. ``chunk``:
-    images in memory at a time. ``polish_steps``: optimiser steps of the volumes of grades in ``FITTED``; 0 for none.
-    ``path_points``: volumes along the first latent axis.
-    """
-
-    grade: str = "amortized"
-    classes: int | None = None
-    like: Path | str | None = None
-    chunk: int = 10_000
-    polish_steps: int = 150
-    path_points: int = 10
-
-    def __post_init__(self):
-        if self.grade not in GRADES:
-            raise HetacumnError(f"grade is '{self.grade}'; expected one of {', '.join(GRADES)}")
-        if self.like is not None and self.classes is not None:
-            raise HetacumnError(f"classes is {self.classes}; expected none, as they shall be those of {self.like}")
 
 
 @dataclass

@@ -1,9 +1,8 @@
-"""Output on the terminal: the lines of a notebook, and warnings in one line."""
+"""Output of a notebook on the terminal, line by line."""
 
 from __future__ import annotations
 
 import time
-import warnings
 from io import TextIOBase
 
 PROGRESS_EVERY_SECONDS = 10.0
@@ -40,12 +39,3 @@ class LineWriter:
     def _print(self, line: str) -> None:
         print(line.rstrip("\r").rpartition("\r")[2], file=self.target, flush=True)
         self.printed_at = time.monotonic()
-
-
-def install() -> None:
-    """Print every warning of this process in that form."""
-    warnings.formatwarning = _one_line
-
-
-def _one_line(message: Warning | str, *_args, **_more) -> str:
-    return f"warning: {' '.join(str(message).split())}\n"
