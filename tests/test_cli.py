@@ -195,6 +195,7 @@ class TestFromAnEmptyFolder:
         assert done.returncode == 0, done.stderr
         names = star.read_table(folder / "some/three.star").particles["rlnImageName"].tolist()
         assert names == table["rlnImageName"].iloc[[0, 2, 119]].tolist() and (folder / "some/three.mrc").is_file()
+        assert f"\nresults: some\nnext: hetacumn train some/three.star --data-dir {folder / 'toy'} " in done.stdout
         done = hetacumn(folder, "export", "results/mine", "--class", "1", "--to", "some/one")
         assert len(star.read_table(folder / "some/one.star")) == (table["rlnClassNumber"] == 1).sum()
         done = hetacumn(folder, "export", "results/mine", "--class", "9", "--to", "some/nine")

@@ -58,6 +58,27 @@ def open_answer(folder: Path, prepared: Path | None) -> Answer:
     return Answer.open(folder, prepared or "")
 
 
+def export_particles(answer: Answer, to: Path, class_: int | None, rows: Path | None) -> tuple[Path, Path]:
+    """Write the particles of a class, or of a text file of rows, and their volume; return the paths of both files."""
+    from hetacumn.common.files import make_folder
+    from hetacumn.run.selection import rows_of_class, rows_of_file
+
+    found = answer.predictions
+    chosen = rows_of_file(rows, len(found)) if rows is not None else rows_of_class(found, class_)
+    make_folder(to.parent)
+    paths = answer.export(chosen, to)
+    print(f"{len(chosen)} of {len(found)} particles: {paths[0]} and {paths[1]}")
+    return paths
+
+
+def prepared_folder(particles: Path, settings: dict) -> Path:
+    """Return the folder beside a table that takes its prepared images, as :func:`hetacumn.prepare` names it."""
+    from hetacumn.common.project import read_params
+    from hetacumn.particles.run_paths import folder_beside
+
+    return folder_beside(particles, read_params(settings, settings="")["stack"]["box"])
+
+
 def notebook_of(command: str) -> Path:
     """Return the notebook of a command, in the installed package or in the checkout around it."""
     package = Path(hetacumn.__file__).resolve().parent

@@ -32,6 +32,7 @@ from hetacumn.network.training import TrainingJob, train_stack, training_share
 from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.particles.run_paths import folder_beside
 from hetacumn.physics.alignment import align_volume
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.prediction.answer import Answer
@@ -125,8 +126,7 @@ def prepare(
         HetacumnError: an unknown setting; a file or row that is wrong.
     """
     preprocessing, source = Preprocessing.from_params(settings, box=box), Path(particles)
-    folder = folder or source.with_name(f"{source.stem}_{'full' if box is None else f'{box}px'}")
-    return prepare_stack(source, folder, preprocessing, data_dir, progress)
+    return prepare_stack(source, folder or folder_beside(source, box), preprocessing, data_dir, progress)
 
 
 def train(

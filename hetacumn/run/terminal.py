@@ -9,7 +9,7 @@ PROGRESS_EVERY_SECONDS = 10.0
 
 
 class LineWriter:
-    """Passes whole lines on to a terminal or log. A progress bar becomes its last state and one state each ten seconds.
+    """Pass whole lines on to a terminal or log; print a progress bar at its end and once in ten seconds.
 
     A bar redraws itself after a carriage return, which would fill a log with thousands of copies.
     """
