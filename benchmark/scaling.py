@@ -28,7 +28,7 @@ from hetacumn.network.model_files import trained_preprocessing
 from hetacumn.particles.preparation import prepare_stack
 from hetacumn.physics.fourier import crop_images
 from hetacumn.prediction.predict import predict_stack
-from hetacumn.prediction.stack_inference import PredictionRequest
+from hetacumn.prediction.request import PredictionRequest
 
 COUNTS = (10_000, 30_000, 100_000)
 

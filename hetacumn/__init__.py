@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from hetacumn.simulation.settings import Simulation
     from hetacumn.simulation.truth import Truth
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AbInitioConfig", "Answer", "HetacumnError", "PreparedStack", "Preprocessing", "Run", "Simulation", "TrainConfig", "Truth",
     "align_volume", "crop_volumes", "evaluation", "open", "plots", "prepare", "read_volumes", "simulate", "train",
@@ -60,7 +60,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import what the front door offers when it is first asked for: ``import hetacumn`` alone stays cheap."""
+    """Import a part of the front door when it is first used: ``import hetacumn`` alone stays cheap."""
+    if name == "evaluation":
+        import_module("hetacumn.evaluation.scores")
     if name in ("evaluation", "plots"):
         return import_module(f"hetacumn.{name}")
     if name in __all__:

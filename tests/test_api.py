@@ -56,7 +56,7 @@ def run(toy) -> hetacumn.Run:
 class TestFiveLines:
     def test_settings_by_name_nested_and_dotted_are_the_same(self, run):
         config = load_config(run.folder)
-        assert (config.classes, config.alone_steps, config.ab_initio.steps) == (2, 40, TOY["ab_initio"]["steps"])
+        assert (config.classes, config.alone_steps, config.ab_initio.subspace_steps) == (2, 40, 8)
         flat = {name: value for name, value in TOY.items() if name != "ab_initio"}
         dotted = {f"ab_initio.{name}": value for name, value in TOY["ab_initio"].items()}
         before = (run.folder / "model.safetensors").stat().st_mtime_ns
@@ -76,7 +76,7 @@ class TestFiveLines:
         assert len(answer.predictions) == 120 and answer.voxel_A == pytest.approx(64 * 1.6 / 24)
         assert (again.predictions.classes == answer.predictions.classes).all() and (again.basis == answer.basis).all()
         volume = again.reconstruct(np.arange(120))
-        assert volume.shape == (24, 24, 24) and volume.std() > 0
+        assert volume.shape == (24, 24, 24) and volume.std() > 0 and volume.equal(again.reconstruct())
 
     def test_a_run_read_back_predicts_the_same(self, run, tmp_path):
         first = run.predict(grade="encoder", out=tmp_path / "first")

@@ -73,7 +73,7 @@ def test_every_option_tells_its_default(command, monkeypatch, capsys):
 
 
 def test_help_and_a_wrong_path_import_nothing_heavy(tmp_path):
-    code = ("import sys\nfrom hetacumn import cli\ncli.main(sys.argv[1:])\n"
+    code = ("import sys\nfrom hetacumn.cli.main import main\nmain(sys.argv[1:])\n"
             "print([name for name in ('torch', 'pandas', 'papermill', 'numpy') if name in sys.modules])")  # fmt: skip
     for words in (["--help"], ["train", "--help"], ["train", "absent.star"], ["predict", "absent.star"],
                   ["report", "absent"], ["compare", "absent", "other"]):  # fmt: skip
@@ -95,11 +95,14 @@ def test_help_and_a_wrong_path_import_nothing_heavy(tmp_path):
     (["train", "table.star", "--set", "train.rate=fast"], "rate is 'fast'; expected a valid number"),
     (["train", "table.star", "--set", "stack.trained_share=2"], "trained_share is 2; expected a number over 0 and up to 1"),
     (["train", "table.star", "--classes", "0"], "classes is 0; expected a number from 1 on"),
-    (["train", "table.star", "--device", "gpu"], "device is 'gpu'; expected cpu"),
+    (["train", "table.star", "--device", "gpu"], "--device is 'gpu'; expected cpu"),
     (["train", "table.star", "--device", "cpu", "--devices", "0"], "--devices is 0; expected 1 or more"),
     (["train", "table.star", "--clases", "3"], "No such option: --clases (Possible options: --classes"),
     (["train"], "Missing argument 'particles'"),
     (["trian", "table.star"], "No such command 'trian'. Did you mean 'train'?"),
+    (["train", "table.star", "--set", "train.alon_steps=3"],
+     "--set train.alon_steps=3: unknown setting train.alon_steps; did you mean train.alone_steps?"),
+    (["train", "table.star", "--set", "peers.relion=1"], "--set peers.relion=1: this command reads nothing of it"),
     (["predict", "table.star"], "results/mine: no model.safetensors or start.safetensors; expected the folder of a trained"),
     (["report", "."], ".: no predictions.star; expected the folder of an answer"),
     (["export", ".", "--to", "x"], "expected one of --class and --rows"),
@@ -114,9 +117,9 @@ def test_a_mistake_is_refused_in_one_line_before_anything_is_made(refused, tmp_p
 def test_a_misspelt_section_of_a_file_is_refused_with_the_nearest(refused, tmp_path):
     (tmp_path / "my.yaml").write_text("trian: {rate: 1}\n")
     assert "my.yaml: unknown setting trian; did you mean train?" in refused("train", "table.star", "--config", "my.yaml")
-    (tmp_path / "my.yaml").write_text("train: {ab_initio: {step: 1}}\n")
+    (tmp_path / "my.yaml").write_text("train: {ab_initio: {consensus: {step: 1}}}\n")
     found = refused("train", "table.star", "--config", "my.yaml")
-    assert "unknown setting train.ab_initio.step; did you mean train.ab_initio.steps?" in found
+    assert "my.yaml: unknown setting train.ab_initio.consensus.step; did you mean train.ab_initio.consensus.steps?" in found
 
 
 @pytest.mark.slow
@@ -161,12 +164,12 @@ class TestFromAnEmptyFolder:
         assert trained.returncode == 0, trained.stderr[-3000:]
         config = json.loads((folder / "results/mine/config.json").read_text())
         assert (config["config"]["classes"], config["config"]["seed"], config["config"]["alone_steps"]) == (2, 1, 40)
-        assert config["config"]["width"] == QUICK["width"] and config["box"] == 24
+        assert config["config"]["network"]["width"] == QUICK["network"]["width"] and config["box"] == 24
         *_, result, place, following = trained.stdout.splitlines()
         assert result.startswith("hetacumn: trained on 84 of 120 particles, 2 classes")
         assert place == "results: results/mine"
         assert following == "next: hetacumn predict toy/particles.star --out results/mine"
-        assert (folder / "results/mine" / NOTEBOOKS["train"]).is_file()
+        assert (folder / "results/mine" / Path(NOTEBOOKS["train"]).name).is_file()
         assert "warning: toy/particles.star: 120 particles are few" in trained.stderr
 
     def test_prediction_and_report_leave_their_files_and_figures(self, folder, predicted):
@@ -176,7 +179,7 @@ class TestFromAnEmptyFolder:
         assert reported.returncode == 0, reported.stderr[-3000:]
         assert follows(reported) == "hetacumn explore results/mine"
         figures = {path.name for path in (folder / "results/mine/report").iterdir()}
-        assert {"fsc.png", "landscape.png", "views.png", NOTEBOOKS["report"]} <= figures
+        assert {"fsc.png", "landscape.png", "views.png", Path(NOTEBOOKS["report"]).name} <= figures
         assert ".lock" not in figures and not (folder / "results/mine/.lock").exists()
 
     def test_an_answer_compared_with_itself_agrees_wholly(self, folder, predicted):
@@ -192,6 +195,7 @@ class TestFromAnEmptyFolder:
         assert done.returncode == 0, done.stderr
         names = star.read_table(folder / "some/three.star").particles["rlnImageName"].tolist()
         assert names == table["rlnImageName"].iloc[[0, 2, 119]].tolist() and (folder / "some/three.mrc").is_file()
+        assert f"\nresults: some\nnext: hetacumn train some/three.star --data-dir {folder / 'toy'} " in done.stdout
         done = hetacumn(folder, "export", "results/mine", "--class", "1", "--to", "some/one")
         assert len(star.read_table(folder / "some/one.star")) == (table["rlnClassNumber"] == 1).sum()
         done = hetacumn(folder, "export", "results/mine", "--class", "9", "--to", "some/nine")

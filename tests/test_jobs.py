@@ -25,7 +25,7 @@ from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.physics.rotations import distance_deg
 from hetacumn.prediction.predict import PredictionJob, run_prediction
-from hetacumn.prediction.stack_inference import PredictionRequest
+from hetacumn.prediction.request import PredictionRequest
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
 

@@ -417,7 +417,9 @@ def test_a_masked_background_is_refused(folder):
     circle = (np.arange(32) - 16) ** 2
     images[:, circle[:, None] + circle > 15**2] = 0
     write_stack(folder / "stack.mrcs", images)
-    with pytest.raises(HetacumnError, match="particles.star: none of 10 sampled images is usable: the first is constant outside"):
+    with pytest.raises(
+        HetacumnError, match="particles.star: none of 10 sampled images is usable: the first is constant outside"
+    ):
         read(folder)
 
 

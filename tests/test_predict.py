@@ -32,8 +32,9 @@ from hetacumn.prediction.answer import Answer
 from hetacumn.prediction.classes import class_centres
 from hetacumn.prediction.inference import _search, follow_hypotheses, search_misfits, search_poses
 from hetacumn.prediction.predict import predict_stack
+from hetacumn.prediction.request import PredictionRequest
 from hetacumn.prediction.search_model import load_em
-from hetacumn.prediction.stack_inference import PredictionRequest, StackInference
+from hetacumn.prediction.stack_inference import StackInference
 from hetacumn.search.state import State
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack

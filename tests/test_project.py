@@ -60,7 +60,7 @@ def test_atomic_path_writes_all_or_nothing(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tmp_path):
-    code = "from hetacumn.common.project import atomic_path\nimport os, signal, sys\n"
+    code = "from hetacumn.common.files import atomic_path\nimport os, signal, sys\n"
     code += "with atomic_path(sys.argv[1]) as path:\n path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     target, other = tmp_path / "stack.mrcs", tmp_path / ".stack.elsewhere-1-00000000.mrcs"
     other.touch()  # of another machine
@@ -115,14 +115,14 @@ def full_disk(code: str, folder) -> str:
 
 def test_a_full_disk_is_told_and_spoils_nothing(tmp_path):
     (tmp_path / "table.json").write_text("before")
-    code = "from hetacumn.common.project import write_json\ndef work(): write_json('table.json', ['long'] * 10_000)\n"
+    code = "from hetacumn.common.files import write_json\ndef work(): write_json('table.json', ['long'] * 10_000)\n"
     assert full_disk(code, tmp_path).startswith("table.json: cannot be written (File too large); what it held before")
     assert (tmp_path / "table.json").read_text() == "before" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_full_disk_refuses_a_stack_before_it_is_filled(tmp_path):
     code = """
-from hetacumn.stacks import new_stack
+from hetacumn.io.stacks import new_stack
 def work():
     with new_stack('particles.mrcs', 100, 64, 1.0) as stack:
         print('filled')

@@ -116,7 +116,7 @@ def test_an_output_folder_that_is_a_file_or_cannot_be_made_is_refused(make_noteb
     for words in (["-p", "out", "taken"], ["-p", "out", "taken/inside"], ["-o", "taken/done.ipynb"]):
         assert main([str(notebook), *words]) == 2
         line = capfd.readouterr().err
-        assert line.startswith("error: taken") and "expected a folder for results" in line and line.count("\n") == 1
+        assert line.startswith("error: taken") and "expected a folder to write into" in line and line.count("\n") == 1
 
 
 def test_an_interruption_names_the_checkpoint_that_is_left(make_notebook, tmp_path):

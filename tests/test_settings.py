@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 import pytest
 
 from hetacumn.common.errors import HetacumnError
+from hetacumn.common.project import read_params
 from hetacumn.common.settings import (
-    apply_overrides,
     check_fields,
-    check_sections,
+    check_names,
     flattened,
     merged,
+    nested,
     read_settings,
+    suggestion,
     with_settings,
 )
+from hetacumn.run.settings import collect, parse_assignment
 
 
 @dataclass(frozen=True)
@@ -72,40 +75,93 @@ def test_a_nested_mapping_changes_only_what_it_names():
     assert read_settings(Outer, {"other": Inner(1)}).other == Inner(1)
 
 
-def test_overrides_lie_over_the_settings_in_order():
+def test_names_are_checked_as_deep_as_names_are_known():
+    known = ["seed", "train", "train.rate", "train.inner", "train.inner.steps", "datasets"]
+    check_names({"seed": 0, "train": {"rate": {"free": 1}, "inner": {"steps": 1}}, "datasets": {"any": 1}}, known, "my.yaml")
+    for values, message in (
+        ({"seed": 0, "trian": {}}, "my.yaml: unknown setting trian; did you mean train?"),
+        ({"train": {"inner": {"step": 1}}}, "my.yaml: unknown setting train.inner.step; did you mean train.inner.steps?"),
+        ({"train": {"stesp": 1}}, "my.yaml: unknown setting train.stesp; did you mean train.inner.steps?"),
+        ({"step": 1}, "my.yaml: unknown setting step; did you mean train.inner.steps?"),
+        ({7: 0}, "my.yaml: unknown setting 7; expected one of seed, train, datasets"),
+    ):
+        with pytest.raises(HetacumnError) as caught:
+            check_names(values, known, "my.yaml")
+        assert str(caught.value) == message
+
+
+def test_a_hint_lists_no_more_names_than_fit_a_line():
+    names = [f"name{i:02d}" for i in range(13)]
+    assert suggestion("frequency", names) == f"expected one of {', '.join(names[:12])}, …"
+    assert suggestion("frequency", names[:12]) == f"expected one of {', '.join(names[:12])}"
+    assert suggestion("frequency", []) == "there is none"
+
+
+def test_assignments_lie_over_the_settings_in_order():
     given = {"train": {"rate": 1, "network": {"width": 8}}, "seed": 1}
-    found = apply_overrides(given, ["train.network.width=16", "train.steps=600", "seed=", "stack.box=[1, 2]", "train.steps=7"])
+    texts = ["train.network.width=16", "train.steps=600", "seed=", "stack.box=[1, 2]", "train.steps=7"]
+    found = merged({"": given} | {text: parse_assignment(text) for text in texts})
     network = {"rate": 1, "network": {"width": 16}, "steps": 7}
     assert found == {"train": network, "seed": None, "stack": {"box": [1, 2]}}
     assert given == {"train": {"rate": 1, "network": {"width": 8}}, "seed": 1}
-    assert apply_overrides({}, ["a.b=x=y"]) == {"a": {"b": "x=y"}}
+    assert parse_assignment("a.b=x=y") == {"a": {"b": "x=y"}}
 
 
-@pytest.mark.parametrize("override, message", [
-    ("train.steps", "setting 'train.steps'; expected name=value, such as train.alone_steps=600"),
-    ("=3", "expected name=value"), ("a..b=3", "expected name=value"), ("a=[1", "setting 'a=.1': not valid YAML"),
+@pytest.mark.parametrize("text, message", [
+    ("train.steps", "--set train.steps: expected name=value, such as train.alone_steps=600"),
+    ("=3", "expected name=value"), ("a..b=3", "expected name=value"), ("a=[1", "--set a=.1: '.1' is not a YAML value"),
 ])  # fmt: skip
-def test_an_override_that_cannot_be_read_is_refused(override, message):
+def test_an_assignment_that_cannot_be_read_is_refused(text, message):
     with pytest.raises(HetacumnError, match=message) as caught:
-        apply_overrides({}, [override])
+        parse_assignment(text)
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_section_is_refused_with_the_nearest_known_one():
-    check_sections({"train": {}, "seed": 0}, "my.yaml")
-    with pytest.raises(HetacumnError, match="my.yaml: unknown section trian; did you mean train?"):
-        check_sections({"seed": 0, "trian": {}}, "my.yaml")
-    with pytest.raises(HetacumnError, match="my.yaml: unknown section 7; expected one of a, b"):
-        check_sections({7: 0}, "my.yaml", ("a", "b"))
+@pytest.mark.parametrize("text, message", [
+    ("train.alon_steps=3", "--set train.alon_steps=3: unknown setting train.alon_steps; did you mean train.alone_steps?"),
+    ("trian.rate=3", "--set trian.rate=3: unknown setting trian; did you mean train?"),
+    ("methods.em.width=3", "unknown setting methods.em.width; did you mean methods.em.network.width?"),
+    ("datasets.adk.box=3", "this command reads nothing of it; expected a setting of train, methods"),
+])  # fmt: skip
+def test_an_assignment_of_an_unknown_setting_is_refused_by_its_text(text, message):
+    with pytest.raises(HetacumnError) as caught:
+        collect(None, ["train.rate=1", text], {}, ("train", "methods"))
+    assert message in str(caught.value)
+
+
+def test_a_file_lies_under_assignments_and_these_under_options(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text("train: {rate: 0.1, batch: 7, network: {width: 8}}\nmethods: {em: {batch: 3}}\npeer_seconds: 5\n")
+    found = collect(path, ["train.rate=0.2", "train.batch=9"], {"train": {"rate": 0.3}, "seed": None, "stack": {"box": None}},
+                    ("train",))  # fmt: skip
+    assert found.pop("stack") == {}
+    assert found == {"train": {"rate": 0.3, "batch": 9, "network": {"width": 8}}, "methods": {"em": {"batch": 3}},
+                     "peer_seconds": 5}  # fmt: skip
+    path.write_text("methods: {em: {bacth: 3}}\n")
+    with pytest.raises(HetacumnError, match="my.yaml: unknown setting methods.em.bacth; did you mean methods.em.batch"):
+        collect(path, [], {}, ("train",))
+
+
+def test_notebooks_and_commands_refuse_the_same_section(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text("trian: {rate: 1}\n")
+    message = f"^{path}: unknown setting trian; did you mean train"
+    for read in (lambda: read_params(path, ""), lambda: read_params({}, path), lambda: collect(path, [], {}, ("train",))):
+        with pytest.raises(HetacumnError, match=message):
+            read()
+    with pytest.raises(HetacumnError, match="^overrides: unknown setting trian; did you mean train"):
+        read_params({"trian": {}}, "")
 
 
 def test_nested_settings_become_one_level():
-    assert flattened({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+    levels, flat = {"a": {"b": 1, "c": {"d": [2]}}, "e": None}, {"a.b": 1, "a.c.d": [2], "e": None}
+    assert flattened(levels) == flat and nested(flat) == levels
 
 
 def test_later_layers_lie_over_earlier_ones_and_none_is_empty():
     assert merged({"a": {"x": 1, "y": 1}, "b": None, "c": {"y": 2}}) == {"x": 1, "y": 2}
-    nested = merged({"a": {"x": {"u": 1, "v": 1}, "y": {"u": 1}}, "b": {"x": {"v": 2}, "y": 3}})
-    assert nested == {"x": {"u": 1, "v": 2}, "y": 3}
+    inner = merged({"a": {"x": {"u": 1, "v": 1}, "y": {"u": 1}}, "b": {"x": {"v": 2}, "y": 3}})
+    assert inner == {"x": {"u": 1, "v": 2}, "y": 3}
+    assert merged({"a": {"x": {"u": 1}, "y": 2}, "b": {"x": None, "y": None}}) == {"x": {"u": 1}, "y": None}
     with pytest.raises(HetacumnError, match="b is 3; expected names and values"):
         merged({"a": {}, "b": 3})

@@ -1,17 +1,21 @@
-"""Settings of the ab initio start, by concern, and the adaptation to the brightness of the images."""
+"""Settings of the ab initio start, by concern, and the adaptation to the brightness of the images.
+
+Methods that need grids or images import the modules of these when called: a command checks its settings without them.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from hetacumn.common.settings import check_fields
-from hetacumn.particles.observations import Observations, signal_nats
-from hetacumn.search.grid import pose_grid, shift_grid
+
+if TYPE_CHECKING:
+    from hetacumn.particles.observations import Observations
 
 Grid = tuple[int, int]  # of rotations: HEALPix nside, and the number of in-plane turns
 LARGEST_BATCH = 5.0  # times the batch of bright images, however faint the images are
@@ -85,6 +89,8 @@ class SearchGrid:
 
     def shifts(self, box: int, step_px: float) -> Tensor:
         """``(t, 2)`` shifts for images of a box, in pixels, at most ``step_px`` apart."""
+        from hetacumn.search.grid import shift_grid
+
         extent_px = self.extent * box
         return shift_grid(extent_px, math.ceil(2 * extent_px / step_px) + 1)
 
@@ -205,18 +211,26 @@ class AbInitioConfig:
 
     def poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotations and shifts of the search that takes the likeliest pose."""
-        return pose_grid(*self.grid.rotations).to(device), self.grid.shifts(box, self.grid.step_px).to(device)
+        return self._grid_of(self.grid.rotations, self.grid.step_px, box, device)
 
     def competing_poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotations and shifts of the search whose likeliest poses compete."""
-        return pose_grid(*self.grid.rotations).to(device), self.grid.shifts(box, self.grid.fine_step_px).to(device)
+        return self._grid_of(self.grid.rotations, self.grid.fine_step_px, box, device)
 
     def weighed_poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotations and shifts that are all weighed where images leave their poses open."""
-        return pose_grid(*self.soft.grids[-1]).to(device), self.grid.shifts(box, self.grid.fine_step_px).to(device)
+        return self._grid_of(self.soft.grids[-1], self.grid.fine_step_px, box, device)
+
+    def _grid_of(self, rotations: Grid, step_px: float, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rotations and shifts of a grid."""
+        from hetacumn.search.grid import pose_grid
+
+        return pose_grid(*rotations).to(device), self.grid.shifts(box, step_px).to(device)
 
     def faintness(self, data: Observations) -> float:
         """The ratio of ``bright_nats`` to the log-likelihood gain per image; 1 for bright images."""
+        from hetacumn.particles.observations import signal_nats
+
         return max(1.0, self.bright_nats / max(signal_nats(data, self.consensus.radius[1] * data.plane.box), 1e-6))
 
     def with_brightness_of(self, data: Observations) -> AbInitioConfig:

@@ -60,13 +60,16 @@ def check_devices(device: str, devices: int) -> None:
     """Raise :class:`HetacumnError` where this machine has no such device, or not so many."""
     from hetacumn.compute.launching import DeviceRequest
 
-    DeviceRequest(device or None, devices).check()
+    try:
+        DeviceRequest(device or None, devices).check()
+    except HetacumnError as error:  # it begins with the name of the option
+        raise HetacumnError(f"--{error}") from None
 
 
 def check_grade(grade: str) -> None:
     """Raise :class:`HetacumnError` for an unknown grade of prediction."""
     from hetacumn.common.settings import suggestion
-    from hetacumn.prediction.stack_inference import GRADES
+    from hetacumn.prediction.request import GRADES
 
     if grade not in GRADES:
         raise HetacumnError(f"--grade is {grade!r}; {suggestion(grade, GRADES)}")

@@ -10,11 +10,12 @@ import typer
 
 import hetacumn
 from hetacumn.common.errors import HetacumnError
-from hetacumn.prediction.answer import Answer
 
 if TYPE_CHECKING:
     from hetacumn.prediction.answer import Answer
 
+#: The sections that training reads.
+TRAINING_SECTIONS = ("seed", "classes", "stack", "train", "methods")
 #: The notebook of each command, below the folder of notebooks.
 NOTEBOOKS = {
     "simulate": "pipeline/1_simulate.ipynb",
@@ -27,21 +28,18 @@ NOTEBOOKS = {
 }
 
 
-def collect_settings(
-    config: Path | None, assignments: list[str] | None, options: dict, sections: tuple[str, ...] = (), training: bool = False
-) -> dict:
-    """The user's settings over the defaults; ``training`` to check their values, ``sections`` those that --set may name."""
+def collect_settings(config: Path | None, assignments: list[str] | None, options: dict, sections: tuple[str, ...]) -> dict:
+    """Return the user's settings, their names and values checked; ``sections`` are the sections that the command reads."""
     from hetacumn.common.project import read_params
-    from hetacumn.run.settings import check_training, collect
+    from hetacumn.run.settings import check_values, collect
 
     found = collect(config, assignments or [], options, sections)
-    if training:
-        check_training(read_params(found, settings=""))
+    check_values(read_params(found, settings=""))
     return found
 
 
 def pipeline_settings() -> tuple[str, Path | None]:
-    """The settings file of the paper's pipeline and its data folder: around the working directory, or of this checkout."""
+    """Find the settings file of the paper's pipeline and its data folder, around the working directory or in this checkout."""
     from hetacumn.common.project import PIPELINE_SETTINGS, find_project
 
     folder = find_project()
@@ -54,14 +52,35 @@ def pipeline_settings() -> tuple[str, Path | None]:
 
 
 def open_answer(folder: Path, prepared: Path | None) -> Answer:
-    """The answer of a folder."""
+    """Open the answer of a folder."""
     from hetacumn.prediction.answer import Answer
 
     return Answer.open(folder, prepared or "")
 
 
+def export_particles(answer: Answer, to: Path, class_: int | None, rows: Path | None) -> tuple[Path, Path]:
+    """Write the particles of a class, or of a text file of rows, and their volume; return the paths of both files."""
+    from hetacumn.common.files import make_folder
+    from hetacumn.run.selection import rows_of_class, rows_of_file
+
+    found = answer.predictions
+    chosen = rows_of_file(rows, len(found)) if rows is not None else rows_of_class(found, class_)
+    make_folder(to.parent)
+    paths = answer.export(chosen, to)
+    print(f"{len(chosen)} of {len(found)} particles: {paths[0]} and {paths[1]}")
+    return paths
+
+
+def prepared_folder(particles: Path, settings: dict) -> Path:
+    """Return the folder beside a table that takes its prepared images, as :func:`hetacumn.prepare` names it."""
+    from hetacumn.common.project import read_params
+    from hetacumn.particles.run_paths import folder_beside
+
+    return folder_beside(particles, read_params(settings, settings="")["stack"]["box"])
+
+
 def notebook_of(command: str) -> Path:
-    """The notebook of a command: of the installed package, or of the checkout around it."""
+    """Return the notebook of a command, in the installed package or in the checkout around it."""
     package = Path(hetacumn.__file__).resolve().parent
     installed, checkout = package / "notebooks", package.parent / "notebooks"
     return (installed if installed.is_dir() else checkout) / NOTEBOOKS[command]
@@ -81,7 +100,7 @@ def execute(notebook: Path, given: dict, output: Path | None = None) -> None:
 
 
 def say_next(out: Path, follows: list) -> None:
-    """The end of every command: where its results are, and what usually follows."""
+    """Print the end of a command: where its results are, and the command that usually follows."""
     print(f"results: {out}\nnext: hetacumn {shlex.join(map(str, follows))}", flush=True)
 
 

@@ -24,11 +24,14 @@ from hetacumn.cli.checks import (
 )
 from hetacumn.cli.command import (
     NOTEBOOKS,
+    TRAINING_SECTIONS,
     collect_settings,
     execute,
+    export_particles,
     notebook_of,
     open_answer,
     pipeline_settings,
+    prepared_folder,
     run_notebook_command,
     say_next,
 )
@@ -71,7 +74,7 @@ from hetacumn.cli.options import (
     Words,
 )
 from hetacumn.common.errors import HetacumnError
-from hetacumn.run.terminal import install
+from hetacumn.common.warning_lines import print_warnings_in_lines
 
 TABLE = "a STAR, .cs or .mrcs file of particles"
 
@@ -98,7 +101,7 @@ def train(
     """Train a model on a particle stack, or go on training."""
     check_is_file(particles, TABLE)
     options = {"classes": classes, "seed": seed, "stack": {"box": box}}
-    settings = collect_settings(config, set_, options, training=True)
+    settings = collect_settings(config, set_, options, TRAINING_SECTIONS)
     check_devices(device, devices)
     check_particles(particles, data_dir, warn_of_few=True)
     given = {"particles": str(particles), "out": str(out), "prepared": str(prepared or ""), "data_dir": str(data_dir or ""),
@@ -207,15 +210,10 @@ def export(
     if rows is not None:
         check_is_file(rows, "row numbers in a text file")
     check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
-    from hetacumn.common.files import make_folder
-    from hetacumn.run.selection import rows_of_class, rows_of_file
-
     answer = open_answer(folder, prepared)
-    found = answer.predictions
-    chosen = rows_of_class(found, class_) if rows is None else rows_of_file(rows, len(found))
-    make_folder(to.parent)
-    paths = answer.export(chosen, to)
-    print(f"{len(chosen)} of {len(found)} particles: {paths[0]} and {paths[1]}\nresults: {to.parent}")
+    paths = export_particles(answer, to, class_, rows)
+    stacks = answer.stack.data_dir or answer.stack.source.parent
+    say_next(to.parent, ["train", paths[0], "--data-dir", stacks, "--out", f"{to}_trained"])
 
 
 @app.command()
@@ -260,13 +258,10 @@ def prepare(
     data_dir: DataDir = None,
 ) -> None:
     """Normalise and crop the images of a stack; show their noise."""
-    from hetacumn.common.project import read_params
-
     check_is_file(particles, TABLE)
-    settings = collect_settings(config, set_, {"stack": {"box": box}}, ("stack",), training=True)
+    settings = collect_settings(config, set_, {"stack": {"box": box}}, ("stack",))
     check_particles(particles, data_dir)
-    box = read_params(settings, settings="")["stack"]["box"]
-    out = out or particles.with_name(f"{particles.stem}_{box}px")
+    out = out or prepared_folder(particles, settings)
     given = {"particles": str(particles), "out": str(out), "data_dir": str(data_dir or ""), "settings": "",
              "overrides": settings}  # fmt: skip
     execute(notebook_of("prepare"), given)
@@ -280,8 +275,8 @@ def run_(words: Words = None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    install()
+    """Run the command line; return the exit status."""
+    print_warnings_in_lines()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         status = app(args=words or ["--help"], prog_name="hetacumn", standalone_mode=False)
@@ -295,6 +290,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_command() -> None:
-    """What the installed script calls."""
+    """Run the installed script: the command line, ended by SIGTERM as by Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's; it would leave the kernel to die unasked
     sys.exit(main())

@@ -11,10 +11,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from hetacumn.common.errors import HetacumnError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk or a quota is full, or a file is larger than allowed
 

@@ -9,15 +9,21 @@ from pathlib import Path
 import yaml
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.common.settings import check_sections, merged
+from hetacumn.common.settings import check_names, merged
 
 PIPELINE_SETTINGS = "params.yaml"
-#: What the settings of a command begin with. All that is not here has the default of its dataclass.
+#: The sections of settings files.
+SECTIONS = (
+    "seed", "stack", "classes", "train", "methods", "datasets",  # of params.yaml
+    "molecules", "peers", "peer_seconds", "peers_environment",  # of benchmark/params.yaml
+    "entry", "count", "leading",  # of real/params.yaml
+)  # fmt: skip
+#: The settings without a file. Every other setting has the default of its dataclass.
 DEFAULTS = {"seed": 0, "stack": {"box": 32, "trained_share": 0.7}, "methods": {"hetacumn": {}, "em": {}}}
 
 
 def project_root() -> Path:
-    """The project's folder: the nearest one, from the working directory up, with dvc.yaml and params.yaml.
+    """Return the project's folder: the nearest one, from the working directory up, with dvc.yaml and params.yaml.
 
     The search begins in the working directory, not beside this file: DVC runs queued experiments in a copy of the project.
 
@@ -33,7 +39,7 @@ def project_root() -> Path:
 
 
 def find_project() -> Path | None:
-    """The folder of :func:`root`; None outside a project."""
+    """Return the folder of :func:`project_root`; None outside a project."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file() and (folder / PIPELINE_SETTINGS).is_file():
@@ -42,7 +48,7 @@ def find_project() -> Path | None:
 
 
 def read_params(over: str | os.PathLike | Mapping = "", settings: str | os.PathLike = PIPELINE_SETTINGS) -> dict:
-    """The settings of the paper's pipeline, or the defaults, as nested dicts, with other settings laid over them.
+    """Read the settings of the paper's pipeline, or the defaults, as nested dicts, with other settings laid over them.
 
     ``settings``: params.yaml stands for the file of the project around the working directory, and for the defaults where
     there is no project; any other name for that file; an empty one for the defaults. ``over``: a YAML file or a mapping.
@@ -53,30 +59,30 @@ def read_params(over: str | os.PathLike | Mapping = "", settings: str | os.PathL
     if str(settings) == PIPELINE_SETTINGS:
         folder = find_project()
         settings = folder / PIPELINE_SETTINGS if folder else ""
-    base = _read_yaml(Path(settings)) if settings else DEFAULTS
+    base = read_overrides(settings) if settings else DEFAULTS
     name = "overrides" if isinstance(over, Mapping) else str(over)
     return merged({str(settings) or "defaults": base, name: read_overrides(over)})
 
 
 def read_overrides(over: str | os.PathLike | Mapping = "") -> dict:
-    """The settings of a YAML file, none if none is named; a mapping as it is.
+    """Read the settings of a YAML file, none if none is named, or of a mapping.
 
     Raises:
-        HetacumnError: no such file, or not valid YAML.
+        HetacumnError: no such file, not valid YAML, or an unknown section.
     """
-    if isinstance(over, Mapping):
-        return dict(over)
-    return _read_yaml(Path(over)) if over else {}
+    settings = dict(over) if isinstance(over, Mapping) else read_yaml(over) if over else {}
+    check_names(settings, SECTIONS, "overrides" if isinstance(over, Mapping) else str(over))
+    return settings
 
 
-def _read_yaml(path: Path) -> dict:
+def read_yaml(path: str | os.PathLike) -> dict:
+    """Read names and values from a YAML file. Raises :class:`HetacumnError` where there is no file, or no names."""
     try:
-        settings = yaml.safe_load(path.read_text()) or {}
+        settings = yaml.safe_load(Path(path).read_text()) or {}
     except OSError:
         raise HetacumnError(f"{path}: no such file; expected settings in YAML") from None
     except (yaml.YAMLError, ValueError) as error:
         raise HetacumnError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise HetacumnError(f"{path}: holds a {type(settings).__name__}; expected names and values")
-    check_sections(settings, str(path))
     return settings

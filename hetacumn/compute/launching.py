@@ -18,6 +18,7 @@ import torch
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import write_json
+from hetacumn.common.warning_lines import print_warnings_in_lines
 from hetacumn.compute.devices import pick_device
 from hetacumn.compute.processes import ProcessGroup, join_processes
 
@@ -75,6 +76,7 @@ def launch(module: str, path: Path, content: dict, requested: DeviceRequest) -> 
 
 def run_process(path: str, work: Callable[[dict, torch.device, ProcessGroup], object]) -> int:
     """Do this process's part of the job in a file; return the exit status."""
+    print_warnings_in_lines()
     content = json.loads(Path(path).read_text())
     try:
         group, device = join_processes(content.pop("device"))

@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config
 from hetacumn.common.settings import check_fields, flattened, merged, read_settings
-from hetacumn.particles.observations import Observations
+
+if TYPE_CHECKING:
+    from hetacumn.particles.observations import Observations
 
 Rounds = tuple[tuple[int, float], ...]  # (how many poses take part, Fourier radius in cycles per pixel), one after the other
 
@@ -224,6 +226,12 @@ def requested_classes(params: dict, dataset: str = "", asked: int | None = None)
     if not isinstance(wanted, int) or wanted < 1:
         raise HetacumnError(f"classes is {wanted!r}; expected a number from 1 on")
     return wanted
+
+
+def check_share(share: float) -> None:
+    """Raise :class:`HetacumnError` for a share of the particles that training cannot take."""
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise HetacumnError(f"trained_share is {share!r}; expected a number over 0 and up to 1")
 
 
 def load_config(out: Path | str) -> TrainConfig:

@@ -29,7 +29,7 @@ from hetacumn.common.run_files import read_config, read_run, write_facts
 from hetacumn.compute.devices import device_name
 from hetacumn.compute.launching import ONE_DEVICE, DeviceRequest, launch, run_process
 from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
-from hetacumn.network.config import TrainConfig
+from hetacumn.network.config import TrainConfig, check_share
 from hetacumn.network.model_files import CHECKPOINT, save_model
 from hetacumn.network.trainer import Trainer
 from hetacumn.particles.observations import Observations, StackFingerprint, observe
@@ -44,8 +44,7 @@ def training_share(count: int, share: float) -> Int[np.ndarray, " m"]:
 
     The choice does not depend on the seed of the training, so that runs of several seeds can share a start.
     """
-    if not isinstance(share, int | float) or not 0 < share <= 1:
-        raise HetacumnError(f"trained_share is {share!r}; expected a number over 0 and up to 1")
+    check_share(share)
     chosen = np.random.default_rng(0).permutation(count)[: max(1, round(share * count))]
     return np.sort(chosen)
 

@@ -86,3 +86,8 @@ def program_paths(dataset: str, program: str, particles: Path | str = "", out: P
 def _prepared_by_default(dataset: str, source: Path, owner: Path) -> Path:
     """Return the folder that the methods of a dataset share; a user's own images belong to the run."""
     return prepared_beside(source) if dataset else owner / "prepared"
+
+
+def folder_beside(particles: Path, box: int | None) -> Path:
+    """Return the folder beside a table for its images prepared at a box of pixels; None is the box of the files."""
+    return particles.with_name(f"{particles.stem}_{'full' if box is None else f'{box}px'}")

@@ -97,8 +97,12 @@ class Answer:
         shifts_px = self.stack.metadata.shifts_in_prepared_A(self.predictions.shifts_A)[index] / self.stack.pixel_A
         return observe(self.stack.read(rows)), Poses(self.predictions.rotations[index], shifts_px)
 
-    def reconstruct(self, rows: np.ndarray) -> Tensor:
-        """Reconstruct the volume of some particles, by weighted back-projection at their poses."""
+    def reconstruct(self, rows: np.ndarray | None = None) -> Tensor:
+        """Reconstruct ``(box, box, box)`` of some particles by weighted back-projection at their poses.
+
+        ``rows`` ``(m,)`` are positions among the particles of the answer, from 0; None for all particles.
+        """
+        rows = np.arange(len(self.predictions)) if rows is None else rows
         parts = (self.posed(rows[some]) for some in batch_slices(len(rows), READ_AT_ONCE))
         volume = back_project_parts(parts)
         return volume * soft_sphere(volume.shape[-1])

@@ -26,8 +26,9 @@ from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.prediction.answer import RATE, Answer
 from hetacumn.prediction.earlier import EarlierPrediction, model_digest
 from hetacumn.prediction.landscape import latent_path
+from hetacumn.prediction.request import PredictionRequest
 from hetacumn.prediction.search_model import SearchModel, load_em
-from hetacumn.prediction.stack_inference import PredictionRequest, StackInference
+from hetacumn.prediction.stack_inference import StackInference
 
 SAME_PIXEL = 0.02  # relative difference of pixel sizes from which on fields of view differ
 

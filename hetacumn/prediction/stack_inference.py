@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hetacumn.common.errors import HetacumnError
 from hetacumn.compute.batches import prefetch
 from hetacumn.compute.processes import ProcessGroup
 from hetacumn.network.model import HetACUMN
@@ -35,41 +33,12 @@ from hetacumn.prediction.inference import (
     settle_states,
     weigh_classes,
 )
+from hetacumn.prediction.request import FITTED, PredictionRequest
 from hetacumn.prediction.search_model import SearchModel
 from hetacumn.search.state import State
 from hetacumn.search.subspace import volumes_at
 
-GRADES = ("encoder", "amortized", "refined", "searched")
-FITTED = ("refined", "searched")  # the grades that refit the volumes to the inferred states
-
 Part = TypeVar("Part", State, Tensor)
-
-
-@dataclass(frozen=True)
-class PredictionRequest:
-    """Settings of a prediction.
-
-    - ``grade``: one of ``GRADES``.
-    - ``classes``: number of classes; None as trained, 0 to let BIC choose.
-    - ``like``: folder of an earlier prediction of other particles by the same model and grade, whose volumes and classes are
-      taken over.
-    - ``chunk``: images in memory at a time.
-    - ``polish_steps``: optimiser steps of the volumes of grades in ``FITTED``; 0 for none.
-    - ``path_points``: volumes along the first latent axis.
-    """
-
-    grade: str = "amortized"
-    classes: int | None = None
-    like: Path | str | None = None
-    chunk: int = 10_000
-    polish_steps: int = 150
-    path_points: int = 10
-
-    def __post_init__(self) -> None:
-        if self.grade not in GRADES:
-            raise HetacumnError(f"grade is '{self.grade}'; expected one of {', '.join(GRADES)}")
-        if self.like is not None and self.classes is not None:
-            raise HetacumnError(f"classes is {self.classes}; expected none, as they shall be those of {self.like}")
 
 
 @dataclass

@@ -1,15 +1,19 @@
 """The Python front door: what ``import hetacumn`` offers.
 
-stack = hetacumn.prepare("my/particles.star", box=64)
-run = hetacumn.train(stack, classes=4, out="results/mine")
-answer = run.predict(grade="refined")
-hetacumn.open("results/mine")
+.. code-block:: python
+
+    stack = hetacumn.prepare("my/particles.star", box=64)
+    run = hetacumn.train(stack, classes=4, out="results/mine")
+    answer = run.predict(grade="refined")
+    hetacumn.open("results/mine")
+
+The functions here take many options, by keyword only, so that a user needs no dataclass for a single option.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +22,23 @@ from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path
 from hetacumn.common.project import DEFAULTS, find_project
-from hetacumn.common.settings import merged
+from hetacumn.common.settings import merged, nested, with_settings
 from hetacumn.compute.devices import pick_device
 from hetacumn.compute.launching import DeviceRequest
 from hetacumn.io.mrc import read_volumes
-from hetacumn.network.config import TrainConfig
+from hetacumn.network.checks import check_training
+from hetacumn.network.config import TrainConfig, load_config, requested_classes
 from hetacumn.network.training import TrainingJob, train_stack, training_share
 from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.particles.run_paths import folder_beside
 from hetacumn.physics.alignment import align_volume
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.prediction.answer import Answer
 from hetacumn.prediction.predict import PredictionJob, run_prediction
-from hetacumn.prediction.stack_inference import PredictionRequest
+from hetacumn.prediction.request import PredictionRequest
 from hetacumn.run.lock import hold
-from hetacumn.run.settings import check_names, nested
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
 from hetacumn.simulation.truth import Truth
@@ -58,11 +63,12 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path | str, prepared: Path | str = "", device: str | None = None, devices: int = 1) -> Run:
-        """A trained run read back; ``prepared`` where the images are that it was trained on, if not in the folder.
+        """Open a trained run; ``prepared`` is where the images are that it was trained on, if not in its folder.
 
         Raises:
-            HetacumnError: no prepared images there.
+            HetacumnError: no trained model or no prepared images there.
         """
+        load_config(folder)
         return cls(Path(folder), reopen(prepared or Path(folder) / "prepared"), device, devices)
 
     @property
@@ -100,6 +106,7 @@ class Run:
 def prepare(
     particles: Path | str,
     folder: Path | str = "",
+    *,
     box: int | None = DEFAULTS["stack"]["box"],
     data_dir: Path | str | None = None,
     progress: bool = True,
@@ -118,16 +125,15 @@ def prepare(
     Raises:
         HetacumnError: an unknown setting; a file or row that is wrong.
     """
-    check_names({"stack": settings}, "prepare")
-    source = Path(particles)
-    folder = folder or source.with_name(f"{source.stem}_{'full' if box is None else f'{box}px'}")
-    return prepare_stack(source, folder, Preprocessing.from_params(settings, box=box), data_dir, progress)
+    preprocessing, source = Preprocessing.from_params(settings, box=box), Path(particles)
+    return prepare_stack(source, folder or folder_beside(source, box), preprocessing, data_dir, progress)
 
 
 def train(
     stack: PreparedStack,
     classes: int | None = None,
     out: Path | str = "results/mine",
+    *,
     config: TrainConfig | None = None,
     device: str | None = None,
     devices: int = 1,
@@ -150,21 +156,22 @@ def train(
         HetacumnError: an unknown setting, other settings than those of an earlier run in ``out``, another run in the folder.
     """
     share = settings.pop("trained_share", DEFAULTS["stack"]["trained_share"])
-    over = nested(settings)
-    check_names({"train": over}, "train")
-    base = {"classes": 4} if config is None else asdict(config)
-    own = {} if classes is None else {"classes": classes}
-    complete = TrainConfig.from_params(merged({"config": base, "settings": over, "classes": own}))
+    asked = classes if classes is not None or config is None else config.classes
+    own = {"classes": requested_classes({}, asked=asked)}
+    complete = with_settings(config or TrainConfig(), merged({"settings": nested(settings), "classes": own}), "train.")
+    job, request = TrainingJob("hetacumn", complete, out, share), DeviceRequest(device, devices)
+    request.check()
     chosen = training_share(len(stack), share)
+    check_training(job, stack.settings, stack.source, stack.folder)
     with hold(out):
-        train_stack(stack, TrainingJob("hetacumn", complete, out, share), DeviceRequest(device, devices))
+        train_stack(stack, job, request)
         with atomic_path(Path(out) / "train_rows.npy") as path:
             np.save(path, stack.rows[chosen])
     return Run(Path(out), stack, device, devices)
 
 
 def open(folder: Path | str, prepared: Path | str = "") -> Answer:  # noqa: A001
-    """The answer of a folder that a prediction wrote; ``prepared`` where its images are, if not where the run says.
+    """Open the answer in a folder that a prediction wrote; ``prepared`` is where its images are, if not where the run says.
 
     Raises:
         HetacumnError: a file missing, or images that are not those of the predictions.
@@ -175,6 +182,7 @@ def open(folder: Path | str, prepared: Path | str = "") -> Answer:  # noqa: A001
 def simulate(
     molecule: Mapping | Simulation,
     out: Path | str,
+    *,
     seed: int = 0,
     data_dir: Path | str | None = None,
     device: str | None = "cpu",
@@ -184,8 +192,8 @@ def simulate(
     """Simulate a particle stack with known truth: particles.star, particles.mrcs, truth.npz and true volumes.
 
     Args:
-        molecule: which atoms in which states, such as ``{"structure": "adk", "states": ["open", "closed"]}``; or all
-            settings.
+        molecule: which atoms in which states, such as ``{"structure": "adk", "states": ["open", "closed"]}``; or a
+            :class:`~hetacumn.simulation.settings.Simulation`, which holds all settings.
         out: the folder of the files.
         seed: the same seed gives the same files.
         data_dir: the folder of the structures; None for ``data`` of the project around the working directory.

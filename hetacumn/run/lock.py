@@ -102,7 +102,9 @@ def _open(path: Path) -> TextIO:
     try:
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
     except OSError as error:
-        raise HetacumnError(f"{path}: cannot be written ({os.strerror(error.errno)}); expected a folder for results") from None
+        raise HetacumnError(
+            f"{path}: cannot be written ({os.strerror(error.errno)}); expected a folder to write into"
+        ) from None
 
 
 def _is_at(file: TextIO, path: Path) -> bool:

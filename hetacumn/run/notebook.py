@@ -36,7 +36,8 @@ from hetacumn.run.terminal import LineWriter
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LEFT_BY_INTERRUPTION = ("checkpoint.pt", "start_under_way")  # from which training goes on
-WARNINGS_IN_LINES = "__import__('hetacumn.run.terminal').run.terminal.install()"  # run by the kernel first
+# run by the kernel first
+WARNINGS_IN_LINES = "__import__('hetacumn.common.warning_lines').common.warning_lines.print_warnings_in_lines()"
 
 
 def run_notebook(notebook: Path, given: Mapping[str, object], output: Path | None = None) -> Path:

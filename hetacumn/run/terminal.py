@@ -1,16 +1,15 @@
-"""Output on the terminal: the lines of a notebook, and warnings in one line."""
+"""Output of a notebook on the terminal, line by line."""
 
 from __future__ import annotations
 
 import time
-import warnings
 from io import TextIOBase
 
 PROGRESS_EVERY_SECONDS = 10.0
 
 
 class LineWriter:
-    """Passes whole lines on to a terminal or log. A progress bar becomes its last state and one state each ten seconds.
+    """Pass whole lines on to a terminal or log; print a progress bar at its end and once in ten seconds.
 
     A bar redraws itself after a carriage return, which would fill a log with thousands of copies.
     """
@@ -40,12 +39,3 @@ class LineWriter:
     def _print(self, line: str) -> None:
         print(line.rstrip("\r").rpartition("\r")[2], file=self.target, flush=True)
         self.printed_at = time.monotonic()
-
-
-def install() -> None:
-    """Print every warning of this process in that form."""
-    warnings.formatwarning = _one_line
-
-
-def _one_line(message: Warning | str, *_args, **_more) -> str:
-    return f"warning: {' '.join(str(message).split())}\n"

@@ -1,0 +1,14 @@
+"""Warnings in one line, without the line of source code that Python shows."""
+
+from __future__ import annotations
+
+import warnings
+
+
+def print_warnings_in_lines() -> None:
+    """Print every warning of this process as ``warning: <text>``, on one line."""
+    warnings.formatwarning = _one_line
+
+
+def _one_line(message: Warning | str, *_args, **_more) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"

@@ -1,0 +1,35 @@
+"""What to predict: the grade, the classes, and the sizes of the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hetacumn.common.errors import HetacumnError
+
+GRADES = ("encoder", "amortized", "refined", "searched")
+FITTED = ("refined", "searched")  # the grades that refit the volumes to the inferred states
+
+
+@dataclass(frozen=True)
+class PredictionRequest:
+    """What to predict, and how.
+
+    ``grade`` is one of ``GRADES``. ``classes``: their number; None as trained, 0 to let BIC choose. ``like``: the folder of an
+    earlier prediction of other particles by the same model and grade, whose volumes and classes are taken over. ``chunk``:
+    images in memory at a time. ``polish_steps``: optimiser steps of the volumes of grades in ``FITTED``; 0 for none.
+    ``path_points``: volumes along the first latent axis.
+    """
+
+    grade: str = "amortized"
+    classes: int | None = None
+    like: Path | str | None = None
+    chunk: int = 10_000
+    polish_steps: int = 150
+    path_points: int = 10
+
+    def __post_init__(self):
+        if self.grade not in GRADES:
+            raise HetacumnError(f"grade is '{self.grade}'; expected one of {', '.join(GRADES)}")
+        if self.like is not None and self.classes is not None:
+            raise HetacumnError(f"classes is {self.classes}; expected none, as they shall be those of {self.like}")
