@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hetacumn.particles.metadata import Poses
+from hetacumn.physics.rotations import turn
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class State:
 
     def moved(self, step: Tensor, most_deg: float = 20.0, most_px: float = 1.0) -> State:
         """After a step ``(b, 5 + q)``: rotation vector in degrees, shift in pixels, z; too long ones are cut."""
-        turn = step[:, :3] * (most_deg / step[:, :3].norm(dim=1, keepdim=True).clamp(min=most_deg))
+        vectors_deg = step[:, :3] * (most_deg / step[:, :3].norm(dim=1, keepdim=True).clamp(min=most_deg))
         shifts = self.poses.shifts_px + step[:, 3:5].clamp(-most_px, most_px)
-        return State(Poses(turn(self.poses.rotations, turn), shifts), self.latents + step[:, 5:])
+        return State(Poses(turn(self.poses.rotations, vectors_deg), shifts), self.latents + step[:, 5:])
 
     def replaced(self, rows: Tensor, other: State) -> State:
         """This with other states at the given ``rows``, an index of images."""
