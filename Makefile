@@ -1,15 +1,18 @@
-# make repro         the method on three datasets, from the data in the repository to figures/; JOBS=4: four stages at a time, not two
-# make test          the tests, in the same environment
-# make lab           JupyterLab in this folder, opened on notebooks/explore.ipynb
-# make docs          the site: lessons and results as run, API reference; results/site/html
-# make convergence   how often training converges, over seeds
-# make benchmark     other programs, harder data, ablations (half a day on two cores); benchmark-quick: one dataset, within the hour
-# make speed         how fast every part is, beside other programs and the machine's own peak
-# make real          a part of EMPIAR-10180: download, train, predict, report (needs the network)
-# make real-twin     the same on a simulated twin of EMPIAR-10180, whose truth is known
-# make peers         cryoDRGN in an environment of its own (.venv-peers), to compare with
+# make repro         run the method on three datasets, from the data in the repository to figures/; JOBS=4 runs four stages at a time
+# make test          run the tests; PYTEST_ARGS='-m "not slow"' leaves out the slow ones
+# make lint          check style, types and layers
+# make lab           open JupyterLab in this folder, on notebooks/explore.ipynb
+# make docs          run the lessons and build the site: lessons, results, API reference; results/site/html
+# make convergence   train from ten seeds and count how often training converges
+# make benchmark     run other programs, harder data and ablations (half a day on two cores)
+# make benchmark-quick   run one small dataset of the benchmark (within the hour)
+# make speed         measure the speed of every part, beside other programs and the machine's own peak
+# make real          download a part of EMPIAR-10180, train, predict, report (needs the network)
+# make real-twin     run the same on a simulated twin of EMPIAR-10180, whose truth is known
+# make peers         install cryoDRGN, to compare with, in an environment of its own (.venv-peers)
+# make strip         remove the outputs of the notebooks, as they are committed
 #
-# Needed: Python 3.11 or newer with venv, git, make. Everything else goes into .venv, from requirements.lock.
+# The machine needs Linux, Python 3.11 or newer with venv, git and make. Everything else goes into .venv, from requirements.lock.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -25,13 +28,19 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: repro test lab docs convergence benchmark benchmark-quick speed real real-twin peers strip data clean-venv
+.PHONY: repro test lint lab docs convergence benchmark benchmark-quick speed real real-twin peers strip data clean-venv
 
 repro: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS)
 
 test: data
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 lab: data
 	PYTHONSTARTUP=$(CURDIR)/scripts/lab.py $(BIN)/jupyter lab --ServerApp.root_dir=$(CURDIR) $(LAB_ARGS) notebooks/explore.ipynb
@@ -49,7 +58,7 @@ benchmark: data peers
 
 benchmark-quick: data peers
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) $(addprefix benchmark/dvc.yaml:,$(QUICK_OWN))
-	@# all at once: each is given so many seconds of a core, however long they take by the clock
+	@# the programs run at the same time: each gets its seconds of a core, however long that takes by the clock
 	$(BIN)/python scripts/repro.py --jobs 3 $(addprefix benchmark/dvc.yaml:,$(QUICK_PEERS))
 	$(BIN)/python -m hetacumn.run notebooks/pipeline/4_evaluate.ipynb -p dataset $(QUICK) -p out results/benchmark/$(QUICK)/evaluation
 	$(BIN)/python -m hetacumn.run notebooks/benchmark/2_tables.ipynb -o results/benchmark/2_tables.ipynb
@@ -72,7 +81,7 @@ peers: .venv-peers/installed.stamp
 	@.venv-peers/bin/python -m pip --quiet --disable-pip-version-check install torch==2.13.0 cryodrgn==4.3.1
 	@touch $@
 
-strip: $(STAMP)  ## notebooks without outputs, as they are committed
+strip: $(STAMP)
 	git ls-files -z '*.ipynb' | xargs -0 -r $(BIN)/nbstripout --keep-id
 
 data: $(STAMP)

@@ -1,8 +1,9 @@
 """The site: README, guides, lessons, result notebooks and API reference as static pages that need no other host.
 
-Lays out the pages in results/site/source: the README, the guides of docs/, the notebooks as run (as committed where nothing has
-run them), one page a module, and every file that a page links to; lets Sphinx render them into results/site/html; and checks
-that each link arrives and that no page loads anything from elsewhere. Usage: python scripts/docs.py
+The script lays out the pages in results/site/source: the README, CONTRIBUTING, CHANGELOG, the guides of docs/, the executed
+notebooks (as committed where there is no executed copy), one page for each sub-package and module, and every file that a page
+links to. Sphinx renders the pages into results/site/html. The script then checks that each link arrives and that no page loads
+anything from another host. Usage: python scripts/docs.py
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ CHAPTERS = {  # caption → notebook: its executed copy in results/
     "Exploration": {"explore": "explore"},
 }  # fmt: skip
 GUIDES = [f"docs/{name}" for name in ("own_particles", "benchmark", "published_data", "gpus_and_clusters", "speed")]
+PROJECT = ["CONTRIBUTING", "CHANGELOG"]
+PAGES = {f"{name}.md" for name in GUIDES + PROJECT}
 NOT_RUN = "```{note}\nAs committed, without results: they were not made on the machine that built this site.\n```"
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 
@@ -68,27 +71,48 @@ def lay_out(source: Path) -> None:
             page = source / f"notebooks/{name}.ipynb"
             page.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, page)
-    modules = ["hetacumn", *(one.name for one in pkgutil.walk_packages(hetacumn.__path__, "hetacumn."))]
-    for name in modules:
-        _put(source / f"api/{name}.rst", f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n")
-    _put(source / "api/index.md", "# API reference\n\n" + _described(modules) + _toctree(modules))
-    for name in GUIDES:
+    lay_out_api(source / "api")
+    for name in GUIDES + PROJECT:
         _put(source / f"{name}.md", _linked((ROOT / f"{name}.md").read_text(), source, Path(name).parent))
     contents = [_toctree(GUIDES, "Guides")]
     contents += [_toctree([f"notebooks/{name}" for name in notebooks], caption) for caption, notebooks in CHAPTERS.items()]
-    contents.append(_toctree(["api/index"], "Reference"))
+    contents += [_toctree(["api/index"], "Reference"), _toctree(PROJECT, "Project")]
     _put(source / "index.md", _linked((ROOT / "README.md").read_text(), source) + "\n" + "\n".join(contents))
+
+
+def lay_out_api(folder: Path) -> None:
+    """Write the pages of the API reference: an index of the sub-packages, a page for each with its modules, a page a module."""
+    packages = subpackages()
+    for package, modules in packages.items():
+        listed = "\n".join([".. toctree::", "   :hidden:", "", *(f"   {name}" for name in modules)])
+        lines = [f"- :doc:`{name} <{name}>`: {_sentence(name)}" for name in modules]
+        _put(folder / f"{package}.rst", "\n\n".join([_module_page(package), "\n".join(lines), listed]) + "\n")
+        for name in modules:
+            _put(folder / f"{name}.rst", _module_page(name))
+    _put(folder / "hetacumn.rst", _module_page("hetacumn"))
+    index = "".join(f"- [{name}]({name}.rst): {_sentence(name)}\n" for name in ("hetacumn", *packages))
+    _put(folder / "index.md", f"# API reference\n\n{index}{_toctree(['hetacumn', *packages])}")
+
+
+def subpackages() -> dict[str, list[str]]:
+    """The sub-packages of hetacumn, each with its modules; `__main__` modules run when imported, and are left out."""
+    packages = [f"hetacumn.{one.name}" for one in pkgutil.iter_modules(hetacumn.__path__) if one.ispkg]
+    return {package: [f"{package}.{one.name}" for one in pkgutil.iter_modules(import_module(package).__path__)
+                      if one.name != "__main__"] for package in packages}  # fmt: skip
+
+
+def _module_page(name: str) -> str:
+    return f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n"
+
+
+def _sentence(name: str) -> str:
+    """The first line of a module's docstring."""
+    return (import_module(name).__doc__ or "").strip().splitlines()[0]
 
 
 def _put(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-
-
-def _described(modules: list[str]) -> str:
-    """A line a module: its name and the first line of its docstring."""
-    lines = ((name, (import_module(name).__doc__ or "").strip().splitlines()[0]) for name in modules)
-    return "".join(f"- [{name}]({name}.rst): {line}\n" for name, line in lines)
 
 
 def _toctree(pages: list[str], caption: str = "") -> str:
@@ -97,8 +121,10 @@ def _toctree(pages: list[str], caption: str = "") -> str:
 
 
 def _linked(text: str, source: Path, folder: Path = Path()) -> str:
-    """Markdown of a folder of the project: its links to modules and to the README led to their pages, the other files that it
-    links to copied."""
+    """Lead the links of a Markdown text in ``folder`` of the project to pages of the site, and copy the other linked files.
+
+    A link to a module or a sub-package leads to its API page, a link to the README to the front page.
+    """
 
     def led(found: re.Match) -> str:
         begin, target, anchor, end = found.groups(default="")
@@ -107,9 +133,10 @@ def _linked(text: str, source: Path, folder: Path = Path()) -> str:
         aim = os.path.normpath(folder / target)
         if aim == "README.md":
             target = os.path.relpath("index.md", folder)
-        elif re.fullmatch(r"hetacumn/.*\.py", aim):
-            target = os.path.relpath(f"api/{aim.removesuffix('.py').replace('/', '.')}.rst", folder)
-        elif aim not in {f"{name}.md" for name in GUIDES} and not (source / aim).exists():
+        elif re.fullmatch(r"hetacumn/[\w/]*(\.py)?", aim):
+            module = aim.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            target = os.path.relpath(f"api/{module}.rst", folder)
+        elif aim not in PAGES and not (source / aim).exists():
             (source / aim).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / aim, source / aim)
         return f"{begin}{target}{anchor}{end}"

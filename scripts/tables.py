@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 
 from hetacumn.plots import DATASETS
+from hetacumn.simulation.settings import Simulation
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -73,10 +74,10 @@ def results() -> str:
     """The main pipeline's methods on its three datasets."""
     scores, timings, lines = pd.read_csv(ROOT / RESULTS), pd.read_csv(ROOT / TIMINGS), []
     table = scores.merge(timings, on=["dataset", "method"], how="left")
-    nyquist = {"adk": "6.4 Å", "ribosome": "24 Å", "spliceosome": "29 Å"}
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for dataset, found in table.groupby("dataset", sort=False):
         for at, row in enumerate(found.itertuples()):
-            first = f"{dataset} ({degrees(row.rotation_bound_deg)}, {nyquist[dataset]})" if at == 0 else ""
+            first = f"{dataset} ({degrees(row.rotation_bound_deg)}, {nyquist(params, dataset)})" if at == 0 else ""
             called = EXPLAINED.get(row.method, name(row.method)) if dataset == table["dataset"][0] else name(row.method)
             lines.append(
                 [
@@ -103,6 +104,12 @@ def results() -> str:
         ],
         lines,
     )
+
+
+def nyquist(params: dict, dataset: str) -> str:
+    """The finest resolution of a dataset in the box that training reads: two of its pixels."""
+    simulated = Simulation.of_dataset(params, dataset)
+    return angstrom(2 * simulated.pixel_A * simulated.box / params["stack"]["box"])
 
 
 def benchmark(particles: int) -> pd.DataFrame:

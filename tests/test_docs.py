@@ -20,7 +20,16 @@ def test_every_notebook_is_in_the_site():
         if ".ipynb_checkpoints" not in path.parts
     }
     assert listed == here
-    assert {f"{name}.md" for name in docs.GUIDES} == {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    guides = {path.relative_to(ROOT).as_posix() for folder in ("", "docs") for path in (ROOT / folder).glob("*.md")}
+    assert docs.PAGES == guides - {"README.md"}
+
+
+def test_the_reference_lists_every_module_of_the_package_once():
+    here = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in (ROOT / "hetacumn").rglob("*.py")}
+    packages = docs.subpackages()
+    listed = ["hetacumn", *packages, *(name for modules in packages.values() for name in modules)]
+    wanted = {name.removesuffix(".__init__") for name in here if not name.endswith("__main__")}
+    assert sorted(listed) == sorted(wanted)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +67,8 @@ def html(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_the_site_has_its_pages_and_its_formulas(html):
-    for page in ("index.html", "notebooks/lessons/1_tour.html", "notebooks/explore.html", "api/hetacumn.network.model.html"):
+    for page in ("index.html", "CONTRIBUTING.html", "notebooks/lessons/1_tour.html", "notebooks/explore.html",
+                 "api/hetacumn.network.html", "api/hetacumn.network.model.html"):  # fmt: skip
         assert (html / page).is_file()
     assert "<math" in (html / "notebooks/lessons/2_image_formation.html").read_text()
 

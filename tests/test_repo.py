@@ -81,14 +81,27 @@ def test_params_are_valid_yaml():
     assert isinstance(yaml.safe_load(path.read_text()), dict)
 
 
-def test_the_code_passes_the_linter():
-    found = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", "."],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+def check(*command: str) -> None:
+    """Run a checker of `make lint` on the repository; fail with what it prints."""
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_the_code_passes_the_linter():
+    check(sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", ".")
+
+
+def test_the_code_is_formatted():
+    check(sys.executable, "-m", "ruff", "format", "--no-cache", "--check", ".")
+
+
+def test_imports_point_down():
+    check(str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
+
+
+@pytest.mark.slow
+def test_the_types_are_right(tmp_path):
+    check(sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path))
 
 
 def test_the_tables_of_the_pages_are_those_of_the_csv_files():
