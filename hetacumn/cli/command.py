@@ -58,13 +58,13 @@ def open_answer(folder: Path, prepared: Path | None) -> Answer:
     return Answer.open(folder, prepared or "")
 
 
-def export_particles(answer: Answer, to: Path, class_: int | None, rows: Path | None) -> tuple[Path, Path]:
+def export_particles(answer: Answer, to: Path, selected: int | Path) -> tuple[Path, Path]:
     """Write the particles of a class, or of a text file of rows, and their volume; return the paths of both files."""
     from hetacumn.common.files import make_folder
     from hetacumn.run.selection import rows_of_class, rows_of_file
 
     found = answer.predictions
-    chosen = rows_of_file(rows, len(found)) if rows is not None else rows_of_class(found, class_)
+    chosen = rows_of_file(selected, len(found)) if isinstance(selected, Path) else rows_of_class(found, selected)
     make_folder(to.parent)
     paths = answer.export(chosen, to)
     print(f"{len(chosen)} of {len(found)} particles: {paths[0]} and {paths[1]}")

@@ -205,13 +205,14 @@ def export(
     prepared: AnswerImages = None,
 ) -> None:
     """Write some particles and poses as STAR, their volume as MRC."""
-    if (class_ is None) == (rows is None):
+    selected = rows if class_ is None else class_
+    if selected is None or (class_ is not None and rows is not None):
         raise HetacumnError("expected one of --class and --rows")
     if rows is not None:
         check_is_file(rows, "row numbers in a text file")
     check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
     answer = open_answer(folder, prepared)
-    paths = export_particles(answer, to, class_, rows)
+    paths = export_particles(answer, to, selected)
     stacks = answer.stack.data_dir or answer.stack.source.parent
     say_next(to.parent, ["train", paths[0], "--data-dir", stacks, "--out", f"{to}_trained"])
 

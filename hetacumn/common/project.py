@@ -19,7 +19,9 @@ SECTIONS = (
     "entry", "count", "leading",  # of real/params.yaml
 )  # fmt: skip
 #: The settings without a file. Every other setting has the default of its dataclass.
-DEFAULTS = {"seed": 0, "stack": {"box": 32, "trained_share": 0.7}, "methods": {"hetacumn": {}, "em": {}}}
+BOX = 32  # pixels after Fourier cropping
+TRAINED_SHARE = 0.7  # of the particles; the rest is only predicted
+DEFAULTS = {"seed": 0, "stack": {"box": BOX, "trained_share": TRAINED_SHARE}, "methods": {"hetacumn": {}, "em": {}}}
 
 
 def project_root() -> Path:

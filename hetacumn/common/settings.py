@@ -78,7 +78,7 @@ def setting_names(kind: type, prefix: str = "") -> Iterator[str]:
     hints = get_type_hints(kind)
     yield from (f"{prefix}{name}" for name in hints)
     for name, inner in hints.items():
-        if is_dataclass(inner):
+        if isinstance(inner, type) and is_dataclass(inner):
             yield from setting_names(inner, f"{prefix}{name}.")
 
 

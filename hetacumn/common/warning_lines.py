@@ -10,5 +10,5 @@ def print_warnings_in_lines() -> None:
     warnings.formatwarning = _one_line
 
 
-def _one_line(message: Warning | str, *_args, **_more) -> str:
+def _one_line(message: Warning | str, *_args: object, **_more: object) -> str:
     return f"warning: {' '.join(str(message).split())}\n"

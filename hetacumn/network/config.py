@@ -206,7 +206,7 @@ class TrainConfig:
         return read_settings(cls, {**settings, **more}, "train.")
 
 
-def method_config(params: dict, method: str, **more: object) -> TrainConfig:
+def method_config(params: Mapping, method: str, **more: object) -> TrainConfig:
     """The settings of a method in params.yaml: ``train``, the method's own settings over it, and ``more`` over both."""
     known = params.get("methods") or {}
     if method not in known:
@@ -218,7 +218,7 @@ def method_config(params: dict, method: str, **more: object) -> TrainConfig:
     return TrainConfig.from_params(settings, **more)
 
 
-def requested_classes(params: dict, dataset: str = "", asked: int | None = None) -> int:
+def requested_classes(params: Mapping, dataset: str = "", asked: int | None = None) -> int:
     """How many classes to look for: as asked, or what ``classes`` in params.yaml says (a number, or one a dataset), or 4."""
     known = params.get("classes")
     found = known.get(dataset) if isinstance(known, dict) else known

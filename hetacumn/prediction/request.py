@@ -28,7 +28,7 @@ class PredictionRequest:
     polish_steps: int = 150
     path_points: int = 10
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.grade not in GRADES:
             raise HetacumnError(f"grade is '{self.grade}'; expected one of {', '.join(GRADES)}")
         if self.like is not None and self.classes is not None:

@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path
-from hetacumn.common.project import DEFAULTS, find_project
+from hetacumn.common.project import BOX, TRAINED_SHARE, find_project
 from hetacumn.common.settings import merged, nested, with_settings
 from hetacumn.compute.devices import pick_device
 from hetacumn.compute.launching import DeviceRequest
@@ -107,10 +108,10 @@ def prepare(
     particles: Path | str,
     folder: Path | str = "",
     *,
-    box: int | None = DEFAULTS["stack"]["box"],
+    box: int | None = BOX,
     data_dir: Path | str | None = None,
     progress: bool = True,
-    **settings,
+    **settings: Any,
 ) -> PreparedStack:
     """Preprocess a particle stack, or open what an earlier call left with the same settings.
 
@@ -137,7 +138,7 @@ def train(
     config: TrainConfig | None = None,
     device: str | None = None,
     devices: int = 1,
-    **settings,
+    **settings: Any,
 ) -> Run:
     """Train HetACUMN on a prepared stack; an interrupted training goes on, a finished one does nothing.
 
@@ -155,7 +156,7 @@ def train(
     Raises:
         HetacumnError: an unknown setting, other settings than those of an earlier run in ``out``, another run in the folder.
     """
-    share = settings.pop("trained_share", DEFAULTS["stack"]["trained_share"])
+    share = settings.pop("trained_share", TRAINED_SHARE)
     asked = classes if classes is not None or config is None else config.classes
     own = {"classes": requested_classes({}, asked=asked)}
     complete = with_settings(config or TrainConfig(), merged({"settings": nested(settings), "classes": own}), "train.")
@@ -187,7 +188,7 @@ def simulate(
     data_dir: Path | str | None = None,
     device: str | None = "cpu",
     progress: bool = True,
-    **settings,
+    **settings: Any,
 ) -> Truth:
     """Simulate a particle stack with known truth: particles.star, particles.mrcs, truth.npz and true volumes.
 

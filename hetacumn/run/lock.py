@@ -103,7 +103,7 @@ def _open(path: Path) -> TextIO:
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
     except OSError as error:
         raise HetacumnError(
-            f"{path}: cannot be written ({os.strerror(error.errno)}); expected a folder to write into"
+            f"{path}: cannot be written ({os.strerror(error.errno or 0)}); expected a folder to write into"
         ) from None
 
 

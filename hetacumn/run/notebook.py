@@ -183,7 +183,7 @@ def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             cell.id = "injected-parameters"
         if cell.cell_type != "code":
             continue
-        kept = []
+        kept: list[nbformat.NotebookNode] = []
         for output in cell.outputs:
             is_stream = output.output_type == "stream"
             if (is_stream and output.name == "stderr") or WIDGET in output.get("data", {}):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from io import TextIOBase
+from typing import TextIO
 
 PROGRESS_EVERY_SECONDS = 10.0
 
@@ -14,12 +14,13 @@ class LineWriter:
     A bar redraws itself after a carriage return, which would fill a log with thousands of copies.
     """
 
-    def __init__(self, target: TextIOBase):
+    def __init__(self, target: TextIO):
         self.target = target
         self.pending = ""  # what came since the last line's end or carriage return
         self.printed_at = time.monotonic()
 
     def write(self, text: str) -> None:
+        """Pass on the lines of a text that are complete."""
         *lines, rest = (self.pending + text).split("\n")
         for line in lines:
             self._print(line)
@@ -28,6 +29,7 @@ class LineWriter:
             self._print(self.pending)
 
     def flush(self) -> None:
+        """Flush the target."""
         self.target.flush()
 
     def close(self) -> None:
