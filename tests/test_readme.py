@@ -29,6 +29,7 @@ WRITTEN_SETTING = re.compile(r"(?:`|--set |\+\+)((?:train|stack)(?:\.\w+)+)(?=[`
 SETTINGS = {"train": hetacumn.TrainConfig, "stack": hetacumn.Preprocessing}
 READ_BY_TRAINING_ALONE = {"stack.trained_share"}
 COMMANDS = typer.main.get_command(app).commands
+QUICK = kills.QUICK | {"alone_steps": 40, "joint_epochs": 1.0, "batch": 50, "checkpoint_seconds": 60.0}
 TOY = {"structure": "adk", "states": ["open", "closed"], "particles": 120, "box": 32, "pixel_A": 3.2, "snr": 1.0}
 
 
@@ -156,7 +157,7 @@ def test_the_python_block_runs_as_printed(tmp_path, monkeypatch, capsys):
     """The text is the README's. Training takes small settings, as its defaults take minutes on a toy too."""
     hetacumn.simulate(TOY, tmp_path / "my", data_dir=ROOT / "data", progress=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hetacumn, "train", partial(hetacumn.train, **kills.QUICK))
+    monkeypatch.setattr(hetacumn, "train", partial(hetacumn.train, **QUICK))
     exec(compile(python_block(), "README.md", "exec"), {})
     answer = hetacumn.open("results/mine")
     assert len(answer.predictions) == TOY["particles"]
