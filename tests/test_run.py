@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -88,6 +89,22 @@ def test_a_warning_is_one_line_without_its_source(make_notebook, capfd):
     notebook = make_notebook("import warnings\nwarnings.warn('pixel size\\n  differs', stacklevel=1)")
     assert main([str(notebook), "-p", "out", "out"]) == 0
     assert capfd.readouterr().err == "warning: pixel size differs\n"
+
+
+def test_a_warning_of_a_process_of_a_job_is_one_line_too(tmp_path):
+    (tmp_path / "job.json").write_text('{"device": "cpu"}')
+    code = (
+        "import sys, warnings\nfrom hetacumn.compute.launching import run_process\n"
+        "sys.exit(run_process('job.json', lambda *_: warnings.warn('pixel size\\n  differs', stacklevel=1)))"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | alone, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0 and "warning: pixel size differs\n" in ran.stderr and "warnings.warn" not in ran.stderr
 
 
 def test_values_that_are_no_text_reach_the_notebook_as_they_are(make_notebook, capfd):

@@ -9,7 +9,6 @@ from pathlib import Path
 from hetacumn.common.errors import HetacumnError
 
 ANSWER_FILES = ("predictions.star",)
-MODEL_FILES = ("model.safetensors", "start.safetensors")
 FEW_PARTICLES = 500  # with fewer an ab initio start is a matter of luck
 SMALL_TABLE_BYTES = 5_000_000  # a table up to this length is read whole
 HEADER_BYTES = 100_000
@@ -66,10 +65,14 @@ def check_devices(device: str, devices: int) -> None:
         raise HetacumnError(f"--{error}") from None
 
 
-def check_grade(grade: str) -> None:
-    """Raise :class:`HetacumnError` for an unknown grade of prediction."""
+def check_model(folder: Path, grade: str) -> None:
+    """Raise :class:`HetacumnError` for an unknown grade of prediction, or where a folder lacks the model that it needs."""
     from hetacumn.common.settings import suggestion
     from hetacumn.prediction.request import GRADES
 
     if grade not in GRADES:
         raise HetacumnError(f"--grade is {grade!r}; {suggestion(grade, GRADES)}")
+    if grade == "searched":
+        check_holds(folder, ("start.safetensors",), "an ab initio start", "hetacumn train, or give --model")
+    else:
+        check_holds(folder, ("model.safetensors",), "a trained model", "hetacumn train, or give --model")

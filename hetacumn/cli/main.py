@@ -15,11 +15,10 @@ import typer
 
 from hetacumn.cli.checks import (
     ANSWER_FILES,
-    MODEL_FILES,
     check_devices,
-    check_grade,
     check_holds,
     check_is_file,
+    check_model,
     check_particles,
 )
 from hetacumn.cli.command import (
@@ -128,11 +127,10 @@ def predict(
 ) -> None:
     """Predict pose, class and conformation of every particle."""
     check_is_file(particles, TABLE)
-    check_holds(model or out, MODEL_FILES, "a trained model", "hetacumn train, or give --model")
+    check_model(model or out, grade)
     if like is not None:
         check_holds(like, ANSWER_FILES, "an answer", "hetacumn predict")
     settings = collect_settings(config, set_, {}, ("stack",))
-    check_grade(grade)
     if classes is not None and classes < 0:
         raise HetacumnError(f"--classes is {classes}; expected a number from 1 on, or 0 to choose it by BIC")
     check_devices(device, devices)
