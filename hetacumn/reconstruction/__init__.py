@@ -1,1 +1,4 @@
-"""Volumes from posed images."""
+"""Volumes from posed images.
+
+Public face: :func:`~hetacumn.reconstruction.back_projection.back_project`.
+"""
