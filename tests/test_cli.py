@@ -104,7 +104,7 @@ def test_help_and_a_wrong_path_import_nothing_heavy(tmp_path):
      "--set train.alon_steps=3: unknown setting train.alon_steps; did you mean train.alone_steps?"),
     (["train", "table.star", "--set", "peers.relion=1"], "--set peers.relion=1: this command reads nothing of it"),
     (["predict", "table.star"], "results/mine: no model.safetensors; expected the folder of a trained model"),
-    (["predict", "table.star", "--grade", "searched"], "results/mine: no start.safetensors; expected the folder of an ab initio"),
+    (["predict", "table.star", "--grade", "searched"], "results/mine: no start.safetensors; expected the folder of an ab"),
     (["predict", "table.star", "--grade", "refind"], "--grade is 'refind'; did you mean refined?"),
     (["report", "."], ".: no predictions.star; expected the folder of an answer"),
     (["export", ".", "--to", "x"], "expected one of --class and --rows"),
