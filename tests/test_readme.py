@@ -19,8 +19,9 @@ import yaml
 import docs
 import hetacumn
 from hetacumn.cli.main import app
+from hetacumn.common.project import SECTIONS
 from hetacumn.run.notebook import notebook_parameters
-from hetacumn.run.settings import check_names, collect
+from hetacumn.run.settings import collect
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", *sorted(docs.PAGES))]
@@ -71,7 +72,7 @@ def test_a_command_line_parses(line, tmp_path, monkeypatch):
         context = command.make_context(name, words)
         (tmp_path / "my.yaml").write_text("{}")
         monkeypatch.chdir(tmp_path)
-        collect(context.params.get("config"), context.params.get("set_") or [], {})
+        collect(context.params.get("config"), context.params.get("set_") or [], {}, SECTIONS)
 
 
 @pytest.mark.parametrize("line", sorted({line for _, line in MODULE_COMMANDS}))
@@ -110,11 +111,13 @@ KNOWN_SETTINGS = {name for section, kind in SETTINGS.items() for name in setting
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
-def test_every_setting_that_a_page_names_exists(path):
+def test_every_setting_that_a_page_names_exists(path, tmp_path):
     named = set(WRITTEN_SETTING.findall(path.read_text()))
     assert named - KNOWN_SETTINGS - READ_BY_TRAINING_ALONE == set()
     for written in re.findall(r"echo '([^']+)' > \w+\.yaml", path.read_text()):
-        check_names(yaml.safe_load(written), name_of(path))
+        config = tmp_path / "my.yaml"
+        config.write_text(written)
+        collect(config, [], {}, SECTIONS)
 
 
 def test_the_search_for_settings_finds_them():
