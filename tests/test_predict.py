@@ -334,7 +334,7 @@ def test_an_answer_that_another_cannot_be_like_is_refused(stack, model, searched
     "grade, classes, message",
     [
         ("best", None, "grade is 'best'; expected one of encoder, amortized, refined, searched"),
-        ("amortized", N + 1, f"{N + 1} classes of {N} particles"),
+        ("amortized", N + 1, f"{N + 1} classes for {N} particles"),
     ],
 )
 def test_mistakes_are_told(stack, model, tmp_path, grade, classes, message):

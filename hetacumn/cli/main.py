@@ -132,7 +132,7 @@ def predict(
         check_holds(like, ANSWER_FILES, "an answer", "hetacumn predict")
     settings = collect_settings(config, set_, {}, ("stack",))
     if classes is not None and classes < 0:
-        raise HetacumnError(f"--classes is {classes}; expected a number from 1 on, or 0 to choose it by BIC")
+        raise HetacumnError(f"--classes is {classes}; expected a whole number of at least 1, or 0 for the number of least BIC")
     check_devices(device, devices)
     check_particles(particles, data_dir)
     given = {"particles": str(particles), "out": str(out), "model": str(model or ""), "grade": grade, "classes": classes,

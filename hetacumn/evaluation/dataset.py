@@ -54,7 +54,7 @@ class SimulatedDataset:
         folder = Path(folder)
         note = folder / "particles" / "config.json"
         if note.exists() and (simulated := json.loads(note.read_text())["dataset"]) != name:
-            raise HetacumnError(f"{note}: of {simulated}; expected {name}, the dataset that is scored")
+            raise HetacumnError(f"{note}: simulated dataset {simulated}; expected {name}, the dataset that is scored")
         truth = Truth.read(folder / "particles" / "truth.npz")
         return cls(name, folder, truth, *read_volumes(folder / "particles", "truth_class"))
 

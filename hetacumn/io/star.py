@@ -122,8 +122,8 @@ class ParticleTable:
 
 #: Corrections that a file may declare. They cannot be undone, and the likelihood needs uncorrected images.
 CORRECTIONS = {
-    "rlnCtfDataAreCtfPremultiplied": "multiplied by their CTF",
-    "rlnCtfDataArePhaseFlipped": "with flipped phases",
+    "rlnCtfDataAreCtfPremultiplied": "CTF-premultiplied",
+    "rlnCtfDataArePhaseFlipped": "phase-flipped",
 }  # fmt: skip
 
 
@@ -143,7 +143,9 @@ def read_table(path: Path | str) -> ParticleTable:
         wrong = table.numbers(column, 0.0) != 0
         if wrong.any():
             row = int(wrong.argmax()) + 1
-            raise HetacumnError(f"{path}: row {row}: by {column} its image is {correction}; expected images of uncorrected CTF")
+            raise HetacumnError(
+                f"{path}: row {row}: {column} marks the image as {correction}; expected images without CTF correction"
+            )
     return table
 
 
@@ -166,7 +168,7 @@ def _read(path: Path) -> ParticleTable:
         raise HetacumnError(f"{path}: no column rlnImageName; expected a STAR file of particles")
     particles = named[0]
     if len(particles) == 0:
-        raise HetacumnError(f"{path}: no rows; expected one a particle")
+        raise HetacumnError(f"{path}: no rows; expected one row for each particle")
     if "optics" not in tables:
         optics, particles = group_optics(path, _from_relion30(path, particles))
         return ParticleTable(path, particles, optics)
@@ -211,7 +213,7 @@ def _read_bare_stack(path: Path) -> pd.DataFrame:
     beside, count = path.with_suffix(".csv"), read_layout(path).shape[0]
     if not beside.is_file():
         raise HetacumnError(
-            f"{beside}: no such file; expected the optics of {path.name}, one line an image, with "
+            f"{beside}: no such file; expected the optics of {path.name}, one line for each image, with "
             f"columns rlnDefocusU, rlnDefocusV, rlnDefocusAngle, {', '.join(GROUP_COLUMNS)}, "
             "rlnImagePixelSize"
         )

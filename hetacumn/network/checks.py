@@ -39,7 +39,7 @@ def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str
     for name in ("classes", "latent_dim"):
         value = getattr(job.config, name)
         if not isinstance(value, int) or value < 1:
-            raise HetacumnError(f"{name} is {value!r}; expected a number from 1 on")
+            raise HetacumnError(f"{name} is {value!r}; expected a whole number of at least 1")
     variants = job.config.variants()  # the images decide which one is used
     if job.config.warm_start or job.method == "em":
         _check_start(job, variants, settings)

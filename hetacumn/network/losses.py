@@ -38,7 +38,7 @@ class DrawnImages:
 class Reconstruction:
     """Losses of task 1, means per image.
 
-    ``misfit`` compares the reconstruction with the image, ``kl`` is that of the latents (nats), ``loss`` combines both;
+    ``misfit`` compares the reconstruction with the image; ``kl`` is the KL of the latents (nats); ``loss`` combines both;
     ``pose`` is the distance of the encoder's hypotheses from the pose taken.
     """
 

@@ -58,7 +58,9 @@ def source_table(dataset: str, particles: Path | str = "") -> Path:
         HetacumnError: neither is named.
     """
     if not (dataset or particles):
-        raise HetacumnError("neither dataset nor particles is given; expected a name in params.yaml, or a STAR, .cs or .mrcs")
+        raise HetacumnError(
+            "neither dataset nor particles is given; expected a name in params.yaml, or a STAR, .cs or .mrcs file"
+        )
     return Path(particles) if particles else particles_folder(dataset) / "particles.star"
 
 

@@ -1,4 +1,4 @@
-"""How quantities of particles are distributed: views, defocus, pose errors, likelihood."""
+"""Distributions over particles: views, defocus, pose errors, likelihood."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Curves: of anything, of training, of time and memory, and over spatial frequency."""
+"""Curves: of any quantity, of training, of time and memory, and over spatial frequency."""
 
 from collections.abc import Mapping
 
