@@ -184,7 +184,7 @@ def test_what_is_prepared_is_never_written_over(source, tmp_path):
     again = tmp_path / "prepared/particles.star"
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for given, folder in ((source, tmp_path), (tmp_path / "other.star", tmp_path), (again, tmp_path / "prepared")):
-        with pytest.raises(HetacumnError, match="preparation would overwrite its own source"):
+        with pytest.raises(HetacumnError, match="preparation would overwrite the source images"):
             prepare_stack(given, folder, SETTINGS, progress=False)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 

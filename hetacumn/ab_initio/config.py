@@ -1,6 +1,6 @@
 """Settings of the ab initio start, by concern, and the adaptation to the brightness of the images.
 
-Methods that need grids or images import the modules of these when called: a command checks its settings without them.
+Methods that need grids or images import those modules when called, so that a command checks its settings without them.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class EMSchedule:
 class ConsensusSchedule(EMSchedule):
     """EM of one volume from noise, repeated until two results agree.
 
-    The fields are those of :class:`EMSchedule`, and:
+    It has the fields of :class:`EMSchedule`, and:
 
-    - ``restarts``: the most runs.
+    - ``restarts``: largest number of runs.
     - ``agreement``: relative difference of the best two log-likelihoods below which no further run follows.
     """
 
@@ -156,8 +156,8 @@ FAINT_SEARCH = SearchEffort(early_radii=(0.35,) * 4, last_radii=(0.45,) * 8, com
 class AbInitioConfig:
     """Settings of the ab initio start.
 
-    - ``volumes``: volumes of the K-class route. A training run sets it to its ``classes``.
-    - ``components``: components of the linear subspace. A training run sets it to its ``latent_dim``.
+    - ``volumes``: number of volumes of the K-class route. A training run sets it to its ``classes``.
+    - ``components``: number of components of the linear subspace. A training run sets it to its ``latent_dim``.
     - ``routes``: ``classes``, ``consensus`` or both; held-out images choose between them.
     - ``held_out``: share of the images that no fit sees.
     - ``padding``: volumes are padded with zeros by this factor before the Fourier transform.

@@ -39,10 +39,10 @@ class CryodrgnConfig:
     """
 
     command: str = "abinit_het_old"  # or "abinit"
-    conf_encoder: bool = False  # of abinit: z by a network instead of a table
+    conf_encoder: bool = False  # abinit only: z by a network instead of a table
     latent_dim: int = 4
     epochs: int = 100
-    search_epochs: int = 2  # of abinit: each a search of all poses
+    search_epochs: int = 2  # abinit only: epochs that search all poses
     width: int = 64
     layers: int = 3
     encoding: int = 16  # frequencies of the decoder's input

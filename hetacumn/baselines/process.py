@@ -23,7 +23,7 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import make_folder
 
 GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
-ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # the limit is that of one core
+ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # the limit counts the time of one core
 PATIENCE = 4.0  # an idle program is stopped when the clock has reached the limit this many times over
 
 Argument = str | Path | int | float  # of a command

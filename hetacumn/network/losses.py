@@ -15,7 +15,7 @@ from hetacumn.particles.metadata import Poses
 class LatentDraws:
     """The distributions from which task 2 draws.
 
-    ``ctf`` are those of real particles, over the coefficients of an image; ``latents`` posterior means of real particles, or
+    ``ctf`` are CTFs of real particles, over the coefficients of an image; ``latents`` posterior means of real particles, or
     None for the prior alone; ``shift_px`` the standard deviation of shifts in pixels.
     """
 

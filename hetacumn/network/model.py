@@ -10,7 +10,7 @@ Both tasks may use the decoder once more (*feedback*): drawings at the likelier 
 by Gauss-Newton steps, and tell which hypothesis is right. Inference then is one pass through encoder and decoder, and the
 encoder learns the corrections.
 
-The method is that of arXiv 2308.04956. Its abstract describes the two tasks, the shared parts and amortized inference; the
+The method is from arXiv 2308.04956. Its abstract describes the two tasks, the shared parts and amortized inference; the
 details of the losses are this project's own.
 """
 

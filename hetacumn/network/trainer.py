@@ -271,7 +271,7 @@ class Trainer:
             "order": self.order,
             "history": self.history,
         }
-        packed = BytesIO()  # into a file that finds the disk full, torch writes on to an error of its own
+        packed = BytesIO()  # on a full disk, torch would raise an error of its own
         torch.save(state, packed)
         with atomic_path(self.out / CHECKPOINT) as temporary:
             temporary.write_bytes(packed.getbuffer())

@@ -65,8 +65,8 @@ class Predictions:
         The STAR file is RELION 3.1, whether ``source`` is STAR or .cs. It has the source's rows of these names, optics and CTF
         unchanged, with rlnClassNumber (from 1), angles and origins of these predictions, and the log ratios as
         rlnLogLikeliContribution. Where the source does not state the box, the first stack of each optics group tells it, if
-        it is found (``data_dir`` as in ``read_particles``). The CSV has a row a particle: particle, z1, z2, …, class (from 1),
-        and class_probability and log_likelihood_ratio where known.
+        it is found (``data_dir`` as in ``read_particles``). The CSV has one row per particle: particle, z1, z2, …, class (from
+        1), and class_probability and log_likelihood_ratio where known.
 
         Raises:
             HetacumnError: a name that the source lacks or has twice.

@@ -65,7 +65,7 @@ def prepare_stack(
     read = {Path(name).resolve() for name, *_ in files}
     for path in (made, folder / TABLE):
         if path.resolve() in read:
-            raise HetacumnError(f"{path}: preparation would overwrite its own source; expected another folder")
+            raise HetacumnError(f"{path}: preparation would overwrite the source images; expected another folder")
     make_folder(folder)
     note.unlink(missing_ok=True)
     flaws, outliers = _write_images(made, reader, progress)

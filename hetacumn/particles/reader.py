@@ -73,7 +73,7 @@ class ParticleReader:
     from there to one box, so that their pixels agree to within one in the box; ``pixel_A`` is the resulting pixel size.
 
     Raises:
-        HetacumnError: as :func:`read_particles` does, except for unusable images: each batch names its own.
+        HetacumnError: as :func:`read_particles` does, except for unusable images: each batch names the unusable ones.
     """
 
     def __init__(

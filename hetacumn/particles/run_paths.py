@@ -1,7 +1,7 @@
-"""Folders and files of a run, where a notebook's parameters leave them open.
+"""Default folders and files of a run, for the parameters of a notebook that are empty.
 
 A dataset of ``params.yaml`` has its folder in ``results/``: the particles in ``results/<dataset>/particles``, the prepared
-images, which all methods share, in ``results/<dataset>/prepared``, and a folder a method beside them.
+images, which all methods share, in ``results/<dataset>/prepared``, and one folder per method beside them.
 """
 
 from __future__ import annotations

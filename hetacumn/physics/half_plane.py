@@ -20,7 +20,7 @@ class HalfPlane:
 
     ``k`` holds integer frequencies (kx, ky), as floats; ``index`` their places in a flattened centred transform.
     ``weight`` is 2 for a coefficient that stands for its Friedel mate too, and 1 at the origin: the weighted sum of
-    squared differences equals that of the images, restricted to the band.
+    squared differences equals the sum over the images, restricted to the band.
     """
 
     index: Int[Tensor, " m"]

@@ -18,7 +18,7 @@ from torch.distributions import MultivariateNormal
 
 from hetacumn.common.errors import HetacumnError
 
-SPREADS = ("full", "tied")  # of classes in the latent space: each its own, or one for all
+SPREADS = ("full", "tied")  # covariances of the classes: one per class, or one for all classes
 
 
 @dataclass(frozen=True)
