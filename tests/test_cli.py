@@ -234,7 +234,7 @@ class TestFromAnEmptyFolder:
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=120)[1]
         assert process.returncode == 130
-        assert said.splitlines()[-1] == "interrupted: the same command goes on from stopped/checkpoint.pt"
+        assert said.splitlines()[-1] == "interrupted: the same command continues from stopped/checkpoint.pt"
 
     def test_outside_a_project_a_dataset_of_ones_own_is_simulated_by_its_settings(self, folder):
         settings = {"datasets": {"own": {"structure": "adk", "states": ["open"], "particles": 3, "box": 32, "pixel_A": 3.2}}}
