@@ -62,7 +62,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        before = "the earlier file is unchanged" if path.exists() else "no file was made"
+        before = "what it held before is still there" if path.exists() else "it was not made"
         raise HetacumnError(f"{path}: cannot be written ({os.strerror(error.errno)}); {before}") from error
     finally:
         temporary.unlink(missing_ok=True)
