@@ -30,8 +30,8 @@ Contrast
     Protein is bright in memory, whichever sign the file has.
 Noise
     Images are normalised to noise of unit variance per pixel; two-dimensional transforms are orthonormal, so that
-    this is unit variance per Fourier coefficient too. SNR is the variance of the clean image over that of the
-    noise, both over the whole box.
+    this is unit variance per Fourier coefficient too. SNR is the variance of the clean image over the
+    variance of the noise, both over the whole box.
 """
 
 from importlib import import_module

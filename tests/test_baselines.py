@@ -132,7 +132,7 @@ def test_relions_answer_is_brought_into_order(exported, tmp_path):
     assert found.latents.shape == (200, 3) and torch.equal(found.latents.argmax(1), classes)
 
     star.write_table(tmp_path / "short.star", rows.iloc[1:], table.optics)
-    with pytest.raises(HetacumnError, match="199 particles; expected each of the 200 prepared ones once"):
+    with pytest.raises(HetacumnError, match="199 particles; expected each of the 200 prepared particles once"):
         relion.read_predictions(tmp_path / "short.star", exported)
 
 
@@ -241,7 +241,7 @@ def test_cryodrgns_answer_is_read_in_its_units(exported, tmp_path, command, unit
     assert agree in (0, 1)
 
     write_epoch(tmp_path, 8, rotations[1:].numpy(), shifts_px[1:].numpy(), z)
-    with pytest.raises(HetacumnError, match=r"epoch 8 .*expected those of 200 particles"):
+    with pytest.raises(HetacumnError, match=r"epoch 8 .*expected one row for each of 200 particles"):
         cryodrgn.read_predictions(tmp_path, 8, exported, 2, config)
 
 

@@ -56,7 +56,7 @@ def test_bic_looks_no_further_than_told_and_than_there_are_points():
 
 @pytest.mark.parametrize("classes", [151, -1])
 def test_a_number_of_classes_that_cannot_be_is_refused(classes):
-    with pytest.raises(HetacumnError, match=f"{classes} classes of 150 particles; expected 1 to 150"):
+    with pytest.raises(HetacumnError, match=f"{classes} classes for 150 particles; expected 1 to 150"):
         classify(make_latents([150])[0], classes)
 
 

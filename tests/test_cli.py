@@ -93,8 +93,8 @@ def test_help_and_a_wrong_path_import_nothing_heavy(tmp_path):
     (["train", "table.star", "--set", "stack.bx=1"], "unknown setting stack.bx; did you mean stack.box?"),
     (["train", "table.star", "--set", "rate"], "--set rate: expected name=value"),
     (["train", "table.star", "--set", "train.rate=fast"], "rate is 'fast'; expected a valid number"),
-    (["train", "table.star", "--set", "stack.trained_share=2"], "trained_share is 2; expected a number over 0 and up to 1"),
-    (["train", "table.star", "--classes", "0"], "classes is 0; expected a number from 1 on"),
+    (["train", "table.star", "--set", "stack.trained_share=2"], "trained_share is 2; expected a number above 0 and up to 1"),
+    (["train", "table.star", "--classes", "0"], "classes is 0; expected a whole number of at least 1"),
     (["train", "table.star", "--device", "gpu"], "--device is 'gpu'; expected cpu"),
     (["train", "table.star", "--device", "cpu", "--devices", "0"], "--devices is 0; expected 1 or more"),
     (["train", "table.star", "--clases", "3"], "No such option: --clases (Possible options: --classes"),
@@ -234,7 +234,7 @@ class TestFromAnEmptyFolder:
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=120)[1]
         assert process.returncode == 130
-        assert said.splitlines()[-1] == "interrupted: the same command goes on from stopped/checkpoint.pt"
+        assert said.splitlines()[-1] == "interrupted: the same command continues from stopped/checkpoint.pt"
 
     def test_outside_a_project_a_dataset_of_ones_own_is_simulated_by_its_settings(self, folder):
         settings = {"datasets": {"own": {"structure": "adk", "states": ["open"], "particles": 3, "box": 32, "pixel_A": 3.2}}}

@@ -40,7 +40,7 @@ def test_scaled_volumes_keep_the_signal_of_a_projection_over_the_noise(generator
 
 def test_the_folder_of_another_dataset_is_refused(tmp_path):
     write_json(tmp_path / "particles/config.json", {"dataset": "ribosome"})
-    with pytest.raises(HetacumnError, match="config.json: of ribosome; expected adk"):
+    with pytest.raises(HetacumnError, match="config.json: simulated dataset ribosome; expected adk"):
         SimulatedDataset.read(tmp_path, "adk")
 
 

@@ -111,7 +111,7 @@ def test_the_lasso_of_the_browser_selects(explorer):
 def test_a_selection_is_written_for_other_programs(explorer, tmp_path):
     explorer.stem.value = str(tmp_path / "some")
     explorer.write.click()
-    assert "nothing is written" in explorer.message.value and not list(tmp_path.iterdir())
+    assert "no file is written" in explorer.message.value and not list(tmp_path.iterdir())
     explorer.choose(np.array([7, 2, 9]))
     explorer.write.click()
     table = star.read_table(tmp_path / "some.star")

@@ -129,7 +129,7 @@ def test_half_plane_never_reaches_nyquist():
 
 
 def test_half_plane_refuses_odd_boxes():
-    with pytest.raises(ValueError, match="even, not 15"):
+    with pytest.raises(ValueError, match="box is 15; expected an even number"):
         HalfPlane(15)
 
 

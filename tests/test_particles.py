@@ -277,7 +277,7 @@ def test_several_pixel_sizes_meet_in_one_field_of_view(tmp_path):
 
 def test_the_pixel_size_of_the_table_wins_and_that_is_said(folder):
     write_stack(folder / "stack.mrcs", blob_images(10), pixel_A=7.0)
-    with pytest.warns(UserWarning, match="stack.mrcs: pixel size 7 Å in the header, 1.5 Å in .*particles.star; the latter"):
+    with pytest.warns(UserWarning, match="stack.mrcs: pixel size 7 Å in the header, 1.5 Å in .*particles.star; using 1.5 Å"):
         assert read(folder).pixel_A == 1.5
 
 
@@ -354,9 +354,9 @@ BAD = {
     "endless pixel": (set_optics("rlnImagePixelSize", 1e300), "row 1: pixel size 1e.300 Å; expected more than 0, up to 10000"),
     "no group": (drop_column("rlnOpticsGroup"), "particles.star: no column rlnOpticsGroup; expected it for every particle"),
     "multiplied by the CTF": (set_optics("rlnCtfDataAreCtfPremultiplied", 1),
-                              "particles.star: row 1: by rlnCtfDataAreCtfPremultiplied its image is multiplied by their CTF"),
+                              "particles.star: row 1: rlnCtfDataAreCtfPremultiplied marks the image as CTF-premultiplied"),
     "flipped phases": (lambda f: edit(f / "particles.star", lambda _, table: table.__setitem__("rlnCtfDataArePhaseFlipped", 1)),
-                       "particles.star: row 1: by rlnCtfDataArePhaseFlipped its image is with flipped phases; expected"),
+                       "particles.star: row 1: rlnCtfDataArePhaseFlipped marks the image as phase-flipped; expected"),
     "volts": (set_optics("rlnVoltage", 300_000), "particles.star: row 1: rlnVoltage is 300000; expected 10 to 3000"),
     "contrast in per cent": (set_optics("rlnAmplitudeContrast", 10), "row 1: rlnAmplitudeContrast is 10; expected 0 to 1"),
     "defocus in metres": (set_particle("rlnDefocusV", 4, 1e9), "row 5: rlnDefocusV is 1e.09; expected -1e.06 to 1e.06"),
@@ -375,8 +375,8 @@ def test_bad_files_are_named_with_row_and_expectation(folder, spoil, message):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"box": 64}, "box 64 to crop to.* up to 32"),
-    ({"box": 15}, "box 15 to crop to: expected an even"),
+    ({"box": 64}, "box is 64; expected .* up to 32"),
+    ({"box": 15}, "box is 15; expected an even"),
     ({"contrast": "grey"}, "contrast is 'grey'; expected one of auto, white, black"),
     ({"whiten": "maybe"}, "whiten is 'maybe'; expected true, false or auto"),
     ({"diameter_A": -1}, "diameter_A is -1; expected a number above 0"),
@@ -418,7 +418,7 @@ def test_a_masked_background_is_refused(folder):
     images[:, circle[:, None] + circle > 15**2] = 0
     write_stack(folder / "stack.mrcs", images)
     with pytest.raises(
-        HetacumnError, match="particles.star: none of 10 sampled images is usable: the first is constant outside"
+        HetacumnError, match="particles.star: none of 10 sampled images is usable: the first image is constant outside"
     ):
         read(folder)
 

@@ -293,7 +293,7 @@ def test_two_answers_are_compared_by_what_both_know(done, project):
         **{"class": other["rlnClassNumber"].to_numpy(), "particle": other["rlnImageName"].to_numpy()}
     ).to_csv(part / "latents.csv", index=False)
     ran = run(project, "real/4_compare", *folders)
-    assert ran.returncode == 2 and "no particle of results/adk/hetacumn" in ran.stderr
+    assert ran.returncode == 2 and "shares no particle with results/adk/hetacumn" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_two_answers_are_compared_by_what_both_know(done, project):
     [
         (("method", "em", "particles", "absent/particles.star", "out", "out"), "absent/particles.star"),
         (("dataset", "adk", "sed", 3, "out", "out"), "2_train.ipynb has no parameter sed; it knows dataset"),
-        (("dataset", "adk", "method", "em", "classes", 500, "out", "out"), "500 classes of 84 particles"),
+        (("dataset", "adk", "method", "em", "classes", 500, "out", "out"), "500 classes for 84 particles"),
         (("dataset", "adk", "method", "best", "out", "out"), "best"),
     ],
     ids=["missing stack", "unknown parameter", "more classes than particles", "unknown method"],

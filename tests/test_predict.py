@@ -112,7 +112,7 @@ def test_a_search_under_the_true_volumes_finds_the_truth(searched, truth):
 
 def test_images_of_another_field_of_view_are_refused(stack, model, tmp_path):
     other = replace(stack, metadata=replace(stack.metadata, optics=replace(stack.metadata.optics, pixel_A=1.1 * stack.pixel_A)))
-    with pytest.raises(HetacumnError, match=r"pixels of 3\.\d+ Å; expected 3\.2, as .* was trained on"):
+    with pytest.raises(HetacumnError, match=r"pixels of 3\.\d+ Å; expected 3\.2, the pixels that .* was trained on"):
         predict_stack(other, model, PredictionRequest("searched"), tmp_path)
 
 
@@ -319,7 +319,7 @@ def test_classes_weighed_before_are_weighed_again(first_class, stack, model, tmp
 
 def test_an_answer_that_another_cannot_be_like_is_refused(stack, model, searched, tmp_path):
     for more, message in (
-        ({"grade": "searched", "classes": 3}, "classes is 3; expected none, as they shall be those of"),
+        ({"grade": "searched", "classes": 3}, "classes is 3; expected none, because .* supplies the classes"),
         ({"grade": "amortized"}, "run.json: model is '.*'; expected '.*', as in the new prediction"),
         ({"grade": "searched", "like": tmp_path}, "run.json: model is None; expected"),
     ):
@@ -334,7 +334,7 @@ def test_an_answer_that_another_cannot_be_like_is_refused(stack, model, searched
     "grade, classes, message",
     [
         ("best", None, "grade is 'best'; expected one of encoder, amortized, refined, searched"),
-        ("amortized", N + 1, f"{N + 1} classes of {N} particles"),
+        ("amortized", N + 1, f"{N + 1} classes for {N} particles"),
     ],
 )
 def test_mistakes_are_told(stack, model, tmp_path, grade, classes, message):

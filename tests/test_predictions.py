@@ -119,8 +119,8 @@ def test_bad_input_is_named(source, tmp_path):
     write_star(source, ParticleMetadata([f"{i + 1:06d}@stack.mrcs" for i in range(9)], optics(9)), 64)
     predictions(["000001@stack.mrcs"]).write(tmp_path / "out", source)
     (tmp_path / "out" / "latents.csv").write_text("particle,z1,class\nother,0,1\n")
-    with pytest.raises(HetacumnError, match="latents.csv: its particles are not those"):
+    with pytest.raises(HetacumnError, match="latents.csv: other particles than"):
         Predictions.read(tmp_path / "out")
     (tmp_path / "out" / "latents.csv").write_text("particle,z1,class\n000001@stack.mrcs,0,9\n")
-    with pytest.raises(HetacumnError, match="latents.csv: its classes are not those"):
+    with pytest.raises(HetacumnError, match="latents.csv: other classes than"):
         Predictions.read(tmp_path / "out")

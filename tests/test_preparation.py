@@ -78,7 +78,7 @@ def test_bad_particles_are_dropped_and_listed(source, tmp_path):
     circle = (np.arange(32) - 16) ** 2
     images[25, circle[:, None] + circle > 15**2] = 1.0
     write_stack(tmp_path / "stack.mrcs", images)
-    with pytest.warns(UserWarning, match="4 of 30 particles are dropped, see .*dropped.csv; the first is constant"):
+    with pytest.warns(UserWarning, match="4 of 30 particles are dropped, see .*dropped.csv; the first image is constant"):
         stack = prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     listed = pd.read_csv(tmp_path / "prepared/dropped.csv")
     assert listed["row"].tolist() == [4, 8, 12, 26] and listed["particle"].iloc[1] == "8@stack.mrcs"
@@ -101,7 +101,7 @@ def test_images_that_are_not_those_of_the_note_are_not_taken_for_them(source, tm
     for images, pixel_A in ((blob_images(N)[1:, ::2, ::2], 2.0), (blob_images(N)[:, ::4, ::4], 2.0), (stack.images, 7.0)):
         with new_stack(stack.stack, len(images), images.shape[-1], pixel_A) as other:
             other[:] = images
-        with pytest.raises(HetacumnError, match="particles.mrcs: not the images that .*prepared.json is of"):
+        with pytest.raises(HetacumnError, match="particles.mrcs: not the images that .*prepared.json describes"):
             reopen(folder)
         assert prepare_stack(source, folder, SETTINGS, progress=False).stack.read_bytes() == before
     assert reopen(folder).metadata.names == stack.metadata.names
@@ -109,7 +109,7 @@ def test_images_that_are_not_those_of_the_note_are_not_taken_for_them(source, tm
 
 def test_nothing_good_is_an_error_that_leaves_nothing(source, tmp_path):
     write_stack(tmp_path / "stack.mrcs", np.ones((N, 32, 32), np.float32))
-    with pytest.raises(HetacumnError, match="none of 30 sampled images is usable: the first is constant"):
+    with pytest.raises(HetacumnError, match="none of 30 sampled images is usable: the first image is constant"):
         prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert not list((tmp_path).glob("prepared/*"))
 
@@ -160,7 +160,7 @@ def test_another_table_is_not_taken_for_the_one_prepared_there(source, tmp_path)
     assert other.metadata.names[0] == "10@stack.mrcs" and other.images.shape == (6, 16, 16) and len(other) == 6
     assert is_made_from(tmp_path / "prepared", few) and not is_made_from(tmp_path / "nowhere", few)
     write_star(few, ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(7)], optics(7)), 32)
-    with pytest.raises(HetacumnError, match="few.star: 7 particles; expected 6, as .*prepared was made of"):
+    with pytest.raises(HetacumnError, match="few.star: 7 particles; expected 6, the particles in .*prepared; prepare"):
         reopen(tmp_path / "prepared")
 
 
@@ -170,7 +170,9 @@ def test_a_table_that_changed_is_not_joined_with_the_images_of_before(source, tm
     assert len(reopen(tmp_path / "prepared")) == N
     table = read_table(source)
     write_table(source, table.particles.assign(rlnDefocusU=19_000.0), table.optics)
-    with pytest.raises(HetacumnError, match="particles.star: changed since .*prepared was made of it; prepare it again"):
+    with pytest.raises(
+        HetacumnError, match="particles.star: changed since .*prepared was made from it; prepare the table again"
+    ):
         reopen(tmp_path / "prepared")
 
 
@@ -182,7 +184,7 @@ def test_what_is_prepared_is_never_written_over(source, tmp_path):
     again = tmp_path / "prepared/particles.star"
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for given, folder in ((source, tmp_path), (tmp_path / "other.star", tmp_path), (again, tmp_path / "prepared")):
-        with pytest.raises(HetacumnError, match="is to be prepared, and would be written over"):
+        with pytest.raises(HetacumnError, match="preparation would overwrite the source images"):
             prepare_stack(given, folder, SETTINGS, progress=False)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
@@ -207,5 +209,5 @@ def test_magnification_matrices_that_matter_are_said_to_be_ignored(source, tmp_p
     prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert not [w for w in recwarn if "magnification" in str(w.message)]
     write_table(source, table.particles, table.optics.assign(**matrix | {"rlnMagMat01": -0.02}))
-    with pytest.warns(UserWarning, match="rlnMagMat01 is up to 0.02 off 0, and magnification matrices are ignored"):
+    with pytest.warns(UserWarning, match="rlnMagMat01 deviates from 0 by up to 0.02, and magnification matrices are ignored"):
         prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)

@@ -152,7 +152,7 @@ def test_an_interruption_names_the_checkpoint_that_is_left(make_notebook, tmp_pa
     time.sleep(1)  # it prints that line still
     process.terminate()
     assert process.wait(60) == 130
-    assert process.stderr.read().endswith("interrupted: the same command goes on from out/checkpoint.pt\n")
+    assert process.stderr.read().endswith("interrupted: the same command continues from out/checkpoint.pt\n")
     assert os.listdir(tmp_path / "out") == ["checkpoint.pt"]
 
 
@@ -203,7 +203,7 @@ def test_a_kernel_that_is_killed_is_told_in_a_line(make_notebook, capfd):
     notebook = make_notebook("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     assert main([str(notebook), "-p", "out", "out"]) == 2
     said = capfd.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: ") and "its process was killed, most likely as memory ran out; run again" in said
+    assert said.startswith("error: ") and "its process was killed, probably for lack of memory; run the command again" in said
     assert os.listdir("out") == []
 
 

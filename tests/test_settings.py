@@ -27,7 +27,7 @@ class Inner:
     name: str = "inner"
 
     def __post_init__(self):
-        check_fields(self, steps=(self.steps >= 0, "a number from 0 on"))
+        check_fields(self, steps=(self.steps >= 0, "a number of at least 0"))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def test_values_are_taken_as_the_fields_say():
         ({"inner": {"step": 1}}, "unknown setting run.inner.step; did you mean run.inner.steps"),
         ({"steps": 1}, "unknown setting run.steps; did you mean run.inner.steps"),
         ({"ratte": 1}, "unknown setting run.ratte; did you mean run.rate"),
-        ({"other": {"steps": -1}}, "^run.other.steps is -1; expected a number from 0 on"),
+        ({"other": {"steps": -1}}, "^run.other.steps is -1; expected a number of at least 0"),
         ({"inner": [1]}, r"run.inner is \[1\]; expected names and values"),
     ],
 )

@@ -46,27 +46,29 @@ def test_the_settings_of_a_method_lie_over_those_of_all():
     assert (config.rate, config.seed, config.ab_initio.consensus) == (0.01, 3, consensus)
     with pytest.raises(HetacumnError, match="unknown method 'other'; expected one of mine"):
         method_config(params, "other")
-    with pytest.raises(HetacumnError, match="train.ab_initio.volumes is set; expected train.classes, from which it is taken"):
+    with pytest.raises(
+        HetacumnError, match="train.ab_initio.volumes cannot be set; expected train.classes, which determines it"
+    ):
         method_config({**params, "train": {"ab_initio": {"volumes": 3}}}, "mine")
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "two", 2.5])
 def test_classes_that_cannot_be_are_refused(wrong):
-    with pytest.raises(HetacumnError, match=f"classes is {wrong!r}; expected a number from 1 on"):
+    with pytest.raises(HetacumnError, match=f"classes is {wrong!r}; expected a whole number of at least 1"):
         requested_classes({"classes": {"adk": wrong}}, "adk")
 
 
 @pytest.mark.parametrize("wrong, message", [
     ({"routes": ()}, "routes is ..; expected classes, consensus or both"), ({"routes": ("both",)}, "routes"),
-    ({"held_out": 0.0}, "held_out is 0.0; expected a number over 0"),
+    ({"held_out": 0.0}, "held_out is 0.0; expected a number above 0"),
     ({"grid": {"extent": 0.5}}, "grid.extent is 0.5"), ({"grid": {"step_px": 0.0}}, "grid.step_px is 0.0"),
-    ({"grid": {"fine_step_px": -1.0}}, "grid.fine_step_px is -1.0; expected a number over 0"),
-    ({"soft": {"radius": [0.22, 0.2]}}, "soft.radius is .*; expected two radii from 0 on, the second the larger"),
-    ({"consensus": {"steps": -1}}, "consensus.steps is -1; expected a number from 0 on"),
-    ({"classes": {"grids": []}}, "classes.grids is ..; expected one grid at least"),
+    ({"grid": {"fine_step_px": -1.0}}, "grid.fine_step_px is -1.0; expected a number above 0"),
+    ({"soft": {"radius": [0.22, 0.2]}}, "soft.radius is .*; expected two radii of at least 0, the second larger"),
+    ({"consensus": {"steps": -1}}, "consensus.steps is -1; expected a number of at least 0"),
+    ({"classes": {"grids": []}}, "classes.grids is ..; expected at least one grid"),
     ({"classes": {"temper": 0}}, "classes.temper is 0"),
     ({"settled": 2.0}, "settled is 2.0"), ({"brightness": "dim"}, "brightness is 'dim'; expected 'auto', 'bright' or 'faint'"),
-    ({"bright": {"last_radii": (0.45, 0.6)}}, "bright.last_radii is .*; expected numbers over 0 and up to 0.5"),
+    ({"bright": {"last_radii": (0.45, 0.6)}}, "bright.last_radii is .*; expected numbers above 0 and up to 0.5"),
     ({"faint": {"early_radii": (0.0,)}}, "faint.early_radii"),
     ({"faint": {"component_share": -0.1}}, "faint.component_share is -0.1; expected 0 or a number over it"),
 ])  # fmt: skip
@@ -76,10 +78,10 @@ def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"bright": {"feedback": [[0, 0.2]]}}, "bright.feedback is .*; expected pairs of a number from 1 on, how many take part"),
+    ({"bright": {"feedback": [[0, 0.2]]}}, "bright.feedback is .*; expected pairs of a number of states of at least 1"),
     ({"bright": {"feedback": []}}, "bright.feedback is ..; expected pairs"),
     ({"faint": {"second_rounds": [[4, 0.7]]}}, "faint.second_rounds is .*; expected pairs"),
-    ({"faint": {"alone_factor": 0.0}}, "faint.alone_factor is 0.0; expected a number over 0"),
+    ({"faint": {"alone_factor": 0.0}}, "faint.alone_factor is 0.0; expected a number above 0"),
     ({"faint": {"second_look": 3.0}}, "faint.second_look is 3.0; expected a share from 0 to 1"),
     ({"bright": {"second_rounds": []}}, "bright.second_rounds is empty; expected rounds, or 0 for second_look"),
 ])  # fmt: skip

@@ -203,7 +203,7 @@ def test_an_unknown_decoder_is_refused():
 
 
 def test_more_classes_than_particles_are_refused_before_anything_is_written(toy, tmp_path):
-    with pytest.raises(HetacumnError, match="201 classes of 200 particles"):
+    with pytest.raises(HetacumnError, match="201 classes for 200 particles"):
         run_method("em", TrainingStack(toy.data, 7.5), replace(TINY, classes=201), tmp_path / "out")
     assert not any(tmp_path.rglob("*.*"))
 
@@ -333,7 +333,7 @@ def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeyp
         run_method("em", TrainingStack(toy.data[:-1], 7.5), config, tmp_path / "em")
     monkeypatch.setattr("hetacumn.ab_initio.routes.consensus", None)  # that it is not asked for again
     run_method("em", TrainingStack(toy.data, 7.5), config, tmp_path / "em")
-    assert "ab initio: goes on after" in capsys.readouterr().out
+    assert "ab initio: continues after" in capsys.readouterr().out
     assert (tmp_path / "em" / START).read_bytes() == (tmp_path / "whole" / START).read_bytes()
     assert not (tmp_path / "em" / UNDER_WAY).exists()
 
@@ -367,7 +367,7 @@ def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
     assert trained_preprocessing(tmp_path / "told", stack) == as_trained
     assert trained_preprocessing(tmp_path / "told", stack, {"mask": True, "box": 8}) == replace(as_trained, mask=True)
     assert trained_preprocessing(tmp_path, stack) == Preprocessing(box=BOX, mask=True)
-    with pytest.raises(HetacumnError, match="config.json: expected the settings of a run"):
+    with pytest.raises(HetacumnError, match="config.json: cannot be read .*; expected the settings of a run"):
         trained_preprocessing(tmp_path / "none", stack)
 
 
@@ -391,7 +391,7 @@ def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(t
     for config, named in ((replace(TINY, classes=3), "classes"), (replace(TINY, seed=5), "seed")):
         with pytest.raises(HetacumnError, match=f"{START}: made with other {named}; delete it"):
             run_method("hetacumn", TrainingStack(toy.data, 7.5), config, tmp_path)
-    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 2 components; expected 3, latent_dim"):
+    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 2 components; expected latent_dim, 3"):
         run_method("hetacumn", TrainingStack(toy.data, 7.5), replace(TINY, latent_dim=3), tmp_path / "out", tmp_path)
     run_method("hetacumn", TrainingStack(toy.data, 7.5), TINY, tmp_path)
     assert load_config(tmp_path) == TINY.adapted_to(toy.data)
@@ -410,7 +410,7 @@ def test_a_run_that_fails_leaves_what_is_there_of_the_one_before(toy, start, tmp
 
 
 def test_one_particle_is_refused(toy, tmp_path):
-    with pytest.raises(HetacumnError, match="1 particle to train on; expected 2 at least"):
+    with pytest.raises(HetacumnError, match="1 particle to train on; expected at least 2"):
         run_method("em", TrainingStack(toy.data[:1], 7.5), replace(TINY, classes=1), tmp_path / "out")
 
 
@@ -477,7 +477,7 @@ def test_a_checkpoint_says_nothing_of_how_steps_are_launched(toy, start, tmp_pat
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])
 def test_a_training_share_that_cannot_be_is_refused(share):
-    with pytest.raises(HetacumnError, match=f"trained_share is {share!r}; expected a number over 0 and up to 1"):
+    with pytest.raises(HetacumnError, match=f"trained_share is {share!r}; expected a number above 0 and up to 1"):
         training_share(10, share)
 
 

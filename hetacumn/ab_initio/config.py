@@ -1,6 +1,6 @@
 """Settings of the ab initio start, by concern, and the adaptation to the brightness of the images.
 
-Methods that need grids or images import the modules of these when called: a command checks its settings without them.
+Methods that need grids or images import those modules when called, so that a command checks its settings without them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LARGEST_BATCH = 5.0  # times the batch of bright images, however faint the image
 
 @dataclass(frozen=True)
 class EMSchedule:
-    """One run of stochastic EM.
+    """The schedule of one run of stochastic EM.
 
     - ``steps``: gradient steps.
     - ``radius``: Fourier radius at the first step, and from four fifths of the run on, in cycles per pixel.
@@ -43,10 +43,10 @@ class EMSchedule:
     def __post_init__(self) -> None:
         check_fields(
             self,
-            steps=(self.steps >= 0, "a number from 0 on"),
-            radius=(0 <= self.radius[0] < self.radius[1], "two radii from 0 on, the second the larger"),
-            grids=(len(self.grids) > 0, "one grid at least"),
-            temper=(self.temper > 0, "a number over 0"),
+            steps=(self.steps >= 0, "a number of at least 0"),
+            radius=(0 <= self.radius[0] < self.radius[1], "two radii of at least 0, the second larger"),
+            grids=(len(self.grids) > 0, "at least one grid"),
+            temper=(self.temper > 0, "a number above 0"),
         )
 
 
@@ -54,9 +54,9 @@ class EMSchedule:
 class ConsensusSchedule(EMSchedule):
     """EM of one volume from noise, repeated until two results agree.
 
-    The fields are those of :class:`EMSchedule`, and:
+    It has the fields of :class:`EMSchedule`, and:
 
-    - ``restarts``: the most runs.
+    - ``restarts``: largest number of runs.
     - ``agreement``: relative difference of the best two log-likelihoods below which no further run follows.
     """
 
@@ -83,8 +83,8 @@ class SearchGrid:
         check_fields(
             self,
             extent=(0 <= self.extent < 0.5, "a number from 0 to under 0.5"),
-            step_px=(self.step_px > 0, "a number over 0"),
-            fine_step_px=(self.fine_step_px > 0, "a number over 0"),
+            step_px=(self.step_px > 0, "a number above 0"),
+            fine_step_px=(self.fine_step_px > 0, "a number above 0"),
         )
 
     def shifts(self, box: int, step_px: float) -> Tensor:
@@ -102,8 +102,8 @@ class RefinementRadii:
     - ``climb``: one radius for each pose step from a grid outwards.
     - ``fine``: likewise for the pose steps after the first fit.
     - ``last``: likewise for the last pose steps.
-    - ``fit``: of the fits of volumes.
-    - ``last_fit``: of the last fit.
+    - ``fit``: radius of the fits of volumes.
+    - ``last_fit``: radius of the last fit.
     """
 
     climb: tuple[float, ...] = (0.15, 0.2, 0.2, 0.25, 0.25)
@@ -115,7 +115,7 @@ class RefinementRadii:
 
 @dataclass(frozen=True)
 class SearchEffort:
-    """What the start does more for faint images. An empty tuple: the likeliest pose of the grid is taken, none compete.
+    """Searches that faint images need. An empty tuple stands for none: the likeliest pose of the grid is taken.
 
     - ``early_radii``: Fourier radii, in cycles per pixel, of the searches among competing poses in each route.
     - ``last_radii``: likewise of the searches at the end.
@@ -127,7 +127,7 @@ class SearchEffort:
     component_share: float = 0.0
 
     def __post_init__(self) -> None:
-        radii = "numbers over 0 and up to 0.5"
+        radii = "numbers above 0 and up to 0.5"
         check_fields(
             self,
             early_radii=(all(0 < radius <= 0.5 for radius in self.early_radii), radii),
@@ -156,8 +156,8 @@ FAINT_SEARCH = SearchEffort(early_radii=(0.35,) * 4, last_radii=(0.45,) * 8, com
 class AbInitioConfig:
     """Settings of the ab initio start.
 
-    - ``volumes``: volumes of the K-class route. A training run sets it to its ``classes``.
-    - ``components``: components of the linear subspace. A training run sets it to its ``latent_dim``.
+    - ``volumes``: number of volumes of the K-class route. A training run sets it to its ``classes``.
+    - ``components``: number of components of the linear subspace. A training run sets it to its ``latent_dim``.
     - ``routes``: ``classes``, ``consensus`` or both; held-out images choose between them.
     - ``held_out``: share of the images that no fit sees.
     - ``padding``: volumes are padded with zeros by this factor before the Fourier transform.
@@ -200,13 +200,13 @@ class AbInitioConfig:
         check_fields(
             self,
             routes=(len(self.routes) > 0 and set(self.routes) <= known, "classes, consensus or both"),
-            held_out=(0 < self.held_out <= 0.5, "a number over 0 and up to 0.5"),
+            held_out=(0 < self.held_out <= 0.5, "a number above 0 and up to 0.5"),
             settled=(0 <= self.settled <= 1, "a number from 0 to 1"),
         )
 
     @property
     def effort(self) -> SearchEffort:
-        """The searches for images of this ``brightness``; those for bright images until it is decided."""
+        """The searches for images of this ``brightness``; the searches for bright images until it is decided."""
         return self.faint if self.brightness == "faint" else self.bright
 
     def poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -234,13 +234,13 @@ class AbInitioConfig:
         return max(1.0, self.bright_nats / max(signal_nats(data, self.consensus.radius[1] * data.plane.box), 1e-6))
 
     def with_brightness_of(self, data: Observations) -> AbInitioConfig:
-        """The settings with ``brightness`` decided by the images, unless it is decided already."""
+        """Decide ``brightness`` by the images, unless it is decided already, and return the settings."""
         if self.brightness != "auto":
             return self
         return replace(self, brightness="bright" if self.faintness(data) == 1 else "faint")
 
     def adapted_to(self, data: Observations) -> AbInitioConfig:
-        """The settings for images as faint as these: their ``brightness``, and a larger batch and temper for faint ones.
+        """Adapt the settings to the images: their ``brightness``, and a larger batch and temper for faint images.
 
         The tempered likelihood of a faint image hardly depends on its pose, and a small batch of faint images hardly
         constrains a volume. So both grow by :meth:`faintness`, the batch at most :data:`LARGEST_BATCH` times.

@@ -7,7 +7,7 @@
 2. *Two routes.* Large motions: K volumes, started from the consensus times smooth random fields, by the same EM. Small
    motions: poses are first refined under the consensus. Both end as a linear subspace of volumes ``V_0 + Σ z_j V_j``,
    fitted by probabilistic PCA, with poses refined under each image's own volume in turn. Conformations are aligned by the
-   body that they share, and at the end brought to the same hand, which images never tell.
+   body that they share, and at the end brought to one hand, which images do not determine.
 3. *Choice.* Images held out from every fit choose the subspace that explains them best.
 4. *A rare conformation.* Many images that fit their volume worse than noise allows show a conformation that was not found among
    the more frequent ones: EM of these images alone finds it, and all images are assigned again.
@@ -191,7 +191,7 @@ class AbInitioRun:
             found = self._finish(self._from_volumes(volumes, start.route))
             before, score = score, self._score(found)
             self.log(
-                f"ab initio, with a volume of {len(rows)} images that fitted none: held-out log-likelihood "
+                f"ab initio, with a volume from {len(rows)} unfit images: held-out log-likelihood "
                 f"{score:.2f} per image, {before:.2f} without"
             )
             if score <= before:
@@ -239,7 +239,7 @@ class AbInitioRun:
         config, clusters = self.config, self._clusters(start)
         volumes, poses, mirrored = align_conformations(clusters, start.poses, self.generator, hands)
         for k in mirrored:
-            self.log(f"ab initio: the volume of {int(clusters.counts[k])} images had the other hand, and is mirrored")
+            self.log(f"ab initio: the volume of {int(clusters.counts[k])} images had the other hand and was mirrored")
         share = clusters.counts.float() / len(clusters.labels)
         basis = principal(volumes, share, config.components, self.generator, voxel_unit(self.data, self.data.plane.box))
         band = self.data.within(config.classes.radius[1] * self.data.plane.box)

@@ -18,8 +18,8 @@ Tensors = dict[str, Tensor]  # by name
 class Start:
     """The result of an ab initio start: a ``basis`` of mean volume and components, for z ~ N(0, I), and the images' states.
 
-    The basis has ``1 + q`` volumes. ``scores`` are the held-out log-likelihoods per image of the routes, ``route`` is the
-    chosen route.
+    The basis has ``1 + q`` volumes. ``scores`` are the held-out log-likelihoods per image by route. ``route`` is the chosen
+    route.
     """
 
     basis: Float[Tensor, "volumes box box box"]

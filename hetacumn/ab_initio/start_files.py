@@ -55,7 +55,7 @@ def check_stack(path: Path, facts: dict, stack: StackFingerprint) -> None:
 
 
 class UnfinishedStart:
-    """The finished steps of an ab initio start: ``out/start_under_way/`` has a file a step, for one stack and settings.
+    """The finished steps of an ab initio start: ``out/start_under_way/`` has one file per step, for one stack and settings.
 
     ``seconds`` is the time that the steps took. The folder is removed when the start is complete.
     """

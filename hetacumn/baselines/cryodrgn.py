@@ -1,6 +1,6 @@
 """cryoDRGN 4.3: cryoDRGN2 (``abinit_het_old``, Zhong et al. 2021) and cryoDRGN-AI (``abinit``, Levy et al. 2025).
 
-It lives in an environment of its own (``make peers``). Its classes are those of a Gaussian mixture on its latents, as ours.
+cryoDRGN has an environment of its own (``make peers``). A Gaussian mixture on its latents gives the classes, as in HetACUMN.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ARRAY_PARTS = {  # the parts of a pickled array
 
 @dataclass(frozen=True)
 class CryodrgnConfig:
-    """Which program, and its sizes. The number of epochs is an upper limit: time ends training sooner.
+    """Settings of a cryoDRGN run. The number of epochs is an upper limit: time ends training sooner.
 
     The defaults here suit 32 px on a CPU, where a search of 3,000 particles takes some minutes; with cryoDRGN's own defaults it
     takes most of an hour. The search begins on ``2 ** base_healpy`` parts a side of HEALPix's twelve squares, with ``t_grid``²
@@ -39,10 +39,10 @@ class CryodrgnConfig:
     """
 
     command: str = "abinit_het_old"  # or "abinit"
-    conf_encoder: bool = False  # of abinit: z by a network instead of a table
+    conf_encoder: bool = False  # abinit only: z by a network instead of a table
     latent_dim: int = 4
     epochs: int = 100
-    search_epochs: int = 2  # of abinit: each a search of all poses
+    search_epochs: int = 2  # abinit only: epochs that search all poses
     width: int = 64
     layers: int = 3
     encoding: int = 16  # frequencies of the decoder's input
@@ -65,7 +65,7 @@ def run(
     venv: Path | str,
     config: CryodrgnConfig = CryodrgnConfig(),
 ) -> tuple[Predictions, Outcome]:
-    """Train for at most ``seconds``; the answer is the last epoch that was written.
+    """Train for at most ``seconds``; return the predictions of the last epoch that was written.
 
     Raises:
         HetacumnError: ``venv`` has no cryoDRGN, or cryoDRGN fails or wrote no epoch in its time.
@@ -167,7 +167,7 @@ def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: 
     if latents.shape[0] != count or rotations.shape != (count, 3, 3) or translations.shape != (count, 2):
         raise HetacumnError(
             f"{out}: epoch {epoch} has latents {latents.shape}, rotations {rotations.shape} and translations "
-            f"{translations.shape}; expected those of {count} particles"
+            f"{translations.shape}; expected one row for each of {count} particles"
         )
     scale = data.pixel_A * (data.box if config.command == "abinit_het_old" else 1.0)
     z = torch.from_numpy(latents)

@@ -1,4 +1,4 @@
-"""One other program on one stack, from particles to the files that every method leaves."""
+"""A run of another program on one stack, from particles to the files that every method leaves."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Run an external program within a limit of processor time, with its output in a file and its progress on the screen.
 
-The limit is one of processor time, not of the clock: other work of the machine takes nothing from the time of a program.
+The limit counts processor time, not clock time: other work on the machine does not shorten the run of a program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import make_folder
 
 GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
-ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # the limit is that of one core
+ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # the limit counts the time of one core
 PATIENCE = 4.0  # an idle program is stopped when the clock has reached the limit this many times over
 
 Argument = str | Path | int | float  # of a command
@@ -31,9 +31,9 @@ Argument = str | Path | int | float  # of a command
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended: by itself (``finished``) or at its limit.
+    """The end of a program: by itself (``finished``) or at its limit.
 
-    ``seconds`` are those of processors, with the program's children; ``clock_seconds`` those of the clock.
+    ``seconds`` is the processor time of the program and its children, ``clock_seconds`` the time of the clock.
     """
 
     finished: bool
@@ -88,7 +88,7 @@ def run_bounded(
     took, used = time.monotonic() - began, max(used, _ended_children_seconds() - before)
     if code not in (None, 0):
         last = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
-        raise HetacumnError(f"{words[0]} ended with exit status {code} after {took:.0f} s; {log} says at its end:\n{last}")
+        raise HetacumnError(f"{words[0]} ended with exit status {code} after {took:.0f} s; the last lines of {log}:\n{last}")
     return Outcome(code == 0, used, took)
 
 

@@ -38,7 +38,7 @@ class RelionConfig:
 def run(
     data: PreparedStack, out: Path | str, classes: int, diameter_A: float, seconds: float, config: RelionConfig = RelionConfig()
 ) -> tuple[Predictions, Outcome]:
-    """Run both jobs within ``seconds``; the answer is the last iteration that was written.
+    """Run both jobs within ``seconds``; return the predictions of the last iteration that was written.
 
     Latents are the classes, one column each.
 
@@ -98,7 +98,7 @@ def read_predictions(path: Path, data: PreparedStack) -> Predictions:
     table = star.read_table(path)
     _, index = table.images()
     if sorted(index) != list(range(len(data))):
-        raise HetacumnError(f"{path}: {len(index)} particles; expected each of the {len(data)} prepared ones once")
+        raise HetacumnError(f"{path}: {len(index)} particles; expected each of the {len(data)} prepared particles once")
     order = torch.from_numpy(index).argsort()
     poses = poses_of(table, pixel_A=1.0)  # shifts in Å
     if poses is None:

@@ -1,4 +1,4 @@
-"""What a command refuses, or warns of, before it starts the kernel of a notebook."""
+"""Checks of a command's input before the kernel of a notebook starts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ HEADER_BYTES = 100_000
 
 
 def check_is_file(path: Path, what: str) -> None:
-    """Raise :class:`HetacumnError` where no file is; ``what`` says what the file should be."""
+    """Raise :class:`HetacumnError` where ``path`` is not a file; ``what`` describes the expected file."""
     if not path.is_file():
         raise HetacumnError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected {what}")
 
 
 def check_holds(folder: Path, names: tuple[str, ...], what: str, command: str) -> None:
-    """Raise :class:`HetacumnError` where a folder holds none of some files; ``command`` says what makes them."""
+    """Raise :class:`HetacumnError` where a folder holds none of the files ``names``; ``command`` makes them."""
     if not any((folder / name).is_file() for name in names):
         raise HetacumnError(f"{folder}: no {' or '.join(names)}; expected the folder of {what}; see {command}")
 
@@ -51,8 +51,8 @@ def check_particles(path: Path, data_dir: Path | None, warn_of_few: bool = False
         warnings.simplefilter("ignore")  # the notebook repeats them
         StackReader(table, np.arange(len(table)), data_dir)
     if warn_of_few and len(table) < FEW_PARTICLES:
-        print(f"warning: {path}: {len(table)} particles are few; expected {FEW_PARTICLES} or more for an ab initio start that "
-              "can be relied on", file=sys.stderr)  # fmt: skip
+        print(f"warning: {path}: {len(table)} particles are few; expected {FEW_PARTICLES} or more for a reliable "
+              "ab initio start", file=sys.stderr)  # fmt: skip
 
 
 def check_devices(device: str, devices: int) -> None:

@@ -1,4 +1,4 @@
-"""What the commands share: their notebooks, their settings, and how they end."""
+"""Shared parts of the commands: notebooks, settings, and the last lines of the output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOTEBOOKS = {
 
 
 def collect_settings(config: Path | None, assignments: list[str] | None, options: dict, sections: tuple[str, ...]) -> dict:
-    """Return the user's settings, their names and values checked; ``sections`` are the sections that the command reads."""
+    """Collect the user's settings and check them; ``sections`` are the sections that the command reads."""
     from hetacumn.common.project import read_params
     from hetacumn.run.settings import check_values, collect
 
@@ -72,7 +72,7 @@ def export_particles(answer: Answer, to: Path, selected: int | Path) -> tuple[Pa
 
 
 def prepared_folder(particles: Path, settings: dict) -> Path:
-    """Return the folder beside a table that takes its prepared images, as :func:`hetacumn.prepare` names it."""
+    """Return the folder beside a table for its prepared images, as :func:`hetacumn.prepare` names it."""
     from hetacumn.common.project import read_params
     from hetacumn.particles.run_paths import folder_beside
 
@@ -92,7 +92,7 @@ def execute(notebook: Path, given: dict, output: Path | None = None) -> None:
         from hetacumn.run.notebook import exit_status, run_notebook
     except ModuleNotFoundError as error:
         raise HetacumnError(
-            f"no module {error.name}; expected what notebooks need: pip install 'hetacumn[notebooks]'"
+            f"no module {error.name}; expected the packages for notebooks: pip install 'hetacumn[notebooks]'"
         ) from None
     status = exit_status(lambda: run_notebook(notebook, given, output))
     if status:
@@ -100,15 +100,15 @@ def execute(notebook: Path, given: dict, output: Path | None = None) -> None:
 
 
 def say_next(out: Path, follows: list) -> None:
-    """Print the end of a command: where its results are, and the command that usually follows."""
+    """Print the folder of the results and the command that usually follows."""
     print(f"results: {out}\nnext: hetacumn {shlex.join(map(str, follows))}", flush=True)
 
 
 def run_notebook_command(words: list[str]) -> int:
-    """``hetacumn run`` is ``python -m hetacumn.run``; returns the exit status."""
+    """Run the command line of :mod:`hetacumn.run`; return the exit status."""
     from hetacumn.run.notebook import main
 
     try:
         return main(words, "hetacumn run")
-    except SystemExit as end:  # argparse has told what is wrong, or the help
+    except SystemExit as end:  # argparse has printed the mistake or the help
         return int(end.code or 0)

@@ -1,7 +1,7 @@
-"""The `hetacumn` command: each subcommand checks what it was given, runs a notebook, and says what usually follows.
+"""The `hetacumn` command: each subcommand checks its input, runs a notebook, and prints the command that usually follows.
 
-Exit status: 0 done; 1 the notebook raised, and the traceback tells where; 2 the user's own mistake, told in one line; 130
-interrupted, by Ctrl-C or SIGTERM. Heavy imports wait until a command needs them.
+Exit status: 0 done; 1 the notebook raised, and the traceback is printed; 2 a mistake of the user, reported in one line; 130
+interrupted by Ctrl-C or SIGTERM. Heavy modules are imported only where a command needs them.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ TABLE = "a STAR, .cs or .mrcs file of particles"
 
 app = typer.Typer(
     rich_markup_mode=None, add_completion=False, help="Heterogeneous ab initio reconstruction in cryo-EM (HetACUMN).",
-    epilog="Own data: train, predict, report, then explore. Every command: hetacumn COMMAND --help.",
+    epilog="With your own data: train, predict, report, explore. Options: hetacumn COMMAND --help.",
 )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def train(
     data_dir: DataDir = None,
     prepared: Prepared = None,
 ) -> None:
-    """Train a model on a particle stack, or go on training."""
+    """Train a model on a particle stack, or resume training."""
     check_is_file(particles, TABLE)
     options = {"classes": classes, "seed": seed, "stack": {"box": box}}
     settings = collect_settings(config, set_, options, TRAINING_SECTIONS)
@@ -150,7 +150,7 @@ def report(
     motions: Motions = 2,
     prepared: AnswerImages = None,
 ) -> None:
-    """Draw an answer: half maps, FSC, landscape, motions, views."""
+    """Draw half maps, FSC, landscape, motions and views."""
     check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
     out = out or folder / "report"
     given = {"predictions": str(folder), "label": label or folder.resolve().name, "motions": motions, "out": str(out),
@@ -165,7 +165,7 @@ def compare(
     second: OtherAnswer,
     out: ComparisonFolder = None,
 ) -> None:
-    """Tell how far two answers agree in classes, poses and volumes."""
+    """Compare classes, poses and volumes of two answers."""
     for folder in (first, second):
         check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
     out = out or first / f"compared_{second.resolve().name}"
@@ -179,7 +179,7 @@ def explore(
     browser: Browser = True,
     port: Port = 8888,
 ) -> None:
-    """Open an answer in JupyterLab: latent space, particles, motions."""
+    """Explore latent space, particles and motions in JupyterLab."""
     from hetacumn.run.notebook import write_with_parameters
 
     check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
@@ -202,7 +202,7 @@ def export(
     rows: Rows = None,
     prepared: AnswerImages = None,
 ) -> None:
-    """Write some particles and poses as STAR, their volume as MRC."""
+    """Write selected particles as STAR and their volume as MRC."""
     selected = rows if class_ is None else class_
     if selected is None or (class_ is not None and rows is not None):
         raise HetacumnError("expected one of --class and --rows")

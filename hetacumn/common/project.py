@@ -35,7 +35,7 @@ def project_root() -> Path:
     folder = find_project()
     if folder is None:
         raise HetacumnError(
-            f"no folder from {Path.cwd()} upwards holds both dvc.yaml and params.yaml: run this inside the project"
+            f"{Path.cwd()}: no dvc.yaml and params.yaml here or in a parent folder; expected a folder of the project"
         )
     return folder
 
@@ -50,7 +50,7 @@ def find_project() -> Path | None:
 
 
 def read_params(over: str | os.PathLike | Mapping = "", settings: str | os.PathLike = PIPELINE_SETTINGS) -> dict:
-    """Read the settings of the paper's pipeline, or the defaults, as nested dicts, with other settings laid over them.
+    """Read the settings of the paper's pipeline, or the defaults, as nested dicts, and merge other settings into them.
 
     ``settings``: params.yaml stands for the file of the project around the working directory, and for the defaults where
     there is no project; any other name for that file; an empty one for the defaults. ``over``: a YAML file or a mapping.

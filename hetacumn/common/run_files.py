@@ -31,4 +31,4 @@ def read_config(out: Path | str) -> dict:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise HetacumnError(f"{path}: expected the settings of a run ({error})") from error
+        raise HetacumnError(f"{path}: cannot be read ({error}); expected the settings of a run") from error

@@ -96,7 +96,7 @@ def read_settings(kind: type[Settings], values: Mapping, prefix: str = "") -> Se
 
 
 def with_settings(settings: Settings, values: Mapping, prefix: str = "") -> Settings:
-    """Return a dataclass instance with nested ``values`` laid over; see :func:`read_settings`."""
+    """Return a copy of a dataclass instance with nested ``values`` replaced; see :func:`read_settings`."""
     check_names(values, list(setting_names(type(settings), prefix)), prefix=prefix)
     return _read(type(settings), _fields_of(settings), values, prefix)
 

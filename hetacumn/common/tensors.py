@@ -32,4 +32,4 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])
     except (SafetensorError, TypeError, KeyError) as error:
-        raise HetacumnError(f"{path}: expected a safetensors file of this program ({error})") from error
+        raise HetacumnError(f"{path}: cannot be read ({error}); expected a safetensors file of this program") from error

@@ -13,7 +13,7 @@ def pick_device(name: str | None = None) -> torch.device:
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     known = ["cpu", *(["cuda", *gpus] if gpus else [])]  # by name: a tensor to try with would take memory of a GPU
     if name and name not in known:
-        raise HetacumnError(f"device is {name!r}; expected {', '.join(known)}, as this machine has")
+        raise HetacumnError(f"device is {name!r}; expected {' or '.join(known)} on this machine")
     return torch.device(name or ("cuda" if gpus else "cpu"))
 
 

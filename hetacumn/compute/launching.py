@@ -40,7 +40,9 @@ class DeviceRequest:
         if self.count == 1:
             return device
         if device.index is not None:
-            raise HetacumnError(f"device is {self.name!r} and devices {self.count}; expected cpu or cuda for several")
+            raise HetacumnError(
+                f"device is {self.name!r} and devices {self.count}; expected device cpu or cuda for several devices"
+            )
         gpus = torch.cuda.device_count() if device.type == "cuda" else 0
         if not isinstance(self.count, int) or self.count < 1 or 0 < gpus < self.count:
             raise HetacumnError(

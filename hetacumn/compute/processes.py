@@ -78,7 +78,7 @@ def join_processes(device: str) -> tuple[ProcessGroup, torch.device]:
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if device == "cuda":
         if local >= torch.cuda.device_count():
-            raise HetacumnError(f"process {local} of this machine has no GPU of its own; expected one for each")
+            raise HetacumnError(f"process {local} of this machine has no GPU of its own; expected one GPU for each process")
         own = torch.device("cuda", local)
         torch.cuda.set_device(own)
         distributed.init_process_group("nccl", timeout=PATIENCE, device_id=own)

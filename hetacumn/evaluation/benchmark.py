@@ -1,4 +1,4 @@
-"""The table of the benchmark: one row a run of a method on a dataset, gathered from ``results/``.
+"""The table of the benchmark: one row per run of a method on a dataset, gathered from ``results/``.
 
 ``part`` of a row is ``compared`` (a method or another program beside the others), ``ablations`` (our method without one of its
 parts) or ``shares`` (our method trained on a share of the particles). Rows of an earlier table whose run is no longer in

@@ -69,7 +69,7 @@ def compare_answers(first: Path | str, second: Path | str) -> Comparison:
     place = pd.Index(one.names).get_indexer(pd.Index(other.names))
     known = place >= 0
     if not known.any():
-        raise HetacumnError(f"{second}: no particle of {first}; expected two predictions that have particles in common")
+        raise HetacumnError(f"{second}: shares no particle with {first}; expected two predictions with particles in common")
     one, other = one[place[known]], other[known.nonzero()[0]]
     (volumes, voxel_A), (other_volumes, _) = (read_volumes(folder / "volumes", "class_") for folder in (first, second))
     found = score(other, other_volumes, one, volumes, voxel_A, np.zeros(len(one), dtype=bool))

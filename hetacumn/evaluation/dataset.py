@@ -1,6 +1,6 @@
-"""Scores of all methods on one simulated dataset beside the Bayes bound, and the five files that hold them.
+"""Scores of all methods on one simulated dataset beside the Bayes bound, and the five files that hold the scores.
 
-The folder of a dataset holds ``particles/`` (images and truth) and one folder a method.
+The folder of a dataset holds ``particles/`` (images and truth) and one folder per method.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SimulatedDataset:
         folder = Path(folder)
         note = folder / "particles" / "config.json"
         if note.exists() and (simulated := json.loads(note.read_text())["dataset"]) != name:
-            raise HetacumnError(f"{note}: of {simulated}; expected {name}, the dataset that is scored")
+            raise HetacumnError(f"{note}: simulated dataset {simulated}; expected {name}, the dataset that is scored")
         truth = Truth.read(folder / "particles" / "truth.npz")
         return cls(name, folder, truth, *read_volumes(folder / "particles", "truth_class"))
 
@@ -111,7 +111,7 @@ def scale_to_images(
 
 
 def tabulate_scores(dataset: SimulatedDataset, seed: int, scores: dict[str, Score], bound: Bound) -> pd.DataFrame:
-    """Tabulate a row a method: dataset, method, seed, the main scores beside their bounds, then all other scores by name."""
+    """Tabulate one row per method: dataset, method, seed, the main scores beside their bounds, then all other scores."""
     bounds = dict(zip(BOUNDS, (bound.known_pose, bound.marginal, bound.rotation_error_deg), strict=True))
     table = pd.DataFrame(
         [{"dataset": dataset.name, "method": method, "seed": seed, **score.row, **bounds} for method, score in scores.items()]
@@ -120,7 +120,7 @@ def tabulate_scores(dataset: SimulatedDataset, seed: int, scores: dict[str, Scor
 
 
 def tabulate_fsc(dataset: SimulatedDataset, scores: dict[str, Score]) -> pd.DataFrame:
-    """Tabulate the FSC of the aligned class volumes with the truth: a row a method, class (from 1) and shell (in 1/Å)."""
+    """Tabulate the FSC of the aligned class volumes with the truth: one row per method, class (from 1) and shell (in 1/Å)."""
     rows = []
     for method, score in scores.items():
         box, full_box = score.volumes.shape[-1], dataset.volumes.shape[-1]

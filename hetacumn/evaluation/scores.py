@@ -54,7 +54,7 @@ def _labels(classes: ArrayLike | Tensor) -> Int[np.ndarray, " n"]:
 
 def _counts(predicted: Int[np.ndarray, " n"], true: Int[np.ndarray, " _n"]) -> Int[np.ndarray, "labels labels"]:
     if len(predicted) != len(true):
-        raise ValueError(f"as many predicted as true labels are needed, not {len(predicted)} and {len(true)}")
+        raise ValueError(f"{len(predicted)} and {len(true)} labels; expected as many predicted as true labels")
     size = max(predicted.max(), true.max()) + 1
     counts = np.zeros((size, size), dtype=np.int64)
     np.add.at(counts, (true, predicted), 1)
@@ -143,7 +143,7 @@ def disentanglement(
 
     Five-fold cross-validation over the first ``most`` particles, latent dimensions scaled to unit variance.
 
-    ``class_from_z``: share of right classes; ``class_chance``: that of the commonest class.
+    ``class_from_z``: share of right classes; ``class_chance``: share of the commonest class.
     ``view_from_z_deg``: mean angle between the view direction, the third row of ``R``, and the mean direction
     of the neighbours; ``view_chance_deg``: the same after permuting the views. Disentangled latents have the
     first far above chance and the second at chance. NaN where there are no latents.
@@ -234,12 +234,12 @@ def score(
 def score_folder(folder: Path | str, truth: Truth, true_volumes: Float[Tensor, "k box box box"], voxel_A: float) -> Score:
     """Score the files of a method in a folder: predictions, ``volumes/``, ``train_rows.npy``.
 
-    Raises :class:`HetacumnError` where the predictions are not of as many particles as the truth.
+    Raises :class:`HetacumnError` where predictions and truth differ in their numbers of particles.
     """
     folder = Path(folder)
     predictions = Predictions.read(folder)
     if len(predictions) != len(truth.classes):
-        counts = f"{len(predictions)} particles; expected {len(truth.classes)}, those of the truth"
+        counts = f"{len(predictions)} particles; expected the {len(truth.classes)} particles of the truth"
         raise HetacumnError(f"{folder}: predictions of {counts}")
     seen = np.zeros(len(predictions), dtype=bool)
     seen[seen_rows(folder, len(predictions))] = True
@@ -250,7 +250,7 @@ def score_folder(folder: Path | str, truth: Truth, true_volumes: Float[Tensor, "
 def seen_rows(folder: Path | str, particles: int) -> Int[np.ndarray, " m"]:
     """Read the row numbers of the particles that the method of a folder was trained on.
 
-    A folder ``<method>-<grade>`` without training rows has those of ``<method>``; where there are none, all
+    A folder ``<method>-<grade>`` without training rows takes the rows of ``<method>``; without any, all
     ``particles`` count as seen.
     """
     folder = Path(folder)

@@ -58,7 +58,7 @@ def _read_histories(folder: Path, methods: list[str]) -> dict[str, pd.DataFrame]
 
 
 def score_seeds(folder: Path | str, dataset: SimulatedDataset) -> pd.DataFrame:
-    """Score the runs of one dataset from several seeds, one folder a seed: a row a seed.
+    """Score the runs of one dataset from several seeds, one folder per seed: one row per seed.
 
     A run has ``arrived`` if its accuracy is within 0.03 of the dataset's Bayes bound.
     """

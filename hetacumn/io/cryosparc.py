@@ -36,7 +36,7 @@ _EXPECTED: list[tuple[str, str, tuple[int, ...]]] = [
 
 
 def read_cs(path: Path) -> pd.DataFrame:
-    """Read one row a particle: rlnImageName, CTF, pixel size, image size; angles and origins where it is aligned.
+    """Read one row per particle: rlnImageName, CTF, pixel size, image size; angles and origins where it is aligned.
 
     A cryoSPARC pose is a rotation vector from view to object; its shift is RELION's origin in pixels of
     ``alignments3D/psize_A``.

@@ -100,7 +100,7 @@ class StackReader:
             if (stated != height).any():
                 at = int((stated != height).argmax())
                 raise HetacumnError(
-                    f"{self.star}: row {rows[at]}: rlnImageSize is {stated[at]}, but {path} has box {height}; expected the same"
+                    f"{self.star}: row {rows[at]}: rlnImageSize is {stated[at]}, but {path} has box {height}; expected one box"
                 )
         beyond = (index >= count) | (index < 0)
         if beyond.any():
@@ -117,7 +117,7 @@ class StackReader:
             path, header_A, table_A = self._misstated[0]
             others = f" and {len(self._misstated) - 1} more stacks" if len(self._misstated) > 1 else ""
             warnings.warn(
-                f"{path}{others}: pixel size {header_A:g} Å in the header, {table_A:g} Å in {self.star}; the latter is taken",
+                f"{path}{others}: pixel size {header_A:g} Å in the header, {table_A:g} Å in {self.star}; using {table_A:g} Å",
                 stacklevel=2,
             )
 

@@ -1,6 +1,6 @@
 """Tables of particles: reading of RELION STAR 3.1 and 3.0 and of cryoSPARC .cs, writing of RELION 3.1.
 
-The table in memory always has RELION 3.1's form and column names: one row a particle, one row an optics group, origins in Å.
+The table in memory always has RELION 3.1's form and column names: one row per particle, one row per optics group, origins in Å.
 Messages count rows from 1.
 """
 
@@ -26,7 +26,7 @@ ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst"]
 GROUP = "rlnOpticsGroup"
 LARGEST_PIXEL_A = 1e4  # no microscope has larger pixels
-GROUP_COLUMNS = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]  # one value a group in 3.1
+GROUP_COLUMNS = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]  # one value per group in 3.1
 STACK_SUFFIXES = (".mrcs", ".mrc")
 TEXT_COLUMNS = [
     "rlnImageName",
@@ -43,7 +43,7 @@ TEXT_COLUMNS = [
 
 @dataclass(frozen=True)
 class ParticleTable:
-    """A particle file in RELION 3.1's form: ``particles`` has a row a particle and ``optics`` a row a group."""
+    """A particle file in RELION 3.1's form: ``particles`` has one row per particle and ``optics`` one row per group."""
 
     path: Path
     particles: pd.DataFrame
@@ -122,8 +122,8 @@ class ParticleTable:
 
 #: Corrections that a file may declare. They cannot be undone, and the likelihood needs uncorrected images.
 CORRECTIONS = {
-    "rlnCtfDataAreCtfPremultiplied": "multiplied by their CTF",
-    "rlnCtfDataArePhaseFlipped": "with flipped phases",
+    "rlnCtfDataAreCtfPremultiplied": "CTF-premultiplied",
+    "rlnCtfDataArePhaseFlipped": "phase-flipped",
 }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def read_table(path: Path | str) -> ParticleTable:
     """Read a particle table from RELION 3.1 or 3.0 STAR, cryoSPARC .cs, or a bare stack (by suffix).
 
     In RELION 3.0 the pixel size is the detector's pixel over the magnification, and origins are in pixels. A bare stack
-    (``x.mrcs``) has a table of the same name beside it (``x.csv``): one line an image, in order, with RELION's column names
+    (``x.mrcs``) has a table of the same name beside it (``x.csv``): one line per image, in order, with RELION's column names
     (rlnDefocusU, …, rlnImagePixelSize).
 
     Raises:
@@ -143,7 +143,9 @@ def read_table(path: Path | str) -> ParticleTable:
         wrong = table.numbers(column, 0.0) != 0
         if wrong.any():
             row = int(wrong.argmax()) + 1
-            raise HetacumnError(f"{path}: row {row}: by {column} its image is {correction}; expected images of uncorrected CTF")
+            raise HetacumnError(
+                f"{path}: row {row}: {column} marks the image as {correction}; expected images without CTF correction"
+            )
     return table
 
 
@@ -166,7 +168,7 @@ def _read(path: Path) -> ParticleTable:
         raise HetacumnError(f"{path}: no column rlnImageName; expected a STAR file of particles")
     particles = named[0]
     if len(particles) == 0:
-        raise HetacumnError(f"{path}: no rows; expected one a particle")
+        raise HetacumnError(f"{path}: no rows; expected one row for each particle")
     if "optics" not in tables:
         optics, particles = group_optics(path, _from_relion30(path, particles))
         return ParticleTable(path, particles, optics)
@@ -185,7 +187,7 @@ def write_table(path: Path | str, particles: pd.DataFrame, optics: pd.DataFrame)
 
 
 def group_optics(path: Path, particles: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Divide a flat table into RELION 3.1's tables ``(optics, particles)``, with one group a microscope setting.
+    """Divide a flat table into RELION 3.1's tables ``(optics, particles)``, with one group per microscope setting.
 
     Pixel size, and image size where known, go to the optics with voltage, Cs and amplitude contrast.
     """
@@ -207,11 +209,11 @@ def group_optics(path: Path, particles: pd.DataFrame) -> tuple[pd.DataFrame, pd.
 
 
 def _read_bare_stack(path: Path) -> pd.DataFrame:
-    """Make one row an image of a stack, with the optics of the CSV beside it."""
+    """Make one row per image of a stack, with the optics of the CSV beside it."""
     beside, count = path.with_suffix(".csv"), read_layout(path).shape[0]
     if not beside.is_file():
         raise HetacumnError(
-            f"{beside}: no such file; expected the optics of {path.name}, one line an image, with "
+            f"{beside}: no such file; expected the optics of {path.name}, one line for each image, with "
             f"columns rlnDefocusU, rlnDefocusV, rlnDefocusAngle, {', '.join(GROUP_COLUMNS)}, "
             "rlnImagePixelSize"
         )

@@ -30,7 +30,7 @@ def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str
         job: the training; its ``out`` may hold a finished run, a checkpoint, a start, or nothing.
         settings: how the stack is to be preprocessed.
         source: the table of the particles.
-        prepared: the folder of the prepared stack. Where it lies in ``out``, its source and settings must be those of the run.
+        prepared: the folder of the prepared stack. Where it lies in ``out``, its source and settings must match the run.
 
     Raises:
         HetacumnError: naming the file and the setting that differs.
@@ -70,7 +70,7 @@ def _check_start(job: TrainingJob, variants: tuple[TrainConfig, ...], settings: 
             raise HetacumnError(f"{path}: made with stack.box {basis.shape[-1]}; expected {settings.box}; {REMEDY}")
         if len(basis) - 1 != job.config.latent_dim:
             found, expected = len(basis) - 1, job.config.latent_dim
-            raise HetacumnError(f"{path}: a subspace of {found} components; expected {expected}, latent_dim")
+            raise HetacumnError(f"{path}: a subspace of {found} components; expected latent_dim, {expected}")
 
 
 def _differences(saved: dict, requested: dict) -> int:
@@ -96,8 +96,7 @@ def _check_prepared(folder: Path, settings: Preprocessing, source: Path) -> None
     _compare(folder, made_from["settings"], settings)
     if source.exists() and made_from.get("table", digest := table_digest(source)) != digest:
         raise HetacumnError(
-            f"{folder}: prepared from another table than {source}, and the run beside it was made from it; "
-            "choose another folder"
+            f"{folder}: prepared from another table than {source} and used by the run beside it; choose another folder"
         )
 
 

@@ -1,4 +1,4 @@
-"""The settings of training, by concern: of one run, and those that params.yaml holds of every method."""
+"""The settings of training, by concern: settings of one run, and settings of the methods in params.yaml."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class NetworkConfig:
 class LossWeights:
     """Weights of the terms of the loss.
 
-    - ``pose``: of poses, in both tasks.
-    - ``conformation``: of the conformation in task 2.
-    - ``reconstruction``: of task 1's reconstruction.
-    - ``kl``: of the KL divergence beside the reconstruction.
+    - ``pose``: weight of the poses, in both tasks.
+    - ``conformation``: weight of the conformation in task 2.
+    - ``reconstruction``: weight of the reconstruction in task 1.
+    - ``kl``: weight of the KL divergence beside the reconstruction.
     """
 
     pose: float = 1.0
@@ -66,7 +66,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class PoseEffort:
-    """How long the encoder learns poses, and how long the decoder's feedback corrects them.
+    """Effort on poses: training of the encoder, and correction by the decoder's feedback.
 
     - ``feedback``: rounds of :func:`~hetacumn.search.refinement.compete` between the encoder's hypotheses.
     - ``second_look``: share of the images that prediction looks at again because they fit worst; 0 for none.
@@ -80,13 +80,13 @@ class PoseEffort:
     alone_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        pairs = "pairs of a number from 1 on, how many take part, and a radius over 0 and up to 0.5 cycles per pixel"
+        pairs = "pairs of a number of states of at least 1 and a radius above 0 and up to 0.5 cycles per pixel"
         check_fields(
             self,
             feedback=(len(self.feedback) > 0 and _are_rounds(self.feedback), pairs),
             second_rounds=(_are_rounds(self.second_rounds), pairs),
             second_look=(0 <= self.second_look <= 1, "a share from 0 to 1"),
-            alone_factor=(self.alone_factor > 0, "a number over 0"),
+            alone_factor=(self.alone_factor > 0, "a number above 0"),
         )
         if self.second_look and not self.second_rounds:
             raise HetacumnError("second_rounds is empty; expected rounds, or 0 for second_look")
@@ -113,17 +113,17 @@ FAINT = PoseEffort(
 class TrainConfig:
     """All settings of a training run.
 
-    What to look for:
+    Targets:
 
     - ``classes``: number of classes.
     - ``latent_dim``: dimensions of the latent space.
-    - ``seed``: of all random numbers.
+    - ``seed``: seed of all random numbers.
 
-    What this project adds to the bare method of the paper, each with a switch:
+    Additions of this project to the method of the paper, each with a switch:
 
     - ``warm_start``: whether the decoder starts from the ab initio volumes.
     - ``pose_task``: whether task 2 trains the encoder on drawn poses.
-    - ``conformation_sleep``: whether task 2 asks for the drawn conformation too.
+    - ``conformation_sleep``: whether task 2 trains the encoder on the drawn conformation too.
     - ``feedback``: whether the decoder corrects the encoder's poses.
 
     Schedule:
@@ -136,7 +136,7 @@ class TrainConfig:
     - ``rate``: Adam's rate of the encoder in the pose task alone, or throughout if there is none.
     - ``joint_rate``: likewise in the joint phase.
     - ``decoder_rate``: Adam's rate of the decoder; low, as the ab initio volumes are better than the first poses.
-    - ``weight_decay``: of the encoder.
+    - ``weight_decay``: weight decay of the encoder.
     - ``radius``: Fourier radius of the reconstruction at the start and at the end of the joint phase, cycles per pixel.
     - ``checkpoint_seconds``: seconds between two checkpoints.
 
@@ -173,7 +173,7 @@ class TrainConfig:
 
     @property
     def effort(self) -> PoseEffort:
-        """The preset for the brightness that ``ab_initio`` has decided; the bright one until then."""
+        """The preset for the brightness of the images; the bright preset until ``ab_initio`` has decided the brightness."""
         return self.faint if self.ab_initio.brightness == "faint" else self.bright
 
     @property
@@ -182,56 +182,56 @@ class TrainConfig:
         return round(self.alone_steps * self.effort.alone_factor) if self.pose_task else 0
 
     def adapted_to(self, data: Observations) -> TrainConfig:
-        """The settings with the brightness of the images decided."""
+        """Decide the brightness by the images, and return the settings."""
         return replace(self, ab_initio=self.ab_initio.with_brightness_of(data))
 
     def variants(self) -> tuple[TrainConfig, ...]:
-        """The settings that :meth:`adapted_to` may return, whatever the images are."""
+        """Return all settings that :meth:`adapted_to` may return."""
         known: tuple[Literal["auto", "bright", "faint"], ...]
         known = ("bright", "faint") if self.ab_initio.brightness == "auto" else (self.ab_initio.brightness,)
         return tuple(replace(self, ab_initio=replace(self.ab_initio, brightness=one)) for one in known)
 
     @property
     def start_config(self) -> AbInitioConfig:
-        """The settings of the ab initio start, its volumes and components those of the run."""
+        """Return the settings of the ab initio start, with the classes and latent dimensions of the run."""
         return replace(self.ab_initio, volumes=self.classes, components=self.latent_dim)
 
     def start_settings(self) -> dict:
-        """All that a start depends on, as JSON has it: one level, names joined by dots."""
+        """Return all settings that a start depends on, as one level of JSON with names joined by dots."""
         return flattened(json.loads(json.dumps({**asdict(self.start_config), "seed": self.seed})))
 
     @classmethod
     def from_params(cls, settings: Mapping, **more: object) -> TrainConfig:
-        """From nested dicts, as params.yaml or config.json hold them, with ``more`` laid over."""
+        """Read the settings from nested dicts, as params.yaml or config.json hold them, with ``more`` on top."""
         return read_settings(cls, {**settings, **more}, "train.")
 
 
 def method_config(params: Mapping, method: str, **more: object) -> TrainConfig:
-    """The settings of a method in params.yaml: ``train``, the method's own settings over it, and ``more`` over both."""
+    """Merge the settings of a method in params.yaml: ``train``, then the method's own settings, then ``more``."""
     known = params.get("methods") or {}
     if method not in known:
         raise HetacumnError(f"unknown method '{method}'; expected one of {', '.join(known)}")
     settings = merged({"train": params.get("train"), f"methods.{method}": known[method]})
     for name, instead in (("volumes", "classes"), ("components", "latent_dim")):
         if name in (settings.get("ab_initio") or {}):
-            raise HetacumnError(f"train.ab_initio.{name} is set; expected train.{instead}, from which it is taken")
+            raise HetacumnError(f"train.ab_initio.{name} cannot be set; expected train.{instead}, which determines it")
     return TrainConfig.from_params(settings, **more)
 
 
 def requested_classes(params: Mapping, dataset: str = "", asked: int | None = None) -> int:
-    """How many classes to look for: as asked, or what ``classes`` in params.yaml says (a number, or one a dataset), or 4."""
+    """Return the number of classes: ``asked``, else ``classes`` in params.yaml (one number, or one per dataset), else 4."""
     known = params.get("classes")
     found = known.get(dataset) if isinstance(known, dict) else known
     wanted = asked if asked is not None else 4 if found is None else found
     if not isinstance(wanted, int) or wanted < 1:
-        raise HetacumnError(f"classes is {wanted!r}; expected a number from 1 on")
+        raise HetacumnError(f"classes is {wanted!r}; expected a whole number of at least 1")
     return wanted
 
 
 def check_share(share: float) -> None:
     """Raise :class:`HetacumnError` for a share of the particles that training cannot take."""
     if not isinstance(share, int | float) or not 0 < share <= 1:
-        raise HetacumnError(f"trained_share is {share!r}; expected a number over 0 and up to 1")
+        raise HetacumnError(f"trained_share is {share!r}; expected a number above 0 and up to 1")
 
 
 def load_config(out: Path | str) -> TrainConfig:
@@ -239,4 +239,4 @@ def load_config(out: Path | str) -> TrainConfig:
     try:
         return TrainConfig.from_params(read_config(out)["config"])
     except KeyError as error:
-        raise HetacumnError(f"{Path(out) / 'config.json'}: expected the settings of a run (no {error})") from error
+        raise HetacumnError(f"{Path(out) / 'config.json'}: no {error}; expected the settings of a run") from error

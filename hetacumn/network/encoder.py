@@ -47,9 +47,9 @@ class TemplateStem(nn.Module):
     """First layer as matched filters: inner products of the image with ``templates``, normalised and rectified.
 
     The filters see the packed coefficients within ``radius`` (cycles per pixel) and :data:`HIGHEST_FREQUENCY`, where an inner
-    product equals that of the low-passed images and costs at most a quarter of one over pixels. Filters that start as
-    projections of the ab initio volumes at random poses are a coarse grid search that then learns; filters that start as noise
-    are an ordinary dense layer.
+    product equals the product of the low-passed images and costs at most a quarter of a product over pixels. Filters that start
+    as projections of the ab initio volumes at random poses are a coarse grid search that then learns; filters that start as
+    noise are an ordinary dense layer.
     """
 
     scale: Float[Tensor, " used"]

@@ -15,7 +15,7 @@ from hetacumn.particles.metadata import Poses
 class LatentDraws:
     """The distributions from which task 2 draws.
 
-    ``ctf`` are those of real particles, over the coefficients of an image; ``latents`` posterior means of real particles, or
+    ``ctf`` are CTFs of real particles, over the coefficients of an image; ``latents`` posterior means of real particles, or
     None for the prior alone; ``shift_px`` the standard deviation of shifts in pixels.
     """
 
@@ -38,7 +38,7 @@ class DrawnImages:
 class Reconstruction:
     """Losses of task 1, means per image.
 
-    ``misfit`` compares the reconstruction with the image, ``kl`` is that of the latents (nats), ``loss`` combines both;
+    ``misfit`` compares the reconstruction with the image; ``kl`` is the KL of the latents (nats); ``loss`` combines both;
     ``pose`` is the distance of the encoder's hypotheses from the pose taken.
     """
 

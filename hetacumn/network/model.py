@@ -10,7 +10,7 @@ Both tasks may use the decoder once more (*feedback*): drawings at the likelier 
 by Gauss-Newton steps, and tell which hypothesis is right. Inference then is one pass through encoder and decoder, and the
 encoder learns the corrections.
 
-The method is that of arXiv 2308.04956. Its abstract describes the two tasks, the shared parts and amortized inference; the
+The method is from arXiv 2308.04956. Its abstract describes the two tasks, the shared parts and amortized inference; the
 details of the losses are this project's own.
 """
 
@@ -95,8 +95,8 @@ class HetACUMN(nn.Module):
         """Compute task 1: ``‖Y - Ŷ‖² / 2`` in units of the noise, within ``radius``, plus the KL of q(z | Y); means per image.
 
         ``noise`` is standard normal and draws z from q(z | Y); ``drawing`` as in :meth:`render`. Feedback corrects the
-        hypotheses to the pose, and the loss ``pose`` asks the encoder for this pose at once. Without feedback the pose is the
-        likeliest hypothesis, and ``pose`` asks the logits to name it.
+        hypotheses to the pose, and the loss ``pose`` trains the encoder to predict this pose at once. Without feedback the pose
+        is the likeliest hypothesis, and ``pose`` trains the logits to name it.
         """
         features = self.encoder.features(data.y, data.ctf)
         mean, log_variance = self.encoder.latent(features)
@@ -155,9 +155,9 @@ class HetACUMN(nn.Module):
         drawing: Drawing | None = None,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> PosePrediction:
-        """Compute task 2: draw (z*, φ*), render an image with a real particle's CTF and fresh noise, and ask its pose given z*.
+        """Compute task 2: draw (z*, φ*), render an image with a real particle's CTF and fresh noise, predict its pose given z*.
 
-        ``conformation`` is -log q(z* | X): the encoder is asked for z* too ("conformation sleep"). Rendering has no gradient:
+        ``conformation`` is -log q(z* | X): the encoder predicts z* too ("conformation sleep"). Rendering has no gradient:
         the decoder learns nothing from its own drawings. Parameters as in :meth:`draw`.
         """
         drawn = self.draw(batch, draws, plane, generator, drawing, group)

@@ -70,12 +70,12 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict:
 
 
 def checkpoint_settings(config: TrainConfig) -> str:
-    """Write the settings as a checkpoint stores them."""
+    """Convert the settings to the form that a checkpoint stores."""
     return json.dumps(asdict(config))
 
 
 def check_checkpoint(path: Path, state: dict, config: TrainConfig, stack: StackFingerprint) -> None:
-    """Raise :class:`HetacumnError` where a checkpoint is of other settings or another stack."""
+    """Raise :class:`HetacumnError` where a checkpoint has other settings or another stack."""
     same = StackFingerprint.from_json(state.get("stack"), path).matches(stack)
     if not same or state["config"] != checkpoint_settings(config):
         raise HetacumnError(f"{path}: from a run with other settings or particles; delete it to begin anew")

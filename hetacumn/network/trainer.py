@@ -161,8 +161,10 @@ class Trainer:
         values = {name: float(value) for name, value in losses.present().items()}
         if not all(math.isfinite(value) for value in values.values()):
             path = self.out / CHECKPOINT
-            last = f"the last good state is {path}" if path.exists() else "no state was saved yet"
-            raise HetacumnError(f"{self.out}: not finite at step {self.step} ({values}); {last}; try a lower rate")
+            last = f"the last good state is {path}" if path.exists() else "no checkpoint exists yet"
+            raise HetacumnError(
+                f"{self.out}: loss or gradient not finite at step {self.step} ({values}); {last}; try a lower rate"
+            )
         return values
 
     def _advance(self, asked_to_stop: bool = False) -> tuple[StepLosses, Float[Tensor, ""]]:
@@ -269,7 +271,7 @@ class Trainer:
             "order": self.order,
             "history": self.history,
         }
-        packed = BytesIO()  # into a file that finds the disk full, torch writes on to an error of its own
+        packed = BytesIO()  # on a full disk, torch would raise an error of its own
         torch.save(state, packed)
         with atomic_path(self.out / CHECKPOINT) as temporary:
             temporary.write_bytes(packed.getbuffer())
@@ -286,7 +288,7 @@ class Trainer:
             self.generator.set_state(state["generator"].cpu())
         except (RuntimeError, TypeError) as error:
             raise HetacumnError(
-                f"{path}: from a run on another kind of device; go on there, or delete it to begin anew"
+                f"{path}: from a run on another kind of device; continue on that device, or delete the file to begin anew"
             ) from error
         self.step, self.order, self.history = state["step"], state["order"], state["history"]
         self.seconds = state["seconds"]

@@ -75,9 +75,9 @@ def run_method(
     """
     out, data, pixel_A, preprocessing = make_folder(out), stack.data, stack.pixel_A, stack.preprocessing
     if config.classes > len(data):
-        raise HetacumnError(f"{config.classes} classes of {len(data)} particles; expected no more classes than particles")
+        raise HetacumnError(f"{config.classes} classes for {len(data)} particles; expected no more classes than particles")
     if len(data) < 2:
-        raise HetacumnError("1 particle to train on; expected 2 at least")
+        raise HetacumnError("1 particle to train on; expected at least 2")
     config, begin, seconds = config.adapted_to(data), None, 0.0
     facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A,
              "stack": StackFingerprint.of(data).to_json(),
@@ -126,11 +126,11 @@ def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start
             under_way.remove()
         found = len(begin.basis) - 1
         if found != config.latent_dim:
-            raise HetacumnError(f"{path}: a subspace of {found} components; expected {config.latent_dim}, latent_dim")
+            raise HetacumnError(f"{path}: a subspace of {found} components; expected latent_dim, {config.latent_dim}")
         return begin, read_run(path.parent).get("start_seconds", 0.0)
     done = under_way.read()
     if done:
-        tqdm.write(f"ab initio: goes on after {under_way.seconds:.0f} s, from {under_way.folder}")
+        tqdm.write(f"ab initio: continues after {under_way.seconds:.0f} s, from {under_way.folder}")
     began = time.perf_counter() - under_way.seconds
 
     def keep(name: str, made: dict[str, Tensor]) -> None:

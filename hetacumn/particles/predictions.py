@@ -65,8 +65,8 @@ class Predictions:
         The STAR file is RELION 3.1, whether ``source`` is STAR or .cs. It has the source's rows of these names, optics and CTF
         unchanged, with rlnClassNumber (from 1), angles and origins of these predictions, and the log ratios as
         rlnLogLikeliContribution. Where the source does not state the box, the first stack of each optics group tells it, if
-        it is found (``data_dir`` as in ``read_particles``). The CSV has a row a particle: particle, z1, z2, …, class (from 1),
-        and class_probability and log_likelihood_ratio where known.
+        it is found (``data_dir`` as in ``read_particles``). The CSV has one row per particle: particle, z1, z2, …, class (from
+        1), and class_probability and log_likelihood_ratio where known.
 
         Raises:
             HetacumnError: a name that the source lacks or has twice.
@@ -92,7 +92,7 @@ class Predictions:
         rows = table.names().get_indexer(pd.Index(self.names))
         if (rows < 0).any():
             name = self.names[int((rows < 0).argmax())]
-            raise HetacumnError(f"{table.path}: no row for {name}; expected one for every prediction")
+            raise HetacumnError(f"{table.path}: no row for {name}; expected a row for every prediction")
         return rows
 
     @classmethod
@@ -113,12 +113,10 @@ class Predictions:
             raise HetacumnError(f"{path}: no such file; expected the latents of {table.path}")
         latents = pd.read_csv(path, dtype={"particle": str})
         if latents["particle"].tolist() != names:
-            raise HetacumnError(f"{path}: its particles are not those of {table.path}; expected the same, in order")
+            raise HetacumnError(f"{path}: other particles than {table.path}; expected the same particles in the same order")
         classes = torch.tensor(table.numbers("rlnClassNumber")).long()
         if latents["class"].tolist() != classes.tolist():
-            raise HetacumnError(
-                f"{path}: its classes are not those of {table.path}; expected files of one prediction; predict again"
-            )
+            raise HetacumnError(f"{path}: other classes than {table.path}; expected the files of one prediction; predict again")
         known = {field: latents.pop(column) for field, column in WHERE_KNOWN.items() if column in latents}
         z = latents.drop(columns=["particle", "class"]).to_numpy(dtype=np.float32, copy=True)
         return cls(

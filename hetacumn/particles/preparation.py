@@ -39,7 +39,7 @@ STRETCH = 0.001  # deviation of a magnification matrix from which on a warning t
 def prepare_stack(
     source: Path | str, folder: Path | str, settings: Preprocessing, data_dir: Path | str | None = None, progress: bool = True
 ) -> PreparedStack:
-    """Preprocess all particles of a STAR, .cs or .mrcs file into ``folder``, or open what an earlier call left there.
+    """Preprocess all particles of a STAR, .cs or .mrcs file into ``folder``, or open the stack of an earlier call.
 
     The stack is made again where the settings or any of the files (by name, length and time of change) differ from
     ``prepared.json``. Memory holds a chunk of images, and a few numbers a particle.
@@ -65,14 +65,14 @@ def prepare_stack(
     read = {Path(name).resolve() for name, *_ in files}
     for path in (made, folder / TABLE):
         if path.resolve() in read:
-            raise HetacumnError(f"{path}: is to be prepared, and would be written over; expected another folder")
+            raise HetacumnError(f"{path}: preparation would overwrite the source images; expected another folder")
     make_folder(folder)
     note.unlink(missing_ok=True)
     flaws, outliers = _write_images(made, reader, progress)
     kept = np.array([i for i, flaw in enumerate(flaws) if flaw is None], dtype=np.int64)
     if len(kept) == 0:
         made.unlink()
-        raise HetacumnError(f"{source}: row 1 {flaws[0]}, and no other particle is any better; expected images with noise")
+        raise HetacumnError(f"{source}: no usable particle: row 1 {flaws[0]}; expected images with noise")
     if len(kept) < len(table):
         _keep(made, kept, reader.pixel_A)
     dropped = pd.DataFrame([(i + 1, names[i], flaw) for i, flaw in enumerate(flaws) if flaw],
@@ -82,7 +82,7 @@ def prepare_stack(
     if len(dropped) > MANY_DROPPED * len(table):
         warnings.warn(
             f"{source}: {len(dropped)} of {len(table)} particles are dropped, see {folder / 'dropped.csv'}; "
-            f"the first {dropped['reason'].iloc[0]}",
+            f"the first image {dropped['reason'].iloc[0]}",
             stacklevel=2,
         )
     noise = reader.survey.noise
@@ -121,8 +121,8 @@ def _warn_of_magnification(table: star.ParticleTable) -> None:
         worst = float(np.abs(table.numbers(name, expected) - expected).max(initial=0.0))
         if worst > STRETCH:
             warnings.warn(
-                f"{table.path}: {name} is up to {worst:.3g} off {expected:g}, and magnification matrices are "
-                "ignored; correct the images for them first",
+                f"{table.path}: {name} deviates from {expected:g} by up to {worst:.3g}, and magnification matrices "
+                "are ignored; correct the images first",
                 stacklevel=3,
             )
 

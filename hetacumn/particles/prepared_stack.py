@@ -109,17 +109,19 @@ def reopen(folder: Path | str) -> PreparedStack:
     folder = Path(folder)
     note = folder / NOTE
     if not note.is_file():
-        raise HetacumnError(f"{note}: no such file; expected prepared particles, which training leaves there")
+        raise HetacumnError(f"{note}: no such file; expected the prepared particles of a training")
     content = json.loads(note.read_text())
     source = Path(content["made_from"]["files"][0][0])
     table, length = star.read_table(source), content["particles"] + len(content["dropped_rows"])
     if len(table) != length:
-        raise HetacumnError(f"{source}: {len(table)} particles; expected {length}, as {folder} was made of; prepare it again")
+        raise HetacumnError(
+            f"{source}: {len(table)} particles; expected {length}, the particles in {folder}; prepare the table again"
+        )
     if content["made_from"].get("table", now := table_digest(source)) != now:  # older notes have no digest
-        raise HetacumnError(f"{source}: changed since {folder} was made of it; prepare it again")
+        raise HetacumnError(f"{source}: changed since {folder} was made from it; prepare the table again")
     stack = folder / STACK
     if not holds(stack, content):
-        raise HetacumnError(f"{stack}: not the images that {note} is of; prepare them again")
+        raise HetacumnError(f"{stack}: not the images that {note} describes; prepare the table again")
     return PreparedStack.of(folder, source, table, content)
 
 

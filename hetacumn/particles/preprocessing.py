@@ -57,7 +57,7 @@ class Preprocessing:
 
     @classmethod
     def from_params(cls, stack: object, **overrides: object) -> Preprocessing:
-        """Read ``stack`` of params.yaml, with ``overrides`` laid over it; keys that only training reads are left out."""
+        """Read ``stack`` of params.yaml with ``overrides`` on top; keys that only training reads are left out."""
         settings = {name: value for name, value in merged({"stack": stack, "": overrides}).items() if name != "trained_share"}
         return read_settings(cls, settings, "stack.")
 

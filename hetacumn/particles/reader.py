@@ -73,7 +73,7 @@ class ParticleReader:
     from there to one box, so that their pixels agree to within one in the box; ``pixel_A`` is the resulting pixel size.
 
     Raises:
-        HetacumnError: as :func:`read_particles` does, except for unusable images: each batch names its own.
+        HetacumnError: as :func:`read_particles` does, except for unusable images: each batch names the unusable ones.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ParticleReader:
         self.box = largest if settings.box is None else settings.box
         if self.box % 2 or not 2 <= self.box <= largest:
             raise HetacumnError(
-                f"box {self.box} to crop to: expected an even number up to {largest}, the box of {table.path}'s images"
+                f"box is {self.box}; expected an even number up to {largest}, the box of the images in {table.path}"
             )
         self.pixel_A = self._field_A / self.box
         optics_of(table)  # a value that no microscope has is refused before images are read
@@ -108,7 +108,8 @@ class ParticleReader:
             far = (std > SCALE_RANGE * self.survey.usual_std) | (std < self.survey.usual_std / SCALE_RANGE)
             for i in far.nonzero().squeeze(1).tolist():
                 batch.flaws[i] = batch.flaws[i] or (
-                    f"has noise of {std[i]:.3g}; expected within {SCALE_RANGE:g} times the usual {self.survey.usual_std:.3g}"
+                    f"has noise of {std[i]:.3g}; expected {self.survey.usual_std:.3g}, the median of the file, within a factor "
+                    f"of {SCALE_RANGE:g}"
                 )
             if self.survey.black:
                 batch.images.neg_()
@@ -146,7 +147,7 @@ class ParticleReader:
         images, stds = torch.cat(parts), torch.cat(spreads)
         if len(images) == 0:
             raise HetacumnError(
-                f"{self.table.path}: none of {len(sample.rows)} sampled images is usable: the first "
+                f"{self.table.path}: none of {len(sample.rows)} sampled images is usable: the first image "
                 f"{batch.flaws[0]}; expected images with noise"
             )
         evidence = evidence_of_white(middles(images))
@@ -160,7 +161,7 @@ class ParticleReader:
         why = f"brightness of the middle: {evidence:+.1f} standard errors"
         if contrast == "auto" and weak:
             warnings.warn(
-                f"{path}: protein taken as {seen} on weak evidence ({why}); set contrast to white or black if you know it",
+                f"{path}: weak evidence that protein is {seen} ({why}); set contrast to white or black if you know it",
                 stacklevel=4,
             )
         if contrast not in ("auto", seen) and not weak:

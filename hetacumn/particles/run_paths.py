@@ -1,7 +1,7 @@
-"""Folders and files of a run, where a notebook's parameters leave them open.
+"""Default folders and files of a run, for the parameters of a notebook that are empty.
 
 A dataset of ``params.yaml`` has its folder in ``results/``: the particles in ``results/<dataset>/particles``, the prepared
-images, which all methods share, in ``results/<dataset>/prepared``, and a folder a method beside them.
+images, which all methods share, in ``results/<dataset>/prepared``, and one folder per method beside them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def source_table(dataset: str, particles: Path | str = "") -> Path:
         HetacumnError: neither is named.
     """
     if not (dataset or particles):
-        raise HetacumnError("neither dataset nor particles is given; expected a name in params.yaml, or a STAR, .cs or .mrcs")
+        raise HetacumnError(
+            "neither dataset nor particles is given; expected a name in params.yaml, or a STAR, .cs or .mrcs file"
+        )
     return Path(particles) if particles else particles_folder(dataset) / "particles.star"
 
 

@@ -75,7 +75,7 @@ def place_volume(
     Without a frame the given ``hands`` are searched (True: mirrored). Raises ValueError where the boxes differ.
     """
     if estimated.shape != reference.shape:
-        raise ValueError(f"volumes of shapes {tuple(estimated.shape)} and {tuple(reference.shape)}; expected one box")
+        raise ValueError(f"volumes of shapes {tuple(estimated.shape)} and {tuple(reference.shape)}; expected equal boxes")
     box = reference.shape[-1]
     estimated, reference = estimated.float(), reference.float()
     coarse = min(_COARSE_BOX, box)

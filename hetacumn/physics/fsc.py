@@ -20,7 +20,7 @@ def fsc(a: Float[Tensor, "*#batch box box box"], b: Float[Tensor, "*#batch other
     each shell. A shell that is empty in either volume correlates 0. Raises ValueError where the boxes differ.
     """
     if a.shape[-3:] != b.shape[-3:]:
-        raise ValueError(f"volumes of shapes {tuple(a.shape)} and {tuple(b.shape)}; expected one box")
+        raise ValueError(f"volumes of shapes {tuple(a.shape)} and {tuple(b.shape)}; expected equal boxes")
     box = a.shape[-1]
     first, second = fft3c(a.double()).flatten(-3), fft3c(b.double()).flatten(-3)
     shell = shells(box, 3, a.device).flatten()

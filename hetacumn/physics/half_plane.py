@@ -20,7 +20,7 @@ class HalfPlane:
 
     ``k`` holds integer frequencies (kx, ky), as floats; ``index`` their places in a flattened centred transform.
     ``weight`` is 2 for a coefficient that stands for its Friedel mate too, and 1 at the origin: the weighted sum of
-    squared differences equals that of the images, restricted to the band.
+    squared differences equals the sum over the images, restricted to the band.
     """
 
     index: Int[Tensor, " m"]
@@ -29,7 +29,7 @@ class HalfPlane:
 
     def __init__(self, box: int, radius: float | None = None, device: torch.device | str = "cpu") -> None:
         if box % 2:
-            raise ValueError(f"the box must be even, not {box}")
+            raise ValueError(f"box is {box}; expected an even number")
         self.box = box
         self.radius = min(radius if radius is not None else box // 2 - 1, box // 2 - 1)
         axis = torch.arange(box) - box // 2

@@ -15,7 +15,7 @@ Rows = slice | Tensor | np.ndarray | list[int]  # an index of particles that kee
 
 @dataclass(frozen=True)
 class Optics:
-    """The optics of each image: one value a particle; the pixel size is common to all.
+    """The optics of each image: one value per particle; the pixel size is common to all.
 
     Defocus is positive for underfocus. ``astigmatism_deg`` is the angle from x of the direction of ``defocus_u_A``. The
     definitions agree with RELION's columns.

@@ -17,7 +17,7 @@ LOGIT_LIMITS = (0.2, 0.9999)
 
 
 def confusion_matrix(confusions: Mapping[str, Mapping[str, Int[np.ndarray, "_k _k"] | list[list[int]]]]) -> Figure:
-    """Draw the labels of each true class, in per cent of the class: a row a dataset, a column a method.
+    """Draw the labels of each true class, in per cent of the class: one row per dataset, one column per method.
 
     Args:
         confusions: Counts by dataset and method, true classes down, the matched estimated classes across.
@@ -50,7 +50,7 @@ def _percent_of_rows(counts: Int[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]
 
 
 def accuracy_lines(table: pd.DataFrame, x: tuple[str, str]) -> Figure:
-    """Draw accuracy against a number, and the Bayes bound: a panel a dataset, a line a method.
+    """Draw accuracy against a number, and the Bayes bound: one panel per dataset, one line per method.
 
     A point is the mean over seeds, its bar reaches from the worst to the best seed. Accuracy has a logit scale, on which
     99 and 99.9 % are as far apart as 90 and 99 %.
@@ -84,7 +84,7 @@ def accuracy_lines(table: pd.DataFrame, x: tuple[str, str]) -> Figure:
 
 
 def accuracy_against_time(table: pd.DataFrame) -> Figure:
-    """Draw accuracy against training time: a panel a dataset, a point a run, hollow where the run met its time limit.
+    """Draw accuracy against training time: one panel per dataset, one point per run, hollow where the run met its time limit.
 
     Args:
         table: Rows with dataset, method, accuracy, train_seconds, bound_marginal and finished.

@@ -28,7 +28,7 @@ from hetacumn.plots.theme import (
 
 
 def accuracy_bars(table: pd.DataFrame) -> Figure:
-    """Draw the share of particles that each method puts into the right class, and its bounds: a panel a dataset.
+    """Draw the share of particles that each method puts into the right class, and its bounds: one panel per dataset.
 
     A bar is the mean over seeds of the accuracy on all particles, a diamond that on unseen particles. The solid line is
     the Bayes bound of a method that searches poses, the dotted line the bound of a method that knows them.
@@ -67,7 +67,7 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
 
 
 def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Mapping[str, str]) -> Figure:
-    """Draw the worth of each part of the method: a row a quantity, a panel a dataset.
+    """Draw the worth of each part of the method: one row per quantity, one panel per dataset.
 
     Bars are means over seeds, points the seeds. A quantity that differs twentyfold has a logarithmic axis.
 
@@ -100,7 +100,7 @@ def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Map
 
 
 def stage_bars(table: pd.DataFrame, stages: Mapping[str, str]) -> Figure:
-    """Draw the time of the stages of a run, one after the other: a panel a dataset, a bar a device.
+    """Draw the time of the stages of a run, one after the other: one panel per dataset, one bar per device.
 
     Args:
         table: Rows with dataset, device and the time of each stage in seconds.

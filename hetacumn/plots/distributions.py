@@ -1,4 +1,4 @@
-"""How quantities of particles are distributed: views, defocus, pose errors, likelihood."""
+"""Distributions over particles: views, defocus, pose errors, likelihood."""
 
 from collections.abc import Mapping
 
@@ -74,7 +74,7 @@ def defocus_histogram(defocus_u_A: Float[np.ndarray, " n"], defocus_v_A: Float[n
 def pose_error_histogram(
     errors_deg: Mapping[str, Mapping[str, Float[np.ndarray, " _n"]]], bounds_deg: Mapping[str, float] | pd.Series
 ) -> Figure:
-    """Draw histograms of the rotation errors on a logarithmic axis, and their bound: a panel a dataset, an area a method.
+    """Draw histograms of the rotation errors on a log axis, and their bound: one panel per dataset, one area per method.
 
     Args:
         errors_deg: Rotation errors by dataset and method, in degrees.
@@ -102,7 +102,7 @@ def pose_error_histogram(
 
 
 def log_ratio_histogram(groups: Mapping[str, Float[np.ndarray, " _n"]]) -> Figure:
-    """Draw stacked histograms of the gain in log-likelihood that the molecule brings to an image, an area a group.
+    """Draw stacked histograms of the gain in log-likelihood that the molecule brings to an image, one area per group.
 
     Images without a molecule are a separate hump about zero.
 

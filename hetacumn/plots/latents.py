@@ -14,7 +14,7 @@ def latent_scatter(
     classes: Mapping[str, Int[np.ndarray, " _n"]],
     max_particles: int = 2000,
 ) -> Figure:
-    """Draw the latent space along its two principal axes, a point a particle, coloured by class: a panel a dataset.
+    """Draw the latent space along its two principal axes, one point per particle, coloured by class: one panel per dataset.
 
     The labels of the axes name the share of the variance that each axis explains.
 
@@ -64,7 +64,7 @@ def latent_density(latents: Float[np.ndarray, "n d"], path: Float[np.ndarray, "p
 def motion_scatter(
     found: Float[np.ndarray, "n m"], true: Float[np.ndarray, "n m"], names: Sequence[str], correlations: Sequence[float]
 ) -> Figure:
-    """Draw recovered coordinates of motions against the true ones as a density of particles: a panel a motion.
+    """Draw recovered coordinates of motions against the true ones as a density of particles: one panel per motion.
 
     Args:
         found: Recovered coordinates, in standard deviations, of arbitrary sign.

@@ -1,4 +1,4 @@
-"""Curves: of anything, of training, of time and memory, and over spatial frequency."""
+"""Curves: of any quantity, of training, of time and memory, and over spatial frequency."""
 
 from collections.abc import Mapping
 
@@ -49,7 +49,7 @@ def curves(
 def training_curves(
     histories: Mapping[str, Mapping[str, pd.DataFrame]], quantities: Mapping[str, str], x: tuple[str, str]
 ) -> Figure:
-    """Draw the quantities that training recorded: a row a quantity, a column a dataset, a line a method.
+    """Draw the quantities that training recorded: one row per quantity, one column per dataset, one line per method.
 
     Args:
         histories: Tables by dataset and method.
@@ -102,7 +102,7 @@ def scaling(table: pd.DataFrame) -> Figure:
 
 
 def fsc_curves(table: pd.DataFrame) -> Figure:
-    """Draw the FSC of class volumes with the truth: a panel a dataset, a line a method.
+    """Draw the FSC of class volumes with the truth: one panel per dataset, one line per method.
 
     A line is the mean over the classes, its band reaches from the worst to the best class. A later line is thinner, and
     the markers of the methods stand at different shells, so that no curve hides an equal one.
@@ -145,7 +145,7 @@ def map_fsc(
     compared: str = "the half maps",
     threshold: float = 0.143,
 ) -> Figure:
-    """Draw the FSC between two maps, a line a pair, and a threshold as a dashed line.
+    """Draw the FSC between two maps, one line per pair, and a threshold as a dashed line.
 
     Args:
         curves: FSC by class, in order; the curve named ``all`` is black and comes last.

@@ -43,7 +43,7 @@ def volume_surfaces(
     titles: Sequence[str] | None = None,
     reference: str = "truth",
 ) -> Figure:
-    """Draw class volumes as surfaces, the truth above every method: a column a class, all from one side.
+    """Draw class volumes as surfaces, the truth above every method: one column per class, all from one side.
 
     The truth is cut at a quarter of its highest density, an estimate where it encloses as many voxels. The view is across
     the two longest principal axes.

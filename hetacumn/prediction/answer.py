@@ -1,4 +1,4 @@
-"""The answer of a prediction: what was predicted of which particles, and the volumes of any selection of them."""
+"""The answer of a prediction: the predictions, their stack, and the volumes of any selection of particles."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ RATE = "predict_particles_per_second"  # in run.json
 class Answer:
     """The answer of a prediction of the particles of ``stack``, and the ``folder`` that holds its files.
 
-    ``class_volumes`` are those of the classes, ``path_volumes`` lie along the first axis of the latent space, ``basis`` holds
-    the mean and the components of V(z); ``voxel_A`` is the voxel size in Å of all volumes. ``particles_per_second`` is the rate
-    of inference, NaN where ``run.json`` does not tell it.
+    ``class_volumes`` are the volumes of the classes, ``path_volumes`` lie along the first axis of the latent space, ``basis``
+    holds the mean and the components of V(z); ``voxel_A`` is the voxel size in Å of all volumes. ``particles_per_second`` is
+    the rate of inference, NaN where ``run.json`` does not state it.
     """
 
     folder: Path
@@ -50,18 +50,17 @@ class Answer:
 
     @classmethod
     def open(cls, folder: Path | str, prepared: Path | str = "") -> Answer:
-        """Open the answer in a folder; ``prepared`` is where its images are, if not where the run says.
+        """Open the answer in a folder; ``prepared`` is the folder of its images, empty for the folder noted in the run.
 
         Raises:
-            HetacumnError: a file missing, or images that are not those of the predictions.
+            HetacumnError: a file is missing, or the images belong to other predictions.
         """
         folder = Path(folder)
         stack = reopen(prepared or find_prepared(folder))
         predictions = Predictions.read(folder)
         if predictions.names != stack.metadata.names:
             raise HetacumnError(
-                f"{stack.folder}: not the particles of {folder / 'predictions.star'}; expected the images that "
-                "these predictions are of"
+                f"{stack.folder}: not the particles of {folder / 'predictions.star'}; expected the images of these predictions"
             )
         class_volumes, path_volumes = (read_volumes(folder / "volumes", stem)[0] for stem in ("class_", "path_"))
         basis, voxel_A = read_volumes(folder / "volumes", "basis_")

@@ -18,7 +18,7 @@ from torch.distributions import MultivariateNormal
 
 from hetacumn.common.errors import HetacumnError
 
-SPREADS = ("full", "tied")  # of classes in the latent space: each its own, or one for all
+SPREADS = ("full", "tied")  # covariances of the classes: one per class, or one for all classes
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def classify(latents: Float[Tensor, "n q"], classes: int | None, seed: int = 0, 
     """
     z = latents.cpu().double().numpy()
     if classes is not None and not 1 <= classes <= len(z):
-        raise HetacumnError(f"{classes} classes of {len(z)} particles; expected 1 to {len(z)}")
+        raise HetacumnError(f"{classes} classes for {len(z)} particles; expected 1 to {len(z)}")
     if len(z) == 1:
         alone = Mixture(torch.ones(1).double(), torch.from_numpy(z), 1e-4 * torch.eye(z.shape[1]).double()[None])
         return Classes(torch.ones(1, 1), latents.cpu().float(), alone)

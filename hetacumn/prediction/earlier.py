@@ -19,7 +19,7 @@ from hetacumn.prediction.classes import Mixture
 
 @dataclass(frozen=True)
 class EarlierPrediction:
-    """An earlier prediction, whose volumes and classes another one takes over.
+    """An earlier prediction whose volumes and classes a new prediction takes over.
 
     ``basis`` holds the mean volume and the components, ``centres`` the latents of the classes. ``mixture`` classifies an image
     by its z; it is None where the class is the likelier over all poses.
@@ -31,7 +31,7 @@ class EarlierPrediction:
 
     @classmethod
     def read(cls, folder: Path | str, model: str, grade: str) -> EarlierPrediction:
-        """Read a prediction's folder.
+        """Read the prediction of a folder.
 
         Raises:
             HetacumnError: no prediction there; another model (by its :func:`model_digest`) or grade.
@@ -41,7 +41,7 @@ class EarlierPrediction:
             if run.get(name) != expected:
                 raise HetacumnError(f"{path}: {name} is {run.get(name)!r}; expected {expected!r}, as in the new prediction")
         if "class_mixture" not in run:
-            raise HetacumnError(f"{path}: no class_mixture; made by another version; predict anew")
+            raise HetacumnError(f"{path}: no class_mixture (made by another version); predict again")
         basis, _ = read_volumes(Path(folder) / "volumes", "basis_")
         mixture = run["class_mixture"]
         return cls(basis, torch.tensor(run["class_centres"]), None if mixture is None else Mixture.of(mixture))

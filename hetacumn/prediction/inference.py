@@ -205,7 +205,7 @@ def log_ratios(
 ) -> Float[Tensor, " n"]:
     """Compute by how much V(z) at its pose raises the log-likelihood of each image over no molecule, in nats.
 
-    The band is that of the ab initio start, as in :func:`~hetacumn.particles.observations.signal_nats` for the mean of a
+    The band is the band of the ab initio start, as in :func:`~hetacumn.particles.observations.signal_nats` for the mean of a
     stack. An image without the molecule has a ratio below zero, or little above.
     """
     highest = config.consensus.radius[1] * data.plane.box

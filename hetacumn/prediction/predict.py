@@ -56,7 +56,9 @@ def predict_stack(
     earlier = None if request.like is None else EarlierPrediction.read(request.like, digest, request.grade)
     classes = _number_of_classes(stack, trained, request)
     if len(stack) < group.size:
-        raise HetacumnError(f"{stack.folder}: {len(stack)} particles for {group.size} devices; expected one for each at least")
+        raise HetacumnError(
+            f"{stack.folder}: {len(stack)} particles for {group.size} devices; expected one per device at least"
+        )
     inference = StackInference(stack, trained, request, classes, earlier, torch.device(device), group)
     state, ratios = inference.infer()
     latents = state.latents.cpu()
@@ -103,18 +105,20 @@ def _number_of_classes(stack: PreparedStack, trained: TrainedModel | SearchModel
         return None
     count = trained.config.classes if request.classes is None else request.classes
     if not isinstance(count, int) or not 1 <= count <= len(stack):
-        raise HetacumnError(f"{count} classes of {len(stack)} particles; expected 1 to {len(stack)}, or 0 to let BIC choose")
+        raise HetacumnError(f"{count} classes for {len(stack)} particles; expected 1 to {len(stack)}, or 0 to let BIC choose")
     return count
 
 
 def _check_images(stack: PreparedStack, trained: TrainedModel | SearchModel, model: Path | str) -> None:
     """Raise :class:`HetacumnError` where images have another box or field of view than the training images."""
     if stack.box != trained.box:
-        raise HetacumnError(f"{stack.folder}: images of {stack.box} px; expected {trained.box}, as {model} was trained on")
+        raise HetacumnError(
+            f"{stack.folder}: images of {stack.box} px; expected {trained.box}, the box that {model} was trained on"
+        )
     if abs(stack.pixel_A / trained.pixel_A - 1) > SAME_PIXEL:
         raise HetacumnError(
-            f"{stack.folder}: pixels of {stack.pixel_A:.4g} Å; expected {trained.pixel_A:.4g}, as {model} was "
-            "trained on: images of the same field of view"
+            f"{stack.folder}: pixels of {stack.pixel_A:.4g} Å; expected {trained.pixel_A:.4g}, the pixels that {model} was "
+            "trained on, and the same field of view"
         )
 
 

@@ -1,4 +1,4 @@
-"""What to predict: the grade, the classes, and the sizes of the work."""
+"""The options of a prediction: grade, classes, and sizes of the work."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FITTED = ("refined", "searched")  # the grades that refit the volumes to the inf
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """What to predict, and how.
+    """The options of a prediction.
 
-    ``grade`` is one of ``GRADES``. ``classes``: their number; None as trained, 0 to let BIC choose. ``like``: the folder of an
-    earlier prediction of other particles by the same model and grade, whose volumes and classes are taken over. ``chunk``:
-    images in memory at a time. ``polish_steps``: optimiser steps of the volumes of grades in ``FITTED``; 0 for none.
-    ``path_points``: volumes along the first latent axis.
+    ``grade`` is one of ``GRADES``. ``classes``: number of classes; None as trained, 0 to let BIC choose. ``like``: the
+    folder of an earlier prediction of other particles by the same model and grade, whose volumes and classes are taken
+    over. ``chunk``: images in memory at a time. ``polish_steps``: optimiser steps of the volumes of grades in ``FITTED``; 0
+    for none. ``path_points``: volumes along the first latent axis.
     """
 
     grade: str = "amortized"
@@ -32,4 +32,4 @@ class PredictionRequest:
         if self.grade not in GRADES:
             raise HetacumnError(f"grade is '{self.grade}'; expected one of {', '.join(GRADES)}")
         if self.like is not None and self.classes is not None:
-            raise HetacumnError(f"classes is {self.classes}; expected none, as they shall be those of {self.like}")
+            raise HetacumnError(f"classes is {self.classes}; expected none, because {self.like} supplies the classes")

@@ -45,9 +45,9 @@ Part = TypeVar("Part", State, Tensor)
 class StackInference:
     """The inference of one process of a ``group`` on a stack.
 
-    ``classes`` is their number, None to let BIC choose. Inference sets the ``basis`` of the volumes; the latent ``centres`` of
-    the classes that are weighed over all poses, or None; the latent ``search_centres`` of the classes under whose volumes
-    images are searched; and the ``seconds`` of inference, without the reading of files.
+    ``classes`` is the number of classes, None to let BIC choose. Inference sets the ``basis`` of the volumes; the latent
+    ``centres`` of the classes that are weighed over all poses, or None; the latent ``search_centres`` of the classes under
+    whose volumes images are searched; and the ``seconds`` of inference, without the reading of files.
     """
 
     stack: PreparedStack

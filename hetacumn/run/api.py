@@ -1,4 +1,4 @@
-"""The Python front door: what ``import hetacumn`` offers.
+"""The Python front door: the functions of ``import hetacumn``.
 
 .. code-block:: python
 
@@ -64,7 +64,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path | str, prepared: Path | str = "", device: str | None = None, devices: int = 1) -> Run:
-        """Open a trained run; ``prepared`` is where the images are that it was trained on, if not in its folder.
+        """Open a trained run; ``prepared`` is the folder of its training images, if it lies outside the folder of the run.
 
         Raises:
             HetacumnError: no trained model or no prepared images there.
@@ -74,7 +74,7 @@ class Run:
 
     @property
     def trained_rows(self) -> np.ndarray:
-        """Rows of the particle file, from 0, that training saw."""
+        """The rows of the particle file, from 0, that training used."""
         return np.load(self.folder / "train_rows.npy")
 
     def predict(
@@ -89,10 +89,10 @@ class Run:
 
         Args:
             grade: encoder, amortized, refined or searched, from the fastest to the most precise.
-            stack: the particles; None for those of the run.
-            out: the folder of the answer; None for the run's own.
-            classes: how many classes; None for as many as trained, 0 to choose the number by BIC.
-            like: the folder of an earlier prediction, whose volumes and classes are taken as they are.
+            stack: the particles; None for the stack of the run.
+            out: the folder of the answer; None for the folder of the run.
+            classes: number of classes; None for as many as trained, 0 to choose the number by BIC.
+            like: the folder of an earlier prediction that supplies the volumes and classes.
 
         Raises:
             HetacumnError: an unknown grade, a stack of another box or pixel size, another run in the folder.
@@ -140,21 +140,21 @@ def train(
     devices: int = 1,
     **settings: Any,
 ) -> Run:
-    """Train HetACUMN on a prepared stack; an interrupted training goes on, a finished one does nothing.
+    """Train HetACUMN on a prepared stack, or resume an interrupted training; a finished training is not repeated.
 
     Args:
         stack: the particles, from :func:`prepare`.
-        classes: how many classes to look for; None for those of ``config``, or 4 without one.
+        classes: number of classes; None for the number in ``config``, or 4 without a ``config``.
         out: the folder of the run.
         config: all settings of training; None for the defaults.
         device: cpu, cuda or cuda:N; None for CUDA where there is one.
-        devices: how many GPUs of this machine, or processes on its CPU, share each batch.
-        settings: fields of :class:`~hetacumn.network.config.TrainConfig` laid over ``config``, by name
+        devices: number of GPUs of this machine, or of processes on its CPU, that share each batch.
+        settings: fields of :class:`~hetacumn.network.config.TrainConfig` that replace fields of ``config``, by name
             (``alone_steps=600``), nested (``ab_initio={"steps": 100}``) or dotted (``**{"ab_initio.steps": 100}``);
             and ``trained_share``, the share of the particles to train on (0.7).
 
     Raises:
-        HetacumnError: an unknown setting, other settings than those of an earlier run in ``out``, another run in the folder.
+        HetacumnError: an unknown setting, an earlier run in ``out`` with other settings, another run in the folder.
     """
     share = settings.pop("trained_share", TRAINED_SHARE)
     asked = classes if classes is not None or config is None else config.classes
@@ -172,10 +172,10 @@ def train(
 
 
 def open(folder: Path | str, prepared: Path | str = "") -> Answer:  # noqa: A001
-    """Open the answer in a folder that a prediction wrote; ``prepared`` is where its images are, if not where the run says.
+    """Open the answer in a folder; ``prepared`` is the folder of its images, empty for the folder noted in the run.
 
     Raises:
-        HetacumnError: a file missing, or images that are not those of the predictions.
+        HetacumnError: a file is missing, or the images belong to other predictions.
     """
     return Answer.open(folder, prepared)
 
@@ -209,6 +209,6 @@ def simulate(
     if isinstance(molecule, Mapping):
         molecule = Simulation.from_params({**molecule, **settings})
     elif settings:
-        raise HetacumnError(f"simulate: {', '.join(settings)} beside a Simulation; expected all settings in it")
+        raise HetacumnError(f"simulate: {', '.join(settings)} beside a Simulation; expected all settings in the Simulation")
     folder = data_dir or (root / "data" if (root := find_project()) else "data")
     return simulate_stack(molecule, out, seed, folder, progress, pick_device(device))

@@ -44,7 +44,7 @@ def default_run() -> Path:
     if found is None:
         raise HetacumnError(
             f"no finished run in {folders[0]} or {folders[1]}; expected one: run "
-            "notebooks/lessons/1_tour.ipynb (a minute), or `make repro`, or name a folder of your own"
+            "notebooks/lessons/1_tour.ipynb (a minute), or `make repro`, or give the folder of a run"
         )
     return found
 
@@ -93,11 +93,11 @@ class Explorer:
         """Select particles, and show their images, average and volume."""
         self.rows = np.asarray(rows, dtype=np.int64)
         if not len(self.rows):
-            self.message.value = "Nothing is selected."
+            self.message.value = "No particle is selected."
             return
         class_sizes = np.bincount(self.run.predictions.classes[torch.from_numpy(self.rows)].numpy())
         counts = ", ".join(f"{n} of class {k + 1}" for k, n in enumerate(class_sizes) if n)
-        first = f"; its volume here is of the first {MOST_USED}" if len(self.rows) > MOST_USED else ""
+        first = f"; the volume is made from the first {MOST_USED}" if len(self.rows) > MOST_USED else ""
         self.message.value = f"{len(self.rows)} particles: {counts}{first}"
         self.picture.value, self.picture.layout.display = self._gallery(), None
         volume = self.run.reconstruct(self.rows[:MOST_USED])
@@ -179,7 +179,7 @@ class Explorer:
 
     def _write(self) -> None:
         if not len(self.rows):
-            self.message.value = "Nothing is selected, nothing is written."
+            self.message.value = "No particle is selected; no file is written."
             return
         paths = self.run.export(self.rows, self.stem.value)
         self.message.value = f"{len(self.rows)} particles written to {paths[0]}, their volume to {paths[1]}"

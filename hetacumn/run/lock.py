@@ -1,8 +1,8 @@
 """One run a folder at a time: a lock file that names the process which works there.
 
 The file is ``<folder>/.lock`` (JSON: host, process, when it began). A process that was killed cannot remove its lock, and so
-the next run on the same host takes over the lock of a dead process. Nobody can tell from here whether a process of another
-host lives: such a lock is refused, and the message says how to remove it.
+the next run on the same host takes over the lock of a dead process. Whether a process of another host lives cannot be known
+here: such a lock is respected, and the message says how to remove it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Holder:
 
     @classmethod
     def here(cls) -> Holder:
-        """The running process."""
+        """Describe the running process."""
         return cls(platform.node(), os.getpid(), psutil.Process().create_time())
 
     @property
     def is_dead(self) -> bool:
-        """Whether the process is known to be gone. Processes of another host never are."""
+        """Tell whether the process is known to have ended; this is never known of a process on another host."""
         if self.host != platform.node():
             return False
         try:
@@ -54,7 +54,7 @@ class Holder:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is the running process or an ancestor, such as the command that started a notebook's kernel."""
+        """Tell whether it is the running process or an ancestor, such as the command that started a notebook's kernel."""
         family = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
         return self.host == platform.node() and self.process in family
 
@@ -115,7 +115,7 @@ def _is_at(file: TextIO, path: Path) -> bool:
 
 
 def _read(file: TextIO) -> Holder | None:
-    """The holder; None of an empty or damaged file, which a killed process left."""
+    """Read the holder; None for an empty or damaged file, which a killed process left."""
     try:
         return Holder(**json.load(file))
     except (ValueError, TypeError):
@@ -126,6 +126,6 @@ def _refusal(path: Path, holder: Holder) -> str:
     began = datetime.fromtimestamp(holder.began).strftime("%Y-%m-%d %H:%M")
     where = "" if holder.host == platform.node() else f" of {holder.host}"
     return (
-        f"{path.parent}: in use by process {holder.process}{where}, which began {began}; expected one run a folder at a "
-        f"time: wait for it, choose another folder, or remove {path} if that run is gone"
+        f"{path.parent}: in use by process {holder.process}{where}, which began {began}; expected one run per folder: "
+        f"wait for the end of that run, choose another folder, or remove {path} if that run is gone"
     )

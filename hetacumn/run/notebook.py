@@ -1,11 +1,10 @@
-"""Run a notebook from the command line, with parameters of one's own.
+"""Run a notebook from the command line, with given parameters.
 
     python -m hetacumn.run notebooks/pipeline/2_train.ipynb -p particles my/particles.star -p out results/mine
 
-runs the notebook in the working directory and leaves the executed copy in its `out` folder, or where `-o`
-says. What the notebook prints appears by the line. Exit status: 0 done; 1 the notebook raised, and the
-traceback and `<name>.failed.ipynb` tell where; 2 the user's own mistake, told in one line; 130 interrupted, by Ctrl-C or
-SIGTERM.
+runs the notebook in the working directory and writes the executed copy into its `out` folder, or to the file of `-o`.
+The output of the notebook is printed line by line. Exit status: 0 done; 1 the notebook raised, see the traceback and
+`<name>.failed.ipynb`; 2 a mistake of the user, reported in one line; 130 interrupted by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def run_notebook(notebook: Path, given: Mapping[str, object], output: Path | Non
         HetacumnError: no such notebook, an unknown parameter, nowhere to write, another run in the folder, or the
             notebook's own HetacumnError.
         PapermillExecutionError: the notebook raised anything else; `<name>.failed.ipynb` is kept.
-        KeyboardInterrupt: with a message that says from where the same command goes on, if training left a checkpoint.
+        KeyboardInterrupt: with a message that names the checkpoint from which the same command continues, if there is one.
     """
     defaults = notebook_parameters(notebook)
     unknown = [name for name in given if name not in defaults]
@@ -84,7 +83,7 @@ def run_notebook(notebook: Path, given: Mapping[str, object], output: Path | Non
             _execute(notebook, values, output)
         except KeyboardInterrupt:
             left = [folder / name for name in LEFT_BY_INTERRUPTION if folder is not None and (folder / name).exists()]
-            raise KeyboardInterrupt(f"interrupted: the same command goes on from {left[0]}" if left else "") from None
+            raise KeyboardInterrupt(f"interrupted: the same command continues from {left[0]}" if left else "") from None
     return output
 
 
@@ -112,7 +111,7 @@ def _execute(notebook: Path, values: dict[str, object], output: Path) -> None:
             raise
         except DeadKernelError:
             raise HetacumnError(
-                f"{notebook}: its process was killed, most likely as memory ran out; run again, it goes on where it was"
+                f"{notebook}: its process was killed, probably for lack of memory; run the command again: training resumes"
             ) from None
         finally:
             printed.close()
@@ -130,26 +129,26 @@ def write_with_parameters(notebook: Path, values: Mapping[str, object], path: Pa
 
 
 def notebook_parameters(notebook: Path) -> dict[str, str]:
-    """Name → default, as source text, of every parameter of a notebook.
+    """Read the parameters of a notebook: name → default, as source text.
 
     Raises:
         HetacumnError: no such file, or not a notebook.
     """
     if not notebook.is_file():
-        raise HetacumnError(f"{notebook}: no such notebook")
+        raise HetacumnError(f"{notebook}: no such notebook; expected an .ipynb file")
     try:
         cells = nbformat.read(notebook, as_version=4).cells
     except (ValueError, AttributeError, nbformat.ValidationError):
-        raise HetacumnError(f"{notebook}: not a Jupyter notebook") from None
+        raise HetacumnError(f"{notebook}: not a Jupyter notebook; expected an .ipynb file") from None
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     return {found.name: found.default for cell in tagged[:1] for found in PythonTranslator.inspect(cell)}
 
 
 def parse_value(text: str, default: str = "None") -> object:
-    """A command line's text as a value: true, false, null, a Python number or list; else the text itself.
+    """Convert a command line's text to a value: true, false, null, a Python number or list; else the text itself.
 
-    Where the notebook's default (as source text) is a string, the text stays one, whatever it looks like
-    ("6e10" is a PDB entry, not a number); "null" is None all the same.
+    Where the notebook's default (as source text) is a string, the text stays a string ("6e10" is a PDB entry, not a
+    number); only "null" is still None.
     """
     words = {"true": True, "false": False, "null": None}
     if text == "null":
@@ -163,16 +162,16 @@ def parse_value(text: str, default: str = "None") -> object:
 
 
 def is_users_mistake(exception_name: str) -> bool:
-    """Whether an exception of this class name is a HetacumnError, by the classes of `hetacumn.common.errors`."""
+    """Tell whether an exception of this class name is a HetacumnError, by the classes of `hetacumn.common.errors`."""
     kind = getattr(errors, exception_name, None)
     return isinstance(kind, type) and issubclass(kind, HetacumnError)
 
 
 def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Take from an executed notebook all that differs between identical runs.
+    """Remove from an executed notebook everything that differs between identical runs.
 
-    That is times, ids that are drawn at random, widgets, and the error stream (progress and warnings were
-    shown on the terminal). Printed text that came in pieces is joined.
+    These parts are times, random ids, widgets, and the error stream (the terminal has shown progress and warnings).
+    Printed text that came in pieces is joined.
     """
     for name in ("papermill", "widgets"):
         notebook.metadata.pop(name, None)
@@ -197,7 +196,7 @@ def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def exit_status(work: Callable[[], object]) -> int:
-    """Do some work, tell in words what went wrong, and return the exit status of the command."""
+    """Do some work, report a failure, and return the exit status of the command."""
     try:
         work()
     except HetacumnError as error:
@@ -238,7 +237,7 @@ def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.
 
 
 def _literal(source: str) -> object:
-    """The value of a Python literal; None for any other expression."""
+    """Evaluate a Python literal; None for any other expression."""
     try:
         return ast.literal_eval(source)
     except (ValueError, SyntaxError):

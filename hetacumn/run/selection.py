@@ -11,7 +11,7 @@ from hetacumn.particles.predictions import Predictions
 
 
 def rows_of_class(predictions: Predictions, number: int) -> np.ndarray:
-    """Rows, from 0, of the particles of a class, which is counted from 1.
+    """Find the rows, from 0, of the particles of a class, which is counted from 1.
 
     Raises:
         HetacumnError: no particle is of that class.
@@ -24,10 +24,12 @@ def rows_of_class(predictions: Predictions, number: int) -> np.ndarray:
 
 
 def rows_of_file(path: Path, count: int) -> np.ndarray:
-    """Rows, from 0, that a text file names from 1 on, separated by spaces or lines, of ``count`` rows; sorted.
+    """Read row numbers of ``count`` rows from a text file, counted from 1; return them sorted, counted from 0.
+
+    Spaces or line ends separate the numbers.
 
     Raises:
-        HetacumnError: not a text file of row numbers; a row that there is not, or named twice.
+        HetacumnError: not a text file of row numbers; a row number out of range or named twice.
     """
     try:
         words = path.read_text().split()
@@ -35,7 +37,7 @@ def rows_of_file(path: Path, count: int) -> np.ndarray:
         raise HetacumnError(f"{path}: not a text file; expected row numbers from 1 to {count}") from None
     for word in words:
         if not word.isdecimal() or not 1 <= int(word) <= count:
-            raise HetacumnError(f"{path}: {word!r} is no row; expected row numbers from 1 to {count}")
+            raise HetacumnError(f"{path}: {word!r} is not a row number; expected row numbers from 1 to {count}")
     rows = np.array(sorted(int(word) - 1 for word in words), dtype=np.int64)
     if not len(rows):
         raise HetacumnError(f"{path}: no rows; expected row numbers from 1 to {count}")

@@ -49,11 +49,11 @@ def parse_assignment(text: str) -> dict:
     try:
         return nested({name: yaml.safe_load(value)})
     except yaml.YAMLError:
-        raise HetacumnError(f"--set {text}: {value!r} is not a YAML value; expected one, such as 600 or [1, 2]") from None
+        raise HetacumnError(f"--set {text}: {value!r} is not a YAML value; expected a value such as 600 or [1, 2]") from None
 
 
 def known_settings(layers: Collection[Mapping]) -> list[str]:
-    """Return the dotted names of all settings; those of a method are those of ``train``, for each method that a layer names."""
+    """Return the dotted names of all settings; each method that a layer names has the settings of ``train``."""
     groups = [layer["methods"] for layer in layers if isinstance(layer.get("methods"), Mapping)]
     methods = sorted({str(name) for group in groups for name in group})
     return [
@@ -73,7 +73,7 @@ def without_none(settings: Mapping) -> dict:
 
 
 def check_values(settings: Mapping) -> None:
-    """Refuse values of a command's complete settings that training would refuse.
+    """Refuse complete settings of a command with values that training would refuse.
 
     Raises:
         HetacumnError: a value of a wrong type or out of its range.

@@ -33,7 +33,7 @@ class LineWriter:
         self.target.flush()
 
     def close(self) -> None:
-        """Print what came without a line's end."""
+        """Print the last line, which has no line end."""
         if self.pending.strip():
             self._print(self.pending)
         self.pending = ""

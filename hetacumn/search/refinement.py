@@ -1,6 +1,6 @@
 """Joint refinement of pose and conformation by Gauss-Newton steps.
 
-With volumes ``V(z) = V_0 + Σ_j z_j V_j`` and noise of unit variance, an image says of pose and z
+With volumes ``V(z) = V_0 + Σ_j z_j V_j`` and noise of unit variance, the log joint of an image, its pose and z is
 
     l(R, t, z) = -½ ‖Y - X(R, t, z)‖² - ½ ‖z‖²,
 

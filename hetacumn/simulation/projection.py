@@ -80,7 +80,7 @@ def _spread(points: Float[Tensor, "b n 2"], weights: Float[Tensor, " n"], size: 
 
 def _check_fit(atoms: Atoms, box: int, pixel_A: float) -> None:
     if box % 2:
-        raise HetacumnError(f"the box is {box} pixels; expected an even number")
+        raise HetacumnError(f"box is {box}; expected an even number of pixels")
     radius = (atoms.positions_A.norm(dim=-1) + 3 * atoms.widths_A).max().item()
     if radius > (box // 2 - 1) * pixel_A:
         raise HetacumnError(

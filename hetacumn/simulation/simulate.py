@@ -149,7 +149,7 @@ class _Motion:
 
     def __init__(self, settings: Simulation, draw: np.random.Generator, data_dir: Path | str) -> None:
         if settings.weights is not None:
-            raise HetacumnError("weights are given for a continuous motion; expected them for states only")
+            raise HetacumnError("weights are given for a continuous motion; expected weights for discrete states only")
         motion = load_motion(settings.molecule, data_dir)
         self._move, count, parts = motion.move, len(motion.names), settings.motion_classes
         middles = (torch.arange(parts) + 0.5) / parts
@@ -190,7 +190,7 @@ def _draw_poses(
 def _draw_rows(path: Path, parameter: str, n: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
     """Draw the columns of ``n`` random rows of a CSV, with replacement."""
     if not path.is_file():
-        raise HetacumnError(f"{path}: no such file; expected the CSV that {parameter} names")
+        raise HetacumnError(f"{path}: no such file; expected the CSV table of {parameter}")
     table = pd.read_csv(path)
     rows = draw.integers(len(table), size=n)
     return {name: table[name].to_numpy()[rows] for name in table.columns}

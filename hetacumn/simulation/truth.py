@@ -1,4 +1,4 @@
-"""The truth of a simulated stack: what the simulation knows of each particle."""
+"""The truth of a simulated stack: class, pose and conformation of each particle."""
 
 from __future__ import annotations
 
