@@ -43,9 +43,9 @@ Model = Annotated[Path | None, _option("Folder of the model.", metavar="FOLDER",
 Grade = Annotated[str, Option(help="encoder, amortized, refined, searched: from fast to precise.")]
 Like = Annotated[Path | None, _option("An earlier answer, whose volumes and classes are taken.", metavar="FOLDER")]
 Label = Annotated[str, _option("In the titles of figures.", default="the folder's name")]
-Motions = Annotated[int, Option(help="How many independent motions to show.")]
+Motions = Annotated[int, Option(help="How many independent motions to show.", min=1)]
 Browser = Annotated[bool, Option(help="Open the page in a browser.")]
-Port = Annotated[int, Option(help="Port of JupyterLab on this machine.")]
+Port = Annotated[int, Option(help="Port of JupyterLab on this machine.", min=1, max=65535)]
 
 Stem = Annotated[Path, _option("Writes STEM.star and STEM.mrc.", "--to", metavar="STEM")]
 ClassNumber = Annotated[int | None, _option("The particles of a class, from 1 on.", "--class")]
