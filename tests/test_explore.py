@@ -120,6 +120,15 @@ def test_a_selection_is_written_for_other_programs(explorer, tmp_path):
         assert mrc.data.shape == (BOX,) * 3
 
 
+def test_an_answer_is_not_written_over_by_a_selection(explorer):
+    run = explorer.run
+    for table in (run.folder / "predictions.star", run.stack.star, run.stack.source):
+        before = table.read_bytes()
+        with pytest.raises(HetacumnError, match="would be written over; expected another name"):
+            run.export(np.array([0]), table.with_suffix(""))
+        assert table.read_bytes() == before
+
+
 def test_the_default_run_is_the_pipelines_or_the_lessons(tmp_path, monkeypatch):
     monkeypatch.setattr("hetacumn.run.explorer.project_root", lambda: tmp_path)
     with pytest.raises(HetacumnError, match="no finished run in .*expected one: run notebooks/lessons/1_tour.ipynb"):

@@ -59,6 +59,13 @@ def test_atomic_path_writes_all_or_nothing(tmp_path):
     assert target.read_text() == "one" and len(list(target.parent.iterdir())) == 1
 
 
+def test_a_folder_in_the_place_of_a_file_is_named_and_nothing_is_left(tmp_path):
+    (tmp_path / "table.star").mkdir()
+    with pytest.raises(HetacumnError, match="table.star: cannot be written"), atomic_path(tmp_path / "table.star") as temporary:
+        temporary.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.star"]
+
+
 def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tmp_path):
     code = "from hetacumn.common.files import atomic_path\nimport os, signal, sys\n"
     code += "with atomic_path(sys.argv[1]) as path:\n path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hetacumn.prediction.answer import Answer
 
 #: The sections that training reads.
-TRAINING_SECTIONS = ("seed", "classes", "stack", "train", "methods")
+TRAINING_SECTIONS = ("seed", "classes", "stack", "train", "methods.hetacumn")
 #: The notebook of each command, below the folder of notebooks.
 NOTEBOOKS = {
     "simulate": "pipeline/1_simulate.ipynb",

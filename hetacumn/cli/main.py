@@ -15,11 +15,18 @@ import typer
 
 from hetacumn.cli.checks import (
     ANSWER_FILES,
+    Demand,
+    check_dataset,
     check_devices,
+    check_folders,
     check_holds,
     check_is_file,
-    check_model,
     check_particles,
+    check_prediction,
+    check_run,
+    check_trained_box,
+    check_words,
+    requested,
 )
 from hetacumn.cli.command import (
     NOTEBOOKS,
@@ -101,8 +108,10 @@ def train(
     check_is_file(particles, TABLE)
     options = {"classes": classes, "seed": seed, "stack": {"box": box}}
     settings = collect_settings(config, set_, options, TRAINING_SECTIONS)
+    check_folders(out=out, prepared=prepared)
     check_devices(device, devices)
-    check_particles(particles, data_dir, warn_of_few=True)
+    check_run(settings, particles, out, prepared)
+    check_particles(particles, data_dir, requested(settings, devices), warn_of_few=True)
     given = {"particles": str(particles), "out": str(out), "prepared": str(prepared or ""), "data_dir": str(data_dir or ""),
              "device": device, "devices": devices, "settings": "", "overrides": settings}  # fmt: skip
     execute(notebook_of("train"), given)
@@ -127,14 +136,12 @@ def predict(
 ) -> None:
     """Predict pose, class and conformation of every particle."""
     check_is_file(particles, TABLE)
-    check_model(model or out, grade)
-    if like is not None:
-        check_holds(like, ANSWER_FILES, "an answer", "hetacumn predict")
     settings = collect_settings(config, set_, {}, ("stack",))
-    if classes is not None and classes < 0:
-        raise HetacumnError(f"--classes is {classes}; expected a number from 1 on, or 0 to choose it by BIC")
+    check_prediction(model or out, grade, classes, like)
+    check_trained_box(model or out, (settings.get("stack") or {}).get("box"))
+    check_folders(out=out, prepared=prepared)
     check_devices(device, devices)
-    check_particles(particles, data_dir)
+    check_particles(particles, data_dir, Demand(classes=classes or 1, devices=devices))
     given = {"particles": str(particles), "out": str(out), "model": str(model or ""), "grade": grade, "classes": classes,
              "like": str(like or ""), "prepared": str(prepared or ""), "data_dir": str(data_dir or ""), "device": device,
              "devices": devices, "settings": "", "overrides": settings}  # fmt: skip
@@ -153,6 +160,7 @@ def report(
     """Draw half maps, FSC, landscape, motions and views."""
     check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
     out = out or folder / "report"
+    check_folders(out=out)
     given = {"predictions": str(folder), "label": label or folder.resolve().name, "motions": motions, "out": str(out),
              "prepared": str(prepared or "")}  # fmt: skip
     execute(notebook_of("report"), given)
@@ -229,16 +237,12 @@ def simulate(
     data_dir: Structures = None,
 ) -> None:
     """Simulate a particle stack with known truth."""
-    from hetacumn.common.project import read_params
-    from hetacumn.simulation.settings import Simulation
-
     base, folder = pipeline_settings()
     options = {"datasets": {dataset: {"particles": particles, "box": box, "snr": snr}}}
     settings = collect_settings(config, set_, options, ("datasets",))
-    Simulation.of_dataset(read_params(settings, base), dataset)
     data_dir = data_dir or folder
-    if data_dir is None or not data_dir.is_dir():
-        raise HetacumnError(f"{data_dir or 'data'}: no such folder; expected that of the structures: give --data-dir")
+    check_dataset(settings, base, dataset, data_dir, seed or 0)
+    check_folders(out=out)
     check_devices(device, 1)
     out = out or Path("results") / dataset / "particles"
     given = {"dataset": dataset, "seed": seed or 0, "out": str(out), "settings": base, "overrides": settings, "device": device,
@@ -259,8 +263,9 @@ def prepare(
     """Normalise and crop the images of a stack; show their noise."""
     check_is_file(particles, TABLE)
     settings = collect_settings(config, set_, {"stack": {"box": box}}, ("stack",))
-    check_particles(particles, data_dir)
     out = out or prepared_folder(particles, settings)
+    check_folders(out=out)
+    check_particles(particles, data_dir, Demand(requested(settings).box))
     given = {"particles": str(particles), "out": str(out), "data_dir": str(data_dir or ""), "settings": "",
              "overrides": settings}  # fmt: skip
     execute(notebook_of("prepare"), given)
@@ -278,6 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
     print_warnings_in_lines()
     words = sys.argv[1:] if arguments is None else arguments
     try:
+        check_words(words)
         status = app(args=words or ["--help"], prog_name="hetacumn", standalone_mode=False)
     except HetacumnError as error:
         print(f"error: {error}", file=sys.stderr)

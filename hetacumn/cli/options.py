@@ -45,9 +45,9 @@ Model = Annotated[Path | None, _option("Folder of the trained model.", metavar="
 Grade = Annotated[str, Option(help="encoder, amortized, refined or searched; fastest first.")]
 Like = Annotated[Path | None, _option("Earlier answer that supplies volumes and classes.", metavar="FOLDER")]
 Label = Annotated[str, _option("In the titles of figures.", default="the folder's name")]
-Motions = Annotated[int, Option(help="How many independent motions to show.")]
+Motions = Annotated[int, Option(help="How many independent motions to show.", min=1)]
 Browser = Annotated[bool, Option(help="Open the page in a browser.")]
-Port = Annotated[int, Option(help="Port of JupyterLab on this machine.")]
+Port = Annotated[int, Option(help="Port of JupyterLab on this machine.", min=1, max=65535)]
 
 Stem = Annotated[Path, _option("Output files STEM.star and STEM.mrc.", "--to", metavar="STEM")]
 ClassNumber = Annotated[int | None, _option("Class to export, counted from 1.", "--class")]

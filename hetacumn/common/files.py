@@ -49,7 +49,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     are made.
 
     Raises:
-        HetacumnError: the disk or a quota is full, or the folder cannot be written into, see :func:`make_folder`.
+        HetacumnError: the disk or a quota is full, the folder cannot be written into, see :func:`make_folder`, or `path` is a
+            folder.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -60,10 +61,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in FULL and str(error.filename) != str(temporary):
             raise
         before = "what it held before is still there" if path.exists() else "it was not made"
-        raise HetacumnError(f"{path}: cannot be written ({os.strerror(error.errno)}); {before}") from error
+        raise HetacumnError(f"{path}: cannot be written ({error.strerror}); {before}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

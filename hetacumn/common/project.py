@@ -81,8 +81,10 @@ def read_yaml(path: str | os.PathLike) -> dict:
     """Read names and values from a YAML file. Raises :class:`HetacumnError` where there is no file, or no names."""
     try:
         settings = yaml.safe_load(Path(path).read_text()) or {}
-    except OSError:
+    except FileNotFoundError:
         raise HetacumnError(f"{path}: no such file; expected settings in YAML") from None
+    except OSError as error:
+        raise HetacumnError(f"{path}: cannot be read ({error.strerror}); expected settings in YAML") from None
     except (yaml.YAMLError, ValueError) as error:
         raise HetacumnError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):

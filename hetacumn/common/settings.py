@@ -14,6 +14,7 @@ from hetacumn.common.errors import HetacumnError
 
 Settings = TypeVar("Settings")
 MOST_LISTED = 12  # names in a hint
+SEED_BITS = 63
 
 
 def merged(layers: Mapping[str, object]) -> dict:
@@ -45,15 +46,26 @@ def check_fields(settings: object, **rules: tuple[bool, str]) -> None:
 def check_names(values: Mapping, known: Sequence[str], source: str = "", prefix: str = "") -> None:
     """Raise :class:`HetacumnError` for the first name that is not ``known``, with the nearest known name.
 
-    ``known`` holds dotted names, such as ``train`` and ``train.rate``. A nested mapping is checked where ``known`` has names
-    below its own. ``source`` begins the message; ``prefix``, such as ``stack.``, goes before the names of ``values``.
+    ``known`` holds dotted names, such as ``train`` and ``train.rate``. Where ``known`` has names below the name of a value, the
+    value is a nested mapping, which is checked too, a dataclass or None; any other value is refused. ``source`` begins the
+    message; ``prefix``, such as ``stack.``, goes before the names of ``values``.
     """
+    begin = f"{source}: " if source else ""
     for name, value in values.items():
         name = f"{prefix}{name}"
         if name not in known:
-            raise HetacumnError(f"{source}{': ' if source else ''}unknown setting {name}; {suggestion(name, known)}")
-        if isinstance(value, Mapping) and any(other.startswith(f"{name}.") for other in known):
-            check_names(value, known, source, f"{name}.")
+            raise HetacumnError(f"{begin}unknown setting {name}; {suggestion(name, known)}")
+        if value is None or is_dataclass(value) or not any(other.startswith(f"{name}.") for other in known):
+            continue
+        if not isinstance(value, Mapping):
+            raise HetacumnError(f"{begin}{name} is {value!r}; expected names and values")
+        check_names(value, known, source, f"{name}.")
+
+
+def check_seed(seed: object) -> None:
+    """Raise :class:`HetacumnError` for a seed that the generators of random numbers do not take."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**SEED_BITS:
+        raise HetacumnError(f"seed is {seed!r}; expected a whole number from 0 to 2^{SEED_BITS} - 1")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

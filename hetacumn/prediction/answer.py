@@ -119,8 +119,16 @@ class Answer:
         return first, second
 
     def export(self, rows: Int[np.ndarray, " m"], stem: Path | str) -> tuple[Path, Path]:
-        """Write ``<stem>.star``, the predictions of some particles for RELION and others, and their volume ``<stem>.mrc``."""
-        table, paths = star.read_table(self.folder / "predictions.star"), [Path(f"{stem}.{kind}") for kind in ("star", "mrc")]
+        """Write ``<stem>.star``, the predictions of some particles for RELION and others, and their volume ``<stem>.mrc``.
+
+        Raises:
+            HetacumnError: a file of the answer, or of its particles, would be written over.
+        """
+        own, paths = self.folder / "predictions.star", [Path(f"{stem}.{kind}") for kind in ("star", "mrc")]
+        sources = {path.resolve() for path in (own, self.stack.star, self.stack.source)}
+        if paths[0].resolve() in sources:
+            raise HetacumnError(f"{paths[0]}: holds particles of this answer, and would be written over; expected another name")
+        table = star.read_table(own)
         star.write_table(paths[0], table.particles.iloc[rows].reset_index(drop=True), table.optics)
         write_mrc(paths[1], self.reconstruct(rows), self.voxel_A)
         return paths[0], paths[1]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hetacumn.common.errors import HetacumnError
+from hetacumn.common.settings import suggestion
 
 GRADES = ("encoder", "amortized", "refined", "searched")
 FITTED = ("refined", "searched")  # the grades that refit the volumes to the inferred states
@@ -30,6 +31,8 @@ class PredictionRequest:
 
     def __post_init__(self) -> None:
         if self.grade not in GRADES:
-            raise HetacumnError(f"grade is '{self.grade}'; expected one of {', '.join(GRADES)}")
+            raise HetacumnError(f"grade is {self.grade!r}; {suggestion(str(self.grade), GRADES)}")
+        if self.classes is not None and (not isinstance(self.classes, int) or self.classes < 0):
+            raise HetacumnError(f"classes is {self.classes!r}; expected a number from 1 on, or 0 to choose it by BIC")
         if self.like is not None and self.classes is not None:
             raise HetacumnError(f"classes is {self.classes}; expected none, because {self.like} supplies the classes")

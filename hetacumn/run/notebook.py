@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import nbformat
 import papermill
@@ -212,9 +213,16 @@ def exit_status(work: Callable[[], object]) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong command line as every other mistake: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise HetacumnError(f"{self.prog}: {message}; expected {self.format_usage().split(maxsplit=1)[1].strip()}")
+
+
 def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.run") -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog=program, description="Run a notebook with parameters of your own.")
+    parser = _Parser(prog=program, description="Run a notebook with parameters of your own.")
     parser.add_argument("notebook", type=Path)
     parser.add_argument(
         "-p",
@@ -232,8 +240,12 @@ def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.
         metavar="FILE.ipynb",
         help="the executed copy (default: in the folder that the parameter `out` names)",
     )
-    options = parser.parse_args(arguments)
-    return exit_status(lambda: run_notebook(options.notebook, dict(options.parameter), options.output))
+
+    def run() -> None:
+        options = parser.parse_args(arguments)
+        run_notebook(options.notebook, dict(options.parameter), options.output)
+
+    return exit_status(run)
 
 
 def _literal(source: str) -> object:

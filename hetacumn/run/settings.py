@@ -8,8 +8,9 @@ from pathlib import Path
 import yaml
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.common.project import SECTIONS, read_yaml
-from hetacumn.common.settings import check_names, merged, nested, setting_names
+from hetacumn.common.project import DEFAULTS, SECTIONS, read_yaml
+from hetacumn.common.settings import check_names, check_seed, merged, nested, setting_names
+from hetacumn.network.checks import check_config
 from hetacumn.network.config import TrainConfig, check_share, method_config, requested_classes
 from hetacumn.particles.preprocessing import Preprocessing
 
@@ -21,7 +22,8 @@ def collect(config: Path | None, assignments: Sequence[str], options: Mapping, s
         config: a YAML file; None for no file.
         assignments: such as ``train.alone_steps=600``; values are YAML.
         options: nested dicts of single options; None stands for an option that was not given.
-        sections: the sections that the command reads; an assignment may name no other.
+        sections: the sections that the command reads, or parts of them, as ``methods.hetacumn``; an assignment may name no
+            other.
 
     Raises:
         HetacumnError: no such file, not an assignment, an unknown setting.
@@ -31,8 +33,11 @@ def collect(config: Path | None, assignments: Sequence[str], options: Mapping, s
     known = known_settings(layers.values())
     for source, layer in layers.items():
         check_names(layer, known, source)
+        datasets = merged({f"{source}: datasets": layer.get("datasets")})  # refuses other values than names and values
+        merged({f"{source}: datasets.{name}": value for name, value in datasets.items()})
     for text in assignments:
-        if text.partition("=")[0].partition(".")[0] not in sections:
+        name = text.partition("=")[0]
+        if not any(name == section or name.startswith(f"{section}.") for section in sections):
             raise HetacumnError(f"--set {text}: this command reads nothing of it; expected a setting of {', '.join(sections)}")
     return merged({**layers, "options": without_none(options)})
 
@@ -55,7 +60,7 @@ def parse_assignment(text: str) -> dict:
 def known_settings(layers: Collection[Mapping]) -> list[str]:
     """Return the dotted names of all settings; each method that a layer names has the settings of ``train``."""
     groups = [layer["methods"] for layer in layers if isinstance(layer.get("methods"), Mapping)]
-    methods = sorted({str(name) for group in groups for name in group})
+    methods = sorted({str(name) for group in (*groups, DEFAULTS["methods"]) for name in group})
     return [
         *SECTIONS,
         *setting_names(TrainConfig, "train."),
@@ -79,5 +84,6 @@ def check_values(settings: Mapping) -> None:
         HetacumnError: a value of a wrong type or out of its range.
     """
     Preprocessing.from_params(settings["stack"])
-    method_config(settings, "hetacumn", classes=requested_classes(settings), seed=settings["seed"])
+    check_seed(settings["seed"])
+    check_config(method_config(settings, "hetacumn", classes=requested_classes(settings), seed=settings["seed"]))
     check_share(settings["stack"]["trained_share"])

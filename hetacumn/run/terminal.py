@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import TextIO
+from typing import Protocol, runtime_checkable
 
 PROGRESS_EVERY_SECONDS = 10.0
+
+
+@runtime_checkable
+class TextTarget(Protocol):
+    """What takes text, such as a terminal or a log."""
+
+    def write(self, text: str, /) -> object:
+        """Take a text."""
+
+    def flush(self) -> object:
+        """Pass on what was taken."""
 
 
 class LineWriter:
@@ -14,7 +25,7 @@ class LineWriter:
     A bar redraws itself after a carriage return, which would fill a log with thousands of copies.
     """
 
-    def __init__(self, target: TextIO):
+    def __init__(self, target: TextTarget):
         self.target = target
         self.pending = ""  # what came since the last line's end or carriage return
         self.printed_at = time.monotonic()
