@@ -123,7 +123,7 @@ def full_disk(code: str, folder) -> str:
 def test_a_full_disk_is_told_and_spoils_nothing(tmp_path):
     (tmp_path / "table.json").write_text("before")
     code = "from hetacumn.common.files import write_json\ndef work(): write_json('table.json', ['long'] * 10_000)\n"
-    assert full_disk(code, tmp_path).startswith("table.json: cannot be written (File too large); what it held before")
+    assert full_disk(code, tmp_path).startswith("table.json: cannot be written (File too large); the earlier file is unchanged")
     assert (tmp_path / "table.json").read_text() == "before" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -135,7 +135,7 @@ def work():
         print('filled')
 """
     said = full_disk(code, tmp_path)
-    assert said.startswith("particles.mrcs: cannot be written (File too large); it was not made") and "filled" not in said
+    assert said.startswith("particles.mrcs: cannot be written (File too large); no file was made") and "filled" not in said
     assert not list(tmp_path.iterdir())
 
 

@@ -121,7 +121,7 @@ def test_an_assignment_that_cannot_be_read_is_refused(text, message):
     ("train.alon_steps=3", "--set train.alon_steps=3: unknown setting train.alon_steps; did you mean train.alone_steps?"),
     ("trian.rate=3", "--set trian.rate=3: unknown setting trian; did you mean train?"),
     ("methods.em.width=3", "unknown setting methods.em.width; did you mean methods.em.network.width?"),
-    ("datasets.adk.box=3", "this command reads nothing of it; expected a setting of train, methods"),
+    ("datasets.adk.box=3", "this command does not read this setting; expected a setting of train, methods"),
 ])  # fmt: skip
 def test_an_assignment_of_an_unknown_setting_is_refused_by_its_text(text, message):
     with pytest.raises(HetacumnError) as caught:

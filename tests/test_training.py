@@ -510,7 +510,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(toy, start, tmp_path, monkeypa
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        with pytest.raises(HetacumnError, match=r"checkpoint.pt: cannot be written .*held before is still there"):
+        with pytest.raises(HetacumnError, match=r"checkpoint.pt: cannot be written .*the earlier file is unchanged"):
             train_network(TrainingStack(toy.data, 7.5), config, tmp_path, start)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

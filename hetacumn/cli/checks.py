@@ -79,7 +79,7 @@ def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_f
     """
     box = demand.box
     if box is not None and (box % 2 or box < LEAST_BOX):
-        raise HetacumnError(f"stack.box is {box}; expected an even number of pixels from {LEAST_BOX} on")
+        raise HetacumnError(f"stack.box is {box}; expected an even number of pixels of at least {LEAST_BOX}")
     if path.suffix == ".star" and path.stat().st_size > SMALL_TABLE_BYTES:
         with open(path, errors="replace") as file:
             if "_rlnImageName" not in file.read(HEADER_BYTES):
@@ -101,7 +101,7 @@ def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_f
         raise HetacumnError(f"stack.box is {box}; expected an even number up to {largest}, the box of {path}'s images")
     for name, count in (("classes", demand.classes), ("--devices", demand.devices)):
         if count > len(table):
-            raise HetacumnError(f"{name} is {count}; expected {len(table)} at most, the particles of {path}")
+            raise HetacumnError(f"{name} is {count}; expected at most {len(table)}, the particles of {path}")
     if warn_of_few and len(table) < FEW_PARTICLES:
         print(f"warning: {path}: {len(table)} particles are few; expected {FEW_PARTICLES} or more for a reliable "
               "ab initio start", file=sys.stderr)  # fmt: skip
@@ -156,7 +156,7 @@ def check_trained_box(model: Path, box: int | None) -> None:
 
     trained = read_config(model).get("box")
     if box not in (None, trained):
-        raise HetacumnError(f"stack.box is {box}; expected {trained}, as {model} was trained on, or no such setting")
+        raise HetacumnError(f"stack.box is {box}; expected {trained}, the box that {model} was trained on, or no such setting")
 
 
 def check_dataset(settings: Mapping, base: str, dataset: str, data_dir: Path | None, seed: int) -> None:
@@ -178,5 +178,5 @@ def check_dataset(settings: Mapping, base: str, dataset: str, data_dir: Path | N
         raise HetacumnError(f"unknown dataset {dataset!r}; {near}")
     simulation = Simulation.of_dataset(params, dataset)
     if data_dir is None or not data_dir.is_dir():
-        raise HetacumnError(f"{data_dir or 'data'}: no such folder; expected that of the structures: give --data-dir")
+        raise HetacumnError(f"{data_dir or 'data'}: no such folder; expected the folder of the structures (--data-dir)")
     (load_motion if simulation.continuous else load_states)(simulation.molecule, data_dir)

@@ -44,9 +44,9 @@ AnswerImages = Annotated[
 Model = Annotated[Path | None, _option("Folder of the trained model.", metavar="FOLDER", default="OUT")]
 Grade = Annotated[str, Option(help="encoder, amortized, refined or searched; fastest first.")]
 Like = Annotated[Path | None, _option("Earlier answer that supplies volumes and classes.", metavar="FOLDER")]
-Label = Annotated[str, _option("In the titles of figures.", default="the folder's name")]
-Motions = Annotated[int, Option(help="How many independent motions to show.", min=1)]
-Browser = Annotated[bool, Option(help="Open the page in a browser.")]
+Label = Annotated[str, _option("Name in the figure titles.", default="the folder's name")]
+Motions = Annotated[int, Option(help="Number of independent motions to show.", min=1)]
+Browser = Annotated[bool, Option(help="Open JupyterLab in a browser.")]
 Port = Annotated[int, Option(help="Port of JupyterLab on this machine.", min=1, max=65535)]
 
 Stem = Annotated[Path, _option("Output files STEM.star and STEM.mrc.", "--to", metavar="STEM")]

@@ -63,7 +63,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in FULL and str(error.filename) != str(temporary):
             raise
-        before = "what it held before is still there" if path.exists() else "it was not made"
+        before = "the earlier file is unchanged" if path.exists() else "no file was made"
         raise HetacumnError(f"{path}: cannot be written ({error.strerror}); {before}") from error
     finally:
         temporary.unlink(missing_ok=True)

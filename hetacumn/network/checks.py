@@ -60,14 +60,14 @@ def check_config(config: TrainConfig) -> None:
     for name in ("classes", "latent_dim"):
         value = getattr(config, name)
         if not isinstance(value, int) or value < 1:
-            raise HetacumnError(f"{name} is {value!r}; expected a number from 1 on")
-    from_one, from_zero = "a number from 1 on", "a number from 0 on"
+            raise HetacumnError(f"{name} is {value!r}; expected a whole number of at least 1")
+    from_one, from_zero = "a whole number of at least 1", "a number of at least 0"
     least = {name: 1 for name in ("batch", "alone_batch")} | {
         name: 0 for name in ("alone_steps", "joint_epochs", "pose_only_epochs", "rate", "joint_rate", "decoder_rate",
                              "weight_decay", "checkpoint_seconds")
     }  # fmt: skip
     rules = {name: (getattr(config, name) >= low, from_one if low else from_zero) for name, low in least.items()}
-    radii = (all(0 < radius <= 0.5 for radius in config.radius), "radii over 0 and up to 0.5 cycles per pixel")
+    radii = (all(0 < radius <= 0.5 for radius in config.radius), "radii above 0 and up to 0.5 cycles per pixel")
     _check_fields("train.", config, **rules, radius=radii)
     network = config.network
     sizes = {name: (getattr(network, name) >= 1, from_one) for name in ("hypotheses", "width", "padding")}

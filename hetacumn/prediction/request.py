@@ -33,6 +33,6 @@ class PredictionRequest:
         if self.grade not in GRADES:
             raise HetacumnError(f"grade is {self.grade!r}; {suggestion(str(self.grade), GRADES)}")
         if self.classes is not None and (not isinstance(self.classes, int) or self.classes < 0):
-            raise HetacumnError(f"classes is {self.classes!r}; expected a number from 1 on, or 0 to choose it by BIC")
+            raise HetacumnError(f"classes is {self.classes!r}; expected a whole number of at least 1, or 0 for BIC")
         if self.like is not None and self.classes is not None:
             raise HetacumnError(f"classes is {self.classes}; expected none, because {self.like} supplies the classes")

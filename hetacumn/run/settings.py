@@ -38,7 +38,9 @@ def collect(config: Path | None, assignments: Sequence[str], options: Mapping, s
     for text in assignments:
         name = text.partition("=")[0]
         if not any(name == section or name.startswith(f"{section}.") for section in sections):
-            raise HetacumnError(f"--set {text}: this command reads nothing of it; expected a setting of {', '.join(sections)}")
+            raise HetacumnError(
+                f"--set {text}: this command does not read this setting; expected a setting of {', '.join(sections)}"
+            )
     return merged({**layers, "options": without_none(options)})
 
 
