@@ -16,6 +16,7 @@ from hetacumn.io import star
 from hetacumn.io.mrc import read_mrc, write_volumes
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.prepared_stack import reopen
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.fsc import fsc
@@ -118,6 +119,21 @@ def test_a_selection_is_written_for_other_programs(explorer, tmp_path):
     assert table.particles["rlnImageName"].tolist() == [explorer.run.predictions.names[i] for i in (7, 2, 9)]
     with mrcfile.open(tmp_path / "some.mrc") as mrc:
         assert mrc.data.shape == (BOX,) * 3
+
+
+@pytest.mark.parametrize("rows", ([], [-1], [10_000]))
+def test_rows_that_an_answer_lacks_are_refused_and_nothing_is_written(explorer, tmp_path, rows):
+    with pytest.raises(HetacumnError, match="rows are .*; expected some from 0 to"):
+        explorer.run.export(np.array(rows, dtype=np.int64), tmp_path / "some")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ("{", "[]"))
+def test_a_damaged_note_is_told_in_one_line(tmp_path, text):
+    (tmp_path / "prepared.json").write_text(text)
+    with pytest.raises(HetacumnError, match="prepared.json: .*expected the note of prepared particles") as told:
+        reopen(tmp_path)
+    assert "\n" not in str(told.value)
 
 
 def test_an_answer_is_not_written_over_by_a_selection(explorer):

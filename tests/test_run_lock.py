@@ -99,3 +99,11 @@ def test_what_the_holder_starts_may_work_in_the_folder_and_leaves_the_lock(tmp_p
         child.wait()
         assert (tmp_path / LOCK).exists()
     assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("damage", ({"process": "x"}, {"began": "x"}, {"began": 1e300}, {"host": None, "process": []}))
+def test_a_lock_with_values_of_wrong_types_is_taken_over(tmp_path, damage):
+    (tmp_path / LOCK).write_text(json.dumps({"host": "elsewhere", "process": 1, "began": 1.0} | damage))
+    with hold(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
+    assert not (tmp_path / LOCK).exists()

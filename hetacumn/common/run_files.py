@@ -17,7 +17,7 @@ from hetacumn.common.provenance import provenance
 def read_run(out: Path | str) -> dict:
     """Read the facts that differ from run to run (seconds, memory, device), which are kept apart from the results."""
     path = Path(out) / "run.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path, "the facts of a run") if path.exists() else {}
 
 
 def write_facts(out: Path, facts: dict) -> None:
@@ -27,8 +27,19 @@ def write_facts(out: Path, facts: dict) -> None:
 
 def read_config(out: Path | str) -> dict:
     """Read a run's ``config.json``: method, ``config``, box, pixel size, stack and versions."""
-    path = Path(out) / "config.json"
+    return read_json(Path(out) / "config.json", "the settings of a run")
+
+
+def read_json(path: Path, what: str) -> dict:
+    """Read names and values from a JSON file; ``what`` says what they should be.
+
+    Raises:
+        HetacumnError: no such file, not JSON, or no names.
+    """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise HetacumnError(f"{path}: cannot be read ({error}); expected the settings of a run") from error
+        raise HetacumnError(f"{path}: cannot be read ({error}); expected {what}") from error
+    if not isinstance(content, dict):
+        raise HetacumnError(f"{path}: holds a {type(content).__name__}; expected {what}")
+    return content

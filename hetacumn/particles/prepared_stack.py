@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from jaxtyping import Int, Num
 
 from hetacumn.common.errors import HetacumnError
+from hetacumn.common.run_files import read_json
 from hetacumn.io import star
 from hetacumn.io.stacks import open_stack, read_layout
 from hetacumn.particles.metadata import ParticleMetadata, Particles, metadata_of
@@ -110,7 +110,7 @@ def reopen(folder: Path | str) -> PreparedStack:
     note = folder / NOTE
     if not note.is_file():
         raise HetacumnError(f"{note}: no such file; expected the prepared particles of a training")
-    content = json.loads(note.read_text())
+    content = _read_note(note)
     source = Path(content["made_from"]["files"][0][0])
     table, length = star.read_table(source), content["particles"] + len(content["dropped_rows"])
     if len(table) != length:
@@ -128,7 +128,14 @@ def reopen(folder: Path | str) -> PreparedStack:
 def read_made_from(folder: Path | str) -> dict | None:
     """Read what a prepared stack was made from: settings, files and the digest of the table; None if there is no stack."""
     note = Path(folder) / NOTE
-    return json.loads(note.read_text())["made_from"] if note.is_file() else None
+    return _read_note(note)["made_from"] if note.is_file() else None
+
+
+def _read_note(note: Path) -> dict:
+    content = read_json(note, "the note of prepared particles")
+    if "made_from" not in content:
+        raise HetacumnError(f"{note}: no made_from; expected the note of prepared particles: delete it and prepare again")
+    return content
 
 
 def is_made_from(folder: Path | str, source: Path | str) -> bool:

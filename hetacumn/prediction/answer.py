@@ -56,6 +56,8 @@ class Answer:
             HetacumnError: a file is missing, or the images belong to other predictions.
         """
         folder = Path(folder)
+        if not (folder / "predictions.star").is_file():
+            raise HetacumnError(f"{folder}: no predictions.star; expected the folder of an answer, as a prediction writes it")
         stack = reopen(prepared or find_prepared(folder))
         predictions = Predictions.read(folder)
         if predictions.names != stack.metadata.names:
@@ -122,8 +124,12 @@ class Answer:
         """Write ``<stem>.star``, the predictions of some particles for RELION and others, and their volume ``<stem>.mrc``.
 
         Raises:
-            HetacumnError: a file of the answer, or of its particles, would be written over.
+            HetacumnError: no rows, or a row that the answer does not have; a file of the answer, or of its particles, would be
+                written over.
         """
+        rows, count = np.asarray(rows, dtype=np.int64), len(self.predictions)
+        if not len(rows) or rows.min() < 0 or rows.max() >= count:
+            raise HetacumnError(f"rows are {rows.tolist()[:5]}…; expected some from 0 to {count - 1}")
         own, paths = self.folder / "predictions.star", [Path(f"{stem}.{kind}") for kind in ("star", "mrc")]
         sources = {path.resolve() for path in (own, self.stack.star, self.stack.source)}
         if paths[0].resolve() in sources:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path
 from hetacumn.common.project import BOX, TRAINED_SHARE, find_project
-from hetacumn.common.settings import merged, nested, with_settings
+from hetacumn.common.settings import check_seed, merged, nested, with_settings
 from hetacumn.compute.devices import pick_device
 from hetacumn.compute.launching import DeviceRequest
 from hetacumn.io.mrc import read_volumes
@@ -99,6 +100,7 @@ class Run:
         """
         out = self.folder if out is None else Path(out)
         stack = self.stack if stack is None else stack
+        _check_kind("stack", stack, PreparedStack, "a PreparedStack, as hetacumn.prepare returns it")
         with hold(out):
             request = PredictionRequest(grade, classes, like)
             return run_prediction(stack, PredictionJob(self.folder, request, out), DeviceRequest(self.device, self.devices))
@@ -127,6 +129,8 @@ def prepare(
         HetacumnError: an unknown setting; a file or row that is wrong.
     """
     preprocessing, source = Preprocessing.from_params(settings, box=box), Path(particles)
+    if not source.is_file():
+        raise HetacumnError(f"{source}: no such file; expected a STAR, .cs or .mrcs file of particles")
     return prepare_stack(source, folder or folder_beside(source, box), preprocessing, data_dir, progress)
 
 
@@ -148,14 +152,16 @@ def train(
         out: the folder of the run.
         config: all settings of training; None for the defaults.
         device: cpu, cuda or cuda:N; None for CUDA where there is one.
-        devices: number of GPUs of this machine, or of processes on its CPU, that share each batch.
+            devices: number of GPUs of this machine, or of processes on its CPU, that share each batch.
         settings: fields of :class:`~hetacumn.network.config.TrainConfig` that replace fields of ``config``, by name
-            (``alone_steps=600``), nested (``ab_initio={"steps": 100}``) or dotted (``**{"ab_initio.steps": 100}``);
-            and ``trained_share``, the share of the particles to train on (0.7).
+            (``alone_steps=600``), nested (``network={"width": 64}``) or dotted (``**{"network.width": 64}``);
+                and ``trained_share``, the share of the particles to train on (0.7).
 
     Raises:
         HetacumnError: an unknown setting, an earlier run in ``out`` with other settings, another run in the folder.
     """
+    _check_kind("stack", stack, PreparedStack, "a PreparedStack, as hetacumn.prepare returns it")
+    _check_kind("config", config, TrainConfig | None, "a TrainConfig")
     share = settings.pop("trained_share", TRAINED_SHARE)
     asked = classes if classes is not None or config is None else config.classes
     own = {"classes": requested_classes({}, asked=asked)}
@@ -206,9 +212,17 @@ def simulate(
     Raises:
         HetacumnError: an unknown structure or setting; no data folder.
     """
+    check_seed(seed)
+    _check_kind("molecule", molecule, Mapping | Simulation, 'names and values, such as {"structure": "adk"}, or a Simulation')
     if isinstance(molecule, Mapping):
         molecule = Simulation.from_params({**molecule, **settings})
     elif settings:
         raise HetacumnError(f"simulate: {', '.join(settings)} beside a Simulation; expected all settings in the Simulation")
     folder = data_dir or (root / "data" if (root := find_project()) else "data")
     return simulate_stack(molecule, out, seed, folder, progress, pick_device(device))
+
+
+def _check_kind(name: str, value: object, kind: type | UnionType, expected: str) -> None:
+    """Raise :class:`HetacumnError` for an argument of another type."""
+    if not isinstance(value, kind):
+        raise HetacumnError(f"{name} is {value!r}; expected {expected}")

@@ -117,8 +117,11 @@ def _is_at(file: TextIO, path: Path) -> bool:
 def _read(file: TextIO) -> Holder | None:
     """Read the holder; None for an empty or damaged file, which a killed process left."""
     try:
-        return Holder(**json.load(file))
-    except (ValueError, TypeError):
+        content = json.load(file)
+        holder = Holder(str(content["host"]), int(content["process"]), float(content["began"]))
+        datetime.fromtimestamp(holder.began)
+        return holder
+    except (ValueError, TypeError, KeyError, OverflowError, OSError):
         return None
 
 
