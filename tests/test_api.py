@@ -68,6 +68,8 @@ class TestFiveLines:
     def test_an_unknown_setting_of_training_is_refused_before_anything_is_made(self, run, tmp_path):
         with pytest.raises(hetacumn.HetacumnError, match=r"setting train.alon_steps; did you mean train.alone_steps\?"):
             hetacumn.train(run.stack, out=tmp_path / "out", alon_steps=3)
+        with pytest.raises(hetacumn.HetacumnError, match="train.ab_initio.volumes cannot be set; expected train.classes"):
+            hetacumn.train(run.stack, out=tmp_path / "out", ab_initio={"volumes": 3})
         assert list(tmp_path.iterdir()) == []
 
     def test_an_answer_is_that_of_all_particles_and_is_read_back(self, run):

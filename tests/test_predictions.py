@@ -118,6 +118,10 @@ def test_bad_input_is_named(source, tmp_path):
         Predictions.read(source.rename(tmp_path / "predictions.star").parent)
     write_star(source, ParticleMetadata([f"{i + 1:06d}@stack.mrcs" for i in range(9)], optics(9)), 64)
     predictions(["000001@stack.mrcs"]).write(tmp_path / "out", source)
+    for content, fault in (("", "cannot be read"), ("particle,z1\n", "no column class")):
+        (tmp_path / "out" / "latents.csv").write_text(content)
+        with pytest.raises(HetacumnError, match=f"latents.csv: {fault}"):
+            Predictions.read(tmp_path / "out")
     (tmp_path / "out" / "latents.csv").write_text("particle,z1,class\nother,0,1\n")
     with pytest.raises(HetacumnError, match="latents.csv: other particles than"):
         Predictions.read(tmp_path / "out")

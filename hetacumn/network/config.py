@@ -212,10 +212,16 @@ def method_config(params: Mapping, method: str, **more: object) -> TrainConfig:
     if method not in known:
         raise HetacumnError(f"unknown method '{method}'; expected one of {', '.join(known)}")
     settings = merged({"train": params.get("train"), f"methods.{method}": known[method]})
-    for name, instead in (("volumes", "classes"), ("components", "latent_dim")):
-        if name in (settings.get("ab_initio") or {}):
-            raise HetacumnError(f"train.ab_initio.{name} cannot be set; expected train.{instead}, which determines it")
+    check_determined(settings)
     return TrainConfig.from_params(settings, **more)
+
+
+def check_determined(settings: Mapping) -> None:
+    """Raise :class:`HetacumnError` where nested settings of training name a setting that another setting determines."""
+    ab_initio = settings.get("ab_initio")
+    for name, instead in (("volumes", "classes"), ("components", "latent_dim")):
+        if isinstance(ab_initio, Mapping) and name in ab_initio:
+            raise HetacumnError(f"train.ab_initio.{name} cannot be set; expected train.{instead}, which determines it")
 
 
 def requested_classes(params: Mapping, dataset: str = "", asked: int | None = None) -> int:

@@ -84,11 +84,9 @@ class Trainer:
         if start is not None:
             latents = start.latents.to(device)
             if not (out / CHECKPOINT).exists():
-                views = torch.Generator(device).manual_seed(config.seed)
-                self.model.decoder.start_from(basis, latents, data.plane.k, views)
+                self.model.decoder.start_from(basis, latents, data.plane.k, torch.Generator(device).manual_seed(config.seed))
             self.model.encoder.start_from(partial(self._draw_slices, latents))
-        self.alone = config.pose_steps
-        self.epoch_steps = -(-len(data) // config.batch)
+        self.alone, self.epoch_steps = config.pose_steps, -(-len(data) // config.batch)
         self.total = self.alone + round(config.joint_epochs * self.epoch_steps)
         fused = device.type in ("cpu", "cuda")
         decoder, encoder = list(self.model.decoder.parameters()), list(self.model.encoder.parameters())
@@ -106,7 +104,7 @@ class Trainer:
         for parameters in self.optimiser.param_groups:  # for this device, whatever device the checkpoint comes from
             parameters["capturable"] = replayed
             if replayed:
-                parameters["lr"] = torch.as_tensor(parameters["lr"], device=device)  # which a recorded step reads anew
+                parameters["lr"] = torch.as_tensor(parameters["lr"], device=device)  # a recorded step reads it anew
             else:
                 parameters["lr"] = float(parameters["lr"])
         self.replay: RecordedStep[StepLosses] | None = RecordedStep(self.generator) if replayed else None

@@ -100,7 +100,7 @@ class Predictions:
         """Read the files of :meth:`write`.
 
         Raises:
-            HetacumnError: a file is missing, has no poses or classes, or has other particles than the STAR.
+            HetacumnError: a file is missing or cannot be read, has no poses or classes, or has other particles than the STAR.
         """
         out_dir = Path(out_dir)
         table = star.read_table(out_dir / "predictions.star")
@@ -111,7 +111,13 @@ class Predictions:
         path = out_dir / "latents.csv"
         if not path.is_file():
             raise HetacumnError(f"{path}: no such file; expected the latents of {table.path}")
-        latents = pd.read_csv(path, dtype={"particle": str})
+        try:
+            latents = pd.read_csv(path, dtype={"particle": str})
+        except (OSError, ValueError) as error:  # pandas' errors of empty and of ragged tables are ValueErrors
+            raise HetacumnError(f"{path}: cannot be read ({error}); expected the latents of {table.path}") from error
+        for column in ("particle", "class"):
+            if column not in latents:
+                raise HetacumnError(f"{path}: no column {column}; expected the latents of {table.path}")
         if latents["particle"].tolist() != names:
             raise HetacumnError(f"{path}: other particles than {table.path}; expected the same particles in the same order")
         classes = torch.tensor(table.numbers("rlnClassNumber")).long()

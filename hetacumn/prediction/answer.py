@@ -93,8 +93,12 @@ class Answer:
         return torch.nn.functional.pad(two, (0, 2 - min(2, two.shape[1])))[:, :2].numpy()
 
     def posed(self, rows: Int[np.ndarray, " m"]) -> tuple[Observations, Poses]:
-        """Read some particles as packed observations, with their predicted poses."""
-        index = torch.from_numpy(rows)
+        """Read some particles as packed observations, with their predicted poses.
+
+        Raises:
+            HetacumnError: no rows, or a row that the answer does not have.
+        """
+        index = torch.from_numpy(self._existing(rows))
         shifts_px = self.stack.metadata.shifts_in_prepared_A(self.predictions.shifts_A)[index] / self.stack.pixel_A
         return observe(self.stack.read(rows)), Poses(self.predictions.rotations[index], shifts_px)
 
@@ -103,7 +107,7 @@ class Answer:
 
         ``rows`` ``(m,)`` are positions among the particles of the answer, from 0; None for all particles.
         """
-        rows = np.arange(len(self.predictions)) if rows is None else rows
+        rows = np.arange(len(self.predictions)) if rows is None else self._existing(rows)
         parts = (self.posed(rows[some]) for some in batch_slices(len(rows), READ_AT_ONCE))
         volume = back_project_parts(parts)
         return volume * soft_sphere(volume.shape[-1])
@@ -127,9 +131,7 @@ class Answer:
             HetacumnError: no rows, or a row that the answer does not have; a file of the answer, or of its particles, would be
                 written over.
         """
-        rows, count = np.asarray(rows, dtype=np.int64), len(self.predictions)
-        if not len(rows) or rows.min() < 0 or rows.max() >= count:
-            raise HetacumnError(f"rows are {rows.tolist()[:5]}…; expected some from 0 to {count - 1}")
+        rows = self._existing(rows)
         own, paths = self.folder / "predictions.star", [Path(f"{stem}.{kind}") for kind in ("star", "mrc")]
         sources = {path.resolve() for path in (own, self.stack.star, self.stack.source)}
         if paths[0].resolve() in sources:
@@ -138,6 +140,12 @@ class Answer:
         star.write_table(paths[0], table.particles.iloc[rows].reset_index(drop=True), table.optics)
         write_mrc(paths[1], self.reconstruct(rows), self.voxel_A)
         return paths[0], paths[1]
+
+    def _existing(self, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+        rows, count = np.asarray(rows, dtype=np.int64), len(self.predictions)
+        if not len(rows) or rows.min() < 0 or rows.max() >= count:
+            raise HetacumnError(f"rows are {rows.tolist()[:5]}; expected at least one row, from 0 to {count - 1}")
+        return rows
 
 
 def find_prepared(folder: Path) -> Path:

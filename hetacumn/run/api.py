@@ -29,7 +29,7 @@ from hetacumn.compute.devices import pick_device
 from hetacumn.compute.launching import DeviceRequest
 from hetacumn.io.mrc import read_volumes
 from hetacumn.network.checks import check_training
-from hetacumn.network.config import TrainConfig, load_config, requested_classes
+from hetacumn.network.config import TrainConfig, check_determined, load_config, requested_classes
 from hetacumn.network.training import TrainingJob, train_stack, training_share
 from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
@@ -152,10 +152,10 @@ def train(
         out: the folder of the run.
         config: all settings of training; None for the defaults.
         device: cpu, cuda or cuda:N; None for CUDA where there is one.
-            devices: number of GPUs of this machine, or of processes on its CPU, that share each batch.
+        devices: number of GPUs of this machine, or of processes on its CPU, that share each batch.
         settings: fields of :class:`~hetacumn.network.config.TrainConfig` that replace fields of ``config``, by name
             (``alone_steps=600``), nested (``network={"width": 64}``) or dotted (``**{"network.width": 64}``);
-                and ``trained_share``, the share of the particles to train on (0.7).
+            and ``trained_share``, the share of the particles to train on (0.7).
 
     Raises:
         HetacumnError: an unknown setting, an earlier run in ``out`` with other settings, another run in the folder.
@@ -165,7 +165,9 @@ def train(
     share = settings.pop("trained_share", TRAINED_SHARE)
     asked = classes if classes is not None or config is None else config.classes
     own = {"classes": requested_classes({}, asked=asked)}
-    complete = with_settings(config or TrainConfig(), merged({"settings": nested(settings), "classes": own}), "train.")
+    given = nested(settings)
+    check_determined(given)
+    complete = with_settings(config or TrainConfig(), merged({"settings": given, "classes": own}), "train.")
     job, request = TrainingJob("hetacumn", complete, out, share), DeviceRequest(device, devices)
     request.check()
     chosen = training_share(len(stack), share)
