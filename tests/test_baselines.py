@@ -150,8 +150,8 @@ FAKE_RELION = """#!{python}
 import sys
 sys.path[:0] = {path!r}
 import numpy as np, torch
-from hetacumn import star
-from hetacumn.so3 import to_euler
+from hetacumn.io import star
+from hetacumn.physics.rotations import to_euler
 given = dict(zip(sys.argv[1::1], sys.argv[2::1]))
 print("fake", *sys.argv[1:])
 if {fails}:
@@ -205,7 +205,7 @@ def test_a_peer_that_fails_or_is_missing_leaves_the_reason(source, tmp_path, mon
         assert [path.name for path in (tmp_path / name).iterdir()] == ["run.json"]
         run = json.loads((tmp_path / name / "run.json").read_text())
         assert reason in run["no_answer"] and not run["finished"]
-    with pytest.raises(HetacumnError, match="unknown parameter relion.colour"):
+    with pytest.raises(HetacumnError, match="unknown setting relion.colour"):
         run_peer({"program": "relion", "colour": 1}, PeerTask(source, Preprocessing(box=32), 2, 60.0, tmp_path), tmp_path / "x")
     with pytest.raises(HetacumnError, match="program is 'frealign'; expected one of relion, cryodrgn"):
         run_peer({"program": "frealign"}, PeerTask(source, Preprocessing(box=32), 2, 60.0, tmp_path), tmp_path / "x")

@@ -226,7 +226,7 @@ def score(
         "rotation_error_deg": float(errors_deg.median()),
         "resolution_A": max(resolution_A(curve, voxel_A) for curve in curves),
         "shift_error_A": float(errors_A.median()),
-        **disentanglement(_labels(predictions.latents), true, truth.rotations),
+        **disentanglement(predictions.latents.cpu().numpy(), true, truth.rotations),
     }
     return Score(row, confusion(predicted, true), errors_deg, curves, aligned)
 
