@@ -98,7 +98,7 @@ def test_a_method_of_ones_own_is_scored_too_and_another_dataset_is_refused(proje
     scores = pd.read_csv(done / "again/scores.csv").set_index("method")
     assert scores.index[-1] == "mine" and scores.loc["mine", "accuracy"] == scores.loc["em", "accuracy"]
     ran = run(project, "pipeline/4_evaluate", "dataset", "ribosome", "out", "results/adk/again")
-    assert ran.returncode == 2 and "config.json: of adk; expected ribosome" in ran.stderr
+    assert ran.returncode == 2 and "config.json: simulated dataset adk; expected ribosome" in ran.stderr
 
 
 @pytest.mark.parametrize(

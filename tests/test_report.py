@@ -51,10 +51,11 @@ def report(truth, tmp_path_factory) -> Report:
     stack = prepare_stack(truth / "particles.star", out / "prepared", Preprocessing(box=BOX), progress=False)
     other_axis = 0.01 * torch.randn(N, 1, generator=torch.Generator().manual_seed(0))
     latents = torch.cat([-known.coordinate.reshape(N, 1), other_axis], 1)
-    Predictions(stack.names, known.rotations, known.shifts_A, known.classes, latents).write(out, stack.source)
+    Predictions(stack.metadata.names, known.rotations, known.shifts_A, known.classes, latents).write(out, stack.source)
     one, other = (crop_volumes(read_mrc(truth / f"truth_class{k}.mrc")[0], BOX) for k in (1, 2))
     write_volumes(out / "volumes", torch.stack([(one + other) / 2, one - other, 0 * one]), "basis_", stack.pixel_A)
-    write_volumes(out / "volumes", torch.stack([one, other]), "class_", stack.pixel_A)
+    for stem in ("class_", "path_"):
+        write_volumes(out / "volumes", torch.stack([one, other]), stem, stack.pixel_A)
     facts = {"train_seconds": 3.0, "predict_particles_per_second": 50, "peak_memory_mb": 7}
     write_json(out / "run.json", {"prepared": str(stack.folder), **facts})
     return make_report(Answer.open(out))

@@ -13,7 +13,8 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.run.lock import LOCK, hold
 
 HOLDER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore Ctrl-C
 from hetacumn.common.errors import HetacumnError
 from hetacumn.run.lock import hold
 try:

@@ -135,3 +135,15 @@ def test_every_method_of_the_projects_settings_is_understood():
     assert not configs["hetacumn-bare"].feedback and configs["hetacumn-bare"].network.hypotheses == 1
     assert configs["amortized"].network == NetworkConfig(hypotheses=1, conditional=False, symmetrised=True)
     assert configs["ablation-coordinate"].network.decoder == "coordinate" and not configs["ablation-feedback"].feedback
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"classes": 0}, "^train.classes is 0; expected a number of at least 1"),
+    ({"seed": -1}, "^train.seed is -1; expected a whole number from 0"),
+    ({"joint_rate": -1e-3}, "^train.joint_rate is -0.001; expected a number of at least 0"),
+    ({"radius": [0.25, 0.6]}, "^train.radius is .*; expected radii above 0 and up to 0.5 cycles per pixel"),
+    ({"network": {"width": 0}}, "^train.network.width is 0; expected a number of at least 1"),
+])  # fmt: skip
+def test_settings_of_training_out_of_their_range_are_refused(wrong, message):
+    with pytest.raises(HetacumnError, match=message):
+        TrainConfig.from_params(wrong)

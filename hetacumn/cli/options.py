@@ -47,7 +47,7 @@ Like = Annotated[Path | None, _option("Earlier answer that supplies volumes and 
 Label = Annotated[str, _option("Name in the figure titles.", default="the folder's name")]
 Motions = Annotated[int, Option(help="Number of independent motions to show.", min=1)]
 Browser = Annotated[bool, Option(help="Open JupyterLab in a browser.")]
-Port = Annotated[int, Option(help="Port of JupyterLab on this machine.", min=1, max=65535)]
+Port = Annotated[int, Option(help="Port of JupyterLab on this machine; 0 for any free port.", min=0, max=65535)]
 
 Stem = Annotated[Path, _option("Output files STEM.star and STEM.mrc.", "--to", metavar="STEM")]
 ClassNumber = Annotated[int | None, _option("Class to export, counted from 1.", "--class")]

@@ -14,7 +14,6 @@ from pathlib import Path
 from hetacumn.ab_initio.start_files import MODEL, START, UnfinishedStart, check_settings, load_start, saved_settings
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config
-from hetacumn.common.settings import check_fields, check_seed
 from hetacumn.network.config import TrainConfig
 from hetacumn.network.model_files import CHECKPOINT, checkpoint_settings, read_checkpoint
 from hetacumn.network.training import TrainingJob
@@ -37,7 +36,6 @@ def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str
         HetacumnError: naming the file and the setting that differs.
     """
     out = Path(job.out)
-    check_config(job.config)
     variants = job.config.variants()  # the images decide which one is used
     if job.config.warm_start or job.method == "em":
         _check_start(job, variants, settings)
@@ -48,37 +46,6 @@ def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str
         _check_finished(out / "config.json", settings)
     if Path(prepared).resolve().is_relative_to(out.resolve()) and _holds_run(out):
         _check_prepared(Path(prepared), settings, Path(source))
-
-
-def check_config(config: TrainConfig) -> None:
-    """Refuse settings out of the range with which training can work.
-
-    Raises:
-        HetacumnError: naming the setting, its value and the range.
-    """
-    check_seed(config.seed)
-    for name in ("classes", "latent_dim"):
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise HetacumnError(f"{name} is {value!r}; expected a whole number of at least 1")
-    from_one, from_zero = "a whole number of at least 1", "a number of at least 0"
-    least = {name: 1 for name in ("batch", "alone_batch")} | {
-        name: 0 for name in ("alone_steps", "joint_epochs", "pose_only_epochs", "rate", "joint_rate", "decoder_rate",
-                             "weight_decay", "checkpoint_seconds")
-    }  # fmt: skip
-    rules = {name: (getattr(config, name) >= low, from_one if low else from_zero) for name, low in least.items()}
-    radii = (all(0 < radius <= 0.5 for radius in config.radius), "radii above 0 and up to 0.5 cycles per pixel")
-    _check_fields("train.", config, **rules, radius=radii)
-    network = config.network
-    sizes = {name: (getattr(network, name) >= 1, from_one) for name in ("hypotheses", "width", "padding")}
-    _check_fields("train.network.", network, **sizes, templates=(network.templates >= 0, from_zero))
-
-
-def _check_fields(prefix: str, settings: object, **rules: tuple[bool, str]) -> None:
-    try:
-        check_fields(settings, **rules)
-    except HetacumnError as error:
-        raise HetacumnError(f"{prefix}{error}") from None
 
 
 def _holds_run(out: Path) -> bool:

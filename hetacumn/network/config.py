@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config
-from hetacumn.common.settings import check_fields, flattened, merged, read_settings
+from hetacumn.common.settings import check_fields, check_seed, flattened, merged, read_settings
 
 if TYPE_CHECKING:
     from hetacumn.particles.observations import Observations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Rounds = tuple[tuple[int, float], ...]  # (how many poses take part, Fourier radius in cycles per pixel), one after the other
 
 DECODERS = ("voxel", "coordinate")
+POSITIVE, NOT_NEGATIVE = "a number of at least 1", "a number of at least 0"  # expected values in messages
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,12 @@ class NetworkConfig:
     padding: float = 2.0
 
     def __post_init__(self) -> None:
-        check_fields(self, decoder=(self.decoder in DECODERS, " or ".join(DECODERS)))
+        check_fields(
+            self,
+            decoder=(self.decoder in DECODERS, " or ".join(DECODERS)),
+            templates=(self.templates >= 0, NOT_NEGATIVE),
+            **{name: (getattr(self, name) >= 1, POSITIVE) for name in ("hypotheses", "width", "padding")},
+        )
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,18 @@ class TrainConfig:
     bright: PoseEffort = BRIGHT
     faint: PoseEffort = FAINT
     ab_initio: AbInitioConfig = field(default_factory=AbInitioConfig)
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        positive = ("classes", "latent_dim", "batch", "alone_batch")
+        not_negative = ("alone_steps", "joint_epochs", "pose_only_epochs", "rate", "joint_rate", "decoder_rate", "weight_decay")
+        check_fields(
+            self,
+            **{name: (getattr(self, name) >= 1, POSITIVE) for name in positive},
+            **{name: (getattr(self, name) >= 0, NOT_NEGATIVE) for name in not_negative},
+            radius=(all(0 < radius <= 0.5 for radius in self.radius), "radii above 0 and up to 0.5 cycles per pixel"),
+            checkpoint_seconds=(self.checkpoint_seconds >= 0, NOT_NEGATIVE),
+        )
 
     @property
     def effort(self) -> PoseEffort:

@@ -10,7 +10,6 @@ import yaml
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.project import DEFAULTS, SECTIONS, read_yaml
 from hetacumn.common.settings import check_names, check_seed, merged, nested, setting_names
-from hetacumn.network.checks import check_config
 from hetacumn.network.config import TrainConfig, check_share, method_config, requested_classes
 from hetacumn.particles.preprocessing import Preprocessing
 
@@ -87,5 +86,5 @@ def check_values(settings: Mapping) -> None:
     """
     Preprocessing.from_params(settings["stack"])
     check_seed(settings["seed"])
-    check_config(method_config(settings, "hetacumn", classes=requested_classes(settings), seed=settings["seed"]))
+    method_config(settings, "hetacumn", classes=requested_classes(settings), seed=settings["seed"])
     check_share(settings["stack"]["trained_share"])
