@@ -18,9 +18,9 @@ SECTIONS = (
     "molecules", "peers", "peer_seconds", "peers_environment",  # of benchmark/params.yaml
     "entry", "count", "leading",  # of real/params.yaml
 )  # fmt: skip
-#: Defaults that apply without a settings file. Every other setting has the default of its dataclass.
-BOX = 32  # pixels after Fourier cropping
-TRAINED_SHARE = 0.7  # fraction of the particles to train on; the others are only predicted
+BOX = 32  # default pixels per side after Fourier cropping
+TRAINED_SHARE = 0.7  # default fraction of the particles to train on; the others are only predicted
+#: The settings without a settings file. Every other setting has the default of its dataclass.
 DEFAULTS = {"seed": 0, "stack": {"box": BOX, "trained_share": TRAINED_SHARE}, "methods": {"hetacumn": {}, "em": {}}}
 
 

@@ -18,7 +18,7 @@ def radius_grid(box: int, device: torch.device | str = "cpu") -> Float[Tensor, "
 
 
 def soft_sphere(box: int, edge: float = 2.0, device: torch.device | str = "cpu") -> Float[Tensor, "{box} {box} {box}"]:
-    """Return a mask that falls from 1 to 0 as a cosine, over the outer ``edge`` voxels of a sphere of radius ``box // 2 - 1``."""
+    """Return a sphere of radius ``box // 2 - 1`` that falls from 1 to 0 as a cosine over its outer ``edge`` voxels."""
     outside = ((radius_grid(box, device) - (box // 2 - 1 - edge)) / edge).clamp(0, 1)
     return 0.5 + 0.5 * torch.cos(torch.pi * outside)
 
