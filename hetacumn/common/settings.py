@@ -66,7 +66,7 @@ def check_names(values: Mapping, known: Sequence[str], source: str = "", prefix:
 
 
 def check_seed(seed: object) -> None:
-    """Raise :class:`HetacumnError` unless the seed is a whole number that all random number generators accept."""
+    """Raise :class:`HetacumnError` unless ``seed`` is a whole number that all random number generators accept."""
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**SEED_BITS:
         raise HetacumnError(f"seed is {seed!r}; expected a whole number from 0 to 2^{SEED_BITS} - 1")
 
@@ -85,7 +85,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         if near := get_close_matches(last, choices, 1, similarity):
             return f"did you mean {choices[near[0]]}?"
     listed = [*list(beside)[:MOST_LISTED], *(["…"] if len(beside) > MOST_LISTED else [])]
-    return f"expected one of {', '.join(listed)}" if listed else "there is none"
+    return f"expected one of {', '.join(listed)}" if listed else "expected none"
 
 
 def setting_names(kind: type, prefix: str = "") -> Iterator[str]:

@@ -20,8 +20,9 @@ class RecordedStep(Generic[Result]):
     """Runs a function on a CUDA device: the first calls run it eagerly, the next call records it, later calls replay it.
 
     The function must read its input tensors from the same memory in every call, and must not synchronise with the device.
-    Numbers on the CPU keep the values that they had at the recording. Each replay overwrites the tensors that the previous
-    call returned. The function must sample its random numbers from ``generator``, whose sequence continues from call to call.
+    Numbers on the CPU keep the values that they had at the recording. A later call overwrites the tensors that an
+    earlier call returned. The function must sample its random numbers from ``generator``, whose sequence continues from call to
+    call.
     """
 
     def __init__(self, generator: torch.Generator) -> None:

@@ -121,7 +121,7 @@ def download_subset(
 def _choose_rows(subset: Subset, available: int, where: str) -> Int[np.ndarray, " count"]:
     """Return the rows of a subset, in the order of the entry."""
     if not 1 <= subset.count <= available:
-        raise HetacumnError(f"{subset.count} particles of {available} in {where}; expected 1 to {available}")
+        raise HetacumnError(f"{where}: {subset.count} particles requested of {available}; expected 1 to {available}")
     if subset.leading:
         return np.arange(subset.count)
     return np.sort(np.random.default_rng(subset.seed).permutation(available)[: subset.count])

@@ -58,8 +58,8 @@ class StackReader:
     of a stack differs from the table by more than 1 %; the pixel size of the table is used.
 
     Raises:
-        HetacumnError: a stack is missing or damaged, an image is not square or has an odd box, the image number of a row
-            exceeds its stack, or rlnImageSize is not the box of the stack. The message names the file or the row.
+        HetacumnError: a stack is missing or damaged, an image is not square or has an odd box, a row names an image that
+            its stack does not contain, or rlnImageSize is not the box of the stack. The message names the file or the row.
     """
 
     def __init__(self, table: ParticleTable, rows: Int[np.ndarray, " n"], data_dir: Path | str | None = None) -> None:
@@ -76,7 +76,7 @@ class StackReader:
             if path is None:
                 raise HetacumnError(
                     f"{table.path}: row {rows[positions[0]] + 1}: no stack {name!r} under "
-                    f"{data_dir or table.path.parent}; expected it there (or give data_dir)"
+                    f"{data_dir or table.path.parent}; expected the stack there, or its folder as data_dir"
                 )
             self._parts.append(self._open(path, positions, pixel_A))
         self._warn_of_misstated()
@@ -106,7 +106,7 @@ class StackReader:
             if (stated != height).any():
                 at = int((stated != height).argmax())
                 raise HetacumnError(
-                    f"{self.star}: row {rows[at]}: rlnImageSize is {stated[at]}, but {path} has box {height}; expected one box"
+                    f"{self.star}: row {rows[at]}: rlnImageSize is {stated[at]}; expected {height}, the box of {path}"
                 )
         beyond = (index >= count) | (index < 0)
         if beyond.any():

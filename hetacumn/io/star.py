@@ -141,10 +141,10 @@ CORRECTIONS = {
 def read_table(path: Path | str) -> ParticleTable:
     """Read a particle table from a RELION 3.1 or 3.0 STAR file, a cryoSPARC .cs file, or a bare stack (by suffix).
 
-    RELION 3.0 states the pixel size of the detector and the magnification, whose ratio is the pixel size of the images, and
-    origins in pixels; both are converted to the columns of RELION 3.1. A bare stack (``x.mrcs``) needs a CSV table of the same
-    name in the same folder (``x.csv``): one line per image, in the order of the stack, with RELION's column names
-    (rlnDefocusU, …, rlnImagePixelSize).
+    RELION 3.0 states origins in pixels, and either rlnPixelSize or the pixel size of the detector and the magnification, whose
+    ratio is the pixel size. The function converts these columns to those of RELION 3.1. A bare stack (``x.mrcs``) needs a CSV
+    table of the same name in the same folder (``x.csv``): one line per image, in the order of the stack, with RELION's column
+    names (rlnDefocusU, …, rlnImagePixelSize).
 
     Raises:
         HetacumnError: the file is missing, is not a particle table, or lacks a column; or the table marks images as

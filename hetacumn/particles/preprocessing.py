@@ -35,8 +35,8 @@ class Preprocessing:
       inscribed in the box.
     - ``centre``: whether to centre each particle by whole pixels, if the file has origins (of an earlier refinement).
     - ``mask``: whether to set the background to 0, with a soft edge.
-    - ``whiten``: whether the likelihood divides by the noise spectrum of the background: true, false, or ``auto`` (only if the
-      spectrum is clearly not flat).
+    - ``whiten``: whether to divide by the noise spectrum of the background in the likelihood: true, false, or ``auto`` (only if
+      the spectrum is clearly not flat).
     - ``outlier_std``: pixels that differ from the mean of the background by more than this number of standard deviations are
       replaced by the mean.
     """
@@ -164,9 +164,8 @@ def noise_power(
 ) -> tuple[Float[Tensor, " shells"], Float[Tensor, " shells"]]:
     """Estimate the mean noise power in the ``box // 2`` shells of a centred transform, and its standard error.
 
-    The estimate uses the pixels of normalised images outside the circle of radius ``radius_px``. Shells 0 and 1 are not
-    resolved, because the mean of these pixels is removed; they get the values of shell 2. White noise of unit variance has
-    power 1.
+    The estimate uses the pixels of normalised images outside the circle of radius ``radius_px``. The mean of these pixels is
+    removed, which distorts shells 0 and 1; these shells get the values of shell 2. White noise of unit variance has power 1.
     """
     box = images.shape[-1]
     window = outside_circle(box, radius_px).float()
@@ -184,6 +183,10 @@ def noise_power(
 
 
 def is_white(power: Float[Tensor, " shells"], error: Float[Tensor, " shells"]) -> bool:
-    """Return False if the power of a shell differs from 1 by more than ``NOT_WHITE`` and ``WEAK_EVIDENCE`` standard errors."""
+    """Return whether the noise power is 1 in every shell, within errors.
+
+    A shell counts as different if its power deviates from 1 by more than :data:`NOT_WHITE` and by more than
+    :data:`WEAK_EVIDENCE` standard errors.
+    """
     away = (power - 1).abs()
     return not bool(((away > NOT_WHITE) & (away > WEAK_EVIDENCE * error)).any())

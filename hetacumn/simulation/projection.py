@@ -52,7 +52,7 @@ def project_atoms(atoms: Atoms, rotations: Float[Tensor, "b 3 3"], box: int, pix
     fine = box * OVERSAMPLING
     points = atoms.positions_A @ rotations[:, :2].mT * (OVERSAMPLING / pixel_A) + fine // 2
     middle = torch.arange(box // 2, device=points.device)
-    rows = torch.cat([middle, middle + fine - box // 2])  # y includes Nyquist, which the infinity below sets to 0; x excludes it
+    rows = torch.cat([middle, middle + fine - box // 2])  # includes Nyquist in y, which the infinity below sets to 0
     frequency_y = torch.fft.fftfreq(fine, device=points.device)[rows, None]
     frequency_x = torch.fft.rfftfreq(fine, device=points.device)[None, : box // 2]
     bilinear = (torch.sinc(frequency_y) * torch.sinc(frequency_x)) ** 2

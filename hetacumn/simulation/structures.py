@@ -50,7 +50,7 @@ class Atoms:
     """The atoms (or residues as points) of a molecule, in one state or in one state for each image.
 
     - ``positions_A``: positions (x, y, z) in the frame of the object, in Å, with the origin at the centre of the box.
-    - ``weights``: scattering mass of each atom, in arbitrary units.
+    - ``weights``: scattering mass: the atomic number, or its sum over the heavy atoms of a residue.
     - ``widths_A``: standard deviation of the Gaussian of each atom, in Å.
     - ``parts``: name of the part of the molecule to which each atom belongs.
     """
