@@ -70,7 +70,7 @@ def test_classes_that_cannot_be_are_refused(wrong):
     ({"settled": 2.0}, "settled is 2.0"), ({"brightness": "dim"}, "brightness is 'dim'; expected 'auto', 'bright' or 'faint'"),
     ({"bright": {"last_radii": (0.45, 0.6)}}, "bright.last_radii is .*; expected numbers above 0 and up to 0.5"),
     ({"faint": {"early_radii": (0.0,)}}, "faint.early_radii"),
-    ({"faint": {"component_share": -0.1}}, "faint.component_share is -0.1; expected 0 or a number over it"),
+    ({"faint": {"component_share": -0.1}}, "faint.component_share is -0.1; expected a number of at least 0"),
 ])  # fmt: skip
 def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
     with pytest.raises(HetacumnError, match=f"^train.ab_initio.{message}"):
