@@ -78,11 +78,11 @@ def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"bright": {"feedback": [[0, 0.2]]}}, "bright.feedback is .*; expected pairs of a number of states of at least 1"),
+    ({"bright": {"feedback": [[0, 0.2]]}}, "bright.feedback is .*; expected pairs of a number of poses of at least 1"),
     ({"bright": {"feedback": []}}, "bright.feedback is ..; expected pairs"),
     ({"faint": {"second_rounds": [[4, 0.7]]}}, "faint.second_rounds is .*; expected pairs"),
     ({"faint": {"alone_factor": 0.0}}, "faint.alone_factor is 0.0; expected a number above 0"),
-    ({"faint": {"second_look": 3.0}}, "faint.second_look is 3.0; expected a share from 0 to 1"),
+    ({"faint": {"second_look": 3.0}}, "faint.second_look is 3.0; expected a number from 0 to 1"),
     ({"bright": {"second_rounds": []}}, "bright.second_rounds is empty; expected rounds, or 0 for second_look"),
 ])  # fmt: skip
 def test_rounds_and_shares_that_cannot_be_are_refused(wrong, message):

@@ -391,7 +391,7 @@ def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(t
     for config, named in ((replace(TINY, classes=3), "classes"), (replace(TINY, seed=5), "seed")):
         with pytest.raises(HetacumnError, match=f"{START}: made with other values of {named}; delete it"):
             run_method("hetacumn", TrainingStack(toy.data, 7.5), config, tmp_path)
-    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 2 components; expected latent_dim, 3"):
+    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 2 components; expected 3, the value of latent_dim"):
         run_method("hetacumn", TrainingStack(toy.data, 7.5), replace(TINY, latent_dim=3), tmp_path / "out", tmp_path)
     run_method("hetacumn", TrainingStack(toy.data, 7.5), TINY, tmp_path)
     assert load_config(tmp_path) == TINY.adapted_to(toy.data)

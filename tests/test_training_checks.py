@@ -95,7 +95,7 @@ def test_the_same_run_may_be_called_again_and_other_steps_may_follow_the_same_st
 
 
 def test_a_start_of_another_folder_must_fit(finished, source, tmp_path):
-    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 1 components; expected latent_dim, 2"):
+    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 1 components; expected 2, the value of latent_dim"):
         run(TrainingJob("hetacumn", replace(TINY, latent_dim=2), tmp_path, start=finished), IMAGES, source)
     with pytest.raises(HetacumnError, match=f"{START}: made with stack.box 16; expected 24"):
         run(TrainingJob("hetacumn", TINY, tmp_path, start=finished), replace(IMAGES, box=24), source)

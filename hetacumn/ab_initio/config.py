@@ -170,8 +170,8 @@ class AbInitioConfig:
     - ``held_out``: fraction of the images that no fit uses.
     - ``padding``: zero-padding factor of volumes before the Fourier transform.
     - ``unfit_share``: fraction of the images that must fit no volume before the start adds a volume; 1 for never.
-    - ``batch``: images per EM step; a step of a subspace fit uses twice as many. :meth:`adapted_to` raises it for low-signal images.
-    - ``consensus``: schedule of EM of one volume. :meth:`adapted_to` raises its ``temper`` for low-signal images.
+    - ``batch``: images per EM step; a step of a subspace fit uses twice as many. Low-signal images multiply it by up to 5.
+    - ``consensus``: schedule of EM of one volume. Low-signal images raise its ``temper``; see :meth:`adapted_to`.
     - ``classes``: schedule of EM of the K-class route.
     - ``soft``: schedule of the last EM, which weighs all poses; 0 ``steps`` for never.
     - ``open_poses``: the last EM runs if the posterior of the median image is spread over more rotations of its grid.
