@@ -78,7 +78,7 @@ def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"bright": {"feedback": [[0, 0.2]]}}, "bright.feedback is .*; expected pairs of a number of poses of at least 1"),
+    ({"bright": {"feedback": [[0, 0.2]]}}, "bright.feedback is .*; expected pairs of at least 1 pose and a radius"),
     ({"bright": {"feedback": []}}, "bright.feedback is ..; expected pairs"),
     ({"faint": {"second_rounds": [[4, 0.7]]}}, "faint.second_rounds is .*; expected pairs"),
     ({"faint": {"alone_factor": 0.0}}, "faint.alone_factor is 0.0; expected a number above 0"),

@@ -174,12 +174,12 @@ class AbInitioConfig:
     - ``consensus``: schedule of EM of one volume. Low-signal images raise its ``temper``; see :meth:`adapted_to`.
     - ``classes``: schedule of EM of the K-class route.
     - ``soft``: schedule of the last EM, which weighs all poses; 0 ``steps`` for never.
-    - ``open_poses``: the last EM runs if the posterior of the median image is spread over more rotations of its grid.
+    - ``open_poses``: the last EM runs if the posterior of the median image is spread over more than this number of rotations.
     - ``grid``: pose grid of the exhaustive searches.
     - ``refine``: Fourier radii of pose steps and fits.
     - ``subspace_steps``: gradient steps of a subspace fit.
     - ``bright``, ``faint``: the searches for high-signal and for low-signal images.
-    - ``settled``: no further search follows once a smaller fraction of the images moves by more than 5° between two searches.
+    - ``settled``: fraction of images that move by more than 5° between two searches, below which no further search follows.
     - ``bright_nats``: mean log-likelihood gain per image, in nats, from which on the preset is ``bright``.
     - ``brightness``: the preset, ``bright`` or ``faint``; ``auto`` chooses it by ``bright_nats``.
     """

@@ -37,7 +37,7 @@ def align_conformations(
         if place.frame.mirrored:
             mirrored.append(k)
         volumes[k] = place.apply(volumes[k])
-        members = clusters.labels == k  # x_old = ±G x + t, R x_old = ±R G x + R t; the sign - rotates the image by 180°
+        members = clusters.labels == k  # x_old = ±G x + t, R x_old = ±R G x + R t; the minus rotates the image by 180°
         shifts_px[members] += (rotations[members] @ place.shift_px)[:, :2]
         rotations[members] = place.frame.apply(rotations[members])
     return volumes, Poses(rotations, shifts_px), mirrored

@@ -109,7 +109,7 @@ class AbInitioRun:
         return Start.of(self._once(name, lambda: make().tensors()), route, {})
 
     def _once(self, name: str, make: Callable[[], Tensors]) -> Tensors:
-        """Return the result of the step ``make``, or its result in ``done`` with the random state and progress after it."""
+        """Run the step ``make`` and return its result, or restore its result, random state and progress from ``done``."""
         if self.done is None or name not in self.done:
             made = make()
             if self.keep:

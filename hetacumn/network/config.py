@@ -96,7 +96,7 @@ class PoseEffort:
     alone_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        pairs = "pairs of a number of poses of at least 1 and a radius above 0 and up to 0.5 cycles per pixel"
+        pairs = "pairs of at least 1 pose and a radius above 0 and up to 0.5 cycles per pixel"
         check_fields(
             self,
             feedback=(len(self.feedback) > 0 and _are_rounds(self.feedback), pairs),

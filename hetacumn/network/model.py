@@ -71,7 +71,7 @@ class HetACUMN(nn.Module):
         plane: HalfPlane,
         drawing: Drawing | None = None,
     ) -> Complex[Tensor, "b m"]:
-        """Render noise-free images of z at poses, with CTF and shift; ``drawing`` is the decoder's render function, if made."""
+        """Render noise-free images of z at poses, with CTF and shift, by ``drawing`` or a new :meth:`Decoder.drawing`."""
         slices = (drawing or self.decoder.drawing())(z, poses.rotations, plane.k[: ctf.shape[1]])
         return plane.translate(slices * ctf, poses.shifts_px)
 
@@ -232,7 +232,7 @@ class HetACUMN(nn.Module):
         """Infer poses and latents of images in one forward pass, with decoder feedback if ``tangent`` is given.
 
         With feedback, images whose misfit exceeds ``misfit_limit`` are encoded again in in-plane rotations by 0°, 90°, 180° and
-        270°, and all their hypotheses compete. The function keeps the likelier of both states.
+        270°, and the likelier hypotheses of all copies compete. The function keeps the likelier of the old and the new state.
         """
         mean, found = self.encode(data)
         if tangent is None:

@@ -30,7 +30,7 @@ class Candidates:
 
     - ``volumes``: the volumes V(z) at the latents ``centres``, computed from a basis.
     - ``centres``: the latent of each volume.
-    - ``rotations``, ``shifts_px``: the pose grid; all pairs of a rotation and a shift (pixels) compete.
+    - ``rotations``, ``shifts_px``: the pose grid, all pairs of a rotation and a shift (pixels).
     - ``padding``: factor by which the volumes are zero-padded before the Fourier transform.
     """
 

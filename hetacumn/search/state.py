@@ -72,8 +72,9 @@ class State:
 class Quadratic:
     """The second-order expansion of the log joint in the ``p = 5 + q`` parameters of each image.
 
-    The parameters are the rotation vector (degrees), the shift (pixels) and z. ``value`` is the log joint at the state and
-    ``slope`` its gradient. ``curvature`` is minus the Gauss-Newton Hessian. All three include the prior of z.
+    The parameters are the rotation vector (degrees), the shift (pixels) and z. ``value`` is the log joint at the state,
+    ``slope`` its gradient, and ``curvature`` the Gauss-Newton approximation of minus its Hessian. All three include the prior
+    of z.
     """
 
     value: Float[Tensor, " b"]
