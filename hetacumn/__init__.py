@@ -1,37 +1,40 @@
 """HetACUMN: heterogeneous ab initio reconstruction in cryo-EM by amortized inference.
 
-An open implementation of the method of arXiv 2308.04956. Start reading at :mod:`hetacumn.network.model`.
+An open implementation of the method of arXiv 2308.04956. To read the code, start at :mod:`hetacumn.network.model`.
 
-The front door, in Python (the same in a shell: ``hetacumn --help``)::
+The Python API (the command ``hetacumn`` offers the same steps in a shell, see ``hetacumn --help``)::
 
     stack = hetacumn.prepare("my/particles.star", box=64)
     run = hetacumn.train(stack, classes=4, out="results/mine")
     answer = run.predict(grade="refined")
-    hetacumn.open("results/mine")  # an answer read back
+    hetacumn.open("results/mine")  # read the saved prediction
 
-``hetacumn.plots`` draws figures and ``hetacumn.evaluation.scores`` scores answers against a known truth.
+``hetacumn.plots`` plots figures. ``hetacumn.evaluation.scores`` scores predictions against a known truth.
 
-Conventions, the same everywhere
+Conventions of the whole package
 --------------------------------
 Arrays
-    Images are ``(..., y, x)``, volumes ``(..., z, y, x)``, vectors ``(x, y)`` or ``(x, y, z)``. Boxes are even
-    and the origin is at index ``box // 2``.
+    Images are ``(..., y, x)``, volumes ``(..., z, y, x)``, vectors ``(x, y)`` or ``(x, y, z)``. The box (number of
+    pixels along a side) is even, and the origin is at index ``box // 2``.
 Rotations
-    ``R`` is ``(..., 3, 3)``, left-multiplies column vectors and takes object to view, ``x_view = R x_object``;
-    the image is the projection along view z. In Fourier space a slice reads the volume at ``Rᵀ (kx, ky, 0)``.
+    ``R`` is ``(..., 3, 3)``, left-multiplies column vectors and maps object to view: ``x_view = R x_object``.
+    The image is the projection along view z. In Fourier space a slice reads the volume at ``Rᵀ (kx, ky, 0)``.
     Euler angles are RELION's (rot, tilt, psi), ZYZ, in degrees.
 Hand
-    No image can tell a volume from its mirror image: poses are compared over one global rotation and both hands.
+    A volume and its mirror image have the same set of projections, so images do not determine the hand. Poses are
+    therefore compared up to one global rotation and in both hands.
 Shifts
-    A shift ``t`` moves the image by ``+t``: Å in files, pixels inside. RELION's origin is minus our shift.
+    A shift ``t`` moves the image by ``+t``. Its unit is Å in files and pixels in memory, as names state (``shifts_A``,
+    ``shifts_px``). RELION's origin is minus this shift.
 Optics
-    Defocus in Å, positive is underfocus. The CTF has RELION's sign: ``+w`` (amplitude contrast) at the origin.
+    Defocus is in Å; positive values are underfocus. The CTF has RELION's sign: it is ``+w`` (the amplitude contrast) at
+    the origin.
 Contrast
-    Protein is bright in memory, whichever sign the file has.
+    Protein is bright in memory, whatever its contrast in the file.
 Noise
-    Images are normalised to noise of unit variance per pixel; two-dimensional transforms are orthonormal, so that
-    this is unit variance per Fourier coefficient too. SNR is the variance of the clean image over the
-    variance of the noise, both over the whole box.
+    Images are normalised to noise of unit variance per pixel. Two-dimensional transforms are orthonormal, so the noise
+    has unit variance per Fourier coefficient too. SNR is the variance of the clean image divided by the variance of the
+    noise, both over the whole box.
 """
 
 from importlib import import_module
@@ -60,7 +63,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a part of the front door when it is first used: ``import hetacumn`` alone stays cheap."""
+    """Import a public name when it is first used, so that ``import hetacumn`` alone stays fast."""
     if name == "evaluation":
         import_module("hetacumn.evaluation.scores")
     if name in ("evaluation", "plots"):

@@ -133,7 +133,7 @@ def test_rows_that_an_answer_lacks_are_refused_and_nothing_is_written(explorer, 
 @pytest.mark.parametrize("text", ("{", "[]"))
 def test_a_damaged_note_is_told_in_one_line(tmp_path, text):
     (tmp_path / "prepared.json").write_text(text)
-    with pytest.raises(HetacumnError, match="prepared.json: .*expected the note of prepared particles") as told:
+    with pytest.raises(HetacumnError, match="prepared.json: .*expected the record of prepared particles") as told:
         reopen(tmp_path)
     assert "\n" not in str(told.value)
 

@@ -350,7 +350,7 @@ BAD = {
                        "stack.mrcs: image 6 .row 6 of .*particles.star. is constant"),
     "odd box": (lambda f: write_stack(f / "stack.mrcs", blob_images(10, box=33)),
                 "stack.mrcs: images of 33 × 33 .*row 1.*expected.* even"),
-    "box differs": (set_optics("rlnImageSize", 64), "row 1: rlnImageSize is 64, but .*stack.mrcs has box 32"),
+    "box differs": (set_optics("rlnImageSize", 64), "row 1: rlnImageSize is 64; expected 32, the box of .*stack.mrcs"),
     "endless pixel": (set_optics("rlnImagePixelSize", 1e300), "row 1: pixel size 1e.300 Å; expected more than 0, up to 10000"),
     "no group": (drop_column("rlnOpticsGroup"), "particles.star: no column rlnOpticsGroup; expected it for every particle"),
     "multiplied by the CTF": (set_optics("rlnCtfDataAreCtfPremultiplied", 1),

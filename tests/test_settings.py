@@ -94,7 +94,7 @@ def test_a_hint_lists_no_more_names_than_fit_a_line():
     names = [f"name{i:02d}" for i in range(13)]
     assert suggestion("frequency", names) == f"expected one of {', '.join(names[:12])}, …"
     assert suggestion("frequency", names[:12]) == f"expected one of {', '.join(names[:12])}"
-    assert suggestion("frequency", []) == "there is none"
+    assert suggestion("frequency", []) == "expected none"
 
 
 def test_assignments_lie_over_the_settings_in_order():

@@ -70,7 +70,7 @@ def test_classes_that_cannot_be_are_refused(wrong):
     ({"settled": 2.0}, "settled is 2.0"), ({"brightness": "dim"}, "brightness is 'dim'; expected 'auto', 'bright' or 'faint'"),
     ({"bright": {"last_radii": (0.45, 0.6)}}, "bright.last_radii is .*; expected numbers above 0 and up to 0.5"),
     ({"faint": {"early_radii": (0.0,)}}, "faint.early_radii"),
-    ({"faint": {"component_share": -0.1}}, "faint.component_share is -0.1; expected 0 or a number over it"),
+    ({"faint": {"component_share": -0.1}}, "faint.component_share is -0.1; expected a number of at least 0"),
 ])  # fmt: skip
 def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
     with pytest.raises(HetacumnError, match=f"^train.ab_initio.{message}"):
@@ -78,11 +78,11 @@ def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"bright": {"feedback": [[0, 0.2]]}}, "bright.feedback is .*; expected pairs of a number of states of at least 1"),
+    ({"bright": {"feedback": [[0, 0.2]]}}, "bright.feedback is .*; expected pairs of at least 1 pose and a radius"),
     ({"bright": {"feedback": []}}, "bright.feedback is ..; expected pairs"),
     ({"faint": {"second_rounds": [[4, 0.7]]}}, "faint.second_rounds is .*; expected pairs"),
     ({"faint": {"alone_factor": 0.0}}, "faint.alone_factor is 0.0; expected a number above 0"),
-    ({"faint": {"second_look": 3.0}}, "faint.second_look is 3.0; expected a share from 0 to 1"),
+    ({"faint": {"second_look": 3.0}}, "faint.second_look is 3.0; expected a number from 0 to 1"),
     ({"bright": {"second_rounds": []}}, "bright.second_rounds is empty; expected rounds, or 0 for second_look"),
 ])  # fmt: skip
 def test_rounds_and_shares_that_cannot_be_are_refused(wrong, message):

@@ -67,9 +67,9 @@ def finished(source, tmp_path_factory) -> Path:
         (TINY, replace(IMAGES, box=24), "made with stack.box 16; expected 24"),
         (TINY, replace(IMAGES, mask=True), "made with stack.mask False; expected True"),
         (TINY, replace(IMAGES, box=None), "made with stack.box 16; expected None"),
-        (replace(TINY, classes=3), IMAGES, f"{START}: made with other classes; delete it"),
-        (replace(TINY, latent_dim=2), IMAGES, f"{START}: made with other latent_dim; delete it"),
-        (replace(TINY, seed=1), IMAGES, f"{START}: made with other seed; delete it"),
+        (replace(TINY, classes=3), IMAGES, f"{START}: made with other values of classes; delete it"),
+        (replace(TINY, latent_dim=2), IMAGES, f"{START}: made with other values of latent_dim; delete it"),
+        (replace(TINY, seed=1), IMAGES, f"{START}: made with other values of seed; delete it"),
     ],
 )
 def test_a_refused_run_leaves_a_finished_one_as_it_is(finished, source, config, images, message):
@@ -95,7 +95,7 @@ def test_the_same_run_may_be_called_again_and_other_steps_may_follow_the_same_st
 
 
 def test_a_start_of_another_folder_must_fit(finished, source, tmp_path):
-    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 1 components; expected latent_dim, 2"):
+    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 1 components; expected 2, the value of latent_dim"):
         run(TrainingJob("hetacumn", replace(TINY, latent_dim=2), tmp_path, start=finished), IMAGES, source)
     with pytest.raises(HetacumnError, match=f"{START}: made with stack.box 16; expected 24"):
         run(TrainingJob("hetacumn", TINY, tmp_path, start=finished), replace(IMAGES, box=24), source)
@@ -115,7 +115,7 @@ def test_a_run_under_way_goes_on_with_its_settings_only(source, tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             run(TrainingJob("hetacumn", TINY, tmp_path), IMAGES, source)
     assert list((tmp_path / UNDER_WAY).iterdir()) and not (tmp_path / START).exists()
-    refused(source, tmp_path, {"classes": 3}, f"{UNDER_WAY}.*made with other classes")
+    refused(source, tmp_path, {"classes": 3}, f"{UNDER_WAY}.*made with other values of classes")
 
     with monkeypatch.context() as patch:
         advance = Trainer._advance

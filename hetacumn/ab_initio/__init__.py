@@ -1,5 +1,5 @@
-"""Volumes, poses and latents from images alone: the start of every run.
+"""The *ab initio* start: volumes, poses and latents from images alone.
 
-Public face: :func:`~hetacumn.ab_initio.routes.ab_initio` makes a :class:`~hetacumn.ab_initio.start.Start` with the settings of
-:class:`~hetacumn.ab_initio.config.AbInitioConfig`; :mod:`~hetacumn.ab_initio.start_files` keeps it on disk.
+Public interface: :func:`~hetacumn.ab_initio.routes.ab_initio` computes a :class:`~hetacumn.ab_initio.start.Start` with the
+settings of :class:`~hetacumn.ab_initio.config.AbInitioConfig`; :mod:`~hetacumn.ab_initio.start_files` reads and writes it.
 """

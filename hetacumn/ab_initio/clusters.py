@@ -14,7 +14,7 @@ from hetacumn.search.subspace import volumes_at
 
 @dataclass(frozen=True)
 class Clusters:
-    """Clusters of latents: the cluster of each image, the centres, the volumes at the centres, and the counts of images."""
+    """Clusters of latents: the cluster of each image, the mean latents, the volumes at these means, and the image counts."""
 
     labels: Int[Tensor, " n"]
     centres: Float[Tensor, "k q"]
@@ -23,9 +23,9 @@ class Clusters:
 
 
 def find_clusters(latents: Float[Tensor, "n q"], basis: Float[Tensor, "1+q box box box"], count: int) -> Clusters:
-    """Divide latents into ``count`` clusters by a Gaussian mixture, or into fewer where some stay empty.
+    """Divide latents into ``count`` clusters by a Gaussian mixture; clusters without images are dropped.
 
-    ``basis`` is the mean volume and the components, and gives the volumes of the latents.
+    ``basis`` is the mean volume and the components, from which the volumes at the centres are computed.
     """
     mixture = GaussianMixture(count, n_init=3, reg_covar=1e-3, random_state=0)
     labels = mixture.fit_predict(latents.cpu().double().numpy())

@@ -1,6 +1,10 @@
-"""Settings of the ab initio start, by concern, and the adaptation to the brightness of the images.
+"""Settings of the *ab initio* start, by concern, and their adaptation to the signal of the images.
 
-Methods that need grids or images import those modules when called, so that a command checks its settings without them.
+The preset ``bright`` is for high-signal images, the preset ``faint`` for low-signal images. The limit between them is
+``bright_nats``, a mean log-likelihood gain per image.
+
+Methods that need grids or images import the modules for these when called, so that a command can check its settings without
+importing them.
 """
 
 from __future__ import annotations
@@ -17,20 +21,21 @@ from hetacumn.common.settings import check_fields
 if TYPE_CHECKING:
     from hetacumn.particles.observations import Observations
 
-Grid = tuple[int, int]  # of rotations: HEALPix nside, and the number of in-plane turns
-LARGEST_BATCH = 5.0  # times the batch of bright images, however faint the images are
+Grid = tuple[int, int]  # a rotation grid: HEALPix nside, and the number of in-plane rotations
+LARGEST_BATCH = 5.0  # largest batch for low-signal images, in units of ``batch``
 
 
 @dataclass(frozen=True)
 class EMSchedule:
     """The schedule of one run of stochastic EM.
 
-    - ``steps``: gradient steps.
-    - ``radius``: Fourier radius at the first step, and from four fifths of the run on, in cycles per pixel.
-    - ``grids``: grids of rotations (HEALPix nside, in-plane turns); each but the last serves up to ``coarse_radius``.
-    - ``temper``: factor of the log-likelihood at the first step; it grows to 1 by the middle of the run.
-    - ``rate``: Adam's rate, in units of the voxels' scale.
-    - ``coarse_radius``: Fourier radius up to which a coarse grid is fine enough, in cycles per pixel.
+    - ``steps``: number of gradient steps.
+    - ``radius``: Fourier radius at the first step, and the radius reached after 80 % of the steps, in cycles per pixel.
+    - ``grids``: rotation grids (HEALPix nside, number of in-plane rotations). EM uses the first grid up to ``coarse_radius``,
+      and the last grid beyond.
+    - ``temper``: factor of the log-likelihood in the posterior at the first step. It grows to 1 by the middle of the run.
+    - ``rate``: learning rate of Adam, in units of the voxel scale; it decays to a tenth over the last 40 % of the steps.
+    - ``coarse_radius``: Fourier radius up to which the first of several grids is fine enough, in cycles per pixel.
     """
 
     steps: int
@@ -52,12 +57,12 @@ class EMSchedule:
 
 @dataclass(frozen=True)
 class ConsensusSchedule(EMSchedule):
-    """EM of one volume from noise, repeated until two results agree.
+    """The schedule of EM of one volume from noise, which is repeated until the two best runs agree.
 
     It has the fields of :class:`EMSchedule`, and:
 
     - ``restarts``: largest number of runs.
-    - ``agreement``: relative difference of the best two log-likelihoods below which no further run follows.
+    - ``agreement``: relative difference between the two highest log-likelihoods below which no further run follows.
     """
 
     restarts: int = 4
@@ -66,12 +71,12 @@ class ConsensusSchedule(EMSchedule):
 
 @dataclass(frozen=True)
 class SearchGrid:
-    """The grid of poses that an exhaustive search compares.
+    """The pose grid of an exhaustive search.
 
-    - ``rotations``: HEALPix nside and in-plane turns; (4, 24) is 15 degrees apart.
-    - ``extent``: largest shift either way, as a share of the box; 1.5 px of 32.
-    - ``step_px``: largest distance between neighbouring shifts, in pixels.
-    - ``fine_step_px``: likewise where poses compete or all poses are weighed.
+    - ``rotations``: HEALPix nside and number of in-plane rotations; the spacing of (4, 24) is 15°.
+    - ``extent``: largest shift along x and y, as a fraction of the box; the default is 1.5 px of a box of 32 px.
+    - ``step_px``: largest spacing of the shifts, in pixels, for a search that takes the likeliest pose.
+    - ``fine_step_px``: largest spacing of the shifts, in pixels, for a search in which poses compete and for the last EM.
     """
 
     rotations: Grid = (4, 24)
@@ -88,7 +93,7 @@ class SearchGrid:
         )
 
     def shifts(self, box: int, step_px: float) -> Tensor:
-        """``(t, 2)`` shifts for images of a box, in pixels, at most ``step_px`` apart."""
+        """Return ``(t, 2)`` shifts in pixels, at most ``step_px`` apart, for images of ``box`` pixels."""
         from hetacumn.search.grid import shift_grid
 
         extent_px = self.extent * box
@@ -97,12 +102,12 @@ class SearchGrid:
 
 @dataclass(frozen=True)
 class RefinementRadii:
-    """Fourier radii, in cycles per pixel, of pose steps and of the fits of volumes that follow the steps.
+    """Fourier radii, in cycles per pixel, of Gauss-Newton pose steps and of the fits of volumes that follow them.
 
-    - ``climb``: one radius for each pose step from a grid outwards.
-    - ``fine``: likewise for the pose steps after the first fit.
-    - ``last``: likewise for the last pose steps.
-    - ``fit``: radius of the fits of volumes.
+    - ``climb``: one radius per step, for the steps that start from grid poses.
+    - ``fine``: one radius per step, for the steps after the first fit.
+    - ``last``: one radius per step, for the last steps.
+    - ``fit``: radius of all fits of volumes but the last.
     - ``last_fit``: radius of the last fit.
     """
 
@@ -115,11 +120,14 @@ class RefinementRadii:
 
 @dataclass(frozen=True)
 class SearchEffort:
-    """Searches that faint images need. An empty tuple stands for none: the likeliest pose of the grid is taken.
+    """Settings of the searches among competing poses, which low-signal images need.
 
-    - ``early_radii``: Fourier radii, in cycles per pixel, of the searches among competing poses in each route.
-    - ``last_radii``: likewise of the searches at the end.
-    - ``component_share``: expected power of a component, as a share of the mean volume's in each shell; 0 for no prior.
+    - ``early_radii``: Fourier radius of each search in a route, in cycles per pixel. Preset ``bright``: none, the start takes
+      the likeliest grid pose instead. Preset ``faint``: 4 searches at 0.35.
+    - ``last_radii``: Fourier radius of each search at the end, in cycles per pixel. Preset ``bright``: none. Preset ``faint``:
+      8 searches at 0.45.
+    - ``component_share``: expected power of a component, as a fraction of the mean volume's power in each shell; 0 for no
+      prior. Preset ``bright``: 0. Preset ``faint``: 0.1.
     """
 
     early_radii: tuple[float, ...] = ()
@@ -132,17 +140,17 @@ class SearchEffort:
             self,
             early_radii=(all(0 < radius <= 0.5 for radius in self.early_radii), radii),
             last_radii=(all(0 < radius <= 0.5 for radius in self.last_radii), radii),
-            component_share=(self.component_share >= 0, "0 or a number over it"),
+            component_share=(self.component_share >= 0, "a number of at least 0"),
         )
 
     @property
     def route_fits(self) -> int:
-        """The most fits of the subspace in a route, in units of ``subspace_steps``."""
+        """The largest number of subspace fits in a route, each of ``subspace_steps``."""
         return 1 + (len(self.early_radii) or 1)
 
     @property
     def last_fits(self) -> int:
-        """The most fits at the end, in units of ``subspace_steps``."""
+        """The largest number of subspace fits at the end, in units of ``subspace_steps``."""
         return len(self.last_radii) or 2
 
 
@@ -154,25 +162,26 @@ FAINT_SEARCH = SearchEffort(early_radii=(0.35,) * 4, last_radii=(0.45,) * 8, com
 
 @dataclass(frozen=True)
 class AbInitioConfig:
-    """Settings of the ab initio start.
+    """Settings of the *ab initio* start.
 
-    - ``volumes``: number of volumes of the K-class route. A training run sets it to its ``classes``.
+    - ``volumes``: number K of volumes of the K-class route. A training run sets it to its ``classes``.
     - ``components``: number of components of the linear subspace. A training run sets it to its ``latent_dim``.
-    - ``routes``: ``classes``, ``consensus`` or both; held-out images choose between them.
-    - ``held_out``: share of the images that no fit sees.
-    - ``padding``: volumes are padded with zeros by this factor before the Fourier transform.
-    - ``unfit_share``: share of the images that must fit no volume before one more volume is looked for; 1 for never.
-    - ``batch``: images in a step of EM; a fit of the subspace takes twice as many.
-    - ``consensus``, ``classes``: schedules of EM of one volume, and of the K-class route.
-    - ``soft``: schedule of the last EM, which weighs all poses; 0 steps for never.
-    - ``open_poses``: the last EM runs where the median image leaves more rotations of its grid open than this.
-    - ``grid``: poses of the exhaustive searches.
+    - ``routes``: ``classes``, ``consensus`` or both; the log-likelihood of held-out images chooses between them.
+    - ``held_out``: fraction of the images that no fit uses.
+    - ``padding``: zero-padding factor of volumes before the Fourier transform.
+    - ``unfit_share``: fraction of the images that must fit no volume before the start adds a volume; 1 for never.
+    - ``batch``: images per EM step; a step of a subspace fit uses twice as many. Low-signal images multiply it by up to 5.
+    - ``consensus``: schedule of EM of one volume. Low-signal images raise its ``temper``; see :meth:`adapted_to`.
+    - ``classes``: schedule of EM of the K-class route.
+    - ``soft``: schedule of the last EM, which weighs all poses; 0 ``steps`` for never.
+    - ``open_poses``: the last EM runs if the posterior of the median image is spread over more than this number of rotations.
+    - ``grid``: pose grid of the exhaustive searches.
     - ``refine``: Fourier radii of pose steps and fits.
-    - ``subspace_steps``: gradient steps of a fit of the subspace.
-    - ``bright``, ``faint``: the searches for bright and for faint images.
-    - ``settled``: share of images that still move between two searches, below which no search follows.
-    - ``bright_nats``: mean log-likelihood gain per image (nats) from which on images are bright; see :meth:`adapted_to`.
-    - ``brightness``: ``auto`` takes ``bright`` or ``faint`` by the images.
+    - ``subspace_steps``: gradient steps of a subspace fit.
+    - ``bright``, ``faint``: the searches for high-signal and for low-signal images.
+    - ``settled``: fraction of images that move by more than 5° between two searches, below which no further search follows.
+    - ``bright_nats``: mean log-likelihood gain per image, in nats, from which on the preset is ``bright``.
+    - ``brightness``: the preset, ``bright`` or ``faint``; ``auto`` chooses it by ``bright_nats``.
     """
 
     volumes: int = 4
@@ -206,44 +215,44 @@ class AbInitioConfig:
 
     @property
     def effort(self) -> SearchEffort:
-        """The searches for images of this ``brightness``; the searches for bright images until it is decided."""
+        """The searches of the preset ``brightness``; the searches of ``bright`` as long as the preset is ``auto``."""
         return self.faint if self.brightness == "faint" else self.bright
 
     def poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rotations and shifts of the search that takes the likeliest pose."""
+        """Return rotations and shifts (pixels) of the search that takes the likeliest pose."""
         return self._grid_of(self.grid.rotations, self.grid.step_px, box, device)
 
     def competing_poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rotations and shifts of the search whose likeliest poses compete."""
+        """Return rotations and shifts (pixels) of the search in which the likeliest poses compete."""
         return self._grid_of(self.grid.rotations, self.grid.fine_step_px, box, device)
 
     def weighed_poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rotations and shifts that are all weighed where images leave their poses open."""
+        """Return rotations and shifts (pixels) of the last EM, which weighs all poses."""
         return self._grid_of(self.soft.grids[-1], self.grid.fine_step_px, box, device)
 
     def _grid_of(self, rotations: Grid, step_px: float, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rotations and shifts of a grid."""
         from hetacumn.search.grid import pose_grid
 
         return pose_grid(*rotations).to(device), self.grid.shifts(box, step_px).to(device)
 
     def faintness(self, data: Observations) -> float:
-        """The ratio of ``bright_nats`` to the log-likelihood gain per image; 1 for bright images."""
+        """Return the ratio of ``bright_nats`` to the mean log-likelihood gain per image, or 1 if the ratio is smaller."""
         from hetacumn.particles.observations import signal_nats
 
         return max(1.0, self.bright_nats / max(signal_nats(data, self.consensus.radius[1] * data.plane.box), 1e-6))
 
     def with_brightness_of(self, data: Observations) -> AbInitioConfig:
-        """Decide ``brightness`` by the images, unless it is decided already, and return the settings."""
+        """Return the settings with ``brightness`` chosen by the images where it is ``auto``."""
         if self.brightness != "auto":
             return self
         return replace(self, brightness="bright" if self.faintness(data) == 1 else "faint")
 
     def adapted_to(self, data: Observations) -> AbInitioConfig:
-        """Adapt the settings to the images: their ``brightness``, and a larger batch and temper for faint images.
+        """Return the settings adapted to the images: the ``brightness``, and for low-signal images a larger batch and temper.
 
-        The tempered likelihood of a faint image hardly depends on its pose, and a small batch of faint images hardly
-        constrains a volume. So both grow by :meth:`faintness`, the batch at most :data:`LARGEST_BATCH` times.
+        The tempered likelihood of a low-signal image hardly depends on its pose, and a small batch of such images hardly
+        constrains a volume. This method therefore multiplies ``consensus.temper`` and ``batch`` by :meth:`faintness`, the
+        temper up to 1 and the batch by at most :data:`LARGEST_BATCH`.
         """
         config, faintness = self.with_brightness_of(data), self.faintness(data)
         if faintness == 1:

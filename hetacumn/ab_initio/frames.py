@@ -1,7 +1,8 @@
-"""Alignment of conformations to one frame, and of the poses with them.
+"""Alignment of conformations, and of the poses of their images, to one frame.
 
-Images do not determine the relative placement of two conformations. A consensus, or the greatest overlap, turns each
-conformation halfway along with its motion. The largest common rigid body does not move, and gives the frame.
+Images do not determine how two conformations are placed relative to each other. A consensus reconstruction, or an alignment by
+the greatest overlap, rotates each conformation halfway along its motion. The largest rigid body that the conformations share
+does not move, and therefore defines the frame.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from hetacumn.physics.rotations import Frame
 def align_conformations(
     clusters: Clusters, poses: Poses, generator: torch.Generator, hands: bool = False
 ) -> tuple[Float[Tensor, "k box box box"], Poses, list[int]]:
-    """Align the volumes of clusters to the volume of the largest cluster by their common body.
+    """Align the volumes of clusters to the volume of the largest cluster, by their common rigid body.
 
-    With ``hands`` the volumes are brought to one hand, too. The function returns the aligned volumes, the poses of all images
-    in the new frames, and the mirrored clusters.
+    If ``hands`` is true, the function also mirrors volumes of the other hand. It returns the aligned volumes, the poses of all
+    images in the new frames, and the indices of the mirrored clusters.
     """
     volumes, first, mirrored = clusters.volumes.clone(), int(clusters.counts.argmax()), []
     rotations, shifts_px = poses.rotations.clone(), poses.shifts_px.clone()
@@ -36,7 +37,7 @@ def align_conformations(
         if place.frame.mirrored:
             mirrored.append(k)
         volumes[k] = place.apply(volumes[k])
-        members = clusters.labels == k  # x_before = ±G x + t: R x_before = ±R G x + R t; - is half a turn in the image
+        members = clusters.labels == k  # x_old = ±G x + t, R x_old = ±R G x + R t; the minus rotates the image by 180°
         shifts_px[members] += (rotations[members] @ place.shift_px)[:, :2]
         rotations[members] = place.frame.apply(rotations[members])
     return volumes, Poses(rotations, shifts_px), mirrored

@@ -1,21 +1,21 @@
-"""The ab initio start: volumes from images alone, by stochastic EM at low resolution and then a linear subspace.
+"""The *ab initio* start: stochastic EM of volumes at low resolution, then a linear subspace of volumes, from images alone.
 
-1. *Consensus.* One volume from random noise by stochastic EM: every step takes a few images, weighs all poses of a
-   grid by their posterior and moves the voxels along the gradient of the expected log-likelihood. The Fourier radius
-   marches outwards and the posterior is tempered early, so that coarse features settle first. Several short
-   restarts; the likeliest is kept.
-2. *Two routes.* Large motions: K volumes, started from the consensus times smooth random fields, by the same EM. Small
-   motions: poses are first refined under the consensus. Both end as a linear subspace of volumes ``V_0 + Σ z_j V_j``,
-   fitted by probabilistic PCA, with poses refined under each image's own volume in turn. Conformations are aligned by the
-   body that they share, and at the end brought to one hand, which images do not determine.
-3. *Choice.* Images held out from every fit choose the subspace that explains them best.
-4. *A rare conformation.* Many images that fit their volume worse than noise allows show a conformation that was not found among
-   the more frequent ones: EM of these images alone finds it, and all images are assigned again.
-5. *Faint images.* The likeliest pose of a grid is often wrong for a faint image: in each route, and once more at the end,
-   several poses compete (:mod:`hetacumn.search.competing_poses`), in turns with the fit of the subspace, until few images
-   move. A prior on components, a share of the mean's power in each shell, penalises components that fit noise.
-6. *Open poses.* Where an image leaves its pose open, a fit at the likeliest pose fits noise: at the end EM with all poses
-   weighed fits the volumes of the classes once more.
+1. *Consensus.* Stochastic EM fits one volume from random noise. Every step takes a few images, weighs all poses of a grid by
+   their posterior and moves the voxels along the gradient of the expected log-likelihood. The Fourier radius grows and the
+   posterior is tempered early, so that coarse features settle first. Of several short runs, the start keeps the likeliest.
+2. *Two routes.* The route ``classes`` suits large motions: the same EM fits K volumes, which start as the consensus times
+   smooth random fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. Both routes
+   then alternate between two steps: probabilistic PCA fits a linear subspace of volumes ``V_0 + Σ z_j V_j``, and poses are
+   refined under each image's own volume. Both align the conformations by their common rigid body. At the end the start brings
+   the conformations to one hand, because images do not determine the hand.
+3. *Choice.* The log-likelihood of images held out from every fit decides between the two subspaces.
+4. *Rare conformations.* Images that fit their volume worse than noise allows may show a rare conformation that EM missed among
+   more frequent ones. If there are many such images, EM of these images alone finds it, and all images are assigned again.
+5. *Low-signal images.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end,
+   several poses compete (:mod:`hetacumn.search.competing_poses`), alternating with subspace fits, until few images move. A
+   prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises components that fit noise.
+6. *Open poses.* If the pose posteriors of images are broad, a fit at the likeliest poses fits noise. The last step is then EM
+   of the volumes of the classes with all poses weighed.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ from hetacumn.search.refinement import Tangent, climb, misfit
 from hetacumn.search.state import State
 from hetacumn.search.subspace import infer_latents, volumes_at
 
-MOVED_DEG = 5.0  # a turn by which an image counts as moved from one search to the next
-UNFIT = 3.0  # standard deviations by which an unfit image fits worse than most
-UNFIT_CLUSTER = 0.25  # the share of unfit images from which on a cluster is unfit
-NORMAL_SPREAD = 1.4826  # the standard deviation of a normal distribution in units of its median absolute deviation
+MOVED_DEG = 5.0  # an image counts as moved if its rotation changes by more between two searches
+UNFIT = 3.0  # an image is unfit if its misfit exceeds the median by more than this number of standard deviations
+UNFIT_CLUSTER = 0.25  # fraction of unfit images from which on a cluster loses its volume
+NORMAL_SPREAD = 1.4826  # standard deviation of a normal distribution in units of its median absolute deviation
 
 
 def ab_initio(
@@ -62,8 +62,9 @@ def ab_initio(
 ) -> Start:
     """Reconstruct a linear subspace of volumes from images alone.
 
-    The start has a few steps; ``keep`` receives the name and the tensors of each step as it ends. The steps that an interrupted
-    run with the same images, settings and seed has ``done`` are not repeated; on a CPU the result has the same bits.
+    ``log`` receives lines of text about the progress. ``keep`` receives the name and the tensors of each step as it ends.
+    ``done`` holds these tensors by step, from an interrupted run with the same images, settings and seed; such steps are not
+    repeated. On a CPU the result is bitwise equal to the result of an uninterrupted run.
     """
     config = config.adapted_to(data)
     effort, em_steps = config.effort, config.classes.steps * ("classes" in config.routes) + config.soft.steps
@@ -75,7 +76,7 @@ def ab_initio(
 
 @dataclass
 class AbInitioRun:
-    """One run: the data, the random state (on the CPU) and the progress bar that its steps share."""
+    """One *ab initio* run: the data, settings, random state (on the CPU) and progress bar that its steps share."""
 
     data: Observations
     config: AbInitioConfig
@@ -91,7 +92,7 @@ class AbInitioRun:
         self.fit = (~self.held).nonzero().squeeze(1)
 
     def run(self) -> Start:
-        """Run all steps and return the start of the best route."""
+        """Run all steps and return the start from the route of the highest held-out log-likelihood."""
         first = self._once("consensus", self._consensus)["volume"]
         routes = self.config.routes
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, first)) for route in routes}
@@ -104,11 +105,11 @@ class AbInitioRun:
         return replace(self._soften(best), scores=scores)
 
     def _step(self, name: str, route: str, make: Callable[[], Start]) -> Start:
-        """Run a step as :meth:`_once` does, where the step makes a start."""
+        """Run a step that returns a start as :meth:`_once` does."""
         return Start.of(self._once(name, lambda: make().tensors()), route, {})
 
     def _once(self, name: str, make: Callable[[], Tensors]) -> Tensors:
-        """Return the result of ``make``, or of an interrupted run; random state and progress are the same."""
+        """Run the step ``make`` and return its result, or restore its result, random state and progress from ``done``."""
         if self.done is None or name not in self.done:
             made = make()
             if self.keep:
@@ -125,7 +126,7 @@ class AbInitioRun:
         return {"volume": consensus(self.data[self.fit], self.config, self.generator, self.progress)}
 
     def _follow(self, route: str, first: Float[Tensor, "box box box"]) -> Start:
-        """Follow a route from the consensus to a subspace: by K volumes, or by poses refined under the consensus itself."""
+        """Follow a route from the consensus volume to a subspace: through EM of K volumes, or from the consensus itself."""
         config, volumes = self.config, first[None]
         self.progress.set_postfix_str(f"route {route}")
         if route == "classes":
@@ -135,7 +136,7 @@ class AbInitioRun:
         return self._from_volumes(volumes, route)
 
     def _from_volumes(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
-        """Align the volumes of classes to the first, search poses under them, and fit poses and subspace in turns."""
+        """Align volumes to the first one, search poses under them, and alternate between pose refinement and subspace fits."""
         config, first = self.config, volumes[0]
         placed = [place_core(v, first, place_volume(v, first), self.generator).apply(v) for v in volumes[1:]]
         start = self._search(torch.stack([first, *placed]), route)
@@ -147,7 +148,7 @@ class AbInitioRun:
         return self._improve(start, config.refine.fine, config.refine.fit, config.subspace_steps)
 
     def _search(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
-        """Find poses on the grid, each under the likeliest of K volumes, and the subspace of the volumes."""
+        """Find each image's likeliest grid pose under K volumes, and compute the principal subspace of the volumes."""
         config, data = self.config, self.data
         band = data.within(config.classes.radius[1] * data.plane.box)
         rotations, shifts = config.poses(data.plane.box, volumes.device)
@@ -161,7 +162,7 @@ class AbInitioRun:
         return Start(basis, found.poses, latents, route, {})
 
     def _finish(self, start: Start) -> Start:
-        """Bring the conformations to one frame and hand, and improve poses and subspace up to the last Fourier radius."""
+        """Bring the conformations to one frame and hand, then refine poses and subspace up to the last Fourier radius."""
         self.progress.set_postfix_str(f"last fits, route {start.route}")
         config, start = self.config, self._settle_frames(start, hands=True)
         if config.effort.last_radii:
@@ -169,10 +170,11 @@ class AbInitioRun:
         return self._improve(start, config.refine.last, config.refine.last_fit, 2 * config.subspace_steps)
 
     def _explain_more(self, start: Start) -> Start:
-        """Add volumes while many images fit none, each made from the unfit images alone, and keep it if it raises the score.
+        """Add volumes as long as many images fit none; keep an added volume if the held-out log-likelihood rises.
 
-        EM does not find a rare conformation among nine times as many images of another one: the volume of the rare cluster
-        becomes noise of the other images. Clusters of unfit images give up their volumes.
+        EM misses a rare conformation among nine times as many images of another one, because the volume of the rare cluster
+        becomes noise of the other images. EM of the unfit images alone fits the added volume. Clusters with many unfit images
+        lose their volumes, except the largest cluster.
         """
         config, score = self.config, self._score(start)
         for _ in range(config.volumes):
@@ -200,13 +202,13 @@ class AbInitioRun:
         return start
 
     def _volume_of(self, rows: Int[Tensor, " m"], guess: Float[Tensor, "box box box"]) -> Float[Tensor, "1 box box box"]:
-        """Fit a volume to some images alone: the likeliest volume found from a guess and from noise."""
+        """Fit a volume to the images ``rows`` alone, from the likeliest result of EM from a guess and from noise."""
         alone = replace(self, data=self.data[rows])
         first = consensus(alone.data, self.config, self.generator, self.progress, guess)
         return alone._follow("consensus", first).basis[:1]
 
     def _unfit(self, start: Start) -> Bool[Tensor, " n"]:
-        """Tell which images fit their volume worse than noise allows, in units of the spread of most images."""
+        """Return which images fit their volume worse than noise allows, judged by the robust spread of all misfits."""
         radius = self.config.refine.fit
         tangent = Tangent(start.basis, self.config.padding)
         _, value = climb(self.data, tangent, State(start.poses, start.latents), (radius,))
@@ -215,7 +217,7 @@ class AbInitioRun:
         return excess > UNFIT * NORMAL_SPREAD * excess.abs().median()
 
     def _soften(self, start: Start) -> Start:
-        """Where poses are open, fit the volumes of K clusters of z with all poses weighed, then find poses and z under them."""
+        """If poses are open, refit the volumes of K clusters by EM with all poses weighed, and find poses and z under them."""
         config = self.config
         volumes = self._clusters(start).volumes
         if not poses_are_open(self.data, volumes, config):
@@ -231,11 +233,11 @@ class AbInitioRun:
         return replace(found, poses=state.poses, latents=state.latents)
 
     def _clusters(self, start: Start) -> Clusters:
-        """Find clusters of z, as many as the run has volumes."""
+        """Divide z into as many clusters as the settings have volumes."""
         return find_clusters(start.latents, start.basis, self.config.volumes)
 
     def _settle_frames(self, start: Start, hands: bool = False) -> Start:
-        """Bring the conformations at K clusters of z to one frame; with ``hands``, to the same hand too."""
+        """Align the volumes of K clusters of z to one frame (with ``hands`` also to one hand), and recompute the subspace."""
         config, clusters = self.config, self._clusters(start)
         volumes, poses, mirrored = align_conformations(clusters, start.poses, self.generator, hands)
         for k in mirrored:
@@ -246,15 +248,15 @@ class AbInitioRun:
         return replace(start, basis=basis, poses=poses, latents=infer_latents(band, Slicer(basis, config.padding), poses).mean)
 
     def _improve(self, start: Start, radii: tuple[float, ...], fit_radius: float, steps: int) -> Start:
-        """Refine poses and z under each image's own volume, then fit the subspace at these poses, then infer z again."""
+        """Refine poses and z under each image's own volume, fit the subspace at these poses, and infer z again."""
         state, _ = climb(self.data, Tangent(start.basis, self.config.padding), State(start.poses, start.latents), radii)
         return self._fit(start, state.poses, fit_radius, self.config.refine.fit, steps)
 
     def _search_again(self, start: Start, radii: tuple[float, ...], clusters: bool = True) -> Start:
-        """Search among competing poses and fit the subspace in turns, one turn for each Fourier radius.
+        """Alternate between a search among competing poses and a subspace fit, once per Fourier radius.
 
-        The search compares the poses of the grid under the volumes of K ``clusters`` of z, or under the mean alone. The turns
-        end early where few images move and no larger radius is left.
+        The search compares the grid poses under the volumes of K clusters of z, or under the mean alone without ``clusters``.
+        The loop ends early when few images move and no larger radius remains.
         """
         config, steps = self.config, self.config.subspace_steps
         for turn, radius in enumerate(radii, 1):
@@ -268,7 +270,7 @@ class AbInitioRun:
         return start
 
     def _search_competing(self, start: Start, centres: Float[Tensor, "k q"], radius: float) -> State:
-        """Find the poses and z that win among the poses of the grid under the volumes at ``centres``."""
+        """Find poses and z by the competition of grid poses under the volumes at the latents ``centres``."""
         padding, grid = self.config.padding, self.config.competing_poses(self.data.plane.box, self.data.y.device)
         candidates = Candidates(volumes_at(centres, start.basis), centres, *grid, padding)
         return search_competing(self.data, Tangent(start.basis, padding), candidates, radius)[0]
@@ -279,13 +281,13 @@ class AbInitioRun:
         seen, fit = self.data.within(fit_radius * box)[self.fit], SubspaceFit.of(config, steps)
         basis = fit_subspace(seen, start.basis, poses[self.fit], fit, self.generator, self.progress)
         latents = infer_latents(self.data.within(radius * box), Slicer(basis, config.padding), poses).mean
-        if config.effort.component_share:  # z keeps unit variance under the prior, and V(z) stays as it is
+        if config.effort.component_share:  # rescales z to unit variance without changing V(z)
             spread = latents.std(0).clamp(min=1e-3)
             basis, latents = torch.cat([basis[:1], basis[1:] * spread[:, None, None, None]]), latents / spread
         return replace(start, basis=basis, poses=poses, latents=latents)
 
     def _score(self, start: Start) -> float:
-        """Compute the mean log-likelihood of the images held out from the fits, with z integrated."""
+        """Compute the mean log-likelihood per held-out image, with z integrated out."""
         fine = self.data.within(self.config.refine.fit * self.data.plane.box)[self.held]
         posterior = infer_latents(fine, Slicer(start.basis, self.config.padding), start.poses[self.held])
         return float(posterior.log_evidence.mean())

@@ -1,4 +1,4 @@
-"""The result of an ab initio start."""
+"""The result of the *ab initio* start."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ Tensors = dict[str, Tensor]  # by name
 
 @dataclass(frozen=True)
 class Start:
-    """The result of an ab initio start: a ``basis`` of mean volume and components, for z ~ N(0, I), and the images' states.
+    """The result of the *ab initio* start: a linear subspace of volumes, and the pose and latent of each image.
 
-    The basis has ``1 + q`` volumes. ``scores`` are the held-out log-likelihoods per image by route. ``route`` is the chosen
-    route.
+    - ``basis``: the mean volume and the ``q`` components, scaled for z ~ N(0, I).
+    - ``poses``, ``latents``: the state of each image.
+    - ``route``: the chosen route.
+    - ``scores``: the held-out log-likelihood per image, by route.
     """
 
     basis: Float[Tensor, "volumes box box box"]
@@ -33,7 +35,7 @@ class Start:
         return replace(self, basis=self.basis.to(device), poses=self.poses.to(device), latents=self.latents.to(device))
 
     def tensors(self) -> Tensors:
-        """Return the tensors that a file keeps; ``route`` and ``scores`` are kept beside them."""
+        """Return the tensors by name, without ``route`` and ``scores``."""
         return {
             "basis": self.basis,
             "rotations": self.poses.rotations,

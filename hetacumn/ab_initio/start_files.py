@@ -1,4 +1,4 @@
-"""Files of an ab initio start: the finished start, and the finished steps of one that was interrupted."""
+"""Files of the *ab initio* start: a finished start, and the finished steps of an interrupted one."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from hetacumn.particles.observations import StackFingerprint
 
 START, MODEL = "start.safetensors", "model.safetensors"
 UNDER_WAY = "start_under_way"
-START_NAMES = {"volumes": "classes", "components": "latent_dim"}  # the user's names of settings of a start
+START_NAMES = {"volumes": "classes", "components": "latent_dim"}  # names of the training settings
 
 
 def save_start(path: Path, start: Start, stack: StackFingerprint, settings: dict) -> None:
-    """Write an ab initio start as safetensors, with the fingerprint of its stack.
+    """Write a start as safetensors, with the fingerprint of its stack.
 
-    ``settings`` are the :meth:`~hetacumn.network.config.TrainConfig.start_settings` that the start was made with.
+    ``settings`` are its settings, from :meth:`~hetacumn.network.config.TrainConfig.start_settings`.
     """
     facts = {"route": start.route, "scores": start.scores, "stack": stack.to_json(), "settings": settings}
     write_tensors(path, start.tensors(), facts)
 
 
 def load_start(path: Path, stack: StackFingerprint | None = None) -> Start:
-    """Read an ab initio start. Raises :class:`HetacumnError` where its stack does not match a given fingerprint."""
+    """Read a start. Raises :class:`HetacumnError` if ``stack`` is given and is not the stack of the start."""
     tensors, facts = read_tensors(path)
     if stack is not None:
         check_stack(path, facts, stack)
@@ -35,27 +35,27 @@ def load_start(path: Path, stack: StackFingerprint | None = None) -> Start:
 
 
 def saved_settings(path: Path) -> dict:
-    """Read the settings that a start was made with."""
+    """Read the settings of a start, or of one step of an unfinished start."""
     return read_tensors(path)[1]["settings"]
 
 
 def check_settings(path: Path, settings: dict, requested: dict) -> None:
-    """Raise :class:`HetacumnError` where a start, or a part of one, was made with other settings than requested."""
+    """Raise :class:`HetacumnError` if the ``settings`` of a start, or of a step of one, are not the ``requested`` ones."""
     if settings != requested:
         differing = (name for name in requested if requested[name] != settings.get(name))
         names = ", ".join(START_NAMES.get(name, name) for name in differing)
-        raise HetacumnError(f"{path}: made with other {names}; delete it to begin anew, or choose another folder")
+        raise HetacumnError(f"{path}: made with other values of {names}; delete it to begin anew, or choose another folder")
 
 
 def check_stack(path: Path, facts: dict, stack: StackFingerprint) -> None:
-    """Raise :class:`HetacumnError` where a start, or a part of one, was made from another stack than ``stack``."""
+    """Raise :class:`HetacumnError` if a start, or a step of one, was made from another stack than ``stack``."""
     saved = StackFingerprint.from_json(facts["stack"], path)
     if not saved.matches(stack):
         raise HetacumnError(f"{path}: made from another stack ({saved}); expected {stack}; delete it or choose another folder")
 
 
 class UnfinishedStart:
-    """The finished steps of an ab initio start: ``out/start_under_way/`` has one file per step, for one stack and settings.
+    """The finished steps of an unfinished start, one file per step in ``out/start_under_way/``, for one stack and settings.
 
     ``seconds`` is the time that the steps took. The folder is removed when the start is complete.
     """
@@ -65,11 +65,11 @@ class UnfinishedStart:
 
     @staticmethod
     def files(out: Path) -> list[Path]:
-        """List the files of the finished steps of a start under way in ``out``, one a step."""
+        """List the files of the finished steps in ``out``, one per step."""
         return sorted((out / UNDER_WAY).glob("[!.]*.safetensors"))
 
     def read(self) -> dict[str, dict[str, Tensor]]:
-        """Read the steps by name. Raises :class:`HetacumnError` where a step has another stack or other settings."""
+        """Read the steps by name. Raises :class:`HetacumnError` if a step has another stack or other settings."""
         steps = {}
         for path in self.files(self.folder.parent):
             steps[path.stem], facts = read_tensors(path)
@@ -79,7 +79,7 @@ class UnfinishedStart:
         return steps
 
     def write(self, name: str, tensors: dict[str, Tensor], seconds: float) -> None:
-        """Write a step that ended ``seconds`` after the beginning."""
+        """Write the tensors of a step; ``seconds`` is the time from the beginning of the start to the end of the step."""
         facts = {"stack": self.stack.to_json(), "settings": self.settings, "seconds": seconds}
         write_tensors(self.folder / f"{name}.safetensors", tensors, facts)
 

@@ -1,4 +1,4 @@
-"""Volumes by stochastic EM.
+"""Fits of volumes by stochastic expectation-maximisation (EM).
 
 Every step takes a few images, weighs all poses of a grid by their posterior, and moves the voxels along the gradient of the
 expected log-likelihood.
@@ -23,14 +23,14 @@ from hetacumn.search.grid import images_at_once, log_likelihood, open_rotations,
 
 
 def voxel_unit(data: Observations, box: int) -> float:
-    """Estimate the scale of a voxel from the images' signal power, for learning rates and random starts."""
+    """Estimate the typical voxel value from the signal power of the images, for learning rates and random volumes."""
     power = 2 * signal_nats(data, 0.25 * box) / float(data.within(0.25 * box).ctf.square().mean())
     return max(power, 1e-3) ** 0.5 / box**1.5
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """The stencil of a grid of poses, for the steps up to ``until`` (a fraction of the run)."""
+    """The stencil of a rotation grid, used up to the fraction ``until`` of the run."""
 
     stencil: Stencil
     until: float
@@ -44,10 +44,10 @@ def stochastic_em(
     generator: torch.Generator,
     progress: tqdm,
 ) -> tuple[Float[Tensor, "v box box box"], float]:
-    """Fit volumes by EM with an exhaustive pose posterior, on a schedule.
+    """Fit volumes, beginning with ``start``, by EM with a posterior over all poses of a grid and all volumes.
 
-    ``config`` gives the shifts, the batch and the padding. The function returns the volumes, and the mean log evidence per
-    image over the last fifth of the run.
+    ``config`` gives the shifts, the batch and the padding. ``generator`` is on the CPU. Returns the volumes, and the mean log
+    evidence per image over the last 20 % of the steps.
     """
     steps, radius, coarse = schedule.steps, schedule.radius, schedule.coarse_radius
     box, device = start.shape[-1], start.device
@@ -91,9 +91,9 @@ def stochastic_em(
 def _expected_gradient(
     part: Observations, slices: Complex[Tensor, "s m"], shifts_px: Float[Tensor, "t 2"], sharpness: float
 ) -> tuple[Complex[Tensor, "s m"], Float[Tensor, " n"]]:
-    """Compute the gradient of the mean misfit by the slices, and the log evidence of each image.
+    """Compute the gradient of the expected misfit per image with respect to the slices, and the log evidence of each image.
 
-    All slices and shifts are weighed by their posterior.
+    The expectation is over the posterior of all slices and shifts.
     """
     pull, push = slices.real.new_zeros(len(slices), 2 * slices.shape[1]), torch.zeros_like(slices.real)
     evidence = []
@@ -113,7 +113,7 @@ def _expected_gradient(
 def smooth_noise(
     count: int, box: int, generator: torch.Generator, cells: int
 ) -> Float[Tensor, "{max(count,0)} {box} {box} {box}"]:
-    """Draw random fields of unit variance with features of about ``box / cells`` voxels."""
+    """Sample smooth random fields of unit variance, with features of about ``box / cells`` voxels."""
     field = torch.randn(max(count, 1), cells, cells, cells, generator=generator)[:, None]
     field = torch.nn.functional.interpolate(field, size=(box,) * 3, mode="trilinear")[:, 0]
     return (field / field.std(dim=(1, 2, 3), keepdim=True))[:count]
@@ -126,10 +126,10 @@ def consensus(
     progress: tqdm,
     guess: Float[Tensor, "box box box"] | None = None,
 ) -> Float[Tensor, "box box box"]:
-    """Fit one volume by several restarts from smooth random noise, and return the likeliest volume.
+    """Fit one volume by several EM runs from smooth random noise, and return the likeliest volume.
 
-    The first run starts from a ``guess`` where there is one. Restarts find the right fold repeatedly with the same likelihood,
-    and a wrong fold seldom: as soon as two runs agree on the best likelihood, no further run follows.
+    The first run starts from ``guess`` if one is given. Runs that end in the correct fold reach the same likelihood, and few
+    runs end in a wrong fold. The function therefore stops as soon as the two best runs agree in their likelihood.
     """
     box, unit, found = data.plane.box, voxel_unit(data, data.plane.box), []
     schedule = config.consensus
@@ -150,10 +150,10 @@ def consensus(
 def poses_are_open(
     data: Observations, volumes: Float[Tensor, "v box box box"], config: AbInitioConfig, sample: int = 200
 ) -> bool:
-    """Tell whether the median posterior of a sample of images is spread over more than ``open_poses`` rotations of the grid.
+    """Return whether the posterior of the median image is spread over more than ``open_poses`` rotations of the grid.
 
-    A narrower posterior means that the grid is coarser than the images require; the likeliest pose then serves better than the
-    posterior on the grid.
+    The function examines ``sample`` images. If the posterior is narrower, the grid is too coarse for the images, and the
+    likeliest pose serves better than the posterior on the grid. Returns False if ``config.soft`` has no steps.
     """
     if not config.soft.steps:
         return False
@@ -171,5 +171,5 @@ def soften(
     generator: torch.Generator,
     progress: tqdm,
 ) -> Float[Tensor, "v box box box"]:
-    """Fit volumes again by EM, with all poses and volumes of each image weighed."""
+    """Refit volumes by ``steps`` of EM on the schedule ``config.soft``, which weighs all poses and volumes of each image."""
     return stochastic_em(data, volumes, replace(config.soft, steps=steps), config, generator, progress)[0]

@@ -1,4 +1,4 @@
-"""A linear subspace of volumes fitted to posed images, by probabilistic PCA."""
+"""Fits of a linear subspace of volumes to posed images, by probabilistic PCA."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from hetacumn.search.subspace import ComponentPrior, latent_posterior
 
 @dataclass(frozen=True)
 class SubspaceFit:
-    """Settings of a fit of the subspace.
+    """Settings of a subspace fit.
 
-    ``steps`` are gradient steps, ``batch`` counts the images of a step, ``padding`` is the padding of volumes, and ``rate``
-    Adam's rate in units of the voxels' scale. ``component_share`` is the expected power of a component as a share of the mean
-    volume's (0: no prior).
+    - ``steps``: gradient steps.
+    - ``batch``: images per step.
+    - ``padding``: zero-padding factor of volumes.
+    - ``component_share``: expected power of a component as a fraction of the mean volume's; 0 for no prior.
+    - ``rate``: learning rate of Adam, in units of the voxel scale.
     """
 
     steps: int
@@ -35,7 +37,7 @@ class SubspaceFit:
 
     @classmethod
     def of(cls, config: AbInitioConfig, steps: int, rate: float = 0.03) -> SubspaceFit:
-        """Make the settings of a fit from the settings of an ab initio start."""
+        """Return the settings of a fit for given settings of the *ab initio* start."""
         return cls(steps, 2 * config.batch, config.padding, config.effort.component_share, rate)
 
 
@@ -47,9 +49,9 @@ def fit_subspace(
     generator: torch.Generator,
     progress: tqdm,
 ) -> Float[Tensor, "volumes box box box"]:
-    """Fit mean and components to posed images by probabilistic PCA, starting from a ``basis``.
+    """Fit mean and components to posed images by probabilistic PCA, starting from ``basis``.
 
-    Gradient ascent maximises the log evidence, with z integrated, plus the log prior of components
+    Gradient ascent maximises the log evidence, with z integrated out, plus the log prior of the components
     (:class:`~hetacumn.search.subspace.ComponentPrior`).
     """
     box, steps = basis.shape[-1], fit.steps
@@ -78,9 +80,9 @@ def principal(
     generator: torch.Generator,
     unit: float,
 ) -> Float[Tensor, "1+{components} box box box"]:
-    """Compute mean and principal components of K weighted volumes as a basis for z of unit variance.
+    """Compute mean and principal components of K weighted volumes, scaled so that z has unit variance.
 
-    Components beyond K - 1 start as faint smooth noise.
+    Components beyond K - 1 are smooth noise of low amplitude, 0.1 of ``unit``, the typical voxel value.
     """
     box = volumes.shape[-1]
     mean = (weights[:, None, None, None] * volumes).sum(0)

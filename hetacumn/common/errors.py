@@ -6,6 +6,6 @@ from __future__ import annotations
 class HetacumnError(Exception):
     """A mistake of the user: a bad file, row or parameter.
 
-    The message is one line that names the fault, its place (file, row) and the expected value. The commands print it
-    without a traceback. Subclasses belong in this module, where the runner looks for them.
+    The message is one line that names the place (file, row), the fault and the expected value. The commands print the message
+    without a traceback. Define subclasses in this module: ``hetacumn.run.notebook`` looks them up here by name.
     """

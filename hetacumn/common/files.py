@@ -1,4 +1,4 @@
-"""Files that are complete or absent: folders, atomic writing, JSON and CSV tables."""
+"""Output folders, and atomic writing of files, JSON and CSV tables: an output file is complete or absent."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hetacumn.common.errors import HetacumnError
 if TYPE_CHECKING:
     import pandas as pd
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk or a quota is full, or a file is larger than allowed
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk or the quota is full, or the file exceeds the size limit
 
 
 def make_folder(path: str | os.PathLike) -> Path:
-    """Make a folder for output, with its parents, unless it exists; return its path.
+    """Create an output folder and its parents where they do not exist; return its path.
 
     Raises:
-        HetacumnError: the path or one of its parents is a file, or the folder cannot be made or written into.
+        HetacumnError: the path or one of its parents is a file, or the folder cannot be created or is read-only.
     """
     path = Path(path)
     try:
@@ -42,15 +42,15 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; rename it to `path` at the end, or remove it after an error.
+    """Yield a temporary path in the folder of ``path``; rename it to ``path`` at the end, or remove it after an error.
 
-    A reader sees the old file or the whole new file, never a part. The temporary name keeps the suffix, by which writers choose
-    their format, and names the process: files that a killed process of this machine left are removed. Missing parent folders
-    are made.
+    A reader sees the old file or the complete new file, never a part. The temporary name keeps the suffix of ``path``, because
+    writers choose their format by the suffix. It also contains the machine and the process number: each call first removes
+    the temporary files of ``path`` that killed processes of this machine left. Missing parent folders are created.
 
     Raises:
-        HetacumnError: the disk or a quota is full, the folder cannot be written into, see :func:`make_folder`, or `path` is a
-            folder.
+        HetacumnError: the disk or a quota is full, the folder cannot be written into (see :func:`make_folder`), or ``path`` is
+            a folder.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -70,7 +70,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _remove_orphans(path: Path, machine: str) -> None:
-    """Remove temporary files of a path whose processes have ended."""
+    """Remove the temporary files of ``path`` that ended processes of this machine left."""
     written = re.compile(rf"{re.escape(f'.{path.stem}.{machine}-')}(\d+)-[0-9a-f]+{re.escape(path.suffix)}")
     for file in path.parent.iterdir():
         found = written.fullmatch(file.name)
@@ -79,23 +79,23 @@ def _remove_orphans(path: Path, machine: str) -> None:
 
 
 def _is_alive(process: int) -> bool:
-    """Tell whether a process of this machine runs."""
+    """Return whether a process of this number runs on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # the process of another user
+    except PermissionError:  # the process runs, as another user
         pass
     return True
 
 
 def write_json(path: str | os.PathLike, content: object) -> None:
-    """Write `content` as indented JSON, atomically; keys stay in their order."""
+    """Write ``content`` as indented JSON, atomically; keys keep their order."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_table(path: Path | str, table: pd.DataFrame, digits: int = 6) -> None:
-    """Write a table as CSV without its index, atomically; fractions have ``digits`` significant digits."""
+    """Write a table as CSV without its index, atomically; floats have ``digits`` significant digits."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, float_format=f"%.{digits}g")

@@ -1,4 +1,4 @@
-"""The project around the working directory, its settings file, and the defaults without one."""
+"""The project folder around the working directory, its settings file, and the default settings outside a project."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ SECTIONS = (
     "molecules", "peers", "peer_seconds", "peers_environment",  # of benchmark/params.yaml
     "entry", "count", "leading",  # of real/params.yaml
 )  # fmt: skip
-#: The settings without a file. Every other setting has the default of its dataclass.
-BOX = 32  # pixels after Fourier cropping
-TRAINED_SHARE = 0.7  # of the particles; the rest is only predicted
+BOX = 32  # default pixels per side after Fourier cropping
+TRAINED_SHARE = 0.7  # default fraction of the particles to train on; the others are only predicted
+#: The settings without a settings file. Every other setting has the default of its dataclass.
 DEFAULTS = {"seed": 0, "stack": {"box": BOX, "trained_share": TRAINED_SHARE}, "methods": {"hetacumn": {}, "em": {}}}
 
 
 def project_root() -> Path:
-    """Return the project's folder: the nearest one, from the working directory up, with dvc.yaml and params.yaml.
+    """Return the project folder: the nearest folder, from the working directory upwards, with dvc.yaml and params.yaml.
 
-    The search begins in the working directory, not beside this file: DVC runs queued experiments in a copy of the project.
+    The search starts in the working directory, not at this source file, because DVC runs queued experiments in a copy of the
+    project.
 
     Raises:
-        HetacumnError: no such folder.
+        HetacumnError: neither the working directory nor a parent folder contains both files.
     """
     folder = find_project()
     if folder is None:
         raise HetacumnError(
-            f"{Path.cwd()}: no dvc.yaml and params.yaml here or in a parent folder; expected a folder of the project"
+            f"{Path.cwd()}: no dvc.yaml and params.yaml here or in a parent folder; expected a folder inside a project"
         )
     return folder
 
 
 def find_project() -> Path | None:
-    """Return the folder of :func:`project_root`; None outside a project."""
+    """Return the project folder as :func:`project_root` does, but None outside a project."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file() and (folder / PIPELINE_SETTINGS).is_file():
@@ -50,13 +51,15 @@ def find_project() -> Path | None:
 
 
 def read_params(over: str | os.PathLike | Mapping = "", settings: str | os.PathLike = PIPELINE_SETTINGS) -> dict:
-    """Read the settings of the paper's pipeline, or the defaults, as nested dicts, and merge other settings into them.
+    """Read base settings as nested dicts and merge overriding settings into them.
 
-    ``settings``: params.yaml stands for the file of the project around the working directory, and for the defaults where
-    there is no project; any other name for that file; an empty one for the defaults. ``over``: a YAML file or a mapping.
+    Args:
+        over: the overriding settings: a YAML file or a mapping; an empty name overrides nothing.
+        settings: the file of the base settings. The name ``params.yaml`` means that file of the project around the working
+            directory, or :data:`DEFAULTS` outside a project. An empty name means :data:`DEFAULTS`.
 
     Raises:
-        HetacumnError: no such file, not valid YAML, or an unknown section.
+        HetacumnError: a file is missing or is not valid YAML, or a section is unknown.
     """
     if str(settings) == PIPELINE_SETTINGS:
         folder = find_project()
@@ -67,10 +70,10 @@ def read_params(over: str | os.PathLike | Mapping = "", settings: str | os.PathL
 
 
 def read_overrides(over: str | os.PathLike | Mapping = "") -> dict:
-    """Read the settings of a YAML file, none if none is named, or of a mapping.
+    """Read settings from a YAML file or a mapping, and check their sections; an empty name returns no settings.
 
     Raises:
-        HetacumnError: no such file, not valid YAML, or an unknown section.
+        HetacumnError: the file is missing or is not valid YAML, or a section is unknown.
     """
     settings = dict(over) if isinstance(over, Mapping) else read_yaml(over) if over else {}
     check_names(settings, SECTIONS, "overrides" if isinstance(over, Mapping) else str(over))
@@ -78,7 +81,11 @@ def read_overrides(over: str | os.PathLike | Mapping = "") -> dict:
 
 
 def read_yaml(path: str | os.PathLike) -> dict:
-    """Read names and values from a YAML file. Raises :class:`HetacumnError` where there is no file, or no names."""
+    """Read a mapping of names to values from a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        HetacumnError: the file is missing, cannot be read, is not valid YAML, or contains no mapping.
+    """
     try:
         settings = yaml.safe_load(Path(path).read_text()) or {}
     except FileNotFoundError:

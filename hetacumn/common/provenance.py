@@ -1,4 +1,4 @@
-"""The versions and the git commit that made a result."""
+"""The software versions and the git commit that produced a result."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def provenance() -> dict[str, str | None]:
-    """Collect the versions and the git commit that make a result, to be written beside the result.
+    """Return the versions of hetacumn, Python, PyTorch and NumPy, and :func:`git_commit`, to be saved with a result.
 
-    ``git_commit`` is the commit of the working directory, with "+dirty" after it where tracked code or settings differ, and
-    None outside git. Files that pipelines write (locks, tables, figures) do not count.
+    The version of hetacumn is None where the package is not installed.
     """
     import numpy
     import torch
@@ -30,7 +29,11 @@ def provenance() -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """Return the commit that is checked out, "+dirty" after it where tracked code or settings differ; None outside git."""
+    """Return the checked-out commit of the working directory; None outside git.
+
+    "+dirty" is appended where tracked ``.py``, ``.ipynb`` or ``.yaml`` files differ from the commit. Changes of other files,
+    which pipelines write (locks, tables, figures), do not count.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,7 +1,7 @@
 """The files ``run.json`` and ``config.json`` in the folder of a run.
 
-``config.json`` holds the settings, the fingerprint of the stack and its preprocessing; ``run.json`` holds the facts that differ
-from run to run: seconds, memory, device.
+``config.json`` contains the settings, the fingerprint of the stack and its preprocessing. ``run.json`` contains the facts that
+differ between identical runs: seconds, memory, device.
 """
 
 from __future__ import annotations
@@ -15,26 +15,29 @@ from hetacumn.common.provenance import provenance
 
 
 def read_run(out: Path | str) -> dict:
-    """Read the facts that differ from run to run (seconds, memory, device), which are kept apart from the results."""
+    """Read ``run.json`` (seconds, memory, device); return an empty dict where the file is missing."""
     path = Path(out) / "run.json"
     return read_json(path, "the facts of a run") if path.exists() else {}
 
 
 def write_facts(out: Path, facts: dict) -> None:
-    """Write ``config.json``, once the model exists: until then the file of an earlier model stays beside this model."""
+    """Write ``facts`` and the provenance to ``config.json``.
+
+    Call this after the model is saved: until then the file describes the earlier model in the folder.
+    """
     write_json(out / "config.json", {**facts, **provenance()})
 
 
 def read_config(out: Path | str) -> dict:
-    """Read a run's ``config.json``: method, ``config``, box, pixel size, stack and versions."""
+    """Read a run's ``config.json``: method, ``config``, box, pixel size, stack and versions; errors as :func:`read_json`."""
     return read_json(Path(out) / "config.json", "the settings of a run")
 
 
 def read_json(path: Path, what: str) -> dict:
-    """Read names and values from a JSON file; ``what`` says what they should be.
+    """Read a mapping of names to values from a JSON file; ``what`` names the expected content in error messages.
 
     Raises:
-        HetacumnError: no such file, not JSON, or no names.
+        HetacumnError: the file is missing, is not JSON, or contains no mapping.
     """
     try:
         content = json.loads(path.read_text())

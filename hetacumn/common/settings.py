@@ -1,4 +1,4 @@
-"""Settings in nested mappings, as YAML and JSON hold them: merged, checked by name, and converted into dataclasses."""
+"""Settings as nested mappings (from YAML or JSON): merging, checks of names, and conversion to dataclasses."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from hetacumn.common.errors import HetacumnError
 
 Settings = TypeVar("Settings")
-MOST_LISTED = 12  # names in a hint
+MOST_LISTED = 12  # the most names that a hint lists
 SEED_BITS = 63
 
 
 def merged(layers: Mapping[str, object]) -> dict:
-    """Merge mappings, later ones over earlier ones, nested mappings too; None is an empty mapping.
+    """Merge the mappings in ``layers``, nested mappings too: a later value replaces an earlier one.
 
-    ``layers`` are named as error messages name them.
+    None counts as an empty mapping. The keys of ``layers`` name the layers in error messages.
 
     Raises:
-        HetacumnError: a layer is no mapping.
+        HetacumnError: a layer is not a mapping.
     """
     for name, layer in layers.items():
         if not isinstance(layer, Mapping | None):
@@ -37,18 +37,21 @@ def merged(layers: Mapping[str, object]) -> dict:
 
 
 def check_fields(settings: object, **rules: tuple[bool, str]) -> None:
-    """Raise :class:`HetacumnError` for the first field whose rule ``(holds, what was expected)`` does not hold."""
+    """Raise :class:`HetacumnError` for the first field whose rule fails; a rule is ``(holds, expected value in words)``."""
     for name, (holds, expected) in rules.items():
         if not holds:
             raise HetacumnError(f"{name} is {getattr(settings, name)!r}; expected {expected}")
 
 
 def check_names(values: Mapping, known: Sequence[str], source: str = "", prefix: str = "") -> None:
-    """Raise :class:`HetacumnError` for the first name that is not ``known``, with the nearest known name.
+    """Raise :class:`HetacumnError` for the first name in ``values`` that is not ``known``, and suggest the nearest known name.
 
-    ``known`` holds dotted names, such as ``train`` and ``train.rate``. Where ``known`` has names below the name of a value, the
-    value is a nested mapping, which is checked too, a dataclass or None; any other value is refused. ``source`` begins the
-    message; ``prefix``, such as ``stack.``, goes before the names of ``values``.
+    Args:
+        values: settings by name. The value of a section (a name such as ``train``, below which ``known`` has further names)
+            must be a nested mapping, which is checked too, a dataclass or None.
+        known: dotted names, such as ``train`` and ``train.rate``.
+        source: the origin of the settings (a file, an option), which begins the message.
+        prefix: the section of ``values``, such as ``stack.``, which precedes their names.
     """
     begin = f"{source}: " if source else ""
     for name, value in values.items():
@@ -63,30 +66,30 @@ def check_names(values: Mapping, known: Sequence[str], source: str = "", prefix:
 
 
 def check_seed(seed: object) -> None:
-    """Raise :class:`HetacumnError` for a seed that the generators of random numbers do not take."""
+    """Raise :class:`HetacumnError` unless ``seed`` is a whole number that all random number generators accept."""
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**SEED_BITS:
         raise HetacumnError(f"seed is {seed!r}; expected a whole number from 0 to 2^{SEED_BITS} - 1")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the nearest of some known dotted names.
+    """Return a hint for an unknown dotted name: the nearest known name, or else the known names of its section.
 
-    The nearest name has the same or a similar last part, beside the name or elsewhere. Where there is none, the hint lists
-    the names beside it.
+    The nearest name is, in this order of preference: a name whose last part is equal, in any section; a name of the same
+    section whose last part is similar; a name of another section whose last part is very similar.
     """
     *above, last = name.split(".")
     names = sorted(known, key=lambda other: -len(commonprefix([above, other.split(".")])))  # the same section first
-    by_last = {other.split(".")[-1]: other for other in reversed(names)}  # of equal ones the first, which is the outermost
+    by_last = {other.split(".")[-1]: other for other in reversed(names)}  # the first name in `names` wins
     beside = {other.split(".")[-1]: other for other in names if other.split(".")[:-1] == above}
     for choices, similarity in ((by_last, 1.0), (beside, 0.6), (by_last, 0.7)):
         if near := get_close_matches(last, choices, 1, similarity):
             return f"did you mean {choices[near[0]]}?"
     listed = [*list(beside)[:MOST_LISTED], *(["…"] if len(beside) > MOST_LISTED else [])]
-    return f"expected one of {', '.join(listed)}" if listed else "there is none"
+    return f"expected one of {', '.join(listed)}" if listed else "expected none"
 
 
 def setting_names(kind: type, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all settings of a dataclass, the outer ones first."""
+    """Yield the dotted names of all settings of a dataclass: first its own fields, then those of nested dataclasses."""
     hints = get_type_hints(kind)
     yield from (f"{prefix}{name}" for name in hints)
     for name, inner in hints.items():
@@ -95,26 +98,26 @@ def setting_names(kind: type, prefix: str = "") -> Iterator[str]:
 
 
 def read_settings(kind: type[Settings], values: Mapping, prefix: str = "") -> Settings:
-    """Make an instance of the dataclass ``kind``; its fields, dataclasses among them, come from nested mappings and lists.
+    """Build an instance of the dataclass ``kind`` from nested mappings and lists.
 
-    A nested mapping changes only the fields that it names. ``prefix``, such as ``stack.``, goes before the names in
-    messages.
+    A nested mapping sets the fields of a nested dataclass; fields that it does not name keep their defaults. ``prefix``, such
+    as ``stack.``, precedes the names in messages.
 
     Raises:
-        HetacumnError: an unknown name, a value of a wrong type or out of range, a number that is not finite.
+        HetacumnError: an unknown name, a value of a wrong type or out of range, or a number that is not finite.
     """
     check_names(values, list(setting_names(kind, prefix)), prefix=prefix)
     return _read(kind, {}, values, prefix)
 
 
 def with_settings(settings: Settings, values: Mapping, prefix: str = "") -> Settings:
-    """Return a copy of a dataclass instance with nested ``values`` replaced; see :func:`read_settings`."""
+    """Return a copy of a dataclass instance with ``values`` replaced; nested mappings and errors as :func:`read_settings`."""
     check_names(values, list(setting_names(type(settings), prefix)), prefix=prefix)
     return _read(type(settings), _fields_of(settings), values, prefix)
 
 
 def nested(values: Mapping[str, object]) -> dict:
-    """Return settings by dotted names as nested mappings; later ones lie over earlier ones."""
+    """Convert a mapping with dotted names to nested mappings; later values replace earlier ones."""
     layers: dict[str, object] = {}
     for name, value in values.items():
         for part in reversed(name.split(".")):
@@ -124,7 +127,7 @@ def nested(values: Mapping[str, object]) -> dict:
 
 
 def flattened(values: Mapping, prefix: str = "") -> dict[str, object]:
-    """Return a nested mapping as one level, its keys joined by dots; the inverse of :func:`nested`."""
+    """Convert nested mappings to one mapping with dotted names; the inverse of :func:`nested`."""
     found: dict[str, object] = {}
     for name, value in values.items():
         found |= flattened(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -132,7 +135,7 @@ def flattened(values: Mapping, prefix: str = "") -> dict[str, object]:
 
 
 def _read(kind: type[Settings], base: Mapping, values: Mapping, prefix: str) -> Settings:
-    """Make an instance of ``kind`` from the fields ``base`` and nested ``values`` over them."""
+    """Build an instance of ``kind`` from the fields ``base``, which nested ``values`` override."""
     hints, defaults = get_type_hints(kind), {field.name: field for field in fields(kind)}  # type: ignore[arg-type]  # any dataclass
     found = {**base, **values}
     for name, value in values.items():

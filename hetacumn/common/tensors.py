@@ -1,4 +1,4 @@
-"""Named tensors and their facts in safetensors files."""
+"""Safetensors files: named tensors with a JSON record of facts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hetacumn.common.files import atomic_path
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
-    """Write named tensors and their facts to a safetensors file, atomically."""
+    """Write named tensors to a safetensors file, with ``facts`` as JSON in its metadata, atomically."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         Path(temporary).write_bytes(save(tensors, {"facts": json.dumps(facts)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read named tensors and their facts from a file of :func:`write_tensors`.
+    """Read the named tensors (on the CPU) and the facts of a file that :func:`write_tensors` wrote.
 
     Raises:
-        HetacumnError: there is no such file, or another program wrote it.
+        HetacumnError: the file is missing, is damaged, or was written by another program.
     """
     if not path.exists():
         raise HetacumnError(f"{path}: no such file; train first")

@@ -1,4 +1,4 @@
-"""Warnings in one line, without the line of source code that Python shows."""
+"""Warnings on one line, without the source line that Python prints by default."""
 
 from __future__ import annotations
 

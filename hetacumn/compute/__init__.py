@@ -1,5 +1,5 @@
-"""Devices, several processes, CUDA graphs, batches and precision.
+"""Computation: devices, several processes, CUDA graphs, batches and precision.
 
-Public face: :func:`~hetacumn.compute.devices.pick_device`, :class:`~hetacumn.compute.launching.DeviceRequest`,
+Main entry points: :func:`~hetacumn.compute.devices.pick_device`, :class:`~hetacumn.compute.launching.DeviceRequest`,
 :class:`~hetacumn.compute.processes.ProcessGroup` and :func:`~hetacumn.compute.batches.batch_slices`.
 """

@@ -1,6 +1,7 @@
-"""Batches of images: their size, their slices, several batches at once in threads, and prefetching of the next batch.
+"""Batches of images: batch sizes, slices, threads that process several batches at once, and prefetching.
 
-A single operation gains little from a second CPU core, but a second batch on that core doubles the throughput.
+Batches run in parallel threads because one operation gains little from a second CPU core, whereas a second batch on that core
+doubles the throughput.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-ELSEWHERE = 10  # factor by which a batch on another device than a CPU is larger
-AT_ONCE = 2**24  # the most coefficients of such a larger batch: some gigabytes with all intermediate results
+ELSEWHERE = 10  # factor by which a batch on a GPU is larger than a batch on a CPU
+AT_ONCE = 2**24  # the most coefficients of such a larger batch: some GB with all intermediate results
 
 
 def batch_size(count: int, coefficients: int, device: torch.device) -> int:
-    """Return how many images of so many coefficients are processed at once.
+    """Return how many images to process at once, where each image has ``coefficients`` Fourier coefficients.
 
-    This is ``count`` on a CPU, whose caches the images should fit, and more on other devices, which few images leave idle.
+    The result is ``count`` on a CPU, so that a batch fits the caches. It is up to :data:`ELSEWHERE` times larger on other
+    devices, which small batches would leave idle.
     """
     return count if device.type == "cpu" else max(count, min(ELSEWHERE * count, AT_ONCE // coefficients))
 
@@ -33,10 +35,10 @@ def batch_slices(count: int, size: int) -> Iterator[slice]:
 
 
 def map_threads(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
-    """Yield the result of ``work`` for each item, in order; a CPU runs as many items at once as torch has threads.
+    """Yield the result of ``work`` for each item, in order; a CPU processes as many items at once as torch has threads.
 
-    The results do not depend on the number of threads. ``work`` must not rely on the caller's gradient mode, which other
-    threads do not have.
+    The results do not depend on the number of threads. ``work`` must set its own gradient mode, because the threads do not
+    inherit the gradient mode of the caller.
     """
     threads = min(torch.get_num_threads(), len(items)) if device.type == "cpu" else 1
     if threads <= 1:
@@ -54,7 +56,7 @@ def map_threads(work: Callable[[Item], Result], items: Sequence[Item], device: t
 def prefetch(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield the result of ``read`` for each item, in order; a thread reads the next item while the caller uses one.
 
-    At most two results are in memory. An error of ``read`` is raised in the place of its result.
+    At most two results are in memory. An error of ``read`` is raised when its result is due.
     """
     with ThreadPoolExecutor(1) as pool:
         following = None

@@ -1,7 +1,7 @@
-"""Recording of many small kernels as a CUDA graph, and its replay.
+"""Recording of many small kernels as a CUDA graph, and replay of the graph.
 
-A step of training is hundreds of kernels, and a CPU takes longer to launch each than the device to run it: without a graph a
-step of the pose task takes an H100 ten times as long as its arithmetic.
+A training step consists of hundreds of kernels, and the CPU takes longer to launch a kernel than the GPU takes to run it.
+Without a graph, a step of the pose task on an H100 takes 10 times as long as its arithmetic.
 """
 
 from __future__ import annotations
@@ -11,29 +11,30 @@ from typing import Generic, TypeVar
 
 import torch
 
-WARM_UP = 3  # calls without a graph, in which libraries and optimisers allocate their buffers
+WARM_UP = 3  # calls before the recording, in which libraries and optimisers allocate their buffers
 
-Result = TypeVar("Result")  # tensors in any container
+Result = TypeVar("Result")  # any container of tensors
 
 
 class RecordedStep(Generic[Result]):
-    """Runs work on a CUDA device: the first calls run it eagerly, the next call records it, and later calls replay it.
+    """Runs a function on a CUDA device: the first calls run it eagerly, the next call records it, later calls replay it.
 
-    The tensors that the work reads must stay where they are; numbers on the CPU keep the values of the recording; the work must
-    not wait for the device. The next call overwrites the tensors that the work returned. The work draws its random numbers
-    from ``generator``, whose sequence continues from call to call.
+    The function must read its input tensors from the same memory in every call, and must not synchronise with the device.
+    Numbers on the CPU keep the values that they had at the recording. A later call overwrites the tensors that an
+    earlier call returned. The function must sample its random numbers from ``generator``, whose sequence continues from call to
+    call.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
         self.graph, self.calls = torch.cuda.CUDAGraph(), 0
         self.graph.register_generator_state(generator)
-        self.stream = torch.cuda.Stream(generator.device)  # both warm-up and recording need a stream of their own
+        self.stream = torch.cuda.Stream(generator.device)  # warm-up and recording must not use the default stream
         self.result: Result | None = None
-        # Later steps use the default stream again, where PyTorch would warn of the parameters' gradients.
+        # Later steps run on the default stream again, and PyTorch would warn that the gradients belong to another stream.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
 
     def __call__(self, work: Callable[[], Result]) -> Result:
-        """Return the result of ``work``, which must be the same work in every call."""
+        """Return the result of ``work``, which must be the same function in every call."""
         self.calls += 1
         if self.calls <= WARM_UP:
             current = torch.cuda.current_stream(self.stream.device)

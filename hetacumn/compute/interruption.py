@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class Interruption:
-    """A context in which SIGTERM and Ctrl-C only set ``asked``, so that a step ends before its state is saved."""
+    """A context in which SIGTERM and Ctrl-C only set ``asked``, so that a loop can finish its step and save its state."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -18,7 +18,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         self.before = {}
-        if threading.current_thread() is threading.main_thread():  # handlers can be set only there
+        if threading.current_thread() is threading.main_thread():  # Python sets signal handlers only in the main thread
             self.before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 

@@ -1,7 +1,7 @@
-"""Launching of a job in several processes, one a device, by PyTorch's launcher (torchrun).
+"""Launching of a job in several processes, one for each device, with PyTorch's launcher (torchrun).
 
-A job is a module that is started as ``python -m <module> <job.json>``. Its file stays, so that a cluster can start the same job
-on several machines: ``torchrun --nnodes 2 --nproc-per-node 4 ... -m <module> <job.json>``.
+A job is a module that runs as ``python -m <module> <job.json>``. The job file is kept, so that the same job can be started on
+several machines of a cluster: ``torchrun --nnodes 2 --nproc-per-node 4 ... -m <module> <job.json>``.
 """
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ from hetacumn.compute.processes import ProcessGroup, join_processes
 class DeviceRequest:
     """A request for devices.
 
-    ``name`` is cpu, cuda, cuda:<i>, or None for CUDA where there is one. ``count`` is the number of GPUs of this machine, or of
-    processes on its CPU.
+    - ``name``: cpu, cuda or cuda:N; None for CUDA where available, else the CPU.
+    - ``count``: number of GPUs of this machine, or number of processes on its CPU.
     """
 
     name: str | None = None
     count: int = 1
 
     def check(self) -> torch.device:
-        """Return the device, or the kind of several. Raises :class:`HetacumnError` where this machine has no such devices."""
+        """Return the device; for several devices, return the device without an index.
+
+        Raises:
+            HetacumnError: this machine does not have these devices, or one device is named but several are requested.
+        """
         device = pick_device(self.name)
         if self.count == 1:
             return device
@@ -55,10 +59,16 @@ ONE_DEVICE = DeviceRequest()
 
 
 def launch(module: str, path: Path, content: dict, requested: DeviceRequest) -> None:
-    """Write a job's file and run the job in one process for each device; return when all processes have ended.
+    """Write the job file and run the job in one process for each device; return when all processes have ended.
+
+    Args:
+        module: the module to run, see :func:`run_process`.
+        path: the job file to write, in JSON.
+        content: the content of the job file; ``device`` is added.
+        requested: the devices.
 
     Raises:
-        HetacumnError: there are no such devices, or a process failed (its own message is on the error stream).
+        HetacumnError: the devices are not available, or a process failed (it printed its own message to stderr).
     """
     device = requested.check()
     write_json(path, {**content, "device": device.type})
@@ -69,7 +79,7 @@ def launch(module: str, path: Path, content: dict, requested: DeviceRequest) -> 
     try:
         code = process.wait()
     except BaseException:
-        process.terminate()  # torchrun asks its processes to stop, and training leaves a checkpoint
+        process.terminate()  # torchrun passes SIGTERM on to its processes, and training then saves a checkpoint
         process.wait()
         raise
     if code:
@@ -77,7 +87,11 @@ def launch(module: str, path: Path, content: dict, requested: DeviceRequest) -> 
 
 
 def run_process(path: str, work: Callable[[dict, torch.device, ProcessGroup], object]) -> int:
-    """Do this process's part of the job in a file; return the exit status."""
+    """Run this process's part of a job, and return the exit status.
+
+    ``path`` is the job file of :func:`launch`; ``work`` receives its content (without ``device``), the device and the group.
+    The status is 0 after success, 2 after a :class:`HetacumnError` (printed in one line) and 130 after an interruption.
+    """
     print_warnings_in_lines()
     content = json.loads(Path(path).read_text())
     try:

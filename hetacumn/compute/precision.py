@@ -1,8 +1,8 @@
-"""The precision of the layers of networks: bfloat16 where the hardware supports it.
+"""The precision of network layers: bfloat16 where the hardware supports it.
 
-Rotations, frequencies, transforms and likelihoods stay in single precision, which poses need: bfloat16 represents a frequency
-of 20 to a sixteenth and a rotation to a quarter of a degree. ``HETACUMN_LAYERS=float32`` in the environment sets the layers to
-single precision too, so that machines with and without bfloat16 agree but for rounding.
+Rotations, frequencies, transforms and likelihoods stay in single precision, because poses need it: bfloat16 resolves a
+frequency of 20 only to 1/16 and a rotation only to 0.25°. The environment variable ``HETACUMN_LAYERS=float32`` sets the layers
+to single precision too, so that machines with and without bfloat16 agree up to rounding errors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 @torch.compiler.assume_constant_result
 def layer_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where the hardware multiplies it (NVIDIA GPUs since Ampere, CPUs with AVX512-BF16), else float32."""
+    """Return bfloat16 where the hardware multiplies in it (NVIDIA GPUs since Ampere, CPUs with AVX512-BF16), else float32."""
     if os.environ.get("HETACUMN_LAYERS") == "float32":
         return torch.float32
     if device.type == "cuda":
@@ -25,5 +25,5 @@ def layer_dtype(device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Make the context in which the layers of a network run; the caller converts the results to single precision."""
+    """Return the context in which network layers run; the caller converts the results to single precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=layer_dtype(device) == torch.bfloat16)

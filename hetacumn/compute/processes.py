@@ -1,8 +1,8 @@
-"""Several devices with one process each: every process takes its share of each batch, and the results are combined.
+"""Process groups: one process for each device computes a part of every batch, and the results are combined.
 
 PyTorch's launcher (torchrun) starts the processes and ``torch.distributed`` connects them: NCCL between GPUs, gloo between
-CPUs. All processes draw the same random numbers and hold the same weights. A run therefore equals, but for rounding, the run of
-one process with the same batch, and its checkpoint can be continued on any number of devices.
+CPUs. All processes sample the same random numbers and hold the same weights. Up to rounding errors, a run therefore equals the
+run of one process with the same batch, and its checkpoint can be continued on any number of devices.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor, distributed
 
 from hetacumn.common.errors import HetacumnError
 
-PATIENCE = timedelta(hours=12)  # the other processes wait while the first makes the ab initio start alone
+PATIENCE = timedelta(hours=12)  # time limit of a wait: the leader computes the ab initio start while the others wait
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a job: this process has ``rank`` of ``size``."""
+    """The processes of a job: ``size`` is their number and ``rank`` the number of this process, from 0."""
 
     rank: int = 0
     size: int = 1
@@ -33,19 +33,19 @@ class ProcessGroup:
         return self.rank == 0
 
     def part(self, count: int) -> slice:
-        """Return this process's part of ``count`` items; the parts are consecutive and differ by one item at most."""
+        """Return this process's part of ``count`` items; the parts are consecutive, and their lengths differ by at most 1."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def share(self, count: int) -> tuple[slice, float]:
-        """Return the part and the weight of its mean in the overall mean.
+        """Return this process's part of ``count`` items, and the weight of the part's mean in the mean over all items.
 
-        Where there are fewer items than processes, every process does all items.
+        Where there are fewer items than processes, every process computes all items.
         """
         part = self.part(count)
         return (part, (part.stop - part.start) / count) if count >= self.size else (slice(0, count), 1 / self.size)
 
     def sum_(self, tensors: list[Float[Tensor, " ..."]]) -> None:
-        """Replace each tensor by its sum over all processes, in one message."""
+        """Replace each tensor in place by its sum over all processes (in float32, one all-reduce for all tensors)."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten().float() for tensor in tensors])
@@ -54,7 +54,7 @@ class ProcessGroup:
             tensor.copy_(part.view_as(tensor))
 
     def gather(self, part: object) -> list:
-        """Collect an object from every process, in the order of ranks; tensors stay on the device of their sender."""
+        """Return the objects of all processes, ordered by rank; tensors stay on the device of their sender."""
         if self.size == 1:
             return [part]
         parts: list = [None] * self.size
@@ -62,7 +62,7 @@ class ProcessGroup:
         return parts
 
     def barrier(self) -> None:
-        """Wait until all processes have called this."""
+        """Wait until all processes have reached this call."""
         if self.size > 1:
             distributed.barrier()
 
@@ -71,9 +71,9 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def join_processes(device: str) -> tuple[ProcessGroup, torch.device]:
-    """Join the processes that torchrun started with this one; return the group and this process's device.
+    """Join the process group that torchrun started; return the group and this process's device.
 
-    ``device`` is cpu or cuda. Raises :class:`HetacumnError` where a process has no GPU.
+    ``device`` is cpu or cuda. Raises :class:`HetacumnError` if there is no GPU for this process.
     """
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if device == "cuda":

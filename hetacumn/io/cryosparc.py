@@ -1,4 +1,4 @@
-"""Reading of cryoSPARC's .cs particle tables into one flat table with RELION's column names."""
+"""Reading of a cryoSPARC particle table (.cs) into one flat table with RELION's column names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from roma import rotvec_to_rotmat
 from hetacumn.common.errors import HetacumnError
 from hetacumn.physics.rotations import to_euler
 
-#: RELION's column, cryoSPARC's field, and the factor between them.
+#: RELION's column, cryoSPARC's field, and the factor from cryoSPARC's to RELION's unit.
 _COLUMNS = [
     ("rlnDefocusU", "ctf/df1_A", 1.0),
     ("rlnDefocusV", "ctf/df2_A", 1.0),
@@ -24,9 +24,9 @@ _COLUMNS = [
     ("rlnImagePixelSize", "blob/psize_A", 1.0),
 ]
 
-NUMBERS, TEXT = "fiu", "SU"
+NUMBERS, TEXT = "fiu", "SU"  # kinds of NumPy dtypes
 OPTIONAL = ("alignments3D", "ctf/anisomag")
-#: Field, kinds of its type, shape of one value.
+#: Each field with the allowed kinds of its dtype and the shape of one value.
 _EXPECTED: list[tuple[str, str, tuple[int, ...]]] = [
     ("blob/path", TEXT, ()), ("blob/idx", "iu", ()), ("blob/shape", "iu", (2,)),
     *((name, NUMBERS, ()) for _, name, _ in _COLUMNS),
@@ -36,18 +36,18 @@ _EXPECTED: list[tuple[str, str, tuple[int, ...]]] = [
 
 
 def read_cs(path: Path) -> pd.DataFrame:
-    """Read one row per particle: rlnImageName, CTF, pixel size, image size; angles and origins where it is aligned.
+    """Read one row per particle: rlnImageName, CTF, pixel size and image size, with angles and origins where present.
 
-    A cryoSPARC pose is a rotation vector from view to object; its shift is RELION's origin in pixels of
+    A cryoSPARC pose is a rotation vector from view to object. A cryoSPARC shift is RELION's origin, in pixels of
     ``alignments3D/psize_A``.
 
     Raises:
-        HetacumnError: the file is not a .cs table, or a field is missing.
+        HetacumnError: the file is not a .cs table, or a field is missing or has the wrong type or shape.
     """
     try:
         rows = np.load(path, allow_pickle=False)
         fields = set(rows.dtype.names)
-    except Exception as error:  # numpy raises whatever its parser of headers meets
+    except Exception as error:  # NumPy's header parser raises errors of many types
         raise HetacumnError(f"{path}: not a cryoSPARC table ({' '.join(str(error).split())})") from error
     for field, kinds, shape in _EXPECTED:
         if field not in fields and field.startswith(OPTIONAL):
@@ -67,7 +67,7 @@ def read_cs(path: Path) -> pd.DataFrame:
     table = pd.DataFrame({"rlnImageName": names})
     for relion, field, factor in _COLUMNS:
         table[relion] = rows[field].astype(np.float64) * factor
-    if "ctf/anisomag" in fields:  # the matrix minus the identity
+    if "ctf/anisomag" in fields:  # cryoSPARC stores the magnification matrix minus the identity
         for i in range(2):
             for j in range(2):
                 table[f"rlnMagMat{i}{j}"] = rows["ctf/anisomag"][:, 2 * i + j].astype(np.float64) + (i == j)
@@ -86,4 +86,4 @@ def _text(name: bytes | str, path: Path, row: int) -> str:
     try:
         return name.decode() if isinstance(name, bytes) else name
     except UnicodeDecodeError:
-        raise HetacumnError(f"{path}: row {row + 1}: blob/path is {name!r}; expected a file's name") from None
+        raise HetacumnError(f"{path}: row {row + 1}: blob/path is {name!r}; expected the name of a file") from None

@@ -1,9 +1,9 @@
-"""Download of a subset of an EMPIAR entry: single images by HTTP Range requests.
+"""Download of a subset of the particles of an EMPIAR entry: single images, by HTTP Range requests.
 
-Particle stacks in the archive are hundreds of gigabytes; one image is some hundred kilobytes. The STAR of the entry names the
-stack and the number of each image, and the header of the stack gives its place.
+Particle stacks in the archive have hundreds of GB, but one image has some hundred kB. The STAR file of the entry names the
+stack of each image and the image's number in the stack; the header of the stack then determines the bytes of the image.
 
-An interrupted download keeps its data: the same call again continues it.
+An interrupted download keeps its data; the same call continues the download.
 """
 
 from __future__ import annotations
@@ -25,19 +25,24 @@ from hetacumn.io.remote import PATIENT, Patience, Remote, RemoteStack
 from hetacumn.io.stacks import HEADER_BYTES, Layout
 
 ARCHIVE = "https://ftp.ebi.ac.uk/empiar/world_availability"
-RUN_BYTES = 2**24  # the largest request
+RUN_BYTES = 2**24  # size of the largest request
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The layout of an entry: its number, its STAR, and the folder that names of stacks are relative to."""
+    """The layout of an EMPIAR entry.
+
+    - ``number``: EMPIAR number.
+    - ``star``: path of the STAR file of the particles, inside the entry.
+    - ``stacks``: folder inside the entry to which the stack names in the STAR file are relative.
+    """
 
     number: int
     star: str
     stacks: str
 
 
-#: Entries of known layout, as published code documents it.
+#: Entries of known layout; published code documents these layouts.
 ENTRIES = {
     10180: Entry(10180, "data/Example/consensus_data.star", "data"),  # pre-catalytic spliceosome
     10076: Entry(10076, "data/Parameters.star", "data"),  # assembling 50S ribosome
@@ -47,7 +52,12 @@ ENTRIES = {
 
 @dataclass(frozen=True)
 class Subset:
-    """The particles of a download: ``count`` of them, the leading ones of the entry or random ones of ``seed``."""
+    """The choice of particles to download.
+
+    - ``count``: number of particles.
+    - ``leading``: whether to take the first particles of the entry instead of random ones.
+    - ``seed``: seed of the random choice.
+    """
 
     count: int
     leading: bool = False
@@ -56,7 +66,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class _Run:
-    """Neighbouring images ``first`` to ``first + len(places)`` of a stack, and their places in the local stack."""
+    """Consecutive images of a remote stack, from index ``first`` on, and the indices ``places`` of these images locally."""
 
     stack: RemoteStack
     first: int
@@ -71,10 +81,14 @@ def download_subset(
     patience: Patience = PATIENT,
     progress: bool = True,
 ) -> Path:
-    """Download particles of an entry as ``particles.mrcs`` and ``particles.star`` in ``out``; return the path of the STAR.
+    """Download particles of an entry to ``particles.mrcs`` and ``particles.star`` in ``out``; return the path of the STAR file.
 
-    The STAR has the rows of these particles, in the entry's order, in RELION 3.1's form, with new rlnImageName; the old names
-    are in rlnImageOriginalName. Raises :class:`HetacumnError`, naming the address and the expected answer.
+    The STAR file is in RELION 3.1's form and contains the rows of these particles, in the order of the entry. rlnImageName is
+    the new name, and rlnImageOriginalName the name in the entry. A completed download is not repeated.
+
+    Raises:
+        HetacumnError: the server does not deliver what is expected (the message names the address), a stack is unusable, the
+            entry has too few particles, or ``out`` contains another download.
     """
     out, remote = make_folder(out), Remote(f"{base_url.rstrip('/')}/{entry.number}", patience)
     written = out / "particles.star"
@@ -105,21 +119,21 @@ def download_subset(
 
 
 def _choose_rows(subset: Subset, available: int, where: str) -> Int[np.ndarray, " count"]:
-    """Choose the rows of a subset, in the order of the entry."""
+    """Return the rows of a subset, in the order of the entry."""
     if not 1 <= subset.count <= available:
-        raise HetacumnError(f"{subset.count} particles of {available} in {where}; expected 1 to {available}")
+        raise HetacumnError(f"{where}: {subset.count} particles requested of {available}; expected 1 to {available}")
     if subset.leading:
         return np.arange(subset.count)
     return np.sort(np.random.default_rng(subset.seed).permutation(available)[: subset.count])
 
 
 def _note(out: Path) -> Path:
-    """The file that records the request, so that a folder is not continued with another one."""
+    """Return the file that records the request, so that another request does not continue this download."""
     return out / "download.json"
 
 
 def _journal(out: Path) -> Path:
-    """The file that lists the images that are on disk."""
+    """Return the file that lists the images that are already on disk."""
     return out / "particles.done"
 
 
@@ -145,7 +159,7 @@ def _check_stacks(
     names: Shaped[np.ndarray, " n"],
     index: Int[np.ndarray, " n"],
 ) -> None:
-    """Check that all stacks have images of one box and dtype, and that every chosen image is in its stack."""
+    """Check that all stacks have the same box and dtype, and that every chosen image exists in its stack."""
     first = next(iter(stacks.values()))
     for row in rows:
         stack = stacks[names[row]]
@@ -163,7 +177,7 @@ def _check_stacks(
 
 
 def _runs(stacks: list[RemoteStack], index: Int[np.ndarray, " count"], missing: Int[np.ndarray, " missing"]) -> Iterator[_Run]:
-    """Group missing images into neighbours, in the order of the archive."""
+    """Group the missing images into runs of consecutive images of a stack, each at most :data:`RUN_BYTES` long."""
     order = sorted(missing.tolist(), key=lambda place: (stacks[place].path, index[place]))
     run = None
     for place in order:
@@ -186,7 +200,7 @@ def _runs(stacks: list[RemoteStack], index: Int[np.ndarray, " count"], missing: 
 def _fetch_images(
     remote: Remote, stacks: list[RemoteStack], index: Int[np.ndarray, " count"], out: Path, progress: bool
 ) -> None:
-    """Fill ``particles.mrcs`` through an unfinished file, whose journal lists the images that it holds."""
+    """Download the images to ``particles.mrcs.part``, list finished images in the journal, and rename the file at the end."""
     whole, part = out / "particles.mrcs", out / "particles.mrcs.part"
     if whole.exists():
         return
@@ -223,10 +237,10 @@ def _fetch_images(
 
 
 def _start_part(part: Path, journal: Path, stacks: list[RemoteStack]) -> Bool[np.ndarray, " count"]:
-    """Continue the unfinished file, or create it where there is none; return which images it holds."""
+    """Open the unfinished file, or create it where it is missing; return which images it already contains."""
     done = np.zeros(len(stacks), dtype=bool)
     if part.exists() and journal.exists():
-        lines = journal.read_text().rpartition("\n")[0]  # the last line may be cut short
+        lines = journal.read_text().rpartition("\n")[0]  # the last line may be incomplete
         places = np.array(lines.split(), dtype=np.int64)
         done[places[(places >= 0) & (places < len(done))]] = True
     else:
@@ -237,10 +251,10 @@ def _start_part(part: Path, journal: Path, stacks: list[RemoteStack]) -> Bool[np
 
 
 def _local_header(layout: Layout, count: int) -> bytes:
-    """Make the header of the local stack: the remote header for ``count`` images, without an extension."""
+    """Return the header of the local stack: the remote header, changed to ``count`` images and no extended header."""
     header = layout.header.copy()
     cell = float(header["cella"]["x"])
-    header["nz"], header["mz"] = count, 1  # a stack of images, not a volume
+    header["nz"], header["mz"] = count, 1  # mz = 1 marks a stack of images, not a volume
     header["nsymbt"] = header["ispg"] = 0
     header["cella"]["z"] = cell / max(1, int(header["mx"]))
     return header.tobytes()

@@ -1,4 +1,4 @@
-"""Volumes as MRC files: one file, or a numbered series in a folder."""
+"""Volumes in MRC files: a single file, or a numbered series in a folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hetacumn.common.files import atomic_path, make_folder
 
 
 def write_mrc(path: Path | str, volume: Float[Tensor, "z y x"], voxel_A: float) -> None:
-    """Write a volume as MRC, with the physical origin (0, 0, 0) Å at index ``box // 2``.
+    """Write a volume as an MRC file, atomically, with the physical origin (0, 0, 0) Å at index ``box // 2``.
 
-    The header holds no date: equal volumes make equal bytes.
+    The header contains no date, so that equal volumes give equal files.
     """
     with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
         mrc.set_data(volume.detach().cpu().float().numpy())
@@ -28,7 +28,7 @@ def write_mrc(path: Path | str, volume: Float[Tensor, "z y x"], voxel_A: float) 
 
 
 def read_mrc(path: Path | str) -> tuple[Float[Tensor, "z y x"], float]:
-    """Read a volume and its voxel size in Å. Raises :class:`HetacumnError` naming the file."""
+    """Read a volume and its voxel size in Å. Raises :class:`HetacumnError` if the file is missing or is not MRC."""
     try:
         with mrcfile.open(path) as mrc:
             return torch.from_numpy(np.array(mrc.data, dtype=np.float32)), float(mrc.voxel_size.x)
@@ -39,7 +39,7 @@ def read_mrc(path: Path | str) -> tuple[Float[Tensor, "z y x"], float]:
 def write_volumes(folder: Path | str, volumes: Float[Tensor, "k z y x"], stem: str, voxel_A: float) -> None:
     """Write volumes as ``<stem>1.mrc``, ``<stem>2.mrc``, … in a folder.
 
-    Files with higher numbers, of an earlier run with more volumes, are removed.
+    The function removes files with higher numbers, which an earlier run with more volumes left.
     """
     folder = make_folder(folder)
     paths = [folder / f"{stem}{i}.mrc" for i in range(1, len(volumes) + 1)]
@@ -52,9 +52,9 @@ def write_volumes(folder: Path | str, volumes: Float[Tensor, "k z y x"], stem: s
 
 
 def read_volumes(folder: Path | str, stem: str) -> tuple[Float[Tensor, "k z y x"], float]:
-    """Read the volumes that :func:`write_volumes` wrote, and the voxel size in Å.
+    """Read the volumes that :func:`write_volumes` wrote, and their voxel size in Å.
 
-    Raises :class:`HetacumnError` where there is none.
+    Raises :class:`HetacumnError` if there is no such volume.
     """
     volumes: list[Tensor] = []
     while (path := Path(folder) / f"{stem}{len(volumes) + 1}.mrc").is_file():

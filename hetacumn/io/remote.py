@@ -1,4 +1,4 @@
-"""Files on a server that are read in parts, by HTTP Range requests; stacks of images among them."""
+"""Reading of parts of files and image stacks on a server, by HTTP Range requests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from hetacumn.io.stacks import HEADER_BYTES, Layout
 
 @dataclass(frozen=True)
 class Patience:
-    """The limits of a connection.
+    """Time limits and retries of a connection.
 
-    ``timeout`` is the longest wait for an answer in seconds, ``tries`` the number of tries of one request, ``pause`` the
-    seconds before the second try, doubled each time.
+    - ``timeout``: longest wait for a response, in seconds.
+    - ``tries``: number of failed tries in a row after which reading fails; received data restart the count.
+    - ``pause``: wait before the second try, in seconds; the wait doubles before each further try.
     """
 
     timeout: float = 30.0
@@ -30,11 +31,11 @@ PATIENT = Patience()
 
 
 class TemporaryFailure(Exception):
-    """A failure that may pass: the request is worth another try."""
+    """A temporary failure, after which the request is tried again."""
 
 
 class Remote:
-    """The files of an archive, read in parts."""
+    """A folder on a server, whose files are read in parts."""
 
     def __init__(self, base_url: str, patience: Patience = PATIENT) -> None:
         self.base_url, self.patience, self.session = base_url.rstrip("/"), patience, requests.Session()
@@ -44,11 +45,13 @@ class Remote:
         return f"{self.base_url}/{quote(path)}"
 
     def read(self, path: str, start: int, stop: int, at_end: bool = False) -> tuple[bytes, int]:
-        """Read bytes ``start`` to ``stop`` of a file; return them and the length of the file.
+        """Read the bytes from ``start`` to before ``stop`` of a file; return these bytes and the length of the file.
 
-        With ``at_end`` a file that ends before ``stop`` gives fewer bytes. A connection that breaks or stalls is continued
-        from the last byte received. Raises :class:`HetacumnError` where the server does not serve ranges, has no such file,
-        has too short a file, or fails in every try.
+        If ``at_end`` is true, the file may end before ``stop``, and the result is then shorter. After a broken or stalled
+        connection, reading continues from the last byte received.
+
+        Raises:
+            HetacumnError: the server does not support ranges, the file is missing or too short, or every try failed.
         """
         got, failures = bytearray(), 0
         total: int | None = None
@@ -59,7 +62,7 @@ class Remote:
                 if at_end:
                     stop = min(stop, total)
             except TemporaryFailure as failure:
-                failures = 1 if len(got) > before else failures + 1  # a try that advances is no failure
+                failures = 1 if len(got) > before else failures + 1  # received data restart the count
                 if failures >= self.patience.tries:
                     raise HetacumnError(
                         f"{self.url(path)}: bytes {start + len(got)} to {stop}: {failure}; tried "
@@ -69,7 +72,7 @@ class Remote:
         return bytes(got), total
 
     def _receive(self, path: str, start: int, stop: int, got: bytearray, at_end: bool) -> int:
-        """Request the missing bytes once and append the answer to ``got``; return the length of the file."""
+        """Request the missing bytes once and append them to ``got``; return the length of the file."""
         url, first = self.url(path), start + len(got)
         headers = {"Range": f"bytes={first}-{stop - 1}", "Accept-Encoding": "identity"}
         try:
@@ -84,7 +87,7 @@ class Remote:
                 total = int(sent[3])
                 if total < stop and not at_end:
                     raise HetacumnError(f"{url}: {total} bytes long; expected at least {stop}")
-                answer.raw.enforce_content_length = False  # a broken answer is kept; its length is checked below
+                answer.raw.enforce_content_length = False  # keep an incomplete response; the length is checked below
                 for piece in answer.iter_content(2**16):
                     got += piece[: stop - start - len(got)]
         except requests.RequestException as error:
@@ -106,14 +109,14 @@ class Remote:
 
 @dataclass(frozen=True)
 class RemoteStack:
-    """A stack in the archive: its path and the layout in its header."""
+    """A stack on the server: its path, and the layout from its header."""
 
     path: str
     layout: Layout
 
     @classmethod
     def open(cls, remote: Remote, path: str) -> RemoteStack:
-        """Read and check a header. Raises :class:`HetacumnError` for a bad header and for a file too short for it."""
+        """Read the header of a stack. Raises :class:`HetacumnError` if the header is invalid or the file too short for it."""
         raw, total = remote.read(path, 0, HEADER_BYTES)
         layout = Layout.parse(raw, remote.url(path))
         if total < layout.end:

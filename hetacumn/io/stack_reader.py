@@ -1,4 +1,4 @@
-"""Reading of raw images by the rows of a particle table, wherever their stacks lie, in chunks."""
+"""Reading of the raw images of the rows of a particle table, in chunks, from the stacks that the table names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hetacumn.io.star import ParticleTable
 
 
 def find_stack(name: str, star: Path, data_dir: Path | str | None = None) -> Path | None:
-    """Find the stack that a STAR file names; None if it is nowhere.
+    """Find the stack ``name`` of a STAR file; return None if there is no such file.
 
-    The search looks under ``data_dir`` if given, else in the STAR's folder and the folders around it (RELION names stacks
-    from the project's folder); then from the working directory.
+    The function searches ``data_dir`` if given, else the folder of the STAR file and all its parent folders (RELION's stack
+    names are relative to the project folder). It then searches the working directory.
     """
     here = star.resolve().parent
     folders = [here, *here.parents] if data_dir is None else [Path(data_dir)]
@@ -29,7 +29,7 @@ def find_stack(name: str, star: Path, data_dir: Path | str | None = None) -> Pat
 
 @dataclass(frozen=True)
 class _Part:
-    """Images of one stack: their ``positions`` among the requested rows, their box and pixel size."""
+    """The requested images of one stack and pixel size; ``positions`` are their positions among the requested rows."""
 
     path: Path
     positions: Int[np.ndarray, " b"]
@@ -39,7 +39,12 @@ class _Part:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some images in float32 with the values of the file, and their ``positions`` among the requested rows."""
+    """Some raw images.
+
+    - ``positions``: their positions among the requested rows.
+    - ``images``: float32, with the values of the file.
+    - ``pixel_A``: their pixel size in Å.
+    """
 
     positions: Int[np.ndarray, " b"]
     images: Float[np.ndarray, "b box box"]
@@ -47,13 +52,14 @@ class Chunk:
 
 
 class StackReader:
-    """Reads the images that a table names, wherever they lie, and checks the header of every stack at the beginning.
+    """Reads the images of the given rows (counted from 0) of a table; the constructor checks the header of every stack.
 
-    ``field_A`` is the smallest field of view among the images.
+    ``field_A`` is the smallest field of view among these images, in Å. The constructor warns if the pixel size in the header
+    of a stack differs from the table by more than 1 %; the pixel size of the table is used.
 
     Raises:
-        HetacumnError: a stack is missing or broken, a row lies beyond its stack (the message names the row), a box is odd, or
-            a stated box is not the box of the stack.
+        HetacumnError: a stack is missing or damaged, an image is not square or has an odd box, a row names an image that
+            its stack does not contain, or rlnImageSize is not the box of the stack. The message names the file or the row.
     """
 
     def __init__(self, table: ParticleTable, rows: Int[np.ndarray, " n"], data_dir: Path | str | None = None) -> None:
@@ -64,13 +70,13 @@ class StackReader:
         self._index = index[rows]
         self._stated = table.numbers("rlnImageSize") if table.has("rlnImageSize") else None
         self._parts: list[_Part] = []
-        self._misstated: list[tuple[Path, float, float]] = []  # stack, pixel size of its header, of the table
+        self._misstated: list[tuple[Path, float, float]] = []  # stack, pixel size in its header, pixel size in the table
         for (name, pixel_A), positions in _positions(names[rows], sizes_A).items():
             path = find_stack(name, table.path, data_dir)
             if path is None:
                 raise HetacumnError(
                     f"{table.path}: row {rows[positions[0]] + 1}: no stack {name!r} under "
-                    f"{data_dir or table.path.parent}; expected it there (or give data_dir)"
+                    f"{data_dir or table.path.parent}; expected the stack there, or its folder as data_dir"
                 )
             self._parts.append(self._open(path, positions, pixel_A))
         self._warn_of_misstated()
@@ -82,14 +88,14 @@ class StackReader:
 
     @property
     def stacks(self) -> list[Path]:
-        """The files of the images, in order of appearance."""
+        """The stack files of the images, in order of appearance."""
         return list(dict.fromkeys(part.path for part in self._parts))
 
     def _open(self, path: Path, positions: Int[np.ndarray, " b"], pixel_A: float) -> _Part:
-        """Check the header of a stack against the rows that name its images."""
+        """Check the header of a stack against the rows that name its images; return the images as a part."""
         layout = read_layout(path)
         count, height, width = layout.shape
-        rows, index = self.rows[positions] + 1, self._index[positions]  # rows as messages have them
+        rows, index = self.rows[positions] + 1, self._index[positions]  # messages count rows from 1
         if height != width or height % 2:
             raise HetacumnError(
                 f"{path}: images of {width} × {height} pixels (row {rows[0]} of "
@@ -100,7 +106,7 @@ class StackReader:
             if (stated != height).any():
                 at = int((stated != height).argmax())
                 raise HetacumnError(
-                    f"{self.star}: row {rows[at]}: rlnImageSize is {stated[at]}, but {path} has box {height}; expected one box"
+                    f"{self.star}: row {rows[at]}: rlnImageSize is {stated[at]}; expected {height}, the box of {path}"
                 )
         beyond = (index >= count) | (index < 0)
         if beyond.any():
@@ -122,16 +128,16 @@ class StackReader:
             )
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the images of all rows, one stack after the other."""
+        """Yield the images of all rows in chunks, one stack after another."""
         for part in self._parts:
             for chosen in batch_slices(len(part.positions), chunk_length(part.box)):
                 positions = part.positions[chosen]
-                stack = open_stack(part.path)  # opened anew: the pages of an open stack would add up in memory
+                stack = open_stack(part.path)  # opened for each chunk, so that its pages do not accumulate in memory
                 images = np.array(stack[self._index[positions]], dtype=np.float32)
                 yield Chunk(positions, images, part.pixel_A)
 
     def place(self, position: int | np.integer) -> str:
-        """Name the image at a position for messages: its stack, number and row."""
+        """Return the stack, number and row of the image at a position, for messages."""
         path = next(part.path for part in self._parts if position in part.positions)
         return f"{path}: image {self._index[position] + 1} (row {self.rows[position] + 1} of {self.star})"
 
@@ -139,7 +145,7 @@ class StackReader:
 def _positions(
     names: Shaped[np.ndarray, " n"], sizes_A: Float[np.ndarray, " n"]
 ) -> dict[tuple[str, float], Int[np.ndarray, " _"]]:
-    """Group positions by distinct pairs of stack and pixel size, in order of appearance."""
+    """Group positions by stack and pixel size, in order of appearance."""
     seen: dict[tuple[str, float], list[int]] = {}
     for position, pair in enumerate(zip(names, sizes_A.tolist(), strict=True)):
         seen.setdefault(pair, []).append(position)

@@ -1,4 +1,4 @@
-"""Image stacks on disk: MRC headers, opening without loading, creating by chunks."""
+"""Image stacks on disk: MRC headers, memory-mapped reading, and writing in chunks."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path
 
 HEADER_BYTES = 1024  # the header of an MRC file, without its extended header
-CHUNK_BYTES = 32 * 2**20  # float32 images that are held at once while a stack is read or written
+CHUNK_BYTES = 32 * 2**20  # size of the float32 images in memory at once while a stack is read or written
 
 
 def chunk_length(box: int) -> int:
-    """Return how many images of a box are handled at once."""
+    """Return how many images of ``box`` pixels per side to read or write at once, at least 1."""
     return max(1, CHUNK_BYTES // (4 * box * box))
 
 
 def open_stack(path: Path | str) -> Num[np.ndarray, "n y x"]:
-    """Open the images of an MRC stack, memory-mapped and read-only, in the file's own dtype.
+    """Open the images of an MRC stack as a read-only memory map, in the dtype of the file.
 
-    Headers without the MRC signature (older programs) are accepted.
+    Headers without the MRC signature, which older programs write, are accepted.
 
     Raises:
-        HetacumnError: no such file, not MRC, not real numbers, shorter than its header says.
+        HetacumnError: the file is missing, is not an MRC stack of real numbers, or is shorter than its header states.
     """
     layout = read_layout(path)
     return np.memmap(path, dtype=layout.dtype, mode="r", offset=layout.offset, shape=layout.shape)
 
 
 def read_layout(path: Path | str) -> Layout:
-    """Read the header of an MRC stack and check it against the file's length. Raises as :func:`open_stack`."""
+    """Read the header of an MRC stack and check it against the length of the file; errors as :func:`open_stack`."""
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -60,7 +60,13 @@ def read_layout(path: Path | str) -> Layout:
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of an MRC stack: ``shape`` (n, y, x), the dtype of the images, and the byte at which the first begins."""
+    """The layout of an MRC stack.
+
+    - ``header``: MRC header.
+    - ``shape``: number of images and their pixels, (n, y, x).
+    - ``dtype``: type and byte order of the pixel values.
+    - ``offset``: byte at which the first image begins.
+    """
 
     header: np.void
     shape: tuple[int, int, int]
@@ -69,25 +75,25 @@ class Layout:
 
     @property
     def image_bytes(self) -> int:
-        """The bytes of one image."""
+        """The size of one image in bytes."""
         return self.shape[1] * self.shape[2] * self.dtype.itemsize
 
     @property
     def pixel_A(self) -> float:
-        """The pixel size in Å that the header states, 0 where it states none."""
+        """The pixel size in Å according to the header; 0 where the header states none."""
         return float(self.header["cella"]["x"]) / max(1, int(self.header["mx"]))
 
     @property
     def end(self) -> int:
-        """The least number of bytes of the whole file."""
+        """The byte after the last image: the smallest valid length of the file."""
         return self.offset + self.shape[0] * self.image_bytes
 
     @classmethod
     def parse(cls, raw: bytes, where: str) -> Layout:
-        """Parse the first :data:`HEADER_BYTES` of a file, in either byte order.
+        """Parse the first :data:`HEADER_BYTES` bytes of a file, in either byte order.
 
         Raises:
-            HetacumnError: naming ``where``: not MRC, not real numbers.
+            HetacumnError: the bytes are not the header of an MRC stack of real numbers; the message names ``where``.
         """
         try:
             header, order = _parse_header(raw)
@@ -103,7 +109,7 @@ class Layout:
 
 
 def _parse_header(raw: bytes) -> tuple[np.void, str]:
-    """Return the MRC header and its byte order, "<" or ">". Raises ValueError where there is none."""
+    """Return the MRC header and its byte order, "<" or ">". Raises ValueError if the bytes are not a header."""
     if len(raw) < HEADER_BYTES:
         raise ValueError(f"{len(raw)} bytes, less than a header")
     for order in "<>":
@@ -114,14 +120,14 @@ def _parse_header(raw: bytes) -> tuple[np.void, str]:
 
 
 def release_pages(stack: Shaped[np.ndarray, "n y x"]) -> None:
-    """Release a mapped stack's pages from this process's memory; written data stay written."""
+    """Release the pages of a memory-mapped stack from the memory of this process; written data are kept."""
     mapped = getattr(stack, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _take_room(path: Path) -> None:
-    """Reserve disk space for the whole file: a write into a mapped file cannot fail cleanly once the disk is full."""
+def _reserve_disk_space(path: Path) -> None:
+    """Reserve disk space for the whole file, because a write to a memory map crashes the process when the disk is full."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -129,14 +135,14 @@ def _take_room(path: Path) -> None:
 
 @contextmanager
 def new_stack(path: Path | str, n: int, box: int, pixel_A: float) -> Iterator[Float[np.ndarray, "n box box"]]:
-    """Yield a float32 stack on disk, to be filled by parts; the file gets its name once it is whole.
+    """Yield a memory-mapped float32 stack to be filled in parts; the file gets its final name when the block ends.
 
-    The header holds neither date nor statistics: equal images make equal bytes, in one pass.
+    The header contains neither a date nor statistics, so that equal images give equal files without a second pass.
     """
     with atomic_path(path) as temporary:
         with mrcfile.new_mmap(temporary, shape=(n, box, box), mrc_mode=2, overwrite=True) as mrc:
             mrc.set_image_stack()
             mrc.voxel_size = pixel_A
             mrc.header.label[0] = "hetacumn"
-            _take_room(temporary)
+            _reserve_disk_space(temporary)
             yield mrc.data

@@ -1,7 +1,7 @@
-"""Tables of particles: reading of RELION STAR 3.1 and 3.0 and of cryoSPARC .cs, writing of RELION 3.1.
+"""Particle tables: reading of RELION 3.1 and 3.0 STAR and of cryoSPARC .cs files, writing of RELION 3.1 STAR.
 
 The table in memory always has RELION 3.1's form and column names: one row per particle, one row per optics group, origins in Å.
-Messages count rows from 1.
+Error messages count rows from 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst"]
 GROUP = "rlnOpticsGroup"
 LARGEST_PIXEL_A = 1e4  # no microscope has larger pixels
-GROUP_COLUMNS = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]  # one value per group in 3.1
+GROUP_COLUMNS = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]  # RELION 3.1: one value per optics group
 STACK_SUFFIXES = (".mrcs", ".mrc")
 TEXT_COLUMNS = [
     "rlnImageName",
@@ -43,7 +43,12 @@ TEXT_COLUMNS = [
 
 @dataclass(frozen=True)
 class ParticleTable:
-    """A particle file in RELION 3.1's form: ``particles`` has one row per particle and ``optics`` one row per group."""
+    """A particle table in RELION 3.1's form.
+
+    - ``path``: file that the table was read from, for messages.
+    - ``particles``: one row per particle.
+    - ``optics``: one row per optics group.
+    """
 
     path: Path
     particles: pd.DataFrame
@@ -53,14 +58,16 @@ class ParticleTable:
         return len(self.particles)
 
     def has(self, column: str) -> bool:
-        """Return whether the particles or their groups have a column."""
+        """Return whether the particles or the optics groups have a column."""
         return column in self.particles or column in self.optics
 
     def numbers(self, column: str, default: float | None = None) -> Float[np.ndarray, " n"]:
-        """Return the float64 value of a column for each particle; a column of the optics table is looked up by group.
+        """Return the values of a column as float64, one for each particle.
+
+        Values of the optics table are looked up by optics group. ``default`` replaces a missing column.
 
         Raises:
-            HetacumnError: there is no such column and no default, or a value is not a finite number.
+            HetacumnError: the column is missing and has no default, or a value is not a finite number.
         """
         if not self.has(column):
             if default is None:
@@ -72,7 +79,7 @@ class ParticleTable:
         return values[self._group_rows()]
 
     def _group_rows(self) -> Int[np.ndarray, " n"]:
-        """Find the row of the optics table of each particle."""
+        """Return the row of the optics table for each particle."""
         if GROUP not in self.particles:
             raise HetacumnError(f"{self.path}: no column {GROUP}; expected it for every particle, as there is an optics table")
         groups = _finite(self.optics[GROUP], GROUP, f"{self.path}: optics table, row").astype(int)
@@ -88,7 +95,7 @@ class ParticleTable:
         return order[np.searchsorted(groups, group_of, sorter=order)]
 
     def pixel_sizes(self) -> Float[np.ndarray, " n"]:
-        """Return the pixel size of each image in Å. Raises HetacumnError where one is out of range."""
+        """Return the pixel size of each image in Å. Raises HetacumnError if a value is out of range."""
         sizes = self.numbers("rlnImagePixelSize")
         wrong = (sizes <= 0) | (sizes > LARGEST_PIXEL_A)
         if wrong.any():
@@ -99,7 +106,7 @@ class ParticleTable:
         return sizes
 
     def names(self) -> pd.Index:
-        """Return the rlnImageName of each image. Raises HetacumnError where two rows have the same name."""
+        """Return the rlnImageName of each image. Raises HetacumnError if two rows have the same name."""
         names = pd.Index(self.particles["rlnImageName"].astype(str))
         if not names.is_unique:
             row = int(names.duplicated().argmax())
@@ -107,7 +114,11 @@ class ParticleTable:
         return names
 
     def images(self) -> tuple[Shaped[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-        """Return the stack name of each image as written, and the index of the image in the stack, counted from 0."""
+        """Return the stack name of each image, as written in the table, and the image's index in the stack, from 0.
+
+        Raises:
+            HetacumnError: a value of rlnImageName does not have the form number@stack.
+        """
         names = self.particles["rlnImageName"].astype(str)
         parts = names.str.extract(r"^(\d+)@(.+)$")
         wrong = parts[0].isna().to_numpy()
@@ -120,7 +131,7 @@ class ParticleTable:
         return parts[1].to_numpy(dtype=object), parts[0].astype(np.int64).to_numpy() - 1
 
 
-#: Corrections that a file may declare. They cannot be undone, and the likelihood needs uncorrected images.
+#: CTF corrections that a table may declare. They cannot be undone, and the likelihood needs uncorrected images.
 CORRECTIONS = {
     "rlnCtfDataAreCtfPremultiplied": "CTF-premultiplied",
     "rlnCtfDataArePhaseFlipped": "phase-flipped",
@@ -128,15 +139,16 @@ CORRECTIONS = {
 
 
 def read_table(path: Path | str) -> ParticleTable:
-    """Read a particle table from RELION 3.1 or 3.0 STAR, cryoSPARC .cs, or a bare stack (by suffix).
+    """Read a particle table from a RELION 3.1 or 3.0 STAR file, a cryoSPARC .cs file, or a bare stack (by suffix).
 
-    In RELION 3.0 the pixel size is the detector's pixel over the magnification, and origins are in pixels. A bare stack
-    (``x.mrcs``) has a table of the same name beside it (``x.csv``): one line per image, in order, with RELION's column names
-    (rlnDefocusU, …, rlnImagePixelSize).
+    RELION 3.0 states origins in pixels, and either rlnPixelSize or the pixel size of the detector and the magnification, whose
+    ratio is the pixel size. The function converts these columns to those of RELION 3.1. A bare stack (``x.mrcs``) needs a CSV
+    table of the same name in the same folder (``x.csv``): one line per image, in the order of the stack, with RELION's column
+    names (rlnDefocusU, …, rlnImagePixelSize).
 
     Raises:
-        HetacumnError: there is no such file, it is not a table of particles, or a column is missing; the images were
-            multiplied by their CTF, or their phases were flipped.
+        HetacumnError: the file is missing, is not a particle table, or lacks a column; or the table marks images as
+            CTF-premultiplied or phase-flipped.
     """
     table = _read(Path(path))
     for column, correction in CORRECTIONS.items():
@@ -155,10 +167,10 @@ def _read(path: Path) -> ParticleTable:
     if path.suffix in (".cs", *STACK_SUFFIXES):
         optics, particles = group_optics(path, read_cs(path) if path.suffix == ".cs" else _read_bare_stack(path))
         return ParticleTable(path, particles, optics)
-    linecache.clearcache()  # starfile reads by it, and a failure leaves the old content of the file in it
+    linecache.clearcache()  # starfile reads through linecache, which would return the content of an earlier failed read
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an empty block is reported below
+            warnings.simplefilter("ignore")  # starfile warns of an empty block, which is an error below
             blocks = starfile.read(path, always_dict=True, parse_as_string=TEXT_COLUMNS)
     except Exception as error:  # starfile raises errors of any type
         raise HetacumnError(f"{path}: not a STAR file ({' '.join(str(error).split())})") from error
@@ -179,7 +191,7 @@ def _read(path: Path) -> ParticleTable:
 
 
 def write_table(path: Path | str, particles: pd.DataFrame, optics: pd.DataFrame) -> None:
-    """Write RELION 3.1 STAR atomically: six decimals, the optics table first, no date."""
+    """Write a RELION 3.1 STAR file atomically: the optics table first, numbers with six decimals, no date."""
     writer = StarWriter({"optics": optics, "particles": particles}, float_format="%.6f")
     with atomic_path(path) as temporary, open(temporary, "w") as file:
         file.write("# version 30001\n\n")  # the first line of RELION 3.1
@@ -187,9 +199,13 @@ def write_table(path: Path | str, particles: pd.DataFrame, optics: pd.DataFrame)
 
 
 def group_optics(path: Path, particles: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Divide a flat table into RELION 3.1's tables ``(optics, particles)``, with one group per microscope setting.
+    """Divide a flat table into RELION 3.1's tables ``(optics, particles)``.
 
-    Pixel size, and image size where known, go to the optics with voltage, Cs and amplitude contrast.
+    Particles with equal voltage, Cs, amplitude contrast, pixel size and (where known) image size form one optics group. These
+    columns move to the optics table.
+
+    Raises:
+        HetacumnError: one of these columns is missing or contains a value that is not a finite number.
     """
     for column in GROUP_COLUMNS:
         if column not in particles:
@@ -209,7 +225,7 @@ def group_optics(path: Path, particles: pd.DataFrame) -> tuple[pd.DataFrame, pd.
 
 
 def _read_bare_stack(path: Path) -> pd.DataFrame:
-    """Make one row per image of a stack, with the optics of the CSV beside it."""
+    """Return one row per image of a bare stack, with the optics from the CSV table of the same name."""
     beside, count = path.with_suffix(".csv"), read_layout(path).shape[0]
     if not beside.is_file():
         raise HetacumnError(
@@ -230,7 +246,7 @@ def _read_bare_stack(path: Path) -> pd.DataFrame:
 
 
 def _from_relion30(path: Path, particles: pd.DataFrame) -> pd.DataFrame:
-    """Convert pixel size and origins from RELION 3.0's columns to 3.1's."""
+    """Convert the pixel size and the origins from RELION 3.0's to RELION 3.1's columns."""
     particles = particles.copy()
     if "rlnPixelSize" in particles:
         pixel = _finite(particles.pop("rlnPixelSize"), "rlnPixelSize", f"{path}: row")
@@ -252,7 +268,7 @@ def _from_relion30(path: Path, particles: pd.DataFrame) -> pd.DataFrame:
 
 
 def _finite(column: pd.Series, name: str, where: str) -> Float[np.ndarray, " n"]:
-    """Convert a column to float64. Raises HetacumnError where a value is not a finite number."""
+    """Convert a column to float64. Raises HetacumnError if a value is not a finite number."""
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     wrong = ~np.isfinite(values)
     if wrong.any():

@@ -1,8 +1,9 @@
-"""Checks before training, which touch no file: refuse a run that a later step would refuse.
+"""Checks before training, which change no file and refuse a run that a later step would refuse.
 
-Training itself refuses a folder whose files belong to another stack or to other settings, but only after the stack was
-prepared anew, under the predictions of the earlier run. These checks compare the source of the stack, its preprocessing and
-the settings of training, which are known before the stack is prepared; its fingerprint is not.
+Training refuses a folder whose files belong to another stack or to other settings. It does so only after preparation, which
+would already have replaced the stack that the predictions of the earlier run refer to. The checks of this module therefore
+compare what is known before preparation: the source of the stack, its preprocessing and the settings of training. The
+fingerprint of the stack is known only afterwards.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ REMEDY = "delete it to begin anew, or choose another folder"
 
 
 def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str, prepared: Path | str) -> None:
-    """Refuse a training that cannot continue from the files in its folder, before anything is prepared or written.
+    """Refuse a training run that cannot continue from the files in its folder, before any file is prepared or written.
 
     Args:
-        job: the training; its ``out`` may hold a finished run, a checkpoint, a start, or nothing.
-        settings: how the stack is to be preprocessed.
+        job: the training job; its ``out`` may hold a finished run, a checkpoint, a start, or nothing.
+        settings: the requested preprocessing of the stack.
         source: the table of the particles.
-        prepared: the folder of the prepared stack. Where it lies in ``out``, its source and settings must match the run.
+        prepared: the folder of the prepared stack. If it lies in ``out``, its source and settings must match the run.
 
     Raises:
-        HetacumnError: naming the file and the setting that differs.
+        HetacumnError: a file does not fit the requested run; the message names the file and the setting that differs.
     """
     out = Path(job.out)
-    variants = job.config.variants()  # the images decide which one is used
+    variants = job.config.variants()  # the images, not yet read, decide which variant applies
     if job.config.warm_start or job.method == "em":
         _check_start(job, variants, settings)
     if job.method != "em" and (out / CHECKPOINT).exists():
@@ -49,11 +50,12 @@ def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str
 
 
 def _holds_run(out: Path) -> bool:
+    """Return whether a folder holds a finished or an interrupted run."""
     return bool(UnfinishedStart.files(out)) or any((out / name).exists() for name in (START, CHECKPOINT, MODEL))
 
 
 def _check_start(job: TrainingJob, variants: tuple[TrainConfig, ...], settings: Preprocessing) -> None:
-    """Refuse a start of other settings or another box than requested."""
+    """Refuse a start whose settings, box or number of components are not the requested ones."""
     path = Path(job.start or job.out) / START
     requested = [config.start_settings() for config in variants]
     if not job.start:
@@ -66,37 +68,39 @@ def _check_start(job: TrainingJob, variants: tuple[TrainConfig, ...], settings: 
             raise HetacumnError(f"{path}: made with stack.box {basis.shape[-1]}; expected {settings.box}; {REMEDY}")
         if len(basis) - 1 != job.config.latent_dim:
             found, expected = len(basis) - 1, job.config.latent_dim
-            raise HetacumnError(f"{path}: a subspace of {found} components; expected latent_dim, {expected}")
+            raise HetacumnError(f"{path}: a subspace of {found} components; expected {expected}, the value of latent_dim")
 
 
 def _differences(saved: dict, requested: dict) -> int:
+    """Count the settings that differ."""
     return sum(saved.get(name) != value for name, value in requested.items())
 
 
 def _check_finished(path: Path, settings: Preprocessing) -> None:
-    """Refuse a finished run whose images were preprocessed otherwise."""
+    """Refuse a finished run whose images have another box or preprocessing."""
     facts = read_config(path.parent)
     if settings.box not in (None, facts["box"]):
         raise HetacumnError(
             f"{path}: a run made with stack.box {facts['box']}; expected {settings.box}; delete its folder to "
-            "begin anew, or choose another one"
+            "begin anew, or choose another folder"
         )
     _compare(path, facts.get("preprocessing"), settings)
 
 
 def _check_prepared(folder: Path, settings: Preprocessing, source: Path) -> None:
-    """Refuse to prepare another stack in the place of the one that a run was made from."""
+    """Refuse a preparation that would replace the stack of an existing run by another stack."""
     made_from = read_made_from(folder)
     if made_from is None:
         return
     _compare(folder, made_from["settings"], settings)
     if source.exists() and made_from.get("table", digest := table_digest(source)) != digest:
         raise HetacumnError(
-            f"{folder}: prepared from another table than {source} and used by the run beside it; choose another folder"
+            f"{folder}: prepared from another table than {source}, and used by an existing run; choose another folder"
         )
 
 
 def _compare(path: Path, saved: dict | None, settings: Preprocessing) -> None:
+    """Raise :class:`HetacumnError` for the first saved preprocessing setting that is not the requested one."""
     requested = json.loads(json.dumps(asdict(settings)))
     known = {**requested, **(saved or {})}
     differing = [name for name in requested if known[name] != requested[name]]

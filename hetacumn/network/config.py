@@ -1,4 +1,8 @@
-"""The settings of training, by concern: settings of one run, and settings of the methods in params.yaml."""
+"""The settings of training: dataclasses for one run, and functions that read the settings of a method in params.yaml.
+
+Training chooses one of two presets by the images: ``bright`` for high-signal images, and ``faint`` for low-signal images, whose
+mean log-likelihood gain per image is below ``ab_initio.bright_nats``.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from hetacumn.common.settings import check_fields, check_seed, flattened, merged
 if TYPE_CHECKING:
     from hetacumn.particles.observations import Observations
 
-Rounds = tuple[tuple[int, float], ...]  # (how many poses take part, Fourier radius in cycles per pixel), one after the other
+Rounds = tuple[tuple[int, float], ...]  # (poses that take part, Fourier radius in cycles per pixel) of each round
 
 DECODERS = ("voxel", "coordinate")
 POSITIVE, NOT_NEGATIVE = "a number of at least 1", "a number of at least 0"  # expected values in messages
@@ -24,16 +28,16 @@ POSITIVE, NOT_NEGATIVE = "a number of at least 1", "a number of at least 0"  # e
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The encoder and the decoder.
+    """Settings of the encoder and the decoder.
 
-    - ``hypotheses``: poses that the encoder predicts for an image.
-    - ``conditional``: whether the pose depends on the conformation.
-    - ``symmetrised``: whether the poses of the image turned by 180 degrees compete in task 1.
-    - ``decoder``: ``voxel`` or ``coordinate``.
-    - ``templates``: matched filters of the encoder's first layer; 0 for convolutions.
-    - ``encoder_radius``: Fourier radius that the matched filters see, in cycles per pixel.
-    - ``width``: units of a layer of the encoder.
-    - ``padding``: the voxel decoder pads volumes with zeros by this factor before the Fourier transform.
+    - ``hypotheses``: number of pose hypotheses that the encoder predicts per image.
+    - ``conditional``: whether the predicted pose depends on z.
+    - ``symmetrised``: whether task 1 adds the hypotheses for the image rotated in plane by 180° (symmetrised loss).
+    - ``decoder``: ``voxel`` for explicit volumes, ``coordinate`` for an MLP of Fourier coordinates.
+    - ``templates``: number of matched filters in the encoder's first layer; 0 for convolutions instead.
+    - ``encoder_radius``: largest Fourier radius that the matched filters read, in cycles per pixel.
+    - ``width``: units per hidden layer of the encoder; the first dense layer has 1.5 times as many.
+    - ``padding``: zero-padding factor of the voxel decoder's volumes before the Fourier transform.
     """
 
     hypotheses: int = 8
@@ -58,10 +62,10 @@ class NetworkConfig:
 class LossWeights:
     """Weights of the terms of the loss.
 
-    - ``pose``: weight of the poses, in both tasks.
-    - ``conformation``: weight of the conformation in task 2.
-    - ``reconstruction``: weight of the reconstruction in task 1.
-    - ``kl``: weight of the KL divergence beside the reconstruction.
+    - ``pose``: weight of the pose loss, in both tasks.
+    - ``conformation``: weight of the conformation loss of task 2.
+    - ``reconstruction``: weight of the sum of misfit and KL divergence in task 1.
+    - ``kl``: weight of the KL divergence relative to the misfit, within this sum.
     """
 
     pose: float = 1.0
@@ -72,12 +76,18 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class PoseEffort:
-    """Effort on poses: training of the encoder, and correction by the decoder's feedback.
+    """Effort on poses, in training and in decoder feedback (see :mod:`hetacumn.network.model`).
 
-    - ``feedback``: rounds of :func:`~hetacumn.search.refinement.compete` between the encoder's hypotheses.
-    - ``second_look``: share of the images that prediction looks at again because they fit worst; 0 for none.
-    - ``second_rounds``: rounds of the second look, before the last round of feedback.
-    - ``alone_factor``: multiplies ``alone_steps``.
+    Rounds are pairs of a number of hypotheses and a Fourier radius (cycles per pixel) for
+    :func:`~hetacumn.search.refinement.compete`.
+
+    - ``feedback``: rounds of decoder feedback. Preset ``bright``: from 4 hypotheses at 0.15 to 1 at 0.45. Preset ``faint``:
+      from 8 at 0.2 to 1 at 0.45.
+    - ``second_look``: fraction of the images, the worst fitting ones, that prediction encodes again in rotated copies; 0 for
+      none. Preset ``bright``: 0.05. Preset ``faint``: 0.5.
+    - ``second_rounds``: rounds for images that are encoded again, before the last round of ``feedback``. Both presets begin
+      with 16 hypotheses; the radii of ``faint`` are larger.
+    - ``alone_factor``: factor of ``alone_steps``. Preset ``bright``: 1. Preset ``faint``: 3.
     """
 
     feedback: Rounds
@@ -86,12 +96,12 @@ class PoseEffort:
     alone_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        pairs = "pairs of a number of states of at least 1 and a radius above 0 and up to 0.5 cycles per pixel"
+        pairs = "pairs of at least 1 pose and a radius above 0 and up to 0.5 cycles per pixel"
         check_fields(
             self,
             feedback=(len(self.feedback) > 0 and _are_rounds(self.feedback), pairs),
             second_rounds=(_are_rounds(self.second_rounds), pairs),
-            second_look=(0 <= self.second_look <= 1, "a share from 0 to 1"),
+            second_look=(0 <= self.second_look <= 1, "a number from 0 to 1"),
             alone_factor=(self.alone_factor > 0, "a number above 0"),
         )
         if self.second_look and not self.second_rounds:
@@ -122,35 +132,37 @@ class TrainConfig:
     Targets:
 
     - ``classes``: number of classes.
-    - ``latent_dim``: dimensions of the latent space.
+    - ``latent_dim``: number of dimensions of z.
     - ``seed``: seed of all random numbers.
 
-    Additions of this project to the method of the paper, each with a switch:
+    Switches; all but ``pose_task`` (task 2) switch additions of this project to the paper's method:
 
-    - ``warm_start``: whether the decoder starts from the ab initio volumes.
-    - ``pose_task``: whether task 2 trains the encoder on drawn poses.
-    - ``conformation_sleep``: whether task 2 trains the encoder on the drawn conformation too.
-    - ``feedback``: whether the decoder corrects the encoder's poses.
+    - ``warm_start``: whether the decoder starts from the volumes of the *ab initio* start.
+    - ``pose_task``: whether task 2 trains the encoder to predict sampled poses from rendered images.
+    - ``conformation_sleep``: whether task 2 also trains the encoder to predict the sampled z.
+    - ``feedback``: whether the decoder scores and refines the encoder's poses (decoder feedback).
 
-    Schedule:
+    Schedule. Task 2 alone trains the encoder first; the joint phase trains both tasks:
 
-    - ``alone_steps``: steps of the pose task alone, first; faint images take ``faint.alone_factor`` times as many.
-    - ``joint_epochs``: epochs of both tasks over the training particles.
-    - ``pose_only_epochs``: epochs at the start of the joint phase in which z is held at 0.
-    - ``alone_batch``: drawn images in a step of the pose task alone.
-    - ``batch``: particles in a step of both tasks.
-    - ``rate``: Adam's rate of the encoder in the pose task alone, or throughout if there is none.
-    - ``joint_rate``: likewise in the joint phase.
-    - ``decoder_rate``: Adam's rate of the decoder; low, as the ab initio volumes are better than the first poses.
+    - ``alone_steps``: steps of task 2 alone. Preset ``faint`` takes ``faint.alone_factor`` (3) times as many.
+    - ``joint_epochs``: length of the joint phase, in epochs over the training particles.
+    - ``pose_only_epochs``: epochs at the beginning of the joint phase in which z is 0.
+    - ``alone_batch``: rendered images in a step of task 2 alone.
+    - ``batch``: particles in a step of the joint phase.
+    - ``rate``: peak learning rate of the encoder in task 2 alone, or in the joint phase if task 2 has no steps alone.
+    - ``joint_rate``: peak learning rate of the encoder in a joint phase that follows task 2 alone.
+    - ``decoder_rate``: peak learning rate of the decoder in the joint phase. It is low because the volumes of the start are
+      better than the encoder's first poses.
     - ``weight_decay``: weight decay of the encoder.
-    - ``radius``: Fourier radius of the reconstruction at the start and at the end of the joint phase, cycles per pixel.
-    - ``checkpoint_seconds``: seconds between two checkpoints.
+    - ``radius``: Fourier radius of the reconstruction at the beginning and at the end of the joint phase, in cycles per pixel.
+    - ``checkpoint_seconds``: least time between two checkpoints, in seconds.
 
     Parts:
 
-    - ``network``, ``losses``: sizes of the networks, weights of the losses.
-    - ``bright``, ``faint``: effort for bright and for faint images; ``ab_initio.brightness`` decides.
-    - ``ab_initio``: the ab initio start.
+    - ``network``: settings of the encoder and the decoder.
+    - ``losses``: weights of the losses.
+    - ``bright``, ``faint``: effort on poses for high-signal and for low-signal images; ``ab_initio.brightness`` chooses.
+    - ``ab_initio``: settings of the *ab initio* start.
     """
 
     classes: int = 2
@@ -191,41 +203,45 @@ class TrainConfig:
 
     @property
     def effort(self) -> PoseEffort:
-        """The preset for the brightness of the images; the bright preset until ``ab_initio`` has decided the brightness."""
+        """The effort of the preset ``ab_initio.brightness``; the effort of ``bright`` as long as the preset is ``auto``."""
         return self.faint if self.ab_initio.brightness == "faint" else self.bright
 
     @property
     def pose_steps(self) -> int:
-        """Steps of the pose task alone, for images of this brightness."""
+        """Number of steps of task 2 alone, with the factor of the preset."""
         return round(self.alone_steps * self.effort.alone_factor) if self.pose_task else 0
 
     def adapted_to(self, data: Observations) -> TrainConfig:
-        """Decide the brightness by the images, and return the settings."""
+        """Return the settings with ``ab_initio.brightness`` chosen by the images where it is ``auto``."""
         return replace(self, ab_initio=self.ab_initio.with_brightness_of(data))
 
     def variants(self) -> tuple[TrainConfig, ...]:
-        """Return all settings that :meth:`adapted_to` may return."""
+        """Return the settings that :meth:`adapted_to` may return, one per possible preset."""
         known: tuple[Literal["auto", "bright", "faint"], ...]
         known = ("bright", "faint") if self.ab_initio.brightness == "auto" else (self.ab_initio.brightness,)
         return tuple(replace(self, ab_initio=replace(self.ab_initio, brightness=one)) for one in known)
 
     @property
     def start_config(self) -> AbInitioConfig:
-        """Return the settings of the ab initio start, with the classes and latent dimensions of the run."""
+        """Return the settings of the *ab initio* start, with the classes and latent dimensions of the run."""
         return replace(self.ab_initio, volumes=self.classes, components=self.latent_dim)
 
     def start_settings(self) -> dict:
-        """Return all settings that a start depends on, as one level of JSON with names joined by dots."""
+        """Return all settings that a start depends on, in JSON types, by dotted name."""
         return flattened(json.loads(json.dumps({**asdict(self.start_config), "seed": self.seed})))
 
     @classmethod
     def from_params(cls, settings: Mapping, **more: object) -> TrainConfig:
-        """Read the settings from nested dicts, as params.yaml or config.json hold them, with ``more`` on top."""
+        """Read settings from nested dicts, as in params.yaml or config.json; the settings ``more`` take precedence."""
         return read_settings(cls, {**settings, **more}, "train.")
 
 
 def method_config(params: Mapping, method: str, **more: object) -> TrainConfig:
-    """Merge the settings of a method in params.yaml: ``train``, then the method's own settings, then ``more``."""
+    """Return the settings of a method in params.yaml: ``train``, overridden by ``methods.<method>``, then by ``more``.
+
+    Raises:
+        HetacumnError: params.yaml has no such method, or a setting is wrong.
+    """
     known = params.get("methods") or {}
     if method not in known:
         raise HetacumnError(f"unknown method '{method}'; expected one of {', '.join(known)}")
@@ -235,7 +251,7 @@ def method_config(params: Mapping, method: str, **more: object) -> TrainConfig:
 
 
 def check_determined(settings: Mapping) -> None:
-    """Raise :class:`HetacumnError` where nested settings of training name a setting that another setting determines."""
+    """Raise :class:`HetacumnError` if nested settings of training contain a setting that another setting determines."""
     ab_initio = settings.get("ab_initio")
     for name, instead in (("volumes", "classes"), ("components", "latent_dim")):
         if isinstance(ab_initio, Mapping) and name in ab_initio:
@@ -243,7 +259,7 @@ def check_determined(settings: Mapping) -> None:
 
 
 def requested_classes(params: Mapping, dataset: str = "", asked: int | None = None) -> int:
-    """Return the number of classes: ``asked``, else ``classes`` in params.yaml (one number, or one per dataset), else 4."""
+    """Return the number of classes: ``asked``, else ``classes`` in params.yaml (a number, or one per dataset), else 4."""
     known = params.get("classes")
     found = known.get(dataset) if isinstance(known, dict) else known
     wanted = asked if asked is not None else 4 if found is None else found
@@ -253,13 +269,13 @@ def requested_classes(params: Mapping, dataset: str = "", asked: int | None = No
 
 
 def check_share(share: float) -> None:
-    """Raise :class:`HetacumnError` for a share of the particles that training cannot take."""
+    """Raise :class:`HetacumnError` if ``share``, the fraction of the particles to train on, is not in (0, 1]."""
     if not isinstance(share, int | float) or not 0 < share <= 1:
         raise HetacumnError(f"trained_share is {share!r}; expected a number above 0 and up to 1")
 
 
 def load_config(out: Path | str) -> TrainConfig:
-    """Read the settings in a run's ``config.json``."""
+    """Read the settings in the ``config.json`` of the run folder ``out``."""
     try:
         return TrainConfig.from_params(read_config(out)["config"])
     except KeyError as error:

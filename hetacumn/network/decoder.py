@@ -1,4 +1,4 @@
-"""Conformation to volume: two decoders behind one interface, :class:`Decoder`."""
+"""Decoders, which map a latent z to a volume: two kinds behind one interface, :class:`Decoder`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.search.subspace import mixing_of
 
-#: Draws the slices of latents at rotations and integer frequencies (kx, ky).
+#: A function that renders the slice of each latent at a rotation and at integer frequencies (kx, ky).
 Drawing = Callable[[Float[Tensor, "b q"], Float[Tensor, "b 3 3"], Float[Tensor, "m 2"]], Complex[Tensor, "b m"]]
 
-IMITATION_STEPS, IMITATION_SLICES, IMITATION_RATE = 1500, 64, 3e-3  # gradient steps, slices a step, Adam's rate
+IMITATION_STEPS, IMITATION_SLICES, IMITATION_RATE = 1500, 64, 3e-3  # gradient steps, slices per step, Adam's rate
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """The interface of decoders, which are modules too. A ``basis`` of volumes is their mean and ``q`` components."""
+    """The interface of decoders, which are PyTorch modules. A ``basis`` is a mean volume and ``q`` components."""
 
     box: int
     latent_dim: int
@@ -36,15 +36,15 @@ class Decoder(Protocol):
         ...
 
     def drawing(self, highest: float | None = None) -> Drawing:
-        """Make the function that draws slices.
+        """Return a function that renders slices.
 
-        The function is valid until the weights change. ``highest`` is the highest integer frequency that will be drawn, None
-        for all.
+        The function is valid until the weights change. ``highest`` is the highest integer frequency to be rendered, None for
+        all frequencies.
         """
         ...
 
     def linear_basis(self) -> Float[Tensor, "1+q box box box"]:
-        """Compute the mean and the components that approximate the volumes about the middle of the prior."""
+        """Return the mean and the components of a linear approximation of V(z) about z = 0."""
         ...
 
     def start_from(
@@ -54,9 +54,9 @@ class Decoder(Protocol):
         k: Float[Tensor, "m 2"],
         generator: torch.Generator,
     ) -> None:
-        """Start from the volumes of a ``basis``.
+        """Initialise the weights from the volumes of a ``basis``.
 
-        ``latents`` are conformations that the decoder will draw, ``k`` the integer frequencies of an image.
+        ``latents`` are examples of z that the decoder will render. ``k`` are the integer frequencies of an image.
         """
         ...
 
@@ -66,10 +66,10 @@ class Decoder(Protocol):
 
 
 class VoxelDecoder(nn.Module):
-    """A linear subspace of explicit volumes, ``V(z) = V_0 + Σ_j z_j V_j``, under a soft sphere.
+    """A decoder of explicit volumes, ``V(z) = V_0 + Σ_j z_j V_j``, masked by a soft sphere.
 
-    ``basis`` holds the mean and the components to start from. Voxels are stored divided by ``unit``, the scale of the first
-    volume, so that one learning rate suits every dataset.
+    ``basis`` holds the initial mean and components. Voxels are stored divided by ``unit``, the standard deviation of the mean
+    volume, so that one learning rate suits every dataset. ``padding`` is the zero-padding factor before the Fourier transform.
     """
 
     unit: Float[Tensor, ""]
@@ -83,15 +83,15 @@ class VoxelDecoder(nn.Module):
         self.voxels = nn.Parameter(basis / self.unit)
 
     def linear_basis(self) -> Float[Tensor, "{1+self.latent_dim} {self.box} {self.box} {self.box}"]:
-        """Return the mean and the components under the mask."""
+        """Return the masked mean and components."""
         return self.voxels * (self.mask * self.unit)
 
     def volumes(self, z: Float[Tensor, "b {self.latent_dim}"]) -> Float[Tensor, "b {self.box} {self.box} {self.box}"]:
-        """Add up the mean and the components, weighted by each latent."""
+        """Return V(z) of each latent."""
         return torch.einsum("bj,jxyz->bxyz", mixing_of(z), self.linear_basis())
 
     def drawing(self, highest: float | None = None) -> Drawing:
-        """Transform the volumes once, and draw slices of the transform."""
+        """Transform the volumes once, and return a function that reads slices of the transform."""
         return partial(_mixed_slices, Slicer(self.linear_basis(), self.padding, highest))
 
     @torch.no_grad()
@@ -102,14 +102,14 @@ class VoxelDecoder(nn.Module):
         k: Float[Tensor, "m 2"],
         generator: torch.Generator,
     ) -> None:
-        """Take the voxels of the basis."""
+        """Set the voxels to the volumes of the basis."""
         unit = _unit_of(basis)
         self.unit.copy_(unit)
         self.voxels.copy_(basis / unit)
 
 
 def _unit_of(basis: Float[Tensor, "j box box box"]) -> Float[Tensor, ""]:
-    """Measure the scale of the first volume."""
+    """Return the standard deviation of the first volume."""
     return basis[0].std().clamp(min=1e-6).clone()
 
 
@@ -120,10 +120,10 @@ def _mixed_slices(
 
 
 class CoordinateDecoder(nn.Module):
-    """A network from Fourier coordinate and z to the transform there, as in cryoDRGN: positional encoding, then an MLP.
+    """A decoder by an MLP from an encoded Fourier coordinate and z to the transform at this coordinate, as in cryoDRGN.
 
-    The output is made Hermitian, so that volumes are real. The network starts near zero; ``scale`` is the expected amplitude
-    of the coefficients of a slice.
+    The output is Hermitian by construction, so that volumes are real. The initial output is near zero. ``scale`` is the
+    expected amplitude of the coefficients of a slice. ``layers`` is the number of hidden layers, each of ``width`` units.
     """
 
     scale: Float[Tensor, ""]
@@ -139,12 +139,12 @@ class CoordinateDecoder(nn.Module):
         self.network = nn.Sequential(*blocks, nn.Linear(width, 2))
 
     def _transform(self, z: Float[Tensor, "b {self.latent_dim}"], points: Float[Tensor, "b m 3"]) -> Complex[Tensor, "b m"]:
-        """Compute ``(f(k) + conj f(-k)) / 2`` at points, which are integer frequencies of the box (x, y, z)."""
+        """Compute the transform ``(f(k) + conj f(-k)) / 2`` at points, which are integer frequencies (kx, ky, kz)."""
         there, back = self._evaluate(z, points), self._evaluate(z, -points)
         return 0.5 * torch.complex(there[..., 0] + back[..., 0], there[..., 1] - back[..., 1])
 
     def _evaluate(self, z: Float[Tensor, "b {self.latent_dim}"], points: Float[Tensor, "b m 3"]) -> Float[Tensor, "b m 2"]:
-        """Compute the output of the network at points, as real and imaginary parts."""
+        """Compute the network's output f at points, as real and imaginary parts."""
         unit = points / (self.box / 2)
         waves = (unit[..., None] * self.bands).flatten(-2)
         encoded = torch.cat([unit, waves.sin(), waves.cos(), z[:, None].expand(-1, points.shape[1], -1)], dim=-1)
@@ -153,11 +153,11 @@ class CoordinateDecoder(nn.Module):
         return values.float() * (self.scale * torch.exp(-3 * unit.square().sum(-1, keepdim=True)))
 
     def drawing(self, highest: float | None = None) -> Drawing:
-        """Draw by evaluating the network at every point of a slice."""
+        """Return a function that evaluates the network at every point of a slice."""
         return lambda z, rotations, k: self._transform(z, k @ rotations[:, :2, :])
 
     def volumes(self, z: Float[Tensor, "b {self.latent_dim}"]) -> Float[Tensor, "b {self.box} {self.box} {self.box}"]:
-        """Evaluate the transform of each latent within the sphere of the box, and invert it."""
+        """Evaluate the transform of each latent within the Nyquist sphere, and invert it."""
         axis = torch.arange(self.box, device=z.device, dtype=torch.float32) - self.box // 2
         kz, ky, kx = torch.meshgrid(axis, axis, axis, indexing="ij")
         points = torch.stack([kx, ky, kz], dim=-1).flatten(0, 2)
@@ -167,7 +167,7 @@ class CoordinateDecoder(nn.Module):
         return torch.fft.fftshift(torch.fft.ifftn(full, dim=(-3, -2, -1)), dim=(-3, -2, -1)).real * self.box
 
     def linear_basis(self) -> Float[Tensor, "{1+self.latent_dim} {self.box} {self.box} {self.box}"]:
-        """Return V(0) as the mean, and central differences over one standard deviation of z as the components."""
+        """Return V(0) as the mean, and central differences between z_j = ±1 as the components."""
         steps = torch.eye(self.latent_dim, device=self.scale.device)
         components = (self.volumes(steps) - self.volumes(-steps)) / 2
         return torch.cat([self.volumes(torch.zeros_like(steps[:1])), components])
@@ -179,7 +179,7 @@ class CoordinateDecoder(nn.Module):
         k: Float[Tensor, "m 2"],
         generator: torch.Generator,
     ) -> None:
-        """Learn to draw the volumes of the basis."""
+        """Train the network to render the volumes of the basis; see :func:`imitate`."""
         imitate(self, basis.to(self.scale.device), latents, k, generator)
 
 
@@ -191,9 +191,9 @@ def imitate(
     generator: torch.Generator,
     steps: int = IMITATION_STEPS,
 ) -> None:
-    """Fit a network to the slices of a subspace of volumes.
+    """Fit the network to slices of the linear subspace ``basis``.
 
-    The slices have random views and frequencies ``k``; their conformations are drawn from ``latents``.
+    The slices have uniformly random rotations and the frequencies ``k``; their z are sampled from ``latents``.
     """
     drawn = VoxelDecoder(basis).drawing()
     optimiser = torch.optim.Adam(decoder.parameters(), lr=IMITATION_RATE)

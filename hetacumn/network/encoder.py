@@ -1,4 +1,4 @@
-"""Image to conformation, and pose given conformation."""
+"""The encoder, which predicts from an image its latent z, and its pose given z."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from hetacumn.physics.rotations import from_6d
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """Several poses that each image may have."""
+    """The ``h`` pose hypotheses of each image: rotations, shifts in pixels, and logits of their probabilities."""
 
     rotations: Float[Tensor, "b h 3 3"]
     shifts_px: Float[Tensor, "b h 2"]
     logits: Float[Tensor, "b h"]
 
     def best(self) -> Poses:
-        """Pick the pose of the highest logit of each image."""
+        """Return the hypothesis of the highest logit of each image."""
         return self.pick(self.logits.argmax(dim=1))
 
     def likelier(self, count: int) -> list[Poses]:
-        """List the poses of the ``count`` highest logits of each image, or all poses, the highest first."""
+        """Return the hypotheses of the ``count`` highest logits (or all, if fewer), the highest first, one entry per rank."""
         order = self.logits.argsort(dim=1, descending=True)
         return [self.pick(which) for which in order[:, :count].unbind(1)]
 
     def pick(self, which: Int[Tensor, " b"]) -> Poses:
-        """Pick hypothesis ``which[i]`` of image ``i``."""
+        """Return hypothesis ``which[i]`` of image ``i``."""
         rows = torch.arange(len(which), device=which.device)
         return Poses(self.rotations[rows, which], self.shifts_px[rows, which])
 
 
-HIGHEST_FREQUENCY = 24  # integer: a rough pose and class need no finer features, however fine the pixels
-Draw = Callable[[int], Complex[Tensor, "n m"]]  # draws a number of noise-free packed images
+HIGHEST_FREQUENCY = 24  # integer frequency; a first pose and z need no finer features, also at small pixels
+Draw = Callable[[int], Complex[Tensor, "n m"]]  # renders a given number of noise-free packed images
 
 
 class TemplateStem(nn.Module):
-    """First layer as matched filters: inner products of the image with ``templates``, normalised and rectified.
+    """A first layer of matched filters: inner products of the image with ``templates`` images, normalised and rectified.
 
-    The filters see the packed coefficients within ``radius`` (cycles per pixel) and :data:`HIGHEST_FREQUENCY`, where an inner
-    product equals the product of the low-passed images and costs at most a quarter of a product over pixels. Filters that start
-    as projections of the ab initio volumes at random poses are a coarse grid search that then learns; filters that start as
-    noise are an ordinary dense layer.
+    The filters read the packed coefficients within ``radius`` (cycles per pixel) and :data:`HIGHEST_FREQUENCY`. Their inner
+    product equals the inner product of the low-pass filtered images, and costs at most a quarter of a product over pixels.
+    Filters initialised with projections of the start's volumes at random poses act as a coarse grid search, which training
+    then improves. Filters initialised with noise are an ordinary dense layer.
     """
 
     scale: Float[Tensor, " used"]
@@ -67,7 +67,7 @@ class TemplateStem(nn.Module):
 
     @torch.no_grad()
     def start_from(self, draw: Draw) -> None:
-        """Take drawn images, each scaled to norm 1, as the templates."""
+        """Set the filters to rendered images, each scaled to norm 1."""
         flat = self._flat(draw(self.width))
         self.filters.weight.copy_(flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12))
         self.filters.bias.zero_()
@@ -78,7 +78,7 @@ class TemplateStem(nn.Module):
 
 
 class ConvolutionStem(nn.Module):
-    """3×3 convolutions on the image, every other one with stride 2, flattened."""
+    """A first layer of 3×3 convolutions on the image, every other one with stride 2, whose output is flattened."""
 
     def __init__(self, plane: HalfPlane, channels: tuple[int, ...] = (32, 64, 64, 128, 128)) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class ConvolutionStem(nn.Module):
         """Do nothing: convolutions have no templates."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConvolutionStem:
-        self.plane = self.plane.applied(fn)  # it goes where the layers go
+        self.plane = self.plane.applied(fn)  # the half-plane moves to the device of the layers
         return super()._apply(fn, recurse)
 
     def forward(self, coefficients: Complex[Tensor, "b m"]) -> Float[Tensor, "b {self.width}"]:
@@ -111,12 +111,12 @@ def _dense(before: int, after: int) -> list[nn.Module]:
 
 
 class Encoder(nn.Module):
-    """Encoder E: from a packed image to features, from features to q(z), and from features and z to poses.
+    """The encoder: from a packed image to features, from features to q(z | Y), and from features and z to pose hypotheses.
 
-    The encoder sees the Wiener estimate of the whitened particle, ``Y C √P / (C² P + 1)`` with ``P`` the power of the
-    particles in units of the noise: the estimate undoes the CTF where the signal is strong, is the matched filter where the
-    signal is weak, and lets no band outweigh another. ``power`` is P, see
-    :func:`~hetacumn.particles.observations.signal_power`.
+    The input is the Wiener estimate of the whitened particle, ``Y C √P / (C² P + 1)``, with ``P`` the power of the particles in
+    units of the noise. The estimate undoes the CTF where the signal is strong, equals the matched filter where the signal is
+    weak, and balances the frequency bands. ``power`` is P, from :func:`~hetacumn.particles.observations.signal_power`; None
+    stands for 1.
     """
 
     amplitude: Float[Tensor, " m"]
@@ -137,27 +137,27 @@ class Encoder(nn.Module):
         self.to_pose = nn.Sequential(*_dense(width + latent_dim, width), nn.Linear(width, 9 * hypotheses))
 
     def features(self, images: Complex[Tensor, "b m"], ctf: Float[Tensor, "b m"]) -> Float[Tensor, "b width"]:
-        """Compute the features of packed images with their CTFs, of which the first ``used`` coefficients matter."""
+        """Compute the features of packed images and their CTFs, from the first ``used`` coefficients."""
         signal = ctf[:, : self.used] * self.amplitude[: self.used]
         estimate = images[:, : self.used] * (signal / (signal.square() + 1))
         with autocast(images.device):
             return self.body(self.stem(estimate))
 
     def start_from(self, draw: Draw) -> None:
-        """Start the matched filters of the stem from drawn images of the molecule."""
+        """Initialise the matched filters with rendered images of the molecule."""
         self.stem.start_from(lambda count: draw(count) / self.amplitude)
 
     def latent(
         self, features: Float[Tensor, "b width"]
     ) -> tuple[Float[Tensor, "b {self.latent_dim}"], Float[Tensor, "b {self.latent_dim}"]]:
-        """Compute mean and log variance of q(z | Y)."""
+        """Compute mean and log variance of q(z | Y); the log variance is limited to [-10, 2]."""
         with autocast(features.device):
             out = self.to_latent(features)
         mean, log_variance = out.float().chunk(2, dim=1)
         return mean, log_variance.clamp(-10, 2)
 
     def pose(self, features: Float[Tensor, "b width"], z: Float[Tensor, "b {self.latent_dim}"]) -> Hypotheses:
-        """Predict poses given features and latents."""
+        """Predict pose hypotheses given features and z; an unconditional encoder ignores z."""
         given = z if self.conditional else torch.zeros_like(z)
         with autocast(features.device):
             out = self.to_pose(torch.cat([features, given.to(features.dtype)], dim=1))

@@ -13,10 +13,11 @@ from hetacumn.particles.metadata import Poses
 
 @dataclass(frozen=True)
 class LatentDraws:
-    """The distributions from which task 2 draws.
+    """The distributions from which task 2 samples.
 
-    ``ctf`` are CTFs of real particles, over the coefficients of an image; ``latents`` posterior means of real particles, or
-    None for the prior alone; ``shift_px`` the standard deviation of shifts in pixels.
+    - ``ctf``: CTFs of real particles, at the coefficients of an image.
+    - ``latents``: posterior means of z of real particles, or None for samples of the prior alone.
+    - ``shift_px``: standard deviation of each component of a shift, in pixels.
     """
 
     ctf: Float[Tensor, "n m"]
@@ -26,7 +27,7 @@ class LatentDraws:
 
 @dataclass(frozen=True)
 class DrawnImages:
-    """Noisy images of task 2 with their latents ``z``, poses and CTFs."""
+    """Rendered noisy images of task 2, with the latents ``z``, poses and CTFs that they were rendered with."""
 
     z: Float[Tensor, "b q"]
     poses: Poses
@@ -36,10 +37,12 @@ class DrawnImages:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Losses of task 1, means per image.
+    """Losses of task 1, as means per image.
 
-    ``misfit`` compares the reconstruction with the image; ``kl`` is the KL of the latents (nats); ``loss`` combines both;
-    ``pose`` is the distance of the encoder's hypotheses from the pose taken.
+    - ``loss``: the misfit plus the weighted KL divergence.
+    - ``pose``: loss of the encoder's pose hypotheses with respect to the pose of the reconstruction.
+    - ``misfit``: half the squared difference between image and reconstruction, in units of the noise.
+    - ``kl``: KL divergence of q(z | Y) from the prior, in nats.
     """
 
     loss: Float[Tensor, ""]
@@ -50,25 +53,29 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class PosePrediction:
-    """Losses of task 2 for ``pose`` and ``conformation``, means per image."""
+    """Losses of task 2, as means per image: of the pose hypotheses, and -log q(z* | X) of the ``conformation``."""
 
     pose: Float[Tensor, ""]
     conformation: Float[Tensor, ""]
 
 
 def kl_divergence(mean: Float[Tensor, "b q"], log_variance: Float[Tensor, "b q"]) -> Float[Tensor, " b"]:
-    """Compute KL(N(mean, exp(log_variance)) ‖ N(0, I)) in nats: never negative, 0 at the prior."""
+    """Compute KL(N(mean, exp(log_variance)) ‖ N(0, I)) of each image in nats: never negative, 0 at the prior."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
 def pose_distance(found: Hypotheses, true: Poses, shift_weight: float = 1.0) -> Float[Tensor, "b h"]:
-    """Compute ``‖R* - R̂‖²_F + λ ‖t* - t̂‖²`` for every hypothesis; shifts in pixels."""
+    """Compute ``‖R* - R̂‖²_F + λ ‖t* - t̂‖²`` for every hypothesis; λ is ``shift_weight``, shifts are in pixels."""
     rotation = (found.rotations - true.rotations[:, None]).square().sum((-2, -1))
     return rotation + shift_weight * (found.shifts_px - true.shifts_px[:, None]).square().sum(-1)
 
 
 def hypotheses_loss(found: Hypotheses, true: Poses) -> Float[Tensor, ""]:
-    """Add up the distance of the nearest hypothesis, a little of all distances, and the cross-entropy of naming the nearest."""
+    """Compute the loss of hypotheses with respect to true poses, as a mean over images.
+
+    The loss is the distance of the nearest hypothesis, plus 0.02 times the mean distance of all hypotheses, plus the
+    cross-entropy of the logits with the index of the nearest hypothesis. Distances are :func:`pose_distance`.
+    """
     distance = pose_distance(found, true)
     nearest = distance.argmin(1)
     naming = nn.functional.cross_entropy(found.logits, nearest)

@@ -2,16 +2,16 @@
 
 Task 1, *variational image reconstruction*: image → (z, pose given z) → image. :meth:`HetACUMN.reconstruct`.
 
-Task 2, *conditional pose prediction*: (z, a pose drawn at random) → image → pose given z.
-:meth:`HetACUMN.predict_drawn_poses`. The pose is known because it was drawn: no labels are needed. The pose must come out
-right for every z, so z is left to describe the conformation.
+Task 2, *conditional pose prediction*: (z, a random pose) → image → pose given z. :meth:`HetACUMN.predict_drawn_poses`. Task 2
+needs no labels, because it samples the pose itself. The encoder must predict the correct pose for every z, and so z is left to
+describe the conformation.
 
-Both tasks may use the decoder once more (*feedback*): drawings at the likelier pose hypotheses correct the hypotheses and z
-by Gauss-Newton steps, and tell which hypothesis is right. Inference then is one pass through encoder and decoder, and the
-encoder learns the corrections.
+*Decoder feedback* is optional: the decoder renders the likelier pose hypotheses of an image, refines them and z by Gauss-Newton
+steps, and scores which hypothesis fits best. Inference is then one forward pass through encoder and decoder. In task 1 the
+encoder learns to predict the refined pose.
 
-The method is from arXiv 2308.04956. Its abstract describes the two tasks, the shared parts and amortized inference; the
-details of the losses are this project's own.
+The method is from arXiv 2308.04956. Its abstract describes the two tasks, the shared encoder and decoder, and amortized
+inference; the details of the losses are this project's own.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ from hetacumn.physics.rotations import inplane, random_rotations
 from hetacumn.search.refinement import Tangent, compete, misfit
 from hetacumn.search.state import State
 
-FEEDBACK_HIGHEST = 20  # integer frequency: pose and class of one pass need no finer features, however fine the pixels
-LAST_RADIUS = 0.45  # cycles per pixel, at which rounds of small images end
+FEEDBACK_HIGHEST = 20  # integer frequency; one forward pass needs no finer features, also at small pixels
+LAST_RADIUS = 0.45  # cycles per pixel; radius of the last round for small boxes
 
 
 class HetACUMN(nn.Module):
-    """The two tasks over a shared encoder and decoder, for images of ``box`` pixels with unit noise.
+    """The two tasks over a shared encoder and decoder, for images with noise of unit variance.
 
-    ``feedback``: rounds of :func:`~hetacumn.search.refinement.compete` between the encoder's hypotheses; none for the encoder
-    alone. All rounds are given for small images; see :meth:`rounds`.
-    ``second_look``: the share of images that inference looks at again because they fit worst; see :meth:`set_misfit_limit`.
-    ``second_rounds``: rounds of the second look, before the last round of feedback.
+    Rounds are arguments of :func:`~hetacumn.search.refinement.compete`, for small boxes; :meth:`rounds` adapts them.
+
+    - ``symmetrised``: whether task 1 adds the hypotheses for the image rotated by 180°.
+    - ``feedback``: rounds of decoder feedback on the encoder's hypotheses; none for the encoder alone.
+    - ``second_look``: fraction of images, the worst fitting, that inference encodes again; see :meth:`set_misfit_limit`.
+    - ``second_rounds``: rounds for these images, before the last round of feedback.
     """
 
     misfit_limit: Float[Tensor, ""]
@@ -59,7 +61,7 @@ class HetACUMN(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.symmetrised, self.second_look = encoder, decoder, symmetrised, second_look
         self.feedback, self.second_rounds = self.rounds(feedback), self.rounds(second_rounds)
-        self.register_buffer("misfit_limit", torch.tensor(torch.inf))  # inference looks again at images above; none as yet
+        self.register_buffer("misfit_limit", torch.tensor(torch.inf))  # inference encodes images above it again
 
     def render(
         self,
@@ -69,14 +71,14 @@ class HetACUMN(nn.Module):
         plane: HalfPlane,
         drawing: Drawing | None = None,
     ) -> Complex[Tensor, "b m"]:
-        """Render noise-free images of conformations at poses, with the CTF, by a ``drawing`` of the decoder or a new one."""
+        """Render noise-free images of z at poses, with CTF and shift, by ``drawing`` or a new :meth:`Decoder.drawing`."""
         slices = (drawing or self.decoder.drawing())(z, poses.rotations, plane.k[: ctf.shape[1]])
         return plane.translate(slices * ctf, poses.shifts_px)
 
     def rounds(self, small_box_rounds: Rounds) -> Rounds:
-        """Adapt rounds to this box: all radii shrink so that the last is :data:`FEEDBACK_HIGHEST` at most.
+        """Adapt rounds to this box: shrink all radii so that a last radius of 0.45 becomes at most :data:`FEEDBACK_HIGHEST`.
 
-        Finer pixels do not improve the poses that the rounds start from, and finer features do not correct poses so far off.
+        A larger box does not improve the encoder's poses, and finer features cannot correct poses that far off.
         """
         shrunk = min(1.0, FEEDBACK_HIGHEST / (LAST_RADIUS * self.decoder.box))
         return tuple((most, shrunk * radius) for most, radius in small_box_rounds)
@@ -92,11 +94,11 @@ class HetACUMN(nn.Module):
         pose_only: bool = False,
         drawing: Drawing | None = None,
     ) -> Reconstruction:
-        """Compute task 1: ``‖Y - Ŷ‖² / 2`` in units of the noise, within ``radius``, plus the KL of q(z | Y); means per image.
+        """Compute task 1: ``‖Y - Ŷ‖² / 2`` in units of the noise, plus ``kl_weight`` times the KL of q(z | Y); means per image.
 
-        ``noise`` is standard normal and draws z from q(z | Y); ``drawing`` as in :meth:`render`. Feedback corrects the
-        hypotheses to the pose, and the loss ``pose`` trains the encoder to predict this pose at once. Without feedback the pose
-        is the likeliest hypothesis, and ``pose`` trains the logits to name it.
+        The misfit is within ``radius`` (integer frequency). Standard normal ``noise`` samples z from q(z | Y), or ``pose_only``
+        sets z to 0. ``drawing`` as in :meth:`render`. With feedback, Ŷ has the refined pose, and the loss ``pose`` trains the
+        encoder to predict it. Without feedback, Ŷ has the likeliest hypothesis, and ``pose`` trains the logits to select it.
         """
         features = self.encoder.features(data.y, data.ctf)
         mean, log_variance = self.encoder.latent(features)
@@ -120,7 +122,7 @@ class HetACUMN(nn.Module):
     def _choose(
         self, band: Observations, z: Float[Tensor, "b q"], found: Hypotheses, drawing: Drawing | None
     ) -> tuple[Poses, Float[Tensor, ""]]:
-        """Choose the likeliest hypothesis of each image; return it with the cross-entropy of the logits with that choice."""
+        """Return the likeliest hypothesis of each image, and the cross-entropy of the logits with this choice."""
         count = found.logits.shape[1]
         if count == 1:
             return found.best(), found.logits.sum() * 0.0
@@ -134,7 +136,7 @@ class HetACUMN(nn.Module):
         return found.pick(likeliest), nn.functional.cross_entropy(found.logits, likeliest)
 
     def _add_turned(self, data: Observations, z: Float[Tensor, "b q"], found: Hypotheses) -> Hypotheses:
-        """Add the hypotheses for the image turned by 180° in plane, turned back (symmetrised loss)."""
+        """Add the hypotheses for the image rotated in plane by 180°, rotated back (symmetrised loss)."""
         half_turn = torch.eye(3, device=z.device)
         half_turn[:2] *= -1
         other = self.encoder.pose(self.encoder.features(data.y.conj(), data.ctf), z)  # f(-x): the conjugate
@@ -155,10 +157,10 @@ class HetACUMN(nn.Module):
         drawing: Drawing | None = None,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> PosePrediction:
-        """Compute task 2: draw (z*, φ*), render an image with a real particle's CTF and fresh noise, predict its pose given z*.
+        """Compute task 2: sample (z*, φ*), render a noisy image X with a real particle's CTF, and predict its pose given z*.
 
-        ``conformation`` is -log q(z* | X): the encoder predicts z* too ("conformation sleep"). Rendering has no gradient:
-        the decoder learns nothing from its own drawings. Parameters as in :meth:`draw`.
+        ``conformation`` is -log q(z* | X): the encoder also predicts z* ("conformation sleep"). Rendering has no gradient, so
+        the decoder does not learn from the images that it renders. Parameters as in :meth:`draw`.
         """
         drawn = self.draw(batch, draws, plane, generator, drawing, group)
         features = self.encoder.features(drawn.images, drawn.ctf)
@@ -177,12 +179,11 @@ class HetACUMN(nn.Module):
         drawing: Drawing | None = None,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> DrawnImages:
-        """Draw ``batch`` latents, poses, noisy images and CTFs, under the current decoder.
+        """Sample ``batch`` latents, poses and CTFs, and render their noisy images with the current decoder.
 
-        A quarter of the latents come from the prior, the others from the posteriors of real images where these are
-        known. Every slice serves four times, turned by quarters in its plane, which costs nothing: a batch is rounded up to
-        whole fours. Each process of a ``group`` renders its share of the slices; all processes draw the same numbers.
-        ``drawing`` as in :meth:`render`.
+        25 % of the latents come from the prior, the others from posterior means of real images where ``draws`` has them. Every
+        slice is used in four in-plane rotations (0°, 90°, 180°, 270°) at no cost; ``batch`` is rounded up to a multiple of 4.
+        Each process of ``group`` samples the same numbers and renders its part of the slices. ``drawing`` as in :meth:`render`.
         """
         device, count = draws.ctf.device, -(-batch // 4)
         share, _ = group.share(count)
@@ -215,23 +216,23 @@ class HetACUMN(nn.Module):
     # Inference ---------------------------------------------------------------------------------------------
 
     def tangent(self) -> Tangent:
-        """Prepare the decoder's linear basis for the Gauss-Newton steps of feedback."""
+        """Return the table of the decoder's linear basis for the Gauss-Newton steps of decoder feedback."""
         with torch.no_grad():
             return Tangent(self.decoder.linear_basis(), highest=FEEDBACK_HIGHEST)
 
     @torch.no_grad()
     def encode(self, data: Observations) -> tuple[Float[Tensor, "b q"], Hypotheses]:
-        """Run the encoder alone: means of q(z | Y), and poses given these means."""
+        """Run the encoder alone: return the means of q(z | Y), and pose hypotheses given these means."""
         features = self.encoder.features(data.y, data.ctf)
         mean, _ = self.encoder.latent(features)
         return mean, self.encoder.pose(features, mean)
 
     @torch.no_grad()
     def infer(self, data: Observations, tangent: Tangent | None) -> State:
-        """Infer poses and latents of images in one forward pass, with feedback if there is a tangent.
+        """Infer poses and latents of images in one forward pass, with decoder feedback if ``tangent`` is given.
 
-        Images that fit badly are encoded again, turned by quarters in their plane: the encoder sees three more views and
-        predicts three more sets of hypotheses. The likelier state stays.
+        With feedback, images whose misfit exceeds ``misfit_limit`` are encoded again in in-plane rotations by 0°, 90°, 180° and
+        270°, and the likelier hypotheses of all copies compete. The function keeps the likelier of the old and the new state.
         """
         mean, found = self.encode(data)
         if tangent is None:
@@ -245,7 +246,7 @@ class HetACUMN(nn.Module):
 
     @torch.no_grad()
     def set_misfit_limit(self, data: Observations) -> None:
-        """Set the misfit above which inference looks again, so that a share ``second_look`` of these images lies above."""
+        """Set ``misfit_limit`` so that a fraction ``second_look`` of the images in ``data`` exceeds it."""
         if self.feedback and self.second_look:
             tangent, (mean, found) = self.tangent(), self.encode(data)
             _, value = self._correct(data, found, mean, tangent)
@@ -279,8 +280,8 @@ def build_model(
 ) -> HetACUMN:
     """Build the model of a config.
 
-    ``basis`` are the first volumes of a voxel decoder, mean and components; ``power`` is the signal power of the particles;
-    ``scale`` the amplitude that a coordinate decoder expects of a coefficient.
+    ``basis`` is the initial mean and components of a voxel decoder (zeros by default). ``power`` is the signal power of the
+    particles. ``scale`` is the amplitude that a coordinate decoder expects of a coefficient.
     """
     encoder = Encoder(HalfPlane(box), config.latent_dim, config.network, power)
     decoder: Decoder

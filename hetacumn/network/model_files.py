@@ -1,4 +1,4 @@
-"""Files of a trained network: weights with their settings, and checkpoints."""
+"""Files of the network: weights with their settings, and checkpoints of training."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def trained_preprocessing(out: Path | str, stack: object, over: object = None) -> Preprocessing:
-    """Read how the training images of a folder's model were preprocessed, with settings ``over`` laid on top.
+    """Read the preprocessing of the training images from the run folder ``out``, overridden by the settings ``over``.
 
-    Where the folder does not say, ``stack`` of the settings file stands in.
+    If the folder does not record the preprocessing, the function uses ``stack``, the section of the settings file.
     """
     facts = read_config(out)
     return Preprocessing.from_params(merged({"": facts.get("preprocessing") or stack, "stack": over}), box=facts["box"])
 
 
 def save_model(path: Path, model: HetACUMN, config: TrainConfig, box: int, pixel_A: float) -> None:
-    """Write the weights and, in the file's header, config, box and pixel size."""
+    """Write the weights as safetensors, with config, box and pixel size in the header of the file."""
     write_tensors(path, model.state_dict(), {"config": asdict(config), "box": box, "pixel_A": pixel_A})
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network read back, with its config, box in pixels and pixel size in Å."""
+    """A network read from its file, with its config, box in pixels and pixel size in Å."""
 
     model: HetACUMN
     config: TrainConfig
@@ -47,13 +47,13 @@ class TrainedModel:
     pixel_A: float
 
     def basis(self) -> Float[Tensor, "j {self.box} {self.box} {self.box}"]:
-        """Return the mean and the components that approximate the decoder's volumes."""
+        """Return mean and components of the linear approximation of the decoder's volumes."""
         with torch.no_grad():
             return self.model.decoder.linear_basis()
 
 
 def load_model(out: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
-    """Read the network of a finished run's folder."""
+    """Read the network in the folder ``out`` of a finished run."""
     tensors, facts = read_tensors(Path(out) / MODEL)
     config = TrainConfig.from_params(facts["config"])
     model = build_model(config, facts["box"])
@@ -62,10 +62,10 @@ def load_model(out: Path | str, device: torch.device | str = "cpu") -> TrainedMo
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict:
-    """Read the state of an interrupted training. Raises :class:`HetacumnError` where the file is no checkpoint."""
+    """Read the state of an interrupted training run. Raises :class:`HetacumnError` if the file is no checkpoint."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds of errors, over many lines
+    except Exception as error:  # torch raises many kinds of errors, with messages of many lines
         raise HetacumnError(f"{path}: not a readable checkpoint; delete it to begin anew") from error
 
 
@@ -75,7 +75,7 @@ def checkpoint_settings(config: TrainConfig) -> str:
 
 
 def check_checkpoint(path: Path, state: dict, config: TrainConfig, stack: StackFingerprint) -> None:
-    """Raise :class:`HetacumnError` where a checkpoint has other settings or another stack."""
+    """Raise :class:`HetacumnError` if a checkpoint is from a run with other settings or another stack."""
     same = StackFingerprint.from_json(state.get("stack"), path).matches(stack)
     if not same or state["config"] != checkpoint_settings(config):
         raise HetacumnError(f"{path}: from a run with other settings or particles; delete it to begin anew")

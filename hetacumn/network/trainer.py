@@ -1,4 +1,4 @@
-"""The training loop of the network: steps, rates, losses and checkpoints with exact resume."""
+"""The training loop of the network: steps, learning rates, losses, and checkpoints from which training resumes exactly."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from hetacumn.particles.observations import Observations, StackFingerprint, sign
 from hetacumn.physics.rotations import random_rotations
 from hetacumn.physics.volumes import soft_sphere
 
-LOOK_EVERY = 25  # steps between two lines of the history
+LOOK_EVERY = 25  # steps between two rows of the history
 
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Losses of the tasks that one step trains, and the norm of the ``gradient``."""
+    """The losses of one training step, None for terms that it does not train, and the norm of the ``gradient``."""
 
     misfit: Float[Tensor, ""] | None = None
     kl: Float[Tensor, ""] | None = None
@@ -55,10 +55,10 @@ class StepLosses:
 
 
 class Trainer:
-    """The training loop. All randomness comes from one generator, whose state is in the checkpoint.
+    """The training loop. All random numbers come from one generator, whose state is in the checkpoint.
 
-    Every process of a ``group`` holds the whole stack, draws the same numbers, and works on its share of each batch; the
-    gradients are added up before each step.
+    Every process of a ``group`` holds the whole stack, samples the same numbers, and works on its part of each batch. The
+    gradients are summed over the group before each step.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Trainer:
         unit, cpu = voxel_unit(data, box), torch.Generator().manual_seed(config.seed)
         if start is not None:
             basis = start.basis.cpu()
-        else:  # a faint smooth blob
+        else:  # a smooth blob of low amplitude
             noise = smooth_noise(1 + config.latent_dim, box, cpu, box // 4)
             basis = 0.3 * unit * noise * soft_sphere(box, edge=box / 3)
             basis[0] += 0.5 * unit * soft_sphere(box, edge=box / 2 - 2)
@@ -101,26 +101,26 @@ class Trainer:
         self.history: list[dict[str, float | str]] = []
         self.order: Int[Tensor, " n"] | None = None
         self._load_checkpoint()
-        for parameters in self.optimiser.param_groups:  # for this device, whatever device the checkpoint comes from
+        for parameters in self.optimiser.param_groups:  # the checkpoint may come from another kind of device
             parameters["capturable"] = replayed
             if replayed:
-                parameters["lr"] = torch.as_tensor(parameters["lr"], device=device)  # a recorded step reads it anew
+                parameters["lr"] = torch.as_tensor(parameters["lr"], device=device)  # a recorded step reads it
             else:
                 parameters["lr"] = float(parameters["lr"])
         self.replay: RecordedStep[StepLosses] | None = RecordedStep(self.generator) if replayed else None
-        self.drawn = float(data.plane.k[: self.model.encoder.used].norm(dim=1).max())  # the highest frequency the encoder sees
+        self.drawn = float(data.plane.k[: self.model.encoder.used].norm(dim=1).max())  # highest frequency of the encoder
         with torch.no_grad():
-            self.still = self.model.decoder.drawing(self.drawn)  # for the pose task alone, which leaves the decoder as it is
+            self.still = self.model.decoder.drawing(self.drawn)  # for task 2 alone, which does not change the decoder
 
     @torch.no_grad()
     def _draw_slices(self, latents: Float[Tensor, "n q"], count: int) -> Complex[Tensor, "{count} m"]:
-        """Draw ``count`` slices of the decoder's volumes, at random poses and at latents drawn from ``latents``."""
+        """Render ``count`` slices of the decoder's volumes, at random rotations and at z sampled from ``latents``."""
         rotations = random_rotations(count, self.generator, latents.device)
         rows = torch.randint(len(latents), (count,), generator=self.generator, device=latents.device)
         return self.model.decoder.drawing()(latents[rows], rotations, self.data.plane.k)
 
     def run(self, progress: bool = True) -> None:
-        """Train from the checkpoint, if there is one, to the end. SIGTERM and Ctrl-C leave a checkpoint first."""
+        """Train to the end, from the checkpoint if there is one. SIGTERM and Ctrl-C write a checkpoint and stop."""
         keep_freed_memory()
         began = saved = time.perf_counter()
         before = self.seconds
@@ -132,8 +132,8 @@ class Trainer:
                 losses, stop_requests = self._advance(interruption.asked)
                 now = time.perf_counter()
                 look = self.step % LOOK_EVERY == 0 or self.step == self.total
-                # All processes of a group stop at one step. They read the number of requests from the device only where the
-                # losses are read anyway.
+                # All processes of a group must stop at the same step. They read the number of requests only when they read
+                # the losses, because each reading waits for the device.
                 stop = interruption.asked if self.group.size == 1 else look and bool(stop_requests)
                 save = stop or now - saved > self.config.checkpoint_seconds
                 if save or look:
@@ -154,7 +154,7 @@ class Trainer:
         """Return the losses and the gradient's norm as numbers.
 
         Raises:
-            HetacumnError: a number is not finite. Nothing has been saved yet.
+            HetacumnError: a number is not finite. The caller has not saved this step.
         """
         values = {name: float(value) for name, value in losses.present().items()}
         if not all(math.isfinite(value) for value in values.values()):
@@ -166,15 +166,15 @@ class Trainer:
         return values
 
     def _advance(self, asked_to_stop: bool = False) -> tuple[StepLosses, Float[Tensor, ""]]:
-        """Do one step: task 2 alone at first, later both tasks on one batch of particles.
+        """Do one step: of task 2 alone in the first phase, of both tasks in the joint phase.
 
-        Returns the losses, and how many processes of the group were asked to stop.
+        Returns the losses, and the number of processes of the group that were asked to stop.
         """
         joint = self.step >= self.alone
         self._set_rates(joint)
         stop = torch.full((), float(asked_to_stop), device=self.data.y.device)
         if joint:
-            self.replay = None  # its memory is free again
+            self.replay = None  # frees its memory
             losses = self._learn_both(stop)
         else:
             step = partial(self._learn_poses, stop)
@@ -183,12 +183,12 @@ class Trainer:
         return losses, stop
 
     def _learn_poses(self, stop: Float[Tensor, ""]) -> StepLosses:
-        """Do a step of task 2 alone; return the losses. ``stop`` is added up over the group."""
+        """Do a step of task 2 alone and return the losses; ``stop`` is summed over the group."""
         loss, losses = self._pose_loss(self.config.alone_batch, self.still)
         return self._descend(loss, losses, stop)
 
     def _learn_both(self, stop: Float[Tensor, ""]) -> StepLosses:
-        """Do a step of both tasks on one batch of particles; return the losses. ``stop`` is added up over the group."""
+        """Do a step of both tasks on one batch of particles and return the losses; ``stop`` is summed over the group."""
         config, weights = self.config, self.config.losses
         done = (self.step - self.alone) / max(1, self.total - self.alone)
         radius = (config.radius[0] + (config.radius[1] - config.radius[0]) * done) * self.data.plane.box
@@ -206,7 +206,7 @@ class Trainer:
         return self._descend(loss, replace(losses, misfit=weight * task.misfit, kl=weight * task.kl), stop)
 
     def _pose_loss(self, batch: int, drawing: Drawing) -> tuple[Float[Tensor, ""], StepLosses]:
-        """Compute the weighted loss of task 2 on ``batch`` drawn images, and its terms."""
+        """Compute the weighted loss of task 2 on ``batch`` rendered images, and its terms."""
         config = self.config
         task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, drawing, self.group)
         _, weight = self.group.share(-(-batch // 4))
@@ -217,7 +217,7 @@ class Trainer:
         return loss, losses
 
     def _descend(self, loss: Float[Tensor, ""], losses: StepLosses, stop: Float[Tensor, ""]) -> StepLosses:
-        """Do a step of the optimiser; return the losses, summed over the group, with the norm of the gradient."""
+        """Do a step of the optimiser; return the losses, summed over the group, and the norm of the gradient."""
         self.optimiser.zero_grad()
         loss.backward()
         losses = losses.detached()
@@ -231,9 +231,9 @@ class Trainer:
         return losses
 
     def _set_rates(self, joint: bool) -> None:
-        """Set the rates of this step.
+        """Set the learning rates of this step.
 
-        The pose task alone has warm-up and cosine decay, and the decoder rests. Both tasks have a lower rate that decays too.
+        Task 2 alone: warm-up and cosine decay for the encoder, 0 for the decoder. Joint phase: linear decay for both.
         """
         config = self.config
         encoder, decoder = self.optimiser.param_groups
@@ -249,14 +249,14 @@ class Trainer:
             _set_rate(decoder, 0.0)
 
     def _next_rows(self) -> Int[Tensor, " b"]:
-        """Return the next batch of a random order of the particles, a new order every epoch."""
+        """Return the row indices of the next batch, in a random order that changes every epoch."""
         at = (self.step - self.alone) % self.epoch_steps
         if at == 0 or self.order is None:
             self.order = torch.randperm(len(self.data), generator=self.generator, device=self.data.y.device)
         return self.order[at * self.config.batch : (at + 1) * self.config.batch]
 
     def _save_checkpoint(self) -> None:
-        if not self.group.is_leader:  # all have the same state
+        if not self.group.is_leader:  # all processes have the same state
             return
         state = {
             "config": checkpoint_settings(self.config),
@@ -269,7 +269,7 @@ class Trainer:
             "order": self.order,
             "history": self.history,
         }
-        packed = BytesIO()  # on a full disk, torch would raise an error of its own
+        packed = BytesIO()  # torch.save to a full disk would raise torch's own error
         torch.save(state, packed)
         with atomic_path(self.out / CHECKPOINT) as temporary:
             temporary.write_bytes(packed.getbuffer())
@@ -293,7 +293,7 @@ class Trainer:
 
 
 def _set_rate(group: dict, rate: float) -> None:
-    """Set the rate of a group of parameters, in place where a recorded step reads it from a tensor."""
+    """Set the learning rate of a parameter group, in place if it is a tensor that a recorded step reads."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:

@@ -1,6 +1,6 @@
-"""Training of a method on a stack: the ab initio start, then the network; on one device or in several processes.
+"""Training of a method on a stack: the *ab initio* start, then the network, on one device or in several processes.
 
-torchrun starts :func:`main` in each of several processes; every process does its part of the job by :func:`work`. The file of
+For several processes, torchrun starts :func:`main` in each of them, and :func:`work` does the part of one process. The file of
 such a job is ``<out>/job-train.json``; see :mod:`hetacumn.compute.launching`.
 """
 
@@ -36,13 +36,13 @@ from hetacumn.particles.observations import Observations, StackFingerprint, obse
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.preprocessing import Preprocessing
 
-MISFIT_SAMPLE = 4000  # particles from which the limit of a good fit is estimated
+MISFIT_SAMPLE = 4000  # particles from which ``misfit_limit`` is estimated
 
 
 def training_share(count: int, share: float) -> Int[np.ndarray, " m"]:
-    """Choose a random ``share`` of ``count`` particles, as sorted positions from 0.
+    """Return the sorted indices, from 0, of a random fraction ``share`` of ``count`` particles.
 
-    The choice does not depend on the seed of the training, so that runs of several seeds can share a start.
+    The choice does not depend on the seed of the training run, so that runs with different seeds can share a start.
     """
     check_share(share)
     chosen = np.random.default_rng(0).permutation(count)[: max(1, round(share * count))]
@@ -51,7 +51,7 @@ def training_share(count: int, share: float) -> Int[np.ndarray, " m"]:
 
 @dataclass(frozen=True)
 class TrainingStack:
-    """Packed particles to train on, their pixel size in Å, and how the images were prepared, if known."""
+    """Packed particles to train on, their pixel size in Å, and their preprocessing, if known."""
 
     data: Observations
     pixel_A: float
@@ -66,12 +66,16 @@ def run_method(
     start: Path | str | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
-    """Train ``method`` on a stack: ``em`` is the ab initio start alone, all others are :func:`train_network`.
+    """Train ``method`` on a stack: ``em`` is the *ab initio* start alone; all other methods train the network.
 
-    Writes into ``out``: ``start.safetensors`` or ``model.safetensors`` with ``history.csv``; ``config.json``, which holds the
-    settings, the stack and its preprocessing; and ``run.json``. ``start`` is a folder whose start is taken. A second call
-    continues an interrupted run, and does nothing after the end of a run. Each process of a ``group`` calls this function
-    with the whole stack; the leader alone makes the start.
+    The function writes into ``out``: ``start.safetensors``, if the run computes a start; ``model.safetensors`` and
+    ``history.csv``, if it trains the network; ``config.json`` with the settings, the stack and its preprocessing; ``run.json``
+    with times, memory and device. ``start`` is the folder of an existing start to use. A second call continues an interrupted
+    run; it does nothing if the run is finished. Every process of ``group`` calls this function with the whole stack, and rank 0
+    alone computes the start.
+
+    Raises:
+        HetacumnError: too few particles, or files of another stack or other settings in ``out`` or ``start``.
     """
     out, data, pixel_A, preprocessing = make_folder(out), stack.data, stack.pixel_A, stack.preprocessing
     if config.classes > len(data):
@@ -83,12 +87,12 @@ def run_method(
              "stack": StackFingerprint.of(data).to_json(),
              "preprocessing": preprocessing and asdict(preprocessing)}  # fmt: skip
     finished = method != "em" and _is_finished(out, facts)
-    group.barrier()  # the leader must not write files while the others read them
+    group.barrier()  # rank 0 must not write files while other ranks read them
     if finished:
-        tqdm.write(f"{out / MODEL}: trained already with these settings; delete it to train anew")
+        tqdm.write(f"{out / MODEL}: trained already with these settings; delete it to train again")
         return
     if config.warm_start or method == "em":
-        for turn in (group.is_leader, not group.is_leader):  # the others find the start that the leader made
+        for turn in (group.is_leader, not group.is_leader):  # other ranks load the start of rank 0
             if turn:
                 begin, seconds = find_or_make_start(data, config, out, start)
             group.barrier()
@@ -102,7 +106,7 @@ def run_method(
 
 
 def _is_finished(out: Path, facts: dict) -> bool:
-    """Whether a folder holds a finished training with these settings on this stack."""
+    """Return whether a folder holds a finished training run with these settings on this stack."""
     outputs = (MODEL, "config.json", "history.csv", "run.json")
     if (out / CHECKPOINT).exists() or not all((out / name).exists() for name in outputs):
         return False
@@ -112,9 +116,12 @@ def _is_finished(out: Path, facts: dict) -> bool:
 
 
 def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start: Path | str | None) -> tuple[Start, float]:
-    """Load the start of the folder ``start``, or of ``out`` if an earlier run made it with these settings, or make a new start.
+    """Load the start of the folder ``start``, or else an existing start of ``out``, or else compute a new one in ``out``.
 
-    Returns the start and the seconds that it took.
+    Returns the start and the seconds that its computation took.
+
+    Raises:
+        HetacumnError: the start has another stack or number of components, or the start of ``out`` has other settings.
     """
     path = (Path(start) if start else out) / START
     requested, stack = config.start_settings(), StackFingerprint.of(data)
@@ -126,7 +133,8 @@ def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start
             under_way.remove()
         found = len(begin.basis) - 1
         if found != config.latent_dim:
-            raise HetacumnError(f"{path}: a subspace of {found} components; expected latent_dim, {config.latent_dim}")
+            expected = f"{config.latent_dim}, the value of latent_dim"
+            raise HetacumnError(f"{path}: a subspace of {found} components; expected {expected}")
         return begin, read_run(path.parent).get("start_seconds", 0.0)
     done = under_way.read()
     if done:
@@ -152,12 +160,12 @@ def train_network(
     group: ProcessGroup = SINGLE_PROCESS,
     facts: dict | None = None,
 ) -> float:
-    """Train the network; return the seconds.
+    """Train the network and return the seconds that training took.
 
-    Writes ``model.safetensors`` and ``history.csv``, and ``facts``, if given, as ``config.json``.
+    The function writes ``model.safetensors`` and ``history.csv``, and ``facts``, if given, as ``config.json``.
 
-    A call after an interruption, with the same config and data, continues from ``out/checkpoint.pt``. On a CPU it ends with
-    the same bits as an uninterrupted run.
+    A call after an interruption, with the same config and data, continues from ``out/checkpoint.pt``. On a CPU the result is
+    bitwise equal to the result of an uninterrupted run.
     """
     torch.manual_seed(config.seed)
     data = stack.data
@@ -178,9 +186,13 @@ def train_network(
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Train ``method`` with ``config`` on a random ``share`` of a stack, into the folder ``out``.
+    """A training job.
 
-    ``start`` is the folder of a finished ``em`` run to start from, or None.
+    - ``method``: ``em`` for the *ab initio* start alone, or a name of a method that trains the network.
+    - ``config``: the settings.
+    - ``out``: the folder of the run.
+    - ``share``: fraction of the particles to train on, chosen at random.
+    - ``start``: folder of a finished ``em`` run whose start is used, or None.
     """
 
     method: str
@@ -190,7 +202,7 @@ class TrainingJob:
     start: Path | str | None = None
 
     def to_json(self) -> dict:
-        """Return the fields by name, as JSON has them."""
+        """Return the fields by name, in JSON types."""
         return {**asdict(self), "out": str(self.out), "start": self.start and str(self.start)}
 
     @classmethod
@@ -200,7 +212,7 @@ class TrainingJob:
 
 
 def train_stack(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest = ONE_DEVICE) -> None:
-    """Train a method on a stack; see :func:`~hetacumn.network.training.run_method`."""
+    """Train a method on a prepared stack on one or several devices; see :func:`run_method` for the files written."""
     if devices.count == 1:
         work(stack, job, devices.check(), SINGLE_PROCESS)
     else:
@@ -209,13 +221,13 @@ def train_stack(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest =
 
 
 def work(stack: PreparedStack, job: TrainingJob, device: torch.device, group: ProcessGroup) -> None:
-    """Do one process's part of a job."""
+    """Do the part of one process in a job."""
     data = observe(stack.read(training_share(len(stack), job.share)), device)
     run_method(job.method, TrainingStack(data, stack.pixel_A, stack.settings), job.config, job.out, job.start, group)
 
 
 def main(path: str) -> int:
-    """Do this process's part of the job in a file, as torchrun starts it; return the exit status."""
+    """Do the part of this process in the job of the file ``path``; torchrun calls it. Return the exit status."""
 
     def part(content: dict, device: torch.device, group: ProcessGroup) -> None:
         work(reopen(content.pop("stack")), TrainingJob.from_json(content), device, group)

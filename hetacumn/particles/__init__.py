@@ -1,7 +1,7 @@
-"""Particles: their metadata, images, preprocessing, prepared stacks, observations and predictions.
+"""Particles: metadata, images, preprocessing, prepared stacks, observations and predictions.
 
-Public face: :func:`~hetacumn.particles.preparation.prepare_stack` makes a
-:class:`~hetacumn.particles.prepared_stack.PreparedStack`; :class:`~hetacumn.particles.metadata.ParticleMetadata` is the
-one record of particles; :func:`~hetacumn.particles.observations.observe` packs images for the likelihood;
-:class:`~hetacumn.particles.predictions.Predictions` holds what was found.
+Main entry points: :func:`~hetacumn.particles.preparation.prepare_stack` writes a
+:class:`~hetacumn.particles.prepared_stack.PreparedStack`; :class:`~hetacumn.particles.metadata.ParticleMetadata` contains the
+optics and poses of particles; :func:`~hetacumn.particles.observations.observe` packs images for the likelihood;
+:class:`~hetacumn.particles.predictions.Predictions` contains predicted poses, classes and latents.
 """

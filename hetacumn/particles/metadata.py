@@ -1,4 +1,4 @@
-"""The metadata of particles, their poses and images, and the columns of a STAR table that hold the metadata."""
+"""Metadata and images of particles, and their conversion from and to the columns of STAR tables."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from hetacumn.physics.rotations import from_euler, inplane, to_euler
 
 @dataclass(frozen=True)
 class Poses:
-    """The pose of each particle: ``rotations`` take object to view, ``shifts_px`` are (x, y).
+    """The pose of each particle.
 
-    A shift moves the image by ``+t``, in pixels of the images that the poses belong to.
+    - ``rotations``: rotations that map object to view.
+    - ``shifts_px``: shifts ``t`` (x, y), in pixels of the images that the poses belong to; a shift moves the image by ``+t``.
     """
 
     rotations: Float[Tensor, "n 3 3"]
@@ -34,23 +35,26 @@ class Poses:
         return Poses(self.rotations[rows], self.shifts_px[rows])
 
     def to(self, device: torch.device | str) -> Poses:
-        """Return the same poses on another device."""
+        """Copy to another device."""
         return Poses(self.rotations.to(device), self.shifts_px.to(device))
 
     def turned(self, degrees: float) -> Poses:
-        """Return the poses of the images after a turn in their plane by an angle, from x to y."""
+        """Return the poses of the images after an in-plane rotation by an angle, from x to y."""
         turn = inplane(torch.full((), -degrees, device=self.rotations.device))
         return Poses(turn @ self.rotations, self.shifts_px @ turn[:2, :2].T)
 
 
 @dataclass(frozen=True)
 class ParticleMetadata:
-    """The name, the optics and the pose of each particle of a stack, and the noise of the stack, without the images.
+    """The name, optics and pose of each particle of a stack, and the noise of the stack, without the images.
 
-    ``names`` are rlnImageName as the file has them. ``optics`` and ``poses`` belong to the images in memory, after centring
-    and cropping; ``poses`` is None where the file has none. ``offsets_A`` (x, y) is the distance of each particle from the
-    middle of its image in the file, by which the image was moved back; None where no image was moved. ``noise`` is the power
-    of the noise in each shell up to ``box // 2``, one spectrum for the whole stack; None stands for a power of 1 everywhere.
+    - ``names``: rlnImageName in the file.
+    - ``optics``: CTF parameters and pixel size of the images in memory.
+    - ``poses``: poses of the images in memory, after centring and cropping; None where the file has none.
+    - ``offsets_A``: offset (x, y) of each particle from the middle of its image in the file, in Å. Centring moved the image by
+      minus this offset; None where no image was moved.
+    - ``noise``: noise power in each of the ``box // 2`` shells, one spectrum for the whole stack; None means white noise of
+      power 1.
     """
 
     names: list[str]
@@ -77,24 +81,24 @@ class ParticleMetadata:
         return ParticleMetadata([self.names[i] for i in positions], self.optics[rows], poses, offsets_A, self.noise)
 
     def shifts_in_source_A(self, shifts_A: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
-        """Convert shifts of the images in memory into shifts of the images in the file."""
+        """Convert shifts of the images in memory to shifts of the images in the file, in Å."""
         return shifts_A if self.offsets_A is None else shifts_A + self.offsets_A
 
     def shifts_in_prepared_A(self, shifts_A: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
-        """Convert shifts of the images in the file into shifts of the images in memory."""
+        """Convert shifts of the images in the file to shifts of the images in memory, in Å."""
         return shifts_A if self.offsets_A is None else shifts_A - self.offsets_A
 
 
 @dataclass(frozen=True)
 class Particles:
-    """A stack in memory: ``images`` in float32 with noise of unit variance and bright protein, and their metadata."""
+    """A stack in memory: ``images`` in float32, with noise of unit variance and bright protein, and their metadata."""
 
     images: Float[Tensor, "n box box"]
     metadata: ParticleMetadata
 
     @property
     def box(self) -> int:
-        """The number of pixels along a side of an image."""
+        """The number of pixels per side of an image."""
         return self.images.shape[-1]
 
     @property
@@ -110,8 +114,8 @@ class Particles:
         return Particles(self.images[rows if isinstance(rows, slice) else torch.as_tensor(rows)], self.metadata[rows])
 
 
-#: For each field of Optics: RELION's column, the value where the column is missing (None: the column is required), and the
-#: range that the value must lie in.
+#: For each field of Optics: RELION's column, the value for a missing column (None: the column is required), and the allowed
+#: range of values.
 OPTICS_COLUMNS = {
     "defocus_u_A": ("rlnDefocusU", None, -1e6, 1e6),
     "defocus_v_A": ("rlnDefocusV", None, -1e6, 1e6),
@@ -130,14 +134,14 @@ def metadata_of(
     centred: bool,
     noise: Float[Tensor, " shells"] | None = None,
 ) -> ParticleMetadata:
-    """Read the metadata of some rows of a table, for images of this pixel size.
+    """Read the metadata of some rows of a table.
 
     Args:
-        table: the particles of a file.
-        rows: the rows in the order of the metadata, counted from 0.
-        pixel_A: the pixel size of the images that the metadata describe.
-        centred: whether the images were moved by the file's origins, see :func:`offsets_of`.
-        noise: the power of the noise in each shell up to ``box // 2``, or None for white noise.
+        table: the particle table.
+        rows: the rows to read, counted from 0, in the order of the metadata.
+        pixel_A: the pixel size in Å of the images that the metadata describe.
+        centred: whether the images were centred by the origins in the table, see :func:`offsets_of`.
+        noise: the noise power in each of the ``box // 2`` shells, or None for white noise.
     """
     index = torch.from_numpy(rows)
     offsets_A = offsets_of(table) if centred else None
@@ -152,10 +156,10 @@ def metadata_of(
 
 
 def optics_of(table: star.ParticleTable, pixel_A: float | None = None) -> Optics:
-    """Read the optics of a table's particles, for images of this pixel size (None: the pixel size of the first image).
+    """Read the optics of all particles of a table, for images of ``pixel_A`` Å (None: the pixel size of the first row).
 
     Raises:
-        HetacumnError: a value outside the range of microscopes; the message names the row.
+        HetacumnError: a column is missing, or a value is outside its range in :data:`OPTICS_COLUMNS`.
     """
     columns = {}
     for name, (column, default, least, most) in OPTICS_COLUMNS.items():
@@ -169,9 +173,9 @@ def optics_of(table: star.ParticleTable, pixel_A: float | None = None) -> Optics
 
 
 def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Float[Tensor, "n 2"] | None = None) -> Poses | None:
-    """Read the poses of a table's particles; None where angles are missing.
+    """Read the poses of all particles of a table; return None if a column of angles is missing.
 
-    Shifts are in pixels of this size, relative to ``offsets_A``.
+    Shifts are in pixels of ``pixel_A`` Å; ``offsets_A`` is subtracted from them. Missing origins are 0.
     """
     if not all(table.has(column) for column in star.ANGLES):
         return None
@@ -181,9 +185,9 @@ def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Float[Tensor,
 
 
 def offsets_of(table: star.ParticleTable) -> Float[Tensor, "n 2"] | None:
-    """Read how far the particles of a table lie from the middle of their images, in Å and whole pixels of the file.
+    """Read the offset (x, y) of each particle from the middle of its image, in Å, rounded to whole pixels of the file.
 
-    The result is None where the table has no origins, or all are zero.
+    The result is None if the table has no origins, or if all offsets are 0.
     """
     if not all(table.has(column) for column in star.ORIGINS):
         return None
@@ -205,9 +209,14 @@ def write_star(
 ) -> None:
     """Write a RELION 3.1 STAR file atomically, with names, CTF, and poses and classes where given.
 
-    ``metadata`` and ``box`` belong to the *stack* that the names point into; its ``poses.shifts_px`` are in pixels of that
-    stack. ``classes`` counts from 0, rlnClassNumber from 1. Angles are in degrees, origins (minus the shifts) in Å.
-    ``shifts_A`` gives origins without angles, where ``metadata`` has no poses.
+    The file contains angles in degrees and origins (minus the shifts) in Å.
+
+    Args:
+        path: the file to write.
+        metadata: the names in the stack, and the optics and poses of the stack's images; shifts in pixels of the stack.
+        box: the box of the stack's images, in pixels.
+        classes: the class of each particle, counted from 0; rlnClassNumber counts from 1.
+        shifts_A: the shifts (x, y) in Å, to write origins without angles where ``metadata`` has no poses.
     """
     optics, poses = metadata.optics, metadata.poses
     columns = {column: getattr(optics, name).double().numpy() for name, (column, *_) in OPTICS_COLUMNS.items()}
@@ -225,11 +234,11 @@ def write_star(
 
 
 def set_poses(particles: pd.DataFrame, rotations: Float[Tensor, "n 3 3"], shifts_A: Float[Tensor, "n 2"]) -> None:
-    """Set a table's RELION columns of angles and origins from rotations and shifts in Å."""
+    """Set the RELION columns of angles and origins in a table from rotations and shifts in Å."""
     particles[star.ANGLES] = to_euler(rotations.double()).cpu().numpy()
     set_origins(particles, shifts_A)
 
 
 def set_origins(particles: pd.DataFrame, shifts_A: Float[Tensor, "n 2"]) -> None:
-    """Set a table's RELION columns of origins from shifts in Å; origins are minus the shifts."""
+    """Set the RELION columns of origins in a table from shifts in Å; origins are minus the shifts."""
     particles[star.ORIGINS] = -shifts_A.double().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Observations: packed Fourier coefficients of particles with CTFs, and the fingerprint of a packed stack."""
+"""Observations: Fourier coefficients of particle images with their CTFs, and the fingerprint of a stack."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from hetacumn.physics.optics import Rows
 
 @dataclass(frozen=True)
 class Observations:
-    """A packed stack: coefficients ``y`` of images with unit noise, their CTFs, and the half-plane of the frequencies.
+    """A packed stack: the independent Fourier coefficients of all images, with their CTFs.
 
-    The coefficients are ordered by radius: ``within(radius)`` is a view of a coarser stack.
+    The coefficients are ordered by radius, so ``within(radius)`` returns a coarser stack as a view.
+
+    - ``y``: coefficients of the images, normalised to noise of unit variance.
+    - ``ctf``: CTF at each coefficient, divided by the noise amplitude where the noise is not white, see :func:`observe`.
+    - ``plane``: frequencies of the coefficients.
     """
 
     y: Complex[Tensor, "n m"]
@@ -44,7 +48,7 @@ class Observations:
         return self if times == 1 else Observations(self.y.repeat(times, 1), self.ctf.repeat(times, 1), self.plane)
 
     def quarter_turned(self) -> Observations:
-        """Turn the images by 90° in their plane, from x to y, and their CTFs with them."""
+        """Return the images and their CTFs after an in-plane rotation by 90°, from x to y."""
         return Observations(self.plane.quarter_turned(self.y), self.plane.quarter_turned(self.ctf), self.plane)
 
     @property
@@ -54,15 +58,15 @@ class Observations:
 
     @property
     def weight(self) -> Float[Tensor, " m"]:
-        """The number of coefficients of the full plane that each coefficient stands for."""
+        """The number of coefficients of the full plane that each coefficient represents (1 or 2)."""
         return self.plane.weight[: self.y.shape[1]]
 
 
 def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int = 4096) -> Observations:
-    """Pack a stack of normalised particles, a chunk at a time.
+    """Pack a stack of normalised particles, ``chunk`` images at a time.
 
-    Where the noise is not white, both the coefficients and their CTF are divided by the amplitude of the noise: this
-    whitens the noise and leaves the molecule that the CTF multiplies unchanged.
+    If the stack has a noise spectrum, the function divides the coefficients and the CTFs by the amplitude of the noise. The
+    noise is then white, and the volume that explains the images is unchanged.
     """
     plane = HalfPlane(particles.box, device=device)
     frequencies = plane.k / particles.box
@@ -80,7 +84,7 @@ def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int
 
 
 def signal_power(data: Observations) -> Float[Tensor, " m"]:
-    """Estimate the power of the particles before the CTF, averaged over shells, in units of the noise and positive."""
+    """Estimate the power of projections before the CTF, averaged over shells, in units of the noise power (minimum 1e-3)."""
     power = (data.y.abs().square() - 1).mean(0)
     return (data.plane.radial_mean(power) / data.plane.radial_mean(data.ctf.square().mean(0))).clamp(min=1e-3)
 
@@ -88,21 +92,25 @@ def signal_power(data: Observations) -> Float[Tensor, " m"]:
 def signal_nats(data: Observations, radius: float) -> float:
     """Estimate the mean log-likelihood gain per image in nats, within ``radius`` (integer frequencies).
 
-    The gain is the log-likelihood of the true volume at the true pose over the log-likelihood of no molecule.
+    The gain is the log-likelihood of an image under the true volume at the true pose, minus its log-likelihood without a
+    molecule.
     """
     band = data.within(radius)
     return 0.5 * float(((band.y.abs().square() - 1) * band.weight).sum(-1).mean())
 
 
-TOLERANCE = 1e-5  # relative, to which two kinds of device agree in a power
-PART = 1000  # images whose power is summed at a time: in double precision a whole stack would take twice its memory
+TOLERANCE = 1e-5  # relative difference up to which the powers from different kinds of device count as equal
+PART = 1000  # images whose power is summed at once, because a whole stack in double precision would need twice its memory
 
 
 @dataclass(frozen=True)
 class StackFingerprint:
-    """The identity of a stack: the number of particles, and mean powers of the images, the first, the last and the CTFs.
+    """The identity of a packed stack. A power is the mean square of the coefficients, rounded to six decimals.
 
-    Powers are rounded to six decimals.
+    - ``particles``: number of particles.
+    - ``power``: power of all images.
+    - ``power_first``, ``power_last``: power of the first and of the last image.
+    - ``power_ctf``: power of the CTFs.
     """
 
     particles: int
@@ -113,12 +121,12 @@ class StackFingerprint:
 
     @classmethod
     def of(cls, data: Observations) -> StackFingerprint:
-        """Measure a packed stack."""
+        """Compute the fingerprint of a packed stack."""
         powers = (_mean_power(values) for values in (data.y, data.y[:1], data.y[-1:], data.ctf))
         return cls(len(data), *powers)
 
     def matches(self, stack: StackFingerprint) -> bool:
-        """Tell whether both fingerprints describe one stack: they are equal but for the rounding errors of two devices."""
+        """Return whether both fingerprints describe the same stack, up to the rounding errors of different devices."""
         powers = zip(astuple(self)[1:], astuple(stack)[1:], strict=True)
         return self.particles == stack.particles and all(isclose(a, b, rel_tol=TOLERANCE) for a, b in powers)
 
@@ -128,10 +136,10 @@ class StackFingerprint:
 
     @classmethod
     def from_json(cls, content: object, path: Path) -> StackFingerprint:
-        """Rebuild a fingerprint from the file ``path``, where :meth:`to_json` was written.
+        """Build a fingerprint from the output of :meth:`to_json`; ``path`` names its file in the error message.
 
         Raises:
-            HetacumnError: the content is no fingerprint, as in files of older versions.
+            HetacumnError: the content is not a fingerprint, as in files of older versions.
         """
         if not isinstance(content, dict) or set(content) != {field.name for field in fields(cls)}:
             raise HetacumnError(

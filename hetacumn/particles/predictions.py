@@ -1,4 +1,4 @@
-"""Predictions: the pose, class and latent of each particle, in memory and on disk."""
+"""Predictions: pose, class and latent of each particle, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hetacumn.io.stack_reader import find_stack
 from hetacumn.io.stacks import read_layout
 from hetacumn.particles.metadata import poses_of, set_poses
 
-#: Columns in which an earlier refinement describes its own poses; they do not apply to predicted poses.
+#: Columns of an earlier refinement that describe its own poses; they do not apply to predicted poses and are removed.
 STALE_COLUMNS = [
     "rlnLogLikeliContribution", "rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples",
     "rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior",
@@ -30,11 +30,16 @@ WHERE_KNOWN = {"class_probabilities": "class_probability", "log_ratios": "log_li
 
 @dataclass(frozen=True)
 class Predictions:
-    """One prediction a particle, in the order of ``names`` (rlnImageName as the source has it).
+    """The predictions for particles, one per particle.
 
-    ``rotations`` take object to view; ``shifts_A`` (x, y) move the image; ``classes`` count from 0. Where known,
-    ``class_probabilities`` are the probabilities of the predicted classes, and ``log_ratios`` tell in nats how much the
-    molecule explains of each image, see :func:`~hetacumn.prediction.inference.log_ratios`.
+    - ``names``: rlnImageName in the source table; the order of all fields.
+    - ``rotations``: rotations that map object to view.
+    - ``shifts_A``: shifts (x, y) that move the image, in Å.
+    - ``classes``: class of each particle, counted from 0.
+    - ``latents``: latent coordinates ``z`` of each particle (its conformation).
+    - ``class_probabilities``: probability of the predicted class; None where unknown.
+    - ``log_ratios``: log-likelihood gain of each image in nats, see :func:`~hetacumn.prediction.inference.log_ratios`; None
+      where unknown.
     """
 
     names: list[str]
@@ -49,7 +54,7 @@ class Predictions:
         return len(self.names)
 
     def __getitem__(self, rows: Int[np.ndarray, " m"]) -> Predictions:
-        """Select the particles at positions, in the order of the positions."""
+        """Select the particles at the given positions, in this order."""
         names = [self.names[row] for row in rows]
         known = {field: values[rows] for field, values in self._where_known()}
         return Predictions(names, self.rotations[rows], self.shifts_A[rows], self.classes[rows], self.latents[rows], **known)
@@ -60,16 +65,18 @@ class Predictions:
                 yield field, getattr(self, field)
 
     def write(self, out_dir: Path | str, source: Path | str, data_dir: Path | str | None = None) -> None:
-        """Write ``predictions.star`` and the latents, ``latents.csv``, atomically.
+        """Write ``predictions.star`` and ``latents.csv`` to ``out_dir``, atomically.
 
-        The STAR file is RELION 3.1, whether ``source`` is STAR or .cs. It has the source's rows of these names, optics and CTF
-        unchanged, with rlnClassNumber (from 1), angles and origins of these predictions, and the log ratios as
-        rlnLogLikeliContribution. Where the source does not state the box, the first stack of each optics group tells it, if
-        it is found (``data_dir`` as in ``read_particles``). The CSV has one row per particle: particle, z1, z2, …, class (from
-        1), and class_probability and log_likelihood_ratio where known.
+        ``predictions.star`` is a RELION 3.1 STAR file, also if ``source`` is a .cs file. It contains the rows of the source for
+        these particles, with unchanged optics and CTF, the predicted angles and origins, rlnClassNumber (from 1), and the log
+        ratios as rlnLogLikeliContribution. If the source does not state the box, the function reads it from the first stack
+        of each optics group, if the stack is found (``data_dir`` as in ``read_particles``).
+
+        ``latents.csv`` contains one row per particle: particle, z1, z2, …, class (from 1), and class_probability and
+        log_likelihood_ratio where known.
 
         Raises:
-            HetacumnError: a name that the source lacks or has twice.
+            HetacumnError: the source does not contain one of the names, or contains a name twice.
         """
         out_dir = Path(out_dir)
         table = star.read_table(source)
@@ -88,7 +95,7 @@ class Predictions:
             latents.to_csv(temporary, index=False, float_format="%.9g")
 
     def _rows_of(self, table: star.ParticleTable) -> Int[np.ndarray, " n"]:
-        """Find the row of the source of each prediction."""
+        """Return the row of the source table for each prediction."""
         rows = table.names().get_indexer(pd.Index(self.names))
         if (rows < 0).any():
             name = self.names[int((rows < 0).argmax())]
@@ -97,10 +104,11 @@ class Predictions:
 
     @classmethod
     def read(cls, out_dir: Path | str) -> Predictions:
-        """Read the files of :meth:`write`.
+        """Read the files that :meth:`write` wrote.
 
         Raises:
-            HetacumnError: a file is missing or cannot be read, has no poses or classes, or has other particles than the STAR.
+            HetacumnError: a file is missing or cannot be read, poses or classes are missing, or the two files contain different
+                particles or classes.
         """
         out_dir = Path(out_dir)
         table = star.read_table(out_dir / "predictions.star")
@@ -113,7 +121,7 @@ class Predictions:
             raise HetacumnError(f"{path}: no such file; expected the latents of {table.path}")
         try:
             latents = pd.read_csv(path, dtype={"particle": str})
-        except (OSError, ValueError) as error:  # pandas' errors of empty and of ragged tables are ValueErrors
+        except (OSError, ValueError) as error:  # pandas raises subclasses of ValueError for empty and ragged tables
             raise HetacumnError(f"{path}: cannot be read ({error}); expected the latents of {table.path}") from error
         for column in ("particle", "class"):
             if column not in latents:
@@ -136,7 +144,7 @@ class Predictions:
 
 
 def _with_box(table: star.ParticleTable, data_dir: Path | str | None) -> pd.DataFrame:
-    """Return the optics table, with rlnImageSize, which RELION needs, where the box can be found."""
+    """Return the optics table with rlnImageSize, which RELION needs; without it if a stack is not found."""
     if "rlnImageSize" in table.optics:
         return table.optics
     boxes: list[int] = []

@@ -1,12 +1,12 @@
-"""Preparation of a stack: preprocessed images in a file of their own, which training, prediction and other programs share.
+"""Preparation of a stack: preprocessed images in a separate file, for training, prediction and other programs.
 
-Reading raw images is the slowest part of most runs: inference sees only the low frequencies of hundreds of gigabytes.
-:func:`prepare_stack` leaves in a folder
+Reading raw images is the slowest part of most runs: they may have hundreds of GB, of which inference uses only the low
+frequencies. :func:`prepare_stack` therefore writes a small stack once. It writes to a folder
 
-- ``particles.mrcs``, ``particles.star``: the usable images, cropped and normalised, protein bright, with their optics (and
-  poses, if the source has any), readable by any program of the field;
-- ``dropped.csv``: the unusable images and the reason (columns row, particle, reason; rows counted from 1);
-- ``prepared.json``: the source, the settings and the files, by which a later run knows whether it must prepare again.
+- ``particles.mrcs``, ``particles.star``: the usable images, cropped and normalised, with bright protein and with their optics
+  (and poses, if the source has any); other cryo-EM programs can read them;
+- ``dropped.csv``: the unusable images and the reasons (columns row, particle, reason; rows counted from 1);
+- ``prepared.json``: the source, the settings and the files, from which a later run decides whether to prepare again.
 """
 
 from __future__ import annotations
@@ -31,22 +31,29 @@ from hetacumn.particles.prepared_stack import NOTE, STACK, TABLE, PreparedStack,
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.particles.reader import ParticleReader
 
-MANY_DROPPED = 0.1  # share of the particles from which on a warning tells
+MANY_DROPPED = 0.1  # fraction of dropped particles above which a warning is issued
 MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
-STRETCH = 0.001  # deviation of a magnification matrix from which on a warning tells
+STRETCH = 0.001  # deviation from the identity above which a warning is issued
 
 
 def prepare_stack(
     source: Path | str, folder: Path | str, settings: Preprocessing, data_dir: Path | str | None = None, progress: bool = True
 ) -> PreparedStack:
-    """Preprocess all particles of a STAR, .cs or .mrcs file into ``folder``, or open the stack of an earlier call.
+    """Preprocess all particles of a table and write them to ``folder``, or open the stack of an earlier call.
 
-    The stack is made again where the settings or any of the files (by name, length and time of change) differ from
-    ``prepared.json``. Memory holds a chunk of images, and a few numbers a particle.
+    The function prepares the stack again if the settings or any of the files (name, length, time of change) differ from
+    ``prepared.json``. Memory holds one chunk of images, and a few numbers per particle.
+
+    Args:
+        source: a STAR or .cs file, or an .mrcs stack with a .csv table, see :func:`hetacumn.io.star.read_table`.
+        folder: the folder for the prepared stack.
+        settings: the preprocessing.
+        data_dir: the folder to which stack names are relative; None searches the folder of the table and its parents.
+        progress: whether to show a progress bar.
 
     Raises:
-        HetacumnError: naming the file, the row and the expected value: an unusable file, an image in two rows, no usable
-            particle, or a source that would be written over.
+        HetacumnError: a file is unusable, an image is named in two rows, no particle is usable, or the prepared stack would
+            overwrite the source. The message names the file, the row and the expected value.
     """
     source, folder = Path(source), Path(folder)
     table = star.read_table(source)
@@ -100,7 +107,7 @@ def prepare_stack(
 
 
 def _write_images(path: Path, reader: ParticleReader, progress: bool) -> tuple[list[str | None], int]:
-    """Write every image of a reader; return the flaw of each image (None: usable) and how many pixels were replaced."""
+    """Write every image of a reader; return the flaw of each image (None: usable) and the number of replaced pixels."""
     flaws: list[str | None] = [None] * len(reader.rows)
     outliers = 0
     with new_stack(path, len(flaws), reader.box, reader.pixel_A) as images:
@@ -116,7 +123,7 @@ def _write_images(path: Path, reader: ParticleReader, progress: bool) -> tuple[l
 
 
 def _warn_of_magnification(table: star.ParticleTable) -> None:
-    """Warn of magnification matrices, which this program ignores."""
+    """Warn if magnification matrices differ from the identity, because this program ignores them."""
     for name, expected in MAGNIFICATION.items():
         worst = float(np.abs(table.numbers(name, expected) - expected).max(initial=0.0))
         if worst > STRETCH:
@@ -134,12 +141,12 @@ def _identity(path: Path) -> list:
 
 
 def _unchanged(files: list) -> bool:
-    """Tell whether every file still has the length and the time of change of its :func:`_identity`."""
+    """Return whether every file still has the length and the time of change in its earlier :func:`_identity`."""
     return all(Path(path).is_file() and _identity(Path(path)) == [path, *facts] for path, *facts in files)
 
 
 def _keep(path: Path, kept: Int[np.ndarray, " n"], pixel_A: float) -> None:
-    """Rewrite a stack with some of its images."""
+    """Rewrite a stack so that it contains only the images ``kept``."""
     whole = open_stack(path)
     box = whole.shape[-1]
     with new_stack(path, len(kept), box, pixel_A) as images:

@@ -1,6 +1,6 @@
 """A prepared stack: preprocessed images on disk and their metadata, as :mod:`hetacumn.particles.preparation` writes them.
 
-``prepared.json`` in the stack's folder names the source table, the settings and the files that the stack was made from.
+``prepared.json`` in the folder of the stack records the source table, the settings and the raw image files.
 """
 
 from __future__ import annotations
@@ -26,13 +26,19 @@ NOTE, STACK, TABLE = "prepared.json", "particles.mrcs", "particles.star"
 
 @dataclass(frozen=True)
 class PreparedStack:
-    """The stack that :func:`~hetacumn.particles.preparation.prepare_stack` left in ``folder``.
+    """The stack that :func:`~hetacumn.particles.preparation.prepare_stack` wrote to ``folder``.
 
-    ``metadata`` describes the prepared images, in order, with the names of the source; ``box`` is their side in pixels.
-    ``source`` is the table of the raw images, ``data_dir`` the folder that the table names its stacks from (empty: looked
-    for), ``settings`` the preprocessing, and ``rows`` the rows of the particles in the source, from 0. ``black`` tells whether
-    protein is dark in the source, ``evidence`` how much the images speak for bright protein, in standard errors; ``outliers``
-    counts replaced pixels, ``dropped`` the unusable particles.
+    - ``folder``: folder of the prepared stack.
+    - ``metadata``: metadata of the prepared images, in their order, with the names in the source table.
+    - ``box``: pixels per side of the prepared images.
+    - ``source``: table of the raw images.
+    - ``data_dir``: folder to which stack names in the table are relative; if empty, the stacks were searched for.
+    - ``settings``: preprocessing of the images.
+    - ``rows``: row of each particle in the source table, counted from 0.
+    - ``black``: whether protein is dark in the raw images.
+    - ``evidence``: mean brightness of the middle of the raw images, in standard errors; positive for bright protein.
+    - ``outliers``: number of replaced pixels.
+    - ``dropped``: number of unusable particles.
     """
 
     folder: Path
@@ -49,7 +55,7 @@ class PreparedStack:
 
     @classmethod
     def of(cls, folder: Path, source: Path, table: star.ParticleTable, content: dict) -> PreparedStack:
-        """Build the record of a folder from its source table and the content of ``prepared.json``."""
+        """Build the object from the source table and the content of ``prepared.json``."""
         rows = np.delete(np.arange(len(table)), content["dropped_rows"])
         settings, power = Preprocessing(**content["made_from"]["settings"]), content["noise_power"]
         noise = None if power is None else torch.tensor(power)
@@ -72,12 +78,12 @@ class PreparedStack:
 
     @property
     def star(self) -> Path:
-        """The table of the prepared images."""
+        """The STAR file of the prepared images."""
         return self.folder / TABLE
 
     @property
     def stack(self) -> Path:
-        """The file of the prepared images."""
+        """The image stack file of the prepared images."""
         return self.folder / STACK
 
     @property
@@ -91,9 +97,9 @@ class PreparedStack:
         return self.metadata.pixel_A
 
     def read(self, positions: Int[np.ndarray, " m"] | slice = slice(None), pinned: bool = False) -> Particles:
-        """Read some of the particles into memory, by their positions among the prepared ones.
+        """Read the particles at ``positions`` of the prepared stack into memory.
 
-        ``pinned`` asks for page-locked memory, from which a CUDA device copies by itself.
+        If ``pinned`` is true, the images are in page-locked memory, from which CUDA copies asynchronously.
         """
         chosen = np.arange(len(self))[positions]
         images = torch.from_numpy(np.asarray(self.images[chosen], dtype=np.float32))
@@ -101,10 +107,11 @@ class PreparedStack:
 
 
 def reopen(folder: Path | str) -> PreparedStack:
-    """Open the prepared stack of a folder; the raw images of the source may be gone.
+    """Open the prepared stack in a folder. The source table must still exist, but not the raw images.
 
     Raises:
-        HetacumnError: the folder holds no prepared stack, or another one; the source's table is gone, or has changed.
+        HetacumnError: the folder contains no prepared stack, the images are not those that ``prepared.json`` describes, or the
+            source table is missing or has changed.
     """
     folder = Path(folder)
     note = folder / NOTE
@@ -126,33 +133,33 @@ def reopen(folder: Path | str) -> PreparedStack:
 
 
 def read_made_from(folder: Path | str) -> dict | None:
-    """Read what a prepared stack was made from: settings, files and the digest of the table; None if there is no stack."""
+    """Return the settings, the files and the table digest of a prepared stack; None if the folder contains no stack."""
     note = Path(folder) / NOTE
     return _read_note(note)["made_from"] if note.is_file() else None
 
 
 def _read_note(note: Path) -> dict:
-    content = read_json(note, "the note of prepared particles")
+    content = read_json(note, "the record of prepared particles")
     if "made_from" not in content:
-        raise HetacumnError(f"{note}: no made_from; expected the note of prepared particles: delete it and prepare again")
+        raise HetacumnError(f"{note}: no made_from; expected the record of prepared particles; delete it and prepare again")
     return content
 
 
 def is_made_from(folder: Path | str, source: Path | str) -> bool:
-    """Tell whether a folder holds a prepared stack of the table ``source``."""
+    """Return whether a folder contains a prepared stack of the table ``source``."""
     made_from = read_made_from(folder)
     return made_from is not None and made_from["files"][0][0] == str(Path(source).resolve())
 
 
 def holds(stack: Path, content: dict) -> bool:
-    """Tell whether a stack has as many images, of the box and the pixel size, as ``prepared.json`` says."""
+    """Return whether a stack has the number of images, the box and the pixel size that ``prepared.json`` states."""
     layout = read_layout(stack)
     box = content.get("box", layout.shape[-1])  # older notes have no box
     return layout.shape == (content["particles"], box, box) and isclose(layout.pixel_A, content["pixel_A"], rel_tol=1e-3)
 
 
 def table_digest(source: Path) -> str:
-    """Hash the bytes of a table; a bare stack has its table beside it."""
+    """Return the first 16 hex digits of the SHA-256 of a table; for a bare stack, of its CSV table."""
     path = source.with_suffix(".csv") if source.suffix in star.STACK_SUFFIXES else source
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

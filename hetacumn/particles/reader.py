@@ -1,4 +1,4 @@
-"""Reading of particles: a survey of a STAR or .cs file by a sample of its images, then preprocessing in batches."""
+"""Reading of particles: a survey of a sample of the images of a file, then preprocessing in batches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from hetacumn.particles.preprocessing import (
     soft_circle,
 )
 
-SURVEYED = 500  # particles in the sample that tells the contrast and the noise of a file
+SURVEYED = 500  # particles in the sample from which the contrast and the noise of a file are estimated
 CONSTANT_BACKGROUND = "is constant outside the particle's circle (masked?)"
 OUTSIDE = "does not hold its particle: the origin is more than half a box from the middle"
 
@@ -42,9 +42,10 @@ OUTSIDE = "does not hold its particle: the origin is more than half a box from t
 class Survey:
     """Properties of a whole file, estimated from a sample of its images.
 
-    ``black`` tells whether protein is dark in the file; ``noise`` is the spectrum by which to whiten, or None. ``usual_std`` is
-    the median standard deviation of the background, in the file's units. ``evidence`` speaks for bright protein, in standard
-    errors (negative: dark).
+    - ``black``: whether protein is dark in the file.
+    - ``noise``: noise power spectrum for whitening, or None for no whitening.
+    - ``usual_std``: median standard deviation of the background of the images, in the units of the file.
+    - ``evidence``: mean brightness of the middle of the images, in standard errors; positive for bright protein in the file.
     """
 
     black: bool
@@ -55,9 +56,12 @@ class Survey:
 
 @dataclass(frozen=True)
 class Batch:
-    """Preprocessed images, and their ``positions`` among the requested rows.
+    """A batch of preprocessed images.
 
-    ``flaws`` tells what is wrong with each image (None: usable), ``outliers`` how many of its pixels were replaced.
+    - ``positions``: their positions among the requested rows.
+    - ``images``: the preprocessed images.
+    - ``flaws``: why each image is unusable, or None for a usable image.
+    - ``outliers``: number of replaced pixels of each image.
     """
 
     positions: Int[np.ndarray, " b"]
@@ -67,13 +71,14 @@ class Batch:
 
 
 class ParticleReader:
-    """Preprocesses the particles of a file: surveys the whole file by a sample, then reads it in batches.
+    """Preprocesses the particles of a file: estimates contrast and noise from a sample, then reads the images in batches.
 
-    Images of several pixel sizes are brought to the smallest field of view (of the requested rows and of the sample) and
-    from there to one box, so that their pixels agree to within one in the box; ``pixel_A`` is the resulting pixel size.
+    Images of different pixel sizes are cut to the smallest field of view (of the requested rows and of the sample), rounded to
+    an even number of pixels, and then Fourier-cropped to one box. Because of the rounding, their pixel sizes agree only to
+    within a fraction ``1 / box``. ``box`` and ``pixel_A`` describe the resulting images.
 
     Raises:
-        HetacumnError: as :func:`read_particles` does, except for unusable images: each batch names the unusable ones.
+        HetacumnError: as :func:`read_particles`, but unusable images raise no error: ``Batch.flaws`` reports them.
     """
 
     def __init__(
@@ -85,10 +90,10 @@ class ParticleReader:
     ) -> None:
         self.table, self.settings, self.rows = table, settings, rows
         self.stacks = StackReader(table, rows, data_dir)
-        # A sample spread evenly over the whole file, so that the result does not depend on the requested rows.
+        # The sample is spread evenly over the whole file, so that the result does not depend on the requested rows.
         spread = np.linspace(0, len(table) - 1, min(len(table), SURVEYED)).astype(np.int64)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the requested rows have warned already
+            warnings.simplefilter("ignore")  # the reader of the requested rows has already issued the same warnings
             sample = StackReader(table, spread, data_dir)
         self._field_A = min(self.stacks.field_A, sample.field_A)
         largest = self._field_px(max(self.stacks.coarsest_A(), sample.coarsest_A()))
@@ -98,12 +103,12 @@ class ParticleReader:
                 f"box is {self.box}; expected an even number up to {largest}, the box of the images in {table.path}"
             )
         self.pixel_A = self._field_A / self.box
-        optics_of(table)  # a value that no microscope has is refused before images are read
+        optics_of(table)  # raises an error for impossible values before any image is read
         self.offsets_A = offsets_of(table) if settings.centre else None
         self.survey = self._survey(sample)
 
     def batches(self) -> Iterator[Batch]:
-        """Yield every requested row once, in the order of the stacks."""
+        """Yield the images of the requested rows, each once, in the order of the stacks."""
         for batch, std in self._read(self.stacks, self.settings):
             far = (std > SCALE_RANGE * self.survey.usual_std) | (std < self.survey.usual_std / SCALE_RANGE)
             for i in far.nonzero().squeeze(1).tolist():
@@ -134,11 +139,11 @@ class ParticleReader:
             yield Batch(chunk.positions, images, found, outliers), std
 
     def _field_px(self, pixel_A: float) -> int:
-        """Return the even number of pixels of this size nearest to the common field of view."""
+        """Return the common field of view in pixels of ``pixel_A`` Å, rounded to an even number."""
         return 2 * round(self._field_A / pixel_A / 2)
 
     def _survey(self, sample: StackReader) -> Survey:
-        """Estimate contrast and noise from a sample of the images."""
+        """Estimate the contrast and the noise from a sample of the images."""
         parts, spreads = [], []
         for batch, std in self._read(sample, replace(self.settings, mask=False)):
             good = torch.tensor([flaw is None for flaw in batch.flaws])
@@ -154,7 +159,7 @@ class ParticleReader:
         return Survey(self._is_black(evidence, middles(images)), self._noise(images), float(stds.median()), evidence)
 
     def _is_black(self, evidence: float, brightness: Float[Tensor, " n"]) -> bool:
-        """Decide whether protein is dark in the file; warn of weak evidence, and of evidence against the setting."""
+        """Return whether protein is dark in the file; warn if the evidence is weak or contradicts the setting."""
         path, contrast = self.table.path, self.settings.contrast
         seen = "black" if brightness.mean() < 0 else "white"
         weak = abs(evidence) < WEAK_EVIDENCE
@@ -169,7 +174,7 @@ class ParticleReader:
         return (seen if contrast == "auto" else contrast) == "black"
 
     def _noise(self, images: Float[Tensor, "n box box"]) -> Float[Tensor, " shells"] | None:
-        """Estimate the spectrum by which to whiten; None where the settings or the spectrum ask for no whitening."""
+        """Estimate the noise spectrum for whitening; return None if the settings or the spectrum require no whitening."""
         if self.settings.whiten is False:
             return None
         radius = self.settings.radius_px(self.box, self.pixel_A)
@@ -186,22 +191,23 @@ def read_particles(
     progress: bool = True,
     **settings: Any,
 ) -> Particles:
-    """Read and preprocess the images of a STAR (RELION 3.1, 3.0) or .cs file, or of a bare stack, into memory.
+    """Read the images of a particle table into memory and preprocess them.
 
-    Images are read by chunks, so that memory holds only the cropped stack. Each image is normalised by its background to mean 0
-    and standard deviation 1, then cropped; the transform is orthonormal, so that white noise keeps unit variance per pixel
-    (coloured noise does not: ``ParticleMetadata.noise`` is the spectrum of the cropped band). The pixel size of the optics and
-    the shifts of the poses belong to the cropped images.
+    The function reads images in chunks, so that memory holds only the cropped stack. It normalises the background of each image
+    to mean 0 and standard deviation 1, and then crops the image. The transform is orthonormal, so white noise keeps unit
+    variance per pixel. Coloured noise does not; ``ParticleMetadata.noise`` is its spectrum in the cropped band. The pixel size
+    of the optics and the shifts of the poses belong to the cropped images.
 
     Args:
-        path: the STAR or .cs file, or the .mrcs with a .csv beside it.
-        rows: which particles, counted from 0, in this order; None for all.
-        data_dir: the folder that stacks are named from; None looks in the STAR's folder and the folders around it.
-        progress: whether a progress bar is shown.
+        path: a STAR file (RELION 3.1 or 3.0), a .cs file, or a .mrcs stack with a .csv table of the same name.
+        rows: the particles to read, counted from 0, in this order; None for all.
+        data_dir: the folder to which stack names are relative; None searches the folder of the table and its parents.
+        progress: whether to show a progress bar.
         settings: fields of :class:`Preprocessing`, such as ``box`` and ``contrast``.
 
     Raises:
-        HetacumnError: naming the file, the row (counted from 1) and the expected value.
+        HetacumnError: a file, a row or an image is unusable. The message names the file, the row (counted from 1) and the
+            expected value.
     """
     table = star.read_table(path)
     reader = ParticleReader(table, _check_rows(table, rows), Preprocessing(**settings), data_dir)
@@ -219,7 +225,7 @@ def read_particles(
 def _check_rows(
     table: star.ParticleTable, rows: Sequence[int] | Int[np.ndarray, " n"] | Int[Tensor, " n"] | None
 ) -> Int[np.ndarray, " n"]:
-    """Return the requested rows as an array; raise :class:`HetacumnError` where there is none or one is out of range."""
+    """Return the requested rows as an array; raise :class:`HetacumnError` if there is none or one is out of range."""
     rows = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
     if len(rows) == 0 or rows.min() < 0 or rows.max() >= len(table):
         raise HetacumnError(

@@ -1,7 +1,7 @@
-"""Default folders and files of a run, for the parameters of a notebook that are empty.
+"""Default folders and files of a run, which replace empty parameters of a notebook.
 
-A dataset of ``params.yaml`` has its folder in ``results/``: the particles in ``results/<dataset>/particles``, the prepared
-images, which all methods share, in ``results/<dataset>/prepared``, and one folder per method beside them.
+The files of a dataset of ``params.yaml`` are in ``results/<dataset>``: the particles in ``particles``, the prepared images,
+which all methods share, in ``prepared``, and the output of each method in a folder of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RESULTS = Path("results")
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The files of a run: the ``source`` table of particles, and the folders of prepared images, model and output."""
+    """The paths of a run: the ``source`` table of particles, and the folders of prepared images, model and output."""
 
     source: Path
     prepared: Path
@@ -26,25 +26,27 @@ class RunPaths:
 
 
 def training_paths(dataset: str, particles: Path | str, prepared: Path | str, out: Path | str) -> RunPaths:
-    """Find the files of a training, whose model is written to ``out``; empty names take their defaults.
+    """Return the paths of a training run, whose model is written to ``out``; defaults replace empty names.
 
-    The prepared images of a dataset lie beside the folder of its particles; a user's own images lie in ``out``.
+    By default, the prepared images of a dataset are in the folder ``prepared`` next to the folder of its particles. Prepared
+    images of particles outside a dataset are in ``out/prepared``.
 
     Raises:
-        HetacumnError: neither a dataset nor particles are named.
+        HetacumnError: neither ``dataset`` nor ``particles`` is given.
     """
     source = source_table(dataset, particles)
     return RunPaths(source, Path(prepared or _prepared_by_default(dataset, source, Path(out))), Path(out), Path(out))
 
 
 def prediction_paths(dataset: str, particles: Path | str, prepared: Path | str, model: Path | str, out: Path | str) -> RunPaths:
-    """Find the files of a prediction; an empty ``particles``, ``prepared`` or ``model`` takes its default.
+    """Return the paths of a prediction; defaults replace an empty ``particles``, ``prepared`` or ``model``.
 
-    The model is in ``out`` by default. The images that training prepared are used again where they were made from this source;
-    otherwise the defaults of :func:`training_paths` hold.
+    By default, the model is in ``out``, and the prepared images of a dataset are in the folder of :func:`training_paths`. For
+    particles outside a dataset, the prepared images in the folder of the model are used if they were made from the same
+    source; otherwise the images are prepared in ``out/prepared``.
 
     Raises:
-        HetacumnError: neither a dataset nor particles are named.
+        HetacumnError: neither ``dataset`` nor ``particles`` is given.
     """
     source, model = source_table(dataset, particles), Path(model or out)
     owner = model if is_made_from(model / "prepared", source) else Path(out)
@@ -52,10 +54,10 @@ def prediction_paths(dataset: str, particles: Path | str, prepared: Path | str, 
 
 
 def source_table(dataset: str, particles: Path | str = "") -> Path:
-    """Find the table of particles: ``particles`` if it is named, else the table of the dataset.
+    """Return the table of particles: ``particles`` if given, else the table of the dataset.
 
     Raises:
-        HetacumnError: neither is named.
+        HetacumnError: neither is given.
     """
     if not (dataset or particles):
         raise HetacumnError(
@@ -70,26 +72,26 @@ def particles_folder(dataset: str, given: Path | str = "") -> Path:
 
 
 def evaluation_folder(dataset: str, given: Path | str = "") -> Path:
-    """Return the folder of a dataset's scores, unless another folder is given; particles and methods lie beside it."""
+    """Return the folder of a dataset's scores, next to its particles and methods, unless another folder is given."""
     return Path(given or RESULTS / dataset / "evaluation")
 
 
 def prepared_beside(source: Path | str, given: Path | str = "") -> Path:
-    """Return the folder ``prepared`` beside the folder of a particle table, unless another folder is given."""
+    """Return the folder ``prepared`` next to the folder of a particle table, unless another folder is given."""
     return Path(given or Path(source).parent.parent / "prepared")
 
 
 def program_paths(dataset: str, program: str, particles: Path | str = "", out: Path | str = "") -> tuple[Path, Path]:
-    """Return the table that another program gets in the benchmark, and the folder of its answer; empty names take defaults."""
+    """Return the input table and the output folder of another program in the benchmark; defaults replace empty names."""
     folder = RESULTS / "benchmark" / dataset
     return Path(particles or folder / "particles" / "particles.star"), Path(out or folder / program)
 
 
 def _prepared_by_default(dataset: str, source: Path, owner: Path) -> Path:
-    """Return the folder that the methods of a dataset share; a user's own images belong to the run."""
+    """Return the folder that all methods of a dataset share; outside a dataset, the folder ``prepared`` of the run."""
     return prepared_beside(source) if dataset else owner / "prepared"
 
 
 def folder_beside(particles: Path, box: int | None) -> Path:
-    """Return the folder beside a table for its images prepared at a box of pixels; None is the box of the files."""
+    """Return the folder, next to a table, for its images prepared at ``box`` pixels (None: the box of the raw images)."""
     return particles.with_name(f"{particles.stem}_{'full' if box is None else f'{box}px'}")

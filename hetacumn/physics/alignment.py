@@ -1,4 +1,4 @@
-"""Alignment of one volume to another: rotation, hand and shift, by correlation or by their common core.
+"""Alignment of one volume to another in rotation, hand and shift: by correlation, or by their largest common rigid body.
 
 Volumes are ``(z, y, x)`` with an even box.
 """
@@ -17,19 +17,23 @@ from hetacumn.physics.fourier import crop_volumes, fft3c, ifft3c, pad_volumes
 from hetacumn.physics.rotations import Frame, inplane, view_grid
 from hetacumn.physics.volumes import rotate, soft_sphere
 
-Misfit = Callable[[Tensor, Tensor, bool], Tensor]  # of a rotation (3, 3), a shift (3,) in voxels and a hand
+Misfit = Callable[[Tensor, Tensor, bool], Tensor]  # of a rotation (3, 3), a shift (3,) in voxels, and whether mirrored
 
 _COARSE_BOX = 16
 _MIDDLE_BOX = 32
-_NSIDE = 3  # the global search steps by about 20°
-_LARGEST_ON_CPU = _MIDDLE_BOX  # up to this box hundreds of small steps are faster on a CPU than on another device
-_KEPT = 8  # frames of the global search that are refined before the best is chosen
-_HAND_IN_DOUBT = 1.1  # a mirrored volume whose misfit is larger by this factor is not fitted to the core
+_NSIDE = 3  # HEALPix grid of the global search, with a spacing of about 20°
+_LARGEST_ON_CPU = _MIDDLE_BOX  # up to this box, hundreds of small steps are faster on a CPU than on another device
+_KEPT = 8  # frames of the global search that are refined before the best one is selected
+_HAND_IN_DOUBT = 1.1  # a mirrored volume is fitted to the core only if its misfit is at most this factor larger
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The placement of a volume in the frame of another: ``W(x) = V(±G x + t)``, ``t`` in voxels xyz."""
+    """The placement of a volume ``V`` in the frame of another volume: ``W(x) = V(±G x + t)``, with ``-`` where mirrored.
+
+    - ``frame``: the rotation ``G`` and whether the volume is mirrored.
+    - ``shift_px``: ``t`` (x, y, z) in voxels.
+    """
 
     frame: Frame
     shift_px: Float[Tensor, " 3"]
@@ -39,11 +43,11 @@ class Placement:
         return Placement(self.frame.to(device), self.shift_px.to(device))
 
     def scaled(self, factor: float) -> Placement:
-        """Convert to volumes of ``factor`` times as many voxels a side, over the same field of view."""
+        """Convert to a box of ``factor`` times as many voxels per side, over the same field of view."""
         return Placement(self.frame, self.shift_px * factor)
 
     def apply(self, volume: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
-        """Bring the volume into the other frame; a finer grid is read, where trilinear reading loses less."""
+        """Resample a volume in the other frame, by trilinear interpolation on a grid of twice the sampling."""
         box = volume.shape[-1]
         fine = _resample(volume, 2 * box)
         return crop_volumes(rotate(fine, self.frame.rotation, self.frame.mirrored, 2 * self.shift_px), box)
@@ -54,12 +58,20 @@ def align_volume(
     reference: Float[Tensor, "size size size"],
     frame: Frame | None = None,
 ) -> Float[Tensor, "box box box"]:
-    """Bring the estimated volume into the frame of the reference.
+    """Rotate, shift and, if needed, mirror the estimated volume into the frame of the reference.
 
-    ``frame`` is the frame of the poses, ``rotations.align(estimated poses, true poses)``: with ``R_true = R_est G`` the result
-    is ``V(G x + t)``, or ``V(-G x + t)`` where mirrored. Rotation and shift are then refined by correlation, coarse to
-    fine, which forgives about 15° and any shift. Without a frame all rotations and both hands are searched, in some
-    seconds. Raises ValueError where the boxes differ.
+    The function refines rotation and shift by correlation, from coarse to fine. The result is ``V(G x + t)``, or
+    ``V(-G x + t)`` where mirrored.
+
+    Args:
+        estimated: the volume ``V`` to align.
+        reference: the volume to align to.
+        frame: the initial frame, from ``rotations.align(estimated poses, true poses)``, which finds ``R_true = R_est G``. Its
+            rotation may be wrong by about 15°; the shift is always searched completely. Without a frame, the function
+            searches all rotations and both hands, which takes some seconds.
+
+    Raises:
+        ValueError: the boxes differ.
     """
     return place_volume(estimated, reference, frame).apply(estimated.float())
 
@@ -70,9 +82,10 @@ def place_volume(
     frame: Frame | None = None,
     hands: tuple[bool, ...] = (False, True),
 ) -> Placement:
-    """Find the placement of greatest correlation, which :func:`align_volume` applies.
+    """Find the placement of highest correlation, which :func:`align_volume` applies.
 
-    Without a frame the given ``hands`` are searched (True: mirrored). Raises ValueError where the boxes differ.
+    Without a frame, the function searches all rotations in the given ``hands`` (True: mirrored). Raises ValueError if the
+    boxes differ.
     """
     if estimated.shape != reference.shape:
         raise ValueError(f"volumes of shapes {tuple(estimated.shape)} and {tuple(reference.shape)}; expected equal boxes")
@@ -99,12 +112,21 @@ def place_core(
     trials: int = 8,
     degrees: float = 12.0,
 ) -> Placement:
-    """Find the placement that lays the largest common rigid body on itself, whatever else has moved.
+    """Find the placement that superimposes the largest common rigid body (the core), whatever other parts have moved.
 
-    The greatest correlation splits the difference of a large motion. A robust misfit (Geman-McClure,
-    ``Σ d² / (d² + c²)``) does not: it fits the parts that can be fitted exactly and gives up the rest. The misfit is
-    minimised from ``start`` and from ``trials`` random placements about it, and the best result is taken. Large volumes are
-    placed on a coarser grid first, and then once on their own grid.
+    After a large motion, the placement of highest correlation is a compromise between the parts. This function minimises a
+    robust misfit instead (Geman-McClure, the mean of ``d² / (d² + c²)`` over the voxels), which fits the parts that can be
+    fitted exactly and ignores the others. The function minimises from ``start`` and from ``trials`` random rotations of it, and
+    returns the best placement. Volumes larger than 32 voxels are placed on a grid of 32 voxels first, and then refined once on
+    their own grid.
+
+    Args:
+        estimated: the volume to place.
+        reference: the volume to place it on.
+        start: the initial placement; its hand is kept.
+        generator: samples the random rotations, on the CPU.
+        trials: the number of random rotations.
+        degrees: the standard deviation of each component of their rotation vectors.
     """
     box, device = reference.shape[-1], reference.device
     if box > _MIDDLE_BOX:
@@ -123,7 +145,7 @@ def place_core(
         turned = rotate(moving, place.frame.rotation, place.frame.mirrored, place.shift_px)
         return float((_centred(turned) * _centred(target)).sum())
 
-    least = 0.8 * similarity(start)  # a volume that is pushed out of the box has little misfit too
+    least = 0.8 * similarity(start)  # excludes volumes shifted out of the box, which have a low misfit too
     best, lowest = start, float(misfit(start.frame.rotation, start.shift_px, start.frame.mirrored))
     for trial in range(1 + trials):
         vector = torch.deg2rad(degrees * torch.randn(3, generator=generator)) * (trial > 0)
@@ -137,10 +159,10 @@ def place_core(
 def settle_hand(
     estimated: Float[Tensor, "box box box"], reference: Float[Tensor, "box box box"], place: Placement
 ) -> Placement:
-    """Return ``place`` (of :func:`place_core`), or the placement of the mirrored volume where it has less misfit.
+    """Return ``place`` (from :func:`place_core`), or the placement of the mirrored volume if its misfit is lower.
 
-    Images never tell the hand of a volume. But the conformations of one molecule have one hand, and share a rigid body only
-    in the same hand.
+    Images do not determine the hand of a single volume. The conformations of one molecule, however, all have the same hand,
+    and two of their volumes share a rigid body only if both volumes have the same hand.
     """
     mirrored = place_volume(estimated, reference, hands=(True,))
     if _core_misfit(estimated, reference, mirrored) > _HAND_IN_DOUBT * _core_misfit(estimated, reference, place):
@@ -160,13 +182,13 @@ def _robust(difference: Float[Tensor, " ..."]) -> Float[Tensor, ""]:
 
 
 def _resample(volume: Float[Tensor, "size size size"], box: int) -> Float[Tensor, "{box} {box} {box}"]:
-    """Fourier-crop or Fourier-pad a volume to ``box`` voxels over the same field of view."""
+    """Fourier-crop or Fourier-pad a volume to ``box`` voxels per side, over the same field of view."""
     size = volume.shape[-1]
     if box <= size:
         return crop_volumes(volume, box)
     coefficients = fft3c(volume)
     for dim in (-3, -2, -1):
-        coefficients.select(dim, 0).zero_()  # the frequencies at -Nyquist have no partners
+        coefficients.select(dim, 0).zero_()  # the frequencies at -Nyquist have no Friedel mates
     return ifft3c(pad_volumes(coefficients, box)) * (box / size) ** 3
 
 
@@ -186,7 +208,7 @@ def _cross_correlation(
     rotations: Float[Tensor, "b 3 3"],
     mirrored: bool,
 ) -> Float[Tensor, "b box box box"]:
-    """Correlate the turned volume with the target at every whole shift."""
+    """Compute the correlation of the rotated volume with the target at every whole-voxel shift, for each rotation."""
     turned = _centred(torch.vmap(lambda rotation: rotate(volume, rotation, mirrored))(rotations))
     product = torch.fft.rfftn(turned, dim=(1, 2, 3)) * torch.fft.rfftn(target).conj()
     return torch.fft.irfftn(product, s=target.shape, dim=(1, 2, 3))
@@ -195,7 +217,7 @@ def _cross_correlation(
 def _best_shift(
     volume: Float[Tensor, "box box box"], target: Float[Tensor, "box box box"], frame: Frame
 ) -> Float[Tensor, " 3"]:
-    """Find the whole-voxel shift of the highest correlation, xyz, as :func:`rotate` takes it."""
+    """Find the whole-voxel shift (x, y, z) of the highest correlation, as the ``shift_px`` of :func:`rotate`."""
     box = target.shape[-1]
     correlation = _cross_correlation(volume, target, frame.rotation[None], frame.mirrored)[0]
     peak = torch.stack(torch.unravel_index(correlation.argmax(), target.shape))
@@ -204,7 +226,7 @@ def _best_shift(
 
 
 def _search(volume: Float[Tensor, "box box box"], target: Float[Tensor, "box box box"], hands: tuple[bool, ...]) -> list[Frame]:
-    """List the frames of highest correlation over a grid of rotations, hands and all whole shifts."""
+    """Return the frames of highest correlation, from a search over a grid of rotations, ``hands`` and whole-voxel shifts."""
     turns = inplane(torch.arange(0, 360, 20.0))
     grid = (turns[:, None] @ view_grid(_NSIDE)).flatten(0, 1).to(volume)
     frames, scores = [], []
@@ -223,7 +245,7 @@ def _on_fastest_device(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "b
 def _refine(
     volume: Float[Tensor, "box box box"], target: Float[Tensor, "box box box"], start: Placement
 ) -> tuple[float, Placement]:
-    """Climb the correlation from a placement; return the correlation reached and its placement."""
+    """Maximise the correlation from a placement; return the correlation and its placement."""
 
     def misfit(rotation: Tensor, shift: Tensor, mirrored: bool) -> Tensor:
         return -(_centred(rotate(volume, rotation, mirrored, shift)) * target).sum()
@@ -233,10 +255,10 @@ def _refine(
 
 
 def _descend(misfit: Misfit, start: Placement, box: int) -> tuple[float, Placement]:
-    """Minimise a misfit near a placement, by L-BFGS in the rotation vector and the shift."""
+    """Minimise a misfit from a placement by L-BFGS in the rotation vector and the shift; return the misfit and placement."""
     frame, shift_px = start.frame, start.shift_px
     step = torch.zeros(6, device=shift_px.device, requires_grad=True)
-    voxels_a_radian = box / 4  # a unit of rotation and a unit of shift then move the density alike
+    voxels_a_radian = box / 4  # scales rotations so that a unit step moves the density by about one voxel, as a shift does
     optimizer = torch.optim.LBFGS([step], max_iter=30, line_search_fn="strong_wolfe")
 
     def place() -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""Centred Fourier transforms of images and volumes; cropping and padding; shells.
+"""Centred Fourier transforms of images and volumes; cropping, padding and shells.
 
-Images are ``(..., y, x)`` and volumes ``(..., z, y, x)`` with the origin at index ``box // 2``; a frequency is an integer
-``k`` with ``k / box`` in cycles per pixel. Two-dimensional transforms are orthonormal: white noise of unit variance per
-pixel has unit variance per coefficient, and squared distances are equal in both spaces.
+Images are ``(..., y, x)`` and volumes ``(..., z, y, x)``, with the origin at index ``box // 2``. An integer frequency ``k`` is
+``k / box`` in cycles per pixel. Two-dimensional transforms are orthonormal: white noise of unit variance per pixel has unit
+variance per coefficient, and squared distances are equal in both spaces.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def fft2c(images: Inexact[Tensor, "*batch y x"]) -> Complex[Tensor, "*batch y x"]:
-    """Transform images about their centre, orthonormally; zero frequency is at ``box // 2``."""
+    """Compute the orthonormal transform of images about their centre; zero frequency is at index ``box // 2``."""
     shifted = torch.fft.ifftshift(images, dim=(-2, -1))
     return torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=(-2, -1))
 
@@ -27,7 +27,7 @@ def ifft2c(coefficients: Complex[Tensor, "*batch y x"]) -> Float[Tensor, "*batch
 
 
 def fft3c(volumes: Inexact[Tensor, "*batch z y x"]) -> Complex[Tensor, "*batch z y x"]:
-    """Transform volumes about their centre, unnormalised; zero frequency is at ``box // 2``."""
+    """Compute the unnormalised transform of volumes about their centre; zero frequency is at index ``box // 2``."""
     dims = (-3, -2, -1)
     return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(volumes, dim=dims), dim=dims), dim=dims)
 
@@ -44,22 +44,22 @@ def _centre(size: int, box: int) -> slice:
 
 
 def crop_images(images: Float[Tensor, "*batch size size"], box: int) -> Float[Tensor, "*batch {box} {box}"]:
-    """Fourier-crop images to ``box`` pixels: same field of view, larger pixels.
+    """Fourier-crop images to ``box`` pixels per side: same field of view, larger pixels.
 
-    The transform stays orthonormal: the noise variance per pixel of white noise is kept, and the signal's
-    amplitude per pixel grows by ``old box / box``.
+    The transform stays orthonormal: white noise keeps its variance per pixel, and the amplitude of the signal per pixel grows
+    by the factor ``old box / box``.
     """
     middle = _centre(images.shape[-1], box)
     coefficients = fft2c(images)[..., middle, middle].clone()
-    coefficients[..., 0, :] = 0  # the frequencies at -Nyquist have lost their partners
+    coefficients[..., 0, :] = 0  # cropping removed the Friedel mates of the frequencies at -Nyquist
     coefficients[..., :, 0] = 0
     return ifft2c(coefficients)
 
 
 def crop_volumes(volumes: Float[Tensor, "*batch size size size"], box: int) -> Float[Tensor, "*batch {box} {box} {box}"]:
-    """Fourier-crop volumes to ``box`` voxels a side; the mean density per voxel is kept.
+    """Fourier-crop volumes to ``box`` voxels per side; the mean density per voxel is kept.
 
-    A matrix product along each axis is as exact as transforming forth and back, and several times faster.
+    One matrix product along each axis is as exact as a forward and an inverse transform, and several times faster.
     """
     narrow = _narrowing(volumes.shape[-1], box, volumes.device)
     cropped = narrow @ (volumes @ narrow.T)
@@ -68,7 +68,7 @@ def crop_volumes(volumes: Float[Tensor, "*batch size size size"], box: int) -> F
 
 @lru_cache(maxsize=8)
 def _narrowing(size: int, box: int, device: torch.device) -> Float[Tensor, "{box} {size}"]:
-    """Make the matrix that resamples ``size`` voxels of an axis to ``box``, below the Nyquist frequency of ``box``."""
+    """Return the matrix that resamples ``size`` voxels of an axis to ``box``; it keeps frequencies below the new Nyquist."""
     new, old = ((torch.arange(n, dtype=torch.float64) - n // 2) / n for n in (box, size))
     k = torch.arange(1, (box + 1) // 2)
     angle = 2 * torch.pi * k[:, None, None] * (new[:, None] - old)
@@ -76,24 +76,24 @@ def _narrowing(size: int, box: int, device: torch.device) -> Float[Tensor, "{box
 
 
 def pad_volumes(volumes: Inexact[Tensor, "*batch size size size"], box: int) -> Inexact[Tensor, "*batch {box} {box} {box}"]:
-    """Zero-pad volumes, or their transforms, to ``box`` voxels a side about the centre."""
+    """Zero-pad volumes, or their transforms, about the centre to ``box`` voxels per side."""
     before = box // 2 - volumes.shape[-1] // 2
     after = box - volumes.shape[-1] - before
     return torch.nn.functional.pad(volumes, (before, after) * 3)
 
 
 def padded_size(box: int, padding: float) -> int:
-    """Return the even size of a volume of ``box`` voxels a side after padding by a factor."""
+    """Return the even box to which volumes of ``box`` voxels per side are padded by the factor ``padding``."""
     return 2 * round(box * padding / 2)
 
 
 def padded_rfft3c(
     volumes: Float[Tensor, "*batch box box box"], size: int
 ) -> Complex[Tensor, "*batch {size} {size} {size//2+1}"]:
-    """Compute ``fft3c(pad_volumes(volumes, size))`` where kx >= 0.
+    """Compute the half ``kx >= 0`` of ``fft3c(pad_volumes(volumes, size))``.
 
-    This is several times faster: lines of zeros are not transformed, and signs before the transform and phases after it
-    move the origins without a roll.
+    This is several times faster than that expression: lines of zeros are not transformed, and the origins are moved by signs
+    before the transform and by phases after it instead of by rolling the arrays.
     """
     box = volumes.shape[-1]
     signs, phases = _centring(box, size, volumes.device)
@@ -105,7 +105,7 @@ def padded_rfft3c(
 def _centring(
     box: int, size: int, device: torch.device
 ) -> tuple[Float[Tensor, "{box} {box} 1"], Complex[Tensor, "{size} {size} {size//2+1}"]]:
-    """Make signs that put zero frequency at ``size // 2`` of y and z, and phases of an origin at ``box // 2``."""
+    """Return signs that put zero frequency at ``size // 2`` in y and z, and phases that put the origin at ``box // 2``."""
     signs = 1.0 - 2 * (torch.arange(box) % 2)
     k = torch.arange(size, dtype=torch.float64) - size // 2
     angle = (2 * torch.pi / size * (box // 2)) * k
@@ -115,7 +115,7 @@ def _centring(
 
 
 def shells(box: int, dims: int, device: torch.device | str = "cpu") -> Int[Tensor, " ..."]:
-    """Compute the integer radius of every coefficient of a centred transform, shape ``(box,) * dims``."""
+    """Compute the radius of every coefficient of a centred transform, rounded to an integer; shape ``(box,) * dims``."""
     axis = torch.arange(box, device=device, dtype=torch.float32) - box // 2
     grids = torch.meshgrid(*[axis] * dims, indexing="ij")
     squares = sum((grid.square() for grid in grids), start=axis.new_zeros(()))

@@ -1,7 +1,7 @@
-"""Fourier shell correlation of two volumes, and the resolution that it states.
+"""Fourier shell correlation (FSC) of two volumes, and the resolution at which it falls below a threshold.
 
-Volumes are ``(..., z, y, x)`` with an even box. Shells are integer radii of their transforms: shell ``s`` of ``box`` voxels
-of ``voxel_A`` is at ``s / (box * voxel_A)`` per Å.
+Volumes are ``(..., z, y, x)`` with an even box. Shells are integer radii of their transforms: shell ``s`` of a volume of
+``box`` voxels of ``voxel_A`` Å is at the spatial frequency ``s / (box * voxel_A)`` in 1/Å.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from hetacumn.physics.fourier import fft3c, shells
 
 
 def fsc(a: Float[Tensor, "*#batch box box box"], b: Float[Tensor, "*#batch other other other"]) -> Float[Tensor, "... box//2"]:
-    """Correlate the transforms of volumes shell by shell.
+    """Compute the correlation of the transforms of two volumes in each of the ``box // 2`` shells.
 
-    Shell 0 is the mean. The curve does not depend on the scale of either volume, nor on any filter that is constant over
-    each shell. A shell that is empty in either volume correlates 0. Raises ValueError where the boxes differ.
+    Shell 0 is the mean of the volumes. The curve does not depend on the scale of either volume, nor on a filter that is
+    constant over each shell. The correlation is 0 in a shell where either volume has no power. Raises ValueError if the boxes
+    differ.
     """
     if a.shape[-3:] != b.shape[-3:]:
         raise ValueError(f"volumes of shapes {tuple(a.shape)} and {tuple(b.shape)}; expected equal boxes")
@@ -35,15 +36,16 @@ def fsc(a: Float[Tensor, "*#batch box box box"], b: Float[Tensor, "*#batch other
 
 
 def shell_frequencies(box: int, voxel_A: float) -> Float[Tensor, " {box//2}"]:
-    """Compute the spatial frequency in 1/Å of every shell of :func:`fsc`."""
+    """Return the spatial frequency of every shell of :func:`fsc`, in 1/Å."""
     return torch.arange(box // 2) / (box * voxel_A)
 
 
 def resolution_A(curve: Float[Tensor, " shells"], voxel_A: float, threshold: float = 0.5) -> float:
-    """Find where an FSC curve first falls below ``threshold``, in Å, interpolated between shells.
+    """Return the resolution in Å at which an FSC curve first falls below ``threshold``, interpolated between shells.
 
-    A curve that never falls is limited by the sampling, and Nyquist, ``2 * voxel_A``, is returned. A curve that is below
-    from shell 1 on resolves nothing, and the size of the box is returned. Shell 0 is ignored.
+    If the curve never falls below the threshold, the sampling limits the resolution, and the function returns the Nyquist
+    limit ``2 * voxel_A``. If the curve is below the threshold in shell 1, the function returns the size of the box. Shell 0 is
+    ignored.
     """
     box = 2 * len(curve)
     below = (curve[1:] < threshold).nonzero()

@@ -13,14 +13,15 @@ from hetacumn.physics.fourier import fft2c, ifft2c
 
 
 class HalfPlane:
-    """The independent coefficients of a real ``box × box`` image up to a radius, nearest to the origin first.
+    """The independent Fourier coefficients of a real ``box × box`` image up to a radius, ordered by radius.
 
-    The order is by radius, so that the first :meth:`count` coefficients are a coarser image: frequency marching is a
-    slice.
+    Because of this order, the first :meth:`count` coefficients are the coefficients of a coarser image, and frequency marching
+    only needs slices. ``radius`` is in integer frequencies; None means all, up to ``box // 2 - 1``.
 
-    ``k`` holds integer frequencies (kx, ky), as floats; ``index`` their places in a flattened centred transform.
-    ``weight`` is 2 for a coefficient that stands for its Friedel mate too, and 1 at the origin: the weighted sum of
-    squared differences equals the sum over the images, restricted to the band.
+    - ``index``: position of each coefficient in the flattened centred transform.
+    - ``k``: integer frequencies (kx, ky), as floats.
+    - ``weight``: 2 for a coefficient that also represents its Friedel mate, 1 at the origin. The weighted sum of squared
+      differences equals the sum of squared differences of the band-limited images.
     """
 
     index: Int[Tensor, " m"]
@@ -47,50 +48,50 @@ class HalfPlane:
         return len(self.index)
 
     def applied(self, function: Callable[[Tensor], Tensor]) -> HalfPlane:
-        """Copy with a function applied to every tensor, as modules do to move to another device."""
+        """Return a copy with ``function`` applied to every tensor, as ``torch.nn.Module`` does to change the device."""
         plane = copy(self)
         plane.index, plane.k, plane.weight = function(self.index), function(self.k), function(self.weight)
         return plane
 
     def count(self, radius: float) -> int:
-        """Count the coefficients within ``radius`` (in integer frequencies)."""
+        """Return the number of coefficients within ``radius`` (in integer frequencies)."""
         return int((self._squares <= radius**2).sum())
 
     def radial_mean(self, values: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch m"]:
-        """Replace real values by their mean over the shell of their integer radius."""
+        """Replace each real value by the weighted mean over its shell, whose radius is rounded to an integer."""
         shell = self._squares.to(values.device)[: values.shape[-1]].sqrt().round().long()
         weight = self.weight[: values.shape[-1]]
         sums = values.new_zeros(*values.shape[:-1], int(shell.max()) + 1).index_add_(-1, shell, values * weight)
         return (sums / torch.bincount(shell, weight).to(values))[..., shell]
 
     def quarter_turned(self, coefficients: Inexact[Tensor, "*batch m"]) -> Inexact[Tensor, "*batch m"]:
-        """Return the coefficients of the images turned by 90°, from x to y.
+        """Return the coefficients of the images after an in-plane rotation by 90°, from x to y.
 
-        The coefficients fill whole shells. Real values (a CTF) are taken as even. The turn is exact: the grid turns into
-        itself.
+        The rotation is exact, because it maps the grid onto itself. The coefficients must be all those within some radius.
+        Real values, such as a CTF, are treated as an even function of the frequency.
         """
         kx, ky = self.k[: coefficients.shape[-1]].long().unbind(1)
         before = torch.stack([ky, -kx], dim=1)  # F'(k) = F(Q⁻¹ k)
         sign = torch.where((before[:, 0] > 0) | ((before[:, 0] == 0) & (before[:, 1] >= 0)), 1, -1)
         before = before * sign[:, None]
         place = torch.full((self.box, self.box), -1, device=self.k.device)
-        place[ky, kx] = torch.arange(len(kx), device=self.k.device)  # negative frequencies count from the end
+        place[ky, kx] = torch.arange(len(kx), device=self.k.device)  # a negative frequency indexes from the end
         turned = coefficients[..., place[before[:, 1], before[:, 0]]]
         return torch.complex(turned.real, turned.imag * sign) if turned.is_complex() else turned
 
     def pack(self, images: Float[Tensor, "*batch {self.box} {self.box}"]) -> Complex[Tensor, "*batch m"]:
-        """Transform real images and keep the independent coefficients."""
+        """Return the independent coefficients of real images."""
         return fft2c(images).flatten(-2)[..., self.index]
 
     def unpack(self, coefficients: Complex[Tensor, "*batch m"]) -> Float[Tensor, "*batch {self.box} {self.box}"]:
-        """Make real images of coefficients, zero outside the band."""
+        """Return the real images of coefficients; coefficients outside the band are 0."""
         full = coefficients.new_zeros(*coefficients.shape[:-1], self.box * self.box)
-        full[..., self.index] = coefficients * self.weight / 2  # the real part halves what has no mate here
+        full[..., self.index] = coefficients * self.weight / 2  # twice the real part below adds the Friedel mates
         return 2 * ifft2c(full.unflatten(-1, (self.box, self.box)))
 
     def translate(
         self, coefficients: Complex[Tensor, "*#batch m"], shifts_px: Float[Tensor, "*#batch 2"]
     ) -> Complex[Tensor, "... m"]:
-        """Move images by pixels (x, y): multiply by ``exp(-2πi k·t / box)``."""
+        """Shift images by ``t`` (x, y) pixels: multiply their coefficients by ``exp(-2πi k·t / box)``."""
         angle = (-2 * torch.pi / self.box) * (shifts_px @ self.k[: coefficients.shape[-1]].T)
         return coefficients * torch.polar(angle.new_ones(()), angle)

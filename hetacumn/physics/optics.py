@@ -15,10 +15,15 @@ Rows = slice | Tensor | np.ndarray | list[int]  # an index of particles that kee
 
 @dataclass(frozen=True)
 class Optics:
-    """The optics of each image: one value per particle; the pixel size is common to all.
+    """The CTF parameters of each particle, and the pixel size, which is common to all; as RELION's columns define them.
 
-    Defocus is positive for underfocus. ``astigmatism_deg`` is the angle from x of the direction of ``defocus_u_A``. The
-    definitions agree with RELION's columns.
+    - ``defocus_u_A``, ``defocus_v_A``: defocus along the two axes of astigmatism, in Å; positive for underfocus.
+    - ``astigmatism_deg``: angle from the x axis to the direction of ``defocus_u_A``, in degrees.
+    - ``voltage_kv``: acceleration voltage in kV.
+    - ``cs_mm``: spherical aberration in mm.
+    - ``amplitude_contrast``: fraction ``w`` of the amplitude contrast, from 0 to 1.
+    - ``phase_shift_deg``: phase shift (of a phase plate) in degrees.
+    - ``pixel_A``: pixel size of the images in Å.
     """
 
     defocus_u_A: Float[Tensor, " n"]
@@ -47,9 +52,9 @@ class Optics:
     def ctf(self, frequencies: Float[Tensor, "m 2"]) -> Float[Tensor, "n m"]:
         """Evaluate the CTF of each particle at frequencies (x, y) in cycles per pixel.
 
-        The sign is RELION's: ``sin(χ + arcsin w)`` with ``χ = πλ Δf k² - π/2 Cs λ³ k⁴ + phase shift``. It is the amplitude
-        contrast ``+w`` at the origin and positive at low frequency under focus, so that a bright protein stays bright
-        (checked against ``relion_project --ctf``, RELION 3.1.3).
+        The sign is RELION's: ``sin(χ + arcsin w)`` with ``χ = πλ Δf k² - π/2 Cs λ³ k⁴ + phase shift``. The CTF is ``+w`` (the
+        amplitude contrast) at the origin and positive at low frequency for underfocus, so that bright protein stays bright.
+        The values were checked against ``relion_project --ctf`` of RELION 3.1.3.
         """
         volts = self.voltage_kv.double() * 1e3
         wavelength = (12.2643247 / (volts + 0.978466e-6 * volts.square()).sqrt()).float()[:, None]  # Å
@@ -68,7 +73,7 @@ class Optics:
 
 
 def frequency_grid(box: int, device: torch.device | str = "cpu") -> Float[Tensor, "{box*box} 2"]:
-    """List the frequencies (x, y) of a centred transform in cycles per pixel, row by row."""
+    """Return the frequencies (x, y) of a centred transform in cycles per pixel, row by row."""
     axis = (torch.arange(box, device=device) - box // 2) / box
     ky, kx = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([kx, ky], dim=-1).reshape(-1, 2)

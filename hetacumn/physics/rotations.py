@@ -1,6 +1,6 @@
 """Rotations: uniform samples, grids, Euler angles, distances, and alignment of two sets of poses.
 
-A rotation ``R`` left-multiplies column vectors xyz and takes object to view: ``x_view = R x_object``. Euler angles are
+A rotation ``R`` left-multiplies column vectors xyz and maps object to view: ``x_view = R x_object``. Euler angles are
 RELION's (rot, tilt, psi) in degrees.
 """
 
@@ -15,28 +15,28 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-#: Half a turn about the view axis. A mirrored volume has the poses ``MIRROR @ R``: the projection of ``V(-x)`` at
-#: ``MIRROR @ R`` equals the projection of ``V(x)`` at ``R``, so that no image can tell the hand.
+#: Rotation by 180° about the view axis. The projection of the mirrored volume ``V(-x)`` at ``MIRROR @ R`` equals the
+#: projection of ``V(x)`` at ``R``, so images do not determine the hand.
 MIRROR: Float[Tensor, "3 3"] = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
 
 
 def random_rotations(
     n: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "{n} 3 3"]:
-    """Draw rotations uniformly over SO(3). ``generator`` lives on ``device``."""
+    """Sample ``n`` rotations uniformly over SO(3); ``generator`` must be on ``device``."""
     quaternions = torch.randn(n, 4, generator=generator, device=device)
     return roma.unitquat_to_rotmat(torch.nn.functional.normalize(quaternions, dim=1))
 
 
 def turn(rotations: Float[Tensor, "*#batch 3 3"], vectors_deg: Float[Tensor, "*#batch 3"]) -> Float[Tensor, "... 3 3"]:
-    """Turn the views of rotations by rotation vectors in degrees: ``exp(vector) @ R``."""
+    """Rotate poses in the view frame by rotation vectors in degrees: ``exp(vector) @ R``."""
     return roma.rotvec_to_rotmat(torch.deg2rad(vectors_deg)) @ rotations
 
 
 def perturb(
     rotations: Float[Tensor, "*batch 3 3"], degrees: float, generator: torch.Generator | None = None
 ) -> Float[Tensor, "*batch 3 3"]:
-    """Turn rotations at random: each component of the rotation vector is normal with standard deviation ``degrees``."""
+    """Rotate poses randomly: each component of the rotation vector is normal with standard deviation ``degrees``."""
     vectors = torch.randn(rotations.shape[:-1], generator=generator, device=rotations.device)
     return turn(rotations, degrees * vectors)
 
@@ -48,7 +48,7 @@ def from_euler(angles_deg: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3
 
 
 def to_euler(rotations: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
-    """Convert rotations to RELION's (rot, tilt, psi) in degrees; at tilt 0 or 180 rot is 0."""
+    """Convert rotations to RELION's (rot, tilt, psi) in degrees; rot is 0 where tilt is 0° or 180°."""
     r = rotations.double()
     sine = torch.hypot(r[..., 2, 0], r[..., 2, 1])
     tilt = torch.atan2(sine, r[..., 2, 2])
@@ -70,7 +70,7 @@ def _about_y(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
 
 
 def from_6d(vectors: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
-    """Orthonormalise two vectors in turn (Zhou et al. 2019): they become the first two *rows* of ``R``."""
+    """Orthonormalise two vectors one after the other (Zhou et al. 2019) into the first two *rows* of ``R``."""
     a, b = vectors.unflatten(-1, (2, 3)).unbind(-2)
     a = torch.nn.functional.normalize(a, dim=-1, eps=1e-6)
     b = torch.nn.functional.normalize(b - (a * b).sum(-1, keepdim=True) * a, dim=-1, eps=1e-6)
@@ -78,26 +78,26 @@ def from_6d(vectors: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
 
 
 def view_grid(nside: int) -> Float[Tensor, "{12*nside**2} 3 3"]:
-    """List rotations without in-plane turn; their views are the centres of a HEALPix grid."""
+    """Return rotations with psi = 0 whose viewing directions are the pixel centres of a HEALPix grid."""
     tilt, rot = healpy.pix2ang(nside, np.arange(healpy.nside2npix(nside)))
     angles = np.rad2deg(np.stack([rot, tilt, np.zeros_like(rot)], axis=1))
     return from_euler(torch.from_numpy(angles).float())
 
 
 def inplane(angles_deg: Real[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
-    """Rotate in the plane of the image by RELION's psi alone."""
+    """Return the in-plane rotations whose RELION angles are rot = tilt = 0 and the given psi."""
     return _about_z(-torch.deg2rad(angles_deg))
 
 
 def distance_deg(a: Float[Tensor, "*#batch 3 3"], b: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, " ..."]:
-    """Measure the angle in degrees of the rotation from ``a`` to ``b``."""
+    """Return the angle of the rotation from ``a`` to ``b``, in degrees."""
     chord = (a.double() - b.double()).square().sum((-2, -1)).sqrt()  # ‖A - B‖ = 2√2 sin(angle / 2)
     return torch.rad2deg(2 * torch.asin((chord / 8**0.5).clamp(max=1.0))).float()
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The frame of one set of poses relative to another: a global rotation of the object and a change of hand."""
+    """The frame of one set of poses relative to another: a global rotation of the object, and whether it is mirrored."""
 
     rotation: Float[Tensor, "3 3"]
     mirrored: bool
@@ -107,16 +107,16 @@ class Frame:
         return Frame(self.rotation.to(device), self.mirrored)
 
     def apply(self, rotations: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
-        """Take poses into the other frame: ``R @ rotation``, and ``MIRROR @ R @ rotation`` where ``mirrored``."""
+        """Transform poses ``R`` to the other frame: ``R @ rotation``, or ``MIRROR @ R @ rotation`` where ``mirrored``."""
         return (MIRROR.to(rotations) @ rotations if self.mirrored else rotations) @ self.rotation
 
 
 def align(estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"], trials: int = 200) -> Frame:
-    """Find the frame that brings estimated poses nearest to the true poses.
+    """Find the frame in which the estimated poses are nearest to the true poses.
 
-    Orientation and hand of the object are arbitrary in ab initio reconstruction. Single particles propose frames in
-    either hand; the frame of least median error is refined to the least mean error by reweighting, which outliers do
-    not sway.
+    *Ab initio* reconstruction determines neither the orientation nor the hand of the object. Each of up to ``trials``
+    particles proposes the frame that aligns its own pose, in either hand. The function takes the frame with the lowest median
+    error, and refines its rotation towards the lowest mean error by iterative reweighting, which is robust against outliers.
     """
     proposals = [_best_proposal(estimated, true, mirrored, trials) for mirrored in (False, True)]
     _, mirrored, poses, rotation = min(proposals, key=lambda proposal: proposal[0])
@@ -130,7 +130,7 @@ def align(estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"], trial
 def _best_proposal(
     estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"], mirrored: bool, trials: int
 ) -> tuple[Float[Tensor, ""], bool, Float[Tensor, "n 3 3"], Float[Tensor, "3 3"]]:
-    """Return the median error of the best frame of one hand, the hand, the poses in that hand, and the rotation."""
+    """Return the median error of the best frame of one hand, the hand, the poses in that hand, and the frame's rotation."""
     pick = torch.linspace(0, len(true) - 1, min(trials, len(true)), device=true.device).long()
     sample = torch.linspace(0, len(true) - 1, min(2000, len(true)), device=true.device).long()
     poses = MIRROR.to(estimated) @ estimated if mirrored else estimated

@@ -1,4 +1,4 @@
-"""Central slices of volumes: the transform of a projection, read from the transform of the volume.
+"""Central slices of volumes: transforms of projections, interpolated from the transform of the volume.
 
 A volume is ``(..., z, y, x)`` with an even box and its origin at index ``box // 2``.
 """
@@ -21,23 +21,23 @@ from hetacumn.physics.fourier import crop_volumes, padded_rfft3c, padded_size
 def coarsened(
     volumes: Float[Tensor, "*batch box box box"], reach: float | None
 ) -> Float[Tensor, "*batch coarse coarse coarse"]:
-    """Resample volumes on the coarsest grid of the same extent that keeps their slices up to ``reach``.
+    """Resample volumes on the coarsest grid of the same field of view that keeps their slices up to ``reach``.
 
-    ``reach`` is an integer frequency. The orthonormal transform of a projection is unchanged up to there. The volumes are
-    returned as they are where ``reach`` is None or no coarser grid suffices.
+    ``reach`` is an integer frequency, up to which the orthonormal transforms of projections do not change. The function
+    returns the volumes unchanged if ``reach`` is None or no coarser grid suffices.
     """
     whole = volumes.shape[-1]
     if reach is None:
         return volumes
-    box = 8 * math.ceil((2 * reach + 8) / 8)  # a margin: the edge of the grid disturbs reading between its frequencies
+    box = 8 * math.ceil((2 * reach + 8) / 8)  # 8 is a margin: interpolation is less exact at the edge of the grid
     return volumes if box >= whole else crop_volumes(volumes, box) * (whole / box) ** 2
 
 
 class _Interpolate(torch.autograd.Function):
-    """Rows of a table mixed by sparse weights: ``out[p] = Σ_c weights[p, c] table[index[p, c]]``.
+    """Weighted sums of rows of a table: ``out[p] = Σ_c weights[p, c] table[index[p, c]]``.
 
-    The adjoint scatters. On a CPU it is SciPy's compiled sparse product, which is deterministic and some ten times faster
-    than ``index_add_``.
+    The backward pass scatters gradients to the table. On a CPU it uses SciPy's compiled sparse product, which is deterministic
+    and about 10 times faster than ``index_add_``.
     """
 
     @staticmethod
@@ -73,9 +73,12 @@ class _Interpolate(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Stencil:
-    """The places at which slices read a transform: eight corners and their weights for each of ``b * m`` points.
+    """The positions at which ``b`` slices of ``m`` frequencies interpolate a transform, ``b * m`` points in all.
 
-    ``sign`` is -1 where the conjugate is read, as only half of the transform is kept; ``shape`` is ``(b, m)``.
+    - ``index``: the 8 grid points around each point, as indices into the flattened half ``kx >= 0`` of the transform.
+    - ``weights``: the trilinear weights of these grid points.
+    - ``sign``: -1 where the point has ``kx < 0``, so that the conjugate of its Friedel mate is read; 1 elsewhere.
+    - ``shape``: ``(b, m)``.
     """
 
     index: Int[Tensor, "points 8"]
@@ -95,12 +98,12 @@ class Stencil:
 class Slicer:
     """Central slices of real-space volumes, by the projection-slice theorem.
 
-    Volumes are zero-padded by ``padding`` before the transform, and the transform is read trilinearly at
-    ``Rᵀ (kx, ky, 0)``: the result is the orthonormal transform of the projection along view z. Only half of the
-    transform is kept; the other half is its conjugate.
+    The volumes are zero-padded by the factor ``padding`` and transformed. A slice is the transform, interpolated trilinearly
+    at ``Rᵀ (kx, ky, 0)``; it is the orthonormal transform of the projection along view z. Only the half ``kx >= 0`` of the
+    transform is stored; the other half is its conjugate.
 
     Slices are differentiable in the volumes and in the rotations. ``reach`` is the highest integer frequency that will be
-    read, None for all; it bounds the size of the transform.
+    read, which limits the size of the transform; None means all frequencies.
     """
 
     def __init__(self, volumes: Float[Tensor, "j box box box"], padding: float = 2.0, reach: float | None = None) -> None:
@@ -112,7 +115,7 @@ class Slicer:
         self.table = torch.view_as_real(transform.flatten(1).T).flatten(1)  # (voxels, j * 2)
 
     def stencil(self, rotations: Float[Tensor, "b 3 3"], k: Float[Tensor, "m 2"]) -> Stencil:
-        """Make the reusable stencil of rotations at integer frequencies (kx, ky)."""
+        """Return the stencil of rotations at integer frequencies (kx, ky), for repeated use."""
         return make_stencil(rotations, k, self.size, self.box)
 
     def read(self, stencil: Stencil) -> Complex[Tensor, "b m {self.channels}"]:
@@ -122,7 +125,7 @@ class Slicer:
         return values.unflatten(0, stencil.shape)
 
     def read_mixed(self, stencil: Stencil, mixing: Float[Tensor, "b {self.channels}"]) -> Complex[Tensor, "b m"]:
-        """Read the slice of each image's own mixture of the volumes."""
+        """Read one slice for each image, of the image's own linear combination of the volumes with weights ``mixing``."""
         values = _Interpolate.apply(self.table, stencil.index, stencil.weights)
         values = values.view(stencil.shape[0], stencil.shape[1], self.channels, 2)
         values = torch.einsum("bmjc,bj->bmc", values, mixing)
@@ -141,11 +144,12 @@ def make_stencil(
     box: int,
     gain: Float[Tensor, "b m"] | None = None,
 ) -> Stencil:
-    """Make the stencil for the half kx >= 0 of a transform of ``size`` cubed of volumes of ``box`` cubed voxels.
+    """Return the stencil of rotations at integer frequencies (kx, ky) of volumes of ``box`` voxels per side.
 
-    ``gain`` multiplies the values read.
+    The transform is the half ``kx >= 0`` of the transform of volumes padded to ``size`` voxels per side. ``gain`` multiplies
+    the values read.
     """
-    # One long array for each of x, y and z: products of pairs and eights along a last dimension take three times as long.
+    # x, y and z are separate long arrays, because products along a last dimension of length 2 or 8 take 3 times as long.
     axes = rotations[:, :2].permute(2, 0, 1).flatten(0, 1) * (size / box)
     points = (axes @ k.T).view(3, -1)  # Rᵀ (kx, ky, 0), (xyz, b * m)
     sign = torch.where(points[0] < 0, -1.0, 1.0)
@@ -157,7 +161,7 @@ def make_stencil(
     width, half = size // 2 + 1, size // 2
     base = ((z + half) * size + y + half) * width + x
     plane = size * width
-    corners = torch.arange(8, device=base.device, dtype=base.dtype)  # made on the device: a copy would wait
+    corners = torch.arange(8, device=base.device, dtype=base.dtype)  # created on the device: a copy would wait
     offsets = (corners & 1) + (corners >> 1 & 1) * width + (corners >> 2) * plane
     index = base[:, None] + offsets
     ends = torch.stack([low[2], high[2]])

@@ -1,4 +1,4 @@
-"""Volumes from posed images.
+"""Reconstruction of volumes from posed images.
 
-Public face: :func:`~hetacumn.reconstruction.back_projection.back_project`.
+Public interface: :func:`~hetacumn.reconstruction.back_projection.back_project`.
 """

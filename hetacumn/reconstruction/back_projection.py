@@ -1,8 +1,8 @@
-"""Volumes from posed images by weighted back-projection, and images from volumes.
+"""Weighted back-projection of posed images to a volume, and projection of volumes to images.
 
-Every coefficient, times its CTF, is added to the transform at the place of its slice. The sum is divided by the sum of the
-squared CTFs plus a constant (a Wiener filter). Most programs of the field end with this linear reconstruction. Padding and a
-division by the interpolation's kernel keep its artefacts small.
+Back-projection multiplies every coefficient by its CTF and adds the product to the volume's transform at the position of the
+slice. It then divides the sum by the sum of the squared CTFs plus a constant (a Wiener filter). Most cryo-EM programs end with
+this linear reconstruction. Zero-padding, and division by the transform of the interpolation kernel, keep artefacts small.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def back_project(
 ) -> Float[Tensor, "box box box"]:
     """Reconstruct a volume from images at their poses, in the scale of the images.
 
-    ``prior`` is the constant of the Wiener filter, as a fraction of the mean squared CTF in a shell.
+    ``padding`` is the zero-padding factor. ``prior`` is the constant of the Wiener filter, as a fraction of the sum of squared
+    CTFs, averaged over each shell. ``batch`` is the number of images added at a time.
     """
     return back_project_parts(((data[rows], poses[rows]) for rows in batch_slices(len(data), batch)), padding, prior)
 
@@ -36,9 +37,10 @@ def back_project(
 def back_project_parts(
     parts: Iterable[tuple[Observations, Poses]], padding: float = 2.0, prior: float = 0.05
 ) -> Float[Tensor, "box box box"]:
-    """Reconstruct as :func:`back_project` does from images that come by parts, with one part in memory at a time.
+    """Reconstruct a volume as :func:`back_project` does, from an iterable of parts with one part in memory at a time.
 
-    Raises ValueError where there is no part.
+    Raises:
+        ValueError: ``parts`` is empty.
     """
     sums: Float[Tensor, "voxels 3"] | None = None
     for part, poses in parts:
@@ -53,7 +55,7 @@ def back_project_parts(
         for corner in range(8):
             sums.index_add_(0, stencil.index[:, corner], values * stencil.weights[:, corner, None])
     if sums is None:
-        raise ValueError("no part of images; expected at least one")
+        raise ValueError("parts is empty; expected at least one part of images")
     signal, weight = _whole(torch.view_as_complex(sums[:, :2].contiguous()), size), _whole(sums[:, 2], size)
     shell = shells(size, 3, device).clamp(max=size // 2)
     mean = torch.bincount(shell.flatten(), weight.flatten()) / torch.bincount(shell.flatten())
@@ -61,12 +63,12 @@ def back_project_parts(
     transform = torch.where(inside, signal / (weight + prior * mean[shell] + 1e-6), 0)
     volume = ifft3c(transform) * box
     middle = slice(size // 2 - box // 2, size // 2 - box // 2 + box)
-    kernel = torch.sinc((torch.arange(box, device=device) - box // 2) / size).square()  # of trilinear reading
+    kernel = torch.sinc((torch.arange(box, device=device) - box // 2) / size).square()  # of trilinear interpolation
     return volume[middle, middle, middle] / (kernel[:, None, None] * kernel[:, None] * kernel)
 
 
 def _whole(half: Inexact[Tensor, " voxels"], size: int) -> Inexact[Tensor, "{size} {size} {size}"]:
-    """Complete a transform whose half with kx >= 0 was filled: every point is the sum of itself and its mate."""
+    """Return the full centred transform of sums over the half kx >= 0: each point is added to its Friedel mate."""
     half = half.view(size, size, size // 2 + 1)
     whole = half.new_zeros(size, size, size)
     whole[:, :, size // 2 :] = half[:, :, : size // 2]
@@ -78,9 +80,9 @@ def _whole(half: Inexact[Tensor, " voxels"], size: int) -> Inexact[Tensor, "{siz
 def reproject(
     data: Observations, volumes: Float[Tensor, "k box box box"], classes: Int[Tensor, " n"], poses: Poses
 ) -> Complex[Tensor, "n m"]:
-    """Compute the coefficients of each image without noise: the slice of its class's volume at its pose, with CTF and shift.
+    """Compute the noise-free coefficients of each image: the slice of its class's volume at its pose, with CTF and shift.
 
-    Volumes are in the scale of the images.
+    ``classes`` are indices into ``volumes``, which are in the scale of the images.
     """
     slices = Slicer(volumes)(poses.rotations, data.k)[torch.arange(len(data)), classes]
     return data.plane.translate(slices * data.ctf, poses.shifts_px)

@@ -1,5 +1,7 @@
-"""Poses and latents of images under given volumes: grids, competing poses, refinement, the posterior of z.
+"""Search for the poses and latents of images under known volumes.
 
-Public face: :func:`~hetacumn.search.grid.search_grid`, :func:`~hetacumn.search.competing_poses.search_competing`,
+The sub-package contains pose grids, a competition between poses, Gauss-Newton refinement and the closed-form posterior of z.
+
+Public interface: :func:`~hetacumn.search.grid.search_grid`, :func:`~hetacumn.search.competing_poses.search_competing`,
 :func:`~hetacumn.search.refinement.climb` and :func:`~hetacumn.search.subspace.latent_posterior`.
 """

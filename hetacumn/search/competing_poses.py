@@ -1,8 +1,9 @@
-"""Competing poses: pose search for faint images, in which the likeliest poses of a grid compete.
+"""Pose search for low-signal images, in which the likeliest poses of a grid compete.
 
-The nearest point of a grid is half a step from the right pose, in rotation and in shift, and explains less of the image than
-the right pose does. In a faint image another of thousands of points explains as much by chance. Gauss-Newton steps from the two
-points tell them apart: the likeliest poses take such steps, further and further out in frequency, until one pose is left.
+The grid pose nearest to the true pose is up to half a grid step away from it, in rotation and in shift, and explains less of
+the image than the true pose does. In a low-signal image, one of the thousands of other grid poses explains as much by chance.
+Gauss-Newton steps from both poses distinguish them. The likeliest grid poses therefore take such steps in several rounds. Each
+round extends to higher frequencies and admits fewer poses, until one pose is left.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from hetacumn.search.grid import likeliest
 from hetacumn.search.refinement import Tangent, climb, compete
 from hetacumn.search.state import State
 
-ROUNDS = ((16, 0.7), (8, 0.85), (4, 1.0))  # (how many poses take part, share of the Fourier radius)
-GRID_SHARE = 0.7  # share of the Fourier radius within which the poses of the grid are compared
+ROUNDS = ((16, 0.7), (8, 0.85), (4, 1.0))  # (poses that take part, fraction of the Fourier radius)
+GRID_SHARE = 0.7  # fraction of the Fourier radius within which the grid poses are ranked
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The poses and volumes that compete for an image.
+    """The poses and volumes that compete for each image.
 
-    The poses are a grid of ``rotations`` and ``shifts_px``. The ``volumes`` lie at latent ``centres`` of a basis and are padded
-    by ``padding``.
+    - ``volumes``: the volumes V(z) at the latents ``centres``, computed from a basis.
+    - ``centres``: the latent of each volume.
+    - ``rotations``, ``shifts_px``: the pose grid, all pairs of a rotation and a shift (pixels).
+    - ``padding``: factor by which the volumes are zero-padded before the Fourier transform.
     """
 
     volumes: Float[Tensor, "k box box box"]
@@ -44,8 +47,8 @@ def search_competing(
 ) -> tuple[State, Float[Tensor, " n"]]:
     """Find the pose and z of each image, and their log joint within a Fourier ``radius`` (cycles per pixel).
 
-    The likeliest poses of the grid compete, each with its likeliest volume; the winner climbs to its peak under the basis of
-    ``tangent``.
+    The 16 likeliest rotations of the grid compete, each with its likeliest shift and volume. The winner then takes two more
+    Gauss-Newton steps within ``radius``. All steps use the basis of ``tangent``. ``batch`` is the number of images per step.
     """
     rounds = tuple((count, share * radius) for count, share in ROUNDS)
     coarse, padding = data.within(GRID_SHARE * radius * data.plane.box), candidates.padding

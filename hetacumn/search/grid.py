@@ -1,11 +1,12 @@
-"""Pose search under known volumes: the likelihood of many poses, and the posterior over a grid.
+"""Pose search under known volumes: the likelihood of all poses of a grid, and the posterior over the grid.
 
-The search computes the log-likelihood of an image at many poses at once. With ``S`` the slices of the volumes, ``C`` the CTF
-and ``w`` the half-plane weights::
+Let ``S`` be the slice of a volume, ``C`` the CTF and ``w`` the half-plane weights. The log-likelihood of an image ``Y`` at
+rotation ``R`` and shift ``t`` under volume ``v`` is::
 
     log p(Y | R, t, v) = Σ_k w Re(conj(S_v,R) C e^{2πi k·t} Y) - ½ Σ_k w C² |S_v,R|² + const
 
-These are two real matrix products for all images, shifts, rotations and volumes: no loop over rotations.
+Two real matrix products compute both sums for all images, shifts, rotations and volumes, without a loop over rotations. The
+constant contains ``-½ Σ w |Y|²``, which no function of this module adds.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from hetacumn.particles.observations import Observations
 from hetacumn.physics.rotations import inplane, view_grid
 from hetacumn.physics.slices import Slicer
 
-SCORES_AT_ONCE = 2**25  # numbers, 128 MB: few images are scored at once where the grid is large
-NEGLIGIBLE = -80.0  # the log of a share of the posterior that single precision has no room for beside 1
+SCORES_AT_ONCE = 2**25  # scores in memory at once (128 MB): a large grid leaves room for few images per batch
+NEGLIGIBLE = -80.0  # log of a posterior weight, relative to the largest, that a single-precision sum cannot resolve
 
 
 def pose_grid(nside: int, turns: int) -> Float[Tensor, "{12*nside**2*turns} 3 3"]:
-    """List rotations: HEALPix views times equal in-plane turns."""
+    """Return a rotation grid: each HEALPix view of ``nside`` with ``turns`` equally spaced in-plane rotations."""
     psi = inplane(torch.arange(turns) * (360.0 / turns))
     return (psi[None] @ view_grid(nside)[:, None]).flatten(0, 1)
 
 
 def shift_grid(extent_px: float, steps: int) -> Float[Tensor, "{steps**2} 2"]:
-    """List the shifts of a square grid from ``-extent_px`` to ``extent_px``."""
+    """Return a square grid of shifts in pixels, from ``-extent_px`` to ``extent_px``; one step gives the zero shift."""
     axis = torch.linspace(-extent_px, extent_px, steps) if steps > 1 else torch.zeros(1)
     return torch.cartesian_prod(axis, axis)
 
@@ -47,25 +48,25 @@ def _real(values: Complex[Tensor, "*batch m"]) -> Float[Tensor, "*batch 2*m"]:
 def log_likelihood(
     data: Observations, slices: Complex[Tensor, "s m"], shifts_px: Float[Tensor, "t 2"]
 ) -> Float[Tensor, "n t s"]:
-    """Compute the log-likelihood of every image for every slice at every shift.
-
-    The constant ``-½ Σ w |Y|²`` of each image is left out.
-    """
+    """Compute the log-likelihood of every image for every slice at every shift, without the constant ``-½ Σ w |Y|²``."""
     moved = data.plane.translate((data.y * data.ctf * data.weight)[:, None], -shifts_px)
     cross = _real(moved).flatten(0, 1) @ _real(slices).T
     power = (data.ctf.square() * data.weight) @ (slices.real.square() + slices.imag.square()).T
-    return cross.unflatten(0, (len(data), len(shifts_px))).sub_(power[:, None], alpha=0.5)  # in place: it is large
+    return cross.unflatten(0, (len(data), len(shifts_px))).sub_(power[:, None], alpha=0.5)  # in place: the array is large
 
 
 def images_at_once(most: int, slices: Complex[Tensor, "s m"], shifts_px: Float[Tensor, "t 2"]) -> int:
-    """Return for how many images, up to ``most``, the scores of all slices and shifts are computed at once."""
+    """Return how many images, at most ``most``, to score together so that :data:`SCORES_AT_ONCE` is not exceeded."""
     return max(1, min(most, SCORES_AT_ONCE // (len(shifts_px) * len(slices))))
 
 
 def posterior_(
     scores: Float[Tensor, "*batch p"], sharpness: float = 1.0
 ) -> tuple[Float[Tensor, "*batch p"], Float[Tensor, "*batch"]]:
-    """Turn log-likelihoods in place into the posterior ``∝ exp(sharpness · score)``; return it and its log normaliser."""
+    """Convert log-likelihoods, in place, to the posterior ``∝ exp(sharpness · score)`` over the last dimension.
+
+    Returns the posterior and the log of its normaliser.
+    """
     total, log_total = _exponentiate_(scores, sharpness)
     return scores.div_(total), log_total
 
@@ -78,10 +79,10 @@ def log_sum_exp_(scores: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch"]:
 def _exponentiate_(
     scores: Float[Tensor, "*batch p"], sharpness: float
 ) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch"]]:
-    """Replace scores by ``exp(sharpness · (score - peak))``; return their sum, and the log of the sum with the peak restored.
+    """Replace scores, in place, by ``exp(sharpness · (score - peak))``.
 
-    Values below ``exp(NEGLIGIBLE)`` of the peak are raised to that bound: where exp underflows, processors take ten times as
-    long.
+    Returns the sum of the new values, and the log of the sum of ``exp(sharpness · score)``. Values below ``exp(NEGLIGIBLE)``
+    are raised to this bound, because processors take ten times as long where exp underflows.
     """
     peak = scores.amax(dim=-1, keepdim=True)
     total = scores.sub_(peak).mul_(sharpness).clamp_(min=NEGLIGIBLE).exp_().sum(dim=-1, keepdim=True)
@@ -97,10 +98,10 @@ def likeliest(
     keep: int,
     padding: float = 2.0,
 ) -> tuple[list[Poses], Int[Tensor, "n kept"]]:
-    """Find the ``keep`` likeliest rotations of a grid for each image, the likeliest first.
+    """Find the ``keep`` likeliest rotations of a grid for each image, each with its likeliest shift and volume.
 
-    Each rotation comes with its likeliest shift and volume. The function returns a list with the poses of all images for each
-    rank, and the indices of the volumes. A grid with fewer rotations gives fewer ranks.
+    Returns a list with one entry per rank, the likeliest first, which holds the poses of all images at this rank; and the index
+    of the volume of each image and rank. A grid of fewer than ``keep`` rotations gives fewer ranks.
     """
     keep = min(keep, len(rotations))
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
@@ -124,9 +125,9 @@ def open_rotations(
     batch: int = 50,
     padding: float = 2.0,
 ) -> Float[Tensor, " n"]:
-    """Measure over how many rotations of a grid the posterior of each image is spread, as exp of its entropy.
+    """Compute over how many rotations of a grid the posterior of each image is spread, as the exponential of its entropy.
 
-    Shifts and the volumes, which are equally likely a priori, are integrated.
+    The posterior is marginalised over shifts and volumes, which are equally likely a priori.
     """
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
     spread, batch = [], images_at_once(batch, slices, shifts_px)
@@ -139,7 +140,13 @@ def open_rotations(
 
 @dataclass(frozen=True)
 class GridSearchResult:
-    """The result of a grid search: for each image best pose, index of its volume, log p(volume | image), log evidence."""
+    """The result of a grid search over poses and volumes.
+
+    - ``poses``: the likeliest pose of each image under its likeliest volume.
+    - ``volume``: the index of the likeliest volume, with poses marginalised.
+    - ``log_volume``: log p(volume | image), with poses marginalised.
+    - ``log_evidence``: log of the mean likelihood over all poses and volumes, without the constant ``-½ Σ w |Y|²``.
+    """
 
     poses: Poses
     volume: Int[Tensor, " n"]
@@ -156,10 +163,13 @@ def search_grid(
     batch: int = 100,
     padding: float = 2.0,
 ) -> GridSearchResult:
-    """Search all poses of a grid for each image under equally likely volumes; poses are marginalised for each volume."""
+    """Score all poses of a grid for each image under equally likely volumes.
+
+    ``padding`` is the zero-padding factor of the volumes, ``batch`` the largest number of images scored together.
+    """
     count = len(volumes)
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
-    # Results are filled in place: small results kept between large temporary arrays would hold the memory of these arrays.
+    # Results go into preallocated arrays: small arrays allocated between large temporary ones would block their memory.
     best, volume = (torch.empty(len(data), dtype=torch.long, device=volumes.device) for _ in range(2))
     log_volume, evidence = torch.empty(len(data), count, device=volumes.device), torch.empty(len(data), device=volumes.device)
     batch = images_at_once(batch, slices, shifts_px)

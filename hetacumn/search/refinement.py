@@ -1,13 +1,14 @@
 """Joint refinement of pose and conformation by Gauss-Newton steps.
 
-With volumes ``V(z) = V_0 + Σ_j z_j V_j`` and noise of unit variance, the log joint of an image, its pose and z is
+For volumes ``V(z) = V_0 + Σ_j z_j V_j`` and noise of unit variance, the log joint of an image, its pose and z is
 
     l(R, t, z) = -½ ‖Y - X(R, t, z)‖² - ½ ‖z‖²,
 
-where X is the slice of V(z) at R, filtered by the CTF and shifted by t. X is linear in z; its derivative by a turn of the
-view follows from the gradient of the transform, which is itself the transform of the first moments ``-2πi x V(x)``. So
-one reading of a table of volumes and moments gives the slope and the curvature of ``l`` in all 5 + q numbers of an
-image, and a system of 5 + q equations gives the step. The same numbers give the Laplace approximation of the evidence.
+where X is the slice of V(z) at R, filtered by the CTF and shifted by t. X is linear in z. The derivative of X by a rotation
+of the view follows from the gradient of the transform of V, and this gradient is the transform of the first moments
+``-2πi x V(x)``. One reading of a table of volumes and moments therefore gives the slope and the Gauss-Newton curvature of ``l``
+in the 5 + q parameters of an image: 3 of rotation, 2 of shift and q of z. Solving 5 + q linear equations gives the step. Slope
+and curvature also give the Laplace approximation of the evidence.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from hetacumn.physics.slices import coarsened, make_stencil
 from hetacumn.search.state import Quadratic, State
 from hetacumn.search.subspace import mixing_of
 
-READ_AT_ONCE = 2**22  # numbers read from a table on a CPU: larger arrays would get fresh memory each time
-READ_AT_ONCE_ELSEWHERE = 2**27  # numbers, about a gigabyte of the memory of a device
+READ_AT_ONCE = 2**22  # numbers read from a table at once on a CPU: larger arrays would be allocated anew each time
+READ_AT_ONCE_ELSEWHERE = 2**27  # numbers read at once on another device, about a gigabyte of its memory
 
 
 class Tangent:
-    """A table of the transforms of mean and components and of their first moments, which Gauss-Newton steps read.
+    """A table for Gauss-Newton steps: the transforms of mean and components, and of their first moments.
 
-    ``basis`` is the mean volume and the components. ``highest`` is the highest integer frequency that will be read, or None
-    for all; it bounds the size of the table.
+    ``basis`` is the mean volume and the components, zero-padded by the factor ``padding``. ``highest`` is the highest integer
+    frequency that will be read, or None for all frequencies; it bounds the size of the table.
     """
 
     def __init__(self, basis: Float[Tensor, "channels box box box"], padding: float = 2.0, highest: int | None = None) -> None:
@@ -48,11 +49,11 @@ class Tangent:
         self.table = by_voxel.transpose(1, 2).flatten(1)  # (voxels, 2 parts * 4 moments * channels)
 
     def band(self, data: Observations, radius: float) -> Observations:
-        """Keep the frequencies within ``radius`` (cycles per pixel) and within the highest frequency of the table."""
+        """Restrict images to frequencies within ``radius`` (cycles per pixel) and within the table's highest frequency."""
         return data.within(min(radius * data.plane.box, self.highest))
 
     def expand(self, data: Observations, state: State) -> Quadratic:
-        """Expand the log joint of images about a state, to second order."""
+        """Expand the log joint of each image to second order about its state."""
         most = READ_AT_ONCE if data.y.device.type == "cpu" else READ_AT_ONCE_ELSEWHERE
         block = max(1, most // (8 * self.channels * data.y.shape[1]))
         return Quadratic.cat([self._expand(data[rows], state[rows]) for rows in batch_slices(len(data), block)])
@@ -63,24 +64,25 @@ class Tangent:
         root = data.weight.sqrt()
         stencil = make_stencil(rotations, data.k, self.size, self.box, data.ctf * root)
         values = torch.nn.functional.embedding_bag(stencil.index, self.table, mode="sum", per_sample_weights=stencil.weights)
-        # The rows mix the values read: i times the gradient of the image along the axes of the view, the image twice, the
-        # components, and the image once more. The derivatives will take the same rows.
+        # The rows mix the values read into: i times the first moments along the view's axes x, y and z; the image twice; the
+        # components; and the image once more. The code below overwrites these rows with the derivatives and the residual.
         mixing = mixing_of(latents)
         rows = mixing.new_zeros(count, 5 + channels, 4, channels)
-        rows[:, :3, 1:] = rotations[..., None] * (mixing[:, None, None] * (torch.pi / 180))  # a turn is in degrees
+        rows[:, :3, 1:] = rotations[..., None] * (mixing[:, None, None] * (torch.pi / 180))  # rotations in degrees
         rows[:, 3:5, 0] = mixing[:, None]
         rows[:, -1, 0] = mixing
         rows[:, 5:-1, 0, 1:] = torch.eye(channels - 1, device=mixing.device)
         jacobian = torch.bmm(rows.flatten(2), values.view(count, 2 * m, 4 * channels).mT)  # (b, rows, 2m)
-        # Only half of the transform is kept, and elsewhere the conjugate was read. A product with the image is the same if
-        # the image is conjugated too. Then i changes its sign, and so do the frequencies below.
+        # The table holds half of the transform. For points in the other half the stencil read the conjugate. Real inner
+        # products stay equal if the image is conjugated there too; i then changes its sign, and so do the frequencies below.
         sign = stencil.sign.view(count, m)
         residual = jacobian[:, -1].neg_().view(count, m, 2)
         image = data.plane.translate(data.y, -state.poses.shifts_px)
         residual[..., 0].addcmul_(image.real, root)
         residual[..., 1].addcmul_(image.imag, root * sign)
-        # The derivative by a turn is 2πi/box times k cross the gradient in the view's frame, with the box of the table's grid.
-        # The derivative by a shift is -2πi k/box, with the box of the images, in whose pixels shifts are measured.
+        # The derivative by a rotation is 2πi/box k × M, with M the transform of the first moments along the view's axes and
+        # box of the table's grid. The derivative by a shift is -2πi k/box times the image, with box of the images, because
+        # shifts are in their pixels.
         k = (data.k.T * (2 * torch.pi / self.box))[:, None] * sign
         kx, ky = k.repeat_interleave(2, dim=2)
         about_z = (kx * jacobian[:, 1]).addcmul_(ky, jacobian[:, 0], value=-1)
@@ -103,15 +105,17 @@ class Tangent:
 def compete(
     data: Observations, tangent: Tangent, states: list[State], rounds: tuple[tuple[int, float], ...], damping: float = 0.03
 ) -> tuple[State, Float[Tensor, " n"]]:
-    """Choose among several states of each image by a tournament of Gauss-Newton steps.
+    """Choose one of several states of each image by rounds of Gauss-Newton steps.
 
-    ``states`` hold the likelier states first. Each round is ``(how many take part, radius in cycles per pixel)``: the states of
-    the highest evidence so far take one step in this band, which is not checked. The last round leaves the winner; the function
-    returns the winner and its expected log joint.
+    ``states`` holds one state of all images per entry, the likelier entries first. Each round is ``(number of states, radius in
+    cycles per pixel)``. In a round, this number of states with the highest Laplace evidence so far take one step within the
+    radius. No step is checked for a rise of the log joint. After the last round the state of the highest evidence wins.
+
+    Returns the winning states, and the log joints that the last expansion predicts for them.
     """
     count = len(data)
-    value = evidence = data.ctf.new_empty(count, 0)  # before the first round, which all states enter
-    state = State.cat(states[: rounds[0][0]])  # h states of each image: all images h times
+    value = evidence = data.ctf.new_empty(count, 0)  # empty before the first round
+    state = State.cat(states[: rounds[0][0]])  # h states per image: the first state of all images, then the second, …
     for most, radius in rounds:
         entrants = len(state.latents) // count
         if most < entrants:
@@ -130,7 +134,8 @@ def compete(
 def misfit(log_joint: Float[Tensor, " n"], band: Observations) -> Float[Tensor, " n"]:
     """Compute by how many standard deviations ``‖Y - X‖²`` exceeds its expectation under noise of unit variance.
 
-    The misfit is nearly N(0, 1) where pose and z are right, whatever the image and the band, so that wrong poses stand out.
+    ``log_joint`` was computed in ``band``. For the true pose and z the misfit is nearly N(0, 1), for every image and band. A
+    large misfit therefore indicates a wrong pose.
     """
     count = band.weight.sum()
     return (-2 * log_joint - count) / (2 * count).sqrt()
@@ -140,10 +145,12 @@ def misfit(log_joint: Float[Tensor, " n"], band: Observations) -> Float[Tensor, 
 def climb(
     data: Observations, tangent: Tangent, state: State, radii: tuple[float, ...], batch: int | None = None
 ) -> tuple[State, Float[Tensor, " n"]]:
-    """Take one step at each of ``radii`` (cycles per pixel), and keep the step where it helps; equal radii are one climb.
+    """Take one Gauss-Newton step at each of ``radii`` (cycles per pixel), and keep it where it raises the log joint.
 
-    The damping of an image grows when a step fails and falls when it helps (Levenberg-Marquardt). The function returns the
-    state and its log joint in the last band.
+    The damping of an image grows after a rejected step and falls after an accepted one (Levenberg-Marquardt). It is
+    reset where the radius changes. ``batch`` is the number of images per step.
+
+    Returns the states and their log joints within the last radius.
     """
     parts, values, batch = [], [], batch or batch_size(500, data.y.shape[1], data.y.device)
     for rows in batch_slices(len(data), batch):

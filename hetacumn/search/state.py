@@ -1,4 +1,4 @@
-"""The state of images (poses and latents), and the log joint to second order about a state."""
+"""The state of images (poses and latents), and the second-order expansion of the log joint about a state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hetacumn.physics.rotations import turn
 
 @dataclass(frozen=True)
 class State:
-    """The poses and the latents of images."""
+    """The poses and latents of ``b`` images, with ``q`` latent dimensions."""
 
     poses: Poses
     latents: Float[Tensor, "b q"]
@@ -33,7 +33,7 @@ class State:
         return State(self.poses.to(device), self.latents.to(device))
 
     def where(self, condition: Bool[Tensor, " b"], fallback: State) -> State:
-        """Keep this state where the condition holds, and take ``fallback`` elsewhere."""
+        """Return this state where the condition holds, and ``fallback`` elsewhere."""
         return State(
             Poses(
                 torch.where(condition[:, None, None], self.poses.rotations, fallback.poses.rotations),
@@ -43,16 +43,16 @@ class State:
         )
 
     def moved(self, step: Float[Tensor, "b p"], most_deg: float = 20.0, most_px: float = 1.0) -> State:
-        """Take a step of ``p = 5 + q`` numbers: rotation vector in degrees, shift in pixels, z.
+        """Return the state after a step of ``p = 5 + q`` numbers: rotation vector in degrees, shift in pixels, z.
 
-        Turns are cut to ``most_deg`` and shifts to ``most_px``.
+        A rotation is limited to ``most_deg``, and each component of a shift to ``most_px``.
         """
         vectors_deg = step[:, :3] * (most_deg / step[:, :3].norm(dim=1, keepdim=True).clamp(min=most_deg))
         shifts = self.poses.shifts_px + step[:, 3:5].clamp(-most_px, most_px)
         return State(Poses(turn(self.poses.rotations, vectors_deg), shifts), self.latents + step[:, 5:])
 
     def replaced(self, rows: Int[Tensor, " c"], part: State) -> State:
-        """Replace the states of the images ``rows`` by the states of ``part``."""
+        """Return a copy in which ``part`` replaces the states of the images ``rows``."""
         return State(
             Poses(
                 self.poses.rotations.index_copy(0, rows, part.poses.rotations),
@@ -63,16 +63,18 @@ class State:
 
     @staticmethod
     def cat(states: list[State]) -> State:
-        """Join states one after the other."""
+        """Concatenate states over the images."""
         poses = Poses(torch.cat([s.poses.rotations for s in states]), torch.cat([s.poses.shifts_px for s in states]))
         return State(poses, torch.cat([s.latents for s in states]))
 
 
 @dataclass(frozen=True)
 class Quadratic:
-    """The log joint about a state, to second order in the ``p = 5 + q`` numbers of each image.
+    """The second-order expansion of the log joint in the ``p = 5 + q`` parameters of each image.
 
-    Slope and curvature are in degrees, pixels and z. The curvature is the Gauss-Newton curvature and includes z's prior.
+    The parameters are the rotation vector (degrees), the shift (pixels) and z. ``value`` is the log joint at the state,
+    ``slope`` its gradient, and ``curvature`` the Gauss-Newton approximation of minus its Hessian. All three include the prior
+    of z.
     """
 
     value: Float[Tensor, " b"]
@@ -80,7 +82,7 @@ class Quadratic:
     curvature: Float[Tensor, "b p p"]
 
     def where(self, condition: Bool[Tensor, " b"], fallback: Quadratic) -> Quadratic:
-        """Keep this expansion where the condition holds, and take ``fallback`` elsewhere."""
+        """Return this expansion where the condition holds, and ``fallback`` elsewhere."""
         return Quadratic(
             torch.where(condition, self.value, fallback.value),
             torch.where(condition[:, None], self.slope, fallback.slope),
@@ -89,7 +91,7 @@ class Quadratic:
 
     @staticmethod
     def cat(parts: list[Quadratic]) -> Quadratic:
-        """Join expansions one after the other."""
+        """Concatenate expansions over the images."""
         if len(parts) == 1:
             return parts[0]
         return Quadratic(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Quadratic)))
@@ -97,7 +99,10 @@ class Quadratic:
     def step(
         self, damping: Float[Tensor, "b 1"] | float
     ) -> tuple[Float[Tensor, "b p"], Float[Tensor, " b"], Float[Tensor, " b"]]:
-        """Compute the damped step towards the maximum, and the log joint and the Laplace evidence expected there."""
+        """Compute the damped Gauss-Newton step, and the log joint and Laplace evidence that the expansion predicts after it.
+
+        ``damping`` is relative to the diagonal of the curvature.
+        """
         damped = self.curvature.clone()
         diagonal = damped.diagonal(dim1=1, dim2=2)
         diagonal.mul_(1 + damping).add_(1e-4)

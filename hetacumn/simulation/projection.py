@@ -1,7 +1,7 @@
 """Densities and projections of atoms, as sums of Gaussians in real space.
 
-The density of an atom is an isotropic Gaussian whose integral is its weight. Densities hold the mass per voxel and images
-the mass per pixel: their sum is the sum of the weights. Neither uses the slices of the decoder.
+The density of an atom is an isotropic Gaussian whose integral is the weight of the atom. Densities are in mass per voxel and
+images in mass per pixel, so that each sums to the sum of the weights. Neither uses the Fourier slices of the decoder.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 from hetacumn.simulation.structures import Atoms
 
-MIN_WIDTH_PX = 0.6  # the sum of a Gaussian's samples is then its integral to 0.2 % an axis
-OVERSAMPLING = 2
+MIN_WIDTH_PX = 0.6  # at this width, the sum of a Gaussian's samples equals its integral to 0.2 % per axis
+OVERSAMPLING = 2  # factor by which the grid of projections is finer than the pixels
 
 
 def density(atoms: Atoms, box: int, voxel_A: float) -> Float[Tensor, "{box} {box} {box}"]:
-    """Sum the atoms' Gaussians on a grid (z, y, x): mass per voxel, origin at box // 2.
+    """Compute the density of atoms on a grid (z, y, x), in mass per voxel, with the origin at index ``box // 2``.
 
-    Every Gaussian is sampled at the centres of the voxels, over the whole box, so that the sum over z is the projection of
-    the same atoms at the identity. For large voxels, compute small voxels and Fourier-crop. Raises HetacumnError where the
-    atoms do not fit the box or are too narrow for the voxel.
+    The function samples every Gaussian at the centres of all voxels, so that the sum over z is the projection of the same atoms
+    at the identity rotation. For large voxels, compute the density with small voxels and Fourier-crop it.
+
+    Raises:
+        HetacumnError: the box is odd, the atoms do not fit into it, or a Gaussian is too narrow for the voxels.
     """
     _check_fit(atoms, box, voxel_A)
     grid = (torch.arange(box, device=atoms.weights.device) - box // 2) * voxel_A
@@ -37,18 +39,20 @@ def density(atoms: Atoms, box: int, voxel_A: float) -> Float[Tensor, "{box} {box
 
 
 def project_atoms(atoms: Atoms, rotations: Float[Tensor, "b 3 3"], box: int, pixel_A: float) -> Float[Tensor, "b {box} {box}"]:
-    """Project atoms along view z into images (y, x): mass per pixel, origin at box // 2.
+    """Project atoms along view z into images (y, x), in mass per pixel, with the origin at index ``box // 2``.
 
-    Rotations take object to view. The positions of the atoms are common to all images, or have one state for each image.
-    Points are spread bilinearly over a grid of OVERSAMPLING times finer pixels. The points of one width share one Gaussian
-    blur in Fourier space, where the bilinear kernel is divided out. Raises HetacumnError where the atoms do not fit the box or
-    are too narrow for the pixel.
+    Rotations map object to view. The positions of the atoms are either common to all images or given for each image. The
+    function spreads the atoms bilinearly over a grid of pixels that are finer by the factor :data:`OVERSAMPLING`. In Fourier
+    space it then multiplies by the Gaussian of each width and divides by the transform of the bilinear kernel.
+
+    Raises:
+        HetacumnError: the box is odd, the atoms do not fit into it, or a Gaussian is too narrow for the pixels.
     """
     _check_fit(atoms, box, pixel_A)
     fine = box * OVERSAMPLING
     points = atoms.positions_A @ rotations[:, :2].mT * (OVERSAMPLING / pixel_A) + fine // 2
     middle = torch.arange(box // 2, device=points.device)
-    rows = torch.cat([middle, middle + fine - box // 2])  # without Nyquist in x; in y it is dropped below
+    rows = torch.cat([middle, middle + fine - box // 2])  # includes Nyquist in y, which the infinity below sets to 0
     frequency_y = torch.fft.fftfreq(fine, device=points.device)[rows, None]
     frequency_x = torch.fft.rfftfreq(fine, device=points.device)[None, : box // 2]
     bilinear = (torch.sinc(frequency_y) * torch.sinc(frequency_x)) ** 2
@@ -64,7 +68,7 @@ def project_atoms(atoms: Atoms, rotations: Float[Tensor, "b 3 3"], box: int, pix
 
 
 def _spread(points: Float[Tensor, "b n 2"], weights: Float[Tensor, " n"], size: int) -> Float[Tensor, "b {size} {size}"]:
-    """Spread weighted points, xy in pixels, over the four pixels around each."""
+    """Spread each weighted point (x, y in pixels) bilinearly over the four pixels around it."""
     corner = points.floor()
     x, y = (points - corner).unbind(-1)
     corner = corner.long()

@@ -12,31 +12,53 @@ from hetacumn.common.settings import merged, read_settings
 class Simulation:
     """The settings of a simulated dataset; the fields are the keys of a dataset in params.yaml.
 
-    ``snr`` is the variance of the clean image (filtered by its CTF, shifted) over the variance of the noise, both over the
-    whole box. The clean variance is averaged over the stack, and the stack has one noise level.
+    - ``molecule``: specification of the states or the motion, see :mod:`hetacumn.simulation.structures`.
+    - ``particles``: number of particles.
+    - ``box``: pixels per side of an image, an even number.
+    - ``pixel_A``: pixel size in Å.
+    - ``snr``: variance of the clean images (after CTF and shift) divided by the variance of the noise, both over the whole box.
+      The variance of the clean images is averaged over the stack, and all images have the same noise level.
+    - ``weights``: fraction of the particles in each discrete state, summing to 1; None means equal fractions.
+    - ``continuous``: whether the particles sample a continuous motion, with coordinates uniform in [0, 1], instead of states.
+    - ``motion_classes``: number of equal intervals of [0, 1], for each coordinate of a continuous motion, that define classes.
+    - ``shift_px``: shifts in x and in y are uniform from minus this value to this value, in pixels.
+    - ``defocus_A``: range of the mean of defocus u and v, which is uniform, in Å.
+    - ``astigmatism_A``: defocus u minus v is uniform from 0 to this value, in Å; its angle is uniform.
+    - ``voltage_kv``: acceleration voltage in kV.
+    - ``cs_mm``: spherical aberration in mm.
+    - ``amplitude_contrast``: fraction of the amplitude contrast, from 0 to 1.
+    - ``ctf_table``: CSV file in the data folder, whose randomly chosen rows replace the five settings above.
+    - ``pose_table``: CSV file in the data folder, whose randomly chosen rows replace uniform viewing directions and shifts.
+    - ``noise``: ``white``, or ``coloured`` with the power spectrum ``noise_floor + 1 / (1 + (k noise_knee_A)²)``, up to a
+      factor; ``k`` is the spatial frequency in 1/Å.
+    - ``noise_knee_A``: resolution in Å at which the first part of the coloured spectrum has fallen to half.
+    - ``noise_floor``: white part of the coloured spectrum.
+    - ``contrast``: contrast of protein in the file: ``white``, or ``black`` as in raw micrographs.
+    - ``origins_within_A``: the STAR file contains origins, as from an earlier refinement, with normal errors of this standard
+      deviation in Å; None means no origins.
     """
 
-    molecule: dict  #: the spec of the states or of the motion, as in :mod:`hetacumn.simulation.structures`
+    molecule: dict
     particles: int = 10_000
     box: int = 128
     pixel_A: float = 1.0
     snr: float = 0.1
-    weights: tuple[float, ...] | None = None  #: fraction of each state, summing to 1; None is equal
-    continuous: bool = False  #: a motion with coordinates uniform in [0, 1], in place of states
-    motion_classes: int = 5  #: a continuous motion has as many classes as equal parts of [0, 1] of each coordinate
-    shift_px: float = 4.0  #: shifts are uniform from minus this value to this value, in x and in y
-    defocus_A: tuple[float, float] = (8_000.0, 18_000.0)  #: mean of u and v, uniform in this range
-    astigmatism_A: float = 500.0  #: defocus u minus v is uniform from 0 to this value; its angle is uniform
+    weights: tuple[float, ...] | None = None
+    continuous: bool = False
+    motion_classes: int = 5
+    shift_px: float = 4.0
+    defocus_A: tuple[float, float] = (8_000.0, 18_000.0)
+    astigmatism_A: float = 500.0
     voltage_kv: float = 300.0
     cs_mm: float = 2.7
     amplitude_contrast: float = 0.1
-    ctf_table: str | None = None  #: a CSV in the data folder; its random rows replace the five settings above
-    pose_table: str | None = None  #: a CSV of viewing directions and shifts; its random rows replace uniform ones
-    noise: str = "white"  #: or "coloured": power ∝ noise_floor + 1 / (1 + (k noise_knee_A)²)
+    ctf_table: str | None = None
+    pose_table: str | None = None
+    noise: str = "white"
     noise_knee_A: float = 50.0
     noise_floor: float = 0.1
-    contrast: str = "white"  #: protein in the file; or "black" as in raw micrographs
-    origins_within_A: float | None = None  #: the STAR has the origins of an earlier refinement with this normal error
+    contrast: str = "white"
+    origins_within_A: float | None = None
 
     def __post_init__(self) -> None:
         if self.box % 2 or self.box < 2:
@@ -52,7 +74,11 @@ class Simulation:
 
     @classmethod
     def of_dataset(cls, params: dict, dataset: str) -> Simulation:
-        """Read the settings of a name under ``datasets`` in params.yaml."""
+        """Build the settings of a dataset that is listed under ``datasets`` in params.yaml.
+
+        Raises:
+            HetacumnError: the dataset is unknown, or a setting is invalid.
+        """
         known = params.get("datasets") or {}
         if dataset not in known:
             raise HetacumnError(f"unknown dataset '{dataset}'; expected one of {', '.join(known)}")
@@ -60,7 +86,7 @@ class Simulation:
 
     @classmethod
     def from_params(cls, settings: dict) -> Simulation:
-        """Read the settings of a dataset; the keys that are not fields of this class describe the molecule."""
+        """Build the settings from the keys of a dataset; keys that are not fields of this class describe the molecule."""
         own = {f.name for f in fields(cls)} - {"molecule"}
         molecule = {key: value for key, value in settings.items() if key not in own}
         return read_settings(cls, {**{key: value for key, value in settings.items() if key in own}, "molecule": molecule})

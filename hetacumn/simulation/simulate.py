@@ -1,7 +1,7 @@
-"""Simulate a particle stack from atomic models: atoms, poses, optics and noise → files, and their truth.
+"""Simulation of a particle stack and its truth from atomic models, poses, optics and noise.
 
-Projections are sums of Gaussians in real space (:mod:`hetacumn.simulation.projection`), not the slices of the decoder. Their
-agreement is therefore a test, and a benchmark is no inverse crime.
+Projections are sums of Gaussians in real space (:mod:`hetacumn.simulation.projection`), not the Fourier slices that the decoder
+uses. The agreement of both is therefore a test of the decoder, and benchmarks do not commit an inverse crime.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.structures import load_motion, load_states
 from hetacumn.simulation.truth import Truth
 
-CHUNK = 64  # images that are formed at once
-EXAMPLES = 16  # clean images that are kept for figures
-VIEW_SPREAD_DEG = 3.0  # spread about the views of a table, which are fewer than the particles
+CHUNK = 64  # images simulated at once
+EXAMPLES = 16  # clean images kept for figures
+VIEW_SPREAD_DEG = 3.0  # random spread about the views of a table, which has fewer rows than there are particles
 
 
 def simulate_stack(
@@ -45,20 +45,20 @@ def simulate_stack(
 ) -> Truth:
     """Write ``particles.mrcs``, ``particles.star`` (RELION 3.1, without truth), ``truth.npz`` and volumes to a folder.
 
-    ``truth_class1.mrc``, … are the volumes of the classes, at the box and the pixel of the images; the volume of a part of a
-    motion is at the middle of the part. The same seed gives the same files, but for rounding on different devices. Memory
-    holds only the truth of every particle, not the images.
+    ``truth_class1.mrc``, … are the volumes of the classes, with the box and the pixel size of the images. A class of a
+    continuous motion is an interval of each coordinate, and its volume is at the middle of the intervals. The same seed gives
+    the same files, up to rounding errors on different devices. Memory holds the truth of every particle, but not the images.
 
     Args:
         settings: the molecule, the poses, the optics and the noise.
         out: the folder for the files.
         seed: the seed of all random numbers.
-        data_dir: the folder of the structures and of the tables.
-        progress: whether progress bars are shown.
-        device: the device on which images are formed; random numbers are drawn on the CPU.
+        data_dir: the folder of the structures and the tables.
+        progress: whether to show progress bars.
+        device: the device that computes the images; random numbers are sampled on the CPU.
 
     Raises:
-        HetacumnError: a structure, a state or a table is unknown; the number of weights is not the number of states.
+        HetacumnError: a structure, a state or a table is unknown, or the number of weights is not the number of states.
     """
     out, n, box = Path(out), settings.particles, settings.box
     draw, noise_draw = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
@@ -88,7 +88,7 @@ def simulate_stack(
                 release_pages(stack)
                 bar.update(len(noise))
 
-    refined_A = None  # the shifts that an earlier refinement would report
+    refined_A = None  # shifts as an earlier refinement would report them: true shifts plus errors
     if settings.origins_within_A is not None:
         refined_A = shifts_px * settings.pixel_A + torch.from_numpy(draw.normal(0, settings.origins_within_A, (n, 2)))
     names = [f"{i + 1:06d}@particles.mrcs" for i in range(n)]
@@ -111,18 +111,18 @@ def simulate_stack(
 def form_images(
     projections: Float[Tensor, "b box box"], optics: Optics, shifts_px: Float[Tensor, "b 2"]
 ) -> Float[Tensor, "b box box"]:
-    """Filter projections by their CTFs and move them by pixels (x, y)."""
+    """Multiply projections by their CTFs and shift them by pixels (x, y)."""
     box = projections.shape[-1]
     device = projections.device
     ky, kx = torch.meshgrid(torch.fft.fftfreq(box, device=device), torch.fft.rfftfreq(box, device=device), indexing="ij")
-    frequencies = torch.stack([kx, ky], dim=-1).view(-1, 2)  # half the plane: the images are real
+    frequencies = torch.stack([kx, ky], dim=-1).view(-1, 2)  # half of the plane suffices, because the images are real
     angle = -2 * torch.pi * (shifts_px @ frequencies.T)
     transfer = torch.polar(optics.ctf(frequencies), angle).view(-1, *kx.shape)
     return torch.fft.irfft2(torch.fft.rfft2(projections) * transfer, s=(box, box))
 
 
 class _States:
-    """Discrete states; one is drawn for each particle."""
+    """Discrete states, of which one is sampled for each particle."""
 
     def __init__(self, settings: Simulation, draw: np.random.Generator, data_dir: Path | str) -> None:
         self.examples = load_states(settings.molecule, data_dir)
@@ -145,7 +145,7 @@ class _States:
 
 
 class _Motion:
-    """A continuous motion; the progress of each moving part is drawn uniformly and independently for each particle."""
+    """A continuous motion; the progress of each moving part is sampled uniformly and independently for each particle."""
 
     def __init__(self, settings: Simulation, draw: np.random.Generator, data_dir: Path | str) -> None:
         if settings.weights is not None:
@@ -172,9 +172,10 @@ def _load_conformations(settings: Simulation, draw: np.random.Generator, data_di
 def _draw_poses(
     settings: Simulation, draw: np.random.Generator, data_dir: Path | str
 ) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 2"]]:
-    """Draw rotations and shifts in pixels: uniform, or from a table.
+    """Sample rotations and shifts in pixels, uniformly or from a table.
 
-    A table gives its shifts, and its views with a small random error; turns in the plane are uniform.
+    From a table, the function takes the shifts, and the viewing directions with a small random error; in-plane rotations are
+    uniform.
     """
     n, generator = settings.particles, torch.Generator()
     if settings.pose_table is None:
@@ -188,7 +189,7 @@ def _draw_poses(
 
 
 def _draw_rows(path: Path, parameter: str, n: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
-    """Draw the columns of ``n`` random rows of a CSV, with replacement."""
+    """Return the columns of ``n`` rows of a CSV file, sampled with replacement; ``parameter`` names the setting in messages."""
     if not path.is_file():
         raise HetacumnError(f"{path}: no such file; expected the CSV table of {parameter}")
     table = pd.read_csv(path)
@@ -214,7 +215,7 @@ def _draw_optics(settings: Simulation, draw: np.random.Generator, data_dir: Path
 def _noise_filter(
     settings: Simulation,
 ) -> Callable[[Float[np.ndarray, "b box box"]], Float[np.ndarray, "b box box"]]:
-    """Make the function that filters white noise to the spectrum of the settings, with unit variance per pixel."""
+    """Return a function that filters white noise to the spectrum of the settings, with unit variance per pixel."""
     if settings.noise == "white":
         return lambda noise: noise
     box = settings.box

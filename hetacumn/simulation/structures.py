@@ -1,11 +1,14 @@
-"""Atomic models: the states and the motions of a molecule, as atoms.
+"""Atomic models: the states and the continuous motions of a molecule, as sets of atoms.
 
-The spec of a molecule is a dict, as in params.yaml:
+The specification of a molecule is a dict, as in params.yaml::
 
     {structure: adk, states: [open, closed]}                         the two crystal structures
-    {structure: adk, path: [0.0, 0.5, 1.0]}                          on the way from open (0) to closed (1)
-    {structure: ribosome, left_out: [[], [small/head], [small]]}     one list of missing parts a state
-    {structure: spliceosome, arm_b_deg: [0, 50], top_deg: [0, 40]}   every pair of angles; top varies fastest
+    {structure: adk, path: [0.0, 0.5, 1.0]}                          points on the path from open (0) to closed (1)
+    {structure: ribosome, left_out: [[], [small/head], [small]]}     one list of missing parts for each state
+    {structure: spliceosome, arm_b_deg: [0, 50], top_deg: [0, 40]}   one state for every pair of angles
+
+``arm_b_deg`` and ``top_deg`` are rotations of two parts about their hinges, in degrees; ``top_deg`` varies fastest.
+:func:`load_motion` explains the specification of a continuous motion.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
 
-ATOM_WIDTH_A, AMINO_ACID_WIDTH_A, NUCLEOTIDE_WIDTH_A = 2.0, 3.0, 4.0  # standard deviations
+ATOM_WIDTH_A, AMINO_ACID_WIDTH_A, NUCLEOTIDE_WIDTH_A = 2.0, 3.0, 4.0  # standard deviations of the Gaussians
 ATOMIC_NUMBER = {"C": 6, "N": 7, "O": 8, "S": 16}
 STATE_KEYS: dict[str, list[set[str]]] = {
     "adk": [{"states"}, {"path"}],
@@ -31,7 +34,7 @@ STATE_KEYS: dict[str, list[set[str]]] = {
     "spliceosome": [{"arm_b_deg", "top_deg"}],
 }
 MOTION_KEYS: dict[str, list[set[str]]] = {"adk": [set()], "spliceosome": [{"arm_b_deg", "top_deg"}]}
-#: The type of the entries of each key's list, and its name in messages.
+#: For each key: the type of the entries of its list, and the name of this type in messages.
 ENTRY_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "states": (str, "names"),
     "left_out": (list, "lists of parts"),
@@ -39,15 +42,17 @@ ENTRY_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "arm_b_deg": ((int, float), "numbers"),
     "top_deg": ((int, float), "numbers"),
 }
-ADK_STATES = {"open": 0.0, "closed": 1.0}  # the ends of the path of adk
+ADK_STATES = {"open": 0.0, "closed": 1.0}  # positions on the path of adk
 
 
 @dataclass(frozen=True)
 class Atoms:
-    """Atoms, or residues as points, of one state of a molecule or of one state for each image.
+    """The atoms (or residues as points) of a molecule, in one state or in one state for each image.
 
-    ``positions_A`` are xyz in Å in the object's frame, with the origin at the centre of the box. ``weights`` are scattering
-    masses, ``widths_A`` the standard deviations of the Gaussians, ``parts`` the names of the parts of the molecule.
+    - ``positions_A``: positions (x, y, z) in the frame of the object, in Å, with the origin at the centre of the box.
+    - ``weights``: scattering mass: the atomic number, or its sum over the heavy atoms of a residue.
+    - ``widths_A``: standard deviation of the Gaussian of each atom, in Å.
+    - ``parts``: name of the part of the molecule to which each atom belongs.
     """
 
     positions_A: Float[Tensor, "*batch n 3"]
@@ -56,11 +61,11 @@ class Atoms:
     parts: Shaped[np.ndarray, " n"]
 
     def centre_of_mass(self) -> Float[Tensor, "*batch 3"]:
-        """Compute the weighted mean position in Å."""
+        """Return the mean position in Å, weighted by ``weights``."""
         return self.weights @ self.positions_A / self.weights.sum()
 
     def moved(self, shift_A: Float[Tensor, " 3"]) -> Atoms:
-        """Shift the atoms by a vector in Å."""
+        """Return the atoms shifted by a vector in Å."""
         return replace(self, positions_A=self.positions_A + shift_A)
 
     def to(self, device: torch.device | str) -> Atoms:
@@ -68,7 +73,10 @@ class Atoms:
         return Atoms(self.positions_A.to(device), self.weights.to(device), self.widths_A.to(device), self.parts)
 
     def without(self, names: list[str]) -> Atoms:
-        """Leave out the named parts; `small` stands for all of `small/…`. Raises HetacumnError for an unknown name."""
+        """Return the atoms without the named parts; ``small`` includes all ``small/…``.
+
+        Raises HetacumnError for an unknown name.
+        """
         wholes = np.array([part.split("/")[0] for part in self.parts])
         for name in names:
             _check_known("part", name, {*self.parts.tolist(), *wholes.tolist()})
@@ -78,10 +86,14 @@ class Atoms:
 
 
 def load_states(spec: dict, data_dir: Path | str) -> list[Atoms]:
-    """Load the discrete states of a molecule, in one frame: the first state's centre of mass is the origin.
+    """Load the discrete states of a molecule in a common frame, whose origin is the centre of mass of the first state.
 
-    ``spec`` is explained in this module's docstring; ``data_dir`` is the folder of the .npz files. Raises HetacumnError for a
-    missing file and for unknown structures, keys, states and parts.
+    Args:
+        spec: the specification, as in the docstring of this module.
+        data_dir: the folder of the .npz files of the structures.
+
+    Raises:
+        HetacumnError: a file is missing, or a structure, key, state or part is unknown.
     """
     structure = _check_spec(spec)
     if structure == "adk":
@@ -103,9 +115,11 @@ def load_states(spec: dict, data_dir: Path | str) -> list[Atoms]:
 
 @dataclass(frozen=True)
 class Motion:
-    """A continuous motion: the ``names`` of the moving parts, and a function ``move`` that makes :class:`Atoms`.
+    """A continuous motion.
 
-    ``move`` takes the progress of each part in [0, 1], shape ``(..., len(names))``; positions are then ``(..., n, 3)``.
+    - ``names``: names of the moving parts.
+    - ``move``: function from the progress of each part in [0, 1], of shape ``(..., len(names))``, to :class:`Atoms` with
+      positions of shape ``(..., n, 3)``.
     """
 
     names: tuple[str, ...]
@@ -115,9 +129,11 @@ class Motion:
 def load_motion(spec: dict, data_dir: Path | str) -> Motion:
     """Load a continuous motion.
 
-    {structure: adk} goes from open to closed; {structure: spliceosome, arm_b_deg: […], top_deg: […]} goes from the first to
-    the last angles, each arm by itself. The centre of mass at t = 0 is the origin throughout. Raises HetacumnError as
-    load_states does, and for a structure that has no motion.
+    ``{structure: adk}`` moves from open to closed. ``{structure: spliceosome, arm_b_deg: […], top_deg: […]}`` moves from the
+    first to the last angle of each list; the two parts move independently. The origin is the centre of mass at progress 0.
+
+    Raises:
+        HetacumnError: as :func:`load_states`, or the structure has no motion.
     """
     structure = _check_spec(spec, motion=True)
     motion = _adk_motion(data_dir) if structure == "adk" else _spliceosome_motion(spec, data_dir)
@@ -142,14 +158,14 @@ def rotate_about(
     axis: Float[Tensor, " 3"],
     angle_deg: Float[Tensor, "*batch"],
 ) -> Float[Tensor, "*batch n 3"]:
-    """Turn positions (xyz in Å) by right-handed angles about an axis through a point."""
+    """Rotate positions (x, y, z in Å) about an axis through a point, by right-handed angles in degrees."""
     axis = axis / axis.norm()
     rotation = roma.rotvec_to_rotmat(torch.deg2rad(angle_deg)[..., None] * axis)
     return (positions_A - point_A) @ rotation.mT + point_A
 
 
 def _check_spec(spec: dict, motion: bool = False) -> str:
-    """Return the spec's structure; raise HetacumnError for an unknown structure, an unknown key or a missing key."""
+    """Return the structure of a specification; raise HetacumnError for unknown structures, wrong keys and wrong values."""
     alternatives = MOTION_KEYS if motion else STATE_KEYS
     structure = _check_known("structure", spec.get("structure"), set(alternatives))
     known, given = alternatives[structure], set(spec) - {"structure"}
@@ -166,7 +182,7 @@ def _check_spec(spec: dict, motion: bool = False) -> str:
 
 
 def _check_known(kind: str, name: object, known: set[str]) -> str:
-    """Return the name; raise HetacumnError where it is not a known one."""
+    """Return ``name``; raise HetacumnError if it is not in ``known``."""
     if not isinstance(name, str) or name not in known:
         raise HetacumnError(f"unknown {kind} {name!r}; expected one of {', '.join(sorted(known))}")
     return name
@@ -181,7 +197,7 @@ def _read(data_dir: Path | str, name: str) -> dict[str, np.ndarray]:
 
 
 def _load_adk(data_dir: Path | str) -> Callable[[Tensor], Atoms]:
-    """Load a function from the progress, 0 open and 1 closed, to the heavy atoms; linear between the stored states."""
+    """Return a function from the progress (0 open, 1 closed) to the heavy atoms, linear between the stored states."""
     stored = _read(data_dir, "adk")
     path, coordinate = torch.from_numpy(stored["path_xyz_A"]), torch.from_numpy(stored["path_coordinate"])
     weights = torch.tensor([float(ATOMIC_NUMBER[element]) for element in stored["element"]])
@@ -197,7 +213,7 @@ def _load_adk(data_dir: Path | str) -> Callable[[Tensor], Atoms]:
 
 
 def _load_residues(data_dir: Path | str, name: str) -> Atoms:
-    """Load the residues of a large molecule as points, as deposited."""
+    """Load the residues of a large molecule as points, in the deposited conformation."""
     stored = _read(data_dir, name)
     widths = np.where(stored["is_nucleotide"], NUCLEOTIDE_WIDTH_A, AMINO_ACID_WIDTH_A).astype(np.float32)
     positions, weights = torch.from_numpy(stored["xyz_A"]), torch.from_numpy(stored["weight"])
@@ -205,7 +221,7 @@ def _load_residues(data_dir: Path | str, name: str) -> Atoms:
 
 
 def _load_spliceosome(data_dir: Path | str) -> Callable[..., Atoms]:
-    """Load a function from the angles of arm B and of the top, in degrees, to the molecule turned by them."""
+    """Return a function from the angles of arm B and of the top, in degrees, to the atoms with these parts rotated."""
     stored = _read(data_dir, "spliceosome")
     atoms = _load_residues(data_dir, "spliceosome").without(["rest"])
     arms = [

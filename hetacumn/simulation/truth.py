@@ -18,10 +18,14 @@ from hetacumn.common.files import atomic_path
 class Truth:
     """The true values of each particle; ``truth.npz`` on disk.
 
-    ``shifts_A`` (x, y) move the images; ``classes`` count from 0; ``coordinate`` is the progress of each part of a continuous
-    motion, and the class of discrete states. ``clean`` are the first images without noise, in the file's scale with protein
-    bright. The noise of the file has unit variance; ``noise_std`` is its standard deviation in the units of the volumes:
-    image = clean projection / noise_std + noise.
+    - ``rotations``: rotations that map object to view.
+    - ``shifts_A``: shifts (x, y) that move the image, in Å.
+    - ``classes``: class of each particle, counted from 0.
+    - ``coordinate``: progress in [0, 1] of each moving part of a continuous motion; for discrete states, the class.
+    - ``clean``: the first images without noise, in the scale of the file and with bright protein.
+    - ``snr``: the SNR of the stack.
+    - ``noise_std``: standard deviation of the noise in the units of the volumes. The noise in the file has unit variance:
+      image = clean projection / noise_std + noise.
     """
 
     rotations: Float[Tensor, "n 3 3"]
@@ -40,7 +44,7 @@ class Truth:
 
     @classmethod
     def read(cls, path: Path | str) -> Truth:
-        """Load a file of :meth:`write`. Raises :class:`HetacumnError` where there is none."""
+        """Load a file that :meth:`write` saved. Raises :class:`HetacumnError` if the file is missing."""
         if not Path(path).is_file():
             raise HetacumnError(f"{path}: no such file; expected the truth of a simulated stack")
         with np.load(path) as stored:
