@@ -34,7 +34,7 @@ repro: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS)
 
 test: data
-	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
