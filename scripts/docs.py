@@ -39,7 +39,7 @@ CHAPTERS = {  # caption → notebook: its executed copy in results/
                   "benchmark/2_tables": "benchmark/2_tables", "benchmark/3_convergence": "convergence/3_convergence"},
     "Exploration": {"explore": "explore"},
 }  # fmt: skip
-GUIDES = [f"docs/{name}" for name in ("own_particles", "results", "benchmark", "published_data", "gpus_and_clusters", "speed")]
+GUIDES = [f"docs/{name}" for name in ("own_particles", "benchmark", "published_data", "gpus_and_clusters", "speed")]
 PROJECT = ["CONTRIBUTING", "CHANGELOG"]
 PAGES = {f"{name}.md" for name in GUIDES + PROJECT}
 NOT_RUN = "```{note}\nAs committed, without results: they were not made on the machine that built this site.\n```"
