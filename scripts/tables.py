@@ -34,7 +34,7 @@ PROGRAMS = {
     "drgnai-conf": "cryoDRGN-AI with `--use-conf-encoder`",
 }
 OWN = ["amortized", "hetacumn-bare", "em", "hetacumn", "hetacumn-refined"]
-BEST = ["em", "hetacumn", "hetacumn-refined"]
+MAIN_METHODS = ["em", "hetacumn", "hetacumn-refined"]
 HEADLINE = ["em", "amortized", "hetacumn", "hetacumn-refined"]
 HEADLINE_RATES = ["em", "hetacumn"]
 SPEED = {
@@ -154,17 +154,17 @@ def noise() -> str:
             accuracy = rows["accuracy"].map("{:.3f}".format)
             highest = max(accuracy)
             bold = {method: f"**{value}**" if value == highest else value for method, value in accuracy.items()}
-            poses = [degrees(value) for value in (bound["rotation_bound_deg"], *rows.loc[BEST, "rotation_error_deg"])]
+            poses = [degrees(value) for value in (bound["rotation_bound_deg"], *rows.loc[MAIN_METHODS, "rotation_error_deg"])]
             lines.append(
                 [
                     DATASETS[dataset],
                     f"{snr:g}",
                     f"{bound['bound_marginal']:.3f}",
-                    *(bold[method] for method in (*BEST, "amortized")),
+                    *(bold[method] for method in (*MAIN_METHODS, "amortized")),
                     *poses,
                 ]
             )
-    names = [f"`{method}`" for method in BEST]
+    names = [f"`{method}`" for method in MAIN_METHODS]
     poses = [f"{column}, rotation error" for column in names]
     return rows_of(["dataset", "SNR", "Bayes bound", *names, "`amortized`", "pose bound", *poses], lines)
 
