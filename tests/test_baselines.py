@@ -248,7 +248,7 @@ def test_cryodrgn_predictions_are_read_in_the_units_of_the_command(exported, tmp
         cryodrgn.read_predictions(tmp_path, 8, exported, 2, config)
 
 
-class MaliciousPickle:
+class Evil:
     def __reduce__(self):
         return os.system, ("touch evil",)
 
@@ -256,7 +256,7 @@ class MaliciousPickle:
 def test_a_pickle_of_more_than_arrays_is_refused_and_runs_no_code(exported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open("z.0.pkl", "wb") as file:
-        pickle.dump(MaliciousPickle(), file)
+        pickle.dump(Evil(), file)
     with pytest.raises(HetacumnError, match=r"z.0.pkl: holds \w+.system; expected NumPy arrays alone"):
         cryodrgn.read_predictions(tmp_path, 0, exported, 2, cryodrgn.CryodrgnConfig())
     assert not (tmp_path / "evil").exists()

@@ -179,7 +179,7 @@ def predicted(folder, trained) -> subprocess.CompletedProcess:
 @needs_data
 @pytest.mark.slow
 class TestFromAnEmptyFolder:
-    """Simulate, train, predict, report, compare and export a toy stack, in the order of a user's work."""
+    """Simulate, train, predict, report, compare and export a toy stack, one after the other, as a user does."""
 
     def test_training_uses_the_given_settings_and_prints_the_next_command(self, folder, trained):
         assert trained.returncode == 0, trained.stderr[-3000:]
@@ -251,9 +251,9 @@ class TestFromAnEmptyFolder:
         refused = hetacumn(folder, *words)
         assert refused.returncode == 2 and f"stopped: in use by process {process.pid}" in refused.stderr
         process.send_signal(signal.SIGTERM)
-        printed = process.communicate(timeout=120)[1]
+        said = process.communicate(timeout=120)[1]
         assert process.returncode == 130
-        assert printed.splitlines()[-1] == "interrupted: the same command continues from stopped/checkpoint.pt"
+        assert said.splitlines()[-1] == "interrupted: the same command continues from stopped/checkpoint.pt"
 
     def test_a_users_own_dataset_is_simulated_outside_a_project(self, folder):
         settings = {"datasets": {"own": {"structure": "adk", "states": ["open"], "particles": 3, "box": 32, "pixel_A": 3.2}}}

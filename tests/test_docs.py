@@ -1,4 +1,4 @@
-"""The site builds without a warning, its links resolve, its search works, and it loads nothing from other hosts."""
+"""The site builds without a warning, its links arrive, it can be searched, and it asks nobody else."""
 
 import json
 import time
@@ -14,22 +14,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_every_notebook_is_in_the_site():
     listed = {f"{name}.ipynb" for notebooks in docs.CHAPTERS.values() for name in notebooks}
-    found = {
+    here = {
         path.relative_to(ROOT / "notebooks").as_posix()
         for path in (ROOT / "notebooks").rglob("*.ipynb")
         if ".ipynb_checkpoints" not in path.parts
     }
-    assert listed == found
+    assert listed == here
     guides = {path.relative_to(ROOT).as_posix() for folder in ("", "docs") for path in (ROOT / folder).glob("*.md")}
     assert docs.PAGES == guides - {"README.md"}
 
 
 def test_the_reference_lists_every_module_of_the_package_once():
-    found = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in (ROOT / "hetacumn").rglob("*.py")}
+    here = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in (ROOT / "hetacumn").rglob("*.py")}
     packages = docs.subpackages()
     listed = ["hetacumn", *packages, *(name for modules in packages.values() for name in modules)]
-    expected = {name.removesuffix(".__init__") for name in found if not name.endswith("__main__")}
-    assert sorted(listed) == sorted(expected)
+    wanted = {name.removesuffix(".__init__") for name in here if not name.endswith("__main__")}
+    assert sorted(listed) == sorted(wanted)
 
 
 @pytest.mark.parametrize(
@@ -45,21 +45,21 @@ def test_the_reference_lists_every_module_of_the_package_once():
         ('<link rel="stylesheet" href="//example.org/x.css">', "loads //example.org/x.css"),
     ],
 )
-def test_broken_links_and_other_hosts_are_found(tmp_path, page, fault):
+def test_a_link_that_leads_nowhere_and_a_foreign_host_are_found(tmp_path, page, fault):
     (tmp_path / "there.html").write_text('<p id="spot">')
     (tmp_path / "page.html").write_text(page)
     found = docs.faults(tmp_path)
     assert (found == []) if fault is None else (len(found) == 1 and fault in found[0])
 
 
-def test_a_style_sheet_that_loads_from_another_host_is_found(tmp_path):
+def test_a_style_sheet_that_asks_another_host_is_found(tmp_path):
     (tmp_path / "style.css").write_text("a { background: url(x.png) } @import 'https://example.org/font.css';")
     assert docs.faults(tmp_path) == ["style.css loads https://example.org/font.css"]
 
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory) -> Path:
-    """Build the site from the notebooks of the repository and return its HTML folder."""
+    """The site, of the notebooks as they are here."""
     folder = tmp_path_factory.mktemp("site")
     assert docs.main(folder) == 0
     return folder / "html"
@@ -74,7 +74,7 @@ def test_the_site_has_its_pages_and_its_formulas(html):
 
 
 @pytest.mark.slow
-def test_the_search_finds_a_page_and_the_browser_requests_no_other_host(html, browser):
+def test_a_browser_finds_what_it_searches_and_asks_no_other_host(html, browser):
     browser.get(f"file://{html}/search.html?q=defocus")
     deadline, found = time.monotonic() + 30, ""
     while "How a microscope makes a picture" not in found and time.monotonic() < deadline:
@@ -84,5 +84,5 @@ def test_the_search_finds_a_page_and_the_browser_requests_no_other_host(html, br
     for page in ("search.html", "index.html", "notebooks/lessons/2_image_formation.html"):
         browser.get(f"file://{html}/{page}")
         requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        urls = [one["params"]["request"]["url"] for one in requests if one["method"] == "Network.requestWillBeSent"]
-        assert urls and [url for url in urls if urlsplit(url).scheme not in ("file", "data", "blob", "chrome")] == []
+        asked = [one["params"]["request"]["url"] for one in requests if one["method"] == "Network.requestWillBeSent"]
+        assert asked and [url for url in asked if urlsplit(url).scheme not in ("file", "data", "blob", "chrome")] == []

@@ -223,7 +223,7 @@ def test_a_folder_with_another_download_is_refused_and_left_unchanged(server, ar
 
 
 @pytest.mark.parametrize("count", [0, 22])
-def test_a_number_of_particles_outside_the_entry_is_refused(server, tmp_path, count):
+def test_more_particles_than_there_are_cannot_be_had(server, tmp_path, count):
     with pytest.raises(HetacumnError, match=rf"{count} particles of 21 in .*; expected 1 to 21"):
         get(server, tmp_path, count)
 

@@ -158,7 +158,7 @@ def test_the_default_run_is_that_of_the_pipeline_or_else_of_the_lesson(tmp_path,
 
 
 def test_a_run_opens_from_anywhere(folder, tmp_path, monkeypatch):
-    """The noted path of the images starts at the working directory or a folder around the run; else they are in the run."""
+    """The noted path of the images starts at the working directory or a folder around the run; else they are inside the run."""
     moved = tmp_path / "project/results/run"
     shutil.copytree(folder, moved)
     monkeypatch.chdir(tmp_path)

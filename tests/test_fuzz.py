@@ -11,7 +11,7 @@ def test_every_kind_is_known(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_corrupted_input_raises_no_other_error(kind):
+def test_corrupted_input_raises_only_hetacumn_error(kind):
     found = fuzz.fuzz(kind, 80, seed=1)
     assert found["examples"] == []
     assert found["refused"] > 20 and found["loaded"] > 0  # else the corruption had no effect, or no case loads

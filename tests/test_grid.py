@@ -109,7 +109,7 @@ def test_the_likeliest_rotations_are_the_best_of_all_scores_in_order(toy, device
             assert torch.equal(found.shifts_px[image], shifts[t]) and volume[image, place] == v
 
 
-def test_likeliest_returns_at_most_all_rotations(toy, device, generator):
+def test_likeliest_returns_no_more_poses_than_rotations(toy, device, generator):
     poses, volume = likeliest(toy.data, toy.volumes, random_rotations(5, generator, device), shift_grid(0.0, 1).to(device), 16)
     assert len(poses) == 5 and volume.shape == (len(toy.data), 5) and not volume.any()
 

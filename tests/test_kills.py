@@ -16,6 +16,6 @@ def test_three_kills_do_not_change_the_results(tmp_path):
     assert (table["stage"] != "none").any()
 
 
-def test_the_running_stage_is_read_from_the_printed_lines():
-    printed = "3 stages to run\nem@adk: begins\ntrain@adk-x: begins\nem@adk: 50%\nem@adk: done after 3 s\n"
-    assert kills.at_work(printed) == "train@adk-x" and kills.at_work("") == "none"
+def test_the_stages_at_work_are_read_off_what_was_said():
+    said = "3 stages to run\nem@adk: begins\ntrain@adk-x: begins\nem@adk: 50%\nem@adk: done after 3 s\n"
+    assert kills.at_work(said) == "train@adk-x" and kills.at_work("") == "none"

@@ -21,7 +21,7 @@ METHODS = list(plots.METHODS)
 
 @pytest.fixture(scope="module")
 def examples(blobs):
-    """Return examples-up arguments of every figure function, by its name."""
+    """Return invented arguments of every figure function, by the name of the function."""
     random = np.random.default_rng(0)
     classes = {d: random.integers(0, 3, 200) for d in DATASETS}
     clean = [np.stack([blobs.projection(32).numpy()] * 4)] * 2

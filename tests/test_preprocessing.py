@@ -98,7 +98,7 @@ def test_observations_of_coloured_noise_are_white_and_their_ctf_is_divided_by_th
     inner = data.plane.k.norm(dim=1) > 1
     per_coefficient = data.y.abs().square().mean(0)[inner]
     assert per_coefficient.mean() == pytest.approx(1, abs=0.01)
-    assert per_coefficient.std() < 0.12  # 1 without whitening
+    assert per_coefficient.std() < 0.12  # 1 for the raw observations
     torch.testing.assert_close(raw.y / data.y, (raw.ctf / data.ctf).to(raw.y.dtype), rtol=1e-3, atol=1e-3)
 
 

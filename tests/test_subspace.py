@@ -97,7 +97,7 @@ def test_the_evidence_has_gradients_in_the_volumes(toy, basis):
     assert difference == pytest.approx(2 * float((voxels.grad * step).sum()), rel=0.02)
 
 
-def test_the_prior_of_components_is_gaussian_with_a_fraction_of_the_power_of_the_mean_in_each_shell(toy, basis, device):
+def test_the_prior_variance_of_components_follows_the_power_of_the_mean_in_each_shell(toy, basis, device):
     basis = basis.clone().requires_grad_()
     penalty = ComponentPrior(BOX, 0.2, torch.device(device)).penalty(basis)
     power = fft3c(basis.detach().double()).abs().square() / BOX**3  # as for an orthonormal transform

@@ -443,7 +443,7 @@ def test_training_on_the_device(blobs, device, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("changes", [{}, {"decoder": "coordinate"}], ids=str)
 def test_replayed_steps_equal_launched_steps(blobs, tmp_path, monkeypatch, changes):
-    """Random numbers, rates and weights are equal, but for rounding, if steps are launched kernel by kernel or replayed."""
+    """Random numbers, rates and weights are equal, but for rounding, whether kernels are launched one by one or replayed."""
     monkeypatch.setenv("HETACUMN_LAYERS", "float32")
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 200, BOX, snr=0.5, device="cuda")
     start, runs = Start(toy.basis(2), toy.poses, toy.latents(2), "classes", {}), []
