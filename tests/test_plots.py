@@ -20,7 +20,7 @@ METHODS = list(plots.METHODS)
 
 
 @pytest.fixture(scope="module")
-def examples(blobs):
+def made(blobs):
     """Return invented arguments of every figure function, by the name of the function."""
     random = np.random.default_rng(0)
     classes = {d: random.integers(0, 3, 200) for d in DATASETS}
@@ -153,10 +153,10 @@ def examples(blobs):
         "log_ratio_histogram",
     ],
 )
-def test_a_figure_is_reproducible_to_the_byte_and_small_enough_for_git(name, examples, tmp_path):
+def test_a_figure_is_reproducible_to_the_byte_and_small_enough_for_git(name, made, tmp_path):
     plots.style()
     for copy in ("a.png", "b.png"):
-        plots.save(getattr(plots, name)(*examples[name]), tmp_path / copy)
+        plots.save(getattr(plots, name)(*made[name]), tmp_path / copy)
     first, second = ((tmp_path / copy).read_bytes() for copy in ("a.png", "b.png"))
     assert first == second
     assert 2_000 < len(first) < 300_000
@@ -188,23 +188,23 @@ def test_the_import_of_plots_changes_no_setting_of_matplotlib_and_opens_no_figur
         "defocus_histogram",
     ],
 )
-def test_a_figure_by_seaborn_changes_no_setting_of_matplotlib_and_opens_no_figure(name, examples, tmp_path):
+def test_a_figure_by_seaborn_changes_no_setting_of_matplotlib_and_opens_no_figure(name, made, tmp_path):
     plots.style()
     before = settings()
-    plots.save(getattr(plots, name)(*examples[name]), tmp_path / "figure.png")
+    plots.save(getattr(plots, name)(*made[name]), tmp_path / "figure.png")
     assert settings() == before
     assert not pyplot.get_fignums()
 
 
-def test_a_wrong_shape_is_refused(examples):
-    z, path = examples["latent_density"]
+def test_a_wrong_shape_is_refused(made):
+    z, path = made["latent_density"]
     wrong = {
         "latent_density": (z, path[:, :3]),
         "view_distribution": (np.zeros(5), np.zeros(6)),
         "defocus_histogram": (np.ones(5), np.ones(6)),
         "confusion_matrix": ({"adk": {"em": np.ones((2, 3), dtype=int)}},),
         "latent_scatter": ({"adk": z[:, 0]}, {"adk": np.zeros(len(z), dtype=int)}),
-        "volume_surfaces": (examples["volume_surfaces"][0][0], {}),
+        "volume_surfaces": (made["volume_surfaces"][0][0], {}),
         "pictures": (np.zeros((8, 8)), ["one"]),
         "curves": (np.arange(5), {"one": np.arange(6)}, "x", "y"),
     }
@@ -213,8 +213,8 @@ def test_a_wrong_shape_is_refused(examples):
             getattr(plots, name)(*arguments)
 
 
-def test_a_bar_of_accuracy_is_the_mean_over_seeds_in_the_style_of_its_method(examples):
-    table = pd.concat([examples["accuracy_bars"][0].assign(accuracy=a, accuracy_unseen=a - 0.1) for a in (0.8, 0.9)])
+def test_a_bar_of_accuracy_is_the_mean_over_seeds_in_the_style_of_its_method(made):
+    table = pd.concat([made["accuracy_bars"][0].assign(accuracy=a, accuracy_unseen=a - 0.1) for a in (0.8, 0.9)])
     axis = plots.accuracy_bars(table).axes[0]
     assert [bar.get_width() for bar in axis.patches] == pytest.approx([0.85] * len(METHODS))
     assert [bar.get_hatch() or "" for bar in axis.patches] == [plots.METHODS[m].hatch for m in METHODS]
@@ -225,8 +225,8 @@ def test_a_bar_of_accuracy_is_the_mean_over_seeds_in_the_style_of_its_method(exa
     assert axis.get_lines()[0].get_xdata() == pytest.approx([0.75] * len(METHODS))
 
 
-def test_a_bar_of_the_ablation_is_the_mean_over_seeds_and_its_points_are_the_seeds(examples):
-    table, names, quantities = examples["ablation_bars"]
+def test_a_bar_of_the_ablation_is_a_mean_and_its_points_are_the_seeds(made):
+    table, names, quantities = made["ablation_bars"]
     axis = plots.ablation_bars(table, names, quantities).axes[0]
     rows = table[table["dataset"] == DATASETS[0]]
     for place, method in enumerate(names):
@@ -256,7 +256,7 @@ def test_histograms_of_pose_errors_count_all_particles_also_beyond_the_axis():
         assert sum(found) == pytest.approx(1)
 
 
-def test_log_ratios_are_stacked_from_the_last_group_to_the_first(examples):
+def test_log_ratios_are_stacked_from_the_last_group_to_the_first(made):
     groups = {"one": np.full(30, 100.0), "two": np.full(20, 100.0), "none": np.zeros(10)}
     axis = plots.log_ratio_histogram(groups).axes[0]
     tops = {area.get_label(): area.get_paths()[0].vertices[:, 1].max() for area in axis.collections}
@@ -264,8 +264,8 @@ def test_log_ratios_are_stacked_from_the_last_group_to_the_first(examples):
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["one", "two", "none"]
 
 
-def test_equal_fsc_curves_are_marked_at_different_shells(examples):
-    table = examples["fsc_curves"][0]
+def test_equal_fsc_curves_are_marked_at_different_shells(made):
+    table = made["fsc_curves"][0]
     axis = plots.fsc_curves(table).axes[0]
     markers = [points for points in axis.collections if isinstance(points, PathCollection)]
     marked = [x for points in markers for x in points.get_offsets()[:, 0]]
@@ -287,39 +287,39 @@ def test_tensors_and_series_are_plotted_like_arrays():
     assert np.array_equal(image.get_array(), np.eye(4))
 
 
-def test_a_path_is_plotted_from_its_first_to_its_last_volume_with_their_numbers(examples):
-    figure = plots.path_surfaces(examples["path_surfaces"][0].repeat(5, axis=0)[:10])
+def test_a_path_is_drawn_from_end_to_end_under_its_own_numbers(made):
+    figure = plots.path_surfaces(made["path_surfaces"][0].repeat(5, axis=0)[:10])
     assert [text.get_text() for text in figure.texts] == ["1", "3", "5", "8", "10"]
 
 
-def test_many_classes_and_one_latent_dimension_can_be_plotted(examples):
+def test_many_classes_and_one_latent_dimension_can_be_plotted(made):
     plots.style()
     classes, z = np.arange(60) % 10, np.linspace(-1, 1, 60)[:, None]
     plots.latent_scatter({"mine": z}, {"mine": classes})
     plots.latent_density(z, z[::20])
-    plots.volume_surfaces(np.repeat(examples["volume_surfaces"][0], 5, axis=0)[:10], {})
+    plots.volume_surfaces(np.repeat(made["volume_surfaces"][0], 5, axis=0)[:10], {})
 
 
-def test_text_is_at_least_eight_points(examples):
+def test_text_is_at_least_eight_points(made):
     plots.style()
     for name in ("accuracy_bars", "fsc_curves", "confusion_matrix"):
-        figure = getattr(plots, name)(*examples[name])
+        figure = getattr(plots, name)(*made[name])
         figure.canvas.draw()
         assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 8
 
 
-def test_a_method_has_one_colour_everywhere(examples):
+def test_a_method_has_one_colour_everywhere(made):
     plots.style()
-    expected = [plots.METHODS[m].colour for m in METHODS]
-    lines = plots.fsc_curves(*examples["fsc_curves"]).axes[0].get_lines()[: len(METHODS)]
-    assert [line.get_color() for line in lines] == expected
+    wanted = [plots.METHODS[m].colour for m in METHODS]
+    lines = plots.fsc_curves(*made["fsc_curves"]).axes[0].get_lines()[: len(METHODS)]
+    assert [line.get_color() for line in lines] == wanted
 
 
-def test_a_method_that_is_missing_for_one_dataset_leaves_a_gap(examples, tmp_path):
+def test_a_method_that_is_missing_for_one_dataset_leaves_a_gap(made, tmp_path):
     plots.style()
-    table = examples["accuracy_bars"][0]
+    table = made["accuracy_bars"][0]
     table = table[~((table["dataset"] == "adk") & (table["method"] == "em"))]
-    confusions = {d: dict(by_method) for d, by_method in examples["confusion_matrix"][0].items()}
+    confusions = {d: dict(by_method) for d, by_method in made["confusion_matrix"][0].items()}
     del confusions["adk"]["em"]
     figure = plots.accuracy_bars(table)
     places = [[round(bar.get_y() + bar.get_height() / 2) for bar in axis.patches] for axis in figure.axes]
@@ -329,23 +329,23 @@ def test_a_method_that_is_missing_for_one_dataset_leaves_a_gap(examples, tmp_pat
     plots.save(plots.confusion_matrix(confusions), tmp_path / "confusion.png")
 
 
-def test_a_users_own_method_is_plotted(examples, tmp_path):
+def test_a_users_own_method_is_plotted(made, tmp_path):
     plots.style()
-    truth, volumes = examples["volume_surfaces"]
+    truth, volumes = made["volume_surfaces"]
     plots.save(plots.volume_surfaces(truth, {"mine": truth, **volumes}), tmp_path / "volumes.png")
     histories = {"adk": {"mine": pd.DataFrame({"step": range(9), "loss": range(9)})}}
     figure = plots.training_curves(histories, {"loss": "loss"}, ("step", "steps"))
     assert figure.axes[0].get_lines()[0].get_label() == "mine"
 
 
-def test_an_empty_volume_can_be_plotted(examples, tmp_path):
-    truth = examples["volume_surfaces"][0]
+def test_an_empty_volume_can_be_plotted(made, tmp_path):
+    truth = made["volume_surfaces"][0]
     plots.save(plots.volume_surfaces(truth, {"em": np.zeros_like(truth)}), tmp_path / "empty.png")
 
 
-def test_every_dataset_of_the_ablation_is_named_once(examples):
-    table = examples["ablation_bars"][0]
-    figure = plots.ablation_bars(*examples["ablation_bars"])
+def test_every_dataset_of_the_ablation_is_named_once(made):
+    table = made["ablation_bars"][0]
+    figure = plots.ablation_bars(*made["ablation_bars"])
     assert [axis.get_title() for axis in figure.axes if axis.get_title()] == [
         plots.DATASETS[name] for name in dict.fromkeys(table["dataset"])
     ]
