@@ -232,7 +232,7 @@ def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project
         "particles",
         "results/adk/particles/particles.star",
     )
-    assert ran.returncode == 0 and "cryodrgn2 gave no answer" in ran.stdout, ran.stderr[-3000:]
+    assert ran.returncode == 0 and "cryodrgn2 returned no predictions" in ran.stdout, ran.stderr[-3000:]
     ablated = project / "results/benchmark/ablation/adk/ablation-none/0"
     shutil.copytree(done / "hetacumn", ablated)
     seen_less = project / "results/benchmark/share/adk/10"
@@ -300,7 +300,7 @@ def test_two_answers_are_compared_by_what_both_know(done, project):
     "arguments, message",
     [
         (("method", "em", "particles", "absent/particles.star", "out", "out"), "absent/particles.star"),
-        (("dataset", "adk", "sed", 3, "out", "out"), "2_train.ipynb has no parameter sed; it knows dataset"),
+        (("dataset", "adk", "sed", 3, "out", "out"), "2_train.ipynb has no parameter sed; its parameters are dataset"),
         (("dataset", "adk", "method", "em", "classes", 500, "out", "out"), "500 classes for 84 particles"),
         (("dataset", "adk", "method", "best", "out", "out"), "best"),
     ],
