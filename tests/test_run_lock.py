@@ -33,7 +33,7 @@ def start(folder: Path, seconds: float) -> subprocess.Popen:
 def test_a_second_run_is_refused_while_the_first_lives_and_let_in_when_it_has_ended(tmp_path):
     first = start(tmp_path / "out", 300)
     assert first.stdout.readline() == "holds\n"
-    with pytest.raises(HetacumnError, match=f"out: in use by process {first.pid}, which started .*; expected one run per"):
+    with pytest.raises(HetacumnError, match=f"out: in use by process {first.pid}, started .*; expected one run per folder"):
         with hold(tmp_path / "out"):
             pass
     first.send_signal(signal.SIGINT)

@@ -2,6 +2,6 @@
 
 :mod:`.relion` and :mod:`.cryodrgn` each have one function ``run``. It starts the program within a time limit, and reads the
 output as :class:`~hetacumn.particles.predictions.Predictions`. Both programs read the prepared images
-(:func:`hetacumn.particles.preparation.prepare_stack`) that HetACUMN reads. One module,
-``hetacumn.evaluation.scores``, scores all programs.
+(:func:`hetacumn.particles.preparation.prepare_stack`) that HetACUMN reads, and :mod:`hetacumn.evaluation.scores` scores the
+predictions of all programs.
 """

@@ -43,7 +43,7 @@ def check_holds(folder: Path, names: tuple[str, ...], what: str, command: str) -
 
 
 def check_folders(**options: Path | None) -> None:
-    """Raise :class:`HetacumnError` if an output folder, or one of its parent folders, is a file. Names are those of options."""
+    """Raise :class:`HetacumnError` if the folder of an output option, or one of its parent folders, is a file."""
     for option, path in options.items():
         for place in (path, *path.parents) if path else ():
             if place.exists() and not place.is_dir():

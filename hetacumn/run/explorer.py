@@ -66,7 +66,7 @@ class Explorer:
         self.axes = ipywidgets.Dropdown(options=axes, description="axes")
         motions = [(f"motion {i + 1}", i) for i in range(run.motions.coordinates.shape[1])]
         self.motion = ipywidgets.Dropdown(options=motions, description="path")
-        self.slider = ipywidgets.FloatSlider(0.0, min=0.0, max=1.0, step=0.05, description="along it")
+        self.slider = ipywidgets.FloatSlider(0.0, min=0.0, max=1.0, step=0.05, description="position")
         self.begin, self.end = (_button(f"{name} of path = selection") for name in ("start", "end"))
         self.stem = ipywidgets.Text(str(run.folder / "selection"), description="file")
         self.write = _button("write STAR and MRC")
