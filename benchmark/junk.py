@@ -31,8 +31,8 @@ QUANTILES = (0.01, 0.5, 0.99)
 def mix(folder: Path, first: Path, second: Path, noise: int, seed: int = 0) -> np.ndarray:
     """Write ``folder/particles.star`` and its stack: a shuffled mixture of particles and noise images.
 
-    The particles are those of two tables with one optics group each. The noise images have the optics of the first particles.
-    The function returns the origin of each image: its row in the concatenation of both tables and the noise.
+    The particles are those of two tables with one optics group each. The noise images have the optics of the first particles of
+    the first table. The function returns the origin of each image: its row in the concatenation of both tables and the noise.
     """
     tables = [read_table(star) for star in (first, second)]
     stacks = [open_stack(star.with_name("particles.mrcs")) for star in (first, second)]

@@ -51,7 +51,7 @@ MEMBERS = {
 }
 ATOMIC_NUMBER = {"C": 6, "N": 7, "O": 8, "P": 15, "S": 16}
 
-ADK_CORE_RESIDUES = [(1, 29), (60, 121), (160, 214)]  # the rigid CORE domain; the domains LID and NMP move
+ADK_CORE_RESIDUES = [(1, 29), (60, 121), (160, 214)]  # the CORE domain, against which LID and NMP move
 ADK_PATH_STATES = 21
 
 RIBOSOME_HEAD_PROTEINS = {  # proteins in the head of the small subunit

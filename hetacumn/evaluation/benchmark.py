@@ -2,7 +2,7 @@
 
 The column ``part`` assigns each row to one part of the table:
 
-- ``compared``: the methods of this package and other programs, on equal terms;
+- ``compared``: the methods of this package and other programs;
 - ``ablations``: HetACUMN without one of its parts;
 - ``shares``: HetACUMN trained on a different fraction of the particles.
 

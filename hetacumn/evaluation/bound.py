@@ -1,7 +1,7 @@
 """The Bayes bound of a simulated stack: the accuracy of a classifier that knows the true volumes.
 
-Two classifiers compute the class posterior. The first classifier knows the true poses. The second classifier does not; its
-class posterior is marginalised over the poses:
+Two classifiers compute the class posterior. The first classifier knows the true poses. The second classifier does not know
+them. Its class posterior is marginalised over the poses:
 
 1. For each class, Gauss-Newton steps climb to the nearest peak of the likelihood from two poses: the best pose of an exhaustive
    grid, and the true pose. The climb from the true pose guarantees that no finer grid can improve the bound.
@@ -33,8 +33,8 @@ class Bound:
     """The accuracies of both classifiers, and the pose error with the true volumes.
 
     - ``known_pose``: accuracy of the classifier that knows the true poses.
-    - ``marginal``: accuracy of the classifier that does not; the Bayes bound.
-    - ``rotation_error_deg``: median rotation error of its best pose, in degrees.
+    - ``marginal``: accuracy of the classifier that does not know the poses; the Bayes bound.
+    - ``rotation_error_deg``: median rotation error of the best poses of this second classifier, in degrees.
     """
 
     known_pose: float
