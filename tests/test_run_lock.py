@@ -70,7 +70,7 @@ def test_of_many_that_start_at_once_after_a_kill_one_is_let_in(tmp_path):
 
 def test_a_lock_of_another_host_is_refused_with_the_way_to_remove_it(tmp_path):
     (tmp_path / LOCK).write_text(json.dumps({"host": "elsewhere", "process": 1, "began": 0.0}))
-    with pytest.raises(HetacumnError, match=r"process 1 of elsewhere, .* or remove .*\.lock if that run is gone"):
+    with pytest.raises(HetacumnError, match=r"process 1 on elsewhere, .* or remove .*\.lock if the process no longer exists"):
         with hold(tmp_path):
             pass
     assert (tmp_path / LOCK).exists()
