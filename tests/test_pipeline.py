@@ -303,7 +303,7 @@ def test_two_predictions_are_compared_on_their_common_particles(done, project):
     "arguments, message",
     [
         (("method", "em", "particles", "absent/particles.star", "out", "out"), "absent/particles.star"),
-        (("dataset", "adk", "sed", 3, "out", "out"), "2_train.ipynb has no parameter sed; it knows dataset"),
+        (("dataset", "adk", "sed", 3, "out", "out"), "2_train.ipynb has no parameter sed; its parameters are dataset"),
         (("dataset", "adk", "method", "em", "classes", 500, "out", "out"), "500 classes for 84 particles"),
         (("dataset", "adk", "method", "best", "out", "out"), "best"),
     ],

@@ -1,4 +1,4 @@
-"""Scores of several datasets or seeds in one table, read back from ``results/``."""
+"""Tables of the scores of several datasets or seeds, read from ``results/``."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from hetacumn.evaluation.dataset import SimulatedDataset
 
 RESULT_COLUMNS = ["dataset", "method", "seed", "accuracy", "accuracy_unseen", "accuracy_surer_half", "ari", "bound_known_pose",
                   "bound_marginal", "rotation_error_deg", "rotation_bound_deg", "resolution_A"]  # fmt: skip
-ARRIVED_WITHIN = 0.03  # of the Bayes bound
+ARRIVED_WITHIN = 0.03  # largest distance of the accuracy below the Bayes bound
 
 
 @dataclass(frozen=True)
 class Evaluations:
-    """The files that `4_evaluate` wrote for several datasets.
+    """The files that the notebook `4_evaluate` wrote for several datasets.
 
-    ``scores`` and ``fsc`` hold the rows of all datasets. The other fields are by dataset, then by method: ``confusions``,
-    ``rotation_errors`` in degrees, aligned ``volumes`` (also of the ``truth``), and the training ``histories`` of the methods
-    that have one.
+    - ``scores``, ``fsc``: rows of all datasets.
+    - ``confusions``: confusion matrices, by dataset, then by method; as for all following fields.
+    - ``rotation_errors``: rotation error of each particle in degrees.
+    - ``volumes``: aligned class volumes, and the true volumes under the name ``truth``.
+    - ``histories``: training histories of the methods that have one.
     """
 
     scores: pd.DataFrame
@@ -35,7 +37,7 @@ class Evaluations:
 
 
 def read_evaluations(results: Path | str, datasets: list[str]) -> Evaluations:
-    """Read the evaluations of some datasets from the folder ``results``."""
+    """Read the evaluations of ``datasets`` from the folder ``results``."""
     folders = {dataset: Path(results) / dataset for dataset in datasets}
     scores, fsc = (
         pd.concat([pd.read_csv(folder / "evaluation" / name) for folder in folders.values()], ignore_index=True)
@@ -58,9 +60,10 @@ def _read_histories(folder: Path, methods: list[str]) -> dict[str, pd.DataFrame]
 
 
 def score_seeds(folder: Path | str, dataset: SimulatedDataset) -> pd.DataFrame:
-    """Score the runs of one dataset from several seeds, one folder per seed: one row per seed.
+    """Score the runs of one dataset from several seeds; return one row per seed.
 
-    A run has ``arrived`` if its accuracy is within 0.03 of the dataset's Bayes bound.
+    ``folder`` holds one folder per seed. A run has ``arrived`` if its accuracy is at most 0.03 below the Bayes bound of the
+    dataset.
     """
     bound = pd.read_csv(dataset.folder / "evaluation" / "scores.csv")["bound_marginal"].iloc[0]
     folders = sorted((path.parent for path in Path(folder).glob("*/predictions.star")), key=lambda path: int(path.name))
