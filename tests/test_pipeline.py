@@ -176,6 +176,7 @@ def test_figures_and_their_table(done, project):
         "volumes_adk",
         "fsc",
         "training",
+        "overview",
     ]
     assert {f"{name}.png" for name in names} | {"results.csv"} <= figures
     table = pd.read_csv(project / "figures/results.csv")

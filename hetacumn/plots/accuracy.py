@@ -16,7 +16,7 @@ from hetacumn.plots.theme import BOUND_COLOUR, WIDTH_IN, dataset_label, in_order
 LOGIT_LIMITS = (0.2, 0.9999)
 LOGIT_TICKS = (0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 0.997, 0.999, LOGIT_LIMITS[1])
 CLOSE = 0.35  # natural-log odds within which two markers overlap
-SIDESTEP = 0.08  # distance of two shifted markers, in gaps between two horizontal positions
+SIDESTEP = 0.1  # distance of two shifted markers, in gaps between two horizontal positions
 SHIFTED = "markers that would hide each other are shifted sideways"
 
 
@@ -151,7 +151,7 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
 
 def _set_logit_axis(axis: Axes, lowest: float = LOGIT_LIMITS[0]) -> None:
     """Set the vertical axis to a logit scale in per cent, from a tick below ``lowest`` up to :data:`LOGIT_LIMITS`."""
-    below = [tick for tick in LOGIT_TICKS if tick < 0.95 * lowest or 1 - tick > 1.5 * (1 - lowest)]
+    below = [tick for tick in LOGIT_TICKS if tick < 0.9 * lowest or 1 - tick > 1.5 * (1 - lowest)]
     axis.set_yscale("logit")
     axis.set_ylim(below[-1] if below else LOGIT_LIMITS[0], 0.99994)
     highest = LOGIT_LIMITS[1]

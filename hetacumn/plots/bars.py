@@ -55,7 +55,8 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
             color="white", markeredgecolor="black", markeredgewidth=1, markersize=5, clip_on=False, zorder=5, ax=axis,
         )  # fmt: skip
         bounds = rows[list(BOUNDS)].mean()
-        axis.barh(places[len(styles):], bounds, height=0.72, color="white", edgecolor=BOUND_COLOUR, linewidth=1.5)  # fmt: skip
+        axis.barh(places[len(styles):], bounds, height=0.72, color="white", edgecolor=BOUND_COLOUR, linewidth=1.5,
+                  clip_on=False)  # fmt: skip
         axis.axvline(bounds["bound_marginal"], color=BOUND_COLOUR, linewidth=1.5, zorder=3)
         for bar in cast(list[Rectangle], axis.patches):
             _write_right(axis, bar, f"{100 * bar.get_width():.2f} %")
@@ -64,13 +65,17 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
         axis.set_ylim(places[-1] + 0.6, -0.6)
         axis.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
         axis.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    _write_note(figure, "Bar and number: all particles. Diamond: the particles that training never saw.")
+    _write_note(
+        figure,
+        "Bar and number: all particles. Diamond: particles that training never saw.\n"
+        "Bayes bound: accuracy of a classifier that knows the true volumes.",
+    )
     return figure
 
 
 def _write_right(axis: Axes, bar: Rectangle, text: str) -> None:
     """Write a text to the right of the panel, level with a bar, where the text covers no mark."""
-    axis.text(1.05, bar.get_y() + bar.get_height() / 2, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8)
+    axis.text(1.07, bar.get_y() + bar.get_height() / 2, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8)
 
 
 def _write_note(figure: Figure, text: str) -> None:

@@ -32,7 +32,7 @@ def view_distribution(rot_deg: Float[np.ndarray, " n"], tilt_deg: Float[np.ndarr
         rot_deg: The first Euler angle of RELION, in degrees.
         tilt_deg: The second Euler angle of RELION, in degrees, from 0 to 180.
     """
-    figure = Figure(figsize=(WIDTH_IN, 0.55 * WIDTH_IN), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, 0.5 * WIDTH_IN), layout="constrained")
     axis = figure.add_subplot(projection="mollweide")
     longitude = np.linspace(-np.pi, np.pi, 37)
     latitude = np.arcsin(np.linspace(-1, 1, 19))  # bins of equal area
@@ -46,7 +46,8 @@ def view_distribution(rot_deg: Float[np.ndarray, " n"], tilt_deg: Float[np.ndarr
     mesh = axis.pcolormesh(columns, rows, np.kron(counts / counts.mean(), np.ones((finer, finer))), cmap="Greys", vmin=0)
     figure.colorbar(mesh, ax=axis, label="particles per bin, relative to\na uniform distribution", shrink=0.7)
     rot, tilt = np.arange(-120, 121, 60), np.arange(30, 151, 30)
-    axis.set_xticks(np.deg2rad(rot), [f"{value}".replace("-", "−") for value in rot], fontsize=8)
+    box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
+    axis.set_xticks(np.deg2rad(rot), [f"{value}".replace("-", "−") for value in rot], fontsize=8, bbox=box)
     axis.set_yticks(np.deg2rad(90 - tilt), [f"{value}" for value in tilt])
     axis.set(xlabel="rot: first Euler angle of RELION (°), along the equator", ylabel="tilt: second Euler angle (°)")
     axis.grid(alpha=0.3)
@@ -101,8 +102,8 @@ def pose_error_histogram(
         axis.set(title=dataset_label(dataset), xlim=(lowest, highest), xlabel="rotation error (°, log scale)", ylabel="")
         axis.xaxis.set_major_locator(FixedLocator([0.1, 1, 10, 100]))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    axes[0, 0].set_ylabel("fraction of particles per bin")
+        axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    axes[0, 0].set_ylabel("particles per bin (%)")
     legend_below(figure, axes[0])
     return figure
 

@@ -22,7 +22,7 @@ def scale_bar_A(extent_A: float) -> float:
     return float(max(n * power for n in ROUND_NUMBERS if n * power <= 0.4 * extent_A))
 
 
-def add_scale_bar(axis: Axes, pixel_A: float, box: int) -> None:
+def add_scale_bar(axis: Axes, pixel_A: float, box: int, fontsize: float = 8) -> None:
     """Add a scale bar with its length in Å to the lower left of an image of ``box`` pixels of ``pixel_A`` Å along a side."""
     length_A = scale_bar_A(box * pixel_A)
     left, y = 0.06 * box, 0.93 * box
@@ -30,7 +30,7 @@ def add_scale_bar(axis: Axes, pixel_A: float, box: int) -> None:
     axis.plot([left, left + length_A / pixel_A], [y, y], color="white", linewidth=2.5, solid_capstyle="butt",
               path_effects=outline, label="scale bar")  # fmt: skip
     outline = [withStroke(linewidth=2, foreground="black")]
-    axis.text(left, y - 0.04 * box, f"{length_A:g} Å", color="white", fontsize=8, fontweight="bold", va="bottom",
+    axis.text(left, y - 0.04 * box, f"{length_A:g} Å", color="white", fontsize=fontsize, fontweight="bold", va="bottom",
               path_effects=outline)  # fmt: skip
     axis.set(xlim=(-0.5, box - 0.5), ylim=(box - 0.5, -0.5))  # a line on an image widens the limits
 

@@ -71,8 +71,8 @@ def latent_density(latents: Float[np.ndarray, "n d"], path: Float[np.ndarray, "p
         latents: Latent coordinates of the particles.
         path: Latent coordinates of the points on the path.
     """
-    figure, axes = panels(1, 1, 0.62 * WIDTH_IN)
-    axis = axes[0, 0]
+    figure = Figure(figsize=(0.75 * WIDTH_IN, 0.65 * WIDTH_IN), layout="constrained")
+    axis = figure.subplots()
     mean, directions, share = _principal_axes(latents)
     plane, line = ((z - mean) @ directions.T for z in (latents, path))
     cells = axis.hexbin(*plane.T, gridsize=60, mincnt=1, cmap="Greys", bins="log", linewidths=0.1)

@@ -226,7 +226,7 @@ def noise_spectrum(power: Real[Array, " shells"], pixel_A: float) -> Figure:
         xlim=(0, nyquist),
         ylim=(0, None),
         xlabel="spatial frequency (1/Å)",
-        ylabel="noise power (white noise of\nunit variance: 1)",
+        ylabel="noise power (white noise: 1)",
     )
     legend_below(figure, [axis])
     return figure

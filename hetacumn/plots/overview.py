@@ -11,9 +11,9 @@ from hetacumn.plots.latents import scatter_classes
 from hetacumn.plots.surfaces import add_bar, add_panel, draw_surface, enclosing_level, principal_view
 from hetacumn.plots.theme import CLASS_COLOURS
 
-WIDTH_IN, HEIGHT_IN = 11.0, 4.1
+WIDTH_IN, HEIGHT_IN = 12.2, 4.2
 TOP_IN = 0.85  # of all panels, below the headings
-FONT_SIZE = 12  # a web page shows the figure at about two thirds of its size
+FONT_SIZE, SMALL_SIZE = 12, 10  # a web page shows the figure at about two thirds of its size
 MOST_PARTICLES = 2000  # in the latent space
 
 
@@ -63,7 +63,7 @@ def _show_particles(figure: Figure, shown: Overview) -> None:
         axis = figure.add_axes(_place(left, top, size, size))
         show_particle(axis, image)
         if i == 0:
-            add_scale_bar(axis, shown.pixel_A, image.shape[-1])
+            add_scale_bar(axis, shown.pixel_A, image.shape[-1], SMALL_SIZE)
 
 
 def _show_latents(figure: Figure, shown: Overview) -> None:
@@ -71,10 +71,10 @@ def _show_latents(figure: Figure, shown: Overview) -> None:
     _write(figure, 4.75, 0.55, "latent space z: one point per image")
     axis = figure.add_axes(_place(3.7, TOP_IN, 2.1, 2.1))
     scatter_classes(axis, shown.latents, shown.classes, MOST_PARTICLES)
-    axis.set(xticks=[], yticks=[], xlabel="latent PC 1", ylabel="latent PC 2")
+    axis.set(xticks=[], yticks=[], xlabel="latent PC 1 (no unit)", ylabel="latent PC 2")
     figure.legend(
         *axis.get_legend_handles_labels(), loc="center", bbox_to_anchor=(4.75 / WIDTH_IN, 1 - 3.55 / HEIGHT_IN), ncols=2,
-        title="colour: true class, unknown to the program", fontsize=9, title_fontsize=9, markerscale=2,
+        title="colour: true class, unknown to the program", fontsize=SMALL_SIZE, title_fontsize=SMALL_SIZE, markerscale=2,
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def _show_volumes(figure: Figure, shown: Overview) -> None:
             axis = add_panel(figure, start + k * size, top + (1.5 - size) / 2, size)
             draw_surface(axis, volume, enclosing_level(volume, shown.truth[k]), CLASS_COLOURS[k % len(CLASS_COLOURS)], view)
             if row == 1 and k == 0:
-                add_bar(axis, view, shown.voxel_A)
+                add_bar(axis, view, shown.voxel_A, SMALL_SIZE)
 
 
 def _place(left_in: float, top_in: float, width_in: float, height_in: float) -> tuple[float, float, float, float]:

@@ -18,6 +18,7 @@ from hetacumn.plots.theme import CLASS_COLOURS, WIDTH_IN, in_order, method_style
 
 SMOOTH_BOX = 96  # volumes of fewer voxels along a side are interpolated before their surface is computed
 CHARACTER_IN = 0.07  # width of a character of 8 pt
+BAR_IN = 0.25  # below the last row, for the scale bar
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def volume_surfaces(
         estimates: Volumes by method, in the frame of the truth.
         titles: The names of the classes; class 1, class 2, … if None.
         reference: The name of the first set.
-        voxel_A: The size of a voxel in Å; the first surface of ``truth`` then has a scale bar.
+        voxel_A: The size of a voxel in Å; the figure then has a scale bar at its lower left.
     """
     sets = {reference: truth, **{method_style(m).two_lines: estimates[m] for m in in_order(set(estimates))}}
     classes = list(titles) if titles else [f"class {k + 1}" for k in range(len(truth))]
@@ -67,14 +68,14 @@ def volume_surfaces(
     left = 0.1 if not estimates else 0.25 if across else 0.65
     top = 0.75 if across else 0.25
     size = min((WIDTH_IN - left) / len(columns), 1.5)
-    figure = Figure(figsize=(left + size * len(columns), top + size * len(rows) + 0.1), layout=None)
+    figure = Figure(figsize=(left + size * len(columns), top + size * len(rows) + BAR_IN), layout=None)
     view = principal_view(truth)
     for i, volumes in enumerate(sets.values()):
         for k, volume in enumerate(volumes):
             row, column = (k, i) if across else (i, k)
             axis = add_panel(figure, left + column * size, top + row * size, size)
             draw_surface(axis, volume, enclosing_level(volume, truth[k]), CLASS_COLOURS[k % len(CLASS_COLOURS)], view)
-            if voxel_A is not None and i == k == 0:
+            if voxel_A is not None and (row, column) == (len(rows) - 1, 0):
                 add_bar(axis, view, voxel_A)
     _name_rows_and_columns(figure, rows if estimates else [], columns, (left, top, size))
     return figure
@@ -86,19 +87,19 @@ def path_surfaces(volumes: Float[np.ndarray, "p z y x"], max_volumes: int = 5, v
     Args:
         volumes: Volumes in their order along the path.
         max_volumes: The number of volumes shown, evenly from the first to the last, with their numbers.
-        voxel_A: The size of a voxel in Å; the first surface then has a scale bar.
+        voxel_A: The size of a voxel in Å; the figure then has a scale bar at its lower left.
     """
     numbers = np.linspace(0, len(volumes) - 1, min(max_volumes, len(volumes))).round().astype(int)
     left, top = 0.3, 0.5  # with room for a title
     size = (WIDTH_IN - left) / len(numbers)
-    figure = Figure(figsize=(WIDTH_IN, top + 2 * size), layout=None)
+    figure = Figure(figsize=(WIDTH_IN, top + 2 * size + BAR_IN), layout=None)
     front = principal_view(volumes)
     level = 0.25 * float(np.max(volumes))
     for k, number in enumerate(numbers):
         for row, view in enumerate((front, front.from_the_side())):
             axis = add_panel(figure, left + k * size, top + row * size, size)
             draw_surface(axis, volumes[number], level, CLASS_COLOURS[0], view)
-            if voxel_A is not None and k == row == 0:
+            if voxel_A is not None and (row, k) == (1, 0):
                 add_bar(axis, view, voxel_A)
     _name_rows_and_columns(figure, ["front", "side (90°)"], [f"volume {number + 1}" for number in numbers], (left, top, size))
     return figure
@@ -111,13 +112,14 @@ def add_panel(figure: Figure, left_in: float, top_in: float, size_in: float) -> 
     return figure.add_axes(place, projection="3d")
 
 
-def add_bar(axis: Axes3D, view: View, voxel_A: float) -> None:
-    """Add a scale bar with its length in Å below a surface of voxels of ``voxel_A`` Å."""
+def add_bar(axis: Axes3D, view: View, voxel_A: float, fontsize: float = 8) -> None:
+    """Add a scale bar with its length in Å below the panel of a surface with voxels of ``voxel_A`` Å."""
     length_A = scale_bar_A(2 * view.reach * voxel_A)
-    near, left, low = view.reach, -view.reach, -0.97 * view.reach
+    near, left, low = view.reach, -0.95 * view.reach, -1.1 * view.reach
     axis.plot([near, near], [left, left + length_A / voxel_A], [low, low], color="black", linewidth=2, solid_capstyle="butt",
               clip_on=False, label="scale bar")  # fmt: skip
-    axis.text(near, left, low + 0.05 * view.reach, f"{length_A:g} Å", fontsize=8, va="bottom", clip_on=False)
+    right = left + length_A / voxel_A + 0.06 * view.reach
+    axis.text(near, right, low, f"{length_A:g} Å", fontsize=fontsize, va="center", clip_on=False)
 
 
 def enclosing_level(volume: Float[np.ndarray, "z y x"], truth: Float[np.ndarray, "k j i"]) -> float:
@@ -187,7 +189,7 @@ def draw_surface(axis: Axes3D, volume: Float[np.ndarray, "z y x"], level: float,
     light = np.array([0.75, -0.4, 0.55])
     diffuse = np.clip(normals @ (light / np.linalg.norm(light)), 0, 1)[:, None]
     nearness = np.clip((triangles[:, :, 0].mean(1) / reach + 1) / 2, 0, 1)[:, None]
-    shade = (0.35 + 0.65 * diffuse) * (0.7 + 0.3 * nearness)
+    shade = (0.45 + 0.65 * diffuse) * (0.7 + 0.3 * nearness)
     colours = np.clip(np.array(to_rgb(colour)) * shade + 0.2 * diffuse**12, 0, 1)
     surface = Poly3DCollection(triangles, facecolors=colours, edgecolors=colours, linewidths=0.2)
     surface.set_clip_on(False)  # the surface may reach beyond its panel
