@@ -84,7 +84,7 @@ def accuracy_lines(table: pd.DataFrame, x: tuple[str, str], y_label: str = "accu
             spread = [seeds["mean"] - seeds["min"], seeds["max"] - seeds["mean"]]
             shifted = seeds.index * factors[method].loc[seeds.index] if method in factors else seeds.index
             axis.errorbar(shifted, seeds["mean"], spread, color=look.colour, linestyle=look.line,
-                          marker=look.marker, markersize=5.5, markeredgecolor="white", markeredgewidth=0.5,
+                          marker=look.marker, markersize=0.9 * look.area**0.5, markeredgecolor="white", markeredgewidth=0.5,
                           label=look.explained, capsize=2, clip_on=False, zorder=3)  # fmt: skip
         bound = rows.groupby(column)["bound_marginal"].mean().dropna().clip(*LOGIT_LIMITS)
         _plot_bound(axis, bound.index.to_numpy(), bound.to_numpy())
@@ -130,10 +130,11 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
             look = method_style(method)
             runs = rows[rows["method"] == method]
             fill = [look.colour if finished else "none" for finished in runs["finished"]]
-            # A refined prediction has the training time of its model, and its point lies within the point of the model.
-            edge = "white" if method == "hetacumn-refined" else look.colour
+            # The white edge separates overlapping points: a refined prediction has the training time of its model.
+            edge = ["white" if finished else look.colour for finished in runs["finished"]]
             axis.scatter(runs["train_seconds"] / 60, runs["accuracy"].clip(*LOGIT_LIMITS), c=fill, s=look.area,
-                         marker=look.marker, label=look.explained, edgecolors=edge, zorder=3, clip_on=False)  # fmt: skip
+                         marker=look.marker, label=look.explained, edgecolors=edge, zorder=3, clip_on=False,
+                         linewidths=[0.5 if finished else 1.2 for finished in runs["finished"]])  # fmt: skip
         bound = np.clip(rows["bound_marginal"].mean(), *LOGIT_LIMITS)
         _plot_bound(axis, np.array(limits), np.array([bound, bound]))
         axis.set(title=dataset_label(dataset), xscale="log", xlim=limits, xlabel="training time (min)")

@@ -33,7 +33,7 @@ def latent_scatter(
         scatter_classes(axis, z, classes[dataset], max_particles)
         axis.set_title(dataset_label(dataset))
         axis.set_box_aspect(1)
-    legend_below(figure, axes[0], coloured_by)
+    legend_below(figure, axes[0], coloured_by, marker_scale=2)
     return figure
 
 

@@ -72,7 +72,9 @@ def training_curves(
                 history, look = by_method[method], method_style(method)
                 if name in history and step in history:
                     rows = history[[step, name]].dropna()
-                    axis.plot(rows[step], rows[name], color=look.colour, linestyle=look.line, label=look.explained)
+                    marker = look.marker if len(rows) == 1 else ""  # a line of one point is invisible
+                    axis.plot(rows[step], rows[name], marker=marker, linestyle=look.line, color=look.colour,
+                              label=look.explained)  # fmt: skip
             if column == 0:
                 axis.set_ylabel(label)
             if row == len(quantities) - 1 or list(steps.values())[row + 1] != steps[name]:

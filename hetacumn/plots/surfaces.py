@@ -191,6 +191,6 @@ def draw_surface(axis: Axes3D, volume: Float[np.ndarray, "z y x"], level: float,
     nearness = np.clip((triangles[:, :, 0].mean(1) / reach + 1) / 2, 0, 1)[:, None]
     shade = (0.45 + 0.65 * diffuse) * (0.7 + 0.3 * nearness)
     colours = np.clip(np.array(to_rgb(colour)) * shade + 0.2 * diffuse**12, 0, 1)
-    surface = Poly3DCollection(triangles, facecolors=colours, edgecolors=colours, linewidths=0.2)
-    surface.set_clip_on(False)  # the surface may reach beyond its panel
+    surface = Poly3DCollection(triangles, facecolors=colours, edgecolors=colours, linewidths=0.5)
+    surface.set_clip_on(False)  # the surface may extend beyond its panel
     axis.add_collection3d(surface)

@@ -70,7 +70,7 @@ METHODS = {
     "drgnai": MethodStyle("cryoDRGN-AI", "#882255", "oo", (0, (3, 1, 1, 1, 1, 1)), "v", 40, "z optimised per image"),
     "drgnai-conf": MethodStyle("cryoDRGN-AI", "#AA6688", "..", (0, (2, 2)), "X", 40, "z by an encoder"),
     "em": MethodStyle("K-class EM", NEUTRAL_COLOUR, "", ":", "P", 44, "ab initio start alone"),
-    "amortized": MethodStyle("amortized", "#E69F00", "....", (0, (1, 1)), "<", 40, "one task, as cryoFIRE"),
+    "amortized": MethodStyle("amortized", "#E69F00", "....", (0, (1, 1)), "*", 130, "one task, as cryoFIRE"),
     "hetacumn-bare": MethodStyle("HetACUMN, bare", "#56B4E9", "////", "--", ">", 40, "two tasks, random start"),
     "hetacumn-encoder": MethodStyle(
         "HetACUMN, encoder alone", "#8FBBD9", "\\\\\\\\", (0, (4, 1, 1, 1)), "p", 40, "no decoder feedback"
@@ -151,13 +151,14 @@ def panels(rows: int, columns: int, height_in: float, **options: Any) -> tuple[F
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def legend_below(figure: Figure, axes: Iterable[Axes], title: str = "") -> None:
+def legend_below(figure: Figure, axes: Iterable[Axes], title: str = "", marker_scale: float = 1.0) -> None:
     """Add one legend for all panels, with each label of any panel once, in as many columns as the page holds.
 
     Args:
         figure: The figure.
         axes: The panels.
         title: A remark above the entries, if not empty.
+        marker_scale: The size of a marker in the legend, relative to its size in the panels.
     """
     handles: dict[Any, Any] = {}
     for axis in axes:
@@ -170,6 +171,7 @@ def legend_below(figure: Figure, axes: Iterable[Axes], title: str = "") -> None:
         loc="outside lower center",
         ncols=-(-len(handles) // max(1, rows)),
         title=title or None,
+        markerscale=marker_scale,
     )
     legend.get_title().set_fontsize(8)
 
