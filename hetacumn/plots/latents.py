@@ -49,19 +49,19 @@ def scatter_classes(
         max_particles: The number of particles in the panel, from the first.
         size: The size of a marker in points.
     """
-    mean, directions, share = _principal_axes(z)
+    mean, directions, fractions = _principal_axes(z)
     plane = (z[:max_particles].astype(float) - mean) @ directions.T
     for k in np.unique(classes):
         points = plane[classes[:max_particles] == k]
         marker, colour = CLASS_MARKERS[k % len(CLASS_MARKERS)], CLASS_COLOURS[k % len(CLASS_COLOURS)]
         axis.plot(*points.T, marker, color=colour, markersize=size, alpha=0.6, markeredgewidth=0, label=f"class {k + 1}")
-    axis.set_xlabel(_component_label(0, share))
-    axis.set_ylabel(_component_label(1, share))
+    axis.set_xlabel(_component_label(0, fractions))
+    axis.set_ylabel(_component_label(1, fractions))
 
 
-def _component_label(i: int, share: Float[np.ndarray, " 2"]) -> str:
+def _component_label(i: int, fractions: Float[np.ndarray, " 2"]) -> str:
     """Name a principal component of the latent space, and the fraction of the variance along the component."""
-    return f"latent PC {i + 1} ({100 * share[i]:.0f} % of variance)"
+    return f"latent PC {i + 1} ({100 * fractions[i]:.0f} % of variance)"
 
 
 def latent_density(latents: Float[np.ndarray, "n d"], path: Float[np.ndarray, "p d"]) -> Figure:
@@ -73,7 +73,7 @@ def latent_density(latents: Float[np.ndarray, "n d"], path: Float[np.ndarray, "p
     """
     figure = Figure(figsize=(0.75 * WIDTH_IN, 0.65 * WIDTH_IN), layout="constrained")
     axis = figure.subplots()
-    mean, directions, share = _principal_axes(latents)
+    mean, directions, fractions = _principal_axes(latents)
     plane, line = ((z - mean) @ directions.T for z in (latents, path))
     cells = axis.hexbin(*plane.T, gridsize=60, mincnt=1, cmap="Greys", bins="log", linewidths=0.1)
     figure.colorbar(cells, ax=axis, label="particles per cell (log scale)", shrink=0.8, format="%g")
@@ -83,7 +83,7 @@ def latent_density(latents: Float[np.ndarray, "n d"], path: Float[np.ndarray, "p
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
         axis.annotate(str(number + 1), line[number], xytext=(0, 8), textcoords="offset points", ha="center",
                       color=PATH_COLOUR, fontweight="bold", bbox=box)  # fmt: skip
-    axis.set(xlabel=_component_label(0, share), ylabel=_component_label(1, share))
+    axis.set(xlabel=_component_label(0, fractions), ylabel=_component_label(1, fractions))
     axis.set_aspect("equal", adjustable="box")
     legend_below(figure, [axis])
     return figure
@@ -122,6 +122,6 @@ def _principal_axes(
     z = latents.astype(float)
     mean = z.mean(axis=0)
     _, sizes, directions = np.linalg.svd(z - mean, full_matrices=False)
-    share = sizes**2 / max((sizes**2).sum(), 1e-12)
+    fractions = sizes**2 / max((sizes**2).sum(), 1e-12)
     lacking = max(0, 2 - len(directions))
-    return mean, np.pad(directions[:2], ((0, lacking), (0, 0))), np.pad(share[:2], (0, lacking))
+    return mean, np.pad(directions[:2], ((0, lacking), (0, 0))), np.pad(fractions[:2], (0, lacking))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from hetacumn.plots.images import add_scale_bar, show_particle
 from hetacumn.plots.latents import scatter_classes
-from hetacumn.plots.surfaces import add_bar, add_panel, draw_surface, enclosing_level, principal_view
+from hetacumn.plots.surfaces import add_bar, add_panel, enclosing_level, principal_view, show_surface
 from hetacumn.plots.theme import CLASS_COLOURS
 
 WIDTH_IN, HEIGHT_IN = 12.2, 4.2
@@ -90,7 +90,7 @@ def _show_volumes(figure: Figure, shown: Overview) -> None:
         _write(figure, left - 0.1, top + 0.75, name, rotation=90)
         for k, volume in enumerate(volumes):
             axis = add_panel(figure, start + k * size, top + (1.5 - size) / 2, size)
-            draw_surface(axis, volume, enclosing_level(volume, shown.truth[k]), CLASS_COLOURS[k % len(CLASS_COLOURS)], view)
+            show_surface(axis, volume, enclosing_level(volume, shown.truth[k]), CLASS_COLOURS[k % len(CLASS_COLOURS)], view)
             if row == 1 and k == 0:
                 add_bar(axis, view, shown.voxel_A, SMALL_SIZE)
 

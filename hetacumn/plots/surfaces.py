@@ -66,7 +66,7 @@ def volume_surfaces(
     across = len(sets) > len(truth)
     rows, columns = (classes, list(sets)) if across else (list(sets), classes)
     left = 0.1 if not estimates else 0.25 if across else 0.65
-    top = 0.75 if across else 0.25
+    top = 1.0 if across else 0.5  # with room for a title
     size = min((WIDTH_IN - left) / len(columns), 1.5)
     figure = Figure(figsize=(left + size * len(columns), top + size * len(rows) + BAR_IN), layout=None)
     view = principal_view(truth)
@@ -74,7 +74,7 @@ def volume_surfaces(
         for k, volume in enumerate(volumes):
             row, column = (k, i) if across else (i, k)
             axis = add_panel(figure, left + column * size, top + row * size, size)
-            draw_surface(axis, volume, enclosing_level(volume, truth[k]), CLASS_COLOURS[k % len(CLASS_COLOURS)], view)
+            show_surface(axis, volume, enclosing_level(volume, truth[k]), CLASS_COLOURS[k % len(CLASS_COLOURS)], view)
             if voxel_A is not None and (row, column) == (len(rows) - 1, 0):
                 add_bar(axis, view, voxel_A)
     _name_rows_and_columns(figure, rows if estimates else [], columns, (left, top, size))
@@ -98,7 +98,7 @@ def path_surfaces(volumes: Float[np.ndarray, "p z y x"], max_volumes: int = 5, v
     for k, number in enumerate(numbers):
         for row, view in enumerate((front, front.from_the_side())):
             axis = add_panel(figure, left + k * size, top + row * size, size)
-            draw_surface(axis, volumes[number], level, CLASS_COLOURS[0], view)
+            show_surface(axis, volumes[number], level, CLASS_COLOURS[0], view)
             if voxel_A is not None and (row, k) == (1, 0):
                 add_bar(axis, view, voxel_A)
     _name_rows_and_columns(figure, ["front", "side (90°)"], [f"volume {number + 1}" for number in numbers], (left, top, size))
@@ -165,7 +165,7 @@ def principal_view(volumes: Float[np.ndarray, "k z y x"]) -> View:
     return View(vectors.T, (low + high) / 2, float((high - low).max()) / 2 + 1)
 
 
-def draw_surface(axis: Axes3D, volume: Float[np.ndarray, "z y x"], level: float, colour: str, view: View) -> None:
+def show_surface(axis: Axes3D, volume: Float[np.ndarray, "z y x"], level: float, colour: str, view: View) -> None:
     """Show the surface where the density is ``level``, lit from the upper left."""
     reach = view.reach
     axis.set_axis_off()

@@ -138,9 +138,9 @@ def save(figure: Figure, path: Path | str, title: str = "") -> None:
     """
     if title:
         figure.suptitle(title, fontsize=9)
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
-    small = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    small = Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     with atomic_path(path) as temporary:
         small.save(temporary, optimize=True, dpi=(DPI, DPI))
 
