@@ -1,7 +1,7 @@
 """Volumes as surfaces."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import fill
 
 import numpy as np
@@ -19,6 +19,7 @@ from hetacumn.plots.theme import CLASS_COLOURS, WIDTH_IN, in_order, method_style
 SMOOTH_BOX = 96  # volumes of fewer voxels along a side are interpolated before their surface is computed
 CHARACTER_IN = 0.07  # width of a character of 8 pt
 BAR_IN = 0.25  # below the last row, for the scale bar
+WIDEST = 1.2  # reach of a view that holds the surfaces of estimates, relative to the reach for the truth
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class View:
         """Rotate the view by 90° about the upward axis."""
         order, signs = [1, 0, 2], np.array([1.0, -1.0, 1.0])
         return View(self.axes_xyz[order] * signs[:, None], self.centre[order] * signs, self.reach)
+
+    def wide_enough(self, volume: Float[np.ndarray, "z y x"], level: float) -> "View":
+        """Widen the view to the surface of a volume at ``level``, by :data:`WIDEST` at most."""
+        zyx = np.argwhere(volume > level) - volume.shape[-1] // 2
+        across = abs(zyx[:, ::-1] @ self.axes_xyz.T - self.centre)[:, 1:]
+        return replace(self, reach=float(np.clip(across.max(initial=0.0) + 1, self.reach, WIDEST * self.reach)))
 
 
 def volume_surfaces(
@@ -69,12 +76,16 @@ def volume_surfaces(
     top = 1.0 if across else 0.5  # with room for a title
     size = min((WIDTH_IN - left) / len(columns), 1.5)
     figure = Figure(figsize=(left + size * len(columns), top + size * len(rows) + BAR_IN), layout=None)
-    view = principal_view(truth)
+    levels = [[enclosing_level(volume, truth[k]) for k, volume in enumerate(volumes)] for volumes in sets.values()]
+    view = first = principal_view(truth)
+    for volumes, cuts in zip(sets.values(), levels, strict=True):
+        wider = (first.wide_enough(volume, cut) for volume, cut in zip(volumes, cuts, strict=True))
+        view = max(view, *wider, key=lambda one: one.reach)
     for i, volumes in enumerate(sets.values()):
         for k, volume in enumerate(volumes):
             row, column = (k, i) if across else (i, k)
             axis = add_panel(figure, left + column * size, top + row * size, size)
-            show_surface(axis, volume, enclosing_level(volume, truth[k]), CLASS_COLOURS[k % len(CLASS_COLOURS)], view)
+            show_surface(axis, volume, levels[i][k], CLASS_COLOURS[k % len(CLASS_COLOURS)], view)
             if voxel_A is not None and (row, column) == (len(rows) - 1, 0):
                 add_bar(axis, view, voxel_A)
     _name_rows_and_columns(figure, rows if estimates else [], columns, (left, top, size))
