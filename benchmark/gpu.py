@@ -148,7 +148,7 @@ def seconds_of(gpu: pd.DataFrame, cpu: pd.DataFrame) -> pd.DataFrame:
     for row in found.itertuples():
         if row.dataset in cpu.index:
             start, whole = (cpu.loc[(row.dataset, method)] for method in ("em", "hetacumn"))
-            rows.append((row.dataset, "one core of a CPU", start.train_seconds, whole.train_seconds - start.train_seconds))
+            rows.append((row.dataset, "1 CPU core", start.train_seconds, whole.train_seconds - start.train_seconds))
     return pd.DataFrame(rows, columns=["dataset", "device", "start", "training"])
 
 
@@ -175,7 +175,9 @@ def plot(table: pd.DataFrame) -> None:
     """Plot the table to figures/gpu.png."""
     plots.style()
     seconds = seconds_of(table, pd.read_csv(project_root() / "figures/timings.csv"))
-    seconds["dataset"] = seconds["dataset"].replace({"large": "spliceosome,\n50,000 of 64 px"})
+    images = {row.dataset: f"\n{row.particles:,} images,\n{row.box} px" for row in table.itertuples()}
+    names = {"large": plots.DATASETS["spliceosome"], **plots.DATASETS}
+    seconds["dataset"] = [names[dataset] + images[dataset] for dataset in seconds["dataset"]]
     stages = {"start": "ab initio start", "training": "training"}
     plots.save(plots.stage_bars(seconds, stages), project_root() / "figures/gpu.png")
 

@@ -79,7 +79,8 @@ def main(model: Path) -> None:
     table = pd.DataFrame(rows)
     table.to_csv(Path(__file__).with_suffix(".csv"), index=False)
     plots.style()
-    plots.save(plots.scaling(table), project_root() / "figures/scaling.png", "Time and memory against the number of particles")
+    title = "Time and memory of preprocessing (64 px to 32 px) and of prediction"
+    plots.save(plots.scaling(table), project_root() / "figures/scaling.png", title)
 
 
 if __name__ == "__main__":

@@ -176,6 +176,7 @@ def test_the_figures_and_their_table_are_written(done, project):
         "volumes_adk",
         "fsc",
         "training",
+        "overview",
     ]
     assert {f"{name}.png" for name in names} | {"results.csv"} <= figures
     table = pd.read_csv(project / "figures/results.csv")
