@@ -60,8 +60,8 @@ def test_what_a_lesson_prints_is_what_its_text_says(lesson):
         standard_error = 39 / 1500**0.5  # of the mean angle between random directions, sine-distributed, of 1,500 particles
         assert abs(chance[1] - view[1]) < 3 * 2**0.5 * standard_error  # of the view z says nothing
     elif name == "5_how_right":
-        predicted, found = number(r"predicted accuracy (\S+),", printed), number(r"found (\S+)\s", printed)
+        predicted, found = number(r"predicted accuracy (\S+),", printed), number(r"measured (\S+)\s", printed)
         assert abs(predicted - found) < 0.03
-        assert number(r"with corrections\s+(\S+)", printed) > 0.94 and number(r"searched\s+(\S+)", printed) > 0.95
+        assert number(r"with decoder feedback\s+(\S+)", printed) > 0.94 and number(r"exhaustive search\s+(\S+)", printed) > 0.95
     else:
         pytest.fail(f"no claim of {name} is checked")
