@@ -233,7 +233,7 @@ def test_an_absent_baseline_program_is_in_the_benchmark_table_without_scores(don
         "particles",
         "results/adk/particles/particles.star",
     )
-    assert ran.returncode == 0 and "cryodrgn2 gave no answer" in ran.stdout, ran.stderr[-3000:]
+    assert ran.returncode == 0 and "cryodrgn2 returned no prediction" in ran.stdout, ran.stderr[-3000:]
     ablated = project / "results/benchmark/ablation/adk/ablation-none/0"
     shutil.copytree(done / "hetacumn", ablated)
     seen_less = project / "results/benchmark/share/adk/10"
