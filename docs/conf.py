@@ -32,6 +32,7 @@ nb_merge_streams = True
 nb_ipywidgets_js: dict = {}  # the default loads scripts from another host
 
 default_role = "literal"
+viewcode_follow_imported_members = False  # else a documented type alias gets a source page of its builtin type
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "ignore-module-all": True}  # each name on the page of its module alone
 napoleon_numpy_docstring = False

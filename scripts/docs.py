@@ -25,35 +25,20 @@ from sphinx.cmd.build import build_main
 import hetacumn
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Caption in the menu → notebook → its title in the menu, and its executed copy in results/.
-CHAPTERS = {
-    "Lessons": {
-        "lessons/1_tour": ("Lesson 1: a tour from images to volumes", "lessons/1_tour"),
-        "lessons/2_image_formation": ("Lesson 2: image formation", "lessons/2_image_formation"),
-        "lessons/3_poses": ("Lesson 3: poses", "lessons/3_poses"),
-        "lessons/4_two_tasks": ("Lesson 4: the two tasks", "lessons/4_two_tasks"),
-        "lessons/5_how_right": ("Lesson 5: the best possible accuracy", "lessons/5_how_right"),
-    },
+CHAPTERS = {  # caption in the menu → notebook → its executed copy in results/
+    "Lessons": {f"lessons/{name}": f"lessons/{name}" for name in
+                ("1_tour", "2_image_formation", "3_poses", "4_two_tasks", "5_how_right")},
     "Pipeline": {
-        "pipeline/1_simulate": ("Pipeline 1: simulate", "adk/particles/1_simulate"),
-        "pipeline/2_train": ("Pipeline 2: train", "adk/hetacumn/2_train"),
-        "pipeline/3_predict": ("Pipeline 3: predict", "adk/hetacumn/3_predict"),
-        "pipeline/4_evaluate": ("Pipeline 4: evaluate", "adk/evaluation/4_evaluate"),
-        "pipeline/5_figures": ("Pipeline 5: tables and figures", "5_figures"),
+        "pipeline/1_simulate": "adk/particles/1_simulate", "pipeline/2_train": "adk/hetacumn/2_train",
+        "pipeline/3_predict": "adk/hetacumn/3_predict", "pipeline/4_evaluate": "adk/evaluation/4_evaluate",
+        "pipeline/5_figures": "5_figures",
     },
-    "Published data": {
-        "real/1_download": ("Published data 1: download", "empiar-10180/1_download"),
-        "real/2_prepare": ("Published data 2: preprocess", "real-twin/prepared/2_prepare"),
-        "real/3_report": ("Published data 3: report", "real-twin/3_report"),
-        "real/4_compare": ("Published data 4: compare two results", "compared/4_compare"),
-    },
-    "Benchmark": {
-        "benchmark/1_program": ("Benchmark 1: another program", "benchmark/adk-snr100-3k/relion/1_program"),
-        "benchmark/2_tables": ("Benchmark 2: tables and figures", "benchmark/2_tables"),
-        "benchmark/3_convergence": ("Benchmark 3: convergence from ten seeds", "convergence/3_convergence"),
-    },
-    "Exploration": {"explore": ("Interactive exploration of a result", "explore")},
-}
+    "Real data": {"real/1_download": "empiar-10180/1_download", "real/2_prepare": "real-twin/prepared/2_prepare",
+                  "real/3_report": "real-twin/3_report", "real/4_compare": "compared/4_compare"},
+    "Benchmark": {"benchmark/1_program": "benchmark/adk-snr100-3k/relion/1_program",
+                  "benchmark/2_tables": "benchmark/2_tables", "benchmark/3_convergence": "convergence/3_convergence"},
+    "Exploration": {"explore": "explore"},
+}  # fmt: skip
 GUIDES = [f"docs/{name}" for name in (
     "own_particles", "settings", "checking_results", "other_programs", "method", "results", "benchmark", "published_data",
     "gpus_and_clusters", "speed",
@@ -97,7 +82,7 @@ def page_list_problems(root: Path = ROOT) -> list[str]:
 def write_pages(source: Path) -> None:
     """Write the source pages for Sphinx, and copy the files that they link to, in the folder layout of the repository."""
     for notebooks in CHAPTERS.values():
-        for name, (_, copy) in notebooks.items():
+        for name, copy in notebooks.items():
             committed, executed = ROOT / f"notebooks/{name}.ipynb", ROOT / f"results/{copy}.ipynb"
             notebook = nbformat.read(executed if executed.exists() else committed, as_version=4)
             if not executed.exists():
@@ -109,8 +94,7 @@ def write_pages(source: Path) -> None:
     for name in GUIDES + PROJECT:
         _put(source / f"{name}.md", _with_site_links((ROOT / f"{name}.md").read_text(), source, Path(name).parent))
     contents = [_toctree(GUIDES, "Guides")]
-    for caption, notebooks in CHAPTERS.items():
-        contents.append(_toctree([f"{title} <notebooks/{name}>" for name, (title, _) in notebooks.items()], caption))
+    contents += [_toctree([f"notebooks/{name}" for name in notebooks], caption) for caption, notebooks in CHAPTERS.items()]
     contents += [_toctree(["api/index"], "Reference"), _toctree(PROJECT, "Project")]
     _put(source / "index.md", _with_site_links((ROOT / "README.md").read_text(), source) + "\n" + "\n".join(contents))
 
