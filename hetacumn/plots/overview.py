@@ -85,6 +85,8 @@ def _show_volumes(figure: Figure, shown: Overview) -> None:
     size = min((right - left) / count, 1.5)
     start = (left + right - count * size) / 2
     view = principal_view(shown.truth)
+    for k in range(count):
+        _write(figure, start + (k + 0.5) * size, TOP_IN - 0.05, f"class {k + 1}", fontsize=SMALL_SIZE)
     for row, (name, volumes) in enumerate({"recovered": shown.recovered, "true": shown.truth}.items()):
         top = TOP_IN + row * 1.5
         _write(figure, left - 0.1, top + 0.75, name, rotation=90)

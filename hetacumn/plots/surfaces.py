@@ -73,7 +73,7 @@ def volume_surfaces(
     across = len(sets) > len(truth)
     rows, columns = (classes, list(sets)) if across else (list(sets), classes)
     left = 0.1 if not estimates else 0.25 if across else 0.65
-    top = 1.0 if across else 0.5  # with room for a title
+    top = 1.15 if across else 0.6  # with room for a title
     size = min((WIDTH_IN - left) / len(columns), 1.5)
     figure = Figure(figsize=(left + size * len(columns), top + size * len(rows) + BAR_IN), layout=None)
     levels = [[enclosing_level(volume, truth[k]) for k, volume in enumerate(volumes)] for volumes in sets.values()]
@@ -101,7 +101,7 @@ def path_surfaces(volumes: Float[np.ndarray, "p z y x"], max_volumes: int = 5, v
         voxel_A: The size of a voxel in Å; the figure then has a scale bar at its lower left.
     """
     numbers = np.linspace(0, len(volumes) - 1, min(max_volumes, len(volumes))).round().astype(int)
-    left, top = 0.3, 0.5  # with room for a title
+    left, top = 0.3, 0.65  # with room for a title
     size = (WIDTH_IN - left) / len(numbers)
     figure = Figure(figsize=(WIDTH_IN, top + 2 * size + BAR_IN), layout=None)
     front = principal_view(volumes)
@@ -150,7 +150,7 @@ def _name_rows_and_columns(
     for column, name in enumerate(columns):
         figure.text(
             (left + (column + 0.5) * size) / width,
-            1 - (top - 0.04) / height,
+            1 - (top - 0.18) / height,  # above an estimate that extends beyond its panel
             _wrap(name, size),
             va="bottom",
             ha="center",
