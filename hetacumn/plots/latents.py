@@ -84,7 +84,8 @@ def latent_density(latents: Float[np.ndarray, "n d"], path: Float[np.ndarray, "p
         axis.annotate(str(number + 1), line[number], xytext=(0, 8), textcoords="offset points", ha="center",
                       color=PATH_COLOUR, fontweight="bold", bbox=box)  # fmt: skip
     axis.set(xlabel=_component_label(0, fractions), ylabel=_component_label(1, fractions))
-    axis.set_aspect("equal", adjustable="box")
+    axis.set_box_aspect(1)
+    axis.set_aspect("equal", adjustable="datalim")
     legend_below(figure, [axis])
     return figure
 
