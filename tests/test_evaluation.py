@@ -122,7 +122,9 @@ def answer(blobs, generator, device):
     other.points = other.points * torch.tensor([1.0, 0.5, 1.0])
     rotations = random_rotations(n, generator, device)
     shifts_A = torch.randn(n, 2, generator=generator, device=device) * voxel_A
-    truth = Truth(rotations, shifts_A, classes, classes.float(), torch.empty(0, 8, 8), snr=0.1, noise_std=1.0)
+    truth = Truth(
+        rotations, shifts_A, classes, classes.float(), torch.zeros_like(classes), torch.empty(0, 8, 8), snr=0.1, noise_std=1.0
+    )
     true_volumes = torch.stack([molecule.volume(box, device) for molecule in (blobs, other)])
 
     frame = random_rotations(1, generator, device)[0]  # x_est = -G x_true + t, R_true = MIRROR R_est G
