@@ -1,6 +1,7 @@
-"""The tables of README.md and of docs/, from the CSV files that they are of.
+"""Write the tables of README.md and of the guides in docs/ from the CSV files of the results.
 
-Each stands between ``<!-- table: name -->`` and ``<!-- end -->``. Usage: python scripts/tables.py
+A page marks the place of a table by the lines ``<!-- table: NAME -->`` and ``<!-- end -->``. NAME is a key of :data:`TABLES`. A
+page may contain any of the tables, or none. Usage: python scripts/tables.py
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ RESULTS, TIMINGS, BENCHMARK, RATES, GPU = SOURCES = (
     "figures/results.csv", "figures/timings.csv", "benchmark/results.csv", "benchmark/speed/results.csv", "benchmark/gpu.csv",
 )  # fmt: skip
 EXPLAINED = {
-    "em": "`em`, K-class EM: ab initio start alone, exhaustive search",
-    "amortized": "`amortized`: one task, in the manner of cryoFIRE",
-    "hetacumn-bare": "`hetacumn-bare`: the two tasks and nothing else",
-    "hetacumn-encoder": "`hetacumn-encoder`: without the decoder's feedback",
+    "em": "`em`: K-class EM, *ab initio* start and exhaustive pose search only",
+    "amortized": "`amortized`: reconstruction task only, similar to cryoFIRE",
+    "hetacumn-bare": "`hetacumn-bare`: the paper's two tasks only",
+    "hetacumn-encoder": "`hetacumn-encoder`: without decoder feedback",
 }
 PROGRAMS = {
     "relion": "RELION 3.1, InitialModel then Class3D",
@@ -33,56 +34,79 @@ PROGRAMS = {
     "drgnai-conf": "cryoDRGN-AI with `--use-conf-encoder`",
 }
 OWN = ["amortized", "hetacumn-bare", "em", "hetacumn", "hetacumn-refined"]
-SHOWN = ["em", "hetacumn", "hetacumn-refined"]
+MAIN_METHODS = ["em", "hetacumn", "hetacumn-refined"]
+HEADLINE = ["em", "amortized", "hetacumn", "hetacumn-refined"]
+HEADLINE_RATES = ["em", "hetacumn"]
 SPEED = {
-    "slices of 5 volumes": "slices of five volumes",
-    "preprocessing, from twice the box": "preprocessing, from twice the box",
+    "slices of 5 volumes": "slices of 5 volumes",
+    "preprocessing, from twice the box": "preprocessing, from images of twice the box",
     "ab initio step": "*ab initio* step",
     "encoder, forward and backward": "encoder, forward and backward",
-    "the same, torch.compile": "the same, `torch.compile`",
+    "the same, torch.compile": "encoder, forward and backward, `torch.compile`",
     "training step, pose task": "training step, pose task",
     "training step, both tasks": "training step, both tasks",
     "inference, encoder": "inference, encoder alone",
     "inference, amortized": "**inference, `hetacumn`**",
     "inference, refined": "inference, `hetacumn-refined`",
 }
-SHARES = ("ab initio", "encoder, forward", "training step, pose")  # rows that say their share of the machine's peak
+WITH_PEAK = ("ab initio", "encoder, forward", "training step, pose")  # rows that show their fraction of the machine's peak
 
 
 def rows_of(head: list[str], lines: list[list[str]]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     head_line, *others = ("| " + " | ".join(cells) + " |" for cells in (head, *lines))
     return "\n".join([head_line, "|---" * len(head) + "|", *others])
 
 
 def degrees(value: float) -> str:
-    """An angle as the tables have it."""
+    """Format an angle: one decimal below 15°."""
     return f"{value:.1f}°" if value < 15 else f"{value:.0f}°"
 
 
 def angstrom(value: float) -> str:
-    """A resolution as the tables have it."""
+    """Format a resolution: one decimal below 10 Å."""
     return f"{value:.1f} Å" if value < 10 else f"{value:.0f} Å"
 
 
 def name(method: str) -> str:
-    """A method of this package."""
+    """Format the name of a method of this package."""
     return "**`hetacumn`**" if method == "hetacumn" else f"`{method}`"
 
 
+def pipeline_table() -> pd.DataFrame:
+    """Read the scores and the timings of the main pipeline: one row a dataset and method."""
+    scores, timings = pd.read_csv(ROOT / RESULTS), pd.read_csv(ROOT / TIMINGS)
+    return scores.merge(timings, on=["dataset", "method"], how="left")
+
+
+def read_settings() -> dict:
+    """Read params.yaml."""
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def headline() -> str:
+    """Summarise the main pipeline: one row a dataset, with accuracy, rotation error and prediction rate of the main methods."""
+    classes, lines = read_settings()["classes"], []
+    for dataset, rows in pipeline_table().groupby("dataset", sort=False):
+        methods = rows.set_index("method")
+        scores = [f"{row.accuracy:.3f}, {degrees(row.rotation_error_deg)}" for row in methods.loc[HEADLINE].itertuples()]
+        rates = [f"{rate:,.0f}" for rate in methods.loc[HEADLINE_RATES, "predict_particles_per_second"]]
+        lines.append([DATASETS[dataset], str(classes[dataset]), *scores, *rates])
+    names = [f"`{method}`" for method in HEADLINE]
+    return rows_of(["dataset", "states", *names, *(f"`{method}`, particles/s" for method in HEADLINE_RATES)], lines)
+
+
 def results() -> str:
-    """The main pipeline's methods on its three datasets."""
-    scores, timings, lines = pd.read_csv(ROOT / RESULTS), pd.read_csv(ROOT / TIMINGS), []
-    table = scores.merge(timings, on=["dataset", "method"], how="left")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for dataset, found in table.groupby("dataset", sort=False):
-        for at, row in enumerate(found.itertuples()):
-            first = f"{dataset} ({degrees(row.rotation_bound_deg)}, {nyquist(params, dataset)})" if at == 0 else ""
-            called = EXPLAINED.get(row.method, name(row.method)) if dataset == table["dataset"][0] else name(row.method)
+    """Tabulate all methods of the main pipeline on its three datasets."""
+    table, params, lines = pipeline_table(), read_settings(), []
+    for dataset, rows in table.groupby("dataset", sort=False):
+        for at, row in enumerate(rows.itertuples()):
+            first = f"{DATASETS[dataset]} ({degrees(row.rotation_bound_deg)}, {nyquist(params, dataset)})" if at == 0 else ""
+            label = EXPLAINED.get(row.method, name(row.method)) if dataset == table["dataset"][0] else name(row.method)
             lines.append(
                 [
                     first,
-                    called,
+                    label,
                     f"{row.accuracy:.3f}",
                     f"{row.accuracy_unseen:.3f}",
                     degrees(row.rotation_error_deg),
@@ -100,56 +124,56 @@ def results() -> str:
             "rotation error",
             "resolution",
             "training",
-            "particles / s",
+            "particles/s",
         ],
         lines,
     )
 
 
 def nyquist(params: dict, dataset: str) -> str:
-    """The finest resolution of a dataset in the box that training reads: two of its pixels."""
+    """Compute the finest resolution of a dataset in the training box, two of its pixels."""
     simulated = Simulation.of_dataset(params, dataset)
     return angstrom(2 * simulated.pixel_A * simulated.box / params["stack"]["box"])
 
 
 def benchmark(particles: int) -> pd.DataFrame:
-    """The benchmark's rows of so many particles, a method a row, without ablations and shares."""
+    """Select the benchmark's rows of stacks with so many ``particles``, without ablations and other training fractions."""
     table = pd.read_csv(ROOT / BENCHMARK)
-    share = yaml.safe_load((ROOT / "params.yaml").read_text())["stack"]["trained_share"]
-    whole = (table["trained_share"] - share).abs() < 0.01
-    own = ~table["method"].str.startswith("ablation-") & (whole | (table["method"] != "hetacumn"))
-    return table[own & (table["particles"] == particles)].set_index(["dataset", "snr", "method"])
+    default = (table["trained_share"] - read_settings()["stack"]["trained_share"]).abs() < 0.01
+    compared = ~table["method"].str.startswith("ablation-") & (default | (table["method"] != "hetacumn"))
+    return table[compared & (table["particles"] == particles)].set_index(["dataset", "snr", "method"])
 
 
 def noise() -> str:
-    """Accuracy and pose error against noise."""
+    """Tabulate accuracy and pose error against the SNR."""
     table, lines = benchmark(10_000), []
     for dataset in DATASETS:
         for snr in sorted(set(table.loc[dataset].index.get_level_values("snr")), reverse=True):
             rows = table.loc[(dataset, snr)]
             bound = rows.loc["hetacumn"]
             accuracy = rows["accuracy"].map("{:.3f}".format)
-            best = max(accuracy)
-            bold = {method: f"**{value}**" if value == best else value for method, value in accuracy.items()}
-            poses = [degrees(value) for value in (bound["rotation_bound_deg"], *rows.loc[SHOWN, "rotation_error_deg"])]
+            highest = max(accuracy)
+            bold = {method: f"**{value}**" if value == highest else value for method, value in accuracy.items()}
+            poses = [degrees(value) for value in (bound["rotation_bound_deg"], *rows.loc[MAIN_METHODS, "rotation_error_deg"])]
             lines.append(
                 [
                     DATASETS[dataset],
                     f"{snr:g}",
                     f"{bound['bound_marginal']:.3f}",
-                    *(bold[method] for method in (*SHOWN, "amortized")),
+                    *(bold[method] for method in (*MAIN_METHODS, "amortized")),
                     *poses,
                 ]
             )
-    own = [f"`{method}`" for method in SHOWN]
-    return rows_of(["dataset", "SNR", "bound", *own, "`amortized`", "pose bound", *own], lines)
+    names = [f"`{method}`" for method in MAIN_METHODS]
+    poses = [f"{column}, rotation error" for column in names]
+    return rows_of(["dataset", "SNR", "Bayes bound", *names, "`amortized`", "pose bound", *poses], lines)
 
 
 def programs() -> str:
-    """Other programs on the small datasets that they have seen: accuracy, rotation error, seconds."""
+    """Tabulate accuracy, rotation error and seconds of all methods on the small datasets that other programs ran on."""
     table = benchmark(3_000)
-    seen = table[table.index.get_level_values("method").isin(PROGRAMS)]
-    datasets = sorted({key[:2] for key in seen.index}, key=lambda key: (-key[1], list(DATASETS).index(key[0])))
+    theirs = table[table.index.get_level_values("method").isin(PROGRAMS)]
+    datasets = sorted({key[:2] for key in theirs.index}, key=lambda key: (-key[1], list(DATASETS).index(key[0])))
     rows = {(method, key): table.loc[(*key, method)]
             for key in datasets for method in (*PROGRAMS, *OWN) if (*key, method) in table.index}  # fmt: skip
 
@@ -166,9 +190,11 @@ def programs() -> str:
     return rows_of(["method", *(f"{DATASETS[dataset]}, SNR {snr:g}" for dataset, snr in datasets)], lines)
 
 
-def speed(device: str, called: str, start: str) -> str:
-    """Particles a second of each part on a device, and the share of the machine's peak of some; ``start`` says how many poses
-    a step of the start weighed there."""
+def speed(device: str, label: str, poses: str) -> str:
+    """Tabulate the rate of each part on a device, some with their fraction of the machine's peak.
+
+    ``label`` names the device; ``poses`` are the numbers of poses in a step of the *ab initio* start on this device.
+    """
     table = pd.read_csv(ROOT / RATES)
     table = table[(table["device"] == device) & table["peer"].isna()].set_index(["what", "box"])
     boxes = sorted(set(table.index.get_level_values("box")))
@@ -178,22 +204,22 @@ def speed(device: str, called: str, start: str) -> str:
             return ""
         row = table.loc[(what, box)]
         percent = 100 * row["fraction_of_peak"]
-        share = "" if not what.startswith(SHARES) else f" ({percent:.0f} %)" if percent >= 1 else " (< 1 %)"
-        return f"{row['particles_per_second']:,.0f}{share}"
+        fraction = "" if not what.startswith(WITH_PEAK) else f" ({percent:.0f} %)" if percent >= 1 else " (< 1 %)"
+        return f"{row['particles_per_second']:,.0f}{fraction}"
 
     parts = set(table.index.get_level_values("what"))
-    names = SPEED | {"ab initio step": f"{SPEED['ab initio step']}, {start}"}
-    lines = [[said, *(cell(what, box) for box in boxes)] for what, said in names.items() if what in parts]
-    return rows_of([f"particles a second, {called}", *(f"{box} px" for box in boxes)], lines)
+    names = SPEED | {"ab initio step": f"{SPEED['ab initio step']}, {poses}"}
+    lines = [[part, *(cell(what, box) for box in boxes)] for what, part in names.items() if what in parts]
+    return rows_of([f"particles/s, {label}", *(f"{box} px" for box in boxes)], lines)
 
 
 def gpu() -> str:
-    """Accuracy, poses and seconds on a GPU."""
+    """Tabulate accuracy, rotation error, seconds and memory on a GPU."""
     lines = []
-    for dataset, found in pd.read_csv(ROOT / GPU).groupby("dataset", sort=False):
-        called = "spliceosome" if dataset == "large" else DATASETS[dataset]
-        for at, row in enumerate(found.itertuples()):
-            first = f"{called}, {row.particles:,} images of {row.box} px, {row.trained:,} trained on" if at == 0 else ""
+    for dataset, rows in pd.read_csv(ROOT / GPU).groupby("dataset", sort=False):
+        label = "spliceosome" if dataset == "large" else DATASETS[dataset]
+        for at, row in enumerate(rows.itertuples()):
+            first = f"{label}, {row.particles:,} images of {row.box} px, trained on {row.trained:,}" if at == 0 else ""
             lines.append(
                 [
                     first,
@@ -215,8 +241,8 @@ def gpu() -> str:
             "unseen",
             "rotation error",
             "start",
-            "training after it",
-            "particles / s",
+            "training after the start",
+            "particles/s",
             "GPU memory",
         ],
         lines,
@@ -224,6 +250,7 @@ def gpu() -> str:
 
 
 TABLES = {
+    "headline": headline,
     "results": results,
     "noise": noise,
     "programs": programs,
@@ -234,10 +261,10 @@ TABLES = {
 
 
 def filled(text: str) -> str:
-    """The text with all its tables as the CSV files are now."""
+    """Return the text with the present contents of all its tables."""
 
-    def table(found: re.Match) -> str:
-        return f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}"
+    def table(place: re.Match) -> str:
+        return f"{place[1]}\n{TABLES[place[2]]()}\n{place[3]}"
 
     return re.sub(r"(<!-- table: (\w+) -->)\n.*?(<!-- end -->)", table, text, flags=re.DOTALL)
 

@@ -1,10 +1,10 @@
-"""Fixtures that more than one test module uses."""
+"""Fixtures shared by several test modules."""
 
 import os
 import shutil
 from collections import Counter
 
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # they share the cores; before torch counts them
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # the workers share the cores; set before torch counts them
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
 
 import pytest  # noqa: E402
@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> str:
-    """Every device that a law must hold on: the CPU, and CUDA where there is one."""
+    """Return each device on which a law must hold: the CPU, and CUDA if available."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return request.param
@@ -28,13 +28,13 @@ def device(request) -> str:
 
 @pytest.fixture
 def generator(device) -> torch.Generator:
-    """A seeded generator on the device."""
+    """Return a seeded generator on the device."""
     return torch.Generator(device).manual_seed(0)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium that logs what it asks for; where none is installed, the test is skipped."""
+    """Return a headless Chromium that logs its network requests; skip the test if Chromium is not installed."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("Chromium is not installed")
     options = webdriver.ChromeOptions()
@@ -50,12 +50,12 @@ def browser():
 
 @pytest.fixture(scope="session")
 def blobs():
-    """A molecule of Gaussian blobs as a function, so that any view of it is known exactly."""
+    """Return a molecule of Gaussian blobs, whose volume and projections at any pose have a closed form."""
     return Blobs()
 
 
 class Blobs:
-    """Forty Gaussian blobs, lopsided in every direction; all lengths are fractions of the box."""
+    """Gaussian blobs (40 by default) without any symmetry; all lengths are fractions of the box."""
 
     def __init__(self, n: int = 40, width: float = 0.04):
         generator = torch.Generator().manual_seed(1)
@@ -69,7 +69,7 @@ class Blobs:
         return torch.exp(-distance.square() / (2 * (self.width * box) ** 2))
 
     def moved(self, rotation=None, shift=(0.0, 0.0, 0.0), mirrored=False) -> "Blobs":
-        """The blobs at ``±R p + t``."""
+        """Return the blobs at ``±R p + t``; the sign is minus if ``mirrored``."""
         other = Blobs.__new__(Blobs)
         other.width = self.width
         rotation = torch.eye(3) if rotation is None else rotation.cpu()
@@ -77,11 +77,11 @@ class Blobs:
         return other
 
     def volume(self, box: int, device="cpu") -> torch.Tensor:
-        """Density ``(z, y, x)``."""
+        """Return the density ``(z, y, x)``."""
         x, y, z = (self._profile(c, box, device) for c in self.points.T)
         return torch.einsum("nz,ny,nx->zyx", z, y, x)
 
     def projection(self, box: int, device="cpu") -> torch.Tensor:
-        """The integral along z ``(y, x)``, by the formula."""
+        """Return the integral of the density along z ``(y, x)``, from its closed form."""
         x, y = (self._profile(c, box, device) for c in self.points.T[:2])
         return torch.einsum("ny,nx->yx", y, x) * self.width * box * (2 * torch.pi) ** 0.5

@@ -1,4 +1,4 @@
-"""The ab initio start on a toy molecule with a hinged arm, and the frame of a molecule's fixed body."""
+"""The *ab initio* start on a toy molecule with a hinged arm, and alignment of volumes by their fixed core."""
 
 import io
 from dataclasses import replace
@@ -31,7 +31,7 @@ QUICK = read_settings(AbInitioConfig, {
     "volumes": 2, "components": 2, "routes": ["classes"], "subspace_steps": 60, "batch": 60,
     "consensus": {"restarts": 2, "steps": 100, "grids": [[2, 12], [3, 18]]},
     "classes": {"steps": 140, "grids": [[2, 12]]},
-    "grid": {"rotations": [3, 18], "extent": 1 / BOX},  # 20 degrees apart
+    "grid": {"rotations": [3, 18], "extent": 1 / BOX},  # rotations 20° apart
 })  # fmt: skip
 BRIEF = read_settings(AbInitioConfig, {
     "volumes": 2, "components": 2, "subspace_steps": 3, "batch": 20,
@@ -41,13 +41,13 @@ BRIEF = read_settings(AbInitioConfig, {
 })  # fmt: skip
 
 
-def here(device):
+def identity(device):
     return Placement(Frame(torch.eye(3, device=device), False), torch.zeros(3, device=device))
 
 
 @pytest.fixture(scope="module")
-def found(blobs):
-    """Toy and start, one run for every device that there is."""
+def toy_and_start(blobs):
+    """Return a function that computes the toy and its start, once per device."""
     made = {}
 
     def make(device):
@@ -59,8 +59,8 @@ def found(blobs):
     return make
 
 
-def test_the_start_finds_states_and_poses(found, device):
-    toy, start = found(device)
+def test_the_start_finds_states_and_poses(toy_and_start, device):
+    toy, start = toy_and_start(device)
     assert start.basis.shape == (3, BOX, BOX, BOX) and start.latents.shape == (600, 2)
     assert accuracy(classify(start.latents, 2).labels, toy.classes.cpu()) >= 0.9
     errors, _ = pose_errors(start.poses.rotations, toy.poses.rotations)
@@ -68,22 +68,22 @@ def test_the_start_finds_states_and_poses(found, device):
     assert start.route == "classes" and set(start.scores) == {"classes"}
 
 
-def test_the_starts_volumes_are_those_of_the_states(found, device):
-    toy, start = found(device)
+def test_the_volumes_of_the_start_match_the_true_states(toy_and_start, device):
+    toy, start = toy_and_start(device)
     labels = classify(start.latents, 2)
     volumes = volumes_at(labels.centres.to(device), start.basis)
-    of = [int(labels.labels[toy.classes.cpu() == k].float().mean() > 0.5) for k in (0, 1)]
+    label_of = [int(labels.labels[toy.classes.cpu() == k].float().mean() > 0.5) for k in (0, 1)]
     for k in (0, 1):
-        placed = place_volume(volumes[of[k]], toy.volumes[k]).apply(volumes[of[k]])
+        placed = place_volume(volumes[label_of[k]], toy.volumes[k]).apply(volumes[label_of[k]])
         assert fsc(placed, toy.volumes[k])[1:6].min() > 0.8
 
 
-def test_latents_have_the_prior_they_are_given(found, device):
-    _, start = found(device)
+def test_latents_of_the_start_have_about_unit_variance_and_zero_mean(toy_and_start, device):
+    _, start = toy_and_start(device)
     assert 0.3 < float(start.latents.square().mean()) < 3 and abs(float(start.latents.mean())) < 0.5
 
 
-def test_faint_images_get_a_larger_batch_a_higher_temper_and_more_searches(blobs, device):
+def test_low_signal_images_get_a_larger_batch_a_higher_temper_and_more_searches(blobs, device):
     bright, faint, faintest = (
         make_toy([hinged(blobs, 0)], 2000, BOX, snr=snr, device=device).data for snr in (2.0, 0.2, 0.002)
     )
@@ -98,11 +98,11 @@ def test_faint_images_get_a_larger_batch_a_higher_temper_and_more_searches(blobs
     assert found.effort == config.faint and config.faint.early_radii and config.faint.last_radii
     most = config.adapted_to(faintest)
     assert most.batch == 5 * config.batch and most.consensus.temper > 5 * before
-    told = replace(config, brightness="bright").adapted_to(faint)
-    assert told.effort == config.bright and told.batch == found.batch  # what is told stays
+    chosen = replace(config, brightness="bright").adapted_to(faint)
+    assert chosen.effort == config.bright and chosen.batch == found.batch  # the preset that the user sets is kept
 
 
-def test_open_poses_are_told_from_clear_ones_and_weighing_them_mends_volumes(blobs, device):
+def test_poses_are_open_only_for_low_signal_images_and_weighing_them_improves_the_volumes(blobs, device):
     states = [hinged(blobs, 0), hinged(blobs, 110)]
     clear, faint = (make_toy(states, 800, BOX, snr=snr, device=device) for snr in (2.0, 0.05))
     config = read_settings(AbInitioConfig, {"soft": {"grids": [[3, 18]]}, "grid": {"extent": 1 / BOX}, "batch": 200})
@@ -121,8 +121,8 @@ def test_open_poses_are_told_from_clear_ones_and_weighing_them_mends_volumes(blo
         assert fsc(after[k], faint.volumes[k])[1:5].mean() > fsc(before[k], faint.volumes[k])[1:5].mean()
 
 
-def test_searches_among_competing_poses_mend_poses_that_a_start_has_wrong_and_then_end(blobs, device):
-    """A start that has every third image at a random pose, and volumes that these have spoilt."""
+def test_searches_among_competing_poses_correct_wrong_poses_of_a_start_and_then_stop(blobs, device):
+    """The start has a random pose for every third image, and volumes fitted to these poses."""
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 400, BOX, snr=0.5, device=device)
     config = with_settings(QUICK, {"grid": {"rotations": [4, 24]}, "subspace_steps": 20})
     generator = torch.Generator().manual_seed(0)
@@ -138,14 +138,14 @@ def test_searches_among_competing_poses_mend_poses_that_a_start_has_wrong_and_th
     assert accuracy(classify(found.latents, 2).labels, toy.classes.cpu()) > accuracy(
         classify(start.latents, 2).labels, toy.classes.cpu()
     )
-    assert bar.n == 80  # whether or not all four were needed
+    assert bar.n == 80  # all four searches count, also those that were not needed
     bar.reset(80)
     again = run._search_again(found, (0.45,) * 4)
     moved = distance_deg(again.poses.rotations, found.poses.rotations) > 5
     assert moved.float().mean() < config.settled and bar.n == 80
 
 
-def test_shifts_are_searched_over_the_same_part_of_any_box():
+def test_shifts_are_searched_over_the_same_fraction_of_any_box():
     grid = SearchGrid()
     for box, steps in ((32, 3), (64, 5), (128, 9)):
         shifts = grid.shifts(box, grid.step_px)
@@ -154,7 +154,7 @@ def test_shifts_are_searched_over_the_same_part_of_any_box():
         assert grid.shifts(box, 1.0).unique().diff().max() <= 1.0
 
 
-def test_the_same_seed_finds_the_same(blobs):
+def test_the_same_seed_gives_the_same_start(blobs):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 16, snr=1.0)
     one, again = (ab_initio(toy.data, BRIEF, 0, log=lambda line: None) for _ in range(2))
     assert torch.equal(one.basis, again.basis) and torch.equal(one.poses.rotations, again.poses.rotations)
@@ -163,7 +163,7 @@ def test_the_same_seed_finds_the_same(blobs):
 
 
 @pytest.mark.parametrize("already", [1, 3, 5])
-def test_an_interrupted_start_goes_on_to_the_same_bits(blobs, already):
+def test_a_resumed_start_equals_an_uninterrupted_one_bit_for_bit(blobs, already):
     toy, steps = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 16, snr=1.0), {}
     whole = ab_initio(toy.data, BRIEF, 0, log=lambda line: None, keep=steps.__setitem__)
     assert list(steps) == ["consensus", "route classes", "route consensus", "last fits", "images that fit none"]
@@ -189,8 +189,8 @@ def test_fitting_the_subspace_raises_the_evidence(blobs, device):
     assert basis[1].norm() > 3 * first[1].norm()
 
 
-def test_components_that_few_faint_images_do_not_need_are_not_made_of_their_noise(blobs, device):
-    """What the others hold says so: without the prior their log-likelihood falls."""
+def test_the_prior_on_components_raises_the_evidence_of_other_low_signal_images(blobs, device):
+    """The fits use one half of the images; the evidence is that of the other half."""
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 600, BOX, snr=0.02, device=device)
     seen, others = torch.arange(0, 300, device=device), torch.arange(300, 600, device=device)
     first, evidence = toy.basis(4), {}
@@ -212,14 +212,14 @@ def test_principal_components_of_two_volumes_are_mean_and_half_difference(blobs)
     assert 0 < basis[2].std() < 0.2
 
 
-def test_voxel_unit_is_the_scale_of_the_volume_whatever_the_contrast(blobs):
+def test_voxel_unit_follows_the_scale_of_the_volume(blobs):
     toy = make_toy([blobs], 200, BOX, snr=0.3)
     unit = voxel_unit(toy.data, BOX)
     assert 0.3 < unit / float(toy.volumes[0].std()) < 3
     assert voxel_unit(make_toy([blobs], 200, BOX, snr=9 * 0.3).data, BOX) == pytest.approx(3 * unit, rel=0.1)
 
 
-def test_smooth_noise_has_unit_variance_and_the_number_asked_for():
+def test_smooth_noise_returns_the_requested_number_of_fields_of_unit_variance():
     generator = torch.Generator().manual_seed(0)
     fields = smooth_noise(3, 16, generator, 4)
     torch.testing.assert_close(fields.std(dim=(1, 2, 3)), torch.ones(3))
@@ -227,9 +227,9 @@ def test_smooth_noise_has_unit_variance_and_the_number_asked_for():
     assert len(smooth_noise(0, 16, generator, 4)) == 0
 
 
-@pytest.mark.parametrize("box", [32, 48])  # the larger by way of a coarser grid
-def test_place_core_lays_the_fixed_body_on_itself(blobs, generator, device, box):
-    """Where the greatest correlation splits the difference with the arm."""
+@pytest.mark.parametrize("box", [32, 48])  # the larger box is first aligned on a coarser grid
+def test_place_core_aligns_the_fixed_core_better_than_the_highest_correlation(blobs, generator, device, box):
+    """The arm has moved, so the placement of highest correlation is a compromise between core and arm."""
     away = turn(
         torch.eye(3, device=device),
         8 * torch.nn.functional.normalize(torch.randn(3, generator=generator, device=device), dim=0),
@@ -237,30 +237,32 @@ def test_place_core_lays_the_fixed_body_on_itself(blobs, generator, device, box)
     at_px = torch.tensor([0.6, -0.4, 0.3]) * (box / 32)
     reference = hinged(blobs, 0).volume(box, device)
     estimated = hinged(blobs, 70).moved(away, at_px / box).volume(box, device)
-    core = place_core(estimated, reference, here(device), torch.Generator().manual_seed(0))
+    core = place_core(estimated, reference, identity(device), torch.Generator().manual_seed(0))
     correlated = place_volume(estimated, reference, Frame(torch.eye(3, device=device), False))
-    error, split = (float(distance_deg(place.frame.rotation, away)) for place in (core, correlated))
-    assert error < 1.5 and error < split  # V(x) = U(R⁻¹ (x - t)): W = V(R x + t) is U
+    error, correlation_error = (float(distance_deg(place.frame.rotation, away)) for place in (core, correlated))
+    assert error < 1.5 and error < correlation_error  # V(x) = U(R⁻¹ (x - t)): W = V(R x + t) is U
     assert (core.shift_px - at_px.to(device)).abs().max() < 0.3 and not core.frame.mirrored
 
 
-def test_place_core_of_a_volume_on_itself_is_nothing(blobs, device):
+def test_place_core_of_a_volume_on_itself_is_the_identity(blobs, device):
     volume = blobs.volume(32, device)
-    place = place_core(volume, volume, here(device), torch.Generator().manual_seed(0))
+    place = place_core(volume, volume, identity(device), torch.Generator().manual_seed(0))
     assert distance_deg(place.frame.rotation, torch.eye(3, device=device)) < 0.2 and place.shift_px.abs().max() < 0.05
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_settle_hand_mirrors_what_has_the_other_hand_and_only_that(blobs, mirrored, device):
+def test_settle_hand_mirrors_a_volume_only_if_it_has_the_other_hand(blobs, mirrored, device):
     reference = hinged(blobs, 0).volume(32, device)
     estimated = rotate(hinged(blobs, 70).volume(32, device), torch.eye(3, device=device), mirrored)
-    place = settle_hand(estimated, reference, place_core(estimated, reference, here(device), torch.Generator().manual_seed(0)))
+    place = settle_hand(
+        estimated, reference, place_core(estimated, reference, identity(device), torch.Generator().manual_seed(0))
+    )
     assert place.frame.mirrored == mirrored
     assert distance_deg(place.frame.rotation, torch.eye(3, device=device)) < 2
 
 
-def test_all_conformations_end_in_one_hand(blobs, device):
-    """Images never tell it: half of them come with a mirrored volume, and with poses that suit it."""
+def test_all_states_of_a_start_get_one_hand(blobs, device):
+    """Images do not determine the hand: those of one state start with a mirrored volume and the matching poses."""
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 70)], 400, BOX, snr=1.0, device=device)
     other, rotations = toy.classes == 1, toy.poses.rotations.clone()
     rotations[other] = MIRROR.to(rotations) @ rotations[other]
@@ -283,11 +285,11 @@ def test_all_conformations_end_in_one_hand(blobs, device):
     assert len(lines) == 1 and run._settle_frames(settled, hands=True) and len(lines) == 1
 
 
-def test_a_rare_conformation_is_found_among_what_fits_no_volume(blobs, device):
+def test_a_rare_state_is_found_among_the_images_that_fit_no_volume(blobs, device):
     toy = make_toy([hinged(blobs, 0)] * 10 + [hinged(blobs, 110)], 1650, BOX, snr=2.0, device=device)
     lines = []
-    start = ab_initio(toy.data, QUICK, seed=1, log=lines.append)  # without it: 61 degrees off
+    start = ab_initio(toy.data, QUICK, seed=1, log=lines.append)  # without the search among unfit images: 61° off
     rare = toy.classes == 10
     errors, _ = pose_errors(start.poses.rotations[rare], toy.poses.rotations[rare])
-    assert errors.median() < (10 if device == "cpu" else 25)  # rounding leads this draw to 4 degrees there, to 16 or 20 on CUDA
+    assert errors.median() < (10 if device == "cpu" else 25)  # with this seed 4° on the CPU, 16° or 20° on CUDA
     assert any("unfit images" in line for line in lines)

@@ -1,4 +1,4 @@
-"""The Python front door: cheap to import, and the five lines at a toy's size."""
+"""The Python API: what its import loads, the names that it lists, and the five statements of the README on a toy stack."""
 
 import subprocess
 import sys
@@ -18,13 +18,13 @@ ADK = {"structure": "adk", "states": ["open", "closed"]}
 TOY = kills.QUICK | {"alone_steps": 40, "joint_epochs": 1.0, "batch": 50, "checkpoint_seconds": 60.0}
 
 
-def test_import_is_cheap_and_tells_what_it_offers():
+def test_the_import_loads_no_heavy_package_and_dir_lists_the_names():
     code = ("import sys, hetacumn\nassert {'train', 'plots', 'Answer'} <= set(dir(hetacumn))\n"
             "print([name for name in ('torch', 'numpy', 'pandas', 'matplotlib') if name in sys.modules])")  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_the_names_listed_are_those_of_the_front_door():
+def test_the_package_lists_the_names_of_its_api():
     assert {*__all__, "evaluation", "plots"} == set(hetacumn.__all__) <= set(dir(hetacumn))
     assert hetacumn.train is train and hetacumn.plots.style and accuracy
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
@@ -54,13 +54,13 @@ def run(toy) -> hetacumn.Run:
 @pytest.mark.slow
 @pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
 class TestFiveLines:
-    def test_settings_by_name_nested_and_dotted_are_the_same(self, run):
+    def test_nested_and_dotted_settings_are_equivalent(self, run):
         config = load_config(run.folder)
         assert (config.classes, config.alone_steps, config.ab_initio.subspace_steps) == (2, 40, 8)
         flat = {name: value for name, value in TOY.items() if name != "ab_initio"}
         dotted = {f"ab_initio.{name}": value for name, value in TOY["ab_initio"].items()}
         before = (run.folder / "model.safetensors").stat().st_mtime_ns
-        hetacumn.train(run.stack, out=run.folder, config=config, trained_share=0.5)  # done already
+        hetacumn.train(run.stack, out=run.folder, config=config, trained_share=0.5)  # already trained, so nothing is trained
         hetacumn.train(run.stack, 2, run.folder, trained_share=0.5, **flat, **dotted)
         assert (run.folder / "model.safetensors").stat().st_mtime_ns == before
         assert len(run.trained_rows) == 60 and len(np.unique(run.trained_rows)) == 60
@@ -72,7 +72,7 @@ class TestFiveLines:
             hetacumn.train(run.stack, out=tmp_path / "out", ab_initio={"volumes": 3})
         assert list(tmp_path.iterdir()) == []
 
-    def test_an_answer_is_that_of_all_particles_and_is_read_back(self, run):
+    def test_a_prediction_covers_all_particles_and_can_be_reopened(self, run):
         answer = run.predict(grade="encoder")
         again = hetacumn.open(run.folder)
         assert len(answer.predictions) == 120 and answer.voxel_A == pytest.approx(64 * 1.6 / 24)
@@ -80,12 +80,12 @@ class TestFiveLines:
         volume = again.reconstruct(np.arange(120))
         assert volume.shape == (24, 24, 24) and volume.std() > 0 and volume.equal(again.reconstruct())
 
-    def test_a_run_read_back_predicts_the_same(self, run, tmp_path):
+    def test_a_reopened_run_gives_the_same_predictions(self, run, tmp_path):
         first = run.predict(grade="encoder", out=tmp_path / "first")
         second = hetacumn.Run.open(run.folder, run.stack.folder).predict(grade="encoder", out=tmp_path / "second")
         assert (first.predictions.rotations == second.predictions.rotations).all()
 
-    def test_another_run_in_the_folder_is_refused(self, run):
+    def test_a_prediction_in_a_folder_in_use_is_refused(self, run):
         code = "import sys, time\nfrom hetacumn.run.lock import hold\n"
         code += "with hold(sys.argv[1]):\n print(flush=True); time.sleep(300)"
         other = subprocess.Popen([sys.executable, "-c", code, run.folder], stdout=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""Back-projection: the volume comes back in its scale, halves agree where there is signal."""
+"""Back-projection recovers the volume in its scale, and half maps agree only where there is signal."""
 
 import torch
 from toys import make_toy
@@ -12,12 +12,12 @@ from hetacumn.reconstruction.back_projection import back_project
 BOX = 24
 
 
-def test_a_volume_comes_back_from_clear_images(blobs, device):
+def test_back_projection_recovers_the_volume_from_high_signal_images(blobs, device):
     toy = make_toy([blobs], 600, BOX, snr=50.0, device=device)
     volume, true = back_project(toy.data, toy.poses), toy.volumes[0]
     curve = fsc((volume * soft_sphere(BOX, device=device))[None], true[None])[0]
     assert (curve[1:9] > 0.97).all()
-    assert abs(float((volume * true).sum() / true.square().sum()) - 1) < 0.1  # its scale too, less the Wiener filter's share
+    assert abs(float((volume * true).sum() / true.square().sum()) - 1) < 0.1  # the scale too, but for the Wiener filter
 
 
 def test_wrong_poses_give_no_volume(blobs, device, generator):
@@ -27,13 +27,13 @@ def test_wrong_poses_give_no_volume(blobs, device, generator):
     assert curve[4:9].mean() < 0.5
 
 
-def test_batches_change_nothing(blobs, device):
+def test_the_batch_size_does_not_change_the_volume(blobs, device):
     toy = make_toy([blobs], 50, BOX, snr=1.0, device=device)
     whole, parts = back_project(toy.data, toy.poses), back_project(toy.data, toy.poses, batch=7)
     torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-3 * float(whole.abs().max()))
 
 
-def test_halves_agree_where_there_is_signal_and_not_in_noise(blobs, device, generator):
+def test_half_maps_agree_for_signal_and_not_for_pure_noise(blobs, device, generator):
     toy = make_toy([blobs], 800, BOX, snr=1.0, device=device)
     noise = type(toy.data)(torch.randn_like(toy.data.y), toy.data.ctf, toy.data.plane)
     halves, mask = (slice(0, 400), slice(400, 800)), soft_sphere(BOX, device=device)

@@ -1,4 +1,7 @@
-"""Other programs: watched, bounded, read back; with the real ones where they are installed."""
+"""Baseline programs (RELION, cryoDRGN): time limits, settings, and reading of their results.
+
+Stand-in scripts replace the programs; some tests also run the real programs if they are installed.
+"""
 
 import json
 import os
@@ -34,20 +37,20 @@ def python(code):
     return [sys.executable, "-c", code]
 
 
-def test_a_program_that_ends_is_finished_and_its_output_kept(tmp_path):
+def test_a_program_that_ends_is_reported_as_finished_and_its_output_is_logged(tmp_path):
     log = tmp_path / "logs" / "log"
     outcome = run_bounded(python("print('well'); import sys; print('done', file=sys.stderr)"), log, 60)
     assert outcome.finished and outcome.seconds < 30
     assert {"well", "done"} <= set(log.read_text().split())
 
 
-def test_a_program_that_fails_says_why(tmp_path):
+def test_the_error_of_a_failed_program_quotes_its_output(tmp_path):
     with pytest.raises(HetacumnError, match=r"exit status 3 after .*(?s:.*)no such reference"):
         run_bounded(python("print('no such reference'); raise SystemExit(3)"), tmp_path / "log", 60)
 
 
 def test_at_the_limit_a_program_and_its_children_are_stopped(tmp_path, monkeypatch):
-    """Also one that will not listen."""
+    """The program ignores SIGTERM."""
     monkeypatch.setattr("hetacumn.baselines.process.GRACE_SECONDS", 1.0)
     child = "import time; time.sleep(600)"
     code = (
@@ -63,10 +66,10 @@ def test_at_the_limit_a_program_and_its_children_are_stopped(tmp_path, monkeypat
         if not alive(pid):
             return
         time.sleep(0.1)
-    pytest.fail("the child goes on")
+    pytest.fail("the child still runs")
 
 
-def test_the_limit_is_of_processor_time_childrens_too(tmp_path):
+def test_the_limit_counts_processor_time_including_children(tmp_path):
     work = "import time\nwhile time.process_time() < 1.5: pass"
     code = f"import subprocess, sys; [subprocess.run([sys.executable, '-c', {work!r}]) for _ in range(4)]"
     whole = run_bounded(python(f"import time; time.sleep(3); {code}"), tmp_path / "log", 60, poll=0.1)
@@ -84,12 +87,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_program_that_is_not_there_is_missing():
+def test_an_absent_program_is_reported_with_a_hint():
     with pytest.raises(HetacumnError, match="no-such-program: not found on the PATH; install it"):
         find_program("no-such-program", hint="install it")
 
 
-def test_a_program_in_a_folder_named_from_here_is_found_from_elsewhere(tmp_path, monkeypatch):
+def test_a_program_in_a_relative_folder_is_found_from_another_working_directory(tmp_path, monkeypatch):
     program = tmp_path / "environment/bin/peer"
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\npwd\n")
@@ -115,7 +118,7 @@ def exported(source, tmp_path_factory):
     return prepare_stack(source, tmp_path_factory.mktemp("exported"), Preprocessing(box=32), progress=False)
 
 
-def test_relions_answer_is_brought_into_order(exported, tmp_path):
+def test_relion_predictions_are_sorted_into_the_order_of_the_stack(exported, tmp_path):
     generator = torch.Generator().manual_seed(0)
     rotations, classes = random_rotations(200, generator), torch.arange(200) % 3
     order = torch.randperm(200, generator=generator)
@@ -137,7 +140,7 @@ def test_relions_answer_is_brought_into_order(exported, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("relion_refine") is None, reason="RELION is not installed")
-def test_relion_itself_runs_and_its_answer_is_read(exported, tmp_path):
+def test_the_real_relion_runs_and_its_predictions_are_read(exported, tmp_path):
     config = relion.RelionConfig(
         healpix_order=1, initial_iterations=(3, 3, 3), class3d_iterations=2, subsets=(30, 60), max_significant=50, threads=1
     )
@@ -174,8 +177,8 @@ def put_fake_relion(folder, monkeypatch, truth, fails=False):
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_a_peers_answer_is_left_in_the_files_of_every_method(source, tmp_path, monkeypatch):
-    """Of one that knows the truth: its back-projected class volumes resemble the true ones."""
+def test_a_baseline_program_writes_the_same_files_as_every_method(source, tmp_path, monkeypatch):
+    """The stand-in for RELION returns the true poses and classes, so the class volumes match the true ones."""
     put_fake_relion(tmp_path / "bin", monkeypatch, source.parent / "truth.npz")
     settings = {"program": "relion", "healpix_order": 1}
     found = run_peer(settings, PeerTask(source, Preprocessing(box=32), 2, 60.0, tmp_path), tmp_path / "relion")
@@ -192,13 +195,13 @@ def test_a_peers_answer_is_left_in_the_files_of_every_method(source, tmp_path, m
     assert score.row["accuracy"] == 1 and score.row["resolution_A"] < 15
 
 
-def test_a_peer_that_fails_or_is_missing_leaves_the_reason(source, tmp_path, monkeypatch):
+def test_a_failed_or_absent_baseline_program_leaves_only_the_reason_in_run_json(source, tmp_path, monkeypatch):
     put_fake_relion(tmp_path / "bin", monkeypatch, source.parent / "truth.npz", fails=True)
     for name, settings, reason in (
         ("relion", {"program": "relion"}, "no memory left"),
         ("drgnai", {"program": "cryodrgn", "command": "abinit"}, "cryodrgn: not found"),
     ):
-        (tmp_path / name / "volumes").mkdir(parents=True)  # of an earlier run
+        (tmp_path / name / "volumes").mkdir(parents=True)  # left by an earlier run
         for left in ("predictions.star", "latents.csv", "volumes/class_1.mrc"):
             (tmp_path / name / left).touch()
         assert run_peer(settings, PeerTask(source, Preprocessing(box=32), 2, 60.0, tmp_path), tmp_path / name) is None
@@ -211,7 +214,7 @@ def test_a_peer_that_fails_or_is_missing_leaves_the_reason(source, tmp_path, mon
         run_peer({"program": "frealign"}, PeerTask(source, Preprocessing(box=32), 2, 60.0, tmp_path), tmp_path / "x")
 
 
-def test_without_relion_it_is_missing(exported, tmp_path, monkeypatch):
+def test_an_absent_relion_is_reported_and_nothing_is_written(exported, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HetacumnError, match="relion_refine: not found"):
         relion.run(exported, tmp_path / "out", 2, 95.0, 10.0)
@@ -226,7 +229,7 @@ def write_epoch(folder, epoch, rotations, translations, z, more=()):
 
 
 @pytest.mark.parametrize("command, unit", [("abinit_het_old", 32.0), ("abinit", 1.0)])
-def test_cryodrgns_answer_is_read_in_its_units(exported, tmp_path, command, unit):
+def test_cryodrgn_predictions_are_read_in_the_units_of_the_command(exported, tmp_path, command, unit):
     generator = torch.Generator().manual_seed(0)
     rotations, classes = random_rotations(200, generator), torch.arange(200) % 2
     shifts_px = torch.randn(200, 2, generator=generator)
@@ -250,7 +253,7 @@ class Evil:
         return os.system, ("touch evil",)
 
 
-def test_a_pickle_that_is_more_than_arrays_is_refused_and_runs_nothing(exported, tmp_path, monkeypatch):
+def test_a_pickle_of_more_than_arrays_is_refused_and_runs_no_code(exported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open("z.0.pkl", "wb") as file:
         pickle.dump(Evil(), file)
@@ -282,7 +285,7 @@ else:
     ({"command": "abinit"}, ["abinit particles.mrcs --ctf", "--epochs-pose-search 2", "--dim 64", "--num-workers 0"]),
     ({"command": "abinit", "conf_encoder": True}, ["--use-conf-encoder"]),
 ])  # fmt: skip
-def test_cryodrgn_is_given_the_stack_and_its_settings_wherever_one_stands(exported, tmp_path, monkeypatch, changes, words):
+def test_cryodrgn_gets_the_stack_and_its_settings_from_relative_paths(exported, tmp_path, monkeypatch, changes, words):
     program = tmp_path / "venv/bin/cryodrgn"
     program.parent.mkdir(parents=True)
     program.write_text(FAKE_CRYODRGN.format(python=sys.executable))
@@ -292,8 +295,8 @@ def test_cryodrgn_is_given_the_stack_and_its_settings_wherever_one_stands(export
     venv = os.path.relpath(tmp_path / "venv")
     found, outcome = cryodrgn.run(here, tmp_path / "out", 2, 60.0, venv, cryodrgn.CryodrgnConfig(**changes))
     assert outcome.finished and len(found) == 200
-    said = (tmp_path / "out/cryodrgn.log").read_text()
-    assert all(word in said for word in words), said
+    log = (tmp_path / "out/cryodrgn.log").read_text()
+    assert all(word in log for word in words), log
 
 
 PEERS = REPO / ".venv-peers"
@@ -301,7 +304,7 @@ PEERS = REPO / ".venv-peers"
 
 @pytest.mark.skipif(not (PEERS / "bin/cryodrgn").exists(), reason="no cryoDRGN: run `make peers`")
 @pytest.mark.parametrize("changes", [{}, {"command": "abinit"}, {"command": "abinit", "conf_encoder": True}], ids=str)
-def test_cryodrgn_itself_runs_and_its_answer_is_read(exported, tmp_path, changes):
+def test_the_real_cryodrgn_runs_and_its_predictions_are_read(exported, tmp_path, changes):
     config = cryodrgn.CryodrgnConfig(**changes, epochs=2, search_epochs=1, width=32, layers=1, l_end=6, pretrain_images=120)
     found, outcome = cryodrgn.run(exported, tmp_path / "out", 2, 400.0, PEERS, config)
     assert len(found) == 200 and set(found.classes.tolist()) == {0, 1}
@@ -309,6 +312,6 @@ def test_cryodrgn_itself_runs_and_its_answer_is_read(exported, tmp_path, changes
     assert outcome.finished
 
 
-def test_without_cryodrgn_it_is_missing(exported, tmp_path):
+def test_an_absent_cryodrgn_is_reported(exported, tmp_path):
     with pytest.raises(HetacumnError, match="cryodrgn: not found in .*make peers"):
         cryodrgn.run(exported, tmp_path / "out", 2, 10.0, tmp_path)

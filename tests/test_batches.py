@@ -1,4 +1,4 @@
-"""Batches side by side: in order, the same as one after another, threads as before, errors told; reading ahead."""
+"""Parallel batches and reading ahead: order of results, thread counts and errors."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-def test_results_come_in_order_and_each_from_one_thread(two_threads):
+def test_results_are_in_order_and_each_uses_one_thread(two_threads):
     def work(i):
         return i, torch.get_num_threads()
 
@@ -25,11 +25,11 @@ def test_results_come_in_order_and_each_from_one_thread(two_threads):
     assert found == [(i, 1) for i in range(7)] and torch.get_num_threads() == 2
 
 
-def test_a_single_item_has_all_threads(two_threads):
+def test_a_single_item_uses_all_threads(two_threads):
     assert list(map_threads(lambda _: torch.get_num_threads(), [0], torch.device("cpu"))) == [2]
 
 
-def test_an_error_comes_through_and_threads_are_as_before(two_threads):
+def test_an_error_is_raised_and_the_thread_count_is_restored(two_threads):
     def work(i):
         return 1 / (i - 2)
 
@@ -38,7 +38,7 @@ def test_an_error_comes_through_and_threads_are_as_before(two_threads):
     assert torch.get_num_threads() == 2
 
 
-def test_the_next_is_read_while_one_is_worked_on_and_no_more_than_that():
+def test_prefetch_reads_exactly_one_item_ahead():
     read = []
     for at, item in enumerate(prefetch(lambda i: read.append(i) or 10 * i, range(5))):
         assert item == 10 * at
@@ -49,14 +49,14 @@ def test_the_next_is_read_while_one_is_worked_on_and_no_more_than_that():
         assert read == list(range(min(at + 2, 5)))
 
 
-def test_what_cannot_be_read_is_told_in_its_place_and_nothing_goes_on_after_it():
+def test_prefetch_raises_a_read_error_at_its_item_and_leaves_no_thread():
     before, seen = threading.active_count(), []
     with pytest.raises(ZeroDivisionError):
         for item in prefetch(lambda i: 1 / (i - 2), range(5)):
             seen.append(item)
     assert seen == [-0.5, -1.0]
     for _ in prefetch(lambda i: i, range(5)):
-        break  # who stops early leaves no thread
+        break  # a consumer that stops early leaves no thread
     assert threading.active_count() == before
     assert list(prefetch(lambda i: i, [])) == []
 

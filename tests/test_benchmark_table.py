@@ -1,4 +1,4 @@
-"""Rows of the benchmark's table: gathered from the runs that are here, kept from the earlier table where they are not."""
+"""The benchmark table: rows come from the runs that exist, and from the earlier table for other runs."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,11 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.evaluation.benchmark import COLUMNS, make_table, read_run_facts, write_benchmark
 
 BOUNDS = {"bound_known_pose": 0.99, "bound_marginal": 0.95, "rotation_bound_deg": 2.5}
-USUAL = 0.7
+DEFAULT_SHARE = 0.7
 
 
 def add_run(folder: Path, seen: int | None = 70, **run) -> None:
-    """The files of a run on 100 particles that the table reads."""
+    """Write the files that the table reads, for a run on 100 particles."""
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(run))
     if seen is not None:
@@ -23,7 +23,7 @@ def add_run(folder: Path, seen: int | None = 70, **run) -> None:
 
 
 def add_dataset(folder: Path, accuracies: dict[str, float], snr: float) -> None:
-    """Simulation and scores of a dataset of 100 particles."""
+    """Write the simulation settings and the scores of a dataset of 100 particles."""
     (folder / "particles").mkdir(parents=True)
     (folder / "particles/config.json").write_text(json.dumps({"simulation": {"particles": 100, "snr": snr}}))
     rows = [{"method": method, "seed": 0, "accuracy": accuracy, **BOUNDS} for method, accuracy in accuracies.items()]
@@ -33,7 +33,7 @@ def add_dataset(folder: Path, accuracies: dict[str, float], snr: float) -> None:
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    """A dataset of the main pipeline and one of the benchmark, where RELION gave no answer."""
+    """Return a results folder: one dataset of the main pipeline, and one of the benchmark without a RELION prediction."""
     results = tmp_path / "results"
     add_dataset(results / "adk", {"em": 0.8, "hetacumn": 0.9}, 0.1)
     add_run(results / "adk/em", train_seconds=5, git_commit="abc")
@@ -49,7 +49,7 @@ def key(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_every_run_is_a_row_with_its_scores_and_its_cost(results, tmp_path):
-    table = make_table(results, tmp_path / "absent.csv", USUAL)
+    table = make_table(results, tmp_path / "absent.csv", DEFAULT_SHARE)
     assert table["part"].unique().tolist() == ["compared"] and len(table) == 4
     rows = key(table)
     em = rows.loc[("adk", 0.1, "em", 0.7)]
@@ -58,41 +58,41 @@ def test_every_run_is_a_row_with_its_scores_and_its_cost(results, tmp_path):
     assert rows.loc[("adk", 0.03, "hetacumn", 0.7), "train_seconds"] == 11  # its folder is named adk-snr30-3k
 
 
-def test_a_program_without_an_answer_has_a_row_with_bounds_and_no_scores(results, tmp_path):
-    row = key(make_table(results, tmp_path / "absent.csv", USUAL)).loc[("adk", 0.03, "relion", 1.0)]
+def test_a_program_without_predictions_has_a_row_with_bounds_and_no_scores(results, tmp_path):
+    row = key(make_table(results, tmp_path / "absent.csv", DEFAULT_SHARE)).loc[("adk", 0.03, "relion", 1.0)]
     assert row["settings"] == "relion_refine: not found" and not row["finished"]
     assert pd.isna(row["accuracy"]) and pd.isna(row["rotation_error_deg"]) and row["rotation_bound_deg"] == 2.5
 
 
-def test_rows_whose_run_is_gone_stay_and_a_newer_run_replaces_its_own(results, tmp_path):
+def test_rows_of_absent_runs_stay_and_a_newer_run_replaces_its_row(results, tmp_path):
     path = tmp_path / "table.csv"
     gone = {"dataset": "ribosome", "snr": 0.1, "particles": 100, "method": "hetacumn", "seed": 0, "trained_share": 0.7}
     older = gone | {"dataset": "adk"}
     pd.DataFrame([gone | {"accuracy": 0.5}, older | {"accuracy": 0.1}]).to_csv(path, index=False)
-    rows = key(make_table(results, path, USUAL))
+    rows = key(make_table(results, path, DEFAULT_SHARE))
     assert len(rows) == 5 and rows.index.is_unique
     assert rows.loc[("ribosome", 0.1, "hetacumn", 0.7), "accuracy"] == 0.5
     assert rows.loc[("adk", 0.1, "hetacumn", 0.7), "accuracy"] == 0.9
 
 
-def test_a_second_pass_changes_nothing(results, tmp_path):
+def test_writing_the_table_a_second_time_changes_nothing(results, tmp_path):
     path = tmp_path / "table.csv"
-    write_benchmark(path, make_table(results, path, USUAL))
+    write_benchmark(path, make_table(results, path, DEFAULT_SHARE))
     first = path.read_bytes()
-    write_benchmark(path, make_table(results, path, USUAL))
+    write_benchmark(path, make_table(results, path, DEFAULT_SHARE))
     assert path.read_bytes() == first and first.decode().splitlines()[0].split(",") == COLUMNS
     (results / "adk").rename(tmp_path / "tidied away")
     (results / "benchmark").rename(tmp_path / "that too")
-    write_benchmark(path, make_table(results, path, USUAL))
+    write_benchmark(path, make_table(results, path, DEFAULT_SHARE))
     assert path.read_bytes() == first
 
 
-def test_ablations_and_shares_come_after_the_methods_compared(results, tmp_path):
+def test_ablations_and_training_shares_follow_the_compared_methods(results, tmp_path):
     path = tmp_path / "table.csv"
     row = {"dataset": "a", "snr": 0.1, "particles": 100, "method": "hetacumn", "seed": 0, "trained_share": 0.1, "accuracy": 0.4}
     ablation = row | {"method": "ablation-feedback", "trained_share": 0.7}
     pd.DataFrame([row, row | {"trained_share": 0.705}, ablation, row | {"method": "em"}]).to_csv(path, index=False)
-    table = make_table(results, path, USUAL)
+    table = make_table(results, path, DEFAULT_SHARE)
     ours = table[table["dataset"] == "a"]
     assert ours[["method", "trained_share", "part"]].values.tolist() == [
         ["em", 0.1, "compared"], ["hetacumn", 0.705, "compared"], ["ablation-feedback", 0.7, "ablations"],
@@ -101,11 +101,11 @@ def test_ablations_and_shares_come_after_the_methods_compared(results, tmp_path)
     assert table["part"].is_monotonic_increasing
 
 
-def test_a_refined_answer_has_the_share_of_the_model_that_it_refines(results):
+def test_refined_predictions_have_the_training_share_of_their_model(results):
     add_run(results / "adk/hetacumn-refined", seen=None)
     assert read_run_facts(results / "adk/hetacumn-refined", 100)["trained_share"] == 0.7
 
 
-def test_nothing_to_tabulate_is_the_users_mistake(tmp_path):
+def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(HetacumnError, match="expected runs of the benchmark"):
-        make_table(tmp_path, tmp_path / "absent.csv", USUAL)
+        make_table(tmp_path, tmp_path / "absent.csv", DEFAULT_SHARE)

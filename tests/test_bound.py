@@ -1,4 +1,4 @@
-"""The Bayes bound at its two ends: states plainly apart, and states that are one."""
+"""The Bayes bound at its two extremes: clearly different states, and identical states."""
 
 import math
 
@@ -23,14 +23,14 @@ def toy(blobs, device):
     return make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, BOX, snr=2.0, device=device)
 
 
-def test_states_plainly_apart_are_all_told_and_poses_found(toy):
+def test_clearly_different_states_have_a_bound_near_1_and_a_small_pose_error(toy):
     bound = bound_of(toy)
     assert bound.known_pose == 1 and bound.marginal >= 0.98
     assert bound.rotation_error_deg < 4
     assert bound_of(toy) == bound  # the same seed, the same bound
 
 
-def test_one_volume_twice_is_told_at_chance(toy):
+def test_two_identical_volumes_have_a_bound_at_chance(toy):
     bound = bound_of(toy, toy.volumes[:1].expand(2, -1, -1, -1))
     assert abs(bound.known_pose - 0.5) < 0.1 and abs(bound.marginal - 0.5) < 0.2
 
@@ -43,9 +43,9 @@ def test_a_peak_that_both_climbs_reach_counts_once(device):
     torch.testing.assert_close(found.cpu(), torch.tensor([2.1, 2 + math.log(2)]))
 
 
-def test_a_prior_that_is_sure_decides_between_equals(toy):
+def test_a_strong_prior_decides_between_identical_volumes(toy):
     bound = bound_of(toy, toy.volumes[:1].expand(2, -1, -1, -1), torch.tensor([1e-6, 1 - 1e-6]))
-    assert bound.known_pose == 0.5 == bound.marginal  # all are called the second
+    assert bound.known_pose == 0.5 == bound.marginal  # all images get the second class
 
 
 def test_more_noise_makes_both_bounds_worse(blobs, device):

@@ -1,4 +1,4 @@
-"""Classes of latents: how many, in which order, of which spread; like those before; likelier over all poses."""
+"""Classes of latents: their number, order and covariances; classes by likelihood; a fitted mixture applied to new latents."""
 
 import json
 
@@ -12,7 +12,7 @@ from hetacumn.prediction.classes import Mixture, classify, classify_by_likelihoo
 
 
 def make_latents(counts, spread=0.1):
-    """Blobs of so many points each, at (3k, 0, -3k), shuffled."""
+    """Return shuffled latents and labels: ``counts[k]`` points about (3k, 0, -3k) for each class k."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=generator)]
@@ -29,39 +29,39 @@ def test_classes_are_ordered_by_size():
     torch.testing.assert_close(found.centres, expected, rtol=0, atol=0.1)
 
 
-def test_the_likelier_class_is_so_in_view_of_how_large_the_classes_are():
+def test_classification_by_likelihood_weighs_the_sizes_of_the_classes():
     generator = torch.Generator().manual_seed(0)
-    labels = (torch.rand(20_000, generator=generator) < 0.1).long()  # nine in ten are of class 0
+    labels = (torch.rand(20_000, generator=generator) < 0.1).long()  # 90 % are of class 0
     seen = 2.0 * labels - 1 + 1.5 * torch.randn(20_000, generator=generator)
-    scores = -0.5 * ((seen[:, None] - torch.tensor([1.0, -1.0])) / 1.5) ** 2  # the rarer class comes first
+    scores = -0.5 * ((seen[:, None] - torch.tensor([1.0, -1.0])) / 1.5) ** 2  # the rarer class is in the first column
     found = classify_by_likelihood(scores, torch.tensor([[1.0], [-1.0]]))
-    assert found.centres.flatten().tolist() == [-1.0, 1.0]  # the largest comes first
-    border = 1.5**2 / 2 * torch.tensor(9.0).log()  # where the classes are equally likely, in truth
+    assert found.centres.flatten().tolist() == [-1.0, 1.0]  # the largest class comes first
+    border = 1.5**2 / 2 * torch.tensor(9.0).log()  # the true classes are equally likely here
     assert float((found.labels == (seen > border)).float().mean()) > 0.98
     assert float((found.labels == labels).float().mean()) > float((scores.argmin(1) == labels).float().mean()) + 0.05
 
 
 @pytest.mark.parametrize("counts", [[150], [100, 120], [80, 60, 90], [50, 60, 70, 80, 90]], ids=len)
-def test_bic_finds_how_many_there_are(counts):
+def test_bic_finds_the_number_of_classes(counts):
     latents, labels = make_latents(counts)
     found = classify(latents, None)
     assert len(found.centres) == len(counts) and accuracy(found.labels, labels) == 1
 
 
-def test_bic_looks_no_further_than_told_and_than_there_are_points():
+def test_bic_tries_no_more_classes_than_allowed_and_than_points():
     latents, _ = make_latents([50, 50, 50])
     assert len(classify(latents, None, most=2).centres) <= 2
     assert len(classify(latents[:2], None).centres) <= 2
 
 
 @pytest.mark.parametrize("classes", [151, -1])
-def test_a_number_of_classes_that_cannot_be_is_refused(classes):
+def test_an_impossible_number_of_classes_is_refused(classes):
     with pytest.raises(HetacumnError, match=f"{classes} classes for 150 particles; expected 1 to 150"):
         classify(make_latents([150])[0], classes)
 
 
-def test_classes_have_a_spread_of_their_own_or_one_for_all():
-    """Whatever explains the latents better: of few or faint images own spreads are those of chance."""
+def test_classes_have_own_covariances_or_a_shared_one():
+    """``classify`` chooses the better fit; for few or low-signal images, own covariances would follow chance."""
     generator, corners = torch.Generator().manual_seed(2), torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * 2)
     labels = torch.arange(200) % 4
     z = torch.cat([corners[labels], torch.zeros(200, 2)], 1) + 0.6 * torch.randn(200, 4, generator=generator)
@@ -80,16 +80,16 @@ def test_one_particle_is_a_class():
     assert found.labels.tolist() == [0] and found.centres.tolist() == [[1.0, 2.0]]
 
 
-@pytest.mark.parametrize("spread", [0.3, 1.2])  # apart, and one cloud
-def test_the_mixture_gives_known_latents_their_labels_and_others_the_likeliest(spread):
+@pytest.mark.parametrize("spread", [0.3, 1.2])  # separate classes, and one cloud
+def test_a_mixture_read_back_gives_the_same_probabilities_also_for_a_part_of_the_latents(spread):
     generator = torch.Generator().manual_seed(0)
     z = torch.cat([torch.randn(n, 2, generator=generator) * spread + at for n, at in ((300, 0.0), (80, 1.5), (20, 3.0))])
     found = classify(z, 3)
     mixture = Mixture.of(json.loads(json.dumps(found.mixture.content())))
     assert torch.equal(mixture.probabilities(z), found.probabilities)
-    assert mixture.probabilities(z[found.labels == 1][:7]).argmax(1).tolist() == [1] * 7  # of one class alone
+    assert mixture.probabilities(z[found.labels == 1][:7]).argmax(1).tolist() == [1] * 7  # latents of one class alone
     assert mixture.probabilities(found.centres).argmax(1).tolist() == [0, 1, 2]
 
 
-def test_of_one_particle_others_are_like_it():
+def test_a_mixture_of_one_particle_puts_all_latents_in_its_class():
     assert classify(torch.tensor([[1.0, 2.0]]), 1).mixture.probabilities(torch.tensor([[0.0, 5.0]])).tolist() == [[1]]

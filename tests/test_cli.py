@@ -1,4 +1,4 @@
-"""The `hetacumn` command: its help, what it refuses and how soon, and a run from an empty folder."""
+"""The `hetacumn` command: its help, early refusal of mistakes, and a complete run from an empty folder."""
 
 import json
 import os
@@ -24,7 +24,7 @@ needs_data = pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="da
 
 
 def hetacumn(folder: Path, *words) -> subprocess.CompletedProcess:
-    """The command in a process of its own, in a folder outside the repository."""
+    """Run the command in its own process, in a folder outside the repository."""
     return subprocess.run([sys.executable, "-m", "hetacumn.cli", *map(str, words)], cwd=folder, env=environment(),
                           capture_output=True, text=True, timeout=600)  # fmt: skip
 
@@ -35,7 +35,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capfd):
-    """A function that calls the command in an empty folder and gives the one line that refuses it."""
+    """Return a function that calls the command in a folder with an incomplete STAR file and returns its one-line error."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "table.star").write_text("data_particles\n\nloop_\n_rlnDefocusU #1\n1.0\n")
 
@@ -49,30 +49,30 @@ def refused(tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("command", ("", *COMMANDS))
-def test_help_fits_a_screen_and_tells_every_default(command, monkeypatch, capsys):
+def test_help_fits_24_lines_of_80_columns(command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     assert main([command, "--help"] if command else []) == 0
     lines = capsys.readouterr().out.splitlines()
     assert 0 < len(lines) <= 24 and max(map(len, lines)) <= 80
     if not command:
         assert all(any(line.split()[:1] == [name] for line in lines) for name in COMMANDS)
-        told = [line for line in lines[lines.index("Commands:") :] if "NAME VALUE" not in line]
-        assert not any(line.endswith("...") for line in told)  # no sentence is cut
+        listed = [line for line in lines[lines.index("Commands:") :] if "NAME VALUE" not in line]
+        assert not any(line.endswith("...") for line in listed)  # no sentence is cut
 
 
 @pytest.mark.parametrize("command", COMMANDS[:-1])
-def test_every_option_tells_its_default(command, monkeypatch, capsys):
+def test_the_help_of_every_option_shows_its_default(command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     assert main([command, "--help"]) == 0
     options = capsys.readouterr().out.partition("Options:")[2].split("\n  --")[1:]
     assert len(options) > 1
-    without = {"help", "set", "config", "like", "class", "rows"}  # what is not given is not used
+    without = {"help", "set", "config", "like", "class", "rows"}  # these have no effect unless given
     for option in options:
         text = " ".join(option.split())
         assert text.split()[0] in without or "[default: " in text or "[required]" in text, text
 
 
-def test_help_and_a_wrong_path_import_nothing_heavy(tmp_path):
+def test_help_and_a_wrong_path_import_no_heavy_package(tmp_path):
     code = ("import sys\nfrom hetacumn.cli.main import main\nmain(sys.argv[1:])\n"
             "print([name for name in ('torch', 'pandas', 'papermill', 'numpy') if name in sys.modules])")  # fmt: skip
     for words in (["--help"], ["train", "--help"], ["train", "absent.star"], ["predict", "absent.star"],
@@ -141,12 +141,12 @@ def test_a_wrong_setting_is_refused_without_the_imports_of_training(tmp_path):
     (["explore", ".", "--port", "99999"], "Invalid value for '--port'"),
     (["run"], "hetacumn run: the following arguments are required: notebook; expected hetacumn run"),
 ])  # fmt: skip
-def test_a_mistake_is_refused_in_one_line_before_anything_is_made(refused, tmp_path, words, message):
+def test_a_mistake_is_refused_in_one_line_before_anything_is_written(refused, tmp_path, words, message):
     assert message in refused(*words)
     assert [path.name for path in tmp_path.iterdir()] == ["table.star"]
 
 
-def test_a_misspelt_section_of_a_file_is_refused_with_the_nearest(refused, tmp_path):
+def test_a_misspelt_section_of_a_file_is_refused_with_the_nearest_name(refused, tmp_path):
     (tmp_path / "my.yaml").write_text("trian: {rate: 1}\n")
     assert "my.yaml: unknown setting trian; did you mean train?" in refused("train", "table.star", "--config", "my.yaml")
     (tmp_path / "my.yaml").write_text("train: {ab_initio: {consensus: {step: 1}}}\n")
@@ -156,7 +156,7 @@ def test_a_misspelt_section_of_a_file_is_refused_with_the_nearest(refused, tmp_p
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """An empty folder, then with a simulated stack, settings of a toy's size, and a trained and predicted run."""
+    """Return a folder with a simulated stack and settings for a toy; later fixtures train and predict in it."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "my.yaml").write_text(yaml.safe_dump({"stack": {"box": 24}, "train": QUICK}))
     done = hetacumn(folder, "simulate", "adk", "--out", "toy", "--particles", 120, "--box", 64, "--snr", 1,
@@ -173,15 +173,15 @@ def trained(folder) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def predicted(folder, trained) -> subprocess.CompletedProcess:
-    return hetacumn(folder, *shlex.split(follows(trained))[1:])  # the command that training names
+    return hetacumn(folder, *shlex.split(next_command(trained))[1:])  # the next command that training prints
 
 
 @needs_data
 @pytest.mark.slow
 class TestFromAnEmptyFolder:
-    """Simulate, train, predict, report, compare and export a toy stack, as one user does after the other."""
+    """Simulate, train, predict, report, compare and export a toy stack, one after the other, as a user does."""
 
-    def test_training_takes_the_settings_given_and_says_what_follows(self, folder, trained):
+    def test_training_uses_the_given_settings_and_prints_the_next_command(self, folder, trained):
         assert trained.returncode == 0, trained.stderr[-3000:]
         config = json.loads((folder / "results/mine/config.json").read_text())
         assert (config["config"]["classes"], config["config"]["seed"], config["config"]["alone_steps"]) == (2, 1, 40)
@@ -193,23 +193,23 @@ class TestFromAnEmptyFolder:
         assert (folder / "results/mine" / Path(NOTEBOOKS["train"]).name).is_file()
         assert "warning: toy/particles.star: 120 particles are few" in trained.stderr
 
-    def test_prediction_and_report_leave_their_files_and_figures(self, folder, predicted):
+    def test_prediction_and_report_write_their_files_and_figures(self, folder, predicted):
         assert predicted.returncode == 0, predicted.stderr[-3000:]
         assert len(star.read_table(folder / "results/mine/predictions.star")) == 120
-        reported = hetacumn(folder, *shlex.split(follows(predicted))[1:])
+        reported = hetacumn(folder, *shlex.split(next_command(predicted))[1:])
         assert reported.returncode == 0, reported.stderr[-3000:]
-        assert follows(reported) == "hetacumn explore results/mine"
+        assert next_command(reported) == "hetacumn explore results/mine"
         figures = {path.name for path in (folder / "results/mine/report").iterdir()}
         assert {"fsc.png", "landscape.png", "views.png", Path(NOTEBOOKS["report"]).name} <= figures
         assert ".lock" not in figures and not (folder / "results/mine/.lock").exists()
 
-    def test_an_answer_compared_with_itself_agrees_wholly(self, folder, predicted):
+    def test_a_prediction_compared_with_itself_agrees_completely(self, folder, predicted):
         compared = hetacumn(folder, "compare", "results/mine", "results/mine", "--out", "same")
         assert compared.returncode == 0, compared.stderr[-3000:]
         assert json.loads((folder / "same/agreement.json").read_text())["classes"] == 1.0
         assert "agreement of 120 particles: classes 1.000" in compared.stdout
 
-    def test_an_export_holds_the_particles_chosen(self, folder, predicted):
+    def test_an_export_contains_the_chosen_particles(self, folder, predicted):
         table = star.read_table(folder / "results/mine/predictions.star").particles
         (folder / "rows.txt").write_text("3 1\n120\n")
         done = hetacumn(folder, "export", "results/mine", "--rows", "rows.txt", "--to", "some/three")
@@ -222,7 +222,7 @@ class TestFromAnEmptyFolder:
         done = hetacumn(folder, "export", "results/mine", "--class", "9", "--to", "some/nine")
         assert done.returncode == 2 and "class 9 has no particles; expected one of the classes 1 to 2" in done.stderr
 
-    def test_explore_opens_jupyterlab_on_the_run_with_its_files_in_sight(self, folder, predicted, tmp_path):
+    def test_explore_starts_jupyterlab_in_the_working_directory_with_a_notebook_for_the_run(self, folder, predicted, tmp_path):
         (tmp_path / "jupyter_server_config.json").write_text('{"ServerApp": {"allow_root": true}}')
         places = {"JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"), "JUPYTER_CONFIG_DIR": str(tmp_path)}
         command = [sys.executable, "-m", "hetacumn.cli", "explore", "results/mine", "--no-browser", "--port", "0"]
@@ -240,7 +240,7 @@ class TestFromAnEmptyFolder:
         (injected,) = [cell for cell in cells if "injected-parameters" in cell["metadata"].get("tags", [])]
         assert f'folder = "{folder / "results/mine"}"' in "".join(injected["source"])
 
-    def test_an_interrupted_training_says_from_where_it_goes_on(self, folder):
+    def test_interrupted_training_prints_the_checkpoint_from_which_it_continues(self, folder):
         words = ["train", "toy/particles.star", "--config", "my.yaml", "--out", "stopped", "--set", "train.alone_steps=100000",
                  "--set", "train.checkpoint_seconds=0.2"]  # fmt: skip
         process = subprocess.Popen([sys.executable, "-m", "hetacumn.cli", *words], cwd=folder, env=environment(),
@@ -255,7 +255,7 @@ class TestFromAnEmptyFolder:
         assert process.returncode == 130
         assert said.splitlines()[-1] == "interrupted: the same command continues from stopped/checkpoint.pt"
 
-    def test_outside_a_project_a_dataset_of_ones_own_is_simulated_by_its_settings(self, folder):
+    def test_a_users_own_dataset_is_simulated_outside_a_project(self, folder):
         settings = {"datasets": {"own": {"structure": "adk", "states": ["open"], "particles": 3, "box": 32, "pixel_A": 3.2}}}
         (folder / "own.yaml").write_text(yaml.safe_dump(settings))
         done = hetacumn(folder, "simulate", "own", "--config", "own.yaml", "--data-dir", REPO / "data", "--out", "own")
@@ -263,6 +263,6 @@ class TestFromAnEmptyFolder:
         assert len(star.read_table(folder / "own/particles.star")) == 3
 
 
-def follows(done: subprocess.CompletedProcess) -> str:
-    """The command that a finished one names as the next."""
+def next_command(done: subprocess.CompletedProcess) -> str:
+    """Return the next command that a finished command prints."""
     return done.stdout.splitlines()[-1].removeprefix("next: ")

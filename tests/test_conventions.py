@@ -1,4 +1,4 @@
-"""The conventions of the code hold: few parameters, short modules, small sub-packages."""
+"""Conventions of the code: few parameters, short modules, small sub-packages."""
 
 import ast
 from pathlib import Path
@@ -7,13 +7,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hetacumn"
 MOST_PARAMETERS, MOST_LINES, MOST_MODULES, MOST_SUBPACKAGES = 6, 300, 9, 16
-MANY_OPTIONS = {"run/api.py", "cli/main.py"}  # the front door: a parameter an option, by keyword
+MANY_OPTIONS = {"run/api.py", "cli/main.py"}  # the Python API and the command: one keyword parameter for each option
 MODULES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 SUBPACKAGES = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 
 
 def parameter_counts(source: str) -> dict[str, int]:
-    """Count the parameters of each function, by name and line; ``self`` and ``cls`` do not count, nor do ``*`` and ``**``."""
+    """Count the parameters of each function, by name and line, except ``self``, ``cls``, ``*`` and ``**`` parameters."""
     counts = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -1,4 +1,4 @@
-"""Parts of an archive's entry, from a server on this machine that serves well, or badly in every way known."""
+"""Download of a part of an EMPIAR entry, from a local server that responds correctly or with one of several faults."""
 
 import json
 import re
@@ -26,13 +26,13 @@ COUNTS = {"stacks/a.mrcs": 12, "stacks/b c.mrcs": 9}
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """The folder of entry 1: two stacks, one with an extended header, and a RELION 3.1 STAR."""
+    """Return an archive with entry 1: two stacks, one with an extended header, and a RELION 3.1 STAR file."""
     folder = tmp_path_factory.mktemp("archive") / "1" / "data"
-    draw = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     for i, (name, count) in enumerate(COUNTS.items()):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with mrcfile.new(folder / name, overwrite=True) as mrc:
-            mrc.set_data(draw.normal(size=(count, BOX, BOX)).astype(np.float32))
+            mrc.set_data(random.normal(size=(count, BOX, BOX)).astype(np.float32))
             mrc.set_image_stack()
             mrc.voxel_size = 2.0
             if i:
@@ -56,7 +56,7 @@ def archive(tmp_path_factory):
 
 
 class Server:
-    """Serves a folder's files by range. ``trouble(path, first) -> str | None`` says how an answer goes wrong."""
+    """HTTP server of a folder with range requests; ``trouble(path, first) -> str | None`` names the fault of a response."""
 
     def __init__(self, folder):
         self.requests, self.trouble = [], lambda path, first: None
@@ -133,7 +133,7 @@ def check(archive, path, count):
 
 
 @pytest.mark.parametrize("leading", [True, False])
-def test_a_subset_is_that_of_the_archive(server, archive, tmp_path, leading):
+def test_a_downloaded_subset_equals_the_particles_of_the_archive(server, archive, tmp_path, leading):
     original = check(archive, get(server, tmp_path, 14, leading=leading), 14)
     names = star.read_table(archive / "1/data/all.star").particles["rlnImageName"].tolist()
     assert (original == names[:14]) == leading
@@ -142,7 +142,7 @@ def test_a_subset_is_that_of_the_archive(server, archive, tmp_path, leading):
     mrcfile.validate(tmp_path / "particles.mrcs")
 
 
-def test_neighbours_come_in_one_request_and_nothing_else_is_read(server, archive, tmp_path):
+def test_neighbouring_images_are_read_in_one_request_and_no_others_are_read(server, archive, tmp_path):
     get(server, tmp_path, 15, leading=True)
     size = 4 * BOX * BOX
     images = [request for request in server.requests if request[1] >= 1024]
@@ -152,16 +152,16 @@ def test_neighbours_come_in_one_request_and_nothing_else_is_read(server, archive
     ]
     before = len(server.requests)
     get(server, tmp_path, 15, leading=True)
-    assert len(server.requests) == before  # it is there already
+    assert len(server.requests) == before  # the files exist already
 
 
-def test_another_seed_is_another_subset(server, archive, tmp_path):
-    drawn = [check(archive, get(server, tmp_path / str(seed), seed=seed), 8) for seed in (0, 1)]
-    assert drawn[0] != drawn[1]
+def test_another_seed_gives_another_subset(server, archive, tmp_path):
+    subsets = [check(archive, get(server, tmp_path / str(seed), seed=seed), 8) for seed in (0, 1)]
+    assert subsets[0] != subsets[1]
 
 
 @pytest.mark.parametrize("trouble", ["status 503", "dies", "stalls"])
-def test_what_goes_wrong_now_and_then_is_tried_again(server, archive, tmp_path, trouble):
+def test_a_temporary_fault_is_retried(server, archive, tmp_path, trouble):
     seen = set()
 
     def once(path, first):
@@ -174,7 +174,7 @@ def test_what_goes_wrong_now_and_then_is_tried_again(server, archive, tmp_path, 
     check(archive, get(server, tmp_path, 3), 3)
 
 
-def test_half_of_an_answer_is_kept_and_the_rest_asked_for(server, archive, tmp_path):
+def test_after_half_a_response_only_the_rest_is_requested(server, archive, tmp_path):
     server.trouble = lambda path, first: "dies" if path == "a.mrcs" and first == 1024 else None
     check(archive, get(server, tmp_path, 12, leading=True), 12)
     size = 4 * BOX * BOX
@@ -187,7 +187,7 @@ def test_half_of_an_answer_is_kept_and_the_rest_asked_for(server, archive, tmp_p
     ("status 503", r"status 503; tried 3 times; run it again later, downloaded data stay"),
     ("dies at once", r"the connection ended too soon; tried 3 times"),
 ])  # fmt: skip
-def test_what_goes_wrong_always_is_told(server, tmp_path, trouble, message):
+def test_a_permanent_fault_is_reported(server, tmp_path, trouble, message):
     server.trouble = lambda path, first: trouble
     remote = Remote(f"{server.url}/1", QUICK)
     if trouble == "dies at once":
@@ -196,26 +196,26 @@ def test_what_goes_wrong_always_is_told(server, tmp_path, trouble, message):
         remote.read("data/all.star", 17, 34)
 
 
-def test_a_file_that_is_not_there_is_named(server, tmp_path):
+def test_an_absent_file_is_named(server, tmp_path):
     with pytest.raises(HetacumnError, match=r"/1/data/none.star: status 404; expected 206"):
         download_subset(Entry(1, "data/none.star", "data"), tmp_path, Subset(3), base_url=server.url, patience=QUICK)
 
 
-def test_an_interrupted_download_goes_on(server, archive, tmp_path):
-    """The second stack fails for good at first; what came of the first is not asked for again."""
+def test_an_interrupted_download_continues(server, archive, tmp_path):
+    """In the first call the second stack fails permanently; the second call does not request the first stack again."""
     server.trouble = lambda path, first: "status 503" if path == "b c.mrcs" and first > 1024 else None
     with pytest.raises(HetacumnError, match="run it again later"):
         get(server, tmp_path, 20, leading=True)
     assert not (tmp_path / "particles.mrcs").exists() and not (tmp_path / "particles.star").exists()
     with open(tmp_path / "particles.done", "a") as journal:
-        journal.write("1")  # a line that was cut short: image 1 of what should have been 1x
+        journal.write("1")  # a truncated line: image 1, where a number from 10 to 19 was meant
     server.requests.clear()
     server.trouble = lambda path, first: None
     check(archive, get(server, tmp_path, 20, leading=True), 20)
     assert not any(path.endswith("a.mrcs") and first >= 1024 for path, first, _ in server.requests)
 
 
-def test_a_folder_with_another_download_is_left_alone(server, archive, tmp_path):
+def test_a_folder_with_another_download_is_refused_and_left_unchanged(server, archive, tmp_path):
     get(server, tmp_path, 5)
     with pytest.raises(HetacumnError, match="holds another download"):
         get(server, tmp_path, 6)
@@ -229,7 +229,7 @@ def test_more_particles_than_there_are_cannot_be_had(server, tmp_path, count):
 
 
 def broken(archive, tmp_path, change):
-    """A copy of the archive with one stack changed."""
+    """Serve a copy of the archive with one stack changed."""
     import shutil
 
     copy = tmp_path / "copy"
@@ -246,7 +246,7 @@ def broken(archive, tmp_path, change):
     (lambda raw: np.int32([8]).tobytes() + raw[4:], r"images \(16, 16\) .*; expected \(16, 8\)"),
     (lambda raw: raw[:8] + np.int32([5]).tobytes() + raw[12:], r"row 6 names image 6 of .*a.mrcs, which holds 5"),
 ])  # fmt: skip
-def test_a_broken_stack_is_told_before_images_are_read(archive, tmp_path, change, message):
+def test_a_broken_stack_is_refused_before_its_images_are_read(archive, tmp_path, change, message):
     server = broken(archive, tmp_path, change)
     with pytest.raises(HetacumnError, match=message):
         get(server, tmp_path / "out", 21)
@@ -254,7 +254,7 @@ def test_a_broken_stack_is_told_before_images_are_read(archive, tmp_path, change
     server.server.shutdown()
 
 
-def test_the_known_entries_have_a_star_and_stacks():
+def test_the_known_entries_have_a_star_file():
     assert set(empiar.ENTRIES) == {10180, 10076, 10028}
     assert all(entry.number == number and entry.star.endswith(".star") for number, entry in empiar.ENTRIES.items())
     json.dumps([vars(entry) for entry in empiar.ENTRIES.values()])

@@ -1,4 +1,4 @@
-"""Scores and bounds of one dataset: which dataset, which methods, which particles, in which units."""
+"""Scores and bounds of one dataset: choice of dataset, methods and particles, and units of the volumes."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from hetacumn.physics.fourier import crop_volumes
 from hetacumn.simulation.truth import Truth
 
 
-@pytest.mark.parametrize("first, asked", [(1.0, [1500]), (0.99, [1500, 10_000])])
-def test_the_bound_takes_more_particles_only_where_the_first_are_not_all_right(monkeypatch, first, asked):
+@pytest.mark.parametrize("first, expected", [(1.0, [1500]), (0.99, [1500, 10_000])])
+def test_the_bound_uses_more_particles_only_if_its_accuracy_on_the_first_ones_is_below_1(monkeypatch, first, expected):
     counts = []
 
     def bound_rows(dataset, box, rows):
@@ -36,11 +36,11 @@ def test_the_bound_takes_more_particles_only_where_the_first_are_not_all_right(m
         1.0,
     )
     bound_dataset(SimulatedDataset("adk", Path("adk"), truth, torch.zeros(2, 64, 64, 64), 1.0), 32)
-    assert counts == asked
+    assert counts == expected
 
 
-def test_scaled_volumes_keep_the_signal_of_a_projection_over_the_noise(generator):
-    """Half the box has pixels of four times the area."""
+def test_scaled_volumes_keep_the_signal_to_noise_ratio_of_projections(generator):
+    """In half the box, pixels have four times the area."""
     volumes = crop_volumes(torch.randn(2, 32, 32, 32, generator=generator, device=generator.device), 16)
     fine = scale_to_images(volumes, 16, 1.0)
     torch.testing.assert_close(fine, volumes)

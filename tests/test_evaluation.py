@@ -1,4 +1,4 @@
-"""Scores: perfect, permuted and chance answers; blind to frame, hand and names."""
+"""Scores of perfect, permuted and random predictions; scores do not depend on frame, hand and class names."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from hetacumn.simulation.truth import Truth
 TRUE = np.repeat([0, 1, 2], [50, 30, 20])
 
 
-def test_permuted_names_are_right():
+def test_permuted_class_names_are_correct():
     predicted = np.array([2, 0, 1])[TRUE]
     assert accuracy(predicted, TRUE) == 1
     assert adjusted_rand(predicted, TRUE) == 1
@@ -32,19 +32,19 @@ def test_permuted_names_are_right():
     assert confusion(predicted, TRUE).tolist() == np.diag([50, 30, 20]).tolist()
 
 
-def test_a_known_share_of_errors():
+def test_accuracy_with_a_known_fraction_of_errors():
     predicted = TRUE.copy()
     predicted[:10] = 1
     assert accuracy(predicted, TRUE) == pytest.approx(0.9)
     assert confusion(predicted, TRUE)[0].tolist() == [40, 10, 0]
 
 
-def test_one_class_only_gets_the_commonest():
+def test_one_predicted_class_scores_the_fraction_of_the_largest_true_class():
     assert accuracy(np.zeros_like(TRUE), TRUE) == 0.5
     assert adjusted_rand(np.zeros_like(TRUE), TRUE) == pytest.approx(0)
 
 
-def test_surplus_classes_are_errors():
+def test_particles_of_surplus_classes_count_as_errors():
     predicted = TRUE.copy()
     predicted[:20] = 3
     assert accuracy(predicted, TRUE) == pytest.approx(0.8)
@@ -57,7 +57,7 @@ def test_labels_of_different_length_are_refused():
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_pose_error_is_blind_to_frame_and_hand(device, generator, mirrored):
+def test_pose_error_does_not_depend_on_frame_and_hand(device, generator, mirrored):
     true = random_rotations(500, generator, device)
     frame = random_rotations(1, generator, device)
     noisy = perturb(true, 2.0, generator)
@@ -70,25 +70,25 @@ def test_pose_error_is_blind_to_frame_and_hand(device, generator, mirrored):
     assert torch.allclose(errors.median(), expected.median(), atol=0.15)
 
 
-def test_pose_error_of_chance_is_large(device, generator):
+def test_pose_error_of_random_poses_is_large(device, generator):
     one, other = (random_rotations(1000, generator, device) for _ in range(2))
     errors, _ = pose_errors(one, other)
     assert errors.median() > 90
 
 
-def test_shift_error_is_blind_to_the_volumes_position(device, generator):
+def test_shift_error_does_not_depend_on_the_position_of_the_volume(device, generator):
     rotations = random_rotations(400, generator, device)
     true = torch.randn(400, 2, generator=generator, device=device)
     position = torch.tensor([3.0, -5.0, 7.0], device=device)
     estimated = true - (rotations @ position)[:, :2]
-    estimated[:40] += 20  # a tenth are lost
+    estimated[:40] += 20  # 10 % of the shifts are wrong
     errors, found = shift_errors(estimated, true, rotations)
     assert torch.allclose(found, position, atol=1e-3)
     assert errors[40:].max() < 1e-3
     assert torch.allclose(errors[:40], torch.tensor(800.0**0.5, device=device), atol=1e-2)
 
 
-def test_disentanglement_of_latents_that_know_the_class_only(generator):
+def test_latents_of_the_class_alone_predict_the_class_and_not_the_view(generator):
     random = np.random.default_rng(0)
     rotations = random_rotations(1500, torch.Generator().manual_seed(0))
     classes = random.integers(0, 3, 1500)
@@ -99,7 +99,7 @@ def test_disentanglement_of_latents_that_know_the_class_only(generator):
     assert abs(known["view_from_z_deg"] - known["view_chance_deg"]) < 3
 
 
-def test_disentanglement_of_latents_that_know_the_view_only():
+def test_latents_of_the_view_alone_predict_the_view_and_not_the_class():
     random = np.random.default_rng(0)
     rotations = random_rotations(1500, torch.Generator().manual_seed(0))
     classes = random.integers(0, 2, 1500)
@@ -115,7 +115,7 @@ def test_disentanglement_without_latents_is_nan():
 
 @pytest.fixture
 def answer(blobs, generator, device):
-    """A truth of two classes and a perfect answer to it with other names, hand, frame and place."""
+    """Return a truth of two classes and perfect predictions with other class names, hand, frame and position."""
     n, box, voxel_A = 300, 32, 4.0
     classes = torch.arange(n) % 2
     other = blobs.moved()
@@ -145,7 +145,7 @@ def answer(blobs, generator, device):
     }
 
 
-def test_score_of_a_perfect_answer_in_another_frame(answer):
+def test_score_of_perfect_predictions_in_another_frame(answer):
     found = score(**answer)
     assert found.row["accuracy"] == found.row["accuracy_unseen"] == found.row["ari"] == 1
     assert found.row["rotation_error_deg"] < 0.1
@@ -155,37 +155,37 @@ def test_score_of_a_perfect_answer_in_another_frame(answer):
     assert found.fsc.shape == (2, 16) and found.volumes.shape == answer["true_volumes"].shape
 
 
-def test_score_of_poses_at_chance_still_aligns_the_volumes(answer, generator, device):
+def test_score_aligns_the_volumes_also_if_the_poses_are_random(answer, generator, device):
     lost = replace(answer["predictions"], rotations=random_rotations(300, generator, device))
     found = score(**answer | {"predictions": lost})
     assert found.row["rotation_error_deg"] > 60
     assert found.row["resolution_A"] == 2 * answer["voxel_A"]
 
 
-def test_score_names_seen_and_unseen_by_one_matching(answer):
+def test_score_uses_one_matching_of_classes_for_seen_and_unseen_particles(answer):
     predicted = answer["predictions"].classes.clone()
-    predicted[200:] = 1 - predicted[200:]  # all the unseen are wrong
+    predicted[200:] = 1 - predicted[200:]  # all unseen particles are wrong
     found = score(**answer | {"predictions": replace(answer["predictions"], classes=predicted)})
     assert found.row["accuracy"] == pytest.approx(2 / 3)
     assert found.row["accuracy_unseen"] == 0
 
 
-def test_score_tells_how_right_the_surer_half_is(answer):
-    predicted, sure = answer["predictions"].classes.clone(), torch.ones(300)
-    predicted[:60], sure[:60], sure[60:150] = 1 - predicted[:60], 0.6, 0.7  # a fifth is wrong, and unsure
-    for known, expected in ((None, "nan"), (sure, 1.0), (1 - sure, 0.6)):
-        of_it = replace(answer["predictions"], classes=predicted, class_probabilities=known)
-        row = score(**answer | {"predictions": of_it}).row
+def test_score_has_the_accuracy_of_the_half_with_the_higher_class_probability(answer):
+    predicted, certainty = answer["predictions"].classes.clone(), torch.ones(300)
+    predicted[:60], certainty[:60], certainty[60:150] = 1 - predicted[:60], 0.6, 0.7  # 20 % are wrong, with probability 0.6
+    for known, expected in ((None, "nan"), (certainty, 1.0), (1 - certainty, 0.6)):
+        predictions = replace(answer["predictions"], classes=predicted, class_probabilities=known)
+        row = score(**answer | {"predictions": predictions}).row
         assert row["accuracy"] == pytest.approx(0.8)
         assert row["accuracy_surer_half"] == pytest.approx(float(expected), nan_ok=True)
 
 
-def test_score_of_a_missing_volume_resolves_nothing(answer):
+def test_score_of_a_missing_volume_has_the_resolution_of_the_box(answer):
     found = score(**answer | {"volumes": answer["volumes"][:1]})
     assert found.row["resolution_A"] == 32 * answer["voxel_A"]
 
 
-def test_motions_are_matched_to_the_coordinates_that_know_of_them():
+def test_motions_are_matched_to_the_coordinates_that_correlate_with_them():
     true = torch.rand(500, 2, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(500, generator=torch.Generator().manual_seed(1))
     found = torch.stack([noise, -(true[:, 1] ** 3), true[:, 0] + 0.1 * noise], 1)

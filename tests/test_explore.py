@@ -1,4 +1,4 @@
-"""Interactive exploration of a finished run, without a browser: every control does what it says."""
+"""Interactive exploration of a finished run, without a browser: the effect of every control."""
 
 import shutil
 from dataclasses import replace
@@ -34,7 +34,7 @@ N, BOX = 200, 24
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A run whose predictions are the truth: two classes at z = ±1 on the first of two axes."""
+    """Return the folder of a run whose predictions are the truth: two classes at z = ±1 on the first of two latent axes."""
     made, out = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("run")
     settings = {"structure": "adk", "states": ["open", "closed"], "particles": N, "box": 64, "pixel_A": 1.6, "snr": 2.0}
     truth = simulate_stack(Simulation.from_params(settings), made, 0, DATA, progress=False)
@@ -78,7 +78,7 @@ def test_the_slider_moves_along_the_path(explorer):
     np.testing.assert_allclose(after, explorer.run.volume(explorer.ends[1]).numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_path_may_be_laid_between_two_selections(explorer):
+def test_a_path_can_join_two_selections(explorer):
     latents = explorer.run.predictions.latents
     for button, label in ((explorer.begin, 0), (explorer.end, 1)):
         explorer.choose((explorer.run.predictions.classes == label).nonzero().squeeze(1).numpy())
@@ -89,20 +89,20 @@ def test_a_path_may_be_laid_between_two_selections(explorer):
     torch.testing.assert_close(explorer.latent(), sum(explorer.ends) / 2)
 
 
-def test_colours_and_axes_change_what_is_drawn(explorer):
-    trace, drawn = explorer.scatter.data[0], []
+def test_colours_and_axes_change_the_plot(explorer):
+    trace, colours = explorer.scatter.data[0], []
     for colour in explorer.colour.options:
         explorer.colour.value = colour
-        drawn.append(str(trace.marker.color))
+        colours.append(str(trace.marker.color))
     quality = ("class probability", "log-likelihood ratio")
     assert explorer.colour.options == ("class", "defocus (µm)", "tilt of view (°)", *quality, "truth")
-    assert len(set(drawn)) == 5  # class and truth are the same here
+    assert len(set(colours)) == 5  # class and truth are the same here
     before = np.array(trace.x)
     explorer.axes.value = "independent motions"
     assert not np.allclose(before, trace.x) and explorer.scatter.layout.xaxis.title.text == "motion 1 (sd)"
 
 
-def test_the_lasso_of_the_browser_selects(explorer):
+def test_the_lasso_of_the_browser_selects_rows(explorer):
     trace = explorer.scatter.data[0]
     for callback in trace._select_callbacks:
         callback(trace, type("Points", (), {"point_inds": [1, 5]})(), None)
@@ -122,7 +122,7 @@ def test_a_selection_is_written_for_other_programs(explorer, tmp_path):
 
 
 @pytest.mark.parametrize("rows", ([], [-1], [10_000]))
-def test_rows_that_an_answer_lacks_are_refused_and_nothing_is_written(explorer, tmp_path, rows):
+def test_absent_rows_are_refused_and_nothing_is_written(explorer, tmp_path, rows):
     with pytest.raises(HetacumnError, match="rows are .*; expected at least one row, from 0 to"):
         explorer.run.export(np.array(rows, dtype=np.int64), tmp_path / "some")
     with pytest.raises(HetacumnError, match="rows are .*; expected at least one row, from 0 to"):
@@ -131,14 +131,14 @@ def test_rows_that_an_answer_lacks_are_refused_and_nothing_is_written(explorer, 
 
 
 @pytest.mark.parametrize("text", ("{", "[]"))
-def test_a_damaged_note_is_told_in_one_line(tmp_path, text):
+def test_a_damaged_prepared_json_is_reported_in_one_line(tmp_path, text):
     (tmp_path / "prepared.json").write_text(text)
     with pytest.raises(HetacumnError, match="prepared.json: .*expected the record of prepared particles") as told:
         reopen(tmp_path)
     assert "\n" not in str(told.value)
 
 
-def test_an_answer_is_not_written_over_by_a_selection(explorer):
+def test_an_export_does_not_overwrite_the_tables_of_a_prediction(explorer):
     run = explorer.run
     for table in (run.folder / "predictions.star", run.stack.star, run.stack.source):
         before = table.read_bytes()
@@ -147,7 +147,7 @@ def test_an_answer_is_not_written_over_by_a_selection(explorer):
         assert table.read_bytes() == before
 
 
-def test_the_default_run_is_the_pipelines_or_the_lessons(tmp_path, monkeypatch):
+def test_the_default_run_is_that_of_the_pipeline_or_else_of_the_lesson(tmp_path, monkeypatch):
     monkeypatch.setattr("hetacumn.run.explorer.project_root", lambda: tmp_path)
     with pytest.raises(HetacumnError, match="no finished run in .*expected one: run notebooks/lessons/1_tour.ipynb"):
         default_run()
@@ -158,7 +158,7 @@ def test_the_default_run_is_the_pipelines_or_the_lessons(tmp_path, monkeypatch):
 
 
 def test_a_run_opens_from_anywhere(folder, tmp_path, monkeypatch):
-    """Its images are where it says, from the working directory or from the project that it is in; or beside it."""
+    """The noted path of the images starts at the working directory or a folder around the run; else they are inside the run."""
     moved = tmp_path / "project/results/run"
     shutil.copytree(folder, moved)
     monkeypatch.chdir(tmp_path)
@@ -167,7 +167,7 @@ def test_a_run_opens_from_anywhere(folder, tmp_path, monkeypatch):
         assert Answer.open(moved).stack.folder.resolve() == moved / "prepared"
 
 
-def test_nothing_is_fitted_while_an_answer_opens(folder, monkeypatch):
+def test_motions_are_fitted_at_first_use_and_not_when_a_prediction_opens(folder, monkeypatch):
     fitted, fit = [], FastICA.fit
     monkeypatch.setattr(FastICA, "fit", lambda *given: fitted.append(1) or fit(*given))
     answer = Answer.open(folder)
@@ -175,13 +175,13 @@ def test_nothing_is_fitted_while_an_answer_opens(folder, monkeypatch):
     assert not fitted and answer.motions is answer.motions and len(fitted) == 1
 
 
-def test_a_reconstruction_reads_a_part_at_a_time(explorer, monkeypatch):
+def test_a_reconstruction_in_parts_equals_the_whole(explorer, monkeypatch):
     whole = explorer.run.reconstruct(np.arange(N))
     monkeypatch.setattr("hetacumn.prediction.answer.READ_AT_ONCE", 37)
     torch.testing.assert_close(explorer.run.reconstruct(np.arange(N)), whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
 
 
-def test_halves_agree_at_right_poses_and_not_at_wrong_ones(explorer):
+def test_half_maps_agree_at_correct_poses_and_not_at_random_ones(explorer):
     rows, run = np.arange(0, N, 2), explorer.run
     anywhere = random_rotations(N, torch.Generator().manual_seed(0))
     astray = replace(run, predictions=replace(run.predictions, rotations=anywhere))

@@ -1,4 +1,4 @@
-"""A fingerprint knows its stack again, after a file and on another device, and no other stack."""
+"""A fingerprint matches its own stack, also after rounding and from a file, and no other stack."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ def data(blobs):
     return make_toy([hinged(blobs, 0), hinged(blobs, 80)], 20, 16, snr=0.5).data
 
 
-def test_powers_are_those_of_the_coefficients(data):
+def test_powers_are_the_mean_squares_of_the_coefficients(data):
     found = StackFingerprint.of(data)
     assert found.particles == 20
     for value, part in (
@@ -28,7 +28,7 @@ def test_powers_are_those_of_the_coefficients(data):
         assert value == pytest.approx(float(part.abs().double().square().mean()), abs=1e-6)
 
 
-def test_rounding_is_forgiven_and_nothing_else(data):
+def test_a_fingerprint_tolerates_rounding_and_nothing_else(data):
     found = StackFingerprint.of(data)
     assert StackFingerprint.of(replace(data, y=data.y * (1 + 1e-6))).matches(found)
     others = (data[:19], data[torch.arange(20).flip(0)], replace(data, y=1.001 * data.y), replace(data, ctf=0.999 * data.ctf))
@@ -36,7 +36,7 @@ def test_rounding_is_forgiven_and_nothing_else(data):
         assert not StackFingerprint.of(other).matches(found) and not found.matches(StackFingerprint.of(other))
 
 
-def test_a_fingerprint_comes_back_from_json(data, tmp_path):
+def test_a_fingerprint_survives_json(data, tmp_path):
     found = StackFingerprint.of(data)
     assert StackFingerprint.from_json(json.loads(json.dumps(found.to_json())), tmp_path) == found
 

@@ -53,7 +53,7 @@ def test_crop_keeps_white_noise_white_and_of_unit_variance(device, generator):
     assert float(small.var()) == pytest.approx((31 / 32) ** 2, abs=0.02)  # Nyquist is dropped
 
 
-def test_crop_lets_a_smooth_images_amplitude_grow_by_the_ratio(blobs, device):
+def test_crop_multiplies_the_amplitude_of_a_smooth_image_by_the_ratio_of_boxes(blobs, device):
     large, small = blobs.projection(64, device), blobs.projection(32, device)
     # the same field of view: the projection along z counts half as many voxels, the crop doubles amplitudes
     assert torch.allclose(crop_images(large, 32), 2 * 2 * small, atol=0.02 * float(4 * small.max()))
@@ -70,7 +70,7 @@ def test_crop_volumes_keeps_the_coefficients_below_the_new_nyquist_frequency(dev
     small = fft3c(crop_volumes(whole, 16)) * (24 / 16) ** 3
     inside = fft3c(whole)[:, 5:20, 5:20, 5:20]  # -7 to 7, of -12 to 11
     torch.testing.assert_close(small[:, 1:, 1:, 1:], inside, rtol=1e-4, atol=1e-3)
-    assert small[:, 0].abs().max() < 1e-3  # the frequencies at -Nyquist have lost their partners
+    assert small[:, 0].abs().max() < 1e-3  # the coefficients at -Nyquist have no partners at +Nyquist
 
 
 def test_crop_to_the_same_box_changes_nothing_within_the_band(device, generator):
@@ -91,7 +91,7 @@ def test_padded_rfft3c_is_half_of_the_transform_of_the_padded_volume(device, gen
     whole = fft3c(pad_volumes(volumes, size))
     half = padded_rfft3c(volumes, size)
     assert torch.allclose(half[..., : size // 2], whole[..., size // 2 :], atol=1e-4)
-    assert torch.allclose(half[..., size // 2], whole[..., 0], atol=1e-4)  # at Nyquist -k and k are one
+    assert torch.allclose(half[..., size // 2], whole[..., 0], atol=1e-4)  # at Nyquist, -k and k are the same coefficient
 
 
 def test_half_plane_packs_and_unpacks(device, generator):
@@ -99,7 +99,7 @@ def test_half_plane_packs_and_unpacks(device, generator):
     assert torch.allclose(plane.unpack(plane.pack(x)), x, atol=1e-5)
 
 
-def test_half_plane_has_every_coefficient_or_its_mate_once():
+def test_half_plane_has_every_coefficient_or_its_conjugate_once():
     plane = HalfPlane(16, 6)
     axis = torch.arange(-7, 8)
     ky, kx = torch.meshgrid(axis, axis, indexing="ij")
@@ -157,8 +157,8 @@ def test_translations_add_up(device, generator):
     assert torch.allclose(twice, plane.translate(packed, a + b), atol=1e-5)
 
 
-def test_a_quarter_turn_of_coefficients_is_that_of_the_image(generator, device):
-    """Of an image without the frequencies at -Nyquist; turned about the pixel ``box // 2``, from x to y."""
+def test_rotation_of_the_coefficients_by_90_degrees_rotates_the_image(generator, device):
+    """The image has no coefficients at -Nyquist; the rotation is about the pixel ``box // 2``, from x to y."""
     plane = HalfPlane(16, device=device)
     images = plane.unpack(plane.pack(torch.randn(3, 16, 16, generator=generator, device=device)))
     turned = plane.unpack(plane.quarter_turned(plane.pack(images)))
@@ -168,7 +168,7 @@ def test_a_quarter_turn_of_coefficients_is_that_of_the_image(generator, device):
     torch.testing.assert_close(plane.quarter_turned(part), plane.quarter_turned(plane.pack(images))[:, : plane.count(5)])
 
 
-def test_the_radial_mean_is_that_of_each_shell(device):
+def test_the_radial_mean_averages_over_each_shell(device):
     plane = HalfPlane(16, device=device)
     radius = plane.k.norm(dim=1).round()
     torch.testing.assert_close(plane.radial_mean(radius), radius)

@@ -11,7 +11,7 @@ from hetacumn.physics.rotations import Frame, random_rotations
 from hetacumn.physics.volumes import rotate
 
 
-def test_fsc_of_a_volume_with_itself_is_one_whatever_the_scale(device, generator):
+def test_fsc_of_a_volume_with_itself_is_one_at_any_scale(device, generator):
     volume = torch.randn(2, 16, 16, 16, generator=generator, device=device)
     assert torch.allclose(fsc(volume, 3 * volume), torch.ones(2, 8, device=device), atol=1e-5)
     assert torch.allclose(fsc(volume, -volume), -torch.ones(2, 8, device=device), atol=1e-5)
@@ -22,7 +22,7 @@ def test_fsc_of_independent_noise_is_near_zero(device, generator):
     assert fsc(a, b)[4:].abs().max() < 0.2
 
 
-def test_fsc_of_signal_and_noise_is_that_of_their_ratio(device, generator):
+def test_fsc_of_two_noisy_copies_is_the_signal_over_signal_and_noise(device, generator):
     signal, first, second = torch.randn(3, 64, 64, 64, generator=generator, device=device)
     curve = fsc(signal + first, signal + second)  # S / (S + N) = 1/2
     assert abs(float(curve[10:].mean()) - 0.5) < 0.01
@@ -36,13 +36,13 @@ def test_fsc_refuses_volumes_of_two_boxes():
 @pytest.mark.parametrize(
     "curve, expected",
     [
-        ([1, 1, 1, 1, 1, 1, 1, 1], 8.0),  # never: Nyquist of 4 Å voxels
-        ([1, 1, 1, 1, 0, 0, 0, 0], 64 / 3.5),  # half way between shells 3 and 4, of a box of 64 Å
+        ([1, 1, 1, 1, 1, 1, 1, 1], 8.0),  # no crossing: Nyquist of 4 Å voxels
+        ([1, 1, 1, 1, 0, 0, 0, 0], 64 / 3.5),  # half way between shells 3 and 4, in a box of 64 Å
         ([1, 1, 0.9, 0.4, 0.9, 0, 0, 0], 64 / 2.8),  # the first crossing counts
         ([1, 0.2, 1, 1, 1, 1, 1, 1], 64.0),  # nothing is resolved
     ],
 )
-def test_resolution_of_made_curves(curve, expected):
+def test_resolution_is_at_the_first_crossing_of_the_curve(curve, expected):
     assert resolution_A(torch.tensor(curve, dtype=torch.float32), voxel_A=4.0) == pytest.approx(expected)
 
 
@@ -75,7 +75,7 @@ def test_align_volume_finds_an_unknown_frame_in_noise(blobs, device, generator, 
     assert fsc(aligned, blobs.volume(32, device))[1:7].min() > 0.9
 
 
-def test_align_volume_reads_frames_as_rotate_does(blobs, device):
+def test_align_volume_and_rotate_use_the_same_convention_of_frames(blobs, device):
     frame = Frame(torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]], device=device), True)
     estimated = blobs.volume(32, device)
     reference = rotate(estimated, frame.rotation, mirrored=True)

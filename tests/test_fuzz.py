@@ -1,4 +1,4 @@
-"""Spoilt input loads or is refused by the package's own error; the long form is `python benchmark/fuzz.py`."""
+"""Corrupted input loads or raises HetacumnError; `python benchmark/fuzz.py` is the long form of this test."""
 
 import fuzz
 import pytest
@@ -11,14 +11,14 @@ def test_every_kind_is_known(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_but_its_own_error_comes_of_spoilt_input(kind):
+def test_corrupted_input_raises_only_hetacumn_error(kind):
     found = fuzz.fuzz(kind, 80, seed=1)
     assert found["examples"] == []
-    assert found["refused"] > 20 and found["loaded"] > 0  # else nothing was tried
+    assert found["refused"] > 20 and found["loaded"] > 0  # else the corruption had no effect, or no case loads
     assert found["loaded"] + found["refused"] == found["cases"]
 
 
-def test_a_fault_would_be_seen(monkeypatch):
+def test_another_error_is_counted_as_a_fault(monkeypatch):
     def reads(path):
         if "spoilt" in path.read_text():
             raise ValueError("of its own")

@@ -1,4 +1,4 @@
-"""The stacks and the table of benchmark/gpu.py: parts joined, every image with its truth; seconds beside those of a CPU."""
+"""benchmark/gpu.py: a stack simulated in parts keeps the truth of every image, and its table has GPU and CPU seconds."""
 
 import gpu
 import numpy as np
@@ -26,7 +26,7 @@ def test_a_stack_simulated_in_parts_is_joined_and_keeps_its_truth(tmp_path):
     assert torch.equal(again, rotations) and (tmp_path / "part0/particles.mrcs").stat().st_mtime_ns == before
 
 
-def test_seconds_stand_beside_those_of_the_same_dataset():
+def test_gpu_seconds_are_listed_with_the_cpu_seconds_of_the_same_dataset():
     ours = {"dataset": "adk", "device": "some GPU, with more", "start_seconds": 20, "train_seconds": 10}
     table = pd.DataFrame([ours | {"method": "em"}, ours | {"method": "hetacumn"},
                           ours | {"method": "hetacumn", "dataset": "other"}])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pose search: the likelihood against a sum over pixels, planted poses found."""
+"""Exhaustive pose search: the likelihood equals a sum over pixels, and the search finds the true poses."""
 
 import math
 
@@ -26,15 +26,15 @@ BOX = 24
 
 @pytest.fixture
 def toy(blobs, device):
-    """Forty clear images of one molecule."""
+    """Return 40 high-signal images of one molecule."""
     return make_toy([blobs], 40, BOX, snr=2.0, device=device)
 
 
-def one(toy):
+def unit_mixing(toy):
     return torch.ones(len(toy.data), 1, device=toy.volumes.device)
 
 
-def test_the_posterior_is_a_softmax_however_far_the_scores_are(device):
+def test_the_posterior_is_a_softmax_also_for_scores_far_apart(device):
     scores = torch.tensor([[0.0, -1.0, -700.0, -5000.0], [3e4, 3e4 - 2, -3e4, 0.0]], device=device)
     share, log_total = posterior_(scores.clone(), 0.5)
     assert torch.allclose(share, (0.5 * scores).softmax(1), atol=1e-7)
@@ -54,17 +54,17 @@ def test_log_likelihood_is_the_sum_over_pixels(toy, generator, device):
     for t, shift in enumerate(shifts):
         for s in range(3):
             poses = Poses(rotations[s].expand(4, 3, 3), shift.expand(4, 2))
-            expected = likelihood_at(data, toy.volumes, one(toy)[:4], poses)
+            expected = likelihood_at(data, toy.volumes, unit_mixing(toy)[:4], poses)
             torch.testing.assert_close(scores[:, t, s], expected, rtol=1e-3, atol=0.05)
 
 
 def test_the_truth_is_likelier_than_other_poses(toy, generator, device):
     other = Poses(perturb(toy.poses.rotations, 10.0, generator), toy.poses.shifts_px)
-    here, there = (likelihood_at(toy.data, toy.volumes, one(toy), poses) for poses in (toy.poses, other))
+    here, there = (likelihood_at(toy.data, toy.volumes, unit_mixing(toy), poses) for poses in (toy.poses, other))
     assert (here > there).float().mean() > 0.95
 
 
-def test_search_grid_finds_what_lies_on_the_grid(blobs, device):
+def test_search_grid_finds_poses_on_the_grid_exactly(blobs, device):
     rotations, shifts = pose_grid(2, 12), shift_grid(2.0, 3)
     rows = torch.arange(0, len(rotations), 29)[:18]
     toy = make_toy(
@@ -91,8 +91,8 @@ def test_search_grid_finds_any_pose_within_the_spacing(toy, device):
 
 
 @pytest.mark.parametrize("at_once", [1, 2**20])
-def test_the_likeliest_are_those_of_all_scores_in_order(toy, device, generator, monkeypatch, at_once):
-    monkeypatch.setattr("hetacumn.search.grid.SCORES_AT_ONCE", at_once)  # an image at a time, or all
+def test_the_likeliest_rotations_are_the_best_of_all_scores_in_order(toy, device, generator, monkeypatch, at_once):
+    monkeypatch.setattr("hetacumn.search.grid.SCORES_AT_ONCE", at_once)  # one image at a time, or all at once
     volumes = torch.cat([toy.volumes, toy.volumes.flip(3)])
     rotations, shifts = random_rotations(30, generator, device), shift_grid(1.0, 2).to(device)
     poses, volume = likeliest(toy.data, volumes, rotations, shifts, 3)
@@ -109,19 +109,19 @@ def test_the_likeliest_are_those_of_all_scores_in_order(toy, device, generator, 
             assert torch.equal(found.shifts_px[image], shifts[t]) and volume[image, place] == v
 
 
-def test_no_more_are_likeliest_than_there_are(toy, device, generator):
+def test_likeliest_returns_no_more_poses_than_rotations(toy, device, generator):
     poses, volume = likeliest(toy.data, toy.volumes, random_rotations(5, generator, device), shift_grid(0.0, 1).to(device), 16)
     assert len(poses) == 5 and volume.shape == (len(toy.data), 5) and not volume.any()
 
 
-def test_a_pose_is_open_over_all_rotations_or_few(toy, device):
+def test_the_posterior_spreads_over_all_rotations_without_signal_and_over_few_with_it(toy, device):
     rotations, shifts = pose_grid(2, 12).to(device), shift_grid(1.0, 3).to(device)
     nothing = open_rotations(toy.data[:9], torch.zeros_like(toy.volumes), rotations, shifts, batch=4)
     torch.testing.assert_close(nothing, torch.full_like(nothing, len(rotations)), rtol=1e-3, atol=0)
     clear = open_rotations(toy.data, toy.volumes, rotations, shifts)
     twice = open_rotations(toy.data, toy.volumes.expand(2, -1, -1, -1), rotations, shifts)
     assert clear.shape == (40,) and (clear >= 0.999).all() and clear.median() < 1.5
-    torch.testing.assert_close(twice, clear, rtol=1e-3, atol=1e-3)  # which volume it was is not asked
+    torch.testing.assert_close(twice, clear, rtol=1e-3, atol=1e-3)  # the posterior is summed over the volumes
 
 
 def test_the_evidence_is_the_mean_likelihood_over_the_grid(toy, device):
@@ -132,7 +132,7 @@ def test_the_evidence_is_the_mean_likelihood_over_the_grid(toy, device):
     torch.testing.assert_close(found.log_evidence, expected.float(), rtol=1e-4, atol=0.05)
 
 
-def test_the_evidence_of_one_volume_twice_is_that_of_one(toy, device):
+def test_the_evidence_does_not_change_if_the_volume_is_given_twice(toy, device):
     rotations, shifts = pose_grid(1, 4).to(device), shift_grid(1.0, 2).to(device)
     single = search_grid(toy.data, toy.volumes, rotations, shifts)
     double = search_grid(toy.data, toy.volumes.expand(2, -1, -1, -1), rotations, shifts)
@@ -140,7 +140,7 @@ def test_the_evidence_of_one_volume_twice_is_that_of_one(toy, device):
     torch.testing.assert_close(double.log_volume.exp(), torch.full((40, 2), 0.5, device=device), rtol=0, atol=0.03)
 
 
-def test_a_mixture_is_read_as_it_is_mixed(blobs, device, generator):
+def test_read_mixed_equals_the_mixture_of_slices_and_the_slice_of_the_mixture(blobs, device, generator):
     volumes = torch.stack([m.volume(BOX, device) for m in (blobs, hinged(blobs, 0), hinged(blobs, 90))])
     rotations, k = random_rotations(5, generator, device), HalfPlane(BOX, device=device).k
     mixing = torch.randn(5, 3, generator=generator, device=device)
@@ -152,7 +152,7 @@ def test_a_mixture_is_read_as_it_is_mixed(blobs, device, generator):
     torch.testing.assert_close(mixed, own[torch.arange(5), torch.arange(5)], rtol=1e-3, atol=2e-3)
 
 
-def test_gradients_of_slices_are_those_of_finite_differences(device, generator):
+def test_gradients_of_slices_equal_finite_differences(device, generator):
     volumes = torch.randn(2, 4, 4, 4, generator=generator, device=device, dtype=torch.double, requires_grad=True)
     angles = torch.randn(2, 3, 3, generator=generator, device=device, dtype=torch.double, requires_grad=True)
     mixing = torch.randn(2, 2, generator=generator, device=device, dtype=torch.double)

@@ -1,4 +1,4 @@
-"""Grades of inference, and the volumes that follow what they find."""
+"""Refitted volumes, log-likelihood ratios and pose search of the prediction grades."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from hetacumn.search.state import State
 from hetacumn.search.subspace import mixing_of, volumes_at
 
 
-def test_the_basis_draws_the_softened_volumes_at_the_centres(blobs, device):
+def test_the_refitted_basis_gives_the_softened_volumes_at_the_class_centres(blobs, device):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 300, 24, snr=0.05, device=device)
     config = read_settings(AbInitioConfig, {"soft": {"grids": [[2, 12]], "steps": 5}, "grid": {"extent": 0.0}})
     state = State(toy.poses, toy.latents(3) + 0.1 * torch.randn(300, 3, generator=torch.Generator().manual_seed(0)).to(device))
@@ -26,16 +26,16 @@ def test_the_basis_draws_the_softened_volumes_at_the_centres(blobs, device):
     assert refit_volumes(toy.data, before, state, config, Refit(2, 0, seed=0)) == (before, None)
 
 
-def test_the_log_ratio_is_that_of_sums_over_pixels(blobs, device):
+def test_the_log_ratio_equals_a_sum_over_pixels(blobs, device):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 24, snr=1.0, device=device)
     state = State(toy.poses, 0.8 * toy.latents())
-    whole = read_settings(AbInitioConfig, {"consensus": {"radius": [0.1, 1.0]}})  # all that there is of an image
+    whole = read_settings(AbInitioConfig, {"consensus": {"radius": [0.1, 1.0]}})  # all frequencies of an image
     expected = likelihood_at(toy.data, toy.basis(), mixing_of(state.latents), state.poses)
     torch.testing.assert_close(log_ratios(toy.data, toy.basis(), state, whole, batch=25), expected, rtol=1e-3, atol=0.1)
 
 
-def test_images_without_a_molecule_are_told_by_their_log_ratios(blobs, device):
-    """At the poses that are found of them; those with one have, on average, what the power of the images says."""
+def test_images_without_a_molecule_have_lower_log_ratios(blobs, device):
+    """The ratios are taken at the poses that the search finds; with a molecule, their mean equals ``signal_nats``."""
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 200, 24, snr=0.5, device=device)
     config = AbInitioConfig(grid=SearchGrid(rotations=(3, 18)))
     noise = make_toy([blobs], 50, 24, snr=1e-9, device=device, seed=1).data

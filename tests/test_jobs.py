@@ -1,4 +1,4 @@
-"""Several devices: two processes on a CPU (gloo) train and predict as one does, and go on from each other's checkpoints."""
+"""Several devices: two CPU processes (gloo) train and predict like one process, and one continues a checkpoint of two."""
 
 import json
 import signal
@@ -45,8 +45,8 @@ CPU, TWO = DeviceRequest("cpu"), DeviceRequest("cpu", 2)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def single():
-    """In bfloat16 the products of half a batch are rounded otherwise than those of a whole one."""
+def float32_layers():
+    """Use float32 layers, because bfloat16 rounds the products of half a batch differently from those of a whole batch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HETACUMN_LAYERS", "float32")
         yield
@@ -64,7 +64,7 @@ def stack(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(stack, tmp_path_factory):
-    """The folder of a run on one device."""
+    """Return the folder of a run on one device."""
     out = tmp_path_factory.mktemp("alone")
     train_stack(stack, TrainingJob("hetacumn", TINY, out, 0.9), CPU)
     return out
@@ -72,12 +72,12 @@ def alone(stack, tmp_path_factory):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 2, 7, 24])
-def test_shares_make_a_whole(count, size):
-    teams = [ProcessGroup(rank, size) for rank in range(size)]
-    items = [i for group in teams for i in range(count)[group.part(count)]]
+def test_parts_cover_all_items_and_their_weighted_means_give_the_mean(count, size):
+    groups = [ProcessGroup(rank, size) for rank in range(size)]
+    items = [i for group in groups for i in range(count)[group.part(count)]]
     assert items == list(range(count))
     values = torch.arange(1.0, 1 + count)
-    means = [weight * values[part].mean() for part, weight in (group.share(count) for group in teams)]
+    means = [weight * values[part].mean() for part, weight in (group.share(count) for group in groups)]
     torch.testing.assert_close(sum(means), values.mean())
 
 
@@ -96,7 +96,7 @@ def test_two_processes_train_as_one(stack, alone, tmp_path):
 
 @pytest.mark.parametrize("grade", ["amortized", "refined"])
 def test_two_processes_predict_as_one(stack, alone, tmp_path, grade):
-    unfitted = PredictionRequest(grade, polish_steps=0)  # Adam's 150 steps make degrees of a rounding error
+    unfitted = PredictionRequest(grade, polish_steps=0)  # 150 Adam steps amplify a rounding error to degrees
     for devices in (CPU, TWO):
         run_prediction(stack, PredictionJob(alone, unfitted, tmp_path / str(devices.count)), devices)
     one, two = (Predictions.read(tmp_path / str(devices)) for devices in (1, 2))
@@ -104,13 +104,13 @@ def test_two_processes_predict_as_one(stack, alone, tmp_path, grade):
     request = PredictionRequest(grade, like=tmp_path / "1")
     like = run_prediction(stack, PredictionJob(alone, request, tmp_path / "like"), TWO).predictions
     assert (like.classes == one.classes).float().mean() > 0.9
-    degrees, z = (0.01, 1e-3) if grade == "amortized" else (1.0, 0.1)  # refined, two poses may explain an image alike
+    degrees, z = (0.01, 1e-3) if grade == "amortized" else (1.0, 0.1)  # refined: two poses may fit equally well
     assert (distance_deg(one.rotations, two.rotations) < degrees).float().mean() > 0.97
     assert ((one.latents - two.latents).abs().amax(1) < z).float().mean() > 0.97
 
 
-def test_a_checkpoint_of_two_processes_goes_on_with_one(stack, alone, tmp_path):
-    """Started as on a cluster, by torchrun from a job's file, and ended as there, by SIGTERM."""
+def test_one_process_continues_a_checkpoint_of_two(stack, alone, tmp_path):
+    """As on a cluster, torchrun starts the processes from a job file, and SIGTERM ends them."""
     config = replace(TINY, alone_steps=3000, checkpoint_seconds=0.2)
     job = TrainingJob("hetacumn", config, tmp_path, 0.9, alone)
     (tmp_path / "job.json").write_text(json.dumps({"stack": str(stack.folder), "device": "cpu", **job.to_json()}))
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(stack, alone, tmp_path):
     assert history["pose"].iloc[0] > history["pose"][history["step"] == 3000].item()
 
 
-def test_what_fails_in_a_process_is_told(stack, tmp_path):
+def test_a_failure_in_one_process_is_reported(stack, tmp_path):
     with pytest.raises(HetacumnError, match=r"job-predict.json: one of 2 processes failed"):
         run_prediction(stack, PredictionJob(tmp_path / "none", PredictionRequest(), tmp_path), TWO)
     with pytest.raises(HetacumnError, match="devices is 0; expected 1 or more"):

@@ -1,4 +1,4 @@
-"""The stack of benchmark/junk.py: every image where its origin says, and what was made of each kind."""
+"""benchmark/junk.py: the order of images in its mixed stack, and the counts of predicted classes by kind of image."""
 
 import junk
 import numpy as np

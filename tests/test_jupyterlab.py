@@ -1,6 +1,6 @@
-"""The exploration in a real JupyterLab in a headless Chromium: it opens in the project, runs, and follows a user's actions.
+"""Exploration in a real JupyterLab with a headless Chromium: the notebook opens, runs and follows the user's actions.
 
-Screenshots stay in the folder named by HETACUMN_SCREENSHOTS, if it is set.
+The tests write screenshots into the folder HETACUMN_SCREENSHOTS if this variable is set.
 """
 
 import io
@@ -40,14 +40,14 @@ class Lab:
     runtime: Path
 
     def listed(self, path: str) -> set[str]:
-        """Names that the file browser shows in a folder."""
+        """Return the names that the file browser shows in a folder."""
         with urllib.request.urlopen(f"{self.url}api/contents/{path}") as answer:
             return {entry["name"] for entry in json.load(answer)["content"]}
 
 
 @pytest.fixture(scope="module")
 def lab(folder, tmp_path_factory):  # noqa: F811
-    """The JupyterLab that ``make lab`` opens, on 127.0.0.1, in a project whose results/ holds the toy run."""
+    """Start the JupyterLab of ``make lab`` on 127.0.0.1, in a project whose results/ contains the toy run."""
     project, own = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("jupyter")
     for name in ("notebooks", "scripts", "results"):
         (project / name).mkdir()
@@ -82,7 +82,7 @@ def test_the_file_browser_shows_the_project_with_its_results(lab):
     assert "explore.ipynb" in lab.listed("notebooks")
 
 
-def test_a_kernel_of_a_notebook_starts_in_the_folder_of_the_project(lab):
+def test_the_kernel_of_a_notebook_starts_in_the_project_folder(lab):
     session = {"path": "notebooks/explore.ipynb", "type": "notebook", "name": "", "kernel": {"name": "python3"}}
     with urllib.request.urlopen(f"{lab.url}api/sessions", json.dumps(session).encode()) as answer:
         started = json.load(answer)
@@ -107,15 +107,15 @@ def screenshot(browser, name: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("L"), dtype=float)
 
 
-def part(picture: np.ndarray, element) -> np.ndarray:
-    """What a screenshot shows of an element."""
+def part(image: np.ndarray, element) -> np.ndarray:
+    """Return the part of a screenshot that shows an element."""
     box = element.rect
     scroll = element.parent.execute_script("return arguments[0].getBoundingClientRect().top", element)
     top, left = int(max(0, scroll)), int(box["x"])
-    return picture[top : top + int(box["height"]), left : left + int(box["width"])]
+    return image[top : top + int(box["height"]), left : left + int(box["width"])]
 
 
-def test_one_opens_it_selects_and_moves_the_slider(lab, browser):
+def test_the_notebook_runs_and_follows_the_lasso_and_the_slider(lab, browser):
     wait = WebDriverWait(browser, 120)
     browser.get(f"{lab.url}lab/tree/notebooks/explore.ipynb")
     wait.until(lambda b: b.execute_script("return !!(window.jupyterapp && document.querySelector('.jp-Notebook'))"))
@@ -123,14 +123,14 @@ def test_one_opens_it_selects_and_moves_the_slider(lab, browser):
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, ".k3d-target canvas, .k3d canvas, canvas"))
     plot = wait.until(lambda b: b.find_element(By.CSS_SELECTOR, ".js-plotly-plot .nsewdrag"))
-    time.sleep(5)  # it has scrolled to the last cell by then
+    time.sleep(5)  # the page has then scrolled to the last cell
     browser.execute_script("arguments[0].closest('.js-plotly-plot').scrollIntoView({block: 'start'})", plot)
     time.sleep(2)
     before = screenshot(browser, "1_opened")
     assert before.std() > 5
 
     angles = np.linspace(0, 2 * np.pi, 25)
-    circle = np.stack([210 * np.cos(angles), 160 * np.sin(angles)], 1).astype(int)  # about nearly all points
+    circle = np.stack([210 * np.cos(angles), 160 * np.sin(angles)], 1).astype(int)  # around nearly all points
     drag = ActionChains(browser, duration=50).move_to_element_with_offset(plot, *circle[0].tolist()).click_and_hold()
     for step in np.diff(circle, axis=0).tolist():
         drag = drag.move_by_offset(*step)

@@ -1,4 +1,4 @@
-"""The pipeline, killed and started again, ends as if it had not been; the long form is `python benchmark/kills.py`."""
+"""A pipeline that is killed and restarted gives equal results; `python benchmark/kills.py` is the long form of this test."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
-def test_three_kills_leave_no_trace(tmp_path):
+def test_three_kills_do_not_change_the_results(tmp_path):
     table = kills.kill_and_resume(tmp_path / "project", 3, "train@adk-hetacumn", 25.0)
     assert len(table) == 3 and table["resumed"].all() and table["equal"].all()
     assert (table["stage"] != "none").any()

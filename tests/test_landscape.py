@@ -7,7 +7,7 @@ from hetacumn.prediction.landscape import latent_axes, latent_path
 
 
 def volumes(*sizes: float) -> torch.Tensor:
-    """A basis whose components change as many voxels, by so much."""
+    """Return a basis of which component ``i`` changes one voxel by ``sizes[i]``."""
     basis = torch.zeros(1 + len(sizes), 4, 4, 4)
     for i, size in enumerate(sizes):
         basis[1 + i].view(-1)[i] = size
@@ -19,7 +19,7 @@ def motions() -> torch.Tensor:
     return torch.rand(3000, 2, generator=torch.Generator().manual_seed(0))
 
 
-def test_independent_motions_are_told_apart_where_principal_axes_mix_them(motions):
+def test_independent_motions_are_separated_where_principal_axes_mix_them(motions):
     mixing = torch.tensor([[2.0, 1.9, 0.0, 0.3], [2.0, -1.8, 0.4, 0.0]])
     noise = 0.05 * torch.randn(3000, 4, generator=torch.Generator().manual_seed(1))
     latents = motions @ mixing + noise + torch.tensor([5.0, 0.0, -1.0, 2.0])
@@ -28,10 +28,10 @@ def test_independent_motions_are_told_apart_where_principal_axes_mix_them(motion
     assert (table.max(1).values > 0.98).all() and table.argmax(1).unique().numel() == 2
     principal = torch.linalg.svd(latents - latents.mean(0), full_matrices=False).Vh[:1]
     mixed = torch.corrcoef(torch.cat([(latents - latents.mean(0)) @ principal.T, motions], 1).T)[0, 1:].abs()
-    assert mixed.min() > 0.3  # one axis knows of both
+    assert mixed.min() > 0.3  # one axis correlates with both motions
 
 
-def test_a_path_follows_one_motion_and_leaves_the_other(motions):
+def test_a_path_follows_one_motion_and_keeps_the_other_constant(motions):
     latents = torch.cat([motions * torch.tensor([4.0, 1.0]), torch.zeros(3000, 1)], 1)
     found = latent_axes(latents, 2, volumes(1, 1, 1))
     path = found.path(0, 5)
@@ -59,7 +59,7 @@ def test_the_motion_that_changes_the_volume_most_is_the_first(motions):
     assert torch.corrcoef(torch.stack([first, motions[:, 0]]))[0, 1].abs() > 0.98
 
 
-def test_the_bend_of_a_motion_comes_after_the_motions(motions):
+def test_the_motions_come_before_the_bend_of_one_of_them(motions):
     bend = 2 * (motions[:, :1] - 0.5).square()
     latents = torch.cat([motions, bend], 1)
     found = latent_axes(latents, 2, volumes(3, 3, 1))

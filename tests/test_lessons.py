@@ -1,4 +1,4 @@
-"""The lessons run top to bottom, and say what is so."""
+"""The lessons run from top to bottom, and their printed numbers support their text."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def number(pattern: str, text: str) -> float:
 
 @pytest.fixture(scope="module", params=LESSONS, ids=lambda path: path.stem)
 def lesson(request, tmp_path_factory) -> tuple[str, dict, str]:
-    """Name, executed notebook and what it printed."""
+    """Run a lesson and return its name, the executed notebook and its printed output."""
     out = tmp_path_factory.mktemp("lesson") / request.param.name
     command = [sys.executable, "-m", "hetacumn.run", str(request.param), "-o", str(out)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -32,7 +32,7 @@ def lesson(request, tmp_path_factory) -> tuple[str, dict, str]:
     return request.param.stem, json.loads(out.read_text()), ran.stdout
 
 
-def test_a_lesson_runs_draws_and_asks(lesson):
+def test_a_lesson_has_figures_exercises_and_further_reading(lesson):
     _, notebook, _ = lesson
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     text = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
@@ -40,7 +40,7 @@ def test_a_lesson_runs_draws_and_asks(lesson):
     assert "**Try it.**" in text and "<details><summary>Answer</summary>" in text and "**To read on.**" in text
 
 
-def test_what_a_lesson_prints_is_what_its_text_says(lesson):
+def test_the_printed_numbers_of_a_lesson_support_its_text(lesson):
     name, _, printed = lesson
     if name == "1_tour":
         assert number(r"(\d+) % of all", printed) > 90 and number(r"pose error (\d+)°", printed) < 40
@@ -57,8 +57,8 @@ def test_what_a_lesson_prints_is_what_its_text_says(lesson):
         )
         assert pose_on < 60 < 90 < pose_off  # the pose task finds poses, reconstruction alone does not
         assert known[1] > known[0] and known[1] > 0.93
-        standard_error = 39 / 1500**0.5  # of the mean angle between random directions, sine-distributed, of 1,500 particles
-        assert abs(chance[1] - view[1]) < 3 * 2**0.5 * standard_error  # of the view z says nothing
+        standard_error = 39 / 1500**0.5  # of the mean of 1,500 angles between random directions (sine density)
+        assert abs(chance[1] - view[1]) < 3 * 2**0.5 * standard_error  # z does not predict the view
     elif name == "5_how_right":
         predicted, found = number(r"predicted accuracy (\S+),", printed), number(r"found (\S+)\s", printed)
         assert abs(predicted - found) < 0.03

@@ -1,4 +1,4 @@
-"""The two tasks: what they measure, what they teach, and that every switch runs."""
+"""The model and its two tasks: losses, gradients, rendering, decoder feedback, and training with every switch."""
 
 from dataclasses import replace
 
@@ -44,7 +44,7 @@ def make_model(toy, **changes) -> HetACUMN:
     return build_model(with_settings(TINY, changes), BOX, toy.basis(2).cpu()).to(toy.volumes.device)
 
 
-def draws_of(toy) -> LatentDraws:
+def latent_draws(toy) -> LatentDraws:
     return LatentDraws(toy.data.ctf, toy.latents(2), 1.0)
 
 
@@ -52,7 +52,7 @@ def gradient(module) -> float:
     return sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None)
 
 
-def test_kl_is_never_negative_zero_at_the_prior_and_that_of_torch(device, generator):
+def test_kl_is_never_negative_is_zero_at_the_prior_and_equals_that_of_torch(device, generator):
     mean, log_variance = torch.randn(2, 50, 3, generator=generator, device=device)
     kl = kl_divergence(mean, log_variance)
     normal, prior = (
@@ -80,9 +80,9 @@ def test_pose_distance_is_zero_at_the_truth_and_grows_with_angle_and_shift(devic
     torch.testing.assert_close(distance[:, 2], torch.full((30,), 2 * 0.25, device=device))
 
 
-def test_the_pose_task_teaches_the_encoder_and_never_the_decoder(toy, generator):
+def test_the_pose_task_gives_gradients_to_the_encoder_and_none_to_the_decoder(toy, generator):
     model = make_model(toy)
-    task = model.predict_drawn_poses(16, draws_of(toy), toy.data.plane, generator)
+    task = model.predict_drawn_poses(16, latent_draws(toy), toy.data.plane, generator)
     (task.pose + task.conformation).backward()
     assert gradient(model.encoder.to_pose) > 0 and gradient(model.encoder.to_latent) > 0
     assert all(p.grad is None for p in model.decoder.parameters())
@@ -95,7 +95,7 @@ def noise_of(data, model, generator):
 @pytest.mark.parametrize(
     "changes", [{}, {"network": {"hypotheses": 1}}, {"network": {"symmetrised": True}}, {"feedback": False}], ids=str
 )
-def test_reconstruction_teaches_both(toy, generator, changes):
+def test_reconstruction_gives_gradients_to_encoder_and_decoder(toy, generator, changes):
     model = make_model(toy, **changes)
     task = model.reconstruct(toy.data, 0.4 * BOX, noise_of(toy.data, model, generator), 1.0)
     (task.loss + task.pose).backward()
@@ -103,13 +103,13 @@ def test_reconstruction_teaches_both(toy, generator, changes):
     assert gradient(model.decoder) > 0
 
 
-def test_drawn_images_are_slices_with_a_real_ctf_and_noise_of_unit_variance(toy, generator):
+def test_drawn_images_are_slices_with_the_ctf_of_a_particle_and_noise_of_unit_variance(toy, generator):
     model, plane = make_model(toy), toy.data.plane
-    drawn = model.draw(3000, draws_of(toy), plane, generator)
+    drawn = model.draw(3000, latent_draws(toy), plane, generator)
     poses, ctf = drawn.poses, drawn.ctf
-    assert (ctf[:, None] == toy.data.ctf).all(2).any(1).all()  # each that of a particle
-    own = Slicer(model.decoder.linear_basis().detach())
-    slices = own.read_mixed(own.stencil(poses.rotations, plane.k), mixing_of(drawn.z))
+    assert (ctf[:, None] == toy.data.ctf).all(2).any(1).all()  # each CTF is that of a particle
+    slicer = Slicer(model.decoder.linear_basis().detach())
+    slices = slicer.read_mixed(slicer.stencil(poses.rotations, plane.k), mixing_of(drawn.z))
     clean = plane.translate(slices * ctf, poses.shifts_px)
     noise = drawn.images - clean
     assert abs(float((plane.weight * (clean.conj() * noise).real).sum() / (plane.weight * clean.abs() ** 2).sum())) < 0.01
@@ -120,14 +120,14 @@ def test_drawn_images_are_slices_with_a_real_ctf_and_noise_of_unit_variance(toy,
     assert float(pixels.var()) == pytest.approx(float(plane.weight.sum()) / BOX**2, rel=0.01)
 
 
-def test_rendered_images_are_those_of_the_molecule_at_its_pose(toy):
+def test_rendered_images_equal_the_clean_images_of_the_toy(toy):
     model = make_model(toy)
     clean = model.render(toy.latents(2), toy.poses, toy.data.ctf, toy.data.plane)
-    noise = toy.data.y - clean.detach()  # the toy's images were made by the formula
+    noise = toy.data.y - clean.detach()  # the toy's images come from the closed form
     assert abs(float((noise.abs().square() * toy.data.plane.weight).mean() / toy.data.plane.weight.mean()) - 1) < 0.05
 
 
-def test_the_symmetrised_loss_cannot_tell_an_image_from_its_half_turn(toy, device):
+def test_the_symmetrised_loss_is_equal_for_an_image_and_its_rotation_by_180_degrees(toy, device):
     data = toy.data
     turned = Observations(data.y.conj().resolve_conj(), data.ctf, data.plane)
 
@@ -142,14 +142,14 @@ def test_the_symmetrised_loss_cannot_tell_an_image_from_its_half_turn(toy, devic
     assert abs(misfit(plain, turned) - misfit(plain, data)) > 1e-3
 
 
-def test_turning_pose_and_image_by_half_a_turn_is_the_same(toy, device):
+def test_rotating_the_pose_by_180_degrees_rotates_the_image(toy, device):
     model, plane = make_model(toy), toy.data.plane
     half = Poses(MIRROR.to(device) @ toy.poses.rotations, -toy.poses.shifts_px)
     one, other = (model.render(toy.latents(2), poses, toy.data.ctf, plane) for poses in (toy.poses, half))
     torch.testing.assert_close(other, one.conj().resolve_conj(), rtol=1e-3, atol=1e-3)
 
 
-def test_without_condition_the_pose_does_not_depend_on_z(toy, generator, device):
+def test_the_pose_depends_on_z_only_if_the_encoder_is_conditional(toy, generator, device):
     z = torch.randn(2, 40, 2, generator=generator, device=device)
     for conditional in (True, False):
         model = make_model(toy, network={"conditional": conditional})
@@ -169,7 +169,7 @@ def test_hypotheses_are_rotations_and_the_best_has_the_highest_logit(toy, device
         assert torch.equal(best.rotations[i], found.rotations[i, which[i]])
 
 
-def test_the_voxel_decoders_volumes_are_those_it_slices(toy, generator, device):
+def test_the_voxel_decoder_slices_its_own_volumes(toy, generator, device):
     decoder = make_model(toy).decoder
     assert isinstance(decoder, VoxelDecoder)
     z, rotations, k = toy.latents(2)[:5], random_rotations(5, generator, device), toy.data.plane.k
@@ -179,7 +179,7 @@ def test_the_voxel_decoders_volumes_are_those_it_slices(toy, generator, device):
     assert torch.equal(decoder.linear_basis()[0], decoder.volumes(0 * z[:1])[0])
 
 
-def test_a_voxel_decoder_starts_from_the_volumes_it_is_given(toy, generator, device):
+def test_a_voxel_decoder_starts_from_the_given_volumes(toy, generator, device):
     decoder, basis = VoxelDecoder(torch.zeros(3, BOX, BOX, BOX)).to(device), toy.basis(2)
     decoder.start_from(basis.cpu(), toy.latents(2), toy.data.plane.k, generator)
     new = VoxelDecoder(basis.cpu()).to(device)
@@ -193,15 +193,15 @@ def coordinate(device) -> CoordinateDecoder:
 
 
 def test_the_coordinate_decoder_is_hermitian(coordinate, toy, generator, device):
-    """The transform of a real volume at -k is the conjugate of that at k, also in the plane kx = 0."""
+    """The transform of a real volume at -k is the conjugate of the transform at k, also in the plane kx = 0."""
     z, k = torch.randn(6, 2, generator=generator, device=device), toy.data.plane.k
     for rotations in (random_rotations(6, generator, device), torch.eye(3, device=device).expand(6, 3, 3)):
         values, mates = coordinate.drawing()(z, rotations, k), coordinate.drawing()(z, rotations, -k)
         torch.testing.assert_close(mates, values.conj().resolve_conj(), rtol=1e-3, atol=1e-4)
 
 
-def test_the_coordinate_decoders_volumes_are_those_it_slices(coordinate, toy, device):
-    """At whole quarter turns, where slices need no interpolation."""
+def test_the_coordinate_decoder_slices_its_own_volumes(coordinate, toy, device):
+    """The rotations are multiples of 90°, where slices need no interpolation."""
     angles = torch.tensor([[0, 0, 0], [90, 0, 0], [0, 90, 0], [90, 90, 0], [0, 90, 90.0]], device=device)
     z = torch.randn(5, 2, generator=torch.Generator().manual_seed(1)).to(device)
     k, each = toy.data.plane.k, torch.arange(5)
@@ -214,23 +214,23 @@ def test_the_coordinate_decoders_volumes_are_those_it_slices(coordinate, toy, de
     assert (expected.norm(dim=1) / slices.norm(dim=1) - 1).abs().max() < 0.1
 
 
-def test_the_coordinate_decoder_learns_to_draw_what_a_subspace_does(toy, device, generator):
+def test_the_coordinate_decoder_learns_to_imitate_a_subspace(toy, device, generator):
     torch.manual_seed(0)
     decoder, basis = CoordinateDecoder(BOX, 2, width=64, scale=3.0).to(device), toy.basis(2)
     latents, k = toy.latents(2), toy.data.plane.k
-    wanted = VoxelDecoder(basis).drawing()(latents, toy.poses.rotations, k).detach()
+    expected = VoxelDecoder(basis).drawing()(latents, toy.poses.rotations, k).detach()
 
     def error() -> float:
         with torch.no_grad():
             drawn = decoder.drawing()(latents, toy.poses.rotations, k)
-        return float((drawn - wanted).abs().square().sum() / wanted.abs().square().sum())
+        return float((drawn - expected).abs().square().sum() / expected.abs().square().sum())
 
     before = error()
     imitate(decoder, basis, latents, k, generator, steps=300)
     assert before > 0.8 and error() < 0.05
 
 
-def test_a_linear_basis_of_the_coordinate_decoder_is_its_tangent(coordinate, device):
+def test_the_linear_basis_of_the_coordinate_decoder_is_a_central_difference(coordinate, device):
     basis = coordinate.linear_basis()
     assert basis.shape == (3, BOX, BOX, BOX)
     z = torch.tensor([[1.0, 0.0]], device=device)
@@ -261,7 +261,7 @@ ONE = {"hypotheses": 1, "templates": 0}
     ],
     ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items()) or "all",
 )
-def test_every_switch_trains(toy, tmp_path, changes):
+def test_training_runs_with_every_switch(toy, tmp_path, changes):
     config = with_settings(TINY, changes)
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {}) if config.warm_start else None
     trainer = Trainer(toy.data, config, tmp_path, start)
@@ -277,7 +277,7 @@ def test_every_switch_trains(toy, tmp_path, changes):
         assert any(not torch.equal(after[n], before[n]) for n in after if n.startswith(part)), part
 
 
-def test_the_decoder_rests_while_the_pose_task_runs_alone(toy, tmp_path):
+def test_the_decoder_does_not_change_while_the_pose_task_runs_alone(toy, tmp_path):
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {})
     trainer = Trainer(toy.data, replace(TINY, joint_epochs=0.0), tmp_path, start)
     before = trainer.model.decoder.voxels.clone()
@@ -286,7 +286,7 @@ def test_the_decoder_rests_while_the_pose_task_runs_alone(toy, tmp_path):
 
 
 def test_templates_start_as_projections_of_the_volumes(toy, tmp_path):
-    """They match the images of the molecule better than noise does."""
+    """The templates respond more strongly to slices of the molecule than to noise."""
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "", {})
     stem = Trainer(toy.data, TINY, tmp_path, start).model.encoder.stem
     slices = make_model(toy).decoder.drawing()(toy.latents(2), toy.poses.rotations, toy.data.plane.k)
@@ -299,8 +299,8 @@ def test_templates_start_as_projections_of_the_volumes(toy, tmp_path):
     assert best[0] > 0.6 and best[0] > 2 * best[1]
 
 
-def test_feedback_brings_the_hypotheses_of_an_untrained_encoder_nearer(toy):
-    """Poses at random, of which some lie near enough: images are explained better than by the encoder alone."""
+def test_decoder_feedback_improves_the_hypotheses_of_an_untrained_encoder(toy):
+    """The hypotheses are random poses, some of them near enough: feedback raises the log joint above that of the encoder."""
     model = make_model(toy, network={"hypotheses": 8})
     tangent = model.tangent()
     alone, with_feedback = model.infer(toy.data, None), model.infer(toy.data, tangent)
@@ -308,8 +308,8 @@ def test_feedback_brings_the_hypotheses_of_an_untrained_encoder_nearer(toy):
     assert after.mean() > before.mean() and (after > before).float().mean() > 0.8
 
 
-def test_finer_pixels_do_not_lead_feedback_further_out():
-    """At 32 px rounds are what the settings say; from some 44 px on their radii are the same integer frequencies."""
+def test_finer_pixels_do_not_raise_the_frequencies_of_decoder_feedback():
+    """At 32 px the rounds are those of the settings; from about 44 px their radii stay at the same integer frequencies."""
     rounds, reached = ((4, 0.15), (1, 0.45)), []
     for box in (32, 64, 128):
         model = build_model(with_settings(TINY, {"bright": {"feedback": rounds, "second_rounds": rounds}}), box)
@@ -319,14 +319,14 @@ def test_finer_pixels_do_not_lead_feedback_further_out():
     assert reached[1] == pytest.approx([FEEDBACK_HIGHEST / 3, FEEDBACK_HIGHEST]) == reached[2]
 
 
-def test_a_second_look_turns_what_fits_badly_and_keeps_what_is_likelier(blobs, device, monkeypatch):
-    """An encoder that is right of every other image at first, and of all where it sees them turned by a half."""
+def test_a_second_look_rotates_poorly_fitting_images_and_keeps_the_likelier_result(blobs, device, monkeypatch):
+    """The encoder is right for every other image at first, and for all images that are rotated by 180°."""
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 40, BOX, snr=10.0, device=device)
     model = make_model(toy, bright={"feedback": ((1, 0.2), (1, 0.45)), "second_look": 0.5})
-    turns = [None, 0, 90, 180, 270]  # of the images of each call; the first is of all
+    turns = [None, 0, 90, 180, 270]  # in-plane rotation of the images in each call; the first call has all images
     good = torch.arange(40, device=device) % 2 == 0
     bad_rows, calls = (~good).nonzero().squeeze(1), []
-    draw = torch.Generator().manual_seed(7)  # other poses than the toy's own, the same on every device
+    generator = torch.Generator().manual_seed(7)  # poses other than the toy's own, the same on every device
 
     def encode(data):
         turn = turns[len(calls) % 5]
@@ -338,7 +338,7 @@ def test_a_second_look_turns_what_fits_badly_and_keeps_what_is_likelier(blobs, d
             for _ in range(turn // 90):
                 expected = toy.data.plane.quarter_turned(expected)
             torch.testing.assert_close(data.y, expected)
-        rotations = random_rotations(len(data), draw).to(device)
+        rotations = random_rotations(len(data), generator).to(device)
         rotations = torch.where(known[:, None, None], true.turned(turn or 0.0).rotations, rotations)
         shifts = true.turned(turn or 0.0).shifts_px
         calls.append(turn)
@@ -358,7 +358,7 @@ def test_a_second_look_turns_what_fits_badly_and_keeps_what_is_likelier(blobs, d
     assert torch.equal(after[good], before[good])
 
 
-def test_poses_turn_with_their_images(toy):
+def test_poses_rotate_with_their_images(toy):
     model = make_model(toy)
     turned = toy.poses.turned(90.0)
     images = model.render(toy.latents(2), toy.poses, toy.data.ctf, toy.data.plane)
@@ -366,7 +366,7 @@ def test_poses_turn_with_their_images(toy):
     torch.testing.assert_close(there, toy.data.plane.quarter_turned(images), rtol=1e-3, atol=1e-3)
 
 
-def test_bfloat16_can_be_forbidden(monkeypatch):
+def test_an_environment_variable_forbids_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.delenv("HETACUMN_LAYERS", raising=False)
     assert layer_dtype(torch.device("cpu")) == torch.bfloat16
@@ -376,7 +376,7 @@ def test_bfloat16_can_be_forbidden(monkeypatch):
 
 @pytest.fixture
 def bfloat16(monkeypatch):
-    """A switch: whether the layers are in bfloat16, whatever the hardware would rather have."""
+    """Return a function that turns bfloat16 layers on or off, whatever the hardware prefers."""
 
     def switch(on: bool) -> None:
         for module in (encoder, decoder):
@@ -400,8 +400,8 @@ def test_bfloat16_layers_change_predictions_little(toy, bfloat16):
 
 
 @pytest.mark.parametrize("kind", ["voxel", "coordinate"])
-def test_with_bfloat16_layers_both_phases_train_and_all_else_is_single(toy, bfloat16, tmp_path, monkeypatch, kind):
-    """Poses that went through bfloat16 would be no rotations, to a hundredth; the losses would be others."""
+def test_with_bfloat16_layers_both_phases_train_with_losses_and_poses_in_float32(toy, bfloat16, tmp_path, monkeypatch, kind):
+    """Poses in bfloat16 would deviate from rotations by about 0.01, and the losses would change."""
     seen = []
     monkeypatch.setattr(HetACUMN, "_correct", lambda *given: seen.append(_correct(*given)) or seen[-1])
     records = []
@@ -424,8 +424,8 @@ def test_with_bfloat16_layers_both_phases_train_and_all_else_is_single(toy, bflo
     assert len(seen) == 4
 
 
-def test_the_signal_power_is_that_of_the_clean_particles(toy):
-    """Where there is signal enough to measure it, over 40 images of which half are of each state."""
+def test_the_signal_power_equals_that_of_the_clean_particles(toy):
+    """Compared at frequencies with enough signal to measure it, over 40 images, 20 of each state."""
     plane = toy.data.plane
     slices = make_model(toy).decoder.drawing()(toy.latents(2), toy.poses.rotations, plane.k).detach()
     expected = plane.radial_mean(slices.abs().square().mean(0))

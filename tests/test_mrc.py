@@ -1,4 +1,4 @@
-"""Volumes as files: as written, whole or not there, and in the order of their numbers."""
+"""Volume files: round trips, refusal of other files, equal bytes for equal volumes, and order by number."""
 
 import mrcfile
 import pytest
@@ -19,14 +19,14 @@ def test_mrc_files_round_trip_with_their_origin(tmp_path, blobs):
         assert float(mrc.header.origin.x) == pytest.approx(-16 * 3.5)
 
 
-def test_what_is_no_mrc_file_is_named(tmp_path):
+def test_a_file_that_is_not_mrc_is_named(tmp_path):
     (tmp_path / "bad.mrc").write_bytes(b"no map")
     for name in ("bad.mrc", "absent.mrc"):
         with pytest.raises(HetacumnError, match=name):
             read_mrc(tmp_path / name)
 
 
-def test_equal_volumes_make_equal_files_without_a_date(tmp_path):
+def test_equal_volumes_give_equal_files_without_a_date(tmp_path):
     for name in ("one", "other"):
         write_mrc(tmp_path / f"{name}.mrc", torch.ones(8, 8, 8), 2.0)
     content = (tmp_path / "one.mrc").read_bytes()
@@ -34,7 +34,7 @@ def test_equal_volumes_make_equal_files_without_a_date(tmp_path):
     assert b"20" not in content[224:1024] and b"hetacumn" in content[224:304]
 
 
-def test_fewer_volumes_leave_none_of_those_before(tmp_path):
+def test_writing_fewer_volumes_removes_the_earlier_ones(tmp_path):
     for count in (3, 2):
         write_volumes(tmp_path / "new", torch.ones(count, 4, 4, 4), "class_", 2.5)
         write_volumes(tmp_path / "new", count * torch.ones(1, 4, 4, 4), "class_half", 2.5)
@@ -42,7 +42,7 @@ def test_fewer_volumes_leave_none_of_those_before(tmp_path):
     assert read_volumes(tmp_path / "new", "class_half")[0].unique().tolist() == [2.0]
 
 
-def test_read_volumes_in_order_of_their_numbers(tmp_path):
+def test_volumes_are_read_in_the_order_of_their_numbers(tmp_path):
     for k in range(1, 12):
         write_mrc(tmp_path / f"class_{k}.mrc", torch.full((4, 4, 4), float(k)), 2.5)
     volumes, voxel_A = read_volumes(tmp_path, "class_")

@@ -1,4 +1,4 @@
-"""The CTF against RELION and torch-ctf, and what cropping does to it."""
+"""The CTF equals that of RELION and of torch-ctf, and commutes with cropping."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from hetacumn.physics.optics import Optics, frequency_grid
 
 BOX, PIXEL_A = 32, 4.0
 
-# Two particles, and what `relion_project --ctf` (RELION 3.1.3) made of a single bright voxel with them: its
-# Fourier coefficients at K, the shift taken out.
+# The optics of two particles, and the images of a single bright voxel that `relion_project --ctf` (RELION 3.1.3) computed with
+# them: RELION holds their Fourier coefficients at K, with the shift removed.
 OPTICS = Optics(
     defocus_u_A=torch.tensor([12000.0, 21000.0]),
     defocus_v_A=torch.tensor([10000.0, 18000.0]),
@@ -28,7 +28,7 @@ RELION = torch.tensor([
 ])  # fmt: skip
 
 
-def test_ctf_is_relions():
+def test_ctf_equals_that_of_relion():
     torch.testing.assert_close(OPTICS.ctf(K / BOX), RELION, atol=1e-4, rtol=0)
 
 

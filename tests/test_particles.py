@@ -1,4 +1,4 @@
-"""Particle files: real ones read by hand and by the package, round trips, and every kind of bad input."""
+"""Particle files: real files compared with plain text parsing, round trips, and every kind of bad input."""
 
 import io
 import warnings
@@ -29,14 +29,14 @@ CTF_COLUMNS = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnVoltage", "r
 
 
 def optics(n: int, pixel_A: float = 1.5) -> Optics:
-    """Different defoci, otherwise usual."""
+    """Return optics of different defoci, with common values otherwise."""
     columns = [torch.linspace(1e4, 2e4, n), torch.linspace(0.9e4, 1.9e4, n), torch.linspace(-60, 60, n)]
     columns += [torch.full((n,), value) for value in (300.0, 2.7, 0.1, 0.0)]
     return Optics(*columns, pixel_A=pixel_A)
 
 
 def blob_images(n: int, box: int = 32, sign: float = 1.0) -> np.ndarray:
-    """A bright blob in noise, with the scale and offset of some microscope."""
+    """Return images of a blob in noise, with the scale and offset of a microscope; ``sign`` -1 makes the blob dark."""
     axis = np.arange(box) - box // 2
     blob = np.exp(-(axis**2 + axis[:, None] ** 2) / (2 * (box / 8) ** 2))
     noise = np.random.default_rng(0).standard_normal((n, box, box))
@@ -51,7 +51,7 @@ def write_stack(path: Path, images: np.ndarray, pixel_A: float = 1.5) -> None:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten good particles, to be spoiled: stack.mrcs and particles.star."""
+    """Return a folder with ten valid particles (stack.mrcs and particles.star), which the tests damage."""
     write_stack(tmp_path / "stack.mrcs", blob_images(10))
     names = [f"{i + 1:06d}@stack.mrcs" for i in range(10)]
     rotations = random_rotations(10, torch.Generator().manual_seed(0))
@@ -74,8 +74,8 @@ def read(folder: Path, **options):
 # ---- real files, read a second way
 
 
-def by_hand(name: str) -> tuple[pd.DataFrame, float]:
-    """The columns of a real STAR file by plain text parsing, and its pixel size."""
+def parse_plainly(name: str) -> tuple[pd.DataFrame, float]:
+    """Return the columns of a real STAR file, by plain text parsing, and its pixel size in Å."""
     lines = (REAL / name).read_text().splitlines()
     start = max(i for i, line in enumerate(lines) if line.strip() == "loop_") + 1
     labels = [line.split()[0][1:] for line in lines[start:] if line.startswith("_rln")]
@@ -87,8 +87,8 @@ def by_hand(name: str) -> tuple[pd.DataFrame, float]:
 
 @needs_real
 @pytest.mark.parametrize("name", REAL_FILES[:3])
-def test_real_star_files_agree_with_a_reading_by_hand(name):
-    table, pixel_A = by_hand(name)
+def test_real_star_files_agree_with_plain_text_parsing(name):
+    table, pixel_A = parse_plainly(name)
     particles = read_particles(REAL / name, box=64, contrast="white", centre=False, progress=False)
     box = {"betagal_17.star": 200, "empiar_10076_7.star": 320, "relion31.star": 256}[name]
     assert particles.metadata.names == table["rlnImageName"].tolist()
@@ -157,7 +157,7 @@ def test_the_pose_in_a_cs_file_is_view_to_object(tmp_path):
 # ---- images
 
 
-def test_images_come_out_normalised_and_in_the_order_of_the_rows(folder):
+def test_images_are_normalised_and_in_the_order_of_the_rows(folder):
     whole = read(folder)
     circle = (torch.arange(32) - 16).square()
     background = whole.images[:, circle[:, None] + circle > 16**2]
@@ -194,18 +194,18 @@ def test_every_number_format_is_read(folder, dtype):
 
 
 @pytest.mark.parametrize("sign, name", [(1, "white"), (-1, "black")])
-def test_contrast_is_found_and_protein_made_bright(folder, sign, name):
+def test_contrast_is_detected_and_protein_is_made_bright(folder, sign, name):
     write_stack(folder / "stack.mrcs", blob_images(10, sign=sign))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found, told = read(folder, contrast="auto"), read(folder, contrast=name)
-    assert torch.equal(found.images, told.images)
+        found, given = read(folder, contrast="auto"), read(folder, contrast=name)
+    assert torch.equal(found.images, given.images)
     assert found.images[:, 12:20, 12:20].mean() > 0.3
     with pytest.warns(UserWarning, match="looks"):
         read(folder, contrast={"white": "black", "black": "white"}[name])
 
 
-def test_few_rows_are_judged_by_the_whole_file(folder):
+def test_the_contrast_of_few_rows_is_judged_by_the_whole_file(folder):
     images = blob_images(40, sign=-1)
     images[:2] = blob_images(2, sign=0.5)
     write_stack(folder / "stack.mrcs", images)
@@ -221,7 +221,7 @@ def test_contrast_of_pure_noise_is_a_guess_that_warns(folder):
         read(folder, contrast="auto")
 
 
-def test_particles_may_lie_in_many_stacks_and_elsewhere(folder):
+def test_particles_may_be_in_several_stacks_in_another_folder(folder):
     whole = read(folder)
     (folder / "data").mkdir()
     for name, part in (("a", slice(0, 4)), ("b", slice(4, 10))):
@@ -233,14 +233,14 @@ def test_particles_may_lie_in_many_stacks_and_elsewhere(folder):
     assert torch.equal(read(folder, data_dir=folder / "data").images, whole.images[shuffled])
 
 
-def test_stacks_named_from_the_project_folder_are_found(folder):
+def test_stacks_with_paths_relative_to_the_project_folder_are_found(folder):
     (folder / "Refine3D" / "job1").mkdir(parents=True)
     moved = folder / "Refine3D" / "job1" / "particles.star"
     (folder / "particles.star").rename(moved)
     assert len(read_particles(moved, contrast="white", progress=False)) == 10
 
 
-def test_several_settings_of_one_microscope_make_several_optics_groups(tmp_path):
+def test_different_voltages_make_different_optics_groups(tmp_path):
     voltage = torch.tensor([300.0, 200.0, 300.0, 200.0, 200.0, 300.0])
     mixed = Optics(**{**vars(optics(6)), "voltage_kv": voltage})
     write_star(tmp_path / "a.star", ParticleMetadata([f"{i + 1}@a.mrcs" for i in range(6)], mixed), 32, classes=torch.arange(6))
@@ -250,8 +250,8 @@ def test_several_settings_of_one_microscope_make_several_optics_groups(tmp_path)
     assert table.numbers("rlnClassNumber").tolist() == [1, 2, 3, 4, 5, 6]
 
 
-def test_several_pixel_sizes_meet_in_one_field_of_view(tmp_path):
-    """The same blobs at 1.5 and at 2 Å, the coarser image with the wider field, come out alike."""
+def test_different_pixel_sizes_are_brought_to_one_field_of_view(tmp_path):
+    """The same blob at 1.5 Å and at 2 Å per pixel, the latter with a wider field of view, gives equal images."""
     axis_A = (np.arange(32) - 16)[:, None] * np.array([1.5, 2.0])
     fine, coarse = (np.exp(-(a**2 + a[:, None] ** 2) / (2 * 8.0**2)).astype(np.float32) for a in axis_A.T)
     noise = np.random.default_rng(0).standard_normal((2, 32, 32)).astype(np.float32)
@@ -267,21 +267,21 @@ def test_several_pixel_sizes_meet_in_one_field_of_view(tmp_path):
 
     edit(tmp_path / "particles.star", change)  # fmt: skip
     particles = read(tmp_path, box=16)
-    assert particles.pixel_A == pytest.approx(3.0)  # of a field of 48 Å
+    assert particles.pixel_A == pytest.approx(3.0)  # field of view of 48 Å
     assert particles.images[:, 8, 8].min() > 100 and particles.metadata.optics.voltage_kv.tolist() == [300, 300, 200, 200]
     shapes = particles.images / particles.images.amax((1, 2), keepdim=True)
     torch.testing.assert_close(shapes[2], shapes[0], atol=0.03, rtol=0)
-    some = read(tmp_path, box=16, rows=[2, 3])  # of the wider field alone, and yet in the common one
+    some = read(tmp_path, box=16, rows=[2, 3])  # rows of the wider field only, cropped to the common field
     assert some.pixel_A == particles.pixel_A and torch.equal(some.images, particles.images[2:])
 
 
-def test_the_pixel_size_of_the_table_wins_and_that_is_said(folder):
+def test_the_pixel_size_of_the_table_is_used_with_a_warning(folder):
     write_stack(folder / "stack.mrcs", blob_images(10), pixel_A=7.0)
     with pytest.warns(UserWarning, match="stack.mrcs: pixel size 7 Å in the header, 1.5 Å in .*particles.star; using 1.5 Å"):
         assert read(folder).pixel_A == 1.5
 
 
-def test_a_bare_stack_has_its_optics_in_a_table_beside_it(folder):
+def test_a_stack_without_a_star_file_reads_its_optics_from_a_csv_file_beside_it(folder):
     bare = folder / "stack.mrcs"
     with pytest.raises(HetacumnError, match="stack.csv: no such file; expected the optics"):
         read_particles(bare)
@@ -367,7 +367,7 @@ BAD = {
 @pytest.mark.parametrize("spoil, message", BAD.values(), ids=BAD.keys())
 def test_bad_files_are_named_with_row_and_expectation(folder, spoil, message):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mrcfile, of the NaN that it writes
+        warnings.simplefilter("ignore")  # mrcfile warns of the NaN that it writes
         spoil(folder)
     with pytest.raises(HetacumnError, match=message) as caught:
         read(folder)
@@ -388,7 +388,7 @@ def test_bad_options_are_refused(folder, options, message):
         read(folder, **options)
 
 
-def test_a_file_that_was_mended_after_a_failure_is_read_anew(folder):
+def test_a_file_that_was_repaired_after_a_failure_is_read_again(folder):
     whole = (folder / "particles.star").read_text()
     (folder / "particles.star").write_text(whole.replace("_rlnDefocusU", "", 1))
     with pytest.raises(HetacumnError):
@@ -407,7 +407,7 @@ def test_a_particle_far_outside_its_image_is_refused(folder):
         read(folder, centre=True)
 
 
-def test_whitening_is_as_asked_and_by_itself_where_noise_is_coloured(folder):
+def test_whitening_follows_its_setting_and_by_default_leaves_white_noise(folder):
     assert read(folder, whiten=True).metadata.noise is not None
     assert read(folder, whiten=False).metadata.noise is None and read(folder).metadata.noise is None
 
@@ -423,7 +423,7 @@ def test_a_masked_background_is_refused(folder):
         read(folder)
 
 
-def test_a_stack_has_its_name_only_once_it_is_whole(tmp_path):
+def test_a_stack_gets_its_name_only_when_it_is_complete(tmp_path):
     with pytest.raises(RuntimeError), new_stack(tmp_path / "a.mrcs", 3, 8, 1.0):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []

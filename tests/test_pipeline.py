@@ -1,4 +1,4 @@
-"""The notebooks one after another, as a user calls them, at toy size; and what a user's mistakes lead to."""
+"""The pipeline notebooks in order, as a user calls them, on a toy stack; and messages for mistakes of the user."""
 
 import json
 import os
@@ -26,7 +26,7 @@ QUICK = kills.QUICK | {"alone_steps": 60, "joint_epochs": 1.0, "batch": 50, "che
 
 
 def run(folder: Path, notebook: str, *arguments) -> subprocess.CompletedProcess:
-    """``python -m hetacumn.run`` in the project folder."""
+    """Run a notebook with ``python -m hetacumn.run`` in the project folder."""
     pairs = [
         word
         for name, value in zip(arguments[::2], arguments[1::2], strict=True)
@@ -43,7 +43,7 @@ def project(tmp_path_factory) -> Path:
 
 
 def make_project(folder: Path) -> Path:
-    """A project's folder with the repository's notebooks and data, and settings of a toy's size."""
+    """Write a project folder with the repository's notebooks and data, and settings for a toy stack."""
     for name in ("notebooks", "data"):
         (folder / name).symlink_to(REPO / name)
     (folder / "dvc.yaml").write_text("")
@@ -57,7 +57,7 @@ def make_project(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def done(project) -> Path:
-    """The folder ``results/adk`` after all stages but the figures."""
+    """Run all stages except the figures and return the folder ``results/adk``."""
     results = "results/adk"
     for notebook, *arguments in (
         ("pipeline/1_simulate", "dataset", "adk", "out", f"{results}/particles"),
@@ -77,7 +77,7 @@ def done(project) -> Path:
     return project / results
 
 
-def test_simulation_leaves_a_stack_and_its_truth(done):
+def test_simulation_writes_a_stack_and_its_truth(done):
     names = {
         "particles.mrcs",
         "particles.star",
@@ -90,7 +90,7 @@ def test_simulation_leaves_a_stack_and_its_truth(done):
     assert {path.name for path in (done / "particles").iterdir()} == names
 
 
-def test_a_method_of_ones_own_is_scored_too_and_another_dataset_is_refused(project, done):
+def test_a_users_own_method_is_scored_and_another_dataset_is_refused(project, done):
     shutil.copytree(done / "em", done / "mine")
     ran = run(project, "pipeline/4_evaluate", "dataset", "adk", "out", "results/adk/again")
     shutil.rmtree(done / "mine")
@@ -110,7 +110,7 @@ def test_a_method_of_ones_own_is_scored_too_and_another_dataset_is_refused(proje
         ("hetacumn-refined", set()),
     ],
 )
-def test_every_method_leaves_the_files_of_the_contract(done, method, own):
+def test_every_method_writes_the_same_set_of_files(done, method, own):
     folder = done / method
     names = {path.name for path in folder.iterdir()}
     assert names == own | {"predictions.star", "latents.csv", "run.json", "volumes", "3_predict.ipynb"}
@@ -163,7 +163,7 @@ def test_evaluation_scores_every_method_beside_the_bound(done):
     assert (scores["rotation_bound_deg"] < 10).all()
 
 
-def test_figures_and_their_table(done, project):
+def test_the_figures_and_their_table_are_written(done, project):
     ran = run(project, "pipeline/5_figures", "datasets", '["adk"]', "-o", "results/5_figures.ipynb")
     assert ran.returncode == 0, ran.stderr[-3000:]
     figures = {path.name for path in (project / "figures").iterdir()}
@@ -196,7 +196,7 @@ def test_figures_and_their_table(done, project):
     assert table.notna().all(axis=None)
 
 
-def test_timings_have_a_table_of_their_own(done, project):
+def test_timings_are_written_to_their_own_table(done, project):
     command = [sys.executable, "-m", "hetacumn.run.timings", "results", "figures/timings.csv"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     ran = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
@@ -212,7 +212,7 @@ def test_timings_have_a_table_of_their_own(done, project):
     assert ran.returncode == 2 and ran.stderr.startswith("error: absent: no run.json") and ran.stderr.count("\n") == 1
 
 
-def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project):
+def test_an_absent_baseline_program_is_in_the_benchmark_table_without_scores(done, project):
     settings = {
         "peers": {"cryodrgn2": {"program": "cryodrgn"}}, "peer_seconds": 60, "peers_environment": "absent",
         "classes": {"adk": 2},
@@ -261,15 +261,18 @@ def test_a_missing_peer_is_in_the_benchmarks_table_without_numbers(done, project
         row = table[table["method"] == method].iloc[0]
         assert row["accuracy"] > 0.5 and row["trained_share"] == share and row["snr"] == 1.0, method
     whole = table[table["method"] == "hetacumn"].set_index(["dataset", "trained_share"])["accuracy"]
-    assert whole["elsewhere", 0.7] == 0.9 and whole["adk", 0.7] != 0.123  # no run here; a newer one
+    assert whole["elsewhere", 0.7] == 0.9 and whole["adk", 0.7] != 0.123  # kept, as no run is here; replaced by a newer run
     assert list(whole.index) == [("adk", 0.7), ("elsewhere", 0.7), ("adk", 0.1)]
     figures = {path.name for path in (project / "benchmark_figures").iterdir()}
     assert figures == {"benchmark_ablations.png", "benchmark_share.png"}
     shutil.rmtree(done / "cryodrgn2")
 
 
-def test_two_answers_are_compared_by_what_both_know(done, project):
-    """Of an answer and itself, less some particles and its classes renamed, all is the same; of other particles nothing."""
+def test_two_predictions_are_compared_on_their_common_particles(done, project):
+    """A prediction agrees completely with a copy of itself that lacks some particles and has its classes renamed.
+
+    A comparison of predictions without common particles is refused.
+    """
     part = project / "results/part"
     shutil.copytree(done / "hetacumn", part)
     table, latents = star.read_table(part / "predictions.star"), pd.read_csv(part / "latents.csv")
@@ -306,7 +309,7 @@ def test_two_answers_are_compared_by_what_both_know(done, project):
     ],
     ids=["missing stack", "unknown parameter", "more classes than particles", "unknown method"],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(done, project, tmp_path, arguments, message):
+def test_a_users_mistake_gives_one_line_and_exit_code_2(done, project, tmp_path, arguments, message):
     arguments = [str(tmp_path) if word == "out" and i % 2 else word for i, word in enumerate(arguments)]
     ran = run(project, "pipeline/2_train", *arguments)
     assert ran.returncode == 2, ran.stderr[-2000:]

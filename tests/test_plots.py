@@ -1,4 +1,4 @@
-"""A figure shows the numbers that it was given, is small, is the same bytes twice, and leaves matplotlib alone."""
+"""Figures show the given numbers, are small and reproducible to the byte, and do not change the settings of matplotlib."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ METHODS = list(plots.METHODS)
 
 @pytest.fixture(scope="module")
 def made(blobs):
-    """Arguments of every figure, made up."""
+    """Return invented arguments of every figure function, by the name of the function."""
     random = np.random.default_rng(0)
     classes = {d: random.integers(0, 3, 200) for d in DATASETS}
     clean = [np.stack([blobs.projection(32).numpy()] * 4)] * 2
@@ -153,7 +153,7 @@ def made(blobs):
         "log_ratio_histogram",
     ],
 )
-def test_a_figure_is_the_same_bytes_twice_and_fit_for_git(name, made, tmp_path):
+def test_a_figure_is_reproducible_to_the_byte_and_small_enough_for_git(name, made, tmp_path):
     plots.style()
     for copy in ("a.png", "b.png"):
         plots.save(getattr(plots, name)(*made[name]), tmp_path / copy)
@@ -164,7 +164,7 @@ def test_a_figure_is_the_same_bytes_twice_and_fit_for_git(name, made, tmp_path):
 
 
 def settings():
-    """The settings of matplotlib but the backend, which matplotlib chooses when the setting is read."""
+    """Return the settings of matplotlib except the backend, which matplotlib chooses when the setting is read."""
     return {name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}
 
 
@@ -242,7 +242,7 @@ def test_confusion_is_in_per_cent_of_the_true_class():
     assert axis.get_ylim() == (2, 0)
 
 
-def test_the_area_of_every_histogram_of_pose_errors_is_all_particles_also_beyond_the_axis():
+def test_histograms_of_pose_errors_count_all_particles_also_beyond_the_axis():
     random = np.random.default_rng(0)
     errors = {"hetacumn": np.concatenate([random.lognormal(0, 1, 500), np.zeros(20)]), "em": random.uniform(170, 190, 60)}
     axis = plots.pose_error_histogram({"adk": errors}, {"adk": 1.0}).axes[0]
@@ -279,7 +279,7 @@ def test_views_are_labelled_by_tilt():
     assert all(float(label) == pytest.approx(tilt) for label, tilt in labels.items())
 
 
-def test_tensors_and_series_are_drawn_like_arrays():
+def test_tensors_and_series_are_plotted_like_arrays():
     x, y = np.arange(1.0, 9.0), np.arange(8.0)
     lines = plots.curves(torch.tensor(x), {"a": torch.tensor(y), "b": pd.Series(y)}, "x", "y").axes[0].get_lines()
     assert all(np.array_equal(line.get_xydata(), np.stack([x, y], 1)) for line in lines)
@@ -292,7 +292,7 @@ def test_a_path_is_drawn_from_end_to_end_under_its_own_numbers(made):
     assert [text.get_text() for text in figure.texts] == ["1", "3", "5", "8", "10"]
 
 
-def test_many_classes_and_one_latent_dimension_are_drawn(made):
+def test_many_classes_and_one_latent_dimension_can_be_plotted(made):
     plots.style()
     classes, z = np.arange(60) % 10, np.linspace(-1, 1, 60)[:, None]
     plots.latent_scatter({"mine": z}, {"mine": classes})
@@ -329,7 +329,7 @@ def test_a_method_that_is_missing_for_one_dataset_leaves_a_gap(made, tmp_path):
     plots.save(plots.confusion_matrix(confusions), tmp_path / "confusion.png")
 
 
-def test_a_method_of_the_users_own_is_drawn_too(made, tmp_path):
+def test_a_users_own_method_is_plotted(made, tmp_path):
     plots.style()
     truth, volumes = made["volume_surfaces"]
     plots.save(plots.volume_surfaces(truth, {"mine": truth, **volumes}), tmp_path / "volumes.png")
@@ -338,7 +338,7 @@ def test_a_method_of_the_users_own_is_drawn_too(made, tmp_path):
     assert figure.axes[0].get_lines()[0].get_label() == "mine"
 
 
-def test_an_empty_volume_says_so(made, tmp_path):
+def test_an_empty_volume_can_be_plotted(made, tmp_path):
     truth = made["volume_surfaces"][0]
     plots.save(plots.volume_surfaces(truth, {"em": np.zeros_like(truth)}), tmp_path / "empty.png")
 

@@ -1,4 +1,4 @@
-"""Prediction of a stack by every grade, in any chunks."""
+"""Prediction of a stack with every grade and any chunk size."""
 
 import json
 from dataclasses import asdict, replace
@@ -47,7 +47,7 @@ TOY_STACK = StackFingerprint(N, 1.0, 1.0, 1.0, 0.5)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A simulated stack of two states that differ plainly."""
+    """Simulate a stack of two clearly different states and return its STAR file."""
     if not (DATA / "adk.npz").exists():
         pytest.skip("data/ is absent: run `dvc pull`")
     out = tmp_path_factory.mktemp("stack")
@@ -71,7 +71,7 @@ def truth(source):
 
 @pytest.fixture(scope="module")
 def model(source, truth, tmp_path_factory):
-    """A folder with the true volumes as an ab initio start, and a network that has seen nothing."""
+    """Return a folder with the true volumes as the ab initio start, and an untrained network."""
     out = tmp_path_factory.mktemp("model")
     volumes, _ = read_volumes(source.parent, "truth_class")
     volumes = crop_volumes(volumes, BOX) * (FULL / BOX) ** 2 / truth.noise_std
@@ -102,7 +102,7 @@ def searched(stack, model, tmp_path_factory):
     return out
 
 
-def test_a_search_under_the_true_volumes_finds_the_truth(searched, truth):
+def test_a_search_with_the_true_volumes_finds_the_true_poses_and_classes(searched, truth):
     found = Predictions.read(searched)
     assert accuracy(found.classes, truth.classes) > 0.95
     errors, _ = pose_errors(found.rotations, truth.rotations)
@@ -116,7 +116,7 @@ def test_images_of_another_field_of_view_are_refused(stack, model, tmp_path):
         predict_stack(other, model, PredictionRequest("searched"), tmp_path)
 
 
-def test_the_files_are_those_of_the_contract(searched, source):
+def test_a_prediction_writes_its_set_of_files_and_their_columns(searched, source):
     files = {str(path.relative_to(searched)) for path in searched.rglob("*") if path.is_file()}
     volumes = {f"volumes/class_{k}.mrc" for k in (1, 2)} | {f"volumes/path_{k}.mrc" for k in (1, 2, 3, 4)}
     volumes |= {f"volumes/basis_{k}.mrc" for k in (1, 2)}
@@ -130,19 +130,19 @@ def test_the_files_are_those_of_the_contract(searched, source):
     columns = ["particle", "z1", "class", "class_probability", "log_likelihood_ratio"]
     assert latents.columns.tolist() == columns and len(latents) == N
     assert latents["class"].tolist() == written["rlnClassNumber"].astype(int).tolist()
-    assert latents["class"].value_counts()[1] >= N / 2  # the largest is the first
+    assert latents["class"].value_counts()[1] >= N / 2  # the largest class is the first
 
     for name in volumes:
         with mrcfile.open(searched / name) as mrc:
             assert mrc.data.shape == (BOX,) * 3 and float(mrc.voxel_size.x) == pytest.approx(3.2, rel=1e-3)
     run = json.loads((searched / "run.json").read_text())
-    assert run["train_seconds"] == 12.5 and run["device"] == "toy"  # what training said stays
+    assert run["train_seconds"] == 12.5 and run["device"] == "toy"  # the facts of training are kept
     assert "git_commit" in run
     assert run["predict_particles_per_second"] > 0 and run["peak_memory_mb"] > 0
 
 
 @pytest.mark.parametrize("grade", ["amortized", "searched"])
-def test_an_answer_opened_is_the_answer_returned(stack, model, tmp_path, grade):
+def test_a_reopened_prediction_equals_the_returned_one(stack, model, tmp_path, grade):
     request = PredictionRequest(grade, polish_steps=2, path_points=3)
     made = predict_stack(stack, model, request, tmp_path)
     opened = Answer.open(tmp_path)
@@ -162,7 +162,7 @@ def test_no_mixture_is_fitted_while_a_search_model_loads(model, monkeypatch):
     assert load_em(model).box == BOX
 
 
-def test_volumes_along_the_path_change_one_way(searched):
+def test_volumes_along_the_path_change_in_one_direction(searched):
     volumes, _ = read_volumes(searched / "volumes", "path_")
     steps = (volumes[1:] - volumes[:-1]).flatten(1)
     cosines = torch.nn.functional.cosine_similarity(steps[1:], steps[:-1])
@@ -170,7 +170,7 @@ def test_volumes_along_the_path_change_one_way(searched):
 
 
 @pytest.mark.parametrize("grade", ["encoder", "amortized", "searched"])
-def test_chunks_change_no_prediction(stack, model, tmp_path, device, grade):
+def test_the_chunk_size_changes_no_prediction(stack, model, tmp_path, device, grade):
     whole, parts = (
         predict_stack(stack, model, request, tmp_path / str(request.chunk), device).predictions
         for request in (PredictionRequest(grade, chunk=chunk, polish_steps=0) for chunk in (1000, 64))
@@ -182,14 +182,14 @@ def test_chunks_change_no_prediction(stack, model, tmp_path, device, grade):
     assert torch.equal(parts.classes, whole.classes)
 
 
-def test_what_is_left_of_a_chunk_is_no_chunk_of_its_own_for_several_processes(stack, model):
+def test_a_rest_smaller_than_the_process_group_joins_the_first_chunk(stack, model):
     request = PredictionRequest("amortized", chunk=N - 1)
     work = StackInference(stack, load_model(model), request, 2, None, torch.device("cpu"), ProcessGroup(1, 2))
     assert [len(rows) for rows in work.chunks] == [N] and len(work.own_rows[0]) == N // 2
 
 
-def test_refined_is_better_than_the_pass_that_it_starts_from(stack, model, truth, tmp_path, monkeypatch):
-    """Here from an encoder whose hypotheses are seven degrees off, one of three, without a class."""
+def test_refined_predictions_are_better_than_the_hypotheses_of_the_encoder(stack, model, truth, tmp_path, monkeypatch):
+    """The encoder gives three pose hypotheses, one of them about 7° off and two random, and no class."""
     near = perturb(truth.rotations, 4.0, torch.Generator().manual_seed(0))
     wrong = random_rotations(2 * N, torch.Generator().manual_seed(1)).unflatten(0, (N, 2))
     shifts = (truth.shifts_A / 3.2 + 0.3)[:, None].expand(-1, 3, -1)
@@ -200,7 +200,7 @@ def test_refined_is_better_than_the_pass_that_it_starts_from(stack, model, truth
     assert errors.median() < 4 and accuracy(answer.predictions.classes, truth.classes) > 0.95
 
 
-def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth, tmp_path, monkeypatch):
+def test_low_signal_images_are_searched_whatever_the_encoder_predicts(stack, model, truth, tmp_path, monkeypatch):
     far = random_rotations(3 * N, torch.Generator().manual_seed(1)).unflatten(0, (N, 3))
     found = Hypotheses(far, torch.zeros(N, 3, 2), torch.zeros(N, 3))
     monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(N, 1), found))
@@ -212,7 +212,7 @@ def test_faint_images_are_searched_whatever_the_encoder_says(stack, model, truth
     assert (errors[torch.inf] > 20).float().mean() < 0.1 < (errors[0.0] > 20).float().mean()
 
 
-def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, model, truth, monkeypatch):
+def test_in_a_low_signal_stack_competing_poses_are_searched_and_the_likelier_result_is_kept(stack, model, truth, monkeypatch):
     trained, searched = load_model(model), load_em(model)
     data, config = observe(stack.read()), replace(trained.config.ab_initio, brightness="faint")
     centres = class_centres(searched.start.latents, searched.config.classes)
@@ -223,12 +223,12 @@ def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, mo
     near = Hypotheses(truth.rotations[:, None], (truth.shifts_A / 3.2)[:, None], torch.zeros(N, 1))
     monkeypatch.setattr(HetACUMN, "encode", lambda network, data: (torch.zeros(len(data), 1), near))
     monkeypatch.setattr("hetacumn.prediction.inference.FAINT", torch.inf)
-    asked = []
+    counts = []
 
     def unlikely(part, basis, centres, config):
-        asked.append(len(part))
+        counts.append(len(part))
         poses = Poses(random_rotations(len(part), torch.Generator().manual_seed(1)), torch.zeros(len(part), 2))
-        other = torch.arange(len(part)) % 2  # of half of them another class than theirs
+        other = torch.arange(len(part)) % 2  # alternating classes, wrong for about half of the images
         return State(poses, centres[other]), torch.full((len(part),), -1e9), other
 
     monkeypatch.setattr("hetacumn.prediction.inference._search", unlikely)
@@ -236,25 +236,25 @@ def test_of_a_faint_stack_several_poses_compete_and_the_likelier_stays(stack, mo
     centres = class_centres(peaks.state.latents, 2)
     refined = search_misfits(data, peaks, trained.model.misfit_limit, trained.basis(), centres, config)
     errors, _ = pose_errors(refined.poses.rotations, truth.rotations)
-    assert asked == [N] and errors.max() < 20 and errors.median() < 2
+    assert counts == [N] and errors.max() < 20 and errors.median() < 2
 
 
-def test_doubtful_images_of_every_chunk_are_searched_under_the_same_volumes(first_class, model, tmp_path, monkeypatch):
-    under = []
+def test_low_signal_images_of_every_chunk_are_searched_with_the_same_class_centres(first_class, model, tmp_path, monkeypatch):
+    used = []
 
-    def noted(data, basis, centres, config):
-        under.append(centres)
+    def recorded(data, basis, centres, config):
+        used.append(centres)
         return _search(data, basis, centres, config)
 
-    monkeypatch.setattr("hetacumn.prediction.inference._search", noted)
+    monkeypatch.setattr("hetacumn.prediction.inference._search", recorded)
     monkeypatch.setattr("hetacumn.prediction.inference.FAINT", torch.inf)
     predict_stack(first_class[1], model, PredictionRequest("refined", chunk=15, polish_steps=1), tmp_path)
-    assert len(under) == 3 and all(torch.equal(centres, under[0]) for centres in under)
+    assert len(used) == 3 and all(torch.equal(centres, used[0]) for centres in used)
 
 
 @pytest.mark.parametrize("grade", ["refined", "searched"])
-def test_open_poses_are_weighed_in_volumes_and_classes(stack, model, truth, tmp_path, monkeypatch, grade):
-    """Here of images that are clear: as good as any other way, by the volumes that the answer holds."""
+def test_volumes_and_classes_weighed_over_open_poses_are_correct(stack, model, truth, tmp_path, monkeypatch, grade):
+    """The images have a high signal, so classes weighed over all poses must be as correct as those of single poses."""
     monkeypatch.setattr("hetacumn.prediction.inference.poses_are_open", lambda *_: True)
     whole, parts = (
         predict_stack(stack, model, PredictionRequest(grade, chunk=chunk, polish_steps=3, path_points=4), tmp_path / str(chunk))
@@ -265,7 +265,7 @@ def test_open_poses_are_weighed_in_volumes_and_classes(stack, model, truth, tmp_
     assert whole.predictions.classes.bincount().tolist() == sorted(whole.predictions.classes.bincount().tolist())[::-1]
 
 
-def test_the_number_of_classes_is_the_users_the_models_or_chosen(stack, model, tmp_path):
+def test_the_number_of_classes_is_given_or_that_of_the_model_or_chosen_by_bic(stack, model, tmp_path):
     for classes, expected in ((None, 2), (3, 3), (1, 1)):
         answer = predict_stack(stack, model, PredictionRequest("amortized", classes=classes), tmp_path)
         assert len(answer.class_volumes) == expected
@@ -273,7 +273,7 @@ def test_the_number_of_classes_is_the_users_the_models_or_chosen(stack, model, t
     assert 1 <= len(answer.class_volumes) <= 8
 
 
-def test_fewer_classes_leave_no_volume_of_an_earlier_answer(stack, model, tmp_path):
+def test_fewer_classes_leave_no_volume_of_an_earlier_prediction(stack, model, tmp_path):
     for classes in (3, 2):
         predict_stack(stack, model, PredictionRequest("amortized", classes=classes), tmp_path)
     assert sorted(path.name for path in (tmp_path / "volumes").glob("class_*")) == [
@@ -284,7 +284,7 @@ def test_fewer_classes_leave_no_volume_of_an_earlier_answer(stack, model, tmp_pa
 
 @pytest.fixture(scope="module")
 def first_class(source, searched, tmp_path_factory):
-    """A stack of some of the particles, all of one class, last first."""
+    """Return the rows of 40 particles of the first class, in reverse order, and the prepared stack of these particles."""
     table, found = star.read_table(source), Predictions.read(searched)
     rows = (found.classes == 0).nonzero().squeeze(1).flip(0)[:40]
     star.write_table(source.with_name("first.star"), table.particles.iloc[rows.numpy()], table.optics)
@@ -292,8 +292,8 @@ def first_class(source, searched, tmp_path_factory):
     return rows, prepare_stack(source.with_name("first.star"), folder, Preprocessing(box=BOX), progress=False)
 
 
-def test_other_particles_are_classified_like_those_before(first_class, model, searched, truth, tmp_path):
-    """On their own, as many classes would be made of the one."""
+def test_new_particles_are_classified_as_in_an_earlier_prediction(first_class, model, searched, truth, tmp_path):
+    """Without ``like``, the particles of one class are divided into two classes."""
     rows, few = first_class
     own = predict_stack(few, model, PredictionRequest("searched", polish_steps=5), tmp_path / "own")
     assert len(own.class_volumes) == 2 and own.predictions.classes.bincount().min() >= 1
@@ -307,7 +307,7 @@ def test_other_particles_are_classified_like_those_before(first_class, model, se
         torch.testing.assert_close(now, then, rtol=1e-4, atol=1e-5 * float(then.abs().max()))
 
 
-def test_classes_weighed_before_are_weighed_again(first_class, stack, model, tmp_path, monkeypatch):
+def test_classes_weighed_over_open_poses_are_weighed_again_with_like(first_class, stack, model, tmp_path, monkeypatch):
     monkeypatch.setattr("hetacumn.prediction.inference.poses_are_open", lambda *_: True)
     rows, few = first_class
     whole = predict_stack(stack, model, PredictionRequest("searched", polish_steps=3, path_points=4), tmp_path / "whole")
@@ -317,7 +317,7 @@ def test_classes_weighed_before_are_weighed_again(first_class, stack, model, tmp
     torch.testing.assert_close(answer.class_volumes, whole.class_volumes, rtol=1e-3, atol=1e-4 * scale)
 
 
-def test_an_answer_that_another_cannot_be_like_is_refused(stack, model, searched, tmp_path):
+def test_like_with_an_unsuitable_earlier_prediction_is_refused(stack, model, searched, tmp_path):
     for more, message in (
         ({"grade": "searched", "classes": 3}, "classes is 3; expected none, because .* supplies the classes"),
         ({"grade": "amortized"}, "run.json: model is '.*'; expected '.*', as in the new prediction"),
@@ -337,7 +337,7 @@ def test_an_answer_that_another_cannot_be_like_is_refused(stack, model, searched
         ("amortized", N + 1, f"{N + 1} classes for {N} particles"),
     ],
 )
-def test_mistakes_are_told(stack, model, tmp_path, grade, classes, message):
+def test_mistakes_are_refused(stack, model, tmp_path, grade, classes, message):
     with pytest.raises(HetacumnError, match=message):
         predict_stack(stack, model, PredictionRequest(grade, classes=classes), tmp_path)
     assert not (tmp_path / "predictions.star").exists()

@@ -1,4 +1,4 @@
-"""Predictions on disk: RELION 3.1 from any source, and back."""
+"""Prediction files: RELION 3.1 STAR files from any source table, and reading them back."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def assert_same(a: Predictions, b: Predictions) -> None:
 
 @pytest.fixture
 def source(tmp_path):
-    """A table, with half sets of an earlier refinement."""
+    """Write a source table that has the half sets of an earlier refinement."""
     path = tmp_path / "source.star"
     write_star(path, ParticleMetadata([f"{i + 1:06d}@stack.mrcs" for i in range(9)], optics(9)), 64)
     table = star.read_table(path)
@@ -51,7 +51,7 @@ def test_round_trip_of_some_of_the_particles_in_any_order(source, tmp_path):
     torch.testing.assert_close(written.defocus_u_A, optics(9).defocus_u_A[rows])
 
 
-def test_what_is_in_the_files(source, tmp_path):
+def test_the_files_have_the_predicted_classes_poses_and_latents(source, tmp_path):
     some = predictions(["000003@stack.mrcs", "000004@stack.mrcs"])
     some.write(tmp_path / "out", source)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -67,7 +67,7 @@ def test_what_is_in_the_files(source, tmp_path):
 
 
 @pytest.mark.parametrize("known", [("class_probabilities",), ("class_probabilities", "log_ratios")], ids=len)
-def test_what_is_known_of_each_particle_goes_with_it(source, tmp_path, known):
+def test_class_probabilities_and_log_ratios_are_kept_for_each_particle(source, tmp_path, known):
     some = replace(predictions([f"{i + 1:06d}@stack.mrcs" for i in range(9)]),
                    **{field: torch.linspace(0, 0.987, 9) for field in known})  # fmt: skip
     some.write(tmp_path / "out", source)

@@ -1,4 +1,4 @@
-"""The cache of preprocessed particles: equal to reading at once, made once, honest about what was dropped."""
+"""Prepared stacks: equal to direct reading, prepared only once, with a list of the dropped particles."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def source(tmp_path):
     return tmp_path / "particles.star"
 
 
-def test_what_was_prepared_is_what_is_read(source, tmp_path):
+def test_a_prepared_stack_equals_direct_reading(source, tmp_path):
     whole = read_particles(source, box=16, contrast="white", centre=False, progress=False)
     stack = prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert len(stack) == N and stack.box == 16 and stack.pixel_A == whole.pixel_A and stack.dropped == 0
@@ -43,17 +43,17 @@ def test_what_was_prepared_is_what_is_read(source, tmp_path):
         assert torch.equal(found.metadata.optics.defocus_u_A, expected.metadata.optics.defocus_u_A)
 
 
-def test_other_programs_read_it(source, tmp_path):
+def test_a_prepared_stack_can_be_read_as_an_ordinary_star_file(source, tmp_path):
     stack = prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     again = read_particles(stack.star, contrast="white", centre=False, progress=False)
     assert again.pixel_A == pytest.approx(3.0) and again.box == 16
     torch.testing.assert_close(again.metadata.poses.shifts_px, stack.metadata.poses.shifts_px, atol=1e-5, rtol=0)
     ours = stack.read().images
     cosine = torch.nn.functional.cosine_similarity(again.images.flatten(1), ours.flatten(1))
-    assert cosine.min() > 0.97  # normalised once more on the way
+    assert cosine.min() > 0.97  # reading normalises the images once more
 
 
-def test_it_is_made_once_and_again_where_something_changed(source, tmp_path, monkeypatch):
+def test_a_stack_is_prepared_once_and_again_after_a_change(source, tmp_path, monkeypatch):
     made, reader = [], ParticleReader
     monkeypatch.setattr(preparation, "ParticleReader", lambda *a: made.append(a[2]) or reader(*a))
     folder = tmp_path / "prepared"
@@ -74,7 +74,7 @@ def test_it_is_made_once_and_again_where_something_changed(source, tmp_path, mon
 def test_bad_particles_are_dropped_and_listed(source, tmp_path):
     images = blob_images(N)
     images[3], images[7, 4, 5], images[11] = 2.0, np.nan, 1e4 * images[11]
-    images[20, 0, 0] = 1e6  # an outlier pixel spoils no particle
+    images[20, 0, 0] = 1e6  # a particle with an outlier pixel is kept
     circle = (np.arange(32) - 16) ** 2
     images[25, circle[:, None] + circle > 15**2] = 1.0
     write_stack(tmp_path / "stack.mrcs", images)
@@ -94,7 +94,7 @@ def test_bad_particles_are_dropped_and_listed(source, tmp_path):
     assert torch.equal(again.read().images[same], clean.images[[good[k] for k in same]])
 
 
-def test_images_that_are_not_those_of_the_note_are_not_taken_for_them(source, tmp_path):
+def test_images_other_than_prepared_json_describes_are_refused_and_prepared_again(source, tmp_path):
     folder = tmp_path / "prepared"
     stack = prepare_stack(source, folder, SETTINGS, progress=False)
     before = stack.stack.read_bytes()
@@ -107,14 +107,14 @@ def test_images_that_are_not_those_of_the_note_are_not_taken_for_them(source, tm
     assert reopen(folder).metadata.names == stack.metadata.names
 
 
-def test_nothing_good_is_an_error_that_leaves_nothing(source, tmp_path):
+def test_a_stack_without_usable_images_is_refused_and_leaves_no_file(source, tmp_path):
     write_stack(tmp_path / "stack.mrcs", np.ones((N, 32, 32), np.float32))
     with pytest.raises(HetacumnError, match="none of 30 sampled images is usable: the first image is constant"):
         prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert not list((tmp_path).glob("prepared/*"))
 
 
-def test_an_interruption_leaves_no_stack_that_passes_for_whole(source, tmp_path, monkeypatch):
+def test_an_interrupted_preparation_leaves_no_file(source, tmp_path, monkeypatch):
     def broken(self):
         yield from []
         raise KeyboardInterrupt
@@ -126,13 +126,13 @@ def test_an_interruption_leaves_no_stack_that_passes_for_whole(source, tmp_path,
     assert len(prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)) == N
 
 
-def test_the_note_says_how_it_was_made(source, tmp_path):
+def test_prepared_json_records_the_settings_of_the_preparation(source, tmp_path):
     prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     note = json.loads((tmp_path / "prepared/prepared.json").read_text())
     assert note["protein_in_file"] == "white" and note["particles"] == N and note["made_from"]["settings"]["box"] == 16
 
 
-def test_images_are_centred_by_the_origins_of_the_file_and_answers_are_those_of_the_file(tmp_path):
+def test_images_are_centred_by_their_origins_and_shifts_are_converted_to_the_source_and_back(tmp_path):
     box, off_px = 32, torch.tensor([[3.2, -4.1], [0.0, 5.0], [-2.0, 0.3]])
     axis = torch.arange(box) - box // 2.0
     noise = 0.05 * torch.randn(3, box, box, generator=torch.Generator().manual_seed(0))
@@ -144,14 +144,14 @@ def test_images_are_centred_by_the_origins_of_the_file_and_answers_are_those_of_
     peaks = stack.read().images.flatten(1).argmax(1)
     assert ((peaks % box - 16).abs() <= 1).all() and ((peaks // box - 16).abs() <= 1).all()
     torch.testing.assert_close(stack.metadata.offsets_A, off_px.round() * 1.5)
-    left_px = stack.metadata.poses.shifts_px  # what whole pixels left over
+    left_px = stack.metadata.poses.shifts_px  # the fractions of a pixel that remain
     torch.testing.assert_close(left_px, off_px - off_px.round(), atol=1e-5, rtol=0)
     torch.testing.assert_close(stack.metadata.shifts_in_source_A(left_px * 1.5), off_px * 1.5, atol=1e-5, rtol=0)
     torch.testing.assert_close(stack.metadata.shifts_in_prepared_A(off_px * 1.5), left_px * 1.5, atol=1e-5, rtol=0)
     assert torch.equal(stack.read(np.array([2, 0])).metadata.offsets_A, stack.metadata.offsets_A[[2, 0]])
 
 
-def test_another_table_is_not_taken_for_the_one_prepared_there(source, tmp_path):
+def test_another_table_in_the_same_folder_is_prepared_again(source, tmp_path):
     few = tmp_path / "few.star"
     write_star(few, ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(9, 3, -1)], optics(6)), 32)
     prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
@@ -164,7 +164,7 @@ def test_another_table_is_not_taken_for_the_one_prepared_there(source, tmp_path)
         reopen(tmp_path / "prepared")
 
 
-def test_a_table_that_changed_is_not_joined_with_the_images_of_before(source, tmp_path):
+def test_a_changed_table_is_not_used_with_the_earlier_images(source, tmp_path):
     prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     os.utime(source)  # touched, not changed
     assert len(reopen(tmp_path / "prepared")) == N
@@ -176,8 +176,8 @@ def test_a_table_that_changed_is_not_joined_with_the_images_of_before(source, tm
         reopen(tmp_path / "prepared")
 
 
-def test_what_is_prepared_is_never_written_over(source, tmp_path):
-    """Neither the table nor a stack, whose names those of prepared images may be."""
+def test_preparation_never_overwrites_its_source(source, tmp_path):
+    """The source table and stack may have the same file names as the prepared ones."""
     write_stack(tmp_path / "particles.mrcs", blob_images(N))
     write_star(tmp_path / "other.star", ParticleMetadata([f"{i + 1}@particles.mrcs" for i in range(N)], optics(N)), 32)
     prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
@@ -189,7 +189,7 @@ def test_what_is_prepared_is_never_written_over(source, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
-def test_the_folder_of_the_stacks_is_kept(source, tmp_path):
+def test_the_folder_of_the_source_stacks_is_recorded(source, tmp_path):
     prepare_stack(source, tmp_path / "prepared", SETTINGS, tmp_path, progress=False)
     assert reopen(tmp_path / "prepared").data_dir == str(tmp_path)
 
@@ -202,7 +202,7 @@ def test_an_image_in_two_rows_is_refused_before_anything_is_read(tmp_path):
     assert not (tmp_path / "prepared").exists()
 
 
-def test_magnification_matrices_that_matter_are_said_to_be_ignored(source, tmp_path, recwarn):
+def test_a_warning_reports_ignored_magnification_matrices(source, tmp_path, recwarn):
     table = read_table(source)
     matrix = {"rlnMagMat00": 1.0002, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 0.9999}
     write_table(source, table.particles, table.optics.assign(**matrix))

@@ -1,4 +1,4 @@
-"""What raw images go through: flaws, background, outliers, masks, and the noise spectrum."""
+"""Image preprocessing: flaws, background, outliers, masks and the noise spectrum."""
 
 import numpy as np
 import pytest
@@ -22,18 +22,18 @@ from hetacumn.physics.optics import Optics
 
 
 def coloured_noise(n: int, box: int, power: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """Noise of a given mean power in each shell."""
+    """Return ``n`` images of noise with the given mean power in each shell."""
     white = torch.randn(n, box, box, generator=torch.Generator().manual_seed(seed))
     return ifft2c(fft2c(white) * power.sqrt()[shells(box, 2).clamp(max=len(power) - 1)])
 
 
 def falling(box: int) -> torch.Tensor:
-    """A noise spectrum as real images have it: high at low frequency."""
+    """Return a noise spectrum like that of real images: high at low frequencies."""
     k = torch.arange(box // 2) / box
     return 0.5 + 4 / (1 + (12 * k) ** 2)
 
 
-def test_flaws_are_told_apart():
+def test_each_flaw_is_named():
     images = np.random.default_rng(0).standard_normal((4, 8, 8)).astype(np.float32)
     images[1, 2, 3], images[2], images[3, 0, 0] = np.nan, 5.0, np.inf
     assert flaws(images) == [None, "holds NaN or infinity", "is constant", "holds NaN or infinity"]
@@ -62,7 +62,7 @@ def test_a_particle_far_above_its_noise_is_no_outlier():
     assert outliers.sum() == 0 and images[:, 32, 32].min() > 500
 
 
-def test_a_mask_leaves_the_middle_and_takes_the_rim():
+def test_a_mask_keeps_the_centre_and_zeroes_the_rim():
     settings = Preprocessing(diameter_A=60.0, mask=True)
     images = torch.ones(1, 64, 64)
     masked = finish(images, settings, 64, 64, 2.0)[0]
@@ -87,7 +87,7 @@ def test_a_few_images_are_not_enough_to_call_white_noise_coloured():
     assert (found - 1).abs().max() > 0.1 and is_white(found, error)
 
 
-def test_observations_of_coloured_noise_are_white_and_their_ctf_is_divided_alike():
+def test_observations_of_coloured_noise_are_white_and_their_ctf_is_divided_by_the_same_factor():
     box, n = 32, 500
     power = falling(box)
     images = coloured_noise(n, box, power)
@@ -98,7 +98,7 @@ def test_observations_of_coloured_noise_are_white_and_their_ctf_is_divided_alike
     inner = data.plane.k.norm(dim=1) > 1
     per_coefficient = data.y.abs().square().mean(0)[inner]
     assert per_coefficient.mean() == pytest.approx(1, abs=0.01)
-    assert per_coefficient.std() < 0.12  # of raw ones: 1
+    assert per_coefficient.std() < 0.12  # 1 for the raw observations
     torch.testing.assert_close(raw.y / data.y, (raw.ctf / data.ctf).to(raw.y.dtype), rtol=1e-3, atol=1e-3)
 
 

@@ -1,7 +1,7 @@
-"""Training and inference with tensors that pretend to be on a GPU: devices and shapes, without numbers.
+"""Training and inference with fake tensors on a pretended GPU: they have devices and shapes, and no values.
 
-A tensor left on the CPU is an error there, as it is on the real thing. And what a real one would have to be waited for is an
-error too: a number asked for, a copy between it and the CPU.
+A tensor left on the CPU is an error, as on a real GPU. An operation for which the CPU would wait for the GPU is an error too:
+reading a value, or a copy between the GPU and the CPU.
 """
 
 from dataclasses import fields, is_dataclass, replace
@@ -37,7 +37,7 @@ from hetacumn.search.state import State
 from hetacumn.search.subspace import volumes_at
 
 if torch.cuda.is_available():
-    pytest.skip("there is a real one", allow_module_level=True)  # beside which PyTorch takes no other
+    pytest.skip("a CUDA device is present", allow_module_level=True)  # PyTorch accepts no second kind of device
 
 
 class _Backend(_DummyBackendModule):
@@ -49,9 +49,11 @@ _setup_privateuseone_for_python_backend("pretended", _Backend())
 DEVICE = torch.device("pretended", 0)
 
 
-class Unwaited(TorchDispatchMode):
-    """No copies between the device and the CPU, and none of what looks at its own result. (Numbers asked for are an error
-    already: there are none.)"""
+class NoWaiting(TorchDispatchMode):
+    """Fail on copies between the device and the CPU, and on operations that inspect their own result (Cholesky, SVD).
+
+    Reading a value is an error already, because fake tensors have no values.
+    """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         found = function(*args, **(kwargs or {}))
@@ -62,8 +64,11 @@ class Unwaited(TorchDispatchMode):
         return found
 
 
-class Answered(TorchDispatchMode):
-    """A number asked for is 2, and of a mask every place is set: what goes on after a wait can be followed too."""
+class FixedValues(TorchDispatchMode):
+    """Return 2 (True for a boolean, 1 for an integer) for every value read, and treat every element of a mask as set.
+
+    The test can thus follow the code beyond an operation that waits for the device.
+    """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.overloadpacket == torch.ops.aten._local_scalar_dense:
@@ -81,7 +86,7 @@ class Answered(TorchDispatchMode):
 
 @pytest.fixture
 def mode(monkeypatch):
-    def count(plane: HalfPlane, radius: float) -> int:  # of a table that is on the CPU wherever the plane is
+    def count(plane: HalfPlane, radius: float) -> int:  # the table is on the CPU, whatever the device of the plane
         return int(np.searchsorted(np.asarray(plane._squares), radius**2, side="right"))
 
     monkeypatch.setattr(HalfPlane, "count", count)
@@ -91,7 +96,7 @@ def mode(monkeypatch):
 
 
 def pretend(mode: FakeTensorMode, thing):
-    """A thing like it, its tensors on the pretended device."""
+    """Return a tensor, half-plane, module or dataclass with its tensors on the pretended device."""
     if isinstance(thing, torch.Tensor):
         with mode:
             return mode.from_tensor(thing).to(DEVICE)
@@ -100,7 +105,7 @@ def pretend(mode: FakeTensorMode, thing):
         plane._squares = thing._squares.numpy()
         return plane
     if isinstance(thing, torch.nn.Module):
-        return thing._apply(lambda tensor: pretend(mode, tensor.detach()))  # as `to` does
+        return thing._apply(lambda tensor: pretend(mode, tensor.detach()))  # as `Module.to` does
     if is_dataclass(thing):
         return replace(thing, **{field.name: pretend(mode, getattr(thing, field.name)) for field in fields(thing)})
     return thing
@@ -132,12 +137,12 @@ def trainer(request, toy, tmp_path, mode) -> Trainer:
     trainer.optimiser = torch.optim.AdamW([{"params": list(part.parameters())} for part in parts])
     with mode, torch.no_grad():
         trainer.still = trainer.model.decoder.drawing(trainer.drawn)
-        trainer.model.tangent()  # tables that are made and copied once
+        trainer.model.tangent()  # makes tables that are copied to the device once
     return trainer
 
 
 def test_no_step_of_training_waits_for_the_device(trainer, mode):
-    with mode, Unwaited():
+    with mode, NoWaiting():
         for _ in range(trainer.total):
             losses, stop = trainer._advance()
     record = losses.present()
@@ -146,11 +151,11 @@ def test_no_step_of_training_waits_for_the_device(trainer, mode):
     assert all(p.grad is not None and p.grad.device == DEVICE for p in trainer.model.parameters())
 
 
-def test_no_pass_of_inference_waits_but_to_look_again(trainer, mode):
+def test_no_part_of_a_forward_pass_waits_for_the_device(trainer, mode):
     model, data = trainer.model.eval(), trainer.data
     with mode, torch.no_grad():
         tangent = model.tangent()
-        with Unwaited():
+        with NoWaiting():
             mean, found = model.encode(data)
             if model.feedback:
                 for state, value in (model._correct(data, found, mean, tangent), model._look_again(data, tangent)):
@@ -158,7 +163,7 @@ def test_no_pass_of_inference_waits_but_to_look_again(trainer, mode):
     assert mean.device == found.rotations.device == DEVICE
 
 
-def test_search_and_climb_do_not_wait(toy, mode):
+def test_searches_stay_on_the_device_and_a_climb_does_not_wait_for_it(toy, mode):
     data, volumes, basis = (pretend(mode, thing) for thing in (toy.data, toy.volumes, toy.basis(2)))
     rotations, shifts = pretend(mode, pose_grid(1, 4)), pretend(mode, shift_grid(1.0, 3))
     with mode, torch.no_grad():
@@ -167,14 +172,17 @@ def test_search_and_climb_do_not_wait(toy, mode):
         candidates = Candidates(volumes, torch.zeros(len(volumes), 2, device=DEVICE), rotations, shifts)
         located, _ = search_competing(data, tangent, candidates, 0.3)
         state = State(found.poses, torch.zeros(len(data), len(basis) - 1, device=DEVICE))
-        with Unwaited():
+        with NoWaiting():
             state, value = climb(data, tangent, state, (0.2, 0.3))
     assert state.device == value.device == found.volume.device == located.device == DEVICE
 
 
 @pytest.fixture(params=[(), (0.3,)])
-def start_of(toy, mode, monkeypatch, request):
-    """The start, on the pretended device; scikit-learn and the alignment of volumes, which live on numbers, left out."""
+def make_run(toy, mode, monkeypatch, request):
+    """Return a function that makes an ab initio run on the pretended device.
+
+    Stand-ins replace the clustering by scikit-learn and the alignment of volumes, which need values.
+    """
 
     def clusters(run, start):
         labels = torch.arange(len(start.latents), device=start.latents.device) % 2
@@ -182,12 +190,12 @@ def start_of(toy, mode, monkeypatch, request):
         counts = labels.new_full((2,), len(labels) // 2)
         return Clusters(labels, centres, volumes_at(centres, start.basis), counts)
 
-    def here(volume, *given):
+    def identity(volume, *given):
         return Placement(Frame(torch.eye(3, device=volume.device), False), torch.zeros(3, device=volume.device))
 
     monkeypatch.setattr(AbInitioRun, "_clusters", clusters)
     for module, name in ((routes, "place_volume"), (routes, "place_core"), (frames, "place_core"), (frames, "settle_hand")):
-        monkeypatch.setattr(module, name, here)
+        monkeypatch.setattr(module, name, identity)
     config = read_settings(AbInitioConfig, {
         "consensus": {"restarts": 1, "steps": 3, "grids": [[1, 4], [1, 4]]}, "classes": {"steps": 2, "grids": [[1, 4]]},
         "soft": {"steps": 2, "grids": [[1, 4]]}, "grid": {"rotations": [1, 4]}, "subspace_steps": 2, "volumes": 2,
@@ -197,13 +205,13 @@ def start_of(toy, mode, monkeypatch, request):
     return lambda: AbInitioRun(data, config, torch.Generator(), tqdm(disable=True), lambda text: None)
 
 
-def test_the_ab_initio_start_stays_on_the_device(start_of, mode):
-    with mode, Answered():
-        start = start_of().run()
+def test_the_ab_initio_start_stays_on_the_device(make_run, mode):
+    with mode, FixedValues():
+        start = make_run().run()
     assert {start.basis.device, start.latents.device, start.poses.rotations.device, start.poses.shifts_px.device} == {DEVICE}
 
 
-def test_no_step_of_the_subspace_waits(toy, mode, monkeypatch):
+def test_no_step_of_the_subspace_fit_waits_for_the_device(toy, mode, monkeypatch):
     monkeypatch.setattr(subspace_fit, "voxel_unit", lambda *given: 1.0)
     monkeypatch.setattr(
         subspace_fit.torch, "randint", lambda high, size, generator: torch.arange(size[0], device=DEVICE) % high
@@ -212,7 +220,7 @@ def test_no_step_of_the_subspace_waits(toy, mode, monkeypatch):
     once, twice = (SubspaceFit.of(AbInitioConfig(), steps) for steps in (1, 2))
     with mode:
         fit_subspace(data, basis, poses, once, torch.Generator(), tqdm(disable=True))
-        with Unwaited():
+        with NoWaiting():
             fit_subspace(data, basis, poses, twice, torch.Generator(), tqdm(disable=True))
 
 
@@ -224,7 +232,7 @@ def test_refinement_and_search_stay_on_the_device(trainer, mode, toy, monkeypatc
     config = read_settings(AbInitioConfig, {"grid": {"rotations": [1, 4]}, "soft": {"grids": [[1, 4]], "steps": 2},
                                             "refine": {"last": [0.3], "climb": [0.3]}})  # fmt: skip
     basis = pretend(mode, toy.basis(2))
-    with mode, Answered():
+    with mode, FixedValues():
         peaks = follow_hypotheses(trainer.model, trainer.data, basis, config)
         centres = class_centres(peaks.state.latents, 2)
         found = search_misfits(trainer.data, peaks, trainer.model.misfit_limit, basis, centres, config)
@@ -238,7 +246,7 @@ def test_refinement_and_search_stay_on_the_device(trainer, mode, toy, monkeypatc
     "wait",
     [lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: x.cpu(), lambda x: x + torch.ones(3), lambda x: x.nonzero()],
 )
-def test_what_waits_is_noticed(mode, wait):
+def test_every_operation_that_waits_is_detected(mode, wait):
     x = pretend(mode, torch.ones(3))
-    with mode, Unwaited(), pytest.raises((RuntimeError, AssertionError)):
+    with mode, NoWaiting(), pytest.raises((RuntimeError, AssertionError)):
         wait(x)

@@ -1,4 +1,4 @@
-"""The project's root, its provenance, and files that are whole or not there."""
+"""The project root, provenance, files written atomically, and output folders."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from hetacumn.common.provenance import provenance
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A project's folder with a deep working directory inside."""
+    """Return a project folder; the working directory is two levels below it."""
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text("train: {epochs: 3}\n")
     (tmp_path / "a/b").mkdir(parents=True)
@@ -31,7 +31,7 @@ def test_the_root_is_the_folder_with_both_files_and_params_are_read_there(folder
     assert read_params() == {"train": {"epochs": 3}}
 
 
-def test_other_settings_are_laid_over(folder):
+def test_other_settings_override_the_params(folder):
     over = folder / "more.yaml"
     over.write_text("train: {rate: 0.1}\nclasses: 2\n")
     assert read_params(over) == {"train": {"epochs": 3, "rate": 0.1}, "classes": 2}
@@ -39,7 +39,7 @@ def test_other_settings_are_laid_over(folder):
         read_params(folder / "absent.yaml")
 
 
-def test_no_project_and_broken_params_are_the_users_mistake(folder):
+def test_a_missing_project_and_invalid_params_are_refused(folder):
     (folder / "params.yaml").write_text("a: [1,\n")
     with pytest.raises(HetacumnError, match="params.yaml: not valid YAML"):
         read_params()
@@ -66,11 +66,11 @@ def test_a_folder_in_the_place_of_a_file_is_named_and_nothing_is_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["table.star"]
 
 
-def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tmp_path):
+def test_temporary_files_of_a_killed_process_are_removed_and_those_of_others_are_kept(tmp_path):
     code = "from hetacumn.common.files import atomic_path\nimport os, signal, sys\n"
     code += "with atomic_path(sys.argv[1]) as path:\n path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     target, other = tmp_path / "stack.mrcs", tmp_path / ".stack.elsewhere-1-00000000.mrcs"
-    other.touch()  # of another machine
+    other.touch()  # temporary file of another machine
     assert subprocess.run([sys.executable, "-c", code, target]).returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2
     with atomic_path(target) as first, atomic_path(target) as second:
@@ -79,12 +79,12 @@ def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tm
     assert sorted(tmp_path.iterdir()) == sorted([other, target])
 
 
-def test_json_comes_back(tmp_path):
+def test_json_round_trip(tmp_path):
     write_json(tmp_path / "config.json", {"b": 1, "a": [None, "Å"]})
     assert json.loads((tmp_path / "config.json").read_text()) == {"b": 1, "a": [None, "Å"]}
 
 
-def test_provenance_names_the_commit_and_says_when_it_is_dirty(tmp_path, monkeypatch):
+def test_provenance_names_the_commit_and_marks_uncommitted_changes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance()["git_commit"] is None
@@ -105,12 +105,12 @@ def test_provenance_names_the_commit_and_says_when_it_is_dirty(tmp_path, monkeyp
     assert {"python", "torch", "numpy", "hetacumn"} <= set(provenance())
 
 
-def test_peak_memory_is_that_of_a_python_process():
+def test_peak_memory_is_in_the_range_of_a_python_process():
     assert 10 < peak_memory_mb() < 1e6
 
 
 def full_disk(code: str, folder) -> str:
-    """What a process says that may not write a file of more than 20 kB; it ends without a traceback."""
+    """Return the output of a process that cannot write a file of more than 20 kB; fail if it ends with a traceback."""
     prelude = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
     handler = (
         "from hetacumn.common.errors import HetacumnError\ntry:\n    work()\nexcept HetacumnError as error:\n    print(error)\n"
@@ -120,7 +120,7 @@ def full_disk(code: str, folder) -> str:
     return ran.stdout
 
 
-def test_a_full_disk_is_told_and_spoils_nothing(tmp_path):
+def test_a_full_disk_is_reported_and_the_earlier_file_is_kept(tmp_path):
     (tmp_path / "table.json").write_text("before")
     code = "from hetacumn.common.files import write_json\ndef work(): write_json('table.json', ['long'] * 10_000)\n"
     assert full_disk(code, tmp_path).startswith("table.json: cannot be written (File too large); the earlier file is unchanged")

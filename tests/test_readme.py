@@ -1,4 +1,4 @@
-"""README, guides, CONTRIBUTING and CHANGELOG are true: commands, settings, names and links exist, and the Python lines run."""
+"""Commands, settings, names and links in README, guides, CONTRIBUTING and CHANGELOG exist, and the Python block runs."""
 
 import ast
 import importlib
@@ -39,7 +39,7 @@ def name_of(path: Path) -> str:
 
 
 def command_lines(text: str) -> Iterator[str]:
-    """The command lines in fenced blocks without a language, then the inline code; without prompts, comments and variables."""
+    """Yield the lines of fenced shell blocks and of blocks without a language, except comments; then the inline code."""
     for language, block in FENCE.findall(text):
         if language in ("", "bash", "sh"):
             yield from (line.strip() for line in block.replace("\\\n", " ").splitlines() if not line.strip().startswith("#"))
@@ -47,7 +47,7 @@ def command_lines(text: str) -> Iterator[str]:
 
 
 def hetacumn_words(line: str) -> list[str] | None:
-    """The words of a command line after `hetacumn`; None where the line is another command."""
+    """Return the words of a command line after `hetacumn`, or None if the line is another command."""
     found = re.match(r"(?:srun )?hetacumn (.*)", line)
     return shlex.split(found[1], comments=True) if found else None
 
@@ -57,7 +57,7 @@ OUR_COMMANDS = [(path, line) for path, line in ALL_LINES if hetacumn_words(line)
 MODULE_COMMANDS = [(path, line) for path, line in ALL_LINES if re.search(r"-m hetacumn", line)]
 
 
-def test_the_pages_name_every_command():
+def test_the_readme_names_every_command():
     readme = [hetacumn_words(line)[0] for path, line in OUR_COMMANDS if path.name == "README.md"]
     assert set(readme) == set(COMMANDS)
 
@@ -76,7 +76,7 @@ def test_a_command_line_parses(line, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("line", sorted({line for _, line in MODULE_COMMANDS}))
-def test_a_module_that_a_line_starts_exists_and_its_notebook_knows_the_parameters(line):
+def test_a_module_in_a_command_line_exists_and_its_notebook_has_the_parameters(line):
     module = re.search(r"-m (hetacumn[\w.]*)", line)[1]
     found = find_spec(module)
     assert found is not None and (found.submodule_search_locations is None or find_spec(f"{module}.__main__") is not None)
@@ -85,7 +85,7 @@ def test_a_module_that_a_line_starts_exists_and_its_notebook_knows_the_parameter
         assert set(re.findall(r" -p (\w+)", line)) <= set(notebook_parameters(ROOT / notebook[0]))
 
 
-def test_the_pages_tell_how_to_run_a_notebook_of_ones_own():
+def test_the_readme_shows_how_to_run_a_users_own_notebook():
     assert any("python -m hetacumn.run NOTEBOOK -p" in line for path, line in MODULE_COMMANDS if path.name == "README.md")
 
 
@@ -100,7 +100,7 @@ def test_scripts_and_make_targets_exist():
 
 
 def setting_names(kind: type, before: str) -> Iterator[str]:
-    """The dotted names of a settings dataclass, those of its groups too."""
+    """Yield the dotted names of the fields of a settings dataclass and of its nested dataclasses."""
     for name, hint in get_type_hints(kind).items():
         yield f"{before}{name}"
         if is_dataclass(hint):
@@ -120,7 +120,7 @@ def test_every_setting_that_a_page_names_exists(path, tmp_path):
         collect(config, [], {}, SECTIONS)
 
 
-def test_the_search_for_settings_finds_them():
+def test_the_pattern_of_settings_finds_them():
     text = "`train.alone_steps`, `--set train.ab_initio.batch=3`, `-S ++stack.box=64` and `train.x: faint`, not train.py"
     assert WRITTEN_SETTING.findall(text) == ["train.alone_steps", "train.ab_initio.batch", "stack.box", "train.x"]
     assert {"train.alone_steps", "train.ab_initio.batch", "stack.box"} <= KNOWN_SETTINGS
@@ -137,13 +137,13 @@ def test_relative_links_lead_to_files_and_named_code_is_in_its_module(path):
             assert hasattr(importlib.import_module(module), name), f"{name} is not in {target}"
 
 
-def test_the_citation_and_the_changelog_know_the_version():
+def test_the_citation_and_the_changelog_have_the_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == hetacumn.__version__
     assert re.search(rf"^## {re.escape(hetacumn.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
 def python_block() -> str:
-    """The Python block of the README."""
+    """Return the Python block of the README."""
     (block,) = [block for language, block in FENCE.findall((ROOT / "README.md").read_text()) if language == "python"]
     return block
 
@@ -157,7 +157,7 @@ def test_the_python_block_has_five_statements_and_imports_hetacumn_alone():
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
 def test_the_python_block_runs_as_printed(tmp_path, monkeypatch, capsys):
-    """The text is the README's. Training takes small settings, as its defaults take minutes on a toy too."""
+    """The code is that of the README; training gets small settings, because the defaults take minutes even on a toy."""
     hetacumn.simulate(TOY, tmp_path / "my", data_dir=ROOT / "data", progress=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hetacumn, "train", partial(hetacumn.train, **QUICK))

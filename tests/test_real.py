@@ -1,4 +1,4 @@
-"""From an archive to a reconstruction: the notebooks of real/, on a toy entry served from this machine."""
+"""From an EMPIAR entry to a reconstruction: the notebooks of real/, on a toy entry from a local server."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """Entry 10076 with simulated particles under the names that the entry has."""
+    """Return an archive with entry 10076: its real file names, with simulated particles."""
     made = tmp_path_factory.mktemp("made")
     settings = {"structure": "adk", "states": ["open", "closed"], **TOY}
     simulate_stack(Simulation.from_params(settings), made, 0, REPO / "data", progress=False)
@@ -58,7 +58,7 @@ def done(project, archive):
     return project
 
 
-def test_the_report_leaves_figures_half_maps_and_a_script(done):
+def test_the_report_writes_figures_half_maps_and_fsc_curves(done):
     figures = {path.name for path in (done / "figures/empiar-10076").iterdir()}
     assert figures == {f"{name}.png" for name in ("landscape", "path_1", "path_2", "fsc", "views", "defocus", "particles")}
     folder = done / "results/empiar-10076/refined"
@@ -71,7 +71,7 @@ def test_the_report_leaves_figures_half_maps_and_a_script(done):
     assert table["all"].iloc[1] > 0.5
 
 
-def test_the_script_opens_volumes_that_are_there(done):
+def test_the_chimerax_script_opens_existing_volumes(done):
     folder = done / "results/empiar-10076/refined"
     opened = [line.split()[1] for line in (folder / "motion_1.cxc").read_text().splitlines() if line.startswith("open ")]
     assert len(opened) == 10 and all((folder / name).is_file() for name in opened)

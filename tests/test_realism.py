@@ -115,8 +115,8 @@ def test_a_stack_with_every_departure_states_its_junk_and_keeps_its_snr(tmp_path
 
 
 def test_a_truth_of_an_earlier_version_has_no_junk(tmp_path):
-    arrays = dict(rotations=np.zeros((3, 3, 3), np.float32), shifts_A=np.zeros((3, 2), np.float32), classes=np.zeros(3, int),
-                  coordinate=np.zeros(3, np.float32), clean=np.zeros((0, 8, 8), np.float32), snr=0.1, noise_std=1.0)  # fmt: skip
+    arrays = dict(rotations=np.zeros((3, 3, 3)), shifts_A=np.zeros((3, 2)), classes=np.zeros(3, int),
+                  coordinate=np.zeros(3), clean=np.zeros((0, 8, 8)), snr=0.1, noise_std=1.0)  # fmt: skip
     np.savez(tmp_path / "truth.npz", **arrays)
     assert not Truth.read(tmp_path / "truth.npz").junk.any()
 

@@ -1,4 +1,4 @@
-"""Pose and conformation together: derivatives against differences, climbs that help, evidence that chooses."""
+"""Joint refinement of pose and conformation: derivatives, climbs, and competition of states by evidence."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ def toy(blobs, device):
 
 
 def away(toy, degrees, generator) -> State:
-    """Poses so many degrees (root mean square) and 0.3 px off, z unknown."""
+    """Return states with poses ``degrees`` (root mean square) and 0.3 px off, and z = 0."""
     rotations = perturb(toy.poses.rotations, degrees / 3**0.5, generator)
     return State(Poses(rotations, toy.poses.shifts_px + 0.3), torch.zeros(len(toy.data), 1, device=rotations.device))
 
@@ -44,7 +44,7 @@ def test_the_value_is_the_log_joint_over_pixels(toy, generator):
     torch.testing.assert_close(value, log_joint(toy, state), rtol=1e-3, atol=0.1)
 
 
-def test_images_in_blocks_say_what_they_say_at_once(toy, generator, monkeypatch):
+def test_expansion_in_blocks_of_images_equals_expansion_at_once(toy, generator, monkeypatch):
     state, tangent = away(toy, 5.0, generator), Tangent(toy.basis())
     whole = tangent.expand(toy.data, state)
     monkeypatch.setattr(refinement, "READ_AT_ONCE", 7 * 8 * 2 * toy.data.y.shape[1])  # seven images of two volumes
@@ -53,12 +53,12 @@ def test_images_in_blocks_say_what_they_say_at_once(toy, generator, monkeypatch)
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-4, atol=1e-2)
 
 
-def test_the_slope_is_that_of_finite_differences(blobs, device):
-    """Of smooth volumes in a padded box, whose transforms are read with little error."""
+def test_the_slope_equals_finite_differences(blobs, device):
+    """The volumes are smooth and the box is padded, so that interpolation of the transforms has a small error."""
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 20, 32, snr=10.0, device=device)
     data, tangent = toy.data.within(6), Tangent(toy.basis(), padding=4.0)
-    draw = torch.Generator().manual_seed(0)  # the same poses on every device: of others the error is up to 0.043
-    state = away(replace(toy, poses=toy.poses.to("cpu")), 5.0, draw).to(device)
+    generator = torch.Generator().manual_seed(0)  # the same poses on every device: with others the error is up to 0.043
+    state = away(replace(toy, poses=toy.poses.to("cpu")), 5.0, generator).to(device)
     slope = tangent.expand(data, state).slope
     for i, size in enumerate([1.0] * 3 + [0.05] * 2 + [0.05]):
         step = torch.zeros(20, 6, device=device)
@@ -68,8 +68,8 @@ def test_the_slope_is_that_of_finite_differences(blobs, device):
         assert (slope[:, i] - difference).norm() < 0.03 * difference.norm(), i
 
 
-def test_the_curvature_is_that_of_a_line_in_z(toy, generator):
-    """In z the image is linear: the curvature there is the precision of the posterior, exactly."""
+def test_the_curvature_in_z_is_the_precision_of_the_posterior(toy, generator):
+    """The image is linear in z, so the curvature in z equals the precision of the posterior."""
     state = away(toy, 5.0, generator)
     expected = latent_posterior(toy.data, Slicer(toy.basis()), state.poses).precision
     curvature = Tangent(toy.basis()).expand(toy.data, state).curvature
@@ -88,7 +88,7 @@ def test_a_climb_finds_pose_and_conformation(toy, generator):
 
 
 @pytest.mark.parametrize("degrees", [3.0, 40.0])
-def test_a_climb_leaves_no_image_worse_and_does_not_lie_of_it(toy, generator, degrees):
+def test_a_climb_makes_no_image_worse_and_returns_the_log_joint(toy, generator, degrees):
     start = away(toy, degrees, generator)
     found, value = climb(toy.data, Tangent(toy.basis()), start, (0.5,) * 5)
     assert (value >= log_joint(toy, start) - 0.05).all() and value.mean() > log_joint(toy, start).mean() + 1
@@ -104,7 +104,7 @@ def test_one_volume_needs_no_latents(blobs, device, generator):
     assert distance_deg(found.poses.rotations, toy.poses.rotations).median() < 1.0
 
 
-def test_steps_unchecked_come_near_and_too_long_ones_are_cut(toy, generator):
+def test_unchecked_steps_approach_the_truth_and_long_steps_are_clipped(toy, generator):
     start = away(toy, 8.0, generator)
     found, _ = compete(toy.data, Tangent(toy.basis()), [start], ((1, 0.15), (1, 0.2), (1, 0.3)))
     error = distance_deg(found.poses.rotations, toy.poses.rotations)
@@ -116,10 +116,10 @@ def test_steps_unchecked_come_near_and_too_long_ones_are_cut(toy, generator):
 
 
 @pytest.mark.parametrize("rounds", [((4, 0.2),), ((4, 0.15), (4, 0.2)), ((4, 0.15), (2, 0.2), (1, 0.3))], ids=len)
-def test_a_tournament_finds_the_hypothesis_near_the_truth(toy, generator, device, rounds):
+def test_competition_finds_the_hypothesis_near_the_truth(toy, generator, device, rounds):
     near = away(toy, 6.0, generator)
     wrong = [State(Poses(random_rotations(60, generator, device), near.poses.shifts_px), near.latents) for _ in range(3)]
-    which = torch.arange(60, device=device) % 4  # where each image's good hypothesis stands
+    which = torch.arange(60, device=device) % 4  # the index of the good hypothesis of each image
     states = [near.where(which == i, wrong[i % 3]) for i in range(4)]
     found, _ = compete(toy.data, Tangent(toy.basis()), states, rounds)
     error = distance_deg(found.poses.rotations, toy.poses.rotations)
@@ -136,14 +136,14 @@ def test_the_misfit_is_standard_normal_at_the_truth_and_large_elsewhere(blobs, d
     assert wrong.quantile(0.1) > right.quantile(0.95)
 
 
-def test_a_tournament_tells_the_log_joint_of_its_winner(toy, generator):
-    """What the quadratic about the state before the last step expects: nearly so, once the steps are short."""
+def test_competition_returns_about_the_log_joint_of_its_winner(toy, generator):
+    """The value is that of the quadratic about the state before the last step, which is accurate if the steps are short."""
     found, value = compete(toy.data, Tangent(toy.basis()), [away(toy, 2.0, generator)], ((1, 0.3), (1, 0.45), (1, 0.45)))
     truly = Tangent(toy.basis()).expand(toy.data.within(0.45 * BOX), found).value
     assert (value - truly).abs().median() < 0.5
 
 
-def test_a_table_of_no_more_than_is_read_says_the_same(blobs, device):
+def test_a_table_of_only_the_frequencies_read_gives_the_same_expansion(blobs, device):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 20, 40, snr=1.0, device=device)
     state = State(toy.poses, toy.latents(2))
     whole, small = Tangent(toy.basis(2)), Tangent(toy.basis(2), highest=7)

@@ -1,4 +1,4 @@
-"""Another program reads what we write: RELION reconstructs the same volume from our predictions."""
+"""RELION reads the predictions of this package and reconstructs the same volume from them."""
 
 import shutil
 import subprocess
@@ -27,7 +27,7 @@ pytestmark = [
 
 
 def test_relion_reconstructs_the_same_volume_from_our_predictions(tmp_path):
-    """Same particles, CTFs, angles and origins: no convention can be wrong and this hold."""
+    """Particles, CTFs, angles and origins are the same, so the volumes agree only if all conventions are right."""
     settings = {"structure": "adk", "states": ["open"], "particles": 800, "box": 64, "pixel_A": 1.6, "snr": 1.0}
     truth = simulate_stack(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
     stack = prepare_stack(tmp_path / "particles.star", tmp_path / "prepared", Preprocessing(box=32), progress=False)

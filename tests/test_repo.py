@@ -1,4 +1,4 @@
-"""The repository keeps its rules: stripped notebooks, a lock without URLs, stages that read real files."""
+"""Rules of the repository: stripped notebooks, a lock file without URLs, and stages whose inputs exist."""
 
 import re
 import subprocess
@@ -50,13 +50,13 @@ def test_the_lock_pins_every_dependency_and_names_no_host():
     pinned = {line.split("==")[0] for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [name for extra in project["optional-dependencies"].values() for name in extra if not name.startswith("hetacumn[")]
-    asked = project["dependencies"] + extras
-    assert {re.split(r"[=<>~! \[]", name)[0].lower() for name in asked} <= pinned
+    required = project["dependencies"] + extras
+    assert {re.split(r"[=<>~! \[]", name)[0].lower() for name in required} <= pinned
     assert "torch==2.13.0" in lines
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=name_of)
-def test_a_stage_reads_what_is_there_or_made_by_another_and_its_figures_are_in_git(pipeline):
+def test_the_inputs_of_a_stage_exist_or_are_outputs_of_another_and_its_figures_are_in_git(pipeline):
     with Repo(str(ROOT)) as repo:
         stages = [stage for stage in repo.index.stages if stage.path_in_repo == name_of(pipeline)]
         made = {Path(out.fs_path) for out in repo.index.outs}
@@ -95,25 +95,25 @@ def test_the_code_is_formatted():
     check(sys.executable, "-m", "ruff", "format", "--no-cache", "--check", ".")
 
 
-def test_imports_point_down():
+def test_imports_follow_the_layers():
     check(str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
 
 
 @pytest.mark.slow
-def test_the_types_are_right(tmp_path):
+def test_the_code_passes_the_type_checker(tmp_path):
     check(sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path))
 
 
-def test_the_tables_of_the_pages_are_those_of_the_csv_files():
+def test_the_tables_of_the_pages_equal_the_csv_files():
     if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *tables.SOURCES], cwd=ROOT).returncode:
-        pytest.skip("a run of one's own has made new numbers")
+        pytest.skip("the CSV files have uncommitted changes")
     texts = {path: path.read_text() for path in tables.PAGES}
     assert {name for text in texts.values() for name in re.findall(r"<!-- table: (\w+) -->", text)} == set(tables.TABLES)
     assert [path.name for path, text in texts.items() if tables.filled(text) != text] == [], "run `python scripts/tables.py`"
 
 
 def stages_of(pipeline: Path) -> dict[str, dict]:
-    """The stages of a ``dvc.yaml`` as written, by name."""
+    """Return the stages of a ``dvc.yaml`` as written, by name."""
     return {name: stage.get("do", stage) for name, stage in yaml.safe_load(pipeline.read_text())["stages"].items()}
 
 
@@ -122,7 +122,7 @@ def code_of(stage: dict) -> set[str]:
 
 
 def same_work(command: str) -> list[str]:
-    """The stages of the main pipeline that do what a command does."""
+    """Return the stages of the main pipeline that do the same work as a command."""
     notebook = re.search(r"notebooks/pipeline/(\w+)\.ipynb", command)
     if notebook is None:
         return []
@@ -134,9 +134,9 @@ def same_work(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("pipeline", [path for path in PIPELINES if path.parent != ROOT], ids=name_of)
-def test_a_stage_depends_on_all_code_that_the_main_pipeline_does_for_the_same_work(pipeline):
+def test_a_stage_depends_on_all_code_on_which_the_main_pipeline_depends_for_the_same_work(pipeline):
     main = stages_of(ROOT / "dvc.yaml")
     for name, stage in stages_of(pipeline).items():
         commands = [stage["cmd"]] if isinstance(stage["cmd"], str) else stage["cmd"]
-        wanted = set().union(*(code_of(main[work]) for command in commands for work in same_work(command)))
-        assert wanted - code_of(stage) == set(), name
+        expected = set().union(*(code_of(main[work]) for command in commands for work in same_work(command)))
+        assert expected - code_of(stage) == set(), name

@@ -1,4 +1,4 @@
-"""The report of a run whose predictions are the truth: half maps, paths and files, and the scores beside the truth."""
+"""The report of a run whose predictions are the truth: half maps, paths, files, and scores against the truth."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +34,7 @@ N, BOX = 200, 24
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory) -> Path:
-    """The folder of simulated particles of a molecule that closes continuously, in two parts."""
+    """Return the folder of simulated particles of a molecule that closes continuously, divided into two classes."""
     folder = tmp_path_factory.mktemp("particles")
     molecule = {"structure": "adk", "continuous": True, "motion_classes": 2}
     settings = Simulation.from_params({**molecule, "particles": N, "box": 64, "pixel_A": 1.6, "snr": 2.0})
@@ -45,7 +45,7 @@ def truth(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(truth, tmp_path_factory) -> Report:
-    """The report of a run that predicts the truth, its first latent the coordinate of the motion, negative."""
+    """Return the report of a run that predicts the truth; its first latent is the negative coordinate of the motion."""
     out = tmp_path_factory.mktemp("run")
     known = Truth.read(truth / "truth.npz")
     stack = prepare_stack(truth / "particles.star", out / "prepared", Preprocessing(box=BOX), progress=False)
@@ -61,7 +61,7 @@ def report(truth, tmp_path_factory) -> Report:
     return make_report(Answer.open(out))
 
 
-def test_halves_of_all_particles_and_of_each_class_agree(report):
+def test_half_maps_of_all_particles_and_of_each_class_agree(report):
     assert list(report.half_maps) == list(report.curves) == ["all", "class 1", "class 2"]
     assert all(curve[1] > 0.9 for curve in report.curves.values())
     assert report.resolutions_A()["all"] <= report.resolutions_A()["class 1"] + 1
@@ -74,7 +74,7 @@ def test_a_resolution_at_nyquist_asks_for_a_larger_box(report):
         assert ("larger stack.box" in words[group]) == (value <= 2 * report.run.voxel_A)
 
 
-def test_drawn_particles_look_like_the_particles(report):
+def test_rendered_particles_correlate_with_the_images(report):
     drawn, seen = report.draw_particles(4)
     assert drawn.shape == seen.shape == (4, BOX, BOX)
     for one, other in zip(drawn, seen, strict=True):

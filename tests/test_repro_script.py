@@ -1,4 +1,4 @@
-"""The stages side by side: each after what it needs, failures told, nothing done twice."""
+"""scripts/repro.py runs stages in parallel: each after its inputs, none twice, and with failures reported."""
 
 import os
 import shutil
@@ -63,7 +63,7 @@ def run(*pipelines):
     return subprocess.run([sys.executable, SCRIPT, "--jobs", "3", *pipelines], capture_output=True, text=True)
 
 
-def test_everything_is_made_once(project):
+def test_every_stage_runs_once(project):
     first = run()
     assert first.returncode == 0, first.stdout + first.stderr
     assert (project / "figure").read_text().split() == ["a", "c", "b", "c"]
@@ -73,7 +73,7 @@ def test_everything_is_made_once(project):
     assert len((project / "ran").read_text().split()) == 3
 
 
-def test_a_stage_that_always_runs_does_so_after_its_inputs_and_alone_where_nothing_changed(project):
+def test_an_always_changed_stage_runs_after_its_inputs_and_alone_if_nothing_changed(project):
     (project / "dvc.yaml").write_text(STAGES + TIMINGS)
     first = run()
     assert first.returncode == 0 and first.stdout.startswith("9 stages to run"), first.stdout + first.stderr
@@ -88,7 +88,7 @@ def test_a_stage_that_always_runs_does_so_after_its_inputs_and_alone_where_nothi
     assert len((project / "ran").read_text().split()) == 3
 
 
-def test_another_pipeline_makes_what_it_needs_and_no_more(project):
+def test_another_pipeline_runs_only_the_stages_that_it_needs(project):
     (project / "more").mkdir()
     (project / "more/dvc.yaml").write_text(MORE)
     ran = run("more/dvc.yaml")
@@ -97,13 +97,13 @@ def test_another_pipeline_makes_what_it_needs_and_no_more(project):
     assert sorted(path.name for path in (project / "out").iterdir() if path.name[0] != ".") == ["em-a", "em-c", "net-a"]
 
 
-def test_a_single_stage_can_be_asked_for(project):
+def test_a_single_stage_can_be_requested(project):
     ran = run("train@b")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert sorted(path.name for path in (project / "out").iterdir() if path.name[0] != ".") == ["em-b", "em-c", "net-b"]
 
 
-def test_only_what_changed_and_what_needs_it_runs_again(project):
+def test_only_changed_stages_and_the_stages_that_need_them_run_again(project):
     run()
     path = project / "dvc.yaml"
     path.write_text(path.read_text().replace("cat out/em-c >>", "echo d >>"))
@@ -113,7 +113,7 @@ def test_only_what_changed_and_what_needs_it_runs_again(project):
     assert "em@" not in again.stdout and len((project / "ran").read_text().split()) == 3
 
 
-def test_a_stage_that_fails_is_named_with_what_it_said(project):
+def test_a_failed_stage_is_named_with_its_output(project):
     path = project / "dvc.yaml"
     path.write_text(STAGES.replace("cp out/em-${item}", "echo no such luck; exit 1; cp out/em-${item}"))
     ran = run()
@@ -121,7 +121,7 @@ def test_a_stage_that_fails_is_named_with_what_it_said(project):
     assert "no such luck" in ran.stderr and "error: stage train@" in ran.stderr and "results/logs/train@" in ran.stderr
 
 
-def test_what_does_not_need_a_stage_that_fails_is_made(project):
+def test_stages_that_do_not_need_a_failed_stage_run(project):
     path = project / "dvc.yaml"
     path.write_text(STAGES.replace("cp out/em-${item}", "test ${item} = b && cp out/em-${item}"))
     ran = run()
@@ -131,8 +131,8 @@ def test_what_does_not_need_a_stage_that_fails_is_made(project):
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.98])
-def test_a_lock_that_a_kill_cut_off_is_mended(project, left):
-    """DVC writes it in place."""
+def test_a_truncated_lock_is_repaired(project, left):
+    """DVC writes dvc.lock in place, so a kill can truncate the file."""
     run()
     lock = project / "dvc.lock"
     content = lock.read_bytes()
@@ -144,7 +144,7 @@ def test_a_lock_that_a_kill_cut_off_is_mended(project, left):
     assert (project / "figure").read_text().split() == ["a", "c", "b", "c"]
 
 
-def test_a_lock_cut_off_without_a_copy_is_done_without(project):
+def test_a_truncated_lock_without_a_copy_is_moved_away(project):
     run()
     lock = project / "dvc.lock"
     lock.write_bytes(lock.read_bytes()[:100])

@@ -49,7 +49,7 @@ def test_euler_angles_round_trip(device, generator):
 
 
 @pytest.mark.parametrize("tilt", [0.0, 1e-3, 180.0, 180.0 - 1e-3])
-def test_euler_angles_round_trip_where_rot_and_psi_turn_about_one_axis(device, tilt):
+def test_euler_angles_round_trip_where_rot_and_psi_rotate_about_one_axis(device, tilt):
     angles = torch.tensor([[10.0, tilt, 20.0], [-170.0, tilt, 90.0], [0.0, tilt, 0.0]], device=device)
     rotations = from_euler(angles.double())
     assert distance_deg(from_euler(to_euler(rotations)), rotations).max() < 1e-3
@@ -63,7 +63,7 @@ def test_euler_angles_agree_with_scipys_intrinsic_zyz():
     assert torch.allclose(ours, torch.from_numpy(theirs).float(), atol=1e-6)
 
 
-def test_euler_angles_name_the_view_direction():
+def test_euler_angles_give_the_view_direction():
     rot, tilt = torch.tensor(30.0), torch.tensor(50.0)
     view = from_euler(torch.stack([rot, tilt, torch.tensor(77.0)]))[2]  # the object's direction along view z
     a, b = torch.deg2rad(rot), torch.deg2rad(tilt)
@@ -108,14 +108,14 @@ def test_distance_is_the_angle(device, degrees):
     assert distance_deg(start @ turn, start).cpu().numpy() == pytest.approx(degrees, abs=tolerance)
 
 
-def test_perturb_turns_by_about_the_angle_asked(device, generator):
+def test_perturb_rotates_by_about_the_given_angle(device, generator):
     rotations = random_rotations(5000, generator, device)
     errors = distance_deg(perturb(rotations, 2.0, generator), rotations)
     assert float(errors.square().mean().sqrt()) == pytest.approx(2 * 3**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_align_finds_frame_and_hand_past_outliers(device, generator, mirrored):
+def test_align_finds_frame_and_hand_despite_outliers(device, generator, mirrored):
     true = random_rotations(600, generator, device)
     frame = random_rotations(1, generator, device)[0]
     estimated = (MIRROR.to(device) @ true if mirrored else true) @ frame
@@ -126,7 +126,7 @@ def test_align_finds_frame_and_hand_past_outliers(device, generator, mirrored):
     assert distance_deg(found.apply(estimated), true)[150:].max() < 0.1
 
 
-def test_a_mirrored_frame_is_not_a_rotation_in_disguise(generator, device):
+def test_align_distinguishes_a_mirrored_frame_from_a_rotated_one(generator, device):
     true = random_rotations(300, generator, device)
     assert not align(true, true).mirrored
     assert align(MIRROR.to(device) @ true, true).mirrored

@@ -1,4 +1,4 @@
-"""The runner: what it refuses, what it prints, and that a rerun leaves no difference."""
+"""The notebook runner: what it refuses and prints, how it ends, and that a rerun writes the same bytes."""
 
 import io
 import os
@@ -21,7 +21,7 @@ PARAMETERS = 'dataset = "adk"  # which one\nseed: int = 0\nout = None\n'
 
 @pytest.fixture
 def make_notebook(tmp_path, monkeypatch):
-    """A function that writes a notebook of a parameters cell and the given cells, in a fresh folder."""
+    """Return a function that writes a notebook with a parameters cell and the given cells into an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def make(*cells: str):
@@ -48,12 +48,12 @@ def make_notebook(tmp_path, monkeypatch):
         ("", "None", ""),
     ],
 )
-def test_values_are_read_by_what_they_look_like_unless_the_default_is_a_string(text, default, value):
+def test_values_are_parsed_by_their_form_unless_the_default_is_a_string(text, default, value):
     read = parse_value(text, default)
     assert read == value and type(read) is type(value)
 
 
-def test_a_run_leaves_the_executed_copy_and_a_rerun_leaves_no_difference(make_notebook, capfd):
+def test_a_run_writes_the_executed_copy_and_a_rerun_writes_the_same_bytes(make_notebook, capfd):
     notebook = make_notebook(
         "import os, sys\nprint(dataset, seed, sys.executable, os.getcwd())",
         "for i in range(3):\n    print(i, flush=True)\nprint('bar', file=sys.stderr)\n1 + 1",
@@ -78,7 +78,7 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones(make_notebook):
         run_notebook(make_notebook(), {"sed": "1", "out": "x"})
 
 
-def test_a_misspelt_parameter_is_answered_with_the_nearest(make_notebook):
+def test_a_misspelt_parameter_is_refused_with_the_nearest_name(make_notebook):
     with pytest.raises(HetacumnError, match="no parameter sed; .*; did you mean seed\\?"):
         run_notebook(make_notebook(), {"sed": "1", "out": "x"})
     with pytest.raises(HetacumnError, match="no parameter frequency; expected one of dataset, seed, out"):
@@ -91,7 +91,7 @@ def test_a_warning_is_one_line_without_its_source(make_notebook, capfd):
     assert capfd.readouterr().err == "warning: pixel size differs\n"
 
 
-def test_a_warning_of_a_process_of_a_job_is_one_line_too(tmp_path):
+def test_a_warning_in_a_process_of_a_job_is_one_line(tmp_path):
     (tmp_path / "job.json").write_text('{"device": "cpu"}')
     code = (
         "import sys, warnings\nfrom hetacumn.compute.launching import run_process\n"
@@ -107,7 +107,7 @@ def test_a_warning_of_a_process_of_a_job_is_one_line_too(tmp_path):
     assert ran.returncode == 0 and "warning: pixel size differs\n" in ran.stderr and "warnings.warn" not in ran.stderr
 
 
-def test_values_that_are_no_text_reach_the_notebook_as_they_are(make_notebook, capfd):
+def test_values_other_than_text_reach_the_notebook_unchanged(make_notebook, capfd):
     notebook = make_notebook("print(dataset['train']['rate'] + 1, dataset['none'])")
     run_notebook(notebook, {"dataset": {"train": {"rate": 2.5}, "none": None}, "out": "out"})
     assert capfd.readouterr().out == "3.5 None\n"
@@ -136,7 +136,7 @@ def test_an_output_folder_that_is_a_file_or_cannot_be_made_is_refused(make_noteb
         assert line.startswith("error: taken") and "expected a folder to write into" in line and line.count("\n") == 1
 
 
-def test_an_interruption_names_the_checkpoint_that_is_left(make_notebook, tmp_path):
+def test_an_interruption_names_the_checkpoint(make_notebook, tmp_path):
     notebook = make_notebook(
         "import time\nfrom pathlib import Path\nPath(out, 'checkpoint.pt').touch()\n"
         "print('begins', flush=True)\ntime.sleep(300)"
@@ -149,7 +149,7 @@ def test_an_interruption_names_the_checkpoint_that_is_left(make_notebook, tmp_pa
         text=True,
     )
     assert process.stdout.readline() == "begins\n"
-    time.sleep(1)  # it prints that line still
+    time.sleep(1)  # the runner is still printing that line
     process.terminate()
     assert process.wait(60) == 130
     assert process.stderr.read().endswith("interrupted: the same command continues from out/checkpoint.pt\n")
@@ -169,7 +169,7 @@ def test_a_copy_with_other_parameters_holds_them_and_is_not_executed(make_notebo
     assert "seed = 7" in cells[1].source and cells[-1].outputs == []
 
 
-def test_nowhere_to_write_a_missing_file_and_no_notebook_are_refused(make_notebook, tmp_path):
+def test_a_missing_output_folder_and_a_missing_or_invalid_notebook_are_refused(make_notebook, tmp_path):
     notebook = make_notebook()
     with pytest.raises(HetacumnError, match="nowhere to write"):
         run_notebook(notebook, {})
@@ -182,7 +182,7 @@ def test_nowhere_to_write_a_missing_file_and_no_notebook_are_refused(make_notebo
         run_notebook(tmp_path / "text.ipynb", {})
 
 
-def test_the_users_mistake_is_one_line_and_leaves_nothing(make_notebook, capfd):
+def test_a_hetacumn_error_prints_one_line_and_leaves_no_file(make_notebook, capfd):
     notebook = make_notebook(
         "from hetacumn.common.errors import HetacumnError\nraise HetacumnError('a.star, row 3:\\n  no image 7')"
     )
@@ -199,7 +199,7 @@ def test_any_other_error_shows_the_traceback_and_keeps_the_failed_copy(make_note
     assert os.listdir("deep") == ["done.ipynb"]
 
 
-def test_a_kernel_that_is_killed_is_told_in_a_line(make_notebook, capfd):
+def test_a_killed_kernel_is_reported_in_one_line(make_notebook, capfd):
     notebook = make_notebook("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     assert main([str(notebook), "-p", "out", "out"]) == 2
     said = capfd.readouterr().err.splitlines()[-1]
@@ -207,8 +207,8 @@ def test_a_kernel_that_is_killed_is_told_in_a_line(make_notebook, capfd):
     assert os.listdir("out") == []
 
 
-def test_sigterm_lets_the_kernel_end_what_it_does(make_notebook, tmp_path):
-    """As a cluster sends it, to this process alone: training, asked so, leaves a checkpoint."""
+def test_sigterm_lets_the_kernel_finish_its_work(make_notebook, tmp_path):
+    """A cluster sends SIGTERM to the runner alone; training then writes a checkpoint before it ends."""
     notebook = make_notebook(
         "import signal, time\nfrom pathlib import Path\n"
         "def end(*_):\n    time.sleep(0.5)\n    Path('kept').touch()\n    raise KeyboardInterrupt\n\n"
@@ -223,13 +223,13 @@ def test_sigterm_lets_the_kernel_end_what_it_does(make_notebook, tmp_path):
         text=True,
     )
     assert process.stdout.readline() == "begins\n"
-    time.sleep(1)  # it prints that line still, and a signal just then may find the kernel unasked
+    time.sleep(1)  # the runner is still printing that line; a signal at this time may not reach the kernel
     process.terminate()
     assert process.wait(60) == 130 and process.stderr.read().endswith("interrupted\n")
     assert (tmp_path / "kept").exists() and not any((tmp_path / "out").iterdir())
 
 
-def test_an_interrupt_stops_the_kernel_and_leaves_nothing(make_notebook):
+def test_an_interrupt_stops_the_kernel_and_leaves_no_file(make_notebook):
     notebook = make_notebook("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(300)")
     process = subprocess.Popen(
         [sys.executable, "-m", "hetacumn.run", notebook, "-p", "out", "out"],
@@ -237,7 +237,7 @@ def test_an_interrupt_stops_the_kernel_and_leaves_nothing(make_notebook):
         stderr=subprocess.DEVNULL,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # ignored in a background job
+    )  # a background job ignores SIGINT otherwise
     kernel = int(process.stdout.readline())
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=90) == 130
@@ -246,7 +246,7 @@ def test_an_interrupt_stops_the_kernel_and_leaves_nothing(make_notebook):
     assert os.listdir("out") == []
 
 
-def test_a_progress_bar_becomes_its_last_line():
+def test_a_progress_bar_is_logged_as_its_last_line():
     log = io.StringIO()
     writer = LineWriter(log)
     for text in ("one\ntw", "o\n", "\r 10%", "\r 50%", "\r100%", "\n", "end"):

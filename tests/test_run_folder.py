@@ -1,4 +1,4 @@
-"""What a run leaves comes back as it was, and what cannot be read is named."""
+"""The files of a run survive a round trip, and files that cannot be read are named."""
 
 import json
 from dataclasses import asdict, replace
@@ -27,7 +27,7 @@ def test_a_config_survives_its_file_and_params(tmp_path):
     )
 
 
-def test_starts_come_back(blobs, tmp_path):
+def test_a_start_survives_its_file(blobs, tmp_path):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 20, 16, snr=0.5)
     start = Start(toy.basis(2), toy.poses, toy.latents(2), "classes", {"classes": -1.5})
     save_start(tmp_path / START, start, StackFingerprint.of(toy.data), {})
@@ -39,7 +39,7 @@ def test_starts_come_back(blobs, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no tensors at all", b"\xff" * 100])
-def test_what_is_no_model_is_named(tmp_path, content):
+def test_a_file_that_is_not_a_model_is_named(tmp_path, content):
     for name, load in (
         ("model.safetensors", lambda: load_model(tmp_path)),
         (START, lambda: load_start(tmp_path / START)),

@@ -1,4 +1,4 @@
-"""One run a folder: refused while another lives, taken over after it was killed."""
+"""The lock of a run folder: it refuses a second run while the first lives, and does not block after a kill."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def start(folder: Path, seconds: float) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", HOLDER, folder, str(seconds)], stdout=subprocess.PIPE, text=True)
 
 
-def test_a_second_run_is_refused_while_the_first_lives_and_let_in_when_it_has_ended(tmp_path):
+def test_a_second_run_is_refused_while_the_first_lives_and_accepted_after_it(tmp_path):
     first = start(tmp_path / "out", 300)
     assert first.stdout.readline() == "holds\n"
     with pytest.raises(HetacumnError, match=f"out: in use by process {first.pid}, which began .*; expected one run per folder"):
@@ -43,11 +43,11 @@ def test_a_second_run_is_refused_while_the_first_lives_and_let_in_when_it_has_en
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_killed_run_blocks_nobody_even_before_its_parent_has_noticed(tmp_path):
+def test_a_killed_run_does_not_block_even_while_it_is_in_the_process_table(tmp_path):
     first = start(tmp_path, 300)
     assert first.stdout.readline() == "holds\n"
     first.kill()
-    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # the process is dead and still in the process table
     assert (tmp_path / LOCK).exists()
     with hold(tmp_path):
         pass
@@ -55,7 +55,7 @@ def test_a_killed_run_blocks_nobody_even_before_its_parent_has_noticed(tmp_path)
     assert not (tmp_path / LOCK).exists()
 
 
-def test_of_many_that_start_at_once_after_a_kill_one_is_let_in(tmp_path):
+def test_one_of_several_simultaneous_runs_gets_the_lock_of_a_killed_run(tmp_path):
     first = start(tmp_path, 300)
     assert first.stdout.readline() == "holds\n"
     first.kill()
@@ -76,7 +76,7 @@ def test_a_lock_of_another_host_is_refused_with_the_way_to_remove_it(tmp_path):
     assert (tmp_path / LOCK).exists()
 
 
-def test_a_process_of_the_same_number_that_began_later_is_another(tmp_path):
+def test_a_lock_is_ignored_if_its_process_number_belongs_to_a_later_process(tmp_path):
     import platform
 
     (tmp_path / LOCK).write_text(json.dumps({"host": platform.node(), "process": 1, "began": 0.0}))
@@ -85,13 +85,13 @@ def test_a_process_of_the_same_number_that_began_later_is_another(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": "x"}'])
-def test_a_damaged_lock_blocks_nobody(tmp_path, content):
+def test_a_damaged_lock_does_not_block(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
     with hold(tmp_path):
         pass
 
 
-def test_what_the_holder_starts_may_work_in_the_folder_and_leaves_the_lock(tmp_path):
+def test_child_processes_of_the_holder_may_use_the_folder_and_keep_the_lock(tmp_path):
     with hold(tmp_path):
         with hold(tmp_path):
             pass

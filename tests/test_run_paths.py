@@ -1,4 +1,4 @@
-"""Which table and folders a run uses where its parameters leave them open."""
+"""The table and the folders that a run uses if its parameters do not give them."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def write_note(model: str, source: str) -> None:
-    """What a preparation of ``source`` leaves in the model's folder."""
+    """Write the prepared.json that a preparation of ``source`` writes in the folder of the model."""
     note = Path(model) / "prepared/prepared.json"
     note.parent.mkdir(parents=True)
     note.write_text(json.dumps({"made_from": {"files": [[str(Path(source).resolve()), 1, 1]]}}))
@@ -51,7 +51,7 @@ def test_a_users_stack_is_prepared_in_the_folder_of_the_run():
     assert paths == RunPaths(Path("my/a.star"), Path("mine/prepared"), Path("mine"), Path("mine"))
 
 
-def test_prediction_uses_the_images_of_training_only_where_they_are_of_its_particles():
+def test_prediction_uses_the_prepared_images_of_training_only_for_the_same_table():
     write_note("model", "my/a.star")
     same, others = (prediction_paths("", star, "", "model", "out") for star in ("my/a.star", "my/b.star"))
     assert same == RunPaths(Path("my/a.star"), Path("model/prepared"), Path("model"), Path("out"))
@@ -66,7 +66,7 @@ def test_a_dataset_does_not_use_the_images_in_a_models_folder():
     assert prediction_paths("adk", "", "", "model", "out").prepared == Path("results/adk/prepared")
 
 
-def test_a_named_folder_is_taken():
+def test_a_given_folder_is_used():
     write_note("model", "my/a.star")
     for dataset in ("", "adk"):
         assert training_paths(dataset, "my/a.star", "given", "out").prepared == Path("given")

@@ -1,4 +1,4 @@
-"""The stacks of benchmark/scaling.py: of the field of view that the model was trained on."""
+"""benchmark/scaling.py: its stacks have the field of view on which the model was trained."""
 
 import numpy as np
 import pytest
@@ -20,4 +20,4 @@ def test_a_made_stack_has_the_field_of_view_of_its_source(tmp_path):
     table, stack = read_table(made), open_stack(made.with_suffix(".mrcs"))
     assert len(table) == len(stack) == 25
     assert table.pixel_sizes() * stack.shape[-1] == pytest.approx(before.pixel_sizes()[0] * images.shape[-1])
-    assert np.corrcoef(stack[3].ravel(), stack[13].ravel())[0, 1] > 0.5  # one particle, two draws of the noise
+    assert np.corrcoef(stack[3].ravel(), stack[13].ravel())[0, 1] > 0.5  # one particle with two samples of the noise

@@ -1,4 +1,4 @@
-"""Settings of YAML and JSON become dataclasses, or are refused by name."""
+"""Settings from YAML and JSON become dataclasses, or are refused by name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Outer:
     other: Inner = Inner(7, "other")
 
 
-def test_values_are_taken_as_the_fields_say():
+def test_values_are_converted_to_the_types_of_the_fields():
     found = read_settings(Outer, {"rate": 1, "rounds": [[4, 0.1], [2, 0.2]], "inner": {"steps": 5}, "switch": True})
     assert found == Outer(1.0, None, True, ((4, 0.1), (2, 0.2)), Inner(5))
     assert read_settings(Outer, {"inner": None}) == Outer()
@@ -62,7 +62,7 @@ def test_values_are_taken_as_the_fields_say():
         ({"inner": [1]}, r"run.inner is \[1\]; expected names and values"),
     ],
 )
-def test_others_are_refused_by_name(values, message):
+def test_invalid_settings_are_refused_by_name(values, message):
     with pytest.raises(HetacumnError, match=message) as caught:
         read_settings(Outer, values, "run.")
     assert "\n" not in str(caught.value)
@@ -75,7 +75,7 @@ def test_a_nested_mapping_changes_only_what_it_names():
     assert read_settings(Outer, {"other": Inner(1)}).other == Inner(1)
 
 
-def test_names_are_checked_as_deep_as_names_are_known():
+def test_names_are_checked_down_to_the_deepest_known_name():
     known = ["seed", "train", "train.rate", "train.inner", "train.inner.steps", "datasets"]
     check_names({"seed": 0, "train": {"rate": {"free": 1}, "inner": {"steps": 1}}, "datasets": {"any": 1}}, known, "my.yaml")
     for values, message in (
@@ -90,14 +90,14 @@ def test_names_are_checked_as_deep_as_names_are_known():
         assert str(caught.value) == message
 
 
-def test_a_hint_lists_no_more_names_than_fit_a_line():
+def test_a_hint_lists_at_most_12_names():
     names = [f"name{i:02d}" for i in range(13)]
     assert suggestion("frequency", names) == f"expected one of {', '.join(names[:12])}, …"
     assert suggestion("frequency", names[:12]) == f"expected one of {', '.join(names[:12])}"
     assert suggestion("frequency", []) == "expected none"
 
 
-def test_assignments_lie_over_the_settings_in_order():
+def test_assignments_override_the_settings_in_order():
     given = {"train": {"rate": 1, "network": {"width": 8}}, "seed": 1}
     texts = ["train.network.width=16", "train.steps=600", "seed=", "stack.box=[1, 2]", "train.steps=7"]
     found = merged({"": given} | {text: parse_assignment(text) for text in texts})
@@ -111,7 +111,7 @@ def test_assignments_lie_over_the_settings_in_order():
     ("train.steps", "--set train.steps: expected name=value, such as train.alone_steps=600"),
     ("=3", "expected name=value"), ("a..b=3", "expected name=value"), ("a=[1", "--set a=.1: '.1' is not a YAML value"),
 ])  # fmt: skip
-def test_an_assignment_that_cannot_be_read_is_refused(text, message):
+def test_an_invalid_assignment_is_refused(text, message):
     with pytest.raises(HetacumnError, match=message) as caught:
         parse_assignment(text)
     assert "\n" not in str(caught.value)
@@ -129,7 +129,7 @@ def test_an_assignment_of_an_unknown_setting_is_refused_by_its_text(text, messag
     assert message in str(caught.value)
 
 
-def test_a_file_lies_under_assignments_and_these_under_options(tmp_path):
+def test_assignments_override_the_file_and_options_override_assignments(tmp_path):
     path = tmp_path / "my.yaml"
     path.write_text("train: {rate: 0.1, batch: 7, network: {width: 8}}\nmethods: {em: {batch: 3}}\npeer_seconds: 5\n")
     found = collect(path, ["train.rate=0.2", "train.batch=9"], {"train": {"rate": 0.3}, "seed": None, "stack": {"box": None}},
@@ -153,12 +153,12 @@ def test_notebooks_and_commands_refuse_the_same_section(tmp_path):
         read_params({"trian": {}}, "")
 
 
-def test_nested_settings_become_one_level():
+def test_nested_settings_are_flattened_and_nested_again():
     levels, flat = {"a": {"b": 1, "c": {"d": [2]}}, "e": None}, {"a.b": 1, "a.c.d": [2], "e": None}
     assert flattened(levels) == flat and nested(flat) == levels
 
 
-def test_later_layers_lie_over_earlier_ones_and_none_is_empty():
+def test_later_layers_override_earlier_ones_and_none_is_an_empty_group():
     assert merged({"a": {"x": 1, "y": 1}, "b": None, "c": {"y": 2}}) == {"x": 1, "y": 2}
     inner = merged({"a": {"x": {"u": 1, "v": 1}, "y": {"u": 1}}, "b": {"x": {"v": 2}, "y": 3}})
     assert inner == {"x": {"u": 1, "v": 2}, "y": 3}

@@ -1,4 +1,4 @@
-"""The shapes of annotations are checked in tests: a wrong shape fails where a right one passes."""
+"""Annotated array shapes are checked in tests: correct shapes pass and wrong shapes raise TypeCheckError."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ from hetacumn.simulation.structures import Atoms
 from hetacumn.simulation.truth import Truth
 
 EYE = torch.eye(3)
-SAME = Placement(Frame(EYE, False), torch.zeros(3))
+IDENTITY = Placement(Frame(EYE, False), torch.zeros(3))
 ATOMS = Atoms(torch.zeros(4, 3), torch.ones(4), torch.full((4,), 3.0), np.full(4, "all"))
 
 
@@ -103,7 +103,7 @@ RIGHT = {
     "poses of one length": lambda: align(random_rotations(9), random_rotations(9)),
     "a volume": lambda: rotate(torch.zeros(8, 8, 8), EYE),
     "volumes": lambda: crop_volumes(torch.zeros(2, 1, 8, 8, 8), 4),
-    "two volumes of one box": lambda: place_core(*torch.rand(2, 8, 8, 8), SAME, torch.Generator(), trials=0),
+    "two volumes of one box": lambda: place_core(*torch.rand(2, 8, 8, 8), IDENTITY, torch.Generator(), trials=0),
     "slices": lambda: Slicer(torch.zeros(2, 8, 8, 8))(rotations(3), HalfPlane(8).k),
     "coefficients and shifts that broadcast": lambda: (plane := HalfPlane(8)).translate(
         plane.pack(torch.zeros(3, 1, 8, 8)), torch.zeros(5, 2)
@@ -177,7 +177,7 @@ WRONG = {
     "poses of two lengths": lambda: align(random_rotations(9), random_rotations(8)),
     "a batch of volumes for one": lambda: rotate(torch.zeros(1, 8, 8, 8), EYE),
     "volumes that are no cubes": lambda: crop_volumes(torch.zeros(2, 8, 8, 6), 4),
-    "volumes of two boxes": lambda: place_core(torch.rand(8, 8, 8), torch.rand(6, 6, 6), SAME, torch.Generator(), trials=0),
+    "volumes of two boxes": lambda: place_core(torch.rand(8, 8, 8), torch.rand(6, 6, 6), IDENTITY, torch.Generator(), trials=0),
     "one volume for several": lambda: Slicer(torch.zeros(8, 8, 8)),
     "frequencies in three dimensions": lambda: Slicer(torch.zeros(2, 8, 8, 8))(rotations(3), torch.zeros(6, 3)),
     "images of another box than the plane's": lambda: HalfPlane(8).pack(torch.zeros(3, 6, 6)),
@@ -210,7 +210,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("call", RIGHT.values(), ids=RIGHT)
-def test_right_shapes_pass(call):
+def test_correct_shapes_pass(call):
     call()
 
 
@@ -220,14 +220,14 @@ def test_wrong_shapes_fail_in_the_checker(call):
         call()
 
 
-def test_a_result_of_another_shape_than_annotated_fails(monkeypatch):
-    """A function that breaks its own annotation is caught too: here the grid that a mask is made of has another box."""
+def test_a_result_of_a_wrong_shape_fails_in_the_checker(monkeypatch):
+    """The checker also finds a function that breaks its own annotation: here the grid of the mask has another box."""
     monkeypatch.setattr("hetacumn.physics.volumes.radius_grid", lambda box, device: torch.zeros(box, box, box + 2))
     with pytest.raises(TypeCheckError):
         soft_sphere(8)
 
 
-def test_nothing_is_written_of_a_stack_in_place_of_a_volume(tmp_path):
+def test_several_volumes_in_place_of_one_are_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(TypeCheckError):
         write_mrc(tmp_path / "one.mrc", torch.zeros(2, 8, 8, 8), 1.0)
     assert not list(tmp_path.iterdir())

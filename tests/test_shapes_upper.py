@@ -1,4 +1,4 @@
-"""The shapes of annotations in network, prediction, evaluation and baselines: a wrong shape fails where a right one passes."""
+"""Annotated array shapes in network, prediction, evaluation and baselines: correct shapes pass, wrong ones raise an error."""
 
 from dataclasses import replace
 
@@ -156,7 +156,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("call", RIGHT.values(), ids=RIGHT)
-def test_right_shapes_pass(call):
+def test_correct_shapes_pass(call):
     call()
 
 

@@ -1,4 +1,4 @@
-"""The simulator: what it states is so, the files hold no truth, and its images are slices of its volumes."""
+"""The simulator: images have the stated properties and are slices of the volumes; particle files contain no truth."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ def file_images(out: Path) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def adk(tmp_path_factory) -> Path:
-    """Few particles, much signal."""
+    """Return the folder of a stack of 200 particles with SNR 100."""
     out = tmp_path_factory.mktemp("adk")
     run(out, snr=100.0)
     return out
@@ -72,7 +72,7 @@ def test_snr_is_as_stated(settings, tmp_path, monkeypatch):
 
 
 def compare_with_slices(out: Path, turn=lambda r: r, sign: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Correlation of each image with the slice of its class volume, and the ratio of their powers."""
+    """Return the correlation of each image with the slice of its class volume, and the ratio of their powers."""
     truth = Truth.read(out / "truth.npz")
     optics = read_particles(out / "particles.star", progress=False).metadata.optics
     volumes = torch.stack([read_mrc(out / f"truth_class{k}.mrc")[0] for k in (1, 2)])
@@ -87,18 +87,18 @@ def compare_with_slices(out: Path, turn=lambda r: r, sign: float = 1.0) -> tuple
 
 
 def test_images_are_slices_of_the_volumes_by_another_projector(adk):
-    """Poses, shifts, CTF, scale and volumes agree with a Fourier slicer, which shares no code but the CTF."""
+    """Poses, shifts, CTF, scale and volumes agree with a Fourier slicer, which shares only the code of the CTF."""
     correlation, power = compare_with_slices(adk)
     assert correlation.min() > 0.99
     assert power.median().item() == pytest.approx(1, abs=0.02)
 
 
-def test_inverse_poses_or_shifts_would_be_noticed(adk):
+def test_inverse_poses_or_shifts_lower_the_correlation(adk):
     assert compare_with_slices(adk, turn=lambda rotations: rotations.mT)[0].median() < 0.9
     assert compare_with_slices(adk, sign=-1.0)[0].median() < 0.9
 
 
-def test_poses_written_as_relion_has_them_come_back_as_the_truth(adk, tmp_path):
+def test_poses_written_in_the_convention_of_relion_are_read_back_as_the_truth(adk, tmp_path):
     truth, particles = Truth.read(adk / "truth.npz"), read_particles(adk / "particles.star", progress=False)
     poses = Poses(truth.rotations, truth.shifts_A / particles.pixel_A)
     posed = replace(particles.metadata, poses=poses)
@@ -121,7 +121,7 @@ def test_the_star_file_is_relion31_and_holds_no_truth(adk):
     assert particles.metadata.names[9] == "000010@particles.mrcs"
 
 
-def test_optics_are_drawn_as_stated(tmp_path):
+def test_optics_are_sampled_as_stated(tmp_path):
     run(tmp_path, defocus_A=[9000, 12000], astigmatism_A=400, voltage_kv=200, amplitude_contrast=0.07)
     optics = read_particles(tmp_path / "particles.star", progress=False).metadata.optics
     mean = (optics.defocus_u_A + optics.defocus_v_A) / 2
@@ -131,7 +131,7 @@ def test_optics_are_drawn_as_stated(tmp_path):
     assert (optics.voltage_kv == 200).all() and torch.allclose(optics.amplitude_contrast, torch.tensor(0.07))
 
 
-def test_the_same_seed_makes_the_same_files_whatever_the_chunk(tmp_path, monkeypatch):
+def test_the_same_seed_gives_the_same_files_with_any_chunk_size(tmp_path, monkeypatch):
     run(tmp_path / "a", particles=40)
     run(tmp_path / "b", particles=40)
     for name in ("particles.mrcs", "particles.star", "truth.npz"):
@@ -143,7 +143,7 @@ def test_the_same_seed_makes_the_same_files_whatever_the_chunk(tmp_path, monkeyp
     assert not torch.allclose(file_images(tmp_path / "d"), file_images(tmp_path / "a"))
 
 
-def test_classes_have_their_weights_and_shifts_their_range(tmp_path, monkeypatch):
+def test_classes_have_the_given_weights_and_shifts_the_given_range(tmp_path, monkeypatch):
     monkeypatch.setattr(conformations, "project_atoms", lambda atoms, r, box, _: torch.randn(len(r), box, box))
     truth = run(tmp_path, particles=5000, box=48, weights=[0.8, 0.2], shift_px=2)
     assert (truth.classes == 0).float().mean().item() == pytest.approx(0.8, abs=0.02)
@@ -151,7 +151,7 @@ def test_classes_have_their_weights_and_shifts_their_range(tmp_path, monkeypatch
     torch.testing.assert_close(truth.shifts_A.std(0), torch.full((2,), 2 * 2.2 / 3**0.5), rtol=0.05, atol=0)
 
 
-def test_coloured_noise_has_its_spectrum_and_unit_variance():
+def test_coloured_noise_has_the_given_spectrum_and_unit_variance():
     settings = Simulation({}, box=64, pixel_A=2.0, noise="coloured", noise_knee_A=40.0, noise_floor=0.2)
     optics = sample_optics(replace(settings, particles=400), np.random.default_rng(1), DATA)
     noise = torch.from_numpy(Noise(settings, np.random.default_rng(0)).sample(optics))
@@ -192,7 +192,7 @@ def test_independent_motions_have_independent_coordinates_and_a_grid_of_classes(
     assert len(list(tmp_path.glob("truth_class*"))) == 4
 
 
-def test_views_and_shifts_may_be_those_of_a_table(tmp_path):
+def test_views_and_shifts_can_follow_a_table(tmp_path):
     settings = {**SPLICEOSOME, "pose_table": "poses_empiar10180.csv", "particles": 300}
     truth = simulate_stack(Simulation.from_params(settings), tmp_path, 0, DATA, progress=False)
     table = pd.read_csv(DATA / "poses_empiar10180.csv")

@@ -1,4 +1,4 @@
-"""The speed suite's table: every row whole, rows of a device replaced, and fractions that can be."""
+"""The table of the speed suite: complete rows, fractions of the peak from 0 to 1, and replacement of the rows of a device."""
 
 import pandas as pd
 import pytest
@@ -23,7 +23,7 @@ def test_parts_are_measured_against_the_machines_own_peak(suite, capsys):
     assert "% of peak" in capsys.readouterr().out
 
 
-def test_flops_are_those_of_the_matrix_products():
+def test_flops_of_a_matrix_product():
     a, b = torch.randn(3, 5), torch.randn(5, 7)
     assert speed.flops_of(lambda: a @ b) == 2 * 3 * 5 * 7
 

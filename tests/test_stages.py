@@ -1,7 +1,7 @@
 """Every stage of every dvc.yaml depends on all code that it runs: the import closure of its notebooks and modules.
 
-Imports are read from the source, without running it. Plots count only where a stage declares outputs under figures/: a change
-to a figure leaves trained models as they are. The ``__init__`` of a package counts where it holds more than a docstring.
+The test reads imports from the source, without running it. Plots count only if a stage declares outputs under figures/, because
+a change to a figure does not change trained models. The ``__init__`` of a package counts if it contains more than a docstring.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ COMMAND = re.compile(r"python -m (hetacumn[\w.]*)(?: (\S+\.ipynb))?")
 
 @dataclass(frozen=True)
 class Stage:
-    """The modules or notebooks that a stage runs, the paths that it depends on, and whether it draws figures."""
+    """The modules or notebooks that a stage runs, the paths on which it depends, and whether it writes figures."""
 
     name: str
     runs: tuple[str, ...]
     deps: tuple[str, ...]
-    draws: bool
+    writes_figures: bool
 
 
 @cache
 def import_graph() -> grimp.ImportGraph:
-    """All imports between modules of the package, those within functions too."""
+    """Return all imports between modules of the package, including imports within functions."""
     return grimp.build_graph("hetacumn", exclude_type_checking_imports=True, cache_dir=None)
 
 
 def read_stages(path: Path) -> list[Stage]:
-    """The stages of a dvc.yaml, with names of notebooks filled in where a ``foreach`` lists them."""
+    """Return the stages of a dvc.yaml; the items of a ``foreach`` list are filled into the commands."""
     return [read_stage(name, written) for name, written in yaml.safe_load(path.read_text())["stages"].items()]
 
 
@@ -51,26 +51,26 @@ def read_stage(name: str, written: dict) -> Stage:
     if isinstance(items, list):
         commands = [command.replace("${item}", str(item)) for command in commands for item in items]
     outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]
-    draws = any(PurePosixPath(out).parts[0] == "figures" for out in outs)
-    return Stage(name, tuple(run_by(command) for command in commands), tuple(stage["deps"]), draws)
+    writes_figures = any(PurePosixPath(out).parts[0] == "figures" for out in outs)
+    return Stage(name, tuple(run_by(command) for command in commands), tuple(stage["deps"]), writes_figures)
 
 
 def run_by(command: str) -> str:
-    """The notebook that a command executes, or the module that it runs."""
+    """Return the notebook that a command executes, or the module that it runs."""
     found = COMMAND.match(command)
     assert found, f"{command}: expected python -m hetacumn.<module>, which this test can follow"
     return found[2] or found[1]
 
 
 def imported_by_notebook(path: Path) -> set[str]:
-    """The modules of the package that the code cells of a notebook name."""
+    """Return the modules of the package that the code cells of a notebook name."""
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     lines = [line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(("%", "!"))]
     return set().union(*(modules_named(node) for node in ast.walk(ast.parse("\n".join(lines)))))
 
 
 def modules_named(node: ast.AST) -> set[str]:
-    """The modules of the package that an import or an attribute ``hetacumn.x`` names."""
+    """Return the modules of the package that an import or an attribute ``hetacumn.x`` names."""
     match node:
         case ast.Import(names):
             return {alias.name for alias in names if belongs(alias.name, "hetacumn")}
@@ -83,7 +83,7 @@ def modules_named(node: ast.AST) -> set[str]:
 
 
 def module_of(package: str, name: str) -> str:
-    """The module that a name of a module or package stands for or is defined in."""
+    """Return the module ``package.name``, or the module that defines this name of ``package``."""
     if f"{package}.{name}" in import_graph().modules:
         return f"{package}.{name}"
     defined_in = getattr(getattr(importlib.import_module(package), name), "__module__", None) or package
@@ -95,13 +95,13 @@ def belongs(module: str, package: str) -> bool:
 
 
 @cache
-def closure(runs: str, draws: bool) -> frozenset[str]:
-    """All modules that a notebook or a module imports, directly or through others."""
+def closure(runs: str, writes_figures: bool) -> frozenset[str]:
+    """Return all modules that a notebook or a module imports, directly or through others."""
     waiting = imported_by_notebook(ROOT / runs) if runs.endswith(".ipynb") else {runs}
     found: set[str] = set()
     while waiting:
         module = waiting.pop()
-        if module in found or (belongs(module, PLOTS) and not draws):
+        if module in found or (belongs(module, PLOTS) and not writes_figures):
             continue
         found.add(module)
         waiting |= import_graph().find_modules_directly_imported_by(module)
@@ -112,14 +112,14 @@ def closure(runs: str, draws: bool) -> frozenset[str]:
 
 @cache
 def source_of(module: str) -> PurePosixPath:
-    """The file of a module, within the project."""
+    """Return the file of a module, relative to the project."""
     path = PurePosixPath(*module.split("."))
     return path / "__init__.py" if (ROOT / path).is_dir() else path.with_suffix(".py")
 
 
 @cache
 def holds_code(module: str) -> bool:
-    """Whether a module has statements beside strings. The front door of the package only loads other modules by name."""
+    """Return whether a module has statements other than strings; ``hetacumn`` itself only loads other modules by name."""
     if module == "hetacumn":
         return False
     body = ast.parse((ROOT / source_of(module)).read_text()).body
@@ -127,8 +127,8 @@ def holds_code(module: str) -> bool:
 
 
 def missing(stage: Stage) -> set[str]:
-    """The files of a stage's import closure that no dependency is or contains."""
-    needed = set().union(*(closure(runs, stage.draws) for runs in stage.runs))
+    """Return the files of a stage's import closure that are not dependencies and not in a folder that is one."""
+    needed = set().union(*(closure(runs, stage.writes_figures) for runs in stage.runs))
     return {str(source_of(module)) for module in needed if not is_covered(source_of(module), stage.deps)}
 
 
@@ -152,11 +152,11 @@ def test_every_stage_depends_on_its_notebooks(pipeline):
         assert notebooks <= written, stage.name
 
 
-def test_a_dependency_that_is_taken_out_is_missed(tmp_path):
-    """One dependency on code at a time, from a copy of the main pipeline."""
+def test_a_removed_dependency_is_detected(tmp_path):
+    """The test removes one dependency on code at a time from a copy of the main pipeline."""
     text = (ROOT / "dvc.yaml").read_text()
     for stage in read_stages(ROOT / "dvc.yaml"):
-        needed = {source_of(module) for runs in stage.runs for module in closure(runs, stage.draws)}
+        needed = {source_of(module) for runs in stage.runs for module in closure(runs, stage.writes_figures)}
         covering = [dep for dep in stage.deps if any(is_covered(path, (dep,)) for path in needed)]
         assert covering, f"stage {stage.name} depends on no code"
         for dep in covering[:3]:
@@ -181,12 +181,12 @@ def test_imports_of_a_notebook_are_found_however_they_are_written(tmp_path):
     assert imported_by_notebook(tmp_path / "a.ipynb") == {"hetacumn", *(f"hetacumn.{name}" for name in modules)}
 
 
-def test_plots_count_only_where_figures_are_made():
+def test_plots_count_only_if_a_stage_writes_figures():
     train = closure("notebooks/pipeline/2_train.ipynb", False)
     assert not any(belongs(module, PLOTS) for module in train)
     assert PLOTS in closure("notebooks/pipeline/5_figures.ipynb", True)
-    draws = {stage.name: stage.draws for stage in read_stages(ROOT / "dvc.yaml")}
-    assert draws["figures"] and not draws["train"] and not draws["evaluate"]
+    writes_figures = {stage.name: stage.writes_figures for stage in read_stages(ROOT / "dvc.yaml")}
+    assert writes_figures["figures"] and not writes_figures["train"] and not writes_figures["evaluate"]
 
 
 def test_a_closure_follows_imports_within_functions_and_through_other_modules():

@@ -1,4 +1,4 @@
-"""Laws of atomic models: mass, frames, motions, and two ways to a projection."""
+"""Laws of atomic models: mass, frames, motions, and agreement of two ways to project."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +28,14 @@ needs_data = pytest.mark.skipif(not (DATA / "adk.npz").exists(), reason="data/ i
 
 
 def blob(*positions_A, width_A: float = 3.0) -> Atoms:
-    """Atoms of weight 1, 2, 3, … at the given positions."""
+    """Return atoms of weight 1, 2, 3, … at the given positions."""
     n = len(positions_A)
     positions, weights = torch.tensor(positions_A), torch.arange(1, n + 1, dtype=torch.float32)
     return Atoms(positions, weights, torch.full((n,), width_A), np.full(n, "all"))
 
 
 def cloud(n: int = 300) -> Atoms:
-    """Random atoms of three widths, within 30 Å of the origin."""
+    """Return random atoms of three widths, within 30 Å of the origin."""
     generator = torch.Generator().manual_seed(0)
     positions = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=1)
     positions *= 30 * torch.rand(n, 1, generator=generator) ** (1 / 3)
@@ -59,7 +59,7 @@ def exact_projection(atoms: Atoms, rotation: torch.Tensor, box: int, pixel_A: fl
 
 
 def centre_px(image: torch.Tensor) -> torch.Tensor:
-    """Centre of mass of (y, x) about the origin at box // 2, as (x, y) in pixels."""
+    """Return the centre of mass of an image (y, x) about the origin at box // 2, as (x, y) in pixels."""
     grid = torch.arange(image.shape[-1], dtype=image.dtype) - image.shape[-1] // 2
     return torch.stack([(image.sum(0) * grid).sum(), (image.sum(1) * grid).sum()]) / image.sum()
 
@@ -108,7 +108,7 @@ def test_density_has_axes_z_y_x():
     assert np.unravel_index(volume.argmax().item(), volume.shape) == (16 - 6, 16 + 4, 16 + 2)
 
 
-def test_batched_positions_are_a_state_an_image():
+def test_batched_positions_are_one_state_for_each_image():
     first, second = cloud(), cloud().moved(torch.tensor([5.0, 0.0, 0.0]))
     both = replace(first, positions_A=torch.stack([first.positions_A, second.positions_A]))
     rotations = roma.random_rotmat(2)
@@ -155,7 +155,7 @@ def test_adk_path_goes_from_open_to_closed_in_small_steps():
 
 
 @needs_data
-def test_ribosome_states_are_the_same_residues_less_the_parts_left_out():
+def test_ribosome_states_are_the_full_model_without_the_parts_left_out():
     full, no_head, large = load_states(SPECS["ribosome"], DATA)
     assert full.centre_of_mass().norm() < 0.01
     for state, parts in ((no_head, ["small/head"]), (large, ["small/head", "small/body"])):
@@ -165,7 +165,7 @@ def test_ribosome_states_are_the_same_residues_less_the_parts_left_out():
 
 
 @needs_data
-def test_a_hinge_turns_one_arm_rigidly_and_leaves_the_rest():
+def test_a_hinge_rotates_one_arm_rigidly_and_leaves_the_rest():
     rest, top, arm_b, both = load_states(SPECS["spliceosome"], DATA)
     for state, moving in ((top, {"top"}), (arm_b, {"arm_b"}), (both, {"top", "arm_b"})):
         for part in ("body", "arm_b", "top"):
@@ -190,7 +190,7 @@ def test_a_motion_ends_in_the_first_and_last_state(name):
 
 
 @needs_data
-def test_the_arms_of_the_spliceosome_move_by_themselves():
+def test_the_arms_of_the_spliceosome_move_independently():
     motion = load_motion(MOTIONS["spliceosome"], DATA)
     assert motion.names == ("arm_b", "top")
     rest, arm_b, top = (motion.move(torch.tensor(t)) for t in ([0.0, 0.0], [1.0, 0.0], [0.0, 1.0]))
@@ -212,7 +212,7 @@ def test_the_arms_of_the_spliceosome_move_by_themselves():
         pytest.param({"structure": "ribosome", "left_out": [["beak"]]}, "small/head", marks=needs_data),
     ],
 )
-def test_unknown_names_are_told_what_is_known(spec, expected):
+def test_unknown_names_are_refused_with_the_known_ones(spec, expected):
     with pytest.raises(HetacumnError, match=expected):
         load_states(spec, DATA)
 

@@ -1,4 +1,4 @@
-"""The posterior of z in closed form, against Gaussians over pixels and sums over z."""
+"""The closed-form posterior of z equals Gaussians over pixels and sums over z."""
 
 import pytest
 import torch
@@ -18,13 +18,13 @@ def toy(blobs, device):
 
 @pytest.fixture
 def basis(toy, generator, device):
-    """The true mean and difference, and a second component that is noise."""
+    """Return the true mean and half difference, and a second component of noise."""
     noise = 0.02 * toy.volumes.std() * torch.randn(BOX, BOX, BOX, generator=generator, device=device)
     return torch.cat([toy.basis(), noise[None]])
 
 
 def pixels(toy, basis, i):
-    """One image ``(box²,)`` and those of the volumes at its pose ``(1 + q, box²)``, in double precision."""
+    """Return an image ``(box²,)`` and the images of the basis at its pose ``(1 + q, box²)``, in double precision."""
     one = toy.data[i : i + 1]
     slices = Slicer(basis)(toy.poses.rotations[i : i + 1], one.k)[0] * one.ctf
     plane = one.plane
@@ -32,7 +32,7 @@ def pixels(toy, basis, i):
     return plane.unpack(one.y)[0].flatten().double(), models.flatten(1).double()
 
 
-def test_the_posterior_is_that_of_a_gaussian_over_pixels(toy, basis, device):
+def test_the_posterior_equals_that_of_a_gaussian_over_pixels(toy, basis, device):
     found = latent_posterior(toy.data, Slicer(basis), toy.poses)
     for i in (0, 1, 7):
         image, (mean, *components) = pixels(toy, basis, i)
@@ -43,7 +43,7 @@ def test_the_posterior_is_that_of_a_gaussian_over_pixels(toy, basis, device):
         torch.testing.assert_close(found.mean[i].double(), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_evidence_is_that_of_a_gaussian_over_pixels(toy, basis):
+def test_the_evidence_equals_that_of_a_gaussian_over_pixels(toy, basis):
     found = latent_posterior(toy.data, Slicer(basis), toy.poses)
     for i in (0, 1, 7):
         image, (mean, *components) = pixels(toy, basis, i)
@@ -67,7 +67,7 @@ def test_the_evidence_is_the_likelihood_summed_over_z(toy, device):
     torch.testing.assert_close(found.mean[:, 0].double(), mean, rtol=1e-2, atol=0.01)
 
 
-def test_latents_tell_the_states_apart_and_batches_change_nothing(toy):
+def test_latents_separate_the_states_and_do_not_depend_on_the_batch_size(toy):
     slicer = Slicer(toy.basis())
     whole, parts = (
         infer_latents(toy.data, slicer, toy.poses),
@@ -78,7 +78,7 @@ def test_latents_tell_the_states_apart_and_batches_change_nothing(toy):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-def test_without_components_that_differ_z_is_its_prior(toy):
+def test_with_zero_components_the_posterior_of_z_is_its_prior(toy):
     basis = toy.basis()
     basis[1:] = 0
     found = latent_posterior(toy.data, Slicer(basis), toy.poses)
@@ -97,15 +97,15 @@ def test_the_evidence_has_gradients_in_the_volumes(toy, basis):
     assert difference == pytest.approx(2 * float((voxels.grad * step).sum()), rel=0.02)
 
 
-def test_the_prior_of_components_is_a_gaussian_of_the_means_power_shell_by_shell(toy, basis, device):
+def test_the_prior_variance_of_components_follows_the_power_of_the_mean_in_each_shell(toy, basis, device):
     basis = basis.clone().requires_grad_()
     penalty = ComponentPrior(BOX, 0.2, torch.device(device)).penalty(basis)
-    power = fft3c(basis.detach().double()).abs().square() / BOX**3  # as of an orthonormal transform
+    power = fft3c(basis.detach().double()).abs().square() / BOX**3  # as for an orthonormal transform
     shell = shells(BOX, 3, device)
-    of_mean = torch.stack([power[0][shell == s].mean() for s in range(int(shell.max()) + 1)])
-    of_mean = of_mean.clamp(min=1e-4 * of_mean.max())
-    expected = 0.5 * (power[1:] / (0.2 * of_mean[shell])).sum()
+    mean_power = torch.stack([power[0][shell == s].mean() for s in range(int(shell.max()) + 1)])
+    mean_power = mean_power.clamp(min=1e-4 * mean_power.max())
+    expected = 0.5 * (power[1:] / (0.2 * mean_power[shell])).sum()
     assert float(penalty.detach()) == pytest.approx(float(expected), rel=1e-3)
     penalty.backward()
-    assert basis.grad[0].abs().max() == 0 and basis.grad[1].norm() > 0  # the mean is what it is
-    assert (basis.grad[1:] * basis.detach()[1:]).sum() > 0  # down the slope components become smaller
+    assert basis.grad[0].abs().max() == 0 and basis.grad[1].norm() > 0  # the prior does not act on the mean
+    assert (basis.grad[1:] * basis.detach()[1:]).sum() > 0  # descent makes components smaller

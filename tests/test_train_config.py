@@ -1,4 +1,4 @@
-"""Settings of training: of a method, of bright and of faint images, and settings that cannot be."""
+"""Settings of training: those of a method, the presets ``bright`` and ``faint``, and refusal of impossible settings."""
 
 import re
 from dataclasses import is_dataclass, replace
@@ -30,19 +30,19 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known_one(settings, mess
         TrainConfig.from_params(settings)
 
 
-@pytest.mark.parametrize("known, dataset, asked, wanted", [
+@pytest.mark.parametrize("known, dataset, given, expected", [
     ({"adk": 2}, "adk", None, 2), ({"adk": 2}, "adk", 3, 3), ({"adk": 2}, "", None, 4), (6, "adk", None, 6),
     (None, "adk", None, 4),
 ])  # fmt: skip
-def test_classes_are_as_asked_or_as_the_settings_say(known, dataset, asked, wanted):
-    assert requested_classes({"classes": known}, dataset, asked) == wanted
+def test_classes_are_as_given_or_as_in_the_settings(known, dataset, given, expected):
+    assert requested_classes({"classes": known}, dataset, given) == expected
 
 
-def test_the_settings_of_a_method_lie_over_those_of_all():
+def test_the_settings_of_a_method_override_the_common_ones():
     train = {"rate": 0.01, "ab_initio": {"consensus": {"steps": 7, "restarts": 2}}}
     params = {"train": train, "methods": {"mine": {"ab_initio": {"consensus": {"steps": 9}}}}}
     config = method_config(params, "mine", seed=3)
-    consensus = replace(CONSENSUS, steps=9, restarts=2)  # the rest as it was
+    consensus = replace(CONSENSUS, steps=9, restarts=2)  # the other values are unchanged
     assert (config.rate, config.seed, config.ab_initio.consensus) == (0.01, 3, consensus)
     with pytest.raises(HetacumnError, match="unknown method 'other'; expected one of mine"):
         method_config(params, "other")
@@ -53,7 +53,7 @@ def test_the_settings_of_a_method_lie_over_those_of_all():
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "two", 2.5])
-def test_classes_that_cannot_be_are_refused(wrong):
+def test_impossible_numbers_of_classes_are_refused(wrong):
     with pytest.raises(HetacumnError, match=f"classes is {wrong!r}; expected a whole number of at least 1"):
         requested_classes({"classes": {"adk": wrong}}, "adk")
 
@@ -72,7 +72,7 @@ def test_classes_that_cannot_be_are_refused(wrong):
     ({"faint": {"early_radii": (0.0,)}}, "faint.early_radii"),
     ({"faint": {"component_share": -0.1}}, "faint.component_share is -0.1; expected a number of at least 0"),
 ])  # fmt: skip
-def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
+def test_impossible_settings_of_the_start_are_refused(wrong, message):
     with pytest.raises(HetacumnError, match=f"^train.ab_initio.{message}"):
         TrainConfig.from_params({"ab_initio": wrong})
 
@@ -85,7 +85,7 @@ def test_settings_of_a_start_that_cannot_be_are_refused(wrong, message):
     ({"faint": {"second_look": 3.0}}, "faint.second_look is 3.0; expected a number from 0 to 1"),
     ({"bright": {"second_rounds": []}}, "bright.second_rounds is empty; expected rounds, or 0 for second_look"),
 ])  # fmt: skip
-def test_rounds_and_shares_that_cannot_be_are_refused(wrong, message):
+def test_impossible_rounds_and_shares_are_refused(wrong, message):
     with pytest.raises(HetacumnError, match=f"^train.{message}"):
         TrainConfig.from_params(wrong)
     assert TrainConfig.from_params({"bright": {"second_rounds": [], "second_look": 0}}).bright.second_rounds == ()
@@ -102,8 +102,8 @@ def test_the_presets_are_chosen_by_the_images_or_by_the_user(blobs, device):
         assert found[name].ab_initio.effort == getattr(config.ab_initio, name)
         assert found[name].adapted_to(bright) == found[name].adapted_to(faint) == found[name]
     assert found["bright"].pose_steps == config.alone_steps and found["faint"].pose_steps == 3 * config.alone_steps
-    told = TrainConfig.from_params({"ab_initio": {"brightness": "faint"}})
-    assert told.adapted_to(bright).effort == config.faint and replace(told, pose_task=False).pose_steps == 0
+    chosen = TrainConfig.from_params({"ab_initio": {"brightness": "faint"}})
+    assert chosen.adapted_to(bright).effort == config.faint and replace(chosen, pose_task=False).pose_steps == 0
 
 
 def test_the_faint_preset_searches_more_than_the_bright_one():

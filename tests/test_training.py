@@ -1,4 +1,4 @@
-"""Training: exact resume, files that come back, and mistakes told in one line."""
+"""Training: exact resumption, round trips of its files, and mistakes reported in one line."""
 
 import json
 import os
@@ -39,7 +39,7 @@ TINY = TrainConfig.from_params(
         "alone_batch": 16,
         "ab_initio": {"consensus": {"grids": [[1, 6], [4, 24]]}, "grid": {"extent": 0.0}, "routes": ["consensus"]},
     }
-)  # 30 steps alone, 25 jointly
+)  # 30 steps of the pose task alone, 25 joint steps
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,14 @@ def start(toy):
 
 @pytest.fixture(scope="module")
 def whole(toy, start, tmp_path_factory):
-    """The folder of a training run that nothing interrupted."""
+    """Return the folder of an uninterrupted training run."""
     out = tmp_path_factory.mktemp("whole")
     train_network(TrainingStack(toy.data, 7.5), TINY, out, start)
     return out
 
 
 def stop_before(step: int, monkeypatch, stop) -> None:
-    """Call ``stop`` once, between two steps, when so many steps are done."""
+    """Make training call ``stop`` once, between two steps, after ``step`` steps."""
     advance = Trainer._advance
 
     def interrupted(self, *asked):
@@ -74,7 +74,7 @@ def stop_before(step: int, monkeypatch, stop) -> None:
 
 
 def stop_inside(step: int, monkeypatch, stop) -> None:
-    """Call ``stop`` once, in the middle of a step: random numbers are drawn, weights not yet moved."""
+    """Make training call ``stop`` once within a step, after it sampled random numbers and before it changes weights."""
     predict = HetACUMN.predict_drawn_poses
     calls = []
 
@@ -105,7 +105,7 @@ def assert_same_run(one, other):
 @pytest.mark.parametrize("stop", [interrupt, terminate])
 @pytest.mark.parametrize("when", [stop_before, stop_inside])
 @pytest.mark.parametrize("step", [7, 42], ids=["pose task", "joint"])
-def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(toy, start, whole, tmp_path, monkeypatch, step, when, stop):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(toy, start, whole, tmp_path, monkeypatch, step, when, stop):
     before = signal.getsignal(signal.SIGTERM)
     when(step, monkeypatch, stop)
     with pytest.raises(KeyboardInterrupt):
@@ -118,11 +118,11 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(toy, start, whole,
     assert not (tmp_path / CHECKPOINT).exists()
 
 
-def test_interrupted_twice_and_killed_between_checkpoints(toy, start, whole, tmp_path, monkeypatch):
+def test_a_run_that_is_killed_twice_ends_with_the_same_weights(toy, start, whole, tmp_path, monkeypatch):
     config = replace(TINY, checkpoint_seconds=0.0)  # a checkpoint every step
 
     class Killed(Exception):
-        """As hard as a kill: nothing is saved on the way out."""
+        """Like a kill: training saves nothing when it ends with this exception."""
 
     def kill():
         raise Killed
@@ -136,7 +136,7 @@ def test_interrupted_twice_and_killed_between_checkpoints(toy, start, whole, tmp
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-def test_the_same_seed_trains_the_same_and_another_does_not(toy, start, whole, tmp_path):
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(toy, start, whole, tmp_path):
     train_network(TrainingStack(toy.data, 7.5), TINY, tmp_path / "a", start)
     assert_same_run(tmp_path / "a", whole)
     train_network(TrainingStack(toy.data, 7.5), replace(TINY, seed=1), tmp_path / "b", start)
@@ -171,7 +171,7 @@ def test_a_model_read_back_predicts_the_same(toy, start, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"decoder": "coordinate"}, {"templates": 0}, {"symmetrised": True}], ids=str)
-def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
+def test_every_kind_of_model_survives_its_file(toy, tmp_path, changes):
     config = with_settings(TINY, {"warm_start": False, "alone_steps": 1, "joint_epochs": 0.2, "network": changes})
     train_network(TrainingStack(toy.data, 7.5), config, tmp_path, None)
     trained = load_model(tmp_path)
@@ -179,22 +179,22 @@ def test_every_kind_of_model_comes_back(toy, tmp_path, changes):
     assert torch.isfinite(amortize(trained.model, toy.data).latents).all()
     assert trained.basis().shape == (3, BOX, BOX, BOX)
     torch.manual_seed(config.seed)
-    again = Trainer(toy.data, config, tmp_path / "again", None).model  # as it began: all but what was learnt is the same
+    again = Trainer(toy.data, config, tmp_path / "again", None).model  # before training: it differs only in the trained weights
     again.load_state_dict(dict(again.state_dict()) | dict(trained.model.named_parameters()))
     torch.testing.assert_close(trained.basis(), again.decoder.linear_basis().detach())
 
 
-def test_a_network_for_a_decoder_begins_with_the_start(toy, start, tmp_path, monkeypatch):
-    taught = []
+def test_only_a_coordinate_decoder_with_a_start_imitates_the_start(toy, start, tmp_path, monkeypatch):
+    imitated = []
     monkeypatch.setattr(
-        "hetacumn.network.decoder.imitate", lambda decoder, basis, latents, *more: taught.append((basis, latents))
+        "hetacumn.network.decoder.imitate", lambda decoder, basis, latents, *more: imitated.append((basis, latents))
     )
     coordinate = with_settings(TINY, {"network": {"decoder": "coordinate"}})
     Trainer(toy.data, coordinate, tmp_path, start)
-    assert len(taught) == 1 and torch.equal(taught[0][0], start.basis) and torch.equal(taught[0][1], start.latents)
+    assert len(imitated) == 1 and torch.equal(imitated[0][0], start.basis) and torch.equal(imitated[0][1], start.latents)
     Trainer(toy.data, coordinate, tmp_path, None)
     Trainer(toy.data, TINY, tmp_path, start)
-    assert len(taught) == 1
+    assert len(imitated) == 1
 
 
 def test_an_unknown_decoder_is_refused():
@@ -208,7 +208,7 @@ def test_more_classes_than_particles_are_refused_before_anything_is_written(toy,
     assert not any(tmp_path.rglob("*.*"))
 
 
-def test_a_loss_that_is_not_finite_stops_with_what_to_do(toy, start, tmp_path):
+def test_a_loss_that_is_not_finite_stops_training_with_advice(toy, start, tmp_path):
     config = replace(TINY, rate=1e30, joint_rate=1e30, alone_steps=0, checkpoint_seconds=0.0)
     with pytest.raises(HetacumnError, match=r"not finite at step \d+ .*lower rate") as caught:
         train_network(TrainingStack(toy.data, 7.5), config, tmp_path, start)
@@ -216,8 +216,8 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_do(toy, start, tmp_path):
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_no_checkpoint_is_of_a_loss_that_is_not_finite(toy, start, tmp_path, monkeypatch):
-    """The message calls it the last good state."""
+def test_no_checkpoint_is_written_after_a_loss_that_is_not_finite(toy, start, tmp_path, monkeypatch):
+    """The message calls the checkpoint the last good state."""
     reconstruct = HetACUMN.reconstruct
     calls = []
 
@@ -256,7 +256,7 @@ def test_a_checkpoint_of_other_particles_is_refused(toy, start, tmp_path, monkey
 
 
 class Malicious:
-    """What runs a command when a pickle of it is loaded."""
+    """Object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, victim):
         self.victim = victim
@@ -274,7 +274,7 @@ class Malicious:
     ],
     ids=["pickle", "torch", "truncated"],
 )
-def test_no_checkpoint_runs_code(toy, start, tmp_path, write):
+def test_a_malicious_or_truncated_checkpoint_is_refused_and_runs_no_code(toy, start, tmp_path, write):
     victim = tmp_path / "hacked"
     write(tmp_path / CHECKPOINT, Malicious(victim))
     with pytest.raises(HetacumnError, match=f"{CHECKPOINT}: not a readable checkpoint") as caught:
@@ -282,7 +282,7 @@ def test_no_checkpoint_runs_code(toy, start, tmp_path, write):
     assert not victim.exists() and "\n" not in str(caught.value)
 
 
-def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tmp_path, monkeypatch):
+def test_a_run_uses_its_own_start_or_that_of_another_run(toy, start, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(training, "ab_initio", lambda data, config, seed, **steps: made.append(config) or start)
     run_method("em", TrainingStack(toy.data, 7.5), TINY, tmp_path / "em")
@@ -311,7 +311,7 @@ def test_a_run_goes_on_from_its_own_start_or_from_that_of_another(toy, start, tm
     }
 
 
-def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_start_continues_after_its_last_finished_step(toy, tmp_path, monkeypatch, capsys):
     config = replace(TINY, ab_initio=read_settings(AbInitioConfig, {
         "consensus": {"restarts": 1, "steps": 6, "grids": [[1, 6], [1, 6]]}, "classes": {"steps": 6, "grids": [[1, 6]]},
         "grid": {"rotations": [1, 6], "extent": 0.0}, "subspace_steps": 3, "batch": 20,
@@ -331,14 +331,14 @@ def test_an_interrupted_start_goes_on_after_its_last_step(toy, tmp_path, monkeyp
         run_method("em", TrainingStack(toy.data, 7.5), replace(config, seed=1), tmp_path / "em")
     with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made from another stack"):
         run_method("em", TrainingStack(toy.data[:-1], 7.5), config, tmp_path / "em")
-    monkeypatch.setattr("hetacumn.ab_initio.routes.consensus", None)  # that it is not asked for again
+    monkeypatch.setattr("hetacumn.ab_initio.routes.consensus", None)  # fails if the consensus is computed again
     run_method("em", TrainingStack(toy.data, 7.5), config, tmp_path / "em")
     assert "ab initio: continues after" in capsys.readouterr().out
     assert (tmp_path / "em" / START).read_bytes() == (tmp_path / "whole" / START).read_bytes()
     assert not (tmp_path / "em" / UNDER_WAY).exists()
 
 
-def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monkeypatch, capsys):
+def test_a_trained_model_is_not_trained_again_with_the_same_settings_and_stack(toy, start, tmp_path, monkeypatch, capsys):
     save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.adapted_to(toy.data).start_settings())
     trained = []
     monkeypatch.setattr(training, "train_network", lambda *given, **more: trained.append(1) or train_network(*given, **more))
@@ -351,14 +351,14 @@ def test_what_is_trained_already_is_not_trained_again(toy, start, tmp_path, monk
     assert len(trained) == 3
     facts = json.loads((tmp_path / "out/config.json").read_text())
     power = facts["stack"]["power"]
-    for away, times in ((2e-6, 3), (1e-3, 4)):  # what another kind of device makes of it; another stack
+    for away, times in ((2e-6, 3), (1e-3, 4)):  # rounding on another kind of device; another stack
         facts["stack"]["power"] = round(power * (1 + away), 6)
         (tmp_path / "out/config.json").write_text(json.dumps(facts))
         run_method("hetacumn", TrainingStack(toy.data, 7.5), replace(TINY, seed=5), tmp_path / "out", tmp_path)
         assert len(trained) == times
 
 
-def test_how_images_were_prepared_is_kept_with_the_model(toy, start, tmp_path):
+def test_the_preprocessing_of_the_images_is_stored_with_the_model(toy, start, tmp_path):
     save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.adapted_to(toy.data).start_settings())
     as_trained = Preprocessing(box=BOX, contrast="black", diameter_A=90.0)
     run_method("hetacumn", TrainingStack(toy.data, 7.5, as_trained), TINY, tmp_path / "told", tmp_path)
@@ -377,7 +377,7 @@ def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
         run_method("hetacumn", TrainingStack(toy.data[:150], 7.5), TINY, tmp_path / "out", tmp_path)
     save_start(tmp_path / START, start, StackFingerprint.of(toy.data), {})
     assert torch.equal(load_start(tmp_path / START, StackFingerprint.of(toy.data)).basis, start.basis)
-    rounded = replace(toy.data, y=toy.data.y * (1 + 5e-7), ctf=toy.data.ctf * (1 + 5e-7))  # as another device may find it
+    rounded = replace(toy.data, y=toy.data.y * (1 + 5e-7), ctf=toy.data.ctf * (1 + 5e-7))  # rounding as on another device
     assert torch.equal(load_start(tmp_path / START, StackFingerprint.of(rounded)).basis, start.basis)
     louder, refocused = replace(toy.data, y=1.01 * toy.data.y), replace(toy.data, ctf=0.99 * toy.data.ctf)
     for other in (louder, refocused, toy.data[:199], toy.data[torch.arange(200).flip(0)]):
@@ -385,8 +385,8 @@ def test_a_start_of_other_particles_is_refused(toy, start, tmp_path):
             load_start(tmp_path / START, StackFingerprint.of(other))
 
 
-def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(toy, start, tmp_path):
-    """That of another folder was chosen as it is; it must fit, though."""
+def test_a_start_of_other_settings_in_the_folder_of_the_run_is_refused(toy, start, tmp_path):
+    """A start of another folder may have other settings; its number of components must fit."""
     save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.adapted_to(toy.data).start_settings())
     for config, named in ((replace(TINY, classes=3), "classes"), (replace(TINY, seed=5), "seed")):
         with pytest.raises(HetacumnError, match=f"{START}: made with other values of {named}; delete it"):
@@ -397,7 +397,7 @@ def test_a_start_of_other_settings_is_refused_where_the_run_would_have_made_it(t
     assert load_config(tmp_path) == TINY.adapted_to(toy.data)
 
 
-def test_a_run_that_fails_leaves_what_is_there_of_the_one_before(toy, start, tmp_path):
+def test_a_run_that_fails_leaves_the_files_of_the_earlier_run(toy, start, tmp_path):
     save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.adapted_to(toy.data).start_settings())
     run_method("hetacumn", TrainingStack(toy.data, 7.5), TINY, tmp_path / "out", tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -414,8 +414,8 @@ def test_one_particle_is_refused(toy, tmp_path):
         run_method("em", TrainingStack(toy.data[:1], 7.5), replace(TINY, classes=1), tmp_path / "out")
 
 
-def test_a_gradient_that_is_not_finite_is_no_good_state(toy, start, tmp_path, monkeypatch):
-    """Of a loss that is."""
+def test_no_checkpoint_is_written_after_a_gradient_that_is_not_finite(toy, start, tmp_path, monkeypatch):
+    """The loss itself is finite."""
     reconstruct, calls = HetACUMN.reconstruct, []
 
     def broken(*arguments):
@@ -442,8 +442,8 @@ def test_training_on_the_device(blobs, device, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("changes", [{}, {"decoder": "coordinate"}], ids=str)
-def test_replayed_steps_do_what_steps_do(blobs, tmp_path, monkeypatch, changes):
-    """The same random numbers, rates and weights, but for rounding, whether steps are launched kernel by kernel or replayed."""
+def test_replayed_steps_equal_launched_steps(blobs, tmp_path, monkeypatch, changes):
+    """Random numbers, rates and weights are equal, but for rounding, whether kernels are launched one by one or replayed."""
     monkeypatch.setenv("HETACUMN_LAYERS", "float32")
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 200, BOX, snr=0.5, device="cuda")
     start, runs = Start(toy.basis(2), toy.poses, toy.latents(2), "classes", {}), []
@@ -461,8 +461,11 @@ def test_replayed_steps_do_what_steps_do(blobs, tmp_path, monkeypatch, changes):
     assert (moved - expected).norm() < 0.2 * expected.norm()
 
 
-def test_a_checkpoint_says_nothing_of_how_steps_are_launched(toy, start, tmp_path, monkeypatch):
-    """That of a group, or of a GPU, goes on elsewhere: whether steps are recorded, and rates in tensors, is of the device."""
+def test_a_checkpoint_does_not_fix_how_steps_are_launched(toy, start, tmp_path, monkeypatch):
+    """A checkpoint of a process group or of a GPU continues on any device.
+
+    Recorded steps and learning rates in tensors are properties of the device, not of the checkpoint.
+    """
     interrupted_folder(toy, start, tmp_path, monkeypatch)
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     for group in state["optimiser"]["param_groups"]:
@@ -476,13 +479,13 @@ def test_a_checkpoint_says_nothing_of_how_steps_are_launched(toy, start, tmp_pat
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])
-def test_a_training_share_that_cannot_be_is_refused(share):
+def test_an_impossible_training_share_is_refused(share):
     with pytest.raises(HetacumnError, match=f"trained_share is {share!r}; expected a number above 0 and up to 1"):
         training_share(10, share)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused(name):
+def test_an_absent_device_is_refused(name):
     with pytest.raises(HetacumnError, match=f"device is '{name}'; expected cpu"):
         pick_device(name)
 
@@ -501,7 +504,7 @@ def test_a_start_of_another_stack_is_refused(toy, start, tmp_path, monkeypatch):
         run_method("hetacumn", TrainingStack(other, 7.5), TINY, tmp_path / "one", tmp_path / "em")
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(toy, start, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_earlier_checkpoint(toy, start, tmp_path, monkeypatch):
     config = replace(TINY, checkpoint_seconds=0.0)
     stop_before(5, monkeypatch, terminate)
     with pytest.raises(KeyboardInterrupt):

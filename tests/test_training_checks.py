@@ -1,4 +1,4 @@
-"""What training would refuse is refused before the stack is prepared anew, and what may go on goes on."""
+"""Runs that training would refuse are refused before the stack is prepared again; other runs continue."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ def source(tmp_path_factory) -> Path:
 
 
 def run(job: TrainingJob, images: Preprocessing, source: Path) -> None:
-    """The steps of the training notebook."""
+    """Run the steps of the training notebook."""
     prepared = Path(job.out) / "prepared"
     check_training(job, images, source, prepared)
     train_stack(prepare_stack(source, prepared, images, progress=False), job, DeviceRequest("cpu"))
@@ -86,7 +86,7 @@ def test_particles_of_another_table_are_refused(finished, source):
     assert content(finished) == before
 
 
-def test_the_same_run_may_be_called_again_and_other_steps_may_follow_the_same_start(finished, source, capsys):
+def test_the_same_run_can_be_called_again_and_other_training_steps_can_use_the_same_start(finished, source, capsys):
     before = content(finished)
     run(TrainingJob("hetacumn", TINY, finished), IMAGES, source)
     assert content(finished) == before and "trained already" in capsys.readouterr().out
@@ -104,8 +104,8 @@ def test_a_start_of_another_folder_must_fit(finished, source, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_under_way_goes_on_with_its_settings_only(source, tmp_path, monkeypatch):
-    """Stopped once in the ab initio start, once in training."""
+def test_an_interrupted_run_continues_only_with_its_own_settings(source, tmp_path, monkeypatch):
+    """The run is stopped once in the ab initio start and once in training."""
 
     def stop(*given, **more):
         raise KeyboardInterrupt
@@ -136,7 +136,7 @@ def test_a_run_under_way_goes_on_with_its_settings_only(source, tmp_path, monkey
 
 
 def refused(source: Path, out: Path, other: dict, message: str) -> None:
-    """Other settings and another box are refused, and change no file."""
+    """Check that other settings and another box are refused and change no file."""
     before = content(out)
     with pytest.raises(HetacumnError, match=message):
         run(TrainingJob("hetacumn", replace(TINY, **other), out), IMAGES, source)
@@ -145,7 +145,7 @@ def refused(source: Path, out: Path, other: dict, message: str) -> None:
     assert content(out) == before
 
 
-def test_both_variants_of_the_settings_go_on(source, tmp_path):
-    """Whether images are faint, and hence which settings a run has, is known once they are read."""
+def test_the_adapted_settings_are_one_of_the_variants(source, tmp_path):
+    """The images choose the preset, so the settings of a run are known only after the images are read."""
     stack = prepare_stack(source, tmp_path / "prepared", IMAGES, progress=False)
     assert TINY.adapted_to(observe(stack.read())) in TINY.variants()

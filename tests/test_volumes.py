@@ -1,4 +1,4 @@
-"""Central slices against projections, rotation of volumes, and MRC files."""
+"""Central slices equal projections; rotation of volumes; the soft sphere."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_a_slice_along_y_is_the_sum_along_y(blobs, device):
     assert torch.allclose(slice_image(volume, rotation), expected, atol=1e-3 * float(expected.max()))
 
 
-def test_a_slice_is_the_projection_of_gaussians_by_the_formula(blobs, device, generator):
+def test_a_slice_is_the_closed_form_projection_of_gaussians(blobs, device, generator):
     volume = blobs.volume(BOX, device)
     for rotation in random_rotations(5, generator, device):
         expected = blobs.moved(rotation).projection(BOX, device)
@@ -43,14 +43,14 @@ def test_a_slice_is_the_projection_of_gaussians_by_the_formula(blobs, device, ge
         assert float(image.sum()) == pytest.approx(float(expected.sum()), rel=1e-2)
 
 
-def test_more_padding_reads_slices_better(blobs, device, generator):
+def test_more_padding_gives_more_accurate_slices(blobs, device, generator):
     volume, rotation = blobs.volume(BOX, device), random_rotations(1, generator, device)[0]
     expected = blobs.moved(rotation).projection(BOX, device)
     coarse, fine = (correlation(slice_image(volume, rotation, padding), expected) for padding in (1.0, 2.0))
     assert coarse < fine
 
 
-def test_no_image_tells_the_hand(blobs, device, generator):
+def test_an_image_does_not_determine_the_hand(blobs, device, generator):
     rotation = random_rotations(1, generator, device)[0]
     mirrored = blobs.moved(mirrored=True).volume(BOX, device)
     one = slice_image(blobs.volume(BOX, device), rotation)
@@ -73,7 +73,7 @@ def test_slices_have_gradients_in_volume_and_rotation(blobs, device):
     assert volume.grad.abs().sum() > 0 and angles.grad.abs().sum() > 0
 
 
-def test_slices_of_no_more_than_is_read_are_the_same_and_so_are_their_gradients(blobs, device, generator):
+def test_a_table_of_only_the_frequencies_read_gives_the_same_slices_and_gradients(blobs, device, generator):
     blob, rotations = blobs.volume(BOX, device), random_rotations(5, generator, device)
     volumes = blob[None].clone().requires_grad_()
     k = HalfPlane(BOX, 7, device=device).k
@@ -83,13 +83,13 @@ def test_slices_of_no_more_than_is_read_are_the_same_and_so_are_their_gradients(
     torch.testing.assert_close(other, one, rtol=0, atol=5e-3 * float(one.detach().abs().max()))
     towards = torch.randn(one.shape, generator=generator, device=device)
     to_one, to_other = (torch.autograd.grad((slices.real * towards).sum(), volumes)[0] for slices in (one, other))
-    for change in (blob, blob.flip(0), blob.roll((3, -2), (1, 2))):  # all of low frequencies
+    for change in (blob, blob.flip(0), blob.roll((3, -2), (1, 2))):  # all have low frequencies
         ours, expected = (float((gradient * change).sum()) for gradient in (to_other, to_one))
         assert abs(ours - expected) < 0.01 * float(to_one.norm() * change.norm())
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_rotate_reads_the_volume_at_the_turned_and_moved_place(blobs, device, generator, mirrored):
+def test_rotate_undoes_a_rotation_a_mirror_and_a_shift(blobs, device, generator, mirrored):
     rotation = random_rotations(1, generator, device)[0]
     at_px = torch.tensor([1.2, -0.7, 0.5])
     moved = blobs.moved(rotation, at_px / BOX, mirrored).volume(BOX, device)  # x = ±R x0 + t
@@ -97,7 +97,7 @@ def test_rotate_reads_the_volume_at_the_turned_and_moved_place(blobs, device, ge
     assert correlation(back, blobs.volume(BOX, device)) > 0.985  # read trilinearly
 
 
-def test_rotate_by_nothing_changes_nothing(blobs, device):
+def test_rotate_by_the_identity_changes_nothing(blobs, device):
     volume = blobs.volume(BOX, device)
     assert torch.allclose(rotate(volume, torch.eye(3, device=device)), volume, atol=1e-4)
 

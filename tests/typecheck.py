@@ -1,6 +1,6 @@
-"""The checker of the shapes in the package's annotations (jaxtyping), which pytest's options name.
+"""Type checker for the jaxtyping annotations of the package; the pytest options in pyproject.toml name it.
 
-Like beartype, but an int may stand where a float is annotated, as PEP 484 has it.
+The checker is beartype with the numeric tower of PEP 484: it accepts an int where a float is annotated.
 """
 
 from beartype import BeartypeConf, beartype
