@@ -1,18 +1,20 @@
-# make repro         run the method on three datasets, from the data in the repository to figures/; JOBS=4 runs four stages at a time
-# make test          run the tests; PYTEST_ARGS='-m "not slow"' leaves out the slow ones
-# make lint          check style, types and layers
-# make lab           open JupyterLab in this folder, on notebooks/explore.ipynb
-# make docs          run the lessons and build the site: lessons, results, API reference; results/site/html
-# make convergence   train from ten seeds and count how often training converges
-# make benchmark     run other programs, harder data and ablations (half a day on two cores)
-# make benchmark-quick   run one small dataset of the benchmark (within the hour)
-# make speed         measure the speed of every part, beside other programs and the machine's own peak
-# make real          download a part of EMPIAR-10180, train, predict, report (needs the network)
-# make real-twin     run the same on a simulated twin of EMPIAR-10180, whose truth is known
-# make peers         install cryoDRGN, to compare with, in an environment of its own (.venv-peers)
-# make strip         remove the outputs of the notebooks, as they are committed
+# make repro             run the main pipeline: three datasets, from data/ to figures/; JOBS=4 runs four stages at a time
+# make test              run the tests; PYTEST_ARGS='-m "not slow"' skips the slow tests
+# make lint              check style, types, and imports between sub-packages
+# make lab               open notebooks/explore.ipynb in JupyterLab, in this folder
+# make docs              run the lessons, and build the site (lessons, results, API reference) in results/site/html
+# make convergence       train with ten seeds, and count how often training converges
+# make benchmark         run harder data, other programs and ablations (half a day on two cores)
+# make benchmark-quick   run one small dataset of the benchmark (under an hour)
+# make speed             measure the speed of every part, compared with other programs and with the peak of the machine
+# make real              download a part of EMPIAR-10180, train, predict, report (needs internet access)
+# make real-twin         run the pipeline of `make real` on a simulated twin of EMPIAR-10180, whose truth is known
+# make peers             install cryoDRGN, for comparison, in a separate environment (.venv-peers)
+# make strip             remove the outputs of the notebooks; run it before a commit
+# make clean-venv        remove .venv
 #
-# The machine needs Linux, Python 3.11 or newer with venv, git and make. Everything else goes into .venv, from requirements.lock.
+# Requirements: Linux, Python 3.11 or newer with venv, git, make. The targets install all other packages in .venv, in the
+# versions of requirements.lock.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -58,7 +60,7 @@ benchmark: data peers
 
 benchmark-quick: data peers
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) $(addprefix benchmark/dvc.yaml:,$(QUICK_OWN))
-	@# the programs run at the same time: each gets its seconds of a core, however long that takes by the clock
+	@# The programs run at the same time. Their limits count processor time, so that they do not shorten each other's runs.
 	$(BIN)/python scripts/repro.py --jobs 3 $(addprefix benchmark/dvc.yaml:,$(QUICK_PEERS))
 	$(BIN)/python -m hetacumn.run notebooks/pipeline/4_evaluate.ipynb -p dataset $(QUICK) -p out results/benchmark/$(QUICK)/evaluation
 	$(BIN)/python -m hetacumn.run notebooks/benchmark/2_tables.ipynb -o results/benchmark/2_tables.ipynb
@@ -73,7 +75,7 @@ real: data
 	$(BIN)/dvc repro real/dvc.yaml
 
 peers: .venv-peers/installed.stamp
-	@command -v relion_refine > /dev/null || echo "RELION is not on the PATH: apt install --no-install-recommends relion"
+	@command -v relion_refine > /dev/null || echo "RELION is not on the PATH; to install it on Debian or Ubuntu: apt install --no-install-recommends relion"
 
 .venv-peers/installed.stamp:
 	@$(PYTHON) -m venv .venv-peers
@@ -89,10 +91,10 @@ data: $(STAMP)
 
 $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 ..." >&2; exit 1; }
+	  echo "error: $(PYTHON) is not Python 3.11 or newer; name a newer Python: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "error: $(PYTHON) has no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
-	@echo "Making .venv from requirements.lock: a few minutes, once"
+	@echo "Installing requirements.lock in .venv: takes a few minutes, once"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install torch==2.13.0 -c requirements.lock
 	@$(PIP) install -c requirements.lock -e ".[dev]"

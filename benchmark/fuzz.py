@@ -1,9 +1,12 @@
-"""Hostile input: spoilt stacks, tables and settings either load or are refused by the package's own error.
+"""Fuzz test of the readers: damaged stacks, tables and settings either load, or the package raises its own error.
 
-Small valid files of each kind are mutated at random: bytes changed, cut, repeated; numbers replaced by extreme ones; lines,
-columns, keys and values taken away, doubled and exchanged. A case that raises anything else, takes longer than SECONDS or
-needs more than MEMORY_MB above what an unspoilt one does is a fault. Writes benchmark/fuzz.csv: kind, cases, loaded, refused,
-faults, slowest_seconds, memory_mb (by which it grew). Usage: python benchmark/fuzz.py [CASES_OF_EACH_KIND]
+The script mutates small valid files of each kind at random. It changes, cuts and repeats bytes, replaces numbers by extreme
+numbers, and removes, duplicates and exchanges lines, columns, keys and values. A case is a fault if it raises another
+exception or takes longer than SECONDS. A kind has one more fault if its memory grows by more than MEMORY_MB.
+
+The script writes benchmark/fuzz.csv: kind, cases, loaded, refused, faults, slowest_seconds, memory_mb (growth of the memory).
+
+Usage: python benchmark/fuzz.py [CASES_OF_EACH_KIND]
 """
 
 from __future__ import annotations
@@ -75,11 +78,11 @@ EXTREMES = [
 Mutation = Callable[[random.Random, bytes], bytes]
 
 
-# What is spoilt ----------------------------------------------------------------------------------------------
+# Valid files -------------------------------------------------------------------------------------------------
 
 
 def seeds(folder: Path) -> dict[str, Path]:
-    """A small valid file of each kind, in a folder."""
+    """Write a small valid file of each kind into a folder; return the paths by kind."""
     draw, n, box = np.random.default_rng(0), 24, 16
     middle = np.exp(-((np.arange(box) - box // 2) ** 2) / 8)
     with new_stack(folder / "stack.mrcs", n, box, 4.0) as stack:
@@ -138,7 +141,7 @@ def seeds(folder: Path) -> dict[str, Path]:
 
 
 def load(path: Path) -> None:
-    """Read a file as the package does."""
+    """Read a file as the package reads it."""
     if path.suffix == ".yaml":
         settings = read_params(path)
         for dataset in ("adk", "ribosome", "spliceosome"):
@@ -151,19 +154,19 @@ def load(path: Path) -> None:
     read_particles(target, progress=False)
 
 
-# How ---------------------------------------------------------------------------------------------------------
+# Mutations ---------------------------------------------------------------------------------------------------
 
 
 def _flip(draw: random.Random, raw: bytes) -> bytes:
-    """A few bytes changed; half of the time near the beginning, where headers are."""
-    spoilt = bytearray(raw)
+    """Change a few bytes, often near the beginning, where headers are."""
+    damaged = bytearray(raw)
     for _ in range(draw.choice((1, 1, 2, 8))):
-        spoilt[draw.randrange(min(len(raw), draw.choice((64, 1024, len(raw)))))] = draw.randrange(256)
-    return bytes(spoilt)
+        damaged[draw.randrange(min(len(raw), draw.choice((64, 1024, len(raw)))))] = draw.randrange(256)
+    return bytes(damaged)
 
 
 def _word(draw: random.Random, raw: bytes) -> bytes:
-    """A four-byte word of the first kilobyte made extreme: sizes, modes, lengths."""
+    """Replace a four-byte word in the first kilobyte (sizes, modes, lengths) by an extreme value."""
     at = 4 * draw.randrange(min(len(raw), 1024) // 4)
     word = draw.choice((b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\0\0\xc0\x7f", b"\1\0\0\0"))
     return raw[:at] + word + raw[at + 4 :]
@@ -174,20 +177,20 @@ def _cut(draw: random.Random, raw: bytes) -> bytes:
 
 
 def _splice(draw: random.Random, raw: bytes) -> bytes:
-    """A piece copied to another place, in addition to or in place of what is there."""
+    """Copy a piece of the bytes to another place; insert it or overwrite the bytes there."""
     begin, at, length = draw.randrange(len(raw)), draw.randrange(len(raw)), draw.choice((1, 7, 64, 4096))
     return raw[:at] + raw[begin : begin + length] + raw[at + draw.choice((0, length)) :]
 
 
 def _extreme(draw: random.Random, raw: bytes) -> bytes:
-    """A word of a text (a number, a name, a value) replaced by one that nobody expects."""
+    """Replace a word of a text (a number, a name, a value) by an extreme value."""
     words = list(re.finditer(rb"[^\s,:\[\]{}]+", raw)) or [re.match(b"", raw)]
     word = draw.choice(words)
     return raw[: word.start()] + draw.choice(EXTREMES).encode() + raw[word.end() :]
 
 
 def _lines(draw: random.Random, raw: bytes) -> bytes:
-    """A line of a text lost, doubled, moved or indented."""
+    """Remove, duplicate, move, indent or cut a line of a text."""
     lines = raw.split(b"\n")
     at, to = draw.randrange(len(lines)), draw.randrange(len(lines))
     line = lines.pop(at)
@@ -198,12 +201,12 @@ def _lines(draw: random.Random, raw: bytes) -> bytes:
 BINARY, TEXT = (_flip, _word, _cut, _splice), (_flip, _cut, _splice, _extreme, _extreme, _extreme, _lines, _lines)
 
 
-# The judge ---------------------------------------------------------------------------------------------------
+# Test --------------------------------------------------------------------------------------------------------
 
 
 def fuzz(kind: str, cases: int, seed: int = 0) -> dict:
-    """Spoil one kind of file ``cases`` times and read it: the counts, and what went wrong in ``examples``."""
-    with get_context("fork").Pool(1) as pool:  # a process of its own, for its memory
+    """Damage and read one kind of file ``cases`` times; return the counts, and descriptions of the faults in ``examples``."""
+    with get_context("fork").Pool(1) as pool:  # a separate process, to measure its memory
         return pool.apply(_fuzz, (kind, cases, seed))
 
 
@@ -220,23 +223,23 @@ def _fuzz(kind: str, cases: int, seed: int) -> dict:
         good = path.read_bytes()
         load(path)
         before = peak_memory_mb()
-        limit = int((before + 4 * MEMORY_MB) * 2**20)  # of addresses: one step beyond any need
+        limit = int((before + 4 * MEMORY_MB) * 2**20)  # address space: more than any valid case needs
         resource.setrlimit(resource.RLIMIT_AS, (max(limit, _addresses()) + MEMORY_MB * 2**20, resource.RLIM_INFINITY))
         for case in tqdm(range(cases), desc=kind, mininterval=5):
             draw = random.Random(f"{seed} {kind} {case}")
-            spoilt = good
+            damaged = good
             for _ in range(draw.choice((1, 1, 1, 2, 3))):
-                spoilt = draw.choice(BINARY if path.suffix in (".mrcs", ".cs") else TEXT)(draw, spoilt) or b"\0"
-            path.write_bytes(spoilt)
+                damaged = draw.choice(BINARY if path.suffix in (".mrcs", ".cs") else TEXT)(draw, damaged) or b"\0"
+            path.write_bytes(damaged)
             began = time.monotonic()
             signal.alarm(SECONDS)
             try:
                 load(path)
                 counts["loaded"] += 1
             except BaseException as error:
-                told = isinstance(error, HetacumnError) and "\n" not in str(error)
-                counts["refused" if told else "faults"] += 1
-                if not told:
+                refused = isinstance(error, HetacumnError) and "\n" not in str(error)
+                counts["refused" if refused else "faults"] += 1
+                if not refused:
                     examples.append(f"{kind}, case {case}: {type(error).__name__}: {error!r}")
             finally:
                 signal.alarm(0)
@@ -250,12 +253,12 @@ def _fuzz(kind: str, cases: int, seed: int) -> dict:
 
 
 def _addresses() -> int:
-    """Bytes of address space that this process has."""
+    """Return the size of the address space of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def main(cases: int) -> int:
-    """All kinds; the exit status."""
+    """Test all kinds of files, and print and write the table; return the exit status."""
     with tempfile.TemporaryDirectory() as folder:
         kinds = list(seeds(Path(folder)))
     found = [fuzz(kind, cases) for kind in kinds]

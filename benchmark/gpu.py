@@ -1,10 +1,13 @@
-"""The method on one GPU: the three datasets of the main pipeline, and 50,000 images at 64 px, of which a fifth is trained on.
+"""HetACUMN on one GPU: the three datasets of the main pipeline, and 50,000 images at 64 px with training on 20 % of them.
 
-Writes benchmark/gpu.csv: a row a dataset and method, with accuracy (of the particles that training never saw, too), the
-median rotation error, and seconds by the clock: of preparing the images, of the ab initio start, of training after it, of
-predicting all particles with files read and written. Datasets may run side by side: each leaves its rows in
-results/gpu/<dataset>/rows.csv, and the table is of all that are there; one whose rows are whole is not run again.
-figures/gpu.png shows the seconds beside those of a core of a CPU (figures/timings.csv).
+The script writes benchmark/gpu.csv, with one row per dataset and method: accuracy (of all particles, and of the particles that
+training did not use), median rotation error, and clock times in seconds. The times are those of the preparation of the images,
+of the ab initio start, of the training after the start, and of the prediction of all particles including files.
+
+Several datasets may run at the same time. Each writes its rows to results/gpu/<dataset>/rows.csv, and the script collects all
+these files in the table. It skips datasets whose rows are complete. figures/gpu.png compares the times with the times on one
+CPU core (figures/timings.csv).
+
 Usage, after `make data`: python benchmark/gpu.py [adk ribosome spliceosome large]
 """
 
@@ -44,12 +47,12 @@ from hetacumn.simulation.truth import Truth
 
 @dataclass(frozen=True)
 class Case:
-    """A dataset of params.yaml, what is laid over its ``stack``, and in how many parts it is simulated, if in parts."""
+    """A dataset of params.yaml, settings that override its ``stack``, and the number of parts in which it is simulated."""
 
     dataset: str
     stack: dict = field(default_factory=dict)
     parts: int = 1
-    particles_of_part: int | None = None  # None: as params.yaml says
+    particles_of_part: int | None = None  # None for the number in params.yaml
 
 
 CASES = {name: Case(name) for name in ("adk", "ribosome", "spliceosome")}
@@ -58,14 +61,14 @@ GRADES = {"em": "searched", "hetacumn": "amortized", "hetacumn-refined": "refine
 
 
 def simulate_part(settings: Simulation, out: Path, device: torch.device, part: int) -> Path:
-    """One part of a stack, with a seed of its own; its folder."""
+    """Simulate one part of a stack, with the number of the part as seed; return its folder."""
     folder = out / f"part{part}"
     simulate_stack(settings, folder, part, project_root() / "data", progress=part == 0, device=device)
     return folder
 
 
 def join(folders: list[Path], out: Path) -> None:
-    """Write ``out/particles.star`` of the particles of several simulations, which are where they were."""
+    """Write ``out/particles.star`` with the particles of several simulations. The image stacks stay in their folders."""
     tables = [read_table(folder / "particles.star") for folder in folders]
     particles = pd.concat([
         table.particles.assign(rlnImageName=table.particles["rlnImageName"].str.replace("@", f"@{folder.relative_to(out)}/"))
@@ -75,7 +78,7 @@ def join(folders: list[Path], out: Path) -> None:
 
 
 def simulated(case: Case, out: Path, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The stack of a case, in ``out``, if it is not there yet: true rotations ``(n, 3, 3)`` and classes ``(n,)``."""
+    """Simulate the stack of a case in ``out``, unless it exists; return true rotations ``(n, 3, 3)`` and classes ``(n,)``."""
     settings = Simulation.of_dataset(read_params(), case.dataset)
     settings = replace(settings, particles=case.particles_of_part or settings.particles)
     folders = [out / f"part{part}" for part in range(case.parts)]
@@ -88,7 +91,7 @@ def simulated(case: Case, out: Path, device: torch.device) -> tuple[torch.Tensor
 
 
 def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
-    """Simulate, prepare, train and predict a case: a row a method, as it is done."""
+    """Simulate, prepare, train and predict a case; yield one row per method as soon as it is done."""
     case, settings, seconds = CASES[name], read_params(), {}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -120,41 +123,43 @@ def run(name: str, out: Path, device: torch.device) -> Iterator[dict]:
             answer = run_prediction(
                 stack, PredictionJob(model, PredictionRequest(grade), out / method), DeviceRequest(str(device))
             )
-        found, told = answer.predictions, read_run(out / method)
+        found, costs = answer.predictions, read_run(out / method)
         errors, _ = pose_errors(found.rotations, rotations)
         start_seconds = read_run(start)["start_seconds"]
         yield {
             "dataset": name, "box": stack.box, "particles": len(stack), "trained": int((~unseen).sum()), "method": method,
             "accuracy": accuracy(found.classes, labels), "accuracy_unseen": accuracy(found.classes[unseen], labels[unseen]),
             "rotation_error_deg": float(errors.median()), "prepare_seconds": seconds["prepare"], "start_seconds": start_seconds,
-            "train_seconds": round(told["train_seconds"] - start_seconds, 1), "predict_seconds": seconds[f"predict {method}"],
-            "particles_per_second": told["predict_particles_per_second"],
+            "train_seconds": round(costs["train_seconds"] - start_seconds, 1), "predict_seconds": seconds[f"predict {method}"],
+            "particles_per_second": costs["predict_particles_per_second"],
             "gpu_memory_gb": round(torch.cuda.max_memory_allocated(device) / 1e9, 1) if device.type == "cuda" else None,
             "device": device_name(device), "torch": torch.__version__,
         }  # fmt: skip
 
 
 def seconds_of(gpu: pd.DataFrame, cpu: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of the start and of training after it: of this table, and of the rows of figures/timings.csv for its
-    datasets."""
+    """Tabulate the seconds of the start and of the training after it, on the GPU and on one CPU core, for each dataset.
+
+    ``gpu`` is the table of this script, ``cpu`` is figures/timings.csv.
+    """
     found = gpu[gpu["method"] == "hetacumn"]
     rows = [(row.dataset, row.device.partition(",")[0], row.start_seconds, row.train_seconds) for row in found.itertuples()]
     cpu = cpu.set_index(["dataset", "method"])
     for row in found.itertuples():
         if row.dataset in cpu.index:
             start, whole = (cpu.loc[(row.dataset, method)] for method in ("em", "hetacumn"))
-            rows.append((row.dataset, "one core of a CPU", start.train_seconds, whole.train_seconds - start.train_seconds))
+            rows.append((row.dataset, "1 CPU core", start.train_seconds, whole.train_seconds - start.train_seconds))
     return pd.DataFrame(rows, columns=["dataset", "device", "start", "training"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The method on one GPU.")
+    parser = argparse.ArgumentParser(description="Measure HetACUMN on one GPU.")
     parser.add_argument("datasets", nargs="*", default=list(CASES), choices=list(CASES))
     results, device = project_root() / "results/gpu", pick_device()
     for name in parser.parse_args().datasets:
         rows, path = [], results / name / "rows.csv"
         if path.exists() and len(pd.read_csv(path)) == len(GRADES):
-            print(f"{name}: done already; to measure it anew, delete {results / name}")
+            print(f"{name}: skipped, because its rows are complete; to measure again, delete {results / name}")
             continue
         for row in run(name, results / name, device):
             rows.append(row)
@@ -163,14 +168,16 @@ def main() -> None:
     table = pd.concat([pd.read_csv(path) for name in CASES if (path := results / name / "rows.csv").exists()])
     with atomic_path(Path(__file__).with_suffix(".csv")) as temporary:
         table.to_csv(temporary, index=False)
-    draw(table)
+    plot(table)
 
 
-def draw(table: pd.DataFrame) -> None:
-    """The figure of the table."""
+def plot(table: pd.DataFrame) -> None:
+    """Plot the table to figures/gpu.png."""
     plots.style()
     seconds = seconds_of(table, pd.read_csv(project_root() / "figures/timings.csv"))
-    seconds["dataset"] = seconds["dataset"].replace({"large": "spliceosome,\n50,000 of 64 px"})
+    images = {row.dataset: f"\n{row.particles:,} images,\n{row.box} px" for row in table.itertuples()}
+    names = {"large": plots.DATASETS["spliceosome"], **plots.DATASETS}
+    seconds["dataset"] = [names[dataset] + images[dataset] for dataset in seconds["dataset"]]
     stages = {"start": "ab initio start", "training": "training"}
     plots.save(plots.stage_bars(seconds, stages), project_root() / "figures/gpu.png")
 

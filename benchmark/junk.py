@@ -1,7 +1,9 @@
-"""A stack with junk: 2,400 images of the spliceosome's four states, 300 of another molecule (a ribosome), 300 of noise alone.
+"""A stack with junk: 2,400 images of four spliceosome states, 300 of another molecule (a ribosome), and 300 of pure noise.
 
-Trains on all of them with six classes, refines, and tells where each kind went. Writes benchmark/junk.csv (a row a kind: its
-particles in each class, quantiles of their log-likelihood ratios) and figures/junk.png; the run is in results/benchmark/junk.
+The script trains on all images with six classes, predicts with the grade refined, and reports the classes of each kind of
+image. It writes benchmark/junk.csv and figures/junk.png. The table has one row per kind: the number of particles in each class,
+and quantiles of the log-likelihood ratios (molecule over no molecule). The run is in results/benchmark/junk.
+
 Usage, after `make data`: python benchmark/junk.py
 """
 
@@ -27,8 +29,11 @@ QUANTILES = (0.01, 0.5, 0.99)
 
 
 def mix(folder: Path, first: Path, second: Path, noise: int, seed: int = 0) -> np.ndarray:
-    """Write ``folder/particles.star`` and its stack: the particles of two tables of one optics group, and images of noise with
-    the optics of the first ones, shuffled; each one's origin: its row, counted through both tables and the noise."""
+    """Write ``folder/particles.star`` and its stack: a shuffled mixture of particles and noise images.
+
+    The particles are those of two tables with one optics group each. The noise images have the optics of the first particles of
+    the first table. The function returns the origin of each image: its row in the concatenation of both tables and the noise.
+    """
     tables = [read_table(star) for star in (first, second)]
     stacks = [open_stack(star.with_name("particles.mrcs")) for star in (first, second)]
     box, pixel_A = stacks[0].shape[-1], float(tables[0].pixel_sizes()[0])
@@ -44,13 +49,15 @@ def mix(folder: Path, first: Path, second: Path, noise: int, seed: int = 0) -> n
 
 
 def of_kinds(kinds: dict[str, np.ndarray], found: Predictions) -> pd.DataFrame:
-    """A row a kind, of whose particles the positions are given: how many each class has of them, and quantiles of their
-    log-likelihood ratios in nats."""
+    """Tabulate one row per kind: its particles in each class, and quantiles of its log-likelihood ratios in nats.
+
+    ``kinds`` maps the name of each kind to the positions of its particles.
+    """
     rows, classes = [], int(found.classes.max()) + 1
     for kind, positions in kinds.items():
-        of_it = found[positions]
-        counts = {f"class_{k + 1}": count for k, count in enumerate(of_it.classes.bincount(minlength=classes).tolist())}
-        ratios = {f"log_ratio_{q:g}": round(float(of_it.log_ratios.quantile(q)), 1) for q in QUANTILES}
+        part = found[positions]
+        counts = {f"class_{k + 1}": count for k, count in enumerate(part.classes.bincount(minlength=classes).tolist())}
+        ratios = {f"log_ratio_{q:g}": round(float(part.log_ratios.quantile(q)), 1) for q in QUANTILES}
         rows.append({"kind": kind, **counts, **ratios})
     return pd.DataFrame(rows)
 
@@ -63,8 +70,8 @@ def main() -> None:
     simulate_stack(ribosome, out / "ribosome", 1, project_root() / "data")
     order = mix(out, out / "spliceosome/particles.star", out / "ribosome/particles.star", NOISE)
     names = [*(f"spliceosome, state {k + 1}" for k in range(4)), "ribosome", "noise"]
-    of_each = np.concatenate([truth.classes.numpy(), np.full(OTHER, 4), np.full(NOISE, 5)])[order]
-    kinds = {name: (of_each == k).nonzero()[0] for k, name in enumerate(names)}
+    kind_of_each = np.concatenate([truth.classes.numpy(), np.full(OTHER, 4), np.full(NOISE, 5)])[order]
+    kinds = {name: (kind_of_each == k).nonzero()[0] for k, name in enumerate(names)}
     star, model, notebooks = str(out / "particles.star"), str(out / "model"), project_root() / "notebooks"
     trained = {"particles": star, "classes": str(CLASSES), "share": "1.0", "out": model}
     run_notebook(notebooks / "pipeline/2_train.ipynb", trained)
@@ -74,9 +81,8 @@ def main() -> None:
     of_kinds(kinds, found).to_csv(Path(__file__).with_suffix(".csv"), index=False)
     plots.style()
     figure = plots.log_ratio_histogram({kind: found.log_ratios[rows].numpy() for kind, rows in kinds.items()})
-    plots.save(
-        figure, project_root() / "figures/junk.png", "How much the molecule explains of each image, a fifth of them junk"
-    )
+    title = f"Log-likelihood gains of {len(found):,} images, 20 % of them junk (ribosome, noise)"
+    plots.save(figure, project_root() / "figures/junk.png", title)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Nothing is lost: a small `make repro`, killed at random moments and started again, ends as if it had not been.
+"""Test of robustness against kills: a small `make repro`, killed at random moments and restarted, produces equal results.
 
-A clone of the committed repository with toy settings runs once undisturbed. Then it runs again from nothing, is killed with
-all its children (SIGKILL) at random moments, and started anew after each, until it is done; and once more, until there were
-enough kills. Every output must have the hash that it had undisturbed. Writes benchmark/kills.csv: kill, at_seconds (since
-that start), stage (those at work), resumed (the next start went on without an error), equal.
+The script runs a clone of the committed repository with toy settings once without kills. Then it deletes the results and runs
+the clone again. It kills the run with all child processes (SIGKILL) at random moments and restarts it until it is done. It
+repeats this procedure until there are enough kills. Every output must have the hash of the run without kills.
+
+The script writes benchmark/kills.csv: kill, at_seconds (since the last start), stage (running stages), resumed (the next start
+continued without an error), equal (the outputs have the expected hashes).
+
 Usage: python benchmark/kills.py [KILLS]
 """
 
@@ -26,7 +29,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = 50
-LONGEST = 30.0  # seconds before a kill
+LONGEST = 30.0  # longest time before a kill, in seconds
 TARGET = "evaluate@adk"
 TOY = {"particles": 120, "box": 64, "pixel_A": 1.6, "snr": 1.0}
 QUICK = {
@@ -39,7 +42,7 @@ QUICK = {
 
 
 class Project:
-    """A clone with toy settings, that runs from nothing as often as one likes."""
+    """A clone of the repository with toy settings, which can run from scratch any number of times."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -53,38 +56,38 @@ class Project:
         for method in params["methods"].values():
             method.pop("joint_epochs", None)
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
-        self.forget()  # the lock of the committed results, too
+        self.forget()  # also removes dvc.lock of the committed results
 
     def forget(self) -> None:
-        """Remove all that a run left, DVC's memory of it too."""
+        """Remove all results, and DVC's cache and lock."""
         for name in ("results", ".dvc/cache", ".dvc/tmp"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         (self.folder / "dvc.lock").unlink(missing_ok=True)
 
     def run(self, target: str, seconds: float | None = None) -> tuple[int | None, str]:
-        """Run until done, or until killed after so many seconds: the exit status (None: killed) and what it said."""
+        """Run until done, or kill the run after ``seconds``; return the exit status (None if killed) and the output."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder), "CUDA_VISIBLE_DEVICES": "",
                        "DVC_NO_ANALYTICS": "1"}  # fmt: skip
         command = [sys.executable, "scripts/repro.py", target]
-        with open(self.folder / "said", "w+") as said:
-            process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        with open(self.folder / "output", "w+") as output:
+            process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
             try:
                 code = process.wait(seconds)
             except subprocess.TimeoutExpired:
                 code = None
                 _kill(process)
-            said.seek(0)
-            return code, said.read()
+            output.seek(0)
+            return code, output.read()
 
     def made(self) -> dict[str, str]:
-        """Path → hash of every output that DVC knows, as it is on disk."""
+        """Return path → hash of every output in dvc.lock."""
         lock = yaml.safe_load((self.folder / "dvc.lock").read_text())
         return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """A process and all its children at once, those in sessions of their own too."""
+    """Kill a process and all its child processes, including those in other sessions."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for one in family:
         try:
@@ -95,19 +98,19 @@ def _kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def at_work(said: str) -> str:
-    """The stages that had begun and were not done."""
-    begun, done = (re.findall(rf"^(\S+): {word}", said, re.MULTILINE) for word in ("begins", "done"))
-    return "; ".join(sorted(set(begun) - set(done))) or "none"
+def at_work(output: str) -> str:
+    """Return the names of the stages that have started and are not done, from the output of scripts/repro.py."""
+    started, done = (re.findall(rf"^(\S+): {word}", output, re.MULTILINE) for word in ("started", "done"))
+    return "; ".join(sorted(set(started) - set(done))) or "none"
 
 
 def kill_and_resume(folder: Path, kills: int, target: str, longest: float, seed: int = 0) -> pd.DataFrame:
-    """The table of so many kills, in a project made in a folder that is not there yet."""
+    """Clone the project into a new folder, kill it ``kills`` times, and return the table of the kills."""
     draw, rows = random.Random(seed), []
     project = Project(folder)
-    code, said = project.run(target)
+    code, output = project.run(target)
     if code:
-        raise RuntimeError(f"the undisturbed run failed:\n{said[-2000:]}")
+        raise RuntimeError(f"the run without kills failed:\n{output[-2000:]}")
     expected = project.made()
     with tqdm(total=kills, desc="kills") as bar:
         while len(rows) < kills:
@@ -115,28 +118,28 @@ def kill_and_resume(folder: Path, kills: int, target: str, longest: float, seed:
             first = len(rows)
             while True:
                 wait = draw.uniform(1.0, longest) if len(rows) < kills else None
-                code, said = project.run(target, wait)
+                code, output = project.run(target, wait)
                 if len(rows) > first:
                     rows[-1]["resumed"] = code in (None, 0)
                 if code is not None:
                     break
-                rows.append({"kill": len(rows) + 1, "at_seconds": round(wait, 1), "stage": at_work(said)})
+                rows.append({"kill": len(rows) + 1, "at_seconds": round(wait, 1), "stage": at_work(output)})
                 bar.update()
             for row in rows[first:]:
                 row["equal"] = code == 0 and project.made() == expected
             if code:
-                print(said[-2000:], file=sys.stderr)
+                print(output[-2000:], file=sys.stderr)
     return pd.DataFrame(rows)
 
 
 def main(kills: int) -> int:
-    """Kill, write the table, and tell; the exit status."""
+    """Run the test, write and summarise the table; return the exit status."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         table = kill_and_resume(Path(folder) / "project", kills, TARGET, LONGEST)
     table.to_csv(Path(__file__).with_name("kills.csv"), index=False)
     good = int((table["resumed"] & table["equal"]).sum())
-    print(f"{good} of {len(table)} kills resumed with equal results, in {(time.monotonic() - began) / 60:.0f} min")
+    print(f"{good} of {len(table)} killed runs resumed with equal results, in {(time.monotonic() - began) / 60:.0f} min")
     return int(good < len(table))
 
 

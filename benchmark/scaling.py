@@ -1,9 +1,10 @@
-"""How do time and memory grow with the number of particles? 10,000, 30,000 and 100,000 images of 64 px, inferred at 32 px.
+"""Time and memory as a function of the number of particles: 10,000, 30,000 and 100,000 images of 64 px, inferred at 32 px.
 
-The stacks are made for this (a thousand simulated particles, again and again with fresh noise) and removed. Each size runs in
-a process of its own. Training is left out: how much of a large stack it sees is one's own choice (`share`). Writes
-benchmark/scaling.csv (particles, stage, seconds, peak_memory_mb) and figures/scaling.png. Usage, after `make repro`:
-python benchmark/scaling.py [MODEL_FOLDER]
+The script creates the stacks from 1,000 simulated particles, repeated with new noise, and removes them afterwards. Each size
+runs in a separate process. Training is not measured, because the user chooses the fraction of the particles that it uses
+(`trained_share`). The script writes benchmark/scaling.csv (particles, stage, seconds, peak_memory_mb) and figures/scaling.png.
+
+Usage, after `make repro`: python benchmark/scaling.py [MODEL_FOLDER]
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ COUNTS = (10_000, 30_000, 100_000)
 
 
 def make(folder: Path, source: Path, count: int) -> Path:
-    """A stack of ``count`` particles in a folder, from the first thousand of another; its STAR."""
+    """Write a stack of ``count`` particles, copies of the first 1,000 of ``source`` with new noise; return its STAR file."""
     table, images = read_table(source), open_stack(source.with_name("particles.mrcs"))
     few, box, draw = min(1000, len(images)), 64, np.random.default_rng(0)
     smaller = crop_images(torch.from_numpy(np.array(images[:few], dtype=np.float32)), box).numpy()
@@ -51,17 +52,18 @@ def make(folder: Path, source: Path, count: int) -> Path:
 
 
 def measure(star: Path, model: Path) -> None:
-    """Prepare and predict; print a line of JSON for each, with the peak so far."""
+    """Prepare and predict a stack; print one JSON line per stage, with the peak memory so far."""
     out = star.parent
     began = time.perf_counter()
     stack = prepare_stack(star, out / "prepared", trained_preprocessing(model, {}), progress=False)
-    say("preprocess", time.perf_counter() - began)
+    report("preprocess", time.perf_counter() - began)
     began = time.perf_counter()
     predict_stack(stack, model, PredictionRequest("amortized"), out / "predicted")
-    say("predict", time.perf_counter() - began)
+    report("predict", time.perf_counter() - began)
 
 
-def say(stage: str, seconds: float) -> None:
+def report(stage: str, seconds: float) -> None:
+    """Print the cost of a stage as one line of JSON."""
     print(json.dumps({"stage": stage, "seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}), flush=True)
 
 
@@ -77,7 +79,8 @@ def main(model: Path) -> None:
     table = pd.DataFrame(rows)
     table.to_csv(Path(__file__).with_suffix(".csv"), index=False)
     plots.style()
-    plots.save(plots.scaling(table), project_root() / "figures/scaling.png", "Time and memory against particles")
+    title = "Time and memory of preprocessing (64 px to 32 px) and of prediction"
+    plots.save(plots.scaling(table), project_root() / "figures/scaling.png", title)
 
 
 if __name__ == "__main__":

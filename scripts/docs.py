@@ -1,9 +1,9 @@
-"""The site: README, guides, lessons, result notebooks and API reference as static pages that need no other host.
+"""Build the site: README, guides, lessons, result notebooks and API reference as static pages without requests to other hosts.
 
-The script lays out the pages in results/site/source: the README, CONTRIBUTING, CHANGELOG, the guides of docs/, the executed
-notebooks (as committed where there is no executed copy), one page for each sub-package and module, and every file that a page
-links to. Sphinx renders the pages into results/site/html. The script then checks that each link arrives and that no page loads
-anything from another host. Usage: python scripts/docs.py
+The script writes the source pages into results/site/source: the README, CONTRIBUTING, CHANGELOG, the guides of docs/, the
+notebooks (the executed copy in results/ where it exists, else the committed notebook), one page for each sub-package and
+module, and every file that a page links to. Sphinx renders the pages into results/site/html. The script then checks that each
+link has a target and that no page loads anything from another host. Usage: python scripts/docs.py
 """
 
 from __future__ import annotations
@@ -25,63 +25,98 @@ from sphinx.cmd.build import build_main
 import hetacumn
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAPTERS = {  # caption → notebook: its executed copy in results/
-    "Lessons": {f"lessons/{name}": f"lessons/{name}" for name in
-                ("1_tour", "2_image_formation", "3_poses", "4_two_tasks", "5_how_right")},
-    "Pipeline": {
-        "pipeline/1_simulate": "adk/particles/1_simulate", "pipeline/2_train": "adk/hetacumn/2_train",
-        "pipeline/3_predict": "adk/hetacumn/3_predict", "pipeline/4_evaluate": "adk/evaluation/4_evaluate",
-        "pipeline/5_figures": "5_figures",
+#: Caption in the menu → notebook → its title in the menu, and its executed copy in results/.
+CHAPTERS = {
+    "Lessons": {
+        "lessons/1_tour": ("Lesson 1: a tour from images to volumes", "lessons/1_tour"),
+        "lessons/2_image_formation": ("Lesson 2: image formation", "lessons/2_image_formation"),
+        "lessons/3_poses": ("Lesson 3: poses", "lessons/3_poses"),
+        "lessons/4_two_tasks": ("Lesson 4: the two tasks", "lessons/4_two_tasks"),
+        "lessons/5_how_right": ("Lesson 5: the best possible accuracy", "lessons/5_how_right"),
     },
-    "Real data": {"real/1_download": "empiar-10180/1_download", "real/2_prepare": "real-twin/prepared/2_prepare",
-                  "real/3_report": "real-twin/3_report", "real/4_compare": "compared/4_compare"},
-    "Benchmark": {"benchmark/1_program": "benchmark/adk-snr100-3k/relion/1_program",
-                  "benchmark/2_tables": "benchmark/2_tables", "benchmark/3_convergence": "convergence/3_convergence"},
-    "Exploration": {"explore": "explore"},
-}  # fmt: skip
-GUIDES = [f"docs/{name}" for name in ("own_particles", "benchmark", "published_data", "gpus_and_clusters", "speed")]
+    "Pipeline": {
+        "pipeline/1_simulate": ("Pipeline 1: simulate", "adk/particles/1_simulate"),
+        "pipeline/2_train": ("Pipeline 2: train", "adk/hetacumn/2_train"),
+        "pipeline/3_predict": ("Pipeline 3: predict", "adk/hetacumn/3_predict"),
+        "pipeline/4_evaluate": ("Pipeline 4: evaluate", "adk/evaluation/4_evaluate"),
+        "pipeline/5_figures": ("Pipeline 5: tables and figures", "5_figures"),
+    },
+    "Published data": {
+        "real/1_download": ("Published data 1: download", "empiar-10180/1_download"),
+        "real/2_prepare": ("Published data 2: preprocess", "real-twin/prepared/2_prepare"),
+        "real/3_report": ("Published data 3: report", "real-twin/3_report"),
+        "real/4_compare": ("Published data 4: compare two results", "compared/4_compare"),
+    },
+    "Benchmark": {
+        "benchmark/1_program": ("Benchmark 1: another program", "benchmark/adk-snr100-3k/relion/1_program"),
+        "benchmark/2_tables": ("Benchmark 2: tables and figures", "benchmark/2_tables"),
+        "benchmark/3_convergence": ("Benchmark 3: convergence from ten seeds", "convergence/3_convergence"),
+    },
+    "Exploration": {"explore": ("Interactive exploration of a result", "explore")},
+}
+GUIDES = [f"docs/{name}" for name in (
+    "own_particles", "settings", "checking_results", "other_programs", "method", "results", "benchmark", "published_data",
+    "gpus_and_clusters", "speed",
+)]  # fmt: skip
 PROJECT = ["CONTRIBUTING", "CHANGELOG"]
 PAGES = {f"{name}.md" for name in GUIDES + PROJECT}
-NOT_RUN = "```{note}\nAs committed, without results: they were not made on the machine that built this site.\n```"
+NOT_RUN = "```{note}\nThis notebook is shown without results: it was not executed before the site was built.\n```"
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 
 
 def main(site: Path) -> int:
-    """Build the site in a folder, from what is in results/; the exit status."""
+    """Build the site in a folder from the content of results/; return the exit status."""
+    if problems := page_list_problems():
+        return _report(problems)
     shutil.rmtree(site, ignore_errors=True)
-    lay_out(site / "source")
+    write_pages(site / "source")
     options = ["-q", "-W", "--keep-going", "-j", "auto", "-c", str(ROOT / "docs")]
     if status := build_main([*options, str(site / "source"), str(site / "html")]):
         return status
-    found = faults(site / "html")
-    for fault in found:
-        print(f"error: {fault}", file=sys.stderr)
+    status = _report(link_problems(site / "html"))
     print(f"The site is {site / 'html/index.html'}")
-    return 1 if found else 0
+    return status
 
 
-def lay_out(source: Path) -> None:
-    """Write the pages for Sphinx, and copy the files of the repository that they link to, laid out as there."""
+def _report(problems: list[str]) -> int:
+    """Print each problem as an error; return the exit status."""
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def page_list_problems(root: Path = ROOT) -> list[str]:
+    """List the pages of the site without a file, and the Markdown files of the root folder and of docs/ without a page."""
+    files = {path.relative_to(root).as_posix() for folder in ("", "docs") for path in (root / folder).glob("*.md")}
+    missing = [f"{name}: no such file; expected every page of PAGES in scripts/docs.py" for name in sorted(PAGES - files)]
+    unlisted = [f"{name}: not a page of the site; expected it in GUIDES or PROJECT of scripts/docs.py"
+                for name in sorted(files - PAGES - {"README.md"})]  # fmt: skip
+    return missing + unlisted
+
+
+def write_pages(source: Path) -> None:
+    """Write the source pages for Sphinx, and copy the files that they link to, in the folder layout of the repository."""
     for notebooks in CHAPTERS.values():
-        for name, ran in notebooks.items():
-            committed, executed = ROOT / f"notebooks/{name}.ipynb", ROOT / f"results/{ran}.ipynb"
+        for name, (_, copy) in notebooks.items():
+            committed, executed = ROOT / f"notebooks/{name}.ipynb", ROOT / f"results/{copy}.ipynb"
             notebook = nbformat.read(executed if executed.exists() else committed, as_version=4)
             if not executed.exists():
                 notebook.cells.insert(1, nbformat.v4.new_markdown_cell(NOT_RUN))
             page = source / f"notebooks/{name}.ipynb"
             page.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, page)
-    lay_out_api(source / "api")
+    write_api_pages(source / "api")
     for name in GUIDES + PROJECT:
-        _put(source / f"{name}.md", _linked((ROOT / f"{name}.md").read_text(), source, Path(name).parent))
+        _put(source / f"{name}.md", _with_site_links((ROOT / f"{name}.md").read_text(), source, Path(name).parent))
     contents = [_toctree(GUIDES, "Guides")]
-    contents += [_toctree([f"notebooks/{name}" for name in notebooks], caption) for caption, notebooks in CHAPTERS.items()]
+    for caption, notebooks in CHAPTERS.items():
+        contents.append(_toctree([f"{title} <notebooks/{name}>" for name, (title, _) in notebooks.items()], caption))
     contents += [_toctree(["api/index"], "Reference"), _toctree(PROJECT, "Project")]
-    _put(source / "index.md", _linked((ROOT / "README.md").read_text(), source) + "\n" + "\n".join(contents))
+    _put(source / "index.md", _with_site_links((ROOT / "README.md").read_text(), source) + "\n" + "\n".join(contents))
 
 
-def lay_out_api(folder: Path) -> None:
-    """Write the pages of the API reference: an index of the sub-packages, a page for each with its modules, a page a module."""
+def write_api_pages(folder: Path) -> None:
+    """Write the API reference: an index of the sub-packages, one page for each sub-package, and one page for each module."""
     packages = subpackages()
     for package, modules in packages.items():
         listed = "\n".join([".. toctree::", "   :hidden:", "", *(f"   {name}" for name in modules)])
@@ -95,7 +130,7 @@ def lay_out_api(folder: Path) -> None:
 
 
 def subpackages() -> dict[str, list[str]]:
-    """The sub-packages of hetacumn, each with its modules; `__main__` modules run when imported, and are left out."""
+    """Return the modules of each sub-package of hetacumn, without `__main__` modules, which run when they are imported."""
     packages = [f"hetacumn.{one.name}" for one in pkgutil.iter_modules(hetacumn.__path__) if one.ispkg]
     return {package: [f"{package}.{one.name}" for one in pkgutil.iter_modules(import_module(package).__path__)
                       if one.name != "__main__"] for package in packages}  # fmt: skip
@@ -106,7 +141,7 @@ def _module_page(name: str) -> str:
 
 
 def _sentence(name: str) -> str:
-    """The first line of a module's docstring."""
+    """Return the first line of a module's docstring."""
     return (import_module(name).__doc__ or "").strip().splitlines()[0]
 
 
@@ -120,33 +155,33 @@ def _toctree(pages: list[str], caption: str = "") -> str:
     return "\n".join(["```{toctree}", ":hidden:", *options, "", *pages, "```", ""])
 
 
-def _linked(text: str, source: Path, folder: Path = Path()) -> str:
-    """Lead the links of a Markdown text in ``folder`` of the project to pages of the site, and copy the other linked files.
+def _with_site_links(text: str, source: Path, folder: Path = Path()) -> str:
+    """Point the relative links of a Markdown text in ``folder`` of the project to pages of the site; copy other linked files.
 
-    A link to a module or a sub-package leads to its API page, a link to the README to the front page.
+    A link to a module or a sub-package gets its API page as target, a link to the README the front page.
     """
 
-    def led(found: re.Match) -> str:
-        begin, target, anchor, end = found.groups(default="")
+    def with_site_target(link: re.Match) -> str:
+        begin, target, anchor, end = link.groups(default="")
         if "://" in target:
-            return found[0]
-        aim = os.path.normpath(folder / target)
-        if aim == "README.md":
+            return link[0]
+        file = os.path.normpath(folder / target)
+        if file == "README.md":
             target = os.path.relpath("index.md", folder)
-        elif re.fullmatch(r"hetacumn/[\w/]*(\.py)?", aim):
-            module = aim.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        elif re.fullmatch(r"hetacumn/[\w/]*(\.py)?", file):
+            module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             target = os.path.relpath(f"api/{module}.rst", folder)
-        elif aim not in PAGES and not (source / aim).exists():
-            (source / aim).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / aim, source / aim)
+        elif file not in PAGES and not (source / file).exists():
+            (source / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, source / file)
         return f"{begin}{target}{anchor}{end}"
 
-    return LINK.sub(led, text)
+    return LINK.sub(with_site_target, text)
 
 
 @dataclass
 class Page(HTMLParser):
-    """What a page links to, what it loads by itself, and the anchors that it has."""
+    """The links, the loaded files and the anchors of an HTML page."""
 
     links: list[str] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
@@ -170,27 +205,28 @@ class Page(HTMLParser):
         self.loads += [given[name] for name in ("src", "data", "poster") if given.get(name) and tag != "a"]
 
 
-def faults(html: Path) -> list[str]:
-    """Links that lead nowhere within the site, and things that its pages or style sheets load from elsewhere."""
+def link_problems(html: Path) -> list[str]:
+    """List the links within the site that have no target, and the files that pages or style sheets load from other hosts."""
     pages = {path.resolve(): Page.read(path) for path in html.rglob("*.html")}
-    found = []
+    problems = []
     for path, page in pages.items():
         name = path.relative_to(html.resolve())
-        found += [f"{name} loads {url}" for url in page.loads if _elsewhere(url)]
-        for url in (url for url in page.links + page.loads if not urlsplit(url).scheme and not _elsewhere(url)):
+        problems += [f"{name}: loads {url}; expected a file of the site" for url in page.loads if _is_elsewhere(url)]
+        for url in (url for url in page.links + page.loads if not urlsplit(url).scheme and not _is_elsewhere(url)):
             parts = urlsplit(url)
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if not target.is_file():
-                found.append(f"{name} links to {url}, which is not there")
+                problems.append(f"{name}: link to {url}; expected a file of the site")
             elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
-                found.append(f"{name} links to {url}, which has no such place")
+                problems.append(f"{name}: link to {url}; expected an anchor of that page")
     for path in html.rglob("*.css"):
         loads = re.findall(r"""(?:url\(|@import\s)["'\s]*([^"')\s]+)""", path.read_text())
-        found += [f"{path.relative_to(html)} loads {url}" for url in loads if _elsewhere(url)]
-    return found
+        name = path.relative_to(html)
+        problems += [f"{name}: loads {url}; expected a file of the site" for url in loads if _is_elsewhere(url)]
+    return problems
 
 
-def _elsewhere(url: str) -> bool:
+def _is_elsewhere(url: str) -> bool:
     return urlsplit(url).scheme in ("http", "https", "ftp", "ws", "wss") or url.startswith("//")
 
 

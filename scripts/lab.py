@@ -1,4 +1,4 @@
-"""Starts each kernel of `make lab` in the project's folder, from which notebooks name their files."""
+"""Set the working directory of each kernel of `make lab` to the project folder, which relative paths in notebooks assume."""
 
 import os
 

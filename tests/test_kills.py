@@ -17,5 +17,5 @@ def test_three_kills_do_not_change_the_results(tmp_path):
 
 
 def test_the_stages_at_work_are_read_off_what_was_said():
-    said = "3 stages to run\nem@adk: begins\ntrain@adk-x: begins\nem@adk: 50%\nem@adk: done after 3 s\n"
+    said = "3 stages to run\nem@adk: started\ntrain@adk-x: started\nem@adk: 50%\nem@adk: done after 3 s\n"
     assert kills.at_work(said) == "train@adk-x" and kills.at_work("") == "none"

@@ -60,8 +60,8 @@ def test_the_printed_numbers_of_a_lesson_support_its_text(lesson):
         standard_error = 39 / 1500**0.5  # of the mean of 1,500 angles between random directions (sine density)
         assert abs(chance[1] - view[1]) < 3 * 2**0.5 * standard_error  # z does not predict the view
     elif name == "5_how_right":
-        predicted, found = number(r"predicted accuracy (\S+),", printed), number(r"found (\S+)\s", printed)
+        predicted, found = number(r"predicted accuracy (\S+),", printed), number(r"measured (\S+)\s", printed)
         assert abs(predicted - found) < 0.03
-        assert number(r"with corrections\s+(\S+)", printed) > 0.94 and number(r"searched\s+(\S+)", printed) > 0.95
+        assert number(r"with decoder feedback\s+(\S+)", printed) > 0.94 and number(r"exhaustive search\s+(\S+)", printed) > 0.95
     else:
         pytest.fail(f"no claim of {name} is checked")

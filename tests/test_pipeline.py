@@ -176,6 +176,7 @@ def test_the_figures_and_their_table_are_written(done, project):
         "volumes_adk",
         "fsc",
         "training",
+        "overview",
     ]
     assert {f"{name}.png" for name in names} | {"results.csv"} <= figures
     table = pd.read_csv(project / "figures/results.csv")
@@ -232,7 +233,7 @@ def test_an_absent_baseline_program_is_in_the_benchmark_table_without_scores(don
         "particles",
         "results/adk/particles/particles.star",
     )
-    assert ran.returncode == 0 and "cryodrgn2 gave no answer" in ran.stdout, ran.stderr[-3000:]
+    assert ran.returncode == 0 and "cryodrgn2 returned no prediction" in ran.stdout, ran.stderr[-3000:]
     ablated = project / "results/benchmark/ablation/adk/ablation-none/0"
     shutil.copytree(done / "hetacumn", ablated)
     seen_less = project / "results/benchmark/share/adk/10"
@@ -303,7 +304,7 @@ def test_two_predictions_are_compared_on_their_common_particles(done, project):
     "arguments, message",
     [
         (("method", "em", "particles", "absent/particles.star", "out", "out"), "absent/particles.star"),
-        (("dataset", "adk", "sed", 3, "out", "out"), "2_train.ipynb has no parameter sed; it knows dataset"),
+        (("dataset", "adk", "sed", 3, "out", "out"), "2_train.ipynb has no parameter sed; its parameters are dataset"),
         (("dataset", "adk", "method", "em", "classes", 500, "out", "out"), "500 classes for 84 particles"),
         (("dataset", "adk", "method", "best", "out", "out"), "best"),
     ],

@@ -10,10 +10,13 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 from matplotlib import pyplot
-from matplotlib.collections import PathCollection
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from PIL import Image
 
 from hetacumn import plots
+from hetacumn.physics.fsc import resolution_A
+from hetacumn.plots.images import scale_bar_A
 
 DATASETS = ["adk", "ribosome"]
 METHODS = list(plots.METHODS)
@@ -70,7 +73,7 @@ def made(blobs):
     )
     history = pd.DataFrame({"batch": range(50), "loss": random.random(50)})
     return {
-        "particle_gallery": (clean, [c + random.normal(size=c.shape) for c in clean], DATASETS),
+        "particle_gallery": (clean, [c + random.normal(size=c.shape) for c in clean], DATASETS, 6, ("a", "b"), [1.6, 3.2]),
         "confusion_matrix": ({d: {m: random.integers(1, 99, (3, 3)) for m in METHODS} for d in DATASETS},),
         "accuracy_bars": (accuracies,),
         "accuracy_lines": (runs, ("snr", "SNR")),
@@ -106,7 +109,7 @@ def made(blobs):
             {d: {m: random.lognormal(1, 1, 300) for m in METHODS[-2:]} for d in DATASETS},
             dict.fromkeys(DATASETS, 1.0),
         ),
-        "volume_surfaces": (truth, {m: truth for m in METHODS[-2:]}),
+        "volume_surfaces": (truth, {m: truth for m in METHODS[-2:]}, None, "truth", 3.2),
         "fsc_curves": (fsc,),
         "training_curves": (
             {d: {"hetacumn": history} for d in DATASETS},
@@ -121,7 +124,10 @@ def made(blobs):
         "curves": (np.arange(1, 9), {"one": np.arange(8), "two": np.arange(8) ** 2}, "x", "y", True),
         "map_fsc": ({"all": np.exp(-np.arange(16) / 9), "class 1": np.exp(-np.arange(16) / 5)}, 3.2),
         "defocus_histogram": (random.normal(15_000, 3000, 500), random.normal(15_000, 3000, 500)),
-        "path_surfaces": (np.concatenate([truth, truth[:1]]),),
+        "path_surfaces": (np.concatenate([truth, truth[:1]]), 5, 3.2),
+        "overview": (
+            plots.Overview("toy", clean[0], 1.6, random.normal(size=(200, 4)), classes["adk"] % 2, truth, truth, 3.2),
+        ),
     }
 
 
@@ -151,6 +157,7 @@ def made(blobs):
         "curves",
         "scaling",
         "log_ratio_histogram",
+        "overview",
     ],
 )
 def test_a_figure_is_reproducible_to_the_byte_and_small_enough_for_git(name, made, tmp_path):
@@ -216,13 +223,30 @@ def test_a_wrong_shape_is_refused(made):
 def test_a_bar_of_accuracy_is_the_mean_over_seeds_in_the_style_of_its_method(made):
     table = pd.concat([made["accuracy_bars"][0].assign(accuracy=a, accuracy_unseen=a - 0.1) for a in (0.8, 0.9)])
     axis = plots.accuracy_bars(table).axes[0]
-    assert [bar.get_width() for bar in axis.patches] == pytest.approx([0.85] * len(METHODS))
-    assert [bar.get_hatch() or "" for bar in axis.patches] == [plots.METHODS[m].hatch for m in METHODS]
-    assert [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in axis.patches] == [
-        plots.METHODS[m].colour for m in METHODS
-    ]
-    assert [text.get_text() for text in axis.get_yticklabels()] == [plots.METHODS[m].label for m in METHODS]
+    bars = axis.patches[: len(METHODS)]
+    assert [bar.get_width() for bar in bars] == pytest.approx([0.85] * len(METHODS))
+    assert [bar.get_hatch() or "" for bar in bars] == [plots.METHODS[m].hatch for m in METHODS]
+    assert [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in bars] == [plots.METHODS[m].colour for m in METHODS]
+    names = [text.get_text() for text in axis.get_yticklabels()]
+    assert names[: len(METHODS)] == [plots.METHODS[m].two_lines for m in METHODS]
     assert axis.get_lines()[0].get_xdata() == pytest.approx([0.75] * len(METHODS))
+
+
+def test_each_bayes_bound_has_a_bar_and_a_number_of_its_own(made):
+    axis = plots.accuracy_bars(made["accuracy_bars"][0]).axes[0]
+    assert [bar.get_width() for bar in axis.patches[len(METHODS) :]] == pytest.approx([0.95, 0.99])
+    assert [text.get_text() for text in axis.texts][-2:] == ["95.00 %", "99.00 %"]
+
+
+def test_markers_of_equal_accuracy_stand_side_by_side_and_others_stay(made):
+    table = made["accuracy_lines"][0].assign(bound_marginal=0.99)
+    odds = {m: 0.0 if m in METHODS[:3] else 0.7 * METHODS.index(m) for m in METHODS}
+    table["accuracy"] = table["method"].map({m: 1 / (1 + np.exp(-value)) for m, value in odds.items()})
+    axis = plots.accuracy_lines(table, ("snr", "SNR")).axes[0]
+    lines = {c.get_label(): c.lines[0].get_xdata() for c in axis.containers}
+    first = [lines[plots.METHODS[m].explained][0] for m in METHODS]
+    assert len(set(first[:3])) == 3 and np.exp(np.log(first[:3]).mean()) == pytest.approx(0.01)
+    assert first[3:] == pytest.approx([0.01] * (len(METHODS) - 3))
 
 
 def test_a_bar_of_the_ablation_is_a_mean_and_its_points_are_the_seeds(made):
@@ -264,12 +288,86 @@ def test_log_ratios_are_stacked_from_the_last_group_to_the_first(made):
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["one", "two", "none"]
 
 
-def test_equal_fsc_curves_are_marked_at_different_shells(made):
+def test_every_method_has_a_panel_for_its_fsc_with_the_resolution_of_its_worst_class(made):
     table = made["fsc_curves"][0]
-    axis = plots.fsc_curves(table).axes[0]
-    markers = [points for points in axis.collections if isinstance(points, PathCollection)]
-    marked = [x for points in markers for x in points.get_offsets()[:, 0]]
-    assert len(marked) == len(set(marked)) == table["frequency_per_A"].nunique()
+    worse = (table["class"] == 2) & (table["method"] == "em")
+    table = table.assign(fsc=table["fsc"].where(~worse, table["fsc"] ** 2))
+    figure = plots.fsc_curves(table)
+    assert len(figure.axes) == len(DATASETS) * len(METHODS)
+    for place, method in enumerate(METHODS):
+        axis = figure.axes[place * len(DATASETS)]
+        rows = table[(table["dataset"] == DATASETS[0]) & (table["method"] == method)]
+        curve, threshold = axis.get_lines()
+        assert curve.get_ydata() == pytest.approx(rows.groupby("frequency_per_A")["fsc"].mean().to_numpy())
+        assert set(threshold.get_ydata()) == {0.5}
+        curves = [torch.tensor(one["fsc"].to_numpy()) for _, one in rows.groupby("class")]
+        assert [text.get_text() for text in axis.texts] == [f"{max(resolution_A(c, 200 / 32) for c in curves):.3g} Å"]
+
+
+def test_half_maps_that_agree_almost_wholly_are_apart_on_the_axis():
+    flat = {"class 1": np.full(16, 0.99, dtype=np.float32), "class 2": np.full(16, 0.998, dtype=np.float32)}
+    figure = plots.map_fsc(flat, 3.2)
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    heights = [axis.transData.transform((0.01, value))[1] for value in (0.99, 0.998)]
+    assert heights[1] - heights[0] > 20  # pixels
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["class 1: 6.4 Å (Nyquist)", "class 2: 6.4 Å (Nyquist)", "FSC 0.143"]
+
+
+def bars_of(axis):
+    """The scale bars of a panel."""
+    return [line for line in axis.get_lines() if line.get_label() == "scale bar"]
+
+
+@pytest.mark.parametrize("extent_A", [7.0, 40.0, 102.4, 460.8, 1000.0])
+def test_a_scale_bar_has_a_round_length_of_a_sixth_to_two_fifths_of_the_view(extent_A):
+    length_A = scale_bar_A(extent_A)
+    assert 0.16 * extent_A <= length_A <= 0.4 * extent_A
+    assert f"{length_A:e}"[:8] in ("1.000000", "2.000000", "5.000000")
+
+
+def test_a_scale_bar_in_pixels_is_its_length_in_angstrom_at_every_pixel_size():
+    fine, coarse = np.random.default_rng(0).normal(size=(2, 64, 64)), np.random.default_rng(0).normal(size=(2, 32, 32))
+    figure = plots.particle_gallery([coarse], [fine], ["adk"], columns=2, pixels_A=[1.5])
+    for axis, pixel_A in ((figure.axes[0], 3.0), (figure.axes[2], 1.5)):
+        start, end = bars_of(axis)[0].get_xdata()
+        assert f"{(end - start) * pixel_A:g} Å" in [text.get_text() for text in axis.texts] and end < len(
+            axis.images[0].get_array()
+        )
+    assert not bars_of(figure.axes[1])
+    axis = plots.pictures(fine, ["a", "b"], pixel_A=2.0).axes[0]
+    start, end = bars_of(axis)[0].get_xdata()
+    assert [text.get_text() for text in axis.texts] == [f"{2 * (end - start):g} Å"]
+
+
+def test_the_scale_bar_of_a_surface_measures_a_ball_of_known_diameter():
+    plots.style()
+    box, radius, voxel_A = 48, 14, 5.0
+    z, y, x = np.mgrid[:box, :box, :box] - box // 2
+    ball = 1 / (1 + np.exp(2 * (np.sqrt(x**2 + y**2 + z**2) - radius)))
+    figure = plots.volume_surfaces(ball[None], {}, voxel_A=voxel_A)
+    length_A = float(figure.axes[0].texts[0].get_text().removesuffix(" Å"))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba()).astype(int)[:, :, :3]
+    blue = pixels[:, :, 2] - pixels[:, :, 0] > 30
+    width = np.ptp(blue.any(0).nonzero()[0]) + 1
+    black = (pixels[blue.any(1).nonzero()[0].max() + 1 :].sum(2) < 60).sum(1).max()
+    half = radius + np.log(3) / 2  # where the density is a quarter of its maximum
+    assert width / black == pytest.approx(2 * half * voxel_A / length_A, rel=0.06)
+
+
+def test_the_overview_fits_a_page_and_shows_every_class_twice(made, tmp_path):
+    plots.style()
+    figure = plots.overview(*made["overview"])
+    plots.save(figure, tmp_path / "overview.png")
+    with Image.open(tmp_path / "overview.png") as image:
+        assert image.width <= 1600
+    assert sum(hasattr(axis, "get_zlim") for axis in figure.axes) == 2 * len(made["overview"][0].truth)
+    assert sum(len(bars_of(axis)) for axis in figure.axes) == 2  # of the particles and of the volumes
+    latent = figure.axes[4]
+    assert sum(len(line.get_xdata()) for line in latent.get_lines()) == 200
 
 
 def test_views_are_labelled_by_tilt():
@@ -289,7 +387,8 @@ def test_tensors_and_series_are_plotted_like_arrays():
 
 def test_a_path_is_drawn_from_end_to_end_under_its_own_numbers(made):
     figure = plots.path_surfaces(made["path_surfaces"][0].repeat(5, axis=0)[:10])
-    assert [text.get_text() for text in figure.texts] == ["1", "3", "5", "8", "10"]
+    numbers = [f"volume {number}" for number in (1, 3, 5, 8, 10)]
+    assert [text.get_text() for text in figure.texts] == ["front", "side (90°)", *numbers]
 
 
 def test_many_classes_and_one_latent_dimension_can_be_plotted(made):
@@ -311,8 +410,8 @@ def test_text_is_at_least_eight_points(made):
 def test_a_method_has_one_colour_everywhere(made):
     plots.style()
     wanted = [plots.METHODS[m].colour for m in METHODS]
-    lines = plots.fsc_curves(*made["fsc_curves"]).axes[0].get_lines()[: len(METHODS)]
-    assert [line.get_color() for line in lines] == wanted
+    axes = plots.fsc_curves(*made["fsc_curves"]).axes[:: len(DATASETS)]
+    assert [axis.get_lines()[0].get_color() for axis in axes] == wanted
 
 
 def test_a_method_that_is_missing_for_one_dataset_leaves_a_gap(made, tmp_path):
@@ -323,15 +422,15 @@ def test_a_method_that_is_missing_for_one_dataset_leaves_a_gap(made, tmp_path):
     del confusions["adk"]["em"]
     figure = plots.accuracy_bars(table)
     places = [[round(bar.get_y() + bar.get_height() / 2) for bar in axis.patches] for axis in figure.axes]
-    assert places[1] == list(range(len(METHODS)))
-    assert places[0] == [place for place in places[1] if METHODS[place] != "em"]
+    assert places[1][: len(METHODS)] == list(range(len(METHODS)))
+    assert places[0] == [place for place in places[1] if place >= len(METHODS) or METHODS[place] != "em"]
     plots.save(figure, tmp_path / "accuracy.png")
     plots.save(plots.confusion_matrix(confusions), tmp_path / "confusion.png")
 
 
 def test_a_users_own_method_is_plotted(made, tmp_path):
     plots.style()
-    truth, volumes = made["volume_surfaces"]
+    truth, volumes = made["volume_surfaces"][:2]
     plots.save(plots.volume_surfaces(truth, {"mine": truth, **volumes}), tmp_path / "volumes.png")
     histories = {"adk": {"mine": pd.DataFrame({"step": range(9), "loss": range(9)})}}
     figure = plots.training_curves(histories, {"loss": "loss"}, ("step", "steps"))

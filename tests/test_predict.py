@@ -112,7 +112,7 @@ def test_a_search_with_the_true_volumes_finds_the_true_poses_and_classes(searche
 
 def test_images_of_another_field_of_view_are_refused(stack, model, tmp_path):
     other = replace(stack, metadata=replace(stack.metadata, optics=replace(stack.metadata.optics, pixel_A=1.1 * stack.pixel_A)))
-    with pytest.raises(HetacumnError, match=r"pixels of 3\.\d+ Å; expected 3\.2, the pixels that .* was trained on"):
+    with pytest.raises(HetacumnError, match=r"pixels of 3\.\d+ Å; expected 3\.2 Å, the pixel size that .* was trained on"):
         predict_stack(other, model, PredictionRequest("searched"), tmp_path)
 
 

@@ -77,12 +77,12 @@ def test_an_always_changed_stage_runs_after_its_inputs_and_alone_if_nothing_chan
     (project / "dvc.yaml").write_text(STAGES + TIMINGS)
     first = run()
     assert first.returncode == 0 and first.stdout.startswith("9 stages to run"), first.stdout + first.stderr
-    assert first.stdout.index("predict@a: done") < first.stdout.index("timings: begins")
+    assert first.stdout.index("predict@a: done") < first.stdout.index("timings: started")
     (project / "timings").unlink()
     lock = (project / "dvc.lock").read_bytes()
     again = run()
-    assert again.returncode == 0 and again.stdout.startswith("Everything is up to date; timings runs always"), again.stdout
-    assert [line for line in again.stdout.splitlines() if "begins" in line] == ["timings: begins"]
+    assert again.returncode == 0 and again.stdout.startswith("Everything is up to date; running only timings"), again.stdout
+    assert [line for line in again.stdout.splitlines() if "started" in line] == ["timings: started"]
     assert (project / "timings").exists() and (project / "times").read_text().split() == ["timed", "timed"]
     assert (project / "dvc.lock").read_bytes() == lock
     assert len((project / "ran").read_text().split()) == 3
@@ -126,7 +126,7 @@ def test_stages_that_do_not_need_a_failed_stage_run(project):
     path.write_text(STAGES.replace("cp out/em-${item}", "test ${item} = b && cp out/em-${item}"))
     ran = run()
     assert ran.returncode != 0 and ran.stderr.count("error: stage") == 1 and "error: stage train@a failed" in ran.stderr
-    assert "not run, as they need what failed: predict@a, figures" in ran.stderr
+    assert "not run, because a required stage failed: predict@a, figures" in ran.stderr
     assert (project / "out/predicted-b").read_text().split() == ["b", "c"]
 
 
@@ -150,5 +150,5 @@ def test_a_truncated_lock_without_a_copy_is_moved_away(project):
     lock.write_bytes(lock.read_bytes()[:100])
     shutil.rmtree(project / ".dvc/tmp/kept")
     again = run()
-    assert again.returncode == 0 and "dvc.lock: cut off by a kill; moved to dvc.cut" in again.stdout
+    assert again.returncode == 0 and "dvc.lock: truncated by a kill; moved to dvc.cut" in again.stdout
     assert (project / "dvc.cut").exists() and (project / "figure").read_text().split() == ["a", "c", "b", "c"]

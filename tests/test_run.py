@@ -74,7 +74,7 @@ def test_a_run_writes_the_executed_copy_and_a_rerun_writes_the_same_bytes(make_n
 
 
 def test_an_unknown_parameter_is_refused_with_the_known_ones(make_notebook):
-    with pytest.raises(HetacumnError, match="no parameter sed; it knows dataset, seed, out"):
+    with pytest.raises(HetacumnError, match="no parameter sed; its parameters are dataset, seed, out"):
         run_notebook(make_notebook(), {"sed": "1", "out": "x"})
 
 
@@ -152,7 +152,7 @@ def test_an_interruption_names_the_checkpoint(make_notebook, tmp_path):
     time.sleep(1)  # the runner is still printing that line
     process.terminate()
     assert process.wait(60) == 130
-    assert process.stderr.read().endswith("interrupted: the same command continues from out/checkpoint.pt\n")
+    assert process.stderr.read().endswith("interrupted: the same command resumes from out/checkpoint.pt\n")
     assert os.listdir(tmp_path / "out") == ["checkpoint.pt"]
 
 
@@ -171,7 +171,7 @@ def test_a_copy_with_other_parameters_holds_them_and_is_not_executed(make_notebo
 
 def test_a_missing_output_folder_and_a_missing_or_invalid_notebook_are_refused(make_notebook, tmp_path):
     notebook = make_notebook()
-    with pytest.raises(HetacumnError, match="nowhere to write"):
+    with pytest.raises(HetacumnError, match="no path for the executed copy"):
         run_notebook(notebook, {})
     with pytest.raises(HetacumnError, match="overwrite"):
         run_notebook(notebook, {"out": "."})
@@ -203,7 +203,7 @@ def test_a_killed_kernel_is_reported_in_one_line(make_notebook, capfd):
     notebook = make_notebook("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     assert main([str(notebook), "-p", "out", "out"]) == 2
     said = capfd.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: ") and "its process was killed, probably for lack of memory; run the command again" in said
+    assert said.startswith("error: ") and "the kernel was killed, probably because memory ran out; run the command" in said
     assert os.listdir("out") == []
 
 

@@ -33,7 +33,7 @@ def start(folder: Path, seconds: float) -> subprocess.Popen:
 def test_a_second_run_is_refused_while_the_first_lives_and_accepted_after_it(tmp_path):
     first = start(tmp_path / "out", 300)
     assert first.stdout.readline() == "holds\n"
-    with pytest.raises(HetacumnError, match=f"out: in use by process {first.pid}, which began .*; expected one run per folder"):
+    with pytest.raises(HetacumnError, match=f"out: in use by process {first.pid}, started .*; expected one run per folder"):
         with hold(tmp_path / "out"):
             pass
     first.send_signal(signal.SIGINT)
@@ -70,7 +70,7 @@ def test_one_of_several_simultaneous_runs_gets_the_lock_of_a_killed_run(tmp_path
 
 def test_a_lock_of_another_host_is_refused_with_the_way_to_remove_it(tmp_path):
     (tmp_path / LOCK).write_text(json.dumps({"host": "elsewhere", "process": 1, "began": 0.0}))
-    with pytest.raises(HetacumnError, match=r"process 1 of elsewhere, .* or remove .*\.lock if that run is gone"):
+    with pytest.raises(HetacumnError, match=r"process 1 on elsewhere, .* or remove .*\.lock if the process no longer exists"):
         with hold(tmp_path):
             pass
     assert (tmp_path / LOCK).exists()

@@ -1,10 +1,16 @@
-"""How fast is every part, and how near to what the machine can do? `make speed` prints and writes benchmark/speed/results.csv.
+"""The speed of every part, and its fraction of the peak of the machine. `make speed` writes benchmark/speed/results.csv.
 
-Each row is the median of several runs of one part on one box: particles a second, and the fraction of the machine's own peak,
-measured in the same process just before: of its matrix products, where a part is made of these (in bfloat16, if the hardware
-has it, for the encoder and the pose task, in float32 for all else); of its copying (read and written bytes), where it moves
-data. ``peer`` is the program, empty for this package. Images are noise plus slices of a random smooth volume: nothing here
-depends on what they show. Usage: python benchmark/speed/speed.py [--boxes 32 64 128 256] [--device cuda] [--peers .venv-peers]
+Each row is the median of several runs of one part at one box: particles per second, and the fraction of the peak, which the
+script measures in the same process beforehand. The peak depends on the part:
+
+- For parts that consist of matrix products, it is the peak rate of matrix products: in bfloat16 for the encoder and the pose
+  task, if the hardware supports it, and in float32 for all other parts.
+- For parts that move data, it is the peak rate of copying (bytes read and written).
+
+``peer`` is the name of another program; it is empty for this package. The images are noise plus slices of a random smooth
+volume, because the speed does not depend on the content of the images.
+
+Usage: python benchmark/speed/speed.py [--boxes 32 64 128 256] [--device cuda] [--peers .venv-peers]
 """
 
 from __future__ import annotations
@@ -59,14 +65,18 @@ FOLDER = Path(__file__).resolve().parent
 COLUMNS = ["what", "box", "device", "threads", "particles_per_second", "fraction_of_peak", "peer"]
 PIXEL_A = 3.0
 REPEATS = 5
-NATS = 700.0  # of signal in an image, as at SNR 0.1
-PEER_SECONDS = 400.0  # what another program gets for each measurement
+NATS = 700.0  # mean log-likelihood gain per image, as at SNR 0.1
+PEER_SECONDS = 400.0  # limit of processor time for each measurement of another program
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What the device does at most: multiplications and additions a second in single precision and in the format of a
-    network's layers, and bytes read and written a second."""
+    """The peak rates of a device.
+
+    - ``single``: floating-point operations per second of matrix products in single precision.
+    - ``layers``: floating-point operations per second of matrix products in the format of the network layers.
+    - ``bytes``: bytes read and written per second.
+    """
 
     single: float
     layers: float
@@ -74,7 +84,7 @@ class Peak:
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:
-    """The median of several runs, after one that does not count; a CUDA device is waited for."""
+    """Return the median duration of ``repeats`` runs after one warm-up run; wait for the work of a CUDA device."""
 
     def once() -> float:
         began = time.perf_counter()
@@ -88,7 +98,7 @@ def median_seconds(work: Callable[[], object], device: torch.device, repeats: in
 
 
 def measure_peak(device: torch.device) -> Peak:
-    """Large matrix products and large copies."""
+    """Measure the peak rates with large matrix products and large copies."""
     size = 8192 if device.type == "cuda" else 2048
 
     def products(kind: torch.dtype) -> float:
@@ -98,14 +108,14 @@ def measure_peak(device: torch.device) -> Peak:
     single = products(torch.float32)
     layers = single if layer_dtype(device) == torch.float32 else products(layer_dtype(device))
     much = torch.randn(2**28 if device.type == "cuda" else 2**25, device=device)
-    there = torch.empty_like(much)
-    return Peak(single, layers, 2 * 4 * len(much) / median_seconds(lambda: there.copy_(much), device))
+    target = torch.empty_like(much)
+    return Peak(single, layers, 2 * 4 * len(much) / median_seconds(lambda: target.copy_(much), device))
 
 
 def flops_of(work: Callable[[], object]) -> int:
-    """Of all matrix products of a call, as PyTorch counts them (what else is done counts as time alone)."""
+    """Count the floating-point operations of the matrix products in a call; PyTorch counts no other operations."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # only what the calling thread does is counted
+    torch.set_num_threads(1)  # the counter sees only the calling thread
     try:
         with FlopCounterMode(display=False) as counter:
             work()
@@ -115,13 +125,13 @@ def flops_of(work: Callable[[], object]) -> int:
 
 
 class Suite:
-    """The parts on synthetic stacks of one device; rows of the table gather in ``rows``."""
+    """Measurements of all parts on synthetic stacks on one device. ``rows`` collects the rows of the table."""
 
     def __init__(self, device: torch.device, venv: str):
         self.device, self.venv, self.rows = device, venv, []
         self.peak = measure_peak(device)
         self.generator = torch.Generator().manual_seed(0)
-        products = f"{self.peak.single / 1e9:.0f} GFLOP/s in float32 products, {self.peak.layers / 1e9:.0f} in those of layers"
+        products = f"{self.peak.single / 1e9:.0f} GFLOP/s in float32 products, {self.peak.layers / 1e9:.0f} in layer format"
         print(f"{device_name(device)}: {products}, {self.peak.bytes / 1e9:.1f} GB/s of copying", flush=True)
 
     def add(
@@ -135,8 +145,11 @@ class Suite:
         moved: float | None = None,
         peer: str = "",
     ) -> None:
-        """A row: ``particles`` took ``seconds``, with ``flops`` operations in single precision, or ``layers`` that are
-        mostly a network's, or ``moved`` bytes."""
+        """Add and print a row: a part processed ``particles`` in ``seconds``.
+
+        One of three numbers determines the fraction of the peak: ``flops``, operations in single precision; ``layers``,
+        operations that are mostly those of network layers; or ``moved``, bytes read and written.
+        """
         fraction = None
         if flops is not None:
             fraction = flops / seconds / self.peak.single
@@ -165,7 +178,7 @@ class Suite:
         print(f"{what:32} {box:4} px {particles / seconds:12,.1f} particles/s  {share:15} {peer}", flush=True)
 
     def stack(self, box: int, count: int) -> tuple[Tensor, Observations]:
-        """A basis of five smooth volumes ``(5, box, box, box)`` and images of the first, of NATS each."""
+        """Create a basis of five smooth volumes ``(5, box, box, box)``, and images of the first volume with a gain of NATS."""
         noise = smooth_noise(5, box, self.generator, box // 4)
         basis = (noise * soft_sphere(box, edge=box / 4)).to(self.device)
         basis = basis * torch.tensor([1.0, 0.3, 0.3, 0.3, 0.3], device=self.device)[:, None, None, None]
@@ -185,7 +198,7 @@ class Suite:
         return slicer(random_rotations(count, self.generator).to(self.device), plane.k)[:, 0]
 
     def run(self, box: int) -> None:
-        """All parts at one box."""
+        """Measure all parts at one box."""
         count = {32: 8000, 64: 4000, 128: 1000}.get(box, 400)
         if self.device.type == "cuda":
             count *= 4
@@ -205,7 +218,7 @@ class Suite:
         slicer, count = Slicer(basis), 500
         rotations = random_rotations(count, self.generator).to(self.device)
         seconds = median_seconds(lambda: slicer(rotations, data.k), self.device)
-        read = count * len(data.k) * 8 * 2 * 4 * len(basis)  # eight corners of a complex value of each volume
+        read = count * len(data.k) * 8 * 2 * 4 * len(basis)  # eight corners, each with one complex value per volume
         self.add("slices of 5 volumes", box, count, seconds, moved=read)
 
     def searching(self, box: int, basis: Tensor, data: Observations) -> None:
@@ -251,14 +264,14 @@ class Suite:
             trainer.step = 0
             trainer._advance()
 
-        def launched() -> None:  # as `advance`, where that replays what was recorded
+        def launched() -> None:  # as `advance`, without a CUDA graph, whose operations are not counted
             trainer._learn_poses(torch.zeros((), device=self.device))
 
         def joint() -> None:
             trainer.step = trainer.alone
             trainer._advance()
 
-        for _ in range(WARM_UP + 1):  # until it is recorded, if it will be
+        for _ in range(WARM_UP + 1):  # until the CUDA graph is recorded, if there is one
             advance()
         alone = median_seconds(encode, self.device)
         self.add("encoder, forward and backward", box, batch, alone, layers=flops_of(encode))
@@ -269,7 +282,7 @@ class Suite:
         whole = median_seconds(advance, self.device)
         self.add("training step, pose task", box, batch, whole, layers=flops_of(launched))
         self.add("training step, both tasks", box, config.batch, median_seconds(joint, self.device, 3), flops_of(joint))
-        print(f"{'':32} the pose task's step takes {whole / alone:.2f} times its encoder's", flush=True)
+        print(f"{'':32} a step of the pose task takes {whole / alone:.2f} times as long as its encoder", flush=True)
 
     def inference(self, box: int, basis: Tensor, data: Observations) -> None:
         config = TrainConfig()
@@ -295,7 +308,7 @@ class Suite:
             self.add("inference, refined", box, len(few), median_seconds(refined, self.device, 3), flops_of(refined))
 
     def preprocessing(self, box: int, count: int) -> None:
-        """From a stack of twice the box on disk to a prepared one."""
+        """Measure the preparation of a stack on disk with twice the box."""
         count = min(count, 2000)
         with tempfile.TemporaryDirectory() as folder:
             source = write_stack(Path(folder), 2 * box, count)
@@ -304,7 +317,7 @@ class Suite:
                 prepare_stack(source, Path(folder) / "prepared", Preprocessing(box=box), progress=False)
                 (Path(folder) / "prepared/prepared.json").unlink()
 
-            read = 4 * count * (2 * (2 * box) ** 2 + box**2)  # the survey and the pass each read the images once
+            read = 4 * count * (2 * (2 * box) ** 2 + box**2)  # the source is read twice: survey, preprocessing
             self.add("preprocessing, from twice the box", box, count, median_seconds(work, self.device, 3), moved=read)
 
     def star(self, box: int, count: int = 100_000) -> None:
@@ -314,8 +327,10 @@ class Suite:
             self.add("reading STAR", box, count, seconds, moved=source.stat().st_size)
 
     def others(self, box: int, basis: Tensor, count: int = 500) -> None:
-        """The search and the training step of cryoDRGN 4.3.1's cryoDRGN2 at the sizes of the benchmark, and RELION 3.1's
-        expectation over the same grid as ours."""
+        """Measure cryoDRGN2 (cryoDRGN 4.3.1) with and without pose search, and the expectation step of RELION 3.1.
+
+        cryoDRGN2 has the sizes of the benchmark. RELION has the pose grid of this package.
+        """
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             source = prepare_stack(write_stack(folder, box, count), folder / "prepared", Preprocessing(box=box), progress=False)
@@ -339,7 +354,7 @@ class Suite:
             run_bounded([*command, "--iter", n], folder / f"relion{n}.log", PEER_SECONDS, source.star.parent) for n in (1, 2)
         )
         if not (one.finished and two.finished):
-            raise HetacumnError(f"RELION did not end two iterations in {PEER_SECONDS:.0f} s of a core")
+            raise HetacumnError(f"RELION did not complete two iterations in {PEER_SECONDS:.0f} s of processor time")
         seconds = two.clock_seconds - one.clock_seconds
         self.add("expectation, 4608 rotations", source.box, len(source), seconds, peer="relion 3.1")
 
@@ -352,13 +367,13 @@ class Suite:
             for h, m, s in re.findall(r"Epoch: \d+ Average.*Finished in (\d+):(\d+):([\d.]+)", text)
         ]
         if len(epochs) < 2:
-            raise HetacumnError(f"cryoDRGN did not end two epochs in {outcome.seconds:.0f} s")
+            raise HetacumnError(f"cryoDRGN did not complete two epochs in {outcome.seconds:.0f} s")
         self.add("training epoch with pose search", source.box, len(source), epochs[0], peer="cryodrgn2 4.3.1")
         self.add("training epoch", source.box, len(source), min(epochs[1:]), peer="cryodrgn2 4.3.1")
 
 
 def optics(count: int) -> Optics:
-    """Of 300 kV images at many defoci."""
+    """Return the optics of 300 kV images with random defoci from 10,000 to 25,000 Å."""
     draw = torch.Generator().manual_seed(0)
     defocus = 10000 + 15000 * torch.rand(count, generator=draw)
     same = {"astigmatism_deg": 0.0, "voltage_kv": 300.0, "cs_mm": 2.7, "amplitude_contrast": 0.1, "phase_shift_deg": 0.0}
@@ -366,14 +381,14 @@ def optics(count: int) -> Optics:
 
 
 def write_star_of(folder: Path, box: int, count: int) -> Path:
-    """A STAR of ``count`` particles in one stack."""
+    """Write a STAR file of ``count`` particles in one stack; return its path."""
     path = folder / "particles.star"
     write_star(path, ParticleMetadata([f"{i + 1:06d}@particles.mrcs" for i in range(count)], optics(count)), box)
     return path
 
 
 def write_stack(folder: Path, box: int, count: int) -> Path:
-    """A stack of noise with a bright blob, and its STAR."""
+    """Write a stack of noise with a bright blob, and its STAR file; return the path of the STAR file."""
     with new_stack(folder / "particles.mrcs", count, box, PIXEL_A) as stack:
         blob = 2 * torch.exp(-(torch.arange(box) - box / 2).square() / (box / 8) ** 2)
         for i in range(count):
@@ -382,21 +397,21 @@ def write_stack(folder: Path, box: int, count: int) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How fast is every part, and how near to what the machine can do?")
+    parser = argparse.ArgumentParser(description="Measure the speed of every part and its fraction of the peak of the machine.")
     parser.add_argument("--boxes", type=int, nargs="*", default=[32, 64, 128, 256])
-    parser.add_argument("--device", help="cpu or cuda; CUDA where there is one")
-    parser.add_argument("--peers", default=".venv-peers", help="the environment of `make peers`; '' to leave the others out")
+    parser.add_argument("--device", help="cpu or cuda; default: CUDA if available")
+    parser.add_argument("--peers", default=".venv-peers", help="environment of `make peers`; '' to skip other programs")
     options = parser.parse_args()
-    keep_freed_memory()  # as training and prediction do
+    keep_freed_memory()  # training and prediction do this, too
     device = pick_device(options.device)
     suite = Suite(device, options.peers)
     for box in options.boxes:
         suite.run(box)
-        write_rows(suite.rows)  # what is measured is not lost to a larger box that memory has no room for
+        write_rows(suite.rows)  # keeps these rows if the next box does not fit into memory
 
 
 def write_rows(rows: list[dict]) -> None:
-    """Put rows into the table, instead of those of the same device."""
+    """Write rows into the table; they replace all earlier rows of their devices."""
     path = FOLDER / "results.csv"
     table = pd.DataFrame(rows, columns=COLUMNS)
     if path.exists():
@@ -404,7 +419,7 @@ def write_rows(rows: list[dict]) -> None:
         table = pd.concat([before[~before["device"].isin(table["device"])], table])
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False)
-    print(f"written: {path}")
+    print(f"results: {path}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Other programs on the same particles: each program is started, watched, bounded in time, and its answer is read.
+"""Runs of other programs (RELION, cryoDRGN) on the particles that HetACUMN is trained on, for comparison.
 
-:mod:`.relion` and :mod:`.cryodrgn` have one function ``run`` each, from a prepared stack to
-:class:`~hetacumn.particles.predictions.Predictions`. Both programs read the images that this package trains on
-(:func:`hetacumn.particles.preparation.prepare_stack`), and the same code scores all.
+:mod:`.relion` and :mod:`.cryodrgn` each have one function ``run``. It starts the program within a time limit, and reads the
+output as :class:`~hetacumn.particles.predictions.Predictions`. Both programs read the prepared images
+(:func:`hetacumn.particles.preparation.prepare_stack`) that HetACUMN reads, and :mod:`hetacumn.evaluation.scores` scores the
+predictions of all programs.
 """

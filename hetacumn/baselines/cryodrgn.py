@@ -1,6 +1,6 @@
 """cryoDRGN 4.3: cryoDRGN2 (``abinit_het_old``, Zhong et al. 2021) and cryoDRGN-AI (``abinit``, Levy et al. 2025).
 
-cryoDRGN has an environment of its own (``make peers``). A Gaussian mixture on its latents gives the classes, as in HetACUMN.
+cryoDRGN runs in a separate environment (``make peers``). As in HetACUMN, a Gaussian mixture of the latents gives the classes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.prediction.classes import classify
 
-HINT = "make it with `make peers`"
-ARRAY_PARTS = {  # the parts of a pickled array
+HINT = "create the environment with `make peers`"
+ARRAY_PARTS = {  # the names that a pickled NumPy array refers to
     ("numpy", "ndarray"), ("numpy", "dtype"),
     *((f"numpy.{core}.{module}", name) for core in ("core", "_core")
       for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))),
@@ -30,22 +30,36 @@ ARRAY_PARTS = {  # the parts of a pickled array
 
 @dataclass(frozen=True)
 class CryodrgnConfig:
-    """Settings of a cryoDRGN run. The number of epochs is an upper limit: time ends training sooner.
+    """Settings of a cryoDRGN run.
 
-    The defaults here suit 32 px on a CPU, where a search of 3,000 particles takes some minutes; with cryoDRGN's own defaults it
-    takes most of an hour. The search begins on ``2 ** base_healpy`` parts a side of HEALPix's twelve squares, with ``t_grid``²
-    shifts, and halves the spacing ``rounds`` times about the ``kept_poses`` best poses. ``l_start`` and ``l_end`` are the
-    Fourier radii of the search, in pixels.
+    The defaults suit images of 32 px on a CPU: one pose search of 3,000 particles takes a few minutes. With cryoDRGN's own
+    defaults the search takes most of an hour.
+
+    - ``command``: ``abinit_het_old`` (cryoDRGN2) or ``abinit`` (cryoDRGN-AI).
+    - ``conf_encoder``: ``abinit`` only: whether a network predicts z, instead of a table with one z per image.
+    - ``latent_dim``: dimensions of z.
+    - ``epochs``: upper limit of the training epochs; the time limit usually ends training earlier.
+    - ``search_epochs``: ``abinit`` only: epochs with exhaustive pose search.
+    - ``width``, ``layers``: units per layer and number of layers of the networks.
+    - ``encoding``: number of frequencies in the positional encoding of the decoder.
+    - ``base_healpy``: HEALPix resolution of the first pose grid; the grid has nside ``2 ** base_healpy``.
+    - ``rounds``: number of refinements of the grid; each halves the spacing.
+    - ``kept_poses``: number of best poses around which the grid is refined.
+    - ``l_start``, ``l_end``: Fourier radii at the start and at the end of the pose search, in pixels.
+    - ``t_extent_px``: largest shift in each direction, in pixels.
+    - ``t_grid``: shifts per axis of the first grid.
+    - ``pretrain_images``: number of images of the pretraining.
+    - ``seed``: seed of the random numbers.
     """
 
-    command: str = "abinit_het_old"  # or "abinit"
-    conf_encoder: bool = False  # abinit only: z by a network instead of a table
+    command: str = "abinit_het_old"
+    conf_encoder: bool = False
     latent_dim: int = 4
     epochs: int = 100
-    search_epochs: int = 2  # abinit only: epochs that search all poses
+    search_epochs: int = 2
     width: int = 64
     layers: int = 3
-    encoding: int = 16  # frequencies of the decoder's input
+    encoding: int = 16
     base_healpy: int = 1
     rounds: int = 3
     kept_poses: int = 4
@@ -65,10 +79,13 @@ def run(
     venv: Path | str,
     config: CryodrgnConfig = CryodrgnConfig(),
 ) -> tuple[Predictions, Outcome]:
-    """Train for at most ``seconds``; return the predictions of the last epoch that was written.
+    """Train cryoDRGN for at most ``seconds`` of processor time; return the predictions of its last complete epoch.
+
+    ``out`` receives cryoDRGN's files and its log, ``cryodrgn.log``. ``classes`` is the number of classes of the Gaussian
+    mixture. ``venv`` is the folder of the environment with cryoDRGN.
 
     Raises:
-        HetacumnError: ``venv`` has no cryoDRGN, or cryoDRGN fails or wrote no epoch in its time.
+        HetacumnError: ``venv`` has no cryoDRGN, or cryoDRGN fails or completes no epoch in time.
     """
     out, program = Path(out).resolve(), find_program("cryodrgn", Path(venv) / "bin", HINT)
     log, folder = out / "cryodrgn.log", data.star.parent
@@ -141,12 +158,12 @@ def run(
     second = run_bounded([program, config.command, data.stack.name, *shared, *sizes], log, seconds - first.seconds, folder)
     epoch = _last_epoch(out)
     if epoch is None:
-        raise HetacumnError(f"{log}: cryoDRGN wrote no epoch in {second.seconds:.0f} s; give it more time")
+        raise HetacumnError(f"{log}: cryoDRGN completed no epoch in {second.seconds:.0f} s; increase the time limit")
     return read_predictions(out, epoch, data, classes, config), first.then(second)
 
 
 def _last_epoch(out: Path) -> int | None:
-    """Find the last epoch whose latents and poses were both written."""
+    """Return the last epoch with both a file of latents and a file of poses, or None."""
 
     def epochs(stem: str) -> set[int]:
         return {int(m[1]) for path in out.glob(f"{stem}.*.pkl") if (m := re.fullmatch(rf"{stem}\.(\d+)\.pkl", path.name))}
@@ -155,10 +172,13 @@ def _last_epoch(out: Path) -> int | None:
 
 
 def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: int, config: CryodrgnConfig) -> Predictions:
-    """Read predictions from ``z.N.pkl`` and ``pose.N.pkl``.
+    """Read the predictions of epoch N from ``z.N.pkl`` and ``pose.N.pkl`` in ``out``.
 
-    cryoDRGN's rotations are RELION's matrices; its translations are minus our shifts, in fractions of the box
-    (``abinit_het_old``) or in pixels (``abinit``).
+    cryoDRGN stores rotations as RELION's matrices. Its translations have the opposite sign of this package's shifts. Their unit
+    is the box (``abinit_het_old``) or the pixel (``abinit``).
+
+    Raises:
+        HetacumnError: a file cannot be read, holds anything but arrays, or has the wrong number of rows.
     """
     out, count = Path(out), len(data)
     latents = np.asarray(_load_arrays(out / f"z.{epoch}.pkl"), dtype=np.float32)
@@ -176,17 +196,17 @@ def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: 
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles NumPy arrays only: a pickle of anything else could run code."""
+    """An unpickler for NumPy arrays only, because other pickles can run code."""
 
     def find_class(self, module: str, name: str) -> Any:  # a class or a function, as in the base class
-        """Find a part of an array. Raises :class:`HetacumnError` for every other name."""
+        """Return the class or function of a pickled array; raise :class:`HetacumnError` for every other name."""
         if (module, name) not in ARRAY_PARTS:
-            raise HetacumnError(f"holds {module}.{name}; expected NumPy arrays alone")
+            raise HetacumnError(f"holds {module}.{name}; expected only NumPy arrays")
         return super().find_class(module, name)
 
 
-def _load_arrays(path: Path) -> Any:  # an array or a tuple of arrays
-    """Read the first object of a pickle of arrays."""
+def _load_arrays(path: Path) -> Any:
+    """Read the first object of a pickle file, an array or a tuple of arrays."""
     try:
         with open(path, "rb") as file:
             return _ArraysOnly(file).load()

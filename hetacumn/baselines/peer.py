@@ -1,4 +1,4 @@
-"""A run of another program on one stack, from particles to the files that every method leaves."""
+"""A run of another program on one stack, with the output files that all methods have in common."""
 
 from __future__ import annotations
 
@@ -32,9 +32,13 @@ PROGRAMS = ("relion", "cryodrgn")
 
 @dataclass(frozen=True)
 class PeerTask:
-    """The input of a program: the particles of the table ``source``, the preprocessing of their ``images``, and the limits.
+    """The input and the limits of a program.
 
-    The program looks for ``classes`` classes and may use ``seconds`` of a core. ``venv`` is the environment of cryoDRGN.
+    - ``source``: table of the particles.
+    - ``images``: preprocessing of the images.
+    - ``classes``: number of classes to find.
+    - ``seconds``: limit of processor time in seconds.
+    - ``venv``: folder of the environment with cryoDRGN.
     """
 
     source: Path | str
@@ -45,13 +49,21 @@ class PeerTask:
 
 
 def run_peer(settings: dict, task: PeerTask, out: Path | str) -> Predictions | None:
-    """Run a program on a task; return its predictions, or None where it gave none.
+    """Run a program on a task; return its predictions, or None if the program returned none.
 
-    ``settings`` holds ``program``, which is relion or cryodrgn, and fields of its config. The function writes into ``out``
-    the predictions, class volumes (our weighted back-projection at the program's poses and classes) and ``run.json``: seconds,
-    whether the program finished, and, where it gave no answer, the reason. A missing or failing program raises no error, so
-    that other programs can run. ``<out>.work`` holds the files that the program reads and writes, and its log; each call
-    begins it anew.
+    ``settings`` contains ``program`` (relion or cryodrgn) and fields of the config of this program. The function writes to
+    ``out``:
+
+    - the predictions;
+    - class volumes, which the weighted back-projection of this package computes at the poses and classes of the program;
+    - ``run.json``: the seconds, whether the program finished, and the reason (``no_answer``) if there are no predictions.
+
+    If the program is missing or fails, the function raises no error, so that the benchmark continues with other programs.
+    ``<out>.work`` contains the files that the program reads and writes, and its log. Each call first removes the program's
+    files of an earlier call.
+
+    Raises:
+        HetacumnError: ``settings`` names an unknown program or setting, or the particles cannot be prepared.
     """
     out = Path(out)
     work = out.with_name(f"{out.name}.work")
@@ -61,7 +73,7 @@ def run_peer(settings: dict, task: PeerTask, out: Path | str) -> Predictions | N
         raise HetacumnError(f"program is '{program}'; expected one of {', '.join(PROGRAMS)}")
     run = _runner(program, settings, task)
     data = prepare_stack(task.source, work / "stack", task.images)
-    for earlier in (work / "run", out / "volumes"):  # of an earlier run
+    for earlier in (work / "run", out / "volumes"):  # files of an earlier run
         shutil.rmtree(earlier, ignore_errors=True)
     for name in ("predictions.star", "latents.csv", "run.json"):
         (out / name).unlink(missing_ok=True)
@@ -94,7 +106,7 @@ def run_peer(settings: dict, task: PeerTask, out: Path | str) -> Predictions | N
 
 
 def _runner(program: str, settings: dict, task: PeerTask) -> Callable[[PreparedStack, Path], tuple[Predictions, Outcome]]:
-    """Read the settings of a program; return the function that runs it on a prepared stack in a folder."""
+    """Read the settings of a program; return a function that runs the program on a prepared stack, in an output folder."""
     if program == "relion":
         relion_config = read_settings(relion.RelionConfig, settings, "relion.")
         return lambda data, out: relion.run(data, out, task.classes, 0.9 * data.box * data.pixel_A, task.seconds, relion_config)
@@ -103,7 +115,7 @@ def _runner(program: str, settings: dict, task: PeerTask) -> Callable[[PreparedS
 
 
 def class_volumes(data: Observations, poses: Poses, classes: Int[Tensor, " n"]) -> Float[Tensor, "k box box box"]:
-    """Back-project the images of each class; a class without images has a volume of zeros."""
+    """Reconstruct each class by weighted back-projection; the volume of a class without images is zero."""
     box = data.plane.box
     volumes = torch.zeros(int(classes.max()) + 1, box, box, box, device=data.y.device)
     for k in classes.unique().tolist():

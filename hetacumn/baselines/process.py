@@ -1,6 +1,6 @@
-"""Run an external program within a limit of processor time, with its output in a file and its progress on the screen.
+"""Run an external program within a limit of processor time, with a log file and a progress bar.
 
-The limit counts processor time, not clock time: other work on the machine does not shorten the run of a program.
+The limit counts processor time and not clock time, so that other work on the machine does not shorten the run.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import make_folder
 
 GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
-ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # the limit counts the time of one core
-PATIENCE = 4.0  # an idle program is stopped when the clock has reached the limit this many times over
+ONE_CORE = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # environment: one CPU core and no GPU
+PATIENCE = 4.0  # multiple of the limit in clock time at which an idle program is stopped
 
-Argument = str | Path | int | float  # of a command
+Argument = str | Path | int | float  # one word of a command
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a program: by itself (``finished``) or at its limit.
+    """The outcome of a program run.
 
-    ``seconds`` is the processor time of the program and its children, ``clock_seconds`` the time of the clock.
+    - ``finished``: True if the program ended by itself, False if it was stopped at the limit.
+    - ``seconds``: processor time of the program and its child processes.
+    - ``clock_seconds``: clock time.
     """
 
     finished: bool
@@ -41,12 +43,12 @@ class Outcome:
     clock_seconds: float
 
     def then(self, other: Outcome) -> Outcome:
-        """Combine this outcome with the outcome of a second program that ran after it."""
+        """Combine this outcome with the outcome of a program that ran afterwards."""
         return Outcome(self.finished and other.finished, self.seconds + other.seconds, self.clock_seconds + other.clock_seconds)
 
 
 def find_program(name: str, folder: Path | str | None = None, hint: str = "") -> str:
-    """Find the absolute path of a program, in ``folder`` or on the PATH. Raises :class:`HetacumnError` where it is absent."""
+    """Return the absolute path of a program in ``folder`` or on the PATH; raise :class:`HetacumnError` if it is missing."""
     found = shutil.which(name, path=None if folder is None else str(folder))
     if found is None:
         raise HetacumnError(f"{name}: not found {f'in {folder}' if folder else 'on the PATH'}; {hint}")
@@ -63,8 +65,11 @@ def run_bounded(
 ) -> Outcome:
     """Run a program for at most ``seconds`` of processor time; append its output to ``log``.
 
-    At the limit, and where this process is interrupted, the program and its children are asked to stop (SIGTERM) and killed
-    after a grace period (SIGKILL). Raises :class:`HetacumnError` with the last lines of the output if the program fails.
+    At the limit, or if this process is interrupted, the function sends SIGTERM to the program and its child processes, and
+    SIGKILL after a grace period of 20 s. ``poll`` is the time between two checks in seconds.
+
+    Raises:
+        HetacumnError: the program fails; the message contains the last lines of the output.
     """
     make_folder(log.parent)
     words, began = [str(word) for word in command], time.monotonic()
@@ -93,7 +98,7 @@ def run_bounded(
 
 
 def _watch(process: subprocess.Popen, name: str, seconds: float, began: float, poll: float) -> tuple[int | None, float]:
-    """Wait for a program; return its exit status, None at the limit, and the processor time observed."""
+    """Wait for a program; return its exit status (None if it reached the limit) and the processor time measured so far."""
     used = 0.0
     with tqdm(total=round(seconds), desc=name, unit="s", mininterval=10) as bar:
         while True:
@@ -107,9 +112,9 @@ def _watch(process: subprocess.Popen, name: str, seconds: float, began: float, p
 
 
 def _processor_seconds(pid: int) -> float:
-    """Add up the processor time of a running process and of its children, ended ones included."""
+    """Return the processor time of a running process and of its child processes, including ended ones."""
     total, family = 0.0, []
-    with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+    with suppress(psutil.NoSuchProcess):  # the process has ended in the meantime
         family = [main := psutil.Process(pid), *main.children(recursive=True)]
     for member in family:
         with suppress(psutil.NoSuchProcess):
@@ -119,13 +124,13 @@ def _processor_seconds(pid: int) -> float:
 
 
 def _ended_children_seconds() -> float:
-    """Add up the processor time of all children of this process that ended and were waited for."""
+    """Return the processor time of all ended child processes of this process."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Stop the program, if it still runs, and all its children."""
+    """Stop the program and its child processes, if they still run."""
     with suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(GRACE_SECONDS)

@@ -1,4 +1,4 @@
-"""RELION 3.1: InitialModel with K classes, then Class3D from its own result (Scheres 2012; Zivanov et al. 2018)."""
+"""RELION 3.1: InitialModel with K classes, then Class3D from the initial models (Scheres 2012; Zivanov et al. 2018)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,23 @@ HINT = "install RELION 3.1 (Debian: apt install --no-install-recommends relion)"
 
 @dataclass(frozen=True)
 class RelionConfig:
-    """Settings of both jobs. InitialModel may take ``share`` of the seconds."""
+    """Settings of the jobs InitialModel and Class3D.
 
-    healpix_order: int = 2  # 15 degrees, halved by oversampling
+    - ``healpix_order``: order of the grid of rotations; 2 is 15°, which oversampling halves.
+    - ``offset_px``: range and step of the grid of shifts, in pixels.
+    - ``initial_iterations``: iterations of InitialModel at the first resolution, in between, and at the last resolution.
+    - ``resolutions_A``: first and last resolution of InitialModel in Å; Class3D starts at the first.
+    - ``subsets``: images per iteration of InitialModel at the first and at the last resolution.
+    - ``class3d_iterations``: iterations of Class3D.
+    - ``tau2_fudge``: RELION's regularisation parameter T of Class3D.
+    - ``max_significant``: largest number of poses per image that RELION keeps.
+    - ``threads``, ``seed``: number of threads, and seed of the random numbers.
+    - ``share``: largest fraction of the time limit for InitialModel.
+    """
+
+    healpix_order: int = 2
     offset_px: float = 2.0
-    initial_iterations: tuple[int, int, int] = (30, 90, 30)  # at the first resolution, between, at the last
+    initial_iterations: tuple[int, int, int] = (30, 90, 30)
     resolutions_A: tuple[float, float] = (35.0, 15.0)
     subsets: tuple[int, int] = (100, 500)
     class3d_iterations: int = 25
@@ -38,12 +50,13 @@ class RelionConfig:
 def run(
     data: PreparedStack, out: Path | str, classes: int, diameter_A: float, seconds: float, config: RelionConfig = RelionConfig()
 ) -> tuple[Predictions, Outcome]:
-    """Run both jobs within ``seconds``; return the predictions of the last iteration that was written.
+    """Run both jobs within ``seconds`` of processor time; return the predictions of the last complete iteration.
 
-    Latents are the classes, one column each.
+    ``diameter_A`` is the diameter of RELION's circular mask in Å. The latents of the predictions are the classes in one-hot
+    encoding.
 
     Raises:
-        HetacumnError: RELION is not installed, fails, or wrote no iteration in its time.
+        HetacumnError: RELION is not installed, fails, or completes no iteration in time.
     """
     out, program = Path(out).resolve(), find_program("relion_refine", hint=HINT)
     shared: list[Argument] = [
@@ -63,7 +76,7 @@ def run(
     first = run_bounded([program, *shared, *sgd, "--o", out / "initial"], log, config.share * seconds, folder)
     models = _iterations(out, "initial", "model")
     if not models:
-        raise HetacumnError(f"{log}: RELION wrote no iteration in {first.seconds:.0f} s; give it more time")
+        raise HetacumnError(f"{log}: RELION completed no iteration in {first.seconds:.0f} s; increase the time limit")
     em: list[Argument] = [
         "--ref",
         models[-1],
@@ -81,9 +94,9 @@ def run(
 
 
 def _iterations(out: Path, job: str, kind: str) -> list[Path]:
-    """List the files ``<job>_itNNN_<kind>.star`` of complete iterations, in order.
+    """Return the files ``<job>_itNNN_<kind>.star`` of complete iterations, in order.
 
-    RELION writes the model of an iteration last: without it, the data of the iteration may be incomplete.
+    RELION writes the model of an iteration last. Without the model, other files of the iteration may be incomplete.
     """
 
     def number(path: Path) -> int:
@@ -94,7 +107,7 @@ def _iterations(out: Path, job: str, kind: str) -> list[Path]:
 
 
 def read_predictions(path: Path, data: PreparedStack) -> Predictions:
-    """Read the predictions of the prepared particles, in their order, from a ``run_itNNN_data.star``."""
+    """Read the predictions from a ``run_itNNN_data.star``, in the order of the prepared particles."""
     table = star.read_table(path)
     _, index = table.images()
     if sorted(index) != list(range(len(data))):
@@ -102,7 +115,7 @@ def read_predictions(path: Path, data: PreparedStack) -> Predictions:
     order = torch.from_numpy(index).argsort()
     poses = poses_of(table, pixel_A=1.0)  # shifts in Å
     if poses is None:
-        raise HetacumnError(f"{path}: no column {star.ANGLES[0]}; expected RELION's poses")
+        raise HetacumnError(f"{path}: no column {star.ANGLES[0]}; expected the poses of a RELION run")
     classes = torch.from_numpy(table.numbers("rlnClassNumber")).long()[order] - 1
     return Predictions(
         data.metadata.names,

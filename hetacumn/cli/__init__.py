@@ -1,5 +1,5 @@
 """The `hetacumn` command.
 
-Public face: :func:`~hetacumn.cli.main.main`. A command checks its input, runs a notebook by :mod:`hetacumn.run`, and prints
+Public API: :func:`~hetacumn.cli.main.main`. A command checks its input, runs a notebook with :mod:`hetacumn.run`, and prints
 the command that usually follows.
 """

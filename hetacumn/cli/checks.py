@@ -1,4 +1,4 @@
-"""Checks of a command's input before the kernel of a notebook starts."""
+"""Checks of the input of a command, before the kernel of a notebook starts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from hetacumn.common.errors import HetacumnError
 
 ANSWER_FILES = ("predictions.star",)
-FEW_PARTICLES = 500  # with fewer an ab initio start is a matter of luck
-SMALL_TABLE_BYTES = 5_000_000  # a table up to this length is read whole
+FEW_PARTICLES = 500  # with fewer particles an *ab initio* start is unreliable
+SMALL_TABLE_BYTES = 5_000_000  # tables up to this size are read completely
 HEADER_BYTES = 100_000
 LEAST_BOX = 8  # pixels
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raise :class:`HetacumnError` for an empty argument, as a shell makes of an unset variable; `run` may have some."""
+    """Raise :class:`HetacumnError` for an empty argument, for example an unset shell variable. `run` allows them."""
     if words[:1] == ["run"]:
         return
     for before, word in zip(["hetacumn", *words], words, strict=False):
@@ -28,19 +28,22 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def check_is_file(path: Path, what: str) -> None:
-    """Raise :class:`HetacumnError` where ``path`` is not a file; ``what`` describes the expected file."""
+    """Raise :class:`HetacumnError` if ``path`` is not a file; ``what`` describes the expected file."""
     if not path.is_file():
         raise HetacumnError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected {what}")
 
 
 def check_holds(folder: Path, names: tuple[str, ...], what: str, command: str) -> None:
-    """Raise :class:`HetacumnError` where a folder holds none of the files ``names``; ``command`` makes them."""
+    """Raise :class:`HetacumnError` if a folder contains none of the files ``names``.
+
+    The message names the expected content ``what`` and the ``command`` that writes the files.
+    """
     if not any((folder / name).is_file() for name in names):
-        raise HetacumnError(f"{folder}: no {' or '.join(names)}; expected the folder of {what}; see {command}")
+        raise HetacumnError(f"{folder}: no {' or '.join(names)}; expected a folder with {what}, written by {command}")
 
 
 def check_folders(**options: Path | None) -> None:
-    """Raise :class:`HetacumnError` where the folder of an option for output, or a folder above it, is a file."""
+    """Raise :class:`HetacumnError` if the folder of an output option, or one of its parent folders, is a file."""
     for option, path in options.items():
         for place in (path, *path.parents) if path else ():
             if place.exists() and not place.is_dir():
@@ -49,9 +52,10 @@ def check_folders(**options: Path | None) -> None:
 
 @dataclass(frozen=True)
 class Demand:
-    """What a command asks of a particle stack.
+    """The requirements of a command on a particle stack.
 
-    ``box`` is the box in pixels to crop to, None for the box of the stack; ``classes`` and ``devices`` share the particles.
+    - ``box``: box in pixels after cropping; None for the box of the stack.
+    - ``classes``, ``devices``: number of classes and of devices; the stack needs at least one particle for each.
     """
 
     box: int | None = None
@@ -60,7 +64,7 @@ class Demand:
 
 
 def requested(settings: Mapping, devices: int = 1) -> Demand:
-    """Read from a user's settings what training or preparation asks of a stack."""
+    """Return the requirements of training or preparation with a user's settings on a particle stack."""
     from hetacumn.common.project import read_params
     from hetacumn.network.config import requested_classes
 
@@ -69,13 +73,14 @@ def requested(settings: Mapping, devices: int = 1) -> Demand:
 
 
 def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_few: bool = False) -> None:
-    """Refuse a particle table that cannot be read or give what is asked of it, and warn of a small one if asked to.
+    """Check that a particle table is readable and meets the requirements of a command.
 
-    A small table is read whole, and the headers of its stacks; of a large one only the labels.
+    The function reads small tables completely, and the headers of their stacks. It reads only the column names of large
+    tables. With ``warn_of_few`` it prints a warning if the table has too few particles for a reliable *ab initio* start.
 
     Raises:
-        HetacumnError: not a table of particles; a column, a row or a stack is wrong; a box that is odd or larger than the
-            images; more classes or devices than particles.
+        HetacumnError: the file is not a particle table; a column, a row or a stack is invalid; the box is odd or larger than
+            the images; or there are more classes or devices than particles.
     """
     box = demand.box
     if box is not None and (box % 2 or box < LEAST_BOX):
@@ -94,31 +99,31 @@ def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_f
 
     table = read_table(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the notebook repeats them
+        warnings.simplefilter("ignore")  # the notebook repeats these warnings
         images = StackReader(table, np.arange(len(table)), data_dir)
     largest = 2 * round(images.field_A / images.coarsest_A() / 2)
     if box is not None and box > largest:
-        raise HetacumnError(f"stack.box is {box}; expected an even number up to {largest}, the box of {path}'s images")
+        raise HetacumnError(f"stack.box is {box}; expected an even number up to {largest}, the box of the images in {path}")
     for name, count in (("classes", demand.classes), ("--devices", demand.devices)):
         if count > len(table):
-            raise HetacumnError(f"{name} is {count}; expected at most {len(table)}, the particles of {path}")
+            raise HetacumnError(f"{name} is {count}; expected at most {len(table)}, the number of particles in {path}")
     if warn_of_few and len(table) < FEW_PARTICLES:
         print(f"warning: {path}: {len(table)} particles are few; expected {FEW_PARTICLES} or more for a reliable "
               "ab initio start", file=sys.stderr)  # fmt: skip
 
 
 def check_devices(device: str, devices: int) -> None:
-    """Raise :class:`HetacumnError` where this machine has no such device, or not so many."""
+    """Raise :class:`HetacumnError` if this machine lacks the device or has too few devices."""
     from hetacumn.compute.launching import DeviceRequest
 
     try:
         DeviceRequest(device or None, devices).check()
-    except HetacumnError as error:  # it begins with the name of the option
+    except HetacumnError as error:  # the message starts with the name of the option
         raise HetacumnError(f"--{error}") from None
 
 
 def check_run(settings: Mapping, particles: Path, out: Path, prepared: Path | None) -> None:
-    """Raise :class:`HetacumnError` where a folder holds a run that training with a user's settings cannot go on with."""
+    """Raise :class:`HetacumnError` if the output folder holds a run that the user's settings cannot resume."""
     from hetacumn.common.project import read_params
     from hetacumn.network.checks import check_training
     from hetacumn.network.config import method_config, requested_classes
@@ -132,37 +137,37 @@ def check_run(settings: Mapping, particles: Path, out: Path, prepared: Path | No
 
 
 def check_prediction(model: Path, grade: str, classes: int | None, like: Path | None) -> None:
-    """Raise :class:`HetacumnError` for a prediction that cannot be: a wrong option, or a folder that lacks what is needed."""
+    """Raise :class:`HetacumnError` if an option of a prediction is invalid, or a folder lacks a required file."""
     from hetacumn.prediction.request import PredictionRequest
 
     try:
         PredictionRequest(grade, classes, like)
-    except HetacumnError as error:  # it begins with the name of the option
+    except HetacumnError as error:  # the message starts with the name of the option
         raise HetacumnError(f"--{error}") from None
     if grade == "searched":
-        check_holds(model, ("start.safetensors",), "an ab initio start", "hetacumn train, or give --model")
+        check_holds(model, ("start.safetensors",), "an ab initio start", "hetacumn train, or another --model")
     else:
-        check_holds(model, ("model.safetensors",), "a trained model", "hetacumn train, or give --model")
+        check_holds(model, ("model.safetensors",), "a trained model", "hetacumn train, or another --model")
     if like is not None:
-        check_holds(like, ANSWER_FILES, "an answer", "hetacumn predict")
+        check_holds(like, ANSWER_FILES, "predictions", "hetacumn predict")
         from hetacumn.prediction.earlier import EarlierPrediction, model_digest
 
         EarlierPrediction.read(like, model_digest(model, grade), grade)
 
 
 def check_trained_box(model: Path, box: int | None) -> None:
-    """Raise :class:`HetacumnError` where a setting asks for another box than that of the trained model."""
+    """Raise :class:`HetacumnError` if the box in the settings is not the box of the trained model."""
     from hetacumn.common.run_files import read_config
 
     trained = read_config(model).get("box")
     if box not in (None, trained):
-        raise HetacumnError(f"stack.box is {box}; expected {trained}, the box that {model} was trained on, or no such setting")
+        raise HetacumnError(f"stack.box is {box}; expected {trained}, the training box of {model}, or no setting of stack.box")
 
 
 def check_dataset(settings: Mapping, base: str, dataset: str, data_dir: Path | None, seed: int) -> None:
-    """Raise :class:`HetacumnError` for an unknown dataset, wrong settings of it or structures that are not there.
+    """Raise :class:`HetacumnError` if a dataset is unknown, its settings are invalid, or its structures are missing.
 
-    ``base`` is the settings file under the user's ``settings``, empty for none.
+    ``base`` is the settings file that the user's ``settings`` override; it may be empty.
     """
     from hetacumn.common.project import read_params
     from hetacumn.common.settings import check_seed, suggestion
@@ -171,10 +176,10 @@ def check_dataset(settings: Mapping, base: str, dataset: str, data_dir: Path | N
 
     check_seed(seed)
     params = read_params(settings, base)
-    datasets = params.get("datasets") or {}  # with a user's options, which name no structure
+    datasets = params.get("datasets") or {}  # command options alone create an entry without a structure
     known = [name for name, value in datasets.items() if not isinstance(value, Mapping) or "structure" in value]
     if dataset not in known:
-        near = suggestion(dataset, known) if known else "expected a name under datasets of a settings file: give --config"
+        near = suggestion(dataset, known) if known else "expected a name in the section datasets of a --config file"
         raise HetacumnError(f"unknown dataset {dataset!r}; {near}")
     simulation = Simulation.of_dataset(params, dataset)
     if data_dir is None or not data_dir.is_dir():

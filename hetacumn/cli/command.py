@@ -1,4 +1,4 @@
-"""Shared parts of the commands: notebooks, settings, and the last lines of the output."""
+"""Functions that the commands share: settings, notebooks, and the last lines of the output."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hetacumn.common.errors import HetacumnError
 if TYPE_CHECKING:
     from hetacumn.prediction.answer import Answer
 
-#: The sections that training reads.
+#: Sections of the settings that training reads.
 TRAINING_SECTIONS = ("seed", "classes", "stack", "train", "methods.hetacumn")
-#: The notebook of each command, below the folder of notebooks.
+#: Path of the notebook of each command, relative to the folder of notebooks.
 NOTEBOOKS = {
     "simulate": "pipeline/1_simulate.ipynb",
     "train": "pipeline/2_train.ipynb",
@@ -29,7 +29,7 @@ NOTEBOOKS = {
 
 
 def collect_settings(config: Path | None, assignments: list[str] | None, options: dict, sections: tuple[str, ...]) -> dict:
-    """Collect the user's settings and check them; ``sections`` are the sections that the command reads."""
+    """Merge and check the user's settings; ``sections`` are the sections that the command reads."""
     from hetacumn.common.project import read_params
     from hetacumn.run.settings import check_values, collect
 
@@ -39,7 +39,11 @@ def collect_settings(config: Path | None, assignments: list[str] | None, options
 
 
 def pipeline_settings() -> tuple[str, Path | None]:
-    """Find the settings file of the paper's pipeline and its data folder, around the working directory or in this checkout."""
+    """Return the settings file of the main pipeline and its data folder.
+
+    The function looks for the project around the working directory, and then in the checkout of this package. If there is
+    neither, it returns ``("", None)``.
+    """
     from hetacumn.common.project import PIPELINE_SETTINGS, find_project
 
     folder = find_project()
@@ -52,14 +56,14 @@ def pipeline_settings() -> tuple[str, Path | None]:
 
 
 def open_answer(folder: Path, prepared: Path | None) -> Answer:
-    """Open the answer of a folder."""
+    """Read the predictions in a folder."""
     from hetacumn.prediction.answer import Answer
 
     return Answer.open(folder, prepared or "")
 
 
 def export_particles(answer: Answer, to: Path, selected: int | Path) -> tuple[Path, Path]:
-    """Write the particles of a class, or of a text file of rows, and their volume; return the paths of both files."""
+    """Write the particles of a class, or the rows of a text file, and their volume; return the paths of both files."""
     from hetacumn.common.files import make_folder
     from hetacumn.run.selection import rows_of_class, rows_of_file
 
@@ -67,12 +71,12 @@ def export_particles(answer: Answer, to: Path, selected: int | Path) -> tuple[Pa
     chosen = rows_of_file(selected, len(found)) if isinstance(selected, Path) else rows_of_class(found, selected)
     make_folder(to.parent)
     paths = answer.export(chosen, to)
-    print(f"{len(chosen)} of {len(found)} particles: {paths[0]} and {paths[1]}")
+    print(f"exported {len(chosen)} of {len(found)} particles: {paths[0]}, {paths[1]}")
     return paths
 
 
 def prepared_folder(particles: Path, settings: dict) -> Path:
-    """Return the folder beside a table for its prepared images, as :func:`hetacumn.prepare` names it."""
+    """Return the default folder of the prepared images of a table, equal to that of :func:`hetacumn.prepare`."""
     from hetacumn.common.project import read_params
     from hetacumn.particles.run_paths import folder_beside
 
@@ -87,12 +91,12 @@ def notebook_of(command: str) -> Path:
 
 
 def execute(notebook: Path, given: dict, output: Path | None = None) -> None:
-    """Run a notebook, and end the command where that fails."""
+    """Run a notebook, and end the command with its exit status if it fails."""
     try:
         from hetacumn.run.notebook import exit_status, run_notebook
     except ModuleNotFoundError as error:
         raise HetacumnError(
-            f"no module {error.name}; expected the packages for notebooks: pip install 'hetacumn[notebooks]'"
+            f"no module {error.name}; expected the packages for notebooks: run pip install 'hetacumn[notebooks]'"
         ) from None
     status = exit_status(lambda: run_notebook(notebook, given, output))
     if status:
@@ -110,5 +114,5 @@ def run_notebook_command(words: list[str]) -> int:
 
     try:
         return main(words, "hetacumn run")
-    except SystemExit as end:  # argparse has printed the mistake or the help
+    except SystemExit as end:  # argparse has printed the error or the help
         return int(end.code or 0)

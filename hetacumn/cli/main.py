@@ -1,7 +1,7 @@
 """The `hetacumn` command: each subcommand checks its input, runs a notebook, and prints the command that usually follows.
 
-Exit status: 0 done; 1 the notebook raised, and the traceback is printed; 2 a mistake of the user, reported in one line; 130
-interrupted by Ctrl-C or SIGTERM. Heavy modules are imported only where a command needs them.
+Exit status: 0 for success; 1 if the notebook raised an exception (the traceback is printed); 2 for a user error, reported in
+one line; 130 after an interruption by Ctrl-C or SIGTERM. Heavy modules are imported only inside the functions that need them.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def report(
     motions: Motions = 2,
     prepared: AnswerImages = None,
 ) -> None:
-    """Draw half maps, FSC, landscape, motions and views."""
-    check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
+    """Plot half maps, FSC, latent space, motions and views."""
+    check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     out = out or folder / "report"
     check_folders(out=out)
     given = {"predictions": str(folder), "label": label or folder.resolve().name, "motions": motions, "out": str(out),
@@ -173,9 +173,9 @@ def compare(
     second: OtherAnswer,
     out: ComparisonFolder = None,
 ) -> None:
-    """Compare classes, poses and volumes of two answers."""
+    """Compare classes, poses and volumes of two predictions."""
     for folder in (first, second):
-        check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
+        check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     out = out or first / f"compared_{second.resolve().name}"
     execute(notebook_of("compare"), {"first": str(first), "second": str(second), "out": str(out)})
     say_next(out, ["export", first, "--class", "1", "--to", first / "class_1"])
@@ -190,15 +190,15 @@ def explore(
     """Explore latent space, particles and motions in JupyterLab."""
     from hetacumn.run.notebook import write_with_parameters
 
-    check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
+    check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     notebook = folder / NOTEBOOKS["explore"]
-    if not notebook.exists():  # what a user has changed there stays
+    if not notebook.exists():  # keep a copy that the user may have edited
         write_with_parameters(notebook_of("explore"), {"folder": str(folder.resolve())}, notebook)
     here, at = Path.cwd(), notebook.resolve()
     root = here if at.is_relative_to(here) else at.parent
     command = [sys.executable, "-m", "jupyterlab", str(at), f"--ServerApp.root_dir={root}", f"--port={port}",
                *([] if browser else ["--no-browser"])]  # fmt: skip
-    print(f"JupyterLab opens {notebook}; Ctrl-C ends it", flush=True)
+    print(f"JupyterLab opens {notebook}; press Ctrl-C to stop it", flush=True)
     os.execv(sys.executable, command)
 
 
@@ -213,10 +213,10 @@ def export(
     """Write selected particles as STAR and their volume as MRC."""
     selected = rows if class_ is None else class_
     if selected is None or (class_ is not None and rows is not None):
-        raise HetacumnError("expected one of --class and --rows")
+        raise HetacumnError("expected either --class or --rows")
     if rows is not None:
-        check_is_file(rows, "row numbers in a text file")
-    check_holds(folder, ANSWER_FILES, "an answer", "hetacumn predict")
+        check_is_file(rows, "a text file of row numbers")
+    check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     answer = open_answer(folder, prepared)
     paths = export_particles(answer, to, selected)
     stacks = answer.stack.data_dir or answer.stack.source.parent
@@ -260,7 +260,7 @@ def prepare(
     config: Config = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Normalise and crop the images of a stack; show their noise."""
+    """Normalise and crop the images of a stack; plot their noise."""
     check_is_file(particles, TABLE)
     settings = collect_settings(config, set_, {"stack": {"box": box}}, ("stack",))
     out = out or prepared_folder(particles, settings)
@@ -295,6 +295,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_command() -> None:
-    """Run the installed script: the command line, ended by SIGTERM as by Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's; it would leave the kernel to die unasked
+    """Run the command line as the installed script; SIGTERM ends it like Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clusters send SIGTERM; this also interrupts the kernel
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Arguments and options of the commands, with their types, defaults and help texts."""
+"""Types, defaults and help texts of the arguments and options of the commands."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typer import Argument, Option
 
 
 def _option(help: str, *names: str, metavar: str | None = None, default: str = "") -> Any:
-    """Make an option; ``default`` states the default in words where the code has None."""
+    """Create an option; ``default`` describes the default in the help text if its value in the code is None or empty."""
     text = f"{help}  [default: {default}]" if default else help
     return Option(*names, help=text, metavar=metavar, show_default=False)
 
 
 Particles = Annotated[Path, Argument(help="STAR, .cs or .mrcs file of particles.", show_default=False)]
-AnswerFolder = Annotated[Path, Argument(help="Folder of an answer, written by hetacumn predict.", show_default=False)]
-OtherAnswer = Annotated[Path, Argument(help="Folder of a second answer with common particles.", show_default=False)]
+AnswerFolder = Annotated[Path, Argument(help="Folder of predictions, from hetacumn predict.", show_default=False)]
+OtherAnswer = Annotated[Path, Argument(help="Second folder; the particles must overlap.", show_default=False)]
 Dataset = Annotated[str, Argument(help="Name of a dataset in params.yaml or --config.", show_default=False)]
 
 Words = Annotated[list[str] | None, Argument(help="Arguments of python -m hetacumn.run.", show_default=False)]
@@ -28,30 +28,28 @@ StackFolder = Annotated[Path | None, _option("Folder for the stack.", default="r
 PreparedFolder = Annotated[Path | None, _option("Folder for the prepared images.", default="PARTICLES_BOXpx")]
 
 Classes = Annotated[int | None, _option("Number of classes.", default="4")]
-PredictedClasses = Annotated[int | None, _option("Number of classes; 0: chosen by BIC.", default="as trained")]
+PredictedClasses = Annotated[int | None, _option("Number of classes; 0 selects it by BIC.", default="as in training")]
 Box = Annotated[int | None, _option("Box after Fourier cropping, in pixels; even.", default="32")]
 Seed = Annotated[int | None, _option("Seed of all random numbers.", default="0")]
 Set = Annotated[list[str] | None, _option("Setting, such as train.alone_steps=600; repeatable.", "--set", metavar="NAME=VALUE")]
 Config = Annotated[Path | None, _option("YAML file of settings.", metavar="FILE")]
 Device = Annotated[str, _option("cpu, cuda or cuda:N.", default="cuda if available")]
 Devices = Annotated[int, Option(help="Number of GPUs, or of processes on a CPU.")]
-DataDir = Annotated[Path | None, _option("Folder of the image stacks.", metavar="FOLDER", default="near the table")]
+DataDir = Annotated[Path | None, _option("Folder of the image stacks.", metavar="FOLDER", default="near PARTICLES")]
 Prepared = Annotated[Path | None, _option("Folder for the prepared images.", metavar="FOLDER", default="OUT/prepared")]
-AnswerImages = Annotated[
-    Path | None, _option("Folder of the prepared images.", metavar="FOLDER", default="noted in the answer")
-]
+AnswerImages = Annotated[Path | None, _option("Folder of the prepared images.", metavar="FOLDER", default="as in run.json")]
 
 Model = Annotated[Path | None, _option("Folder of the trained model.", metavar="FOLDER", default="OUT")]
 Grade = Annotated[str, Option(help="encoder, amortized, refined or searched; fastest first.")]
-Like = Annotated[Path | None, _option("Earlier answer that supplies volumes and classes.", metavar="FOLDER")]
-Label = Annotated[str, _option("Name in the figure titles.", default="the folder's name")]
+Like = Annotated[Path | None, _option("Earlier predictions whose volumes and classes are reused.", metavar="FOLDER")]
+Label = Annotated[str, _option("Name in the figure titles.", default="name of FOLDER")]
 Motions = Annotated[int, Option(help="Number of independent motions to show.", min=1)]
 Browser = Annotated[bool, Option(help="Open JupyterLab in a browser.")]
 Port = Annotated[int, Option(help="Port of JupyterLab on this machine; 0 for any free port.", min=0, max=65535)]
 
 Stem = Annotated[Path, _option("Output files STEM.star and STEM.mrc.", "--to", metavar="STEM")]
 ClassNumber = Annotated[int | None, _option("Class to export, counted from 1.", "--class")]
-Rows = Annotated[Path | None, _option("Text file of row numbers of predictions.star, from 1.", metavar="FILE")]
+Rows = Annotated[Path | None, _option("Text file of row numbers in predictions.star, from 1.", metavar="FILE")]
 
 Count = Annotated[int | None, _option("Number of particles.", "--particles", default="as in the dataset")]
 SimulatedBox = Annotated[int | None, _option("Box in pixels; even.", "--box", default="as in the dataset")]

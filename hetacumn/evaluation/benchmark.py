@@ -1,8 +1,12 @@
-"""The table of the benchmark: one row per run of a method on a dataset, gathered from ``results/``.
+"""The benchmark table: one row per run of a method on a dataset, collected from ``results/``.
 
-``part`` of a row is ``compared`` (a method or another program beside the others), ``ablations`` (our method without one of its
-parts) or ``shares`` (our method trained on a share of the particles). Rows of an earlier table whose run is no longer in
-``results/`` stay as they are.
+The column ``part`` assigns each row to one part of the table:
+
+- ``compared``: the methods of this package and other programs;
+- ``ablations``: HetACUMN without one of its parts;
+- ``shares``: HetACUMN trained on a different fraction of the particles.
+
+Rows of an earlier table stay unchanged if their run is no longer in ``results/``.
 """
 
 from __future__ import annotations
@@ -21,18 +25,18 @@ COLUMNS = ["dataset", "snr", "particles", "method", "seed", "trained_share", "ac
            "accuracy_surer_half", "ari", "bound_known_pose", "bound_marginal", "rotation_error_deg", "rotation_bound_deg",
            "resolution_A", "view_from_z_deg", "view_chance_deg", "train_seconds", "predict_particles_per_second",
            "peak_memory_mb", "finished", "settings", "device", "commit"]  # fmt: skip
-RUN = ["dataset", "snr", "particles", "method", "seed", "trained_share"]  #: columns that tell one run from another
+RUN = ["dataset", "snr", "particles", "method", "seed", "trained_share"]  #: columns that identify a run
 PARTS = ["compared", "ablations", "shares"]
-SHARE_TOLERANCE = 0.01  # of the usual trained share
+SHARE_TOLERANCE = 0.01  # largest absolute difference of two trained shares that count as equal
 
 
 def make_table(results: Path | str, earlier: Path | str, usual_share: float) -> pd.DataFrame:
-    """Tabulate all runs in ``results`` and the rows in ``earlier`` that no run replaces, with the column ``part``.
+    """Tabulate all runs in ``results``, and the rows of the table ``earlier`` that no run replaces; add the column ``part``.
 
-    ``usual_share`` is the share of the particles that the main pipeline trains on.
+    ``usual_share`` is the fraction of the particles that the main pipeline trains on.
 
     Raises:
-        HetacumnError: neither a run nor an earlier table.
+        HetacumnError: there is neither a run nor an earlier table.
     """
     results, earlier = Path(results), Path(earlier)
     tables = [tabulate_compared(results), tabulate_ablations(results), tabulate_shares(results)]
@@ -50,7 +54,7 @@ def write_benchmark(path: Path | str, table: pd.DataFrame) -> None:
 
 
 def tabulate_compared(results: Path) -> pd.DataFrame:
-    """Tabulate all methods and programs on each dataset that has been evaluated; see :func:`tabulate_dataset`."""
+    """Tabulate all methods and programs on every evaluated dataset; see :func:`tabulate_dataset`."""
     folders = {path.parents[1]: path.parents[1].name for path in sorted(results.glob("*/evaluation/scores.csv"))}
     folders |= {path.parents[1]: path.parents[1].name.split("-")[0]
                 for path in sorted(results.glob("benchmark/*/evaluation/scores.csv"))}  # fmt: skip
@@ -59,9 +63,10 @@ def tabulate_compared(results: Path) -> pd.DataFrame:
 
 
 def tabulate_dataset(folder: Path, dataset: str) -> pd.DataFrame:
-    """Tabulate the runs in the folder of one dataset; the row of a program that gave no answer has bounds and no scores.
+    """Tabulate the runs in the folder of one dataset.
 
-    A refined answer has the training cost of the model that it refines.
+    If a program returned no predictions, its row has bounds and no scores. The row of a refined prediction contains the
+    training cost of the model that it refines.
     """
     scores = pd.read_csv(folder / "evaluation" / "scores.csv")
     simulation = json.loads((folder / "particles" / "config.json").read_text())["simulation"]
@@ -77,7 +82,7 @@ def tabulate_dataset(folder: Path, dataset: str) -> pd.DataFrame:
 
 
 def tabulate_ablations(results: Path) -> pd.DataFrame:
-    """Tabulate the method without each of its parts, from ``benchmark/ablation/<dataset>/<method>/<seed>``."""
+    """Tabulate the ablations, from ``benchmark/ablation/<dataset>/<method>/<seed>``."""
     return pd.DataFrame(
         [
             _score_run(results, path.parent, path.parts[-4], path.parts[-3], int(path.parts[-2]))
@@ -87,7 +92,7 @@ def tabulate_ablations(results: Path) -> pd.DataFrame:
 
 
 def tabulate_shares(results: Path) -> pd.DataFrame:
-    """Tabulate the method trained on a share of the particles, from ``benchmark/share/<dataset>/<percent>``."""
+    """Tabulate HetACUMN trained on different fractions of the particles, from ``benchmark/share/<dataset>/<percent>``."""
     return pd.DataFrame(
         [
             _score_run(results, path.parent, path.parts[-3], "hetacumn", 0)
@@ -97,7 +102,7 @@ def tabulate_shares(results: Path) -> pd.DataFrame:
 
 
 def _score_run(results: Path, folder: Path, dataset: str, method: str, seed: int) -> dict:
-    """Make the row of one run on a dataset of the main pipeline."""
+    """Return the table row of one run on a dataset of the main pipeline."""
     known = SimulatedDataset.read(results / dataset, dataset)
     score, bounds = known.score(folder).row, pd.read_csv(results / dataset / "evaluation" / "scores.csv")
     row = {**read_run_facts(folder, len(known.truth.classes)), **score}
@@ -106,9 +111,10 @@ def _score_run(results: Path, folder: Path, dataset: str, method: str, seed: int
 
 
 def read_run_facts(folder: Path, particles: int) -> dict:
-    """Read cost, settings and commit of the run in a folder, and the share of ``particles`` that it was trained on.
+    """Read the cost, settings and commit of the run in a folder, and the fraction of ``particles`` that it was trained on.
 
-    Where a program gave no answer, ``settings`` tells the reason and ``finished`` comes from the program's ``run.json``.
+    If a program returned no predictions, ``settings`` holds the reason. ``finished`` is the entry of ``run.json``, or True if
+    there is no such entry.
     """
     run = json.loads((folder / "run.json").read_text())
     run["settings"] = run.get("no_answer") or json.dumps(run.get("settings", {}))
@@ -118,7 +124,7 @@ def read_run_facts(folder: Path, particles: int) -> dict:
 
 
 def sort_runs(table: pd.DataFrame, usual_share: float) -> pd.DataFrame:
-    """Add the column ``part`` and sort by part, then by the columns that tell one run from another."""
+    """Add the column ``part``, and sort by part, then by the columns that identify a run."""
     part = pd.Series("compared", table.index)
     part[(table["method"] == "hetacumn") & ((table["trained_share"] - usual_share).abs() > SHARE_TOLERANCE)] = "shares"
     part[table["method"].str.startswith("ablation-")] = "ablations"

@@ -1,8 +1,12 @@
-"""The Bayes bound of a simulated stack: the accuracy of a classifier that has the true volumes.
+"""The Bayes bound of a simulated stack: the accuracy of a classifier that knows the true volumes.
 
-One classifier has the true poses; the other searches them. The class posterior of the second integrates over poses. For each
-class, the best pose of an exhaustive grid and the true pose (so that no finer grid could do better) climb to the nearest
-peaks. Laplace's approximation gives the mass of the posterior about each peak; a peak that both reach counts once.
+Two classifiers compute the class posterior. The first classifier knows the true poses. The second classifier does not know
+them. Its class posterior is marginalised over the poses:
+
+1. For each class, Gauss-Newton steps climb to the nearest peak of the likelihood from two poses: the best pose of an exhaustive
+   grid, and the true pose. The climb from the true pose guarantees that no finer grid can improve the bound.
+2. Laplace's approximation estimates the mass of the posterior around each peak. If both climbs reach one peak, the peak
+   counts once.
 """
 
 from __future__ import annotations
@@ -21,12 +25,17 @@ from hetacumn.search.grid import pose_grid, search_grid, shift_grid
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import State
 
-SAME_PEAK_DEG = 0.5  # two poses nearer than this have climbed to one peak
+SAME_PEAK_DEG = 0.5  # two poses that differ by less than this angle count as one peak
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Accuracies of the two classifiers, and the median pose error of the search in degrees."""
+    """The accuracies of both classifiers, and the pose error with the true volumes.
+
+    - ``known_pose``: accuracy of the classifier that knows the true poses.
+    - ``marginal``: accuracy of the classifier that does not know the poses; the Bayes bound.
+    - ``rotation_error_deg``: median rotation error of the best poses of this second classifier, in degrees.
+    """
 
     known_pose: float
     marginal: float
@@ -35,7 +44,12 @@ class Bound:
 
 @dataclass(frozen=True)
 class TrueMixture:
-    """The mixture that the images were drawn from: volumes in the scale of the images, class priors, poses and classes."""
+    """The true mixture from which the images were simulated.
+
+    - ``volumes``: one volume per class, in the units of the images.
+    - ``weights``: class priors.
+    - ``poses``, ``classes``: true pose and class of each image.
+    """
 
     volumes: Float[Tensor, "k box box box"]
     weights: Float[Tensor, " k"]
@@ -47,7 +61,11 @@ class TrueMixture:
 def bayes_bound(
     data: Observations, mixture: TrueMixture, search_radius: float = 0.25, radius: float = 0.45, padding: float = 2.0
 ) -> Bound:
-    """Compute the bound for images of a known mixture. Radii are in cycles per pixel."""
+    """Compute the Bayes bound for images of a known mixture.
+
+    ``search_radius`` is the Fourier radius of the exhaustive search, ``radius`` that of the evidences, in cycles per pixel.
+    ``padding`` is the factor of the zero padding of volumes before the Fourier transform.
+    """
     poses, classes = mixture.poses, mixture.classes
     device, box, prior = data.y.device, data.plane.box, mixture.weights.to(data.y.device).float().log()
     coarse = data.within(search_radius * box)
@@ -78,7 +96,7 @@ def bayes_bound(
 def _add_peaks(
     first: tuple[Float[Tensor, "n 3 3"], Float[Tensor, " n"]], second: tuple[Float[Tensor, "n 3 3"], Float[Tensor, " n"]]
 ) -> Float[Tensor, " n"]:
-    """Add the evidences of two peaks (rotations, log evidences); a peak that is given twice counts once."""
+    """Add the evidences of two peaks, each given as (rotations, log evidences); equal peaks count once."""
     (rotations, evidence), (other_rotations, other_evidence) = first, second
     same = distance_deg(rotations, other_rotations) < SAME_PEAK_DEG
     return torch.maximum(evidence, other_evidence).where(same, torch.logaddexp(evidence, other_evidence))
@@ -87,7 +105,7 @@ def _add_peaks(
 def _expand(
     data: Observations, tangent: Tangent, state: State, radius: float, batch: int = 500
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Compute log-likelihoods at a state, and Laplace evidences of the peaks there."""
+    """Compute the log-likelihoods at states, and the Laplace evidences of the peaks there."""
     band, values, evidences = data.within(radius * data.plane.box), [], []
     for rows in batch_slices(len(data), batch):
         here = tangent.expand(band[rows], state[rows])

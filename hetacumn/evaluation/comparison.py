@@ -1,4 +1,4 @@
-"""Agreement of two predictions of the same particles, where the truth is unknown."""
+"""Agreement of two predictions of the same particles, for stacks without known truth."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ NEAR_DEG = 10
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two predictions, compared on their common particles.
+    """A comparison of two predictions on their common particles.
 
-    ``score`` scores the second answer with the first in the place of the truth; ``volumes`` are the class volumes of the first,
-    of voxels of ``voxel_A`` Å.
+    - ``particles``: number of common particles.
+    - ``score``: scores of the second prediction, with the first prediction as the truth.
+    - ``volumes``: class volumes of the first prediction.
+    - ``voxel_A``: voxel size of ``volumes`` in Å.
     """
 
     particles: int
@@ -33,11 +35,11 @@ class Comparison:
 
     @property
     def compared_voxel_A(self) -> float:
-        """Voxel size in Å at the box at which the volumes were compared, the smaller of both."""
+        """Voxel size in Å at the box of the comparison, which is the smaller box of both predictions."""
         return self.voxel_A * self.volumes.shape[-1] / self.score.volumes.shape[-1]
 
     def agreement(self) -> dict[str, float]:
-        """Return the numbers that `4_compare` explains, by name."""
+        """Return the measures of agreement by name; the notebook `4_compare` explains them."""
         row, errors_deg = self.score.row, self.score.rotation_error_deg
         return {
             "particles": self.particles,
@@ -49,17 +51,17 @@ class Comparison:
         }
 
     def summary(self) -> str:
-        """Describe the agreement in a sentence."""
+        """Describe the agreement in one line of text."""
         found = self.agreement()
         return (
-            f"agreement of {self.particles} particles: classes {found['classes']:.3f} (adjusted Rand index), poses "
-            f"{found['poses_deg']:.1f}° apart, {100 * found['within_10_deg']:.0f} % within 10°, volumes to "
+            f"agreement of {self.particles} particles: classes {found['classes']:.3f} (adjusted Rand index), median pose "
+            f"difference {found['poses_deg']:.1f}°, {100 * found['within_10_deg']:.0f} % within 10°, volumes agree to "
             f"{found['volumes_A']:.1f} Å"
         )
 
 
 def compare_answers(first: Path | str, second: Path | str) -> Comparison:
-    """Compare the predictions in two folders on the particles of one name.
+    """Compare the predictions in two folders on the particles with equal names.
 
     Raises:
         HetacumnError: the predictions have no particle in common.

@@ -1,4 +1,4 @@
-"""Scores of all methods on one simulated dataset beside the Bayes bound, and the five files that hold the scores.
+"""Scores of all methods on one simulated dataset, the Bayes bound, and the five files of an evaluation.
 
 The folder of a dataset holds ``particles/`` (images and truth) and one folder per method.
 """
@@ -27,7 +27,7 @@ from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.fsc import shell_frequencies
 from hetacumn.simulation.truth import Truth
 
-BOUND_PARTICLES = (1500, 10_000)  # the second number where the bound on the first is not 1
+BOUND_PARTICLES = (1500, 10_000)  # the second number is used if the bound of the first particles is not 1
 BOUNDS = ["bound_known_pose", "bound_marginal", "rotation_bound_deg"]
 KEY = ["dataset", "method", "seed"]
 MAIN_SCORES = ["accuracy", "accuracy_unseen", "accuracy_surer_half", "ari", "bound_known_pose", "bound_marginal",
@@ -36,7 +36,7 @@ MAIN_SCORES = ["accuracy", "accuracy_unseen", "accuracy_surer_half", "ari", "bou
 
 @dataclass(frozen=True)
 class SimulatedDataset:
-    """A simulated dataset and its truth; the true class volumes have voxels of ``voxel_A`` Å."""
+    """A simulated dataset and its truth. ``volumes`` are the true class volumes, with a voxel size of ``voxel_A`` Å."""
 
     name: str
     folder: Path
@@ -54,20 +54,20 @@ class SimulatedDataset:
         folder = Path(folder)
         note = folder / "particles" / "config.json"
         if note.exists() and (simulated := json.loads(note.read_text())["dataset"]) != name:
-            raise HetacumnError(f"{note}: simulated dataset {simulated}; expected {name}, the dataset that is scored")
+            raise HetacumnError(f"{note}: simulated dataset {simulated}; expected {name}, the dataset to score")
         truth = Truth.read(folder / "particles" / "truth.npz")
         return cls(name, folder, truth, *read_volumes(folder / "particles", "truth_class"))
 
     def score(self, folder: Path | str) -> Score:
-        """Score the answer of one folder."""
+        """Score the predictions in a folder."""
         return score_folder(folder, self.truth, self.volumes, self.voxel_A)
 
 
 def find_methods(folder: Path | str) -> set[str]:
-    """List the methods that left predictions in the folder of a dataset.
+    """Return the names of the methods with predictions in the folder of a dataset.
 
     Raises:
-        HetacumnError: no method did.
+        HetacumnError: there are no predictions.
     """
     methods = {path.parent.name for path in Path(folder).glob("*/predictions.star")}
     if not methods:
@@ -83,8 +83,8 @@ def score_methods(dataset: SimulatedDataset, methods: Iterable[str]) -> dict[str
 def bound_dataset(dataset: SimulatedDataset, box: int) -> Bound:
     """Compute the Bayes bound for images cropped to ``box``.
 
-    The first 1,500 particles suffice where the classifier with unknown poses classifies all of them correctly; otherwise up to
-    10,000 particles are used.
+    The function uses the first 1,500 particles. If the classifier with unknown poses misclassifies one of them, it uses up to
+    10,000 particles.
     """
     few, many = (np.arange(min(count, len(dataset.truth.classes))) for count in BOUND_PARTICLES)
     bound = _bound_rows(dataset, box, few)
@@ -103,15 +103,15 @@ def _bound_rows(dataset: SimulatedDataset, box: int, rows: Int[np.ndarray, " m"]
 def scale_to_images(
     volumes: Float[Tensor, "k full full full"], box: int, noise_std: float
 ) -> Float[Tensor, "k {box} {box} {box}"]:
-    """Crop true volumes to ``box`` and scale them to the units of images whose noise has unit variance.
+    """Crop true volumes to ``box``, and scale them to the units of images with unit noise variance.
 
-    The signal of a pixel grows with the area of the pixel.
+    The signal of a pixel is proportional to the area of the pixel, which explains the squared ratio of the boxes.
     """
     return crop_volumes(volumes, box) * (volumes.shape[-1] / box) ** 2 / noise_std
 
 
 def tabulate_scores(dataset: SimulatedDataset, seed: int, scores: dict[str, Score], bound: Bound) -> pd.DataFrame:
-    """Tabulate one row per method: dataset, method, seed, the main scores beside their bounds, then all other scores."""
+    """Tabulate the scores, one row per method: dataset, method, seed, main scores and bounds, then all other scores."""
     bounds = dict(zip(BOUNDS, (bound.known_pose, bound.marginal, bound.rotation_error_deg), strict=True))
     table = pd.DataFrame(
         [{"dataset": dataset.name, "method": method, "seed": seed, **score.row, **bounds} for method, score in scores.items()]
@@ -120,7 +120,7 @@ def tabulate_scores(dataset: SimulatedDataset, seed: int, scores: dict[str, Scor
 
 
 def tabulate_fsc(dataset: SimulatedDataset, scores: dict[str, Score]) -> pd.DataFrame:
-    """Tabulate the FSC of the aligned class volumes with the truth: one row per method, class (from 1) and shell (in 1/Å)."""
+    """Tabulate the FSC of aligned class volumes against the truth: one row per method, class (from 1) and shell (in 1/Å)."""
     rows = []
     for method, score in scores.items():
         box, full_box = score.volumes.shape[-1], dataset.volumes.shape[-1]

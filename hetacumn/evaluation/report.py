@@ -1,6 +1,6 @@
-"""The report of a prediction without known truth: half maps and their FSC, independent motions, and volumes along them.
+"""The report of a prediction without known truth: half maps and their FSC, independent motions, volumes along the motions.
 
-Where the particles are a simulated twin of a real stack, :func:`compare_with_truth` scores the report.
+If the particles are simulated, :func:`compare_with_truth` scores the report.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from hetacumn.simulation.truth import Truth
 
 PATH_POINTS = 10
 HALF_MAP_FSC = 0.143  # Rosenthal & Henderson 2003
-SURFACE_LEVEL = 0.25  # of the largest density along a path
-BOUND_PARTICLES = 1500  # of the search with the true volumes
+SURFACE_LEVEL = 0.25  # contour level, as a fraction of the largest density along a path
+BOUND_PARTICLES = 1500  # particles in the pose search with the true volumes
 
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """The folders of a report: ``predictions``, the ``model`` that made them, and ``out`` for the figures."""
+    """The folders of a report: the ``predictions``, the trained ``model``, and ``out`` for the figures."""
 
     predictions: Path
     model: Path
@@ -49,7 +49,7 @@ class ReportPaths:
 
     @classmethod
     def of_dataset(cls, name: str, predictions: Path | str = "", out: Path | str = "") -> ReportPaths:
-        """Name the folders of a dataset in ``results/``; an empty ``predictions`` or ``out`` takes its default."""
+        """Return the folders of a dataset in ``results/``. Empty ``predictions`` or ``out`` stand for the defaults."""
         folder = RESULTS / name
         return cls(Path(predictions or folder / "refined"), folder / "hetacumn", Path(out or Path("figures") / name))
 
@@ -58,8 +58,11 @@ class ReportPaths:
 class Report:
     """Half maps and motions of one prediction.
 
-    ``half_maps`` and their FSC ``curves`` are by group: ``all`` particles, ``class 1``, …; a class of fewer than two particles
-    has none. ``paths`` holds latents along each independent motion, ``path_volumes`` their volumes.
+    - ``half_maps``, ``curves``: half maps and their FSC by group. The groups are ``all`` (all particles), ``class 1``, ….
+      Classes with fewer than two particles are left out.
+    - ``axes``: the independent motions.
+    - ``paths``: latents along each independent motion.
+    - ``path_volumes``: volumes at these latents.
     """
 
     run: Answer
@@ -70,19 +73,19 @@ class Report:
     path_volumes: list[Float[Tensor, "p box box box"]]
 
     def resolutions_A(self) -> dict[str, float]:
-        """Compute the resolution of each group in Å, where the FSC of its half maps falls to 0.143."""
+        """Compute the resolution of each group in Å, at which the FSC of its half maps falls to 0.143."""
         return {group: resolution_A(curve, self.run.voxel_A, HALF_MAP_FSC) for group, curve in self.curves.items()}
 
     def draw_particles(self, count: int = 6) -> tuple[Float[Tensor, "m box box"], Float[Tensor, "m box box"]]:
-        """Draw the first ``count`` particles as the model sees them, without noise; return the whitened particles too."""
+        """Render noise-free images of the first ``count`` particles; return these images and the whitened particle images."""
         rows = np.arange(min(count, len(self.run.stack)))
         data, poses = self.run.posed(rows)
-        drawn = reproject(data, self.run.class_volumes, self.run.predictions.classes[:count], poses)
-        return data.plane.unpack(drawn), data.plane.unpack(data.y)
+        rendered = reproject(data, self.run.class_volumes, self.run.predictions.classes[:count], poses)
+        return data.plane.unpack(rendered), data.plane.unpack(data.y)
 
 
 def make_report(run: Answer, motions: int = 2) -> Report:
-    """Reconstruct random halves of all particles and of each class, and find the independent motions of the particles."""
+    """Reconstruct half maps of all particles and of each class, and compute the independent motions of the particles."""
     groups = {"all": np.arange(len(run.predictions))}
     groups |= {f"class {k + 1}": (run.predictions.classes == k).numpy().nonzero()[0] for k in range(len(run.class_volumes))}
     half_maps = {group: run.half_maps(rows) for group, rows in groups.items() if len(rows) > 1}
@@ -93,9 +96,9 @@ def make_report(run: Answer, motions: int = 2) -> Report:
 
 
 def write_report(report: Report) -> None:
-    """Write half maps, ``fsc.csv``, the volumes of every path and a ChimeraX script a path into the folder of the predictions.
+    """Write half maps, ``fsc.csv``, path volumes and one ChimeraX script per path into the folder of the predictions.
 
-    Files of an earlier report, which may have had more classes or motions, are removed first.
+    The function first removes such files of an earlier report, which may have more classes or motions.
     """
     folder, voxel_A = report.run.folder, report.run.voxel_A
     for stale in [*folder.glob("halves/*.mrc"), *folder.glob("paths/*.mrc"), *folder.glob("motion_*.cxc")]:
@@ -116,18 +119,20 @@ def write_report(report: Report) -> None:
 
 
 def describe_resolutions(report: Report) -> dict[str, str]:
-    """Describe the resolution of each group; a group that reaches Nyquist asks for a larger box."""
+    """Describe the resolution of each group; a group that reaches Nyquist receives a hint to use a larger box."""
     nyquist_A = 2 * report.run.voxel_A
-    hints = {True: ", Nyquist: a larger stack.box would show more", False: ""}
+    hints = {True: " (Nyquist; a larger stack.box may resolve more)", False: ""}
     return {group: f"{value:.1f} Å{hints[value <= nyquist_A]}" for group, value in report.resolutions_A().items()}
 
 
 @dataclass(frozen=True)
 class TruthComparison:
-    """A report beside the known truth.
+    """The scores of a report against the known truth.
 
-    ``found`` and ``true`` are the matched coordinates of each particle along the true motions ``names``; ``correlations`` are
-    their rank correlations, ``scores`` all scores by name.
+    - ``names``: names of the true motions.
+    - ``found``, ``true``: predicted and true coordinates of each particle along these motions.
+    - ``correlations``: rank correlation of predicted and true coordinates for each motion.
+    - ``scores``: all scores by name.
     """
 
     names: tuple[str, ...]
@@ -138,10 +143,10 @@ class TruthComparison:
 
 
 def compare_with_truth(report: Report, truth: Path | str, model: Path | str) -> TruthComparison:
-    """Score a report of simulated particles against the truth in the folder ``truth``; ``model`` is the model's folder.
+    """Score the report of a simulated stack against the truth in the folder ``truth``; ``model`` is the folder of the model.
 
-    The rotation error is the median over one rotation of the molecule and both hands; its bound is the error of poses searched
-    with the true volumes.
+    The rotation error is the median after alignment by one global rotation and the better of both hands. The rotation bound is
+    the median error of a pose search with the true volumes.
     """
     run, truth = report.run, Path(truth)
     stack, known = run.stack, Truth.read(truth / "truth.npz")
@@ -162,7 +167,7 @@ def compare_with_truth(report: Report, truth: Path | str, model: Path | str) -> 
 
 
 def _bound_rotations(run: Answer, known: Truth, truth: Path) -> float:
-    """Compute the median error in degrees of poses searched with the true volumes, on the first 1,500 particles."""
+    """Compute the median rotation error of a pose search with the true volumes, in degrees, on the first 1,500 particles."""
     volumes, _ = read_volumes(truth, "truth_class")
     stack, some = run.stack, run.stack.rows[:BOUND_PARTICLES]
     shifts_A = stack.metadata.shifts_in_prepared_A(known.shifts_A[stack.rows])
@@ -174,6 +179,6 @@ def _bound_rotations(run: Answer, known: Truth, truth: Path) -> float:
 
 
 def write_truth_scores(out: Path, comparison: TruthComparison) -> None:
-    """Write the scores as ``quantity,value`` beside the folder ``out`` of the figures: ``real-twin`` to ``real_twin.csv``."""
+    """Write the columns ``quantity,value`` beside the figure folder ``out``: ``real_twin.csv`` beside ``real-twin``."""
     table = pd.DataFrame(comparison.scores.items(), columns=["quantity", "value"])
     write_table(out.with_name(f"{out.name.replace('-', '_')}.csv"), table, digits=4)

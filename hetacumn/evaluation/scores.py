@@ -1,8 +1,8 @@
-"""Scores of an answer: classes, poses, shifts, volumes, and the information in the latents.
+"""Scores of predictions against the truth: classes, poses, shifts, volumes, and the information in the latents.
 
-The functions take arrays, never a model. Class labels are integers from 0, rotations take object to view, shifts are xy in Å,
-and volume ``k`` belongs to label ``k``. Names, orientation, position and hand of the estimated classes are arbitrary, and no
-score here depends on them.
+The functions take arrays and files of predictions, and no model. Class labels are integers from 0, rotations take object to
+view, shifts are xy in Å, and volume ``k`` belongs to label ``k``. A prediction determines the labels of the classes and the
+orientation, position and hand of the volumes only up to a free choice. No score depends on this choice.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ from hetacumn.physics.fsc import fsc, resolution_A
 from hetacumn.physics.rotations import Frame, align, distance_deg
 from hetacumn.simulation.truth import Truth
 
-_TRUSTED_DEG = 30.0  # poses worse than this in the median give volumes no frame to start from
+_TRUSTED_DEG = 30.0  # below this median pose error, the alignment of volumes starts from the frame of the poses
 
 
 @dataclass(frozen=True)
 class Score:
-    """The score of one method on one dataset: numbers by name in ``row``, and the data of the figures.
+    """The scores of one method on one dataset, and the data of the figures.
 
-    ``confusion`` comes from :func:`confusion`; ``fsc`` and ``volumes``, which are aligned with the truth, are by *true* class.
+    - ``row``: scores by name; see :func:`score`.
+    - ``confusion``: result of :func:`confusion`.
+    - ``rotation_error_deg``: rotation error of each particle in degrees.
+    - ``fsc``, ``volumes``: FSC curves and class volumes aligned to the truth, in the order of the *true* classes.
     """
 
     row: dict[str, float]
@@ -64,8 +67,8 @@ def _counts(predicted: Int[np.ndarray, " n"], true: Int[np.ndarray, " _n"]) -> I
 def match_classes(predicted: ArrayLike, true: ArrayLike) -> Int[np.ndarray, " labels"]:
     """Match each predicted label with a true label, so that ``matching[predicted]`` agrees best with ``true``.
 
-    The matching permutes as many labels as the richer of both has (Hungarian algorithm): surplus predicted classes are matched
-    with labels that no particle has.
+    The Hungarian algorithm finds the best permutation of the labels. If the numbers of classes differ, the permutation has the
+    larger number of labels, and surplus predicted classes are matched with labels that no particle has.
     """
     counts = _counts(_labels(predicted), _labels(true))
     true_rows, predicted_columns = linear_sum_assignment(counts, maximize=True)
@@ -75,18 +78,18 @@ def match_classes(predicted: ArrayLike, true: ArrayLike) -> Int[np.ndarray, " la
 
 
 def accuracy(predicted: ArrayLike, true: ArrayLike) -> float:
-    """Compute the share of right labels under the best matching."""
+    """Compute the fraction of correct labels under the best matching."""
     predicted, true = _labels(predicted), _labels(true)
     return float((match_classes(predicted, true)[predicted] == true).mean())
 
 
 def adjusted_rand(predicted: ArrayLike, true: ArrayLike) -> float:
-    """Compute the adjusted Rand index of two partitions: 1 where equal, 0 at chance."""
+    """Compute the adjusted Rand index of two partitions: 1 for equal partitions, 0 on average for random ones."""
     return float(adjusted_rand_score(_labels(true), _labels(predicted)))
 
 
 def confusion(predicted: ArrayLike, true: ArrayLike) -> Int[np.ndarray, "labels labels"]:
-    """Count particles by true class (row) and by the class matched with their label (column)."""
+    """Count particles by true class (row) and by the true class matched with the predicted label (column)."""
     predicted, true = _labels(predicted), _labels(true)
     return _counts(match_classes(predicted, true)[predicted], true)
 
@@ -94,9 +97,10 @@ def confusion(predicted: ArrayLike, true: ArrayLike) -> Int[np.ndarray, "labels 
 def motion_correlations(
     found: Float[Tensor, "n k"], true: Float[Tensor, "n d"]
 ) -> tuple[Float[Tensor, " d"], Int[Tensor, " d"]]:
-    """Correlate each true motion with the found coordinate that matches it best; ``k >= d``.
+    """Match each of ``d`` true motions with one of ``k >= d`` predicted coordinates, and correlate the pairs.
 
-    Returns the absolute rank correlations (Spearman), and the indices of the matched coordinates.
+    The matching maximises the sum of the correlations. The function returns the absolute rank correlations (Spearman) and the
+    indices of the matched coordinates.
     """
     table = np.abs([[spearmanr(a, b).statistic for b in found.T.numpy()] for a in true.T.numpy()])
     rows, columns = linear_sum_assignment(-table)
@@ -104,9 +108,9 @@ def motion_correlations(
 
 
 def pose_errors(estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"]) -> tuple[Float[Tensor, " n"], Frame]:
-    """Compute the rotation error of every particle in degrees, in the best frame, and this frame.
+    """Compute the rotation error of every particle in degrees after the best alignment; return the errors and the frame.
 
-    A frame is one rotation of the object and one of two hands, for all particles.
+    The frame is the alignment: one rotation of the object and one of the two hands, for all particles.
     """
     frame = align(estimated, true)
     return distance_deg(frame.apply(estimated), true), frame
@@ -115,11 +119,11 @@ def pose_errors(estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"])
 def shift_errors(
     estimated_A: Float[Tensor, "n 2"], true_A: Float[Tensor, "n 2"], true_rotations: Float[Tensor, "n 3 3"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " 3"]]:
-    """Compute the distances of estimated and true shifts and the position of the volume, in Å.
+    """Compute the shift error of every particle and the position of the estimated volume, in Å.
 
-    A volume that lies at ``c`` of the true frame is matched by shifts that differ by minus the projection
-    of ``c``, ``t_est = t_true - (R_true c)_xy``, in either hand. ``c`` is fitted by least squares, at last
-    to the half that agrees best, and taken out.
+    If the estimated volume lies at the position ``c`` of the true frame, the estimated shifts differ from the true shifts
+    by minus the projection of ``c``: ``t_est = t_true - (R_true c)_xy``, for both hands. The function fits ``c`` by least
+    squares and subtracts its projection. Repeated fits use only the half of the particles with the smallest errors.
     """
     projections = true_rotations[:, :2].double()  # (n, 2, 3)
     differences = true_A.double() - estimated_A.double()
@@ -139,14 +143,19 @@ def disentanglement(
     neighbours: int = 20,
     most: int = 5000,
 ) -> dict[str, float]:
-    """Measure how well latents predict the conformation and the pose, by k nearest neighbours.
+    """Measure how well the latents predict the class and the view direction, with k nearest neighbours.
 
-    Five-fold cross-validation over the first ``most`` particles, latent dimensions scaled to unit variance.
+    The function uses five-fold cross-validation over the first ``most`` particles, with latent dimensions scaled to unit
+    variance. It returns four numbers, which are NaN if there are no latents:
 
-    ``class_from_z``: share of right classes; ``class_chance``: share of the commonest class.
-    ``view_from_z_deg``: mean angle between the view direction, the third row of ``R``, and the mean direction
-    of the neighbours; ``view_chance_deg``: the same after permuting the views. Disentangled latents have the
-    first far above chance and the second at chance. NaN where there are no latents.
+    - ``class_from_z``: fraction of correct classes.
+    - ``class_chance``: fraction of the particles in the largest class.
+    - ``view_from_z_deg``: mean angle between the view direction (third row of ``R``) and the mean view direction of the
+      neighbours.
+    - ``view_chance_deg``: mean angle after a permutation of the views.
+
+    If pose and conformation are disentangled, ``class_from_z`` is far above ``class_chance``, and ``view_from_z_deg`` is
+    close to ``view_chance_deg``.
     """
     points = np.asarray(latents, dtype=np.float64)[:most]
     names = ("class_from_z", "class_chance", "view_from_z_deg", "view_chance_deg")
@@ -189,16 +198,21 @@ def score(
     voxel_A: float,
     seen: Bool[np.ndarray, " n"],
 ) -> Score:
-    """Score the answer of one method.
+    """Score the predictions and class volumes of one method.
 
-    ``volumes`` and ``true_volumes`` may have different boxes over the same field of view: they are compared at the smaller
-    box. ``voxel_A`` is the voxel size of the true volumes. ``seen`` marks the particles that the method was trained on. Another
-    answer in the place of the truth measures how far the two answers agree.
+    ``volumes`` and ``true_volumes`` may have different boxes over one field of view; the function compares them at the smaller
+    box. ``voxel_A`` is the voxel size of the true volumes. ``seen`` marks the particles that the method was trained on. With
+    predictions as ``truth``, the scores measure the agreement of two predictions.
 
-    ``row``: ``accuracy`` of all particles, ``accuracy_unseen`` of the particles not trained on (NaN if there are none) and
-    ``accuracy_surer_half`` of the half with the higher class probability (NaN where probabilities are unknown), under one
-    matching; ``ari``; medians ``rotation_error_deg`` and ``shift_error_A``; ``resolution_A`` of the worst class volume; and
-    :func:`disentanglement`. A true class without a volume has the worst resolution.
+    The ``row`` of the result contains:
+
+    - ``accuracy``: fraction of correct classes of all particles. One matching of the classes serves all three accuracies.
+    - ``accuracy_unseen``: accuracy of the particles that training did not use; NaN if there are none.
+    - ``accuracy_surer_half``: accuracy of the half with the higher class probability; NaN without class probabilities.
+    - ``ari``: adjusted Rand index.
+    - ``rotation_error_deg``, ``shift_error_A``: median errors.
+    - ``resolution_A``: resolution of the worst class volume. A true class without a volume counts as zero density.
+    - the numbers of :func:`disentanglement`.
     """
     predicted, true = _labels(predictions.classes), _labels(truth.classes)
     matching = match_classes(predicted, true)
@@ -213,7 +227,7 @@ def score(
     box = min(volumes.shape[-1], true_volumes.shape[-1])
     references = crop_volumes(true_volumes, box)
     aligned = torch.zeros_like(references)
-    for k, label in enumerate(np.argsort(matching)[: len(references)]):  # the label that true class k goes by
+    for k, label in enumerate(np.argsort(matching)[: len(references)]):  # the predicted label of true class k
         if label < len(volumes):
             aligned[k] = align_volume(crop_volumes(volumes[label], box), references[k], trusted)
     curves = fsc(aligned, references)
@@ -234,7 +248,8 @@ def score(
 def score_folder(folder: Path | str, truth: Truth, true_volumes: Float[Tensor, "k box box box"], voxel_A: float) -> Score:
     """Score the files of a method in a folder: predictions, ``volumes/``, ``train_rows.npy``.
 
-    Raises :class:`HetacumnError` where predictions and truth differ in their numbers of particles.
+    Raises:
+        HetacumnError: predictions and truth have different numbers of particles.
     """
     folder = Path(folder)
     predictions = Predictions.read(folder)
@@ -248,10 +263,10 @@ def score_folder(folder: Path | str, truth: Truth, true_volumes: Float[Tensor, "
 
 
 def seen_rows(folder: Path | str, particles: int) -> Int[np.ndarray, " m"]:
-    """Read the row numbers of the particles that the method of a folder was trained on.
+    """Read the rows, from 0, of the particles that the method in a folder was trained on.
 
-    A folder ``<method>-<grade>`` without training rows takes the rows of ``<method>``; without any, all
-    ``particles`` count as seen.
+    If a folder ``<method>-<grade>`` has no ``train_rows.npy``, the function reads the file of ``<method>``. If neither folder
+    has the file, all ``particles`` count as seen.
     """
     folder = Path(folder)
     for trained in (folder, folder.with_name(folder.name.rpartition("-")[0] or folder.name)):

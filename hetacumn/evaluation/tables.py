@@ -1,29 +1,35 @@
-"""Scores of several datasets or seeds in one table, read back from ``results/``."""
+"""Tables of the scores of several datasets or seeds, read from ``results/``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from hetacumn.common.run_files import read_config
 from hetacumn.evaluation.dataset import SimulatedDataset
+from hetacumn.physics.half_plane import HalfPlane
 
 RESULT_COLUMNS = ["dataset", "method", "seed", "accuracy", "accuracy_unseen", "accuracy_surer_half", "ari", "bound_known_pose",
                   "bound_marginal", "rotation_error_deg", "rotation_bound_deg", "resolution_A"]  # fmt: skip
-ARRIVED_WITHIN = 0.03  # of the Bayes bound
+ARRIVED_WITHIN = 0.03  # largest distance of the accuracy below the Bayes bound
 
 
 @dataclass(frozen=True)
 class Evaluations:
-    """The files that `4_evaluate` wrote for several datasets.
+    """The files that the notebook `4_evaluate` wrote for several datasets.
 
-    ``scores`` and ``fsc`` hold the rows of all datasets. The other fields are by dataset, then by method: ``confusions``,
-    ``rotation_errors`` in degrees, aligned ``volumes`` (also of the ``truth``), and the training ``histories`` of the methods
-    that have one.
+    - ``scores``, ``fsc``: rows of all datasets.
+    - ``confusions``: confusion matrices, by dataset, then by method; as for all following fields.
+    - ``rotation_errors``: rotation error of each particle in degrees.
+    - ``volumes``: aligned class volumes, and the true volumes under the name ``truth``.
+    - ``histories``: training histories of the methods that have one, with the columns of :func:`relate_to_noise`.
     """
 
     scores: pd.DataFrame
@@ -35,7 +41,7 @@ class Evaluations:
 
 
 def read_evaluations(results: Path | str, datasets: list[str]) -> Evaluations:
-    """Read the evaluations of some datasets from the folder ``results``."""
+    """Read the evaluations of ``datasets`` from the folder ``results``."""
     folders = {dataset: Path(results) / dataset for dataset in datasets}
     scores, fsc = (
         pd.concat([pd.read_csv(folder / "evaluation" / name) for folder in folders.values()], ignore_index=True)
@@ -54,13 +60,41 @@ def read_evaluations(results: Path | str, datasets: list[str]) -> Evaluations:
 
 def _read_histories(folder: Path, methods: list[str]) -> dict[str, pd.DataFrame]:
     paths = {method: folder / method / "history.csv" for method in methods}
-    return {method: pd.read_csv(path) for method, path in paths.items() if path.is_file()}
+    tables = {method: pd.read_csv(path) for method, path in paths.items() if path.is_file()}
+    own = {method for method in tables if not (folder / method / "config.json").is_file()}  # of another program
+    return {method: table if method in own else relate_to_noise(table, read_config(folder / method))
+            for method, table in tables.items()}  # fmt: skip
+
+
+def relate_to_noise(history: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """Add the columns ``joint_step`` and ``misfit_over_noise`` to the ``history`` of a training with joint steps.
+
+    ``joint_step`` counts the steps of both tasks. The misfit of an image is a sum over a band of frequencies that widens with
+    these steps, and so it rises even where the fit improves. ``misfit_over_noise`` is the misfit over the expected misfit of
+    the noise alone in the same band: 1 where a reconstruction leaves only noise.
+
+    Args:
+        history: The table that training wrote, with a row at every 25th step.
+        settings: The ``config.json`` of the run.
+    """
+    joint = history["phase"] == "joint"
+    if not joint.any():
+        return history
+    alone = int(history.loc[~joint, "step"].max()) if not joint.all() else 0
+    done = (history["step"] - alone - 1) / max(1, int(history["step"].max()) - alone)  # as of the step that made the row
+    first, last = settings["config"]["radius"]
+    plane = HalfPlane(settings["box"])
+    radii = ((first + (last - first) * done) * settings["box"])[joint]
+    noise = radii.map(lambda radius: 0.5 * float(plane.weight[: plane.count(radius)].sum()))
+    more = {"joint_step": (history["step"] - alone).where(joint), "misfit_over_noise": history["misfit"] / noise}
+    return history.assign(**more)
 
 
 def score_seeds(folder: Path | str, dataset: SimulatedDataset) -> pd.DataFrame:
-    """Score the runs of one dataset from several seeds, one folder per seed: one row per seed.
+    """Score the runs of one dataset from several seeds; return one row per seed.
 
-    A run has ``arrived`` if its accuracy is within 0.03 of the dataset's Bayes bound.
+    ``folder`` holds one folder per seed. A run has ``arrived`` if its accuracy is at most 0.03 below the Bayes bound of the
+    dataset.
     """
     bound = pd.read_csv(dataset.folder / "evaluation" / "scores.csv")["bound_marginal"].iloc[0]
     folders = sorted((path.parent for path in Path(folder).glob("*/predictions.star")), key=lambda path: int(path.name))

@@ -1,8 +1,9 @@
 """Figures of tables, particles and volumes.
 
 A function of this package takes arrays or tables and returns a figure; only :func:`save` writes a file. Call :func:`style`
-once before drawing. A class has the same colour and marker in every figure, and a method the same colour, hatch, line and
-marker; both sets are safe for the colour-blind and are told apart in grey.
+once before the first figure. A class has the same colour and marker in every figure. A method has the same colour, hatch, line
+and marker. Both sets are safe for the colour-blind, and differ in grey too. Images and volumes have a scale bar in Å where the
+caller names the size of a pixel or voxel.
 """
 
 from hetacumn.plots.accuracy import accuracy_against_time, accuracy_lines, confusion_matrix
@@ -11,13 +12,14 @@ from hetacumn.plots.distributions import defocus_histogram, log_ratio_histogram,
 from hetacumn.plots.images import particle_gallery, pictures
 from hetacumn.plots.latents import latent_density, latent_scatter, motion_scatter
 from hetacumn.plots.lines import curves, fsc_curves, map_fsc, noise_spectrum, scaling, training_curves
+from hetacumn.plots.overview import Overview, overview
 from hetacumn.plots.surfaces import path_surfaces, volume_surfaces
 from hetacumn.plots.theme import CLASS_COLOURS, CLASS_MARKERS, DATASETS, DPI, METHODS, MethodStyle, in_order, save, style
 
 __all__ = [
-    "CLASS_COLOURS", "CLASS_MARKERS", "DATASETS", "DPI", "METHODS", "MethodStyle", "in_order", "save", "style",
+    "CLASS_COLOURS", "CLASS_MARKERS", "DATASETS", "DPI", "METHODS", "MethodStyle", "Overview", "in_order", "save", "style",
     "ablation_bars", "accuracy_against_time", "accuracy_bars", "accuracy_lines", "confusion_matrix", "curves",
     "defocus_histogram", "fsc_curves", "latent_density", "latent_scatter", "log_ratio_histogram", "map_fsc", "motion_scatter",
-    "noise_spectrum", "particle_gallery", "path_surfaces", "pictures", "pose_error_histogram", "scaling", "stage_bars",
-    "training_curves", "view_distribution", "volume_surfaces",
+    "noise_spectrum", "overview", "particle_gallery", "path_surfaces", "pictures", "pose_error_histogram", "scaling",
+    "stage_bars", "training_curves", "view_distribution", "volume_surfaces",
 ]  # fmt: skip

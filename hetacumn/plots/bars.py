@@ -1,4 +1,4 @@
-"""Bars: accuracies of methods, the worth of their parts, and the time of the stages of a run."""
+"""Bars: accuracies of methods, contributions of their parts, and times of the stages of a run."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -8,9 +8,8 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
 
 from hetacumn.plots.theme import (
     BOUND_COLOUR,
@@ -26,19 +25,28 @@ from hetacumn.plots.theme import (
     unique,
 )
 
+#: The columns of the Bayes bounds, and their names beside the bars.
+BOUNDS = {
+    "bound_marginal": "Bayes bound\npose unknown",
+    "bound_known_pose": "Bayes bound\npose known",
+}
+
 
 def accuracy_bars(table: pd.DataFrame) -> Figure:
-    """Draw the share of particles that each method puts into the right class, and its bounds: one panel per dataset.
+    """Plot the fraction of particles that each method assigns to the right class, and its bounds: one panel per dataset.
 
-    A bar is the mean over seeds of the accuracy on all particles, a diamond that on unseen particles. The solid line is
-    the Bayes bound of a method that searches poses, the dotted line the bound of a method that knows them.
+    A bar and its number are the mean over seeds of the accuracy on all particles. A diamond is the mean on the particles that
+    training never saw. The hollow bars below are the Bayes bounds: the accuracy of a classifier that knows the true volumes,
+    without and with the true poses. A vertical line continues the first bound through the bars of the methods.
 
     Args:
         table: Rows with dataset, method, accuracy, accuracy_unseen, bound_marginal and bound_known_pose (0 to 1).
     """
     datasets = unique(table, "dataset")
     styles = {method: method_style(method) for method in in_order(set(table["method"]))}
-    figure, axes = panels(1, len(datasets), 0.3 * len(styles) + 1.25, sharey=True)
+    names = [look.two_lines for look in styles.values()] + list(BOUNDS.values())
+    places = [*range(len(styles)), *(len(styles) + 0.3 + i for i in range(len(BOUNDS)))]
+    figure, axes = panels(1, len(datasets), 0.36 * len(names) + 1.1, sharey=True)
     for axis, dataset in zip(axes[0], datasets, strict=True):
         rows = table[table["dataset"] == dataset]
         _mean_bars(axis, rows, "accuracy", styles)
@@ -46,30 +54,40 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
             rows, x="accuracy_unseen", y="method", order=list(styles), errorbar=None, linestyle="none", marker="D",
             color="white", markeredgecolor="black", markeredgewidth=1, markersize=5, clip_on=False, zorder=5, ax=axis,
         )  # fmt: skip
+        bounds = rows[list(BOUNDS)].mean()
+        axis.barh(places[len(styles):], bounds, height=0.72, color="white", edgecolor=BOUND_COLOUR, linewidth=1.5,
+                  clip_on=False)  # fmt: skip
+        axis.axvline(bounds["bound_marginal"], color=BOUND_COLOUR, linewidth=1.5, zorder=3)
         for bar in cast(list[Rectangle], axis.patches):
-            share = bar.get_width()
-            left = 0.02 if share > 0.45 else share + 0.06  # a label in a short bar would cover the diamond
-            axis.text(left, bar.get_y() + bar.get_height() / 2, f"{100 * share:.1f} %", va="center", fontsize=8,
-                      bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
-        axis.axvline(rows["bound_marginal"].mean(), color=BOUND_COLOUR, linewidth=2.5, zorder=3)
-        axis.axvline(rows["bound_known_pose"].mean(), color="black", linestyle=":", zorder=4)
-        axis.set(title=dataset_label(dataset), xlim=(0, 1.02), xlabel="accuracy", ylabel="")
+            _write_right(axis, bar, f"{100 * bar.get_width():.2f} %")
+        axis.set(title=dataset_label(dataset), xlim=(0, 1), xlabel="accuracy", ylabel="")
+        axis.set_yticks(places, names)
+        axis.set_ylim(places[-1] + 0.6, -0.6)
+        axis.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
         axis.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    figure.legend(
-        handles=[
-            Line2D([], [], color="white", marker="D", markeredgecolor="black", label="unseen particles"),
-            Line2D([], [], color=BOUND_COLOUR, linewidth=2.5, label="Bayes bound"),
-            Line2D([], [], color="black", linestyle=":", label="Bayes bound, poses known"),
-        ],
-        loc="outside lower center", ncols=3,
-    )  # fmt: skip
+    _write_note(
+        figure,
+        "Bar and number: all particles. Diamond: particles that training never saw.\n"
+        "Bayes bound: accuracy of a classifier that knows the true volumes.",
+    )
     return figure
 
 
-def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Mapping[str, str]) -> Figure:
-    """Draw the worth of each part of the method: one row per quantity, one panel per dataset.
+def _write_right(axis: Axes, bar: Rectangle, text: str) -> None:
+    """Write a text to the right of the panel, level with a bar, where the text covers no mark."""
+    axis.text(1.07, bar.get_y() + bar.get_height() / 2, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8)
 
-    Bars are means over seeds, points the seeds. A quantity that differs twentyfold has a logarithmic axis.
+
+def _write_note(figure: Figure, text: str) -> None:
+    """Write a line below all panels."""
+    figure.supxlabel(text, fontsize=8)
+
+
+def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Mapping[str, str]) -> Figure:
+    """Plot the contribution of each part of the method: one row per quantity, one panel per dataset.
+
+    Bars and numbers are means over seeds, points the seeds. A quantity that differs by more than a factor of 20 has a
+    logarithmic axis.
 
     Args:
         table: Rows with dataset, method, seed and the quantities.
@@ -79,28 +97,36 @@ def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Map
     datasets = unique(table, "dataset")
     colours = [CLASS_COLOURS[0]] + [NEUTRAL_COLOUR] * (len(names) - 1)
     styles = {method: MethodStyle(name, colour, "", "-") for (method, name), colour in zip(names.items(), colours, strict=True)}
-    height = len(quantities) * (0.22 * len(names) + 0.6) + 0.2
+    height = len(quantities) * (0.22 * len(names) + 0.6) + 0.5
     figure, axes = panels(len(quantities), len(datasets), height, sharey=True, sharex="row")
     for line, (quantity, label) in zip(axes, quantities.items(), strict=True):
         values = table.loc[table["method"].isin(list(names)), quantity].dropna()
         for axis, dataset in zip(line, datasets, strict=True):
             rows = table[table["dataset"] == dataset]
             _mean_bars(axis, rows, quantity, styles)
+            log = values.min() > 0 and values.max() > 20 * values.min()
+            decimals = 3 - int(np.floor(np.log10(values.abs().max() or 1)))
+            for bar in cast(list[Rectangle], axis.patches):
+                number = f"{bar.get_width():.3g}" if log else f"{bar.get_width():.{max(0, decimals)}f}"
+                _write_right(axis, bar, number.replace("-", "−"))
             seaborn.stripplot(
                 rows, x=quantity, y="method", order=list(styles), jitter=False, color="white", edgecolor="black",
-                linewidth=1, size=4, ax=axis,
+                linewidth=1, size=4, ax=axis, clip_on=False,
             )  # fmt: skip
-            if values.min() > 0 and values.max() > 20 * values.min():
+            if log:
                 axis.set(xscale="log", xlim=(values.min() / 1.5, 1.5 * values.max()))
                 axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            elif values.min() < 0:
+                axis.axvline(0, color="black", linewidth=0.8)
             axis.set(xlabel=label, ylabel="")
     for axis, dataset in zip(axes[0], datasets, strict=True):
         axis.set_title(dataset_label(dataset))
+    _write_note(figure, "Bar and number: mean over seeds. Points: single seeds.")
     return figure
 
 
 def stage_bars(table: pd.DataFrame, stages: Mapping[str, str]) -> Figure:
-    """Draw the time of the stages of a run, one after the other: one panel per dataset, one bar per device.
+    """Plot the times of the stages of a run, one after the other: one panel per dataset, one bar per device.
 
     Args:
         table: Rows with dataset, device and the time of each stage in seconds.
@@ -117,7 +143,7 @@ def stage_bars(table: pd.DataFrame, stages: Mapping[str, str]) -> Figure:
         for place, end in enumerate(ends.iloc[:, -1]):
             label = " not run" if np.isnan(end) else f" {end:.0f} s"
             axis.text(np.nan_to_num(end), place, label, va="center", fontsize=8)
-        axis.set(title=dataset_label(dataset), xlabel="seconds", ylim=(len(devices) - 0.5, -0.5))
+        axis.set(title=dataset_label(dataset), xlabel="time (s)", ylim=(len(devices) - 0.5, -0.5))
         axis.set_yticks(range(len(devices)), devices)
         axis.tick_params(axis="y", length=0)
     axes[0, 0].set_xlim(0, 1.25 * table[list(stages)].sum(axis=1).max())
@@ -126,7 +152,7 @@ def stage_bars(table: pd.DataFrame, stages: Mapping[str, str]) -> Figure:
 
 
 def _mean_bars(axis: Axes, rows: pd.DataFrame, quantity: str, styles: Mapping[str, MethodStyle]) -> None:
-    """Draw the mean of a quantity, a horizontal bar a method; a method without rows leaves a gap."""
+    """Plot the mean of a quantity as one horizontal bar per method; a method without rows leaves a gap."""
     looks = list(styles.values())
     seaborn.barplot(
         rows, x=quantity, y="method", order=list(styles), hue="method", hue_order=list(styles),

@@ -1,7 +1,8 @@
 """Volumes as surfaces."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from textwrap import fill
 
 import numpy as np
 from jaxtyping import Float
@@ -12,9 +13,13 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from scipy.ndimage import zoom
 from skimage.measure import marching_cubes
 
+from hetacumn.plots.images import scale_bar_A
 from hetacumn.plots.theme import CLASS_COLOURS, WIDTH_IN, in_order, method_style
 
-SMOOTH_BOX = 96  # volumes of fewer voxels along a side are interpolated before their surface is drawn
+SMOOTH_BOX = 96  # volumes of fewer voxels along a side are interpolated before their surface is computed
+CHARACTER_IN = 0.07  # width of a character of 8 pt
+BAR_IN = 0.25  # below the last row, for the scale bar
+WIDEST = 1.2  # reach of a view that holds the surfaces of estimates, relative to the reach for the truth
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,15 @@ class View:
     reach: float
 
     def from_the_side(self) -> "View":
-        """Turn the view by 90° about the upward axis."""
+        """Rotate the view by 90° about the upward axis."""
         order, signs = [1, 0, 2], np.array([1.0, -1.0, 1.0])
         return View(self.axes_xyz[order] * signs[:, None], self.centre[order] * signs, self.reach)
+
+    def wide_enough(self, volume: Float[np.ndarray, "z y x"], level: float) -> "View":
+        """Widen the view to the surface of a volume at ``level``, by :data:`WIDEST` at most."""
+        zyx = np.argwhere(volume > level) - volume.shape[-1] // 2
+        across = abs(zyx[:, ::-1] @ self.axes_xyz.T - self.centre)[:, 1:]
+        return replace(self, reach=float(np.clip(across.max(initial=0.0) + 1, self.reach, WIDEST * self.reach)))
 
 
 def volume_surfaces(
@@ -42,65 +53,118 @@ def volume_surfaces(
     estimates: Mapping[str, Float[np.ndarray, "k _z _y _x"]],
     titles: Sequence[str] | None = None,
     reference: str = "truth",
+    voxel_A: float | None = None,
 ) -> Figure:
-    """Draw class volumes as surfaces, the truth above every method: one column per class, all from one side.
+    """Show class volumes as surfaces, all from one side, the true volumes before those of every method.
 
-    The truth is cut at a quarter of its highest density, an estimate where it encloses as many voxels. The view is across
-    the two longest principal axes.
+    A row is one volume set if there are at most as many sets as classes, else one class. The surface of a true volume is at a
+    quarter of its highest density, the surface of an estimate where it encloses as many voxels. The view is across the two
+    longest principal axes.
 
     Args:
         truth: True volumes, or any volumes if there are no estimates.
         estimates: Volumes by method, in the frame of the truth.
-        titles: The titles of the columns; class 1, class 2, … if None.
-        reference: The name of the first row.
+        titles: The names of the classes; class 1, class 2, … if None.
+        reference: The name of the first set.
+        voxel_A: The size of a voxel in Å; the figure then has a scale bar at its lower left.
     """
-    rows = {reference: truth, **{method_style(m).label: estimates[m] for m in in_order(set(estimates))}}
-    margin, size = 0.4, min((WIDTH_IN - 0.4) / len(truth), 1.35)
-    width, height = margin + size * len(truth), margin + size * len(rows)
-    figure = Figure(figsize=(width, height), layout=None)
-    view = _principal_view(truth)
-    for row, (name, volumes) in enumerate(rows.items()):
-        bottom = size * (len(rows) - 1 - row)
+    sets = {reference: truth, **{method_style(m).two_lines: estimates[m] for m in in_order(set(estimates))}}
+    classes = list(titles) if titles else [f"class {k + 1}" for k in range(len(truth))]
+    across = len(sets) > len(truth)
+    rows, columns = (classes, list(sets)) if across else (list(sets), classes)
+    left = 0.1 if not estimates else 0.25 if across else 0.65
+    top = 1.0 if across else 0.5  # with room for a title
+    size = min((WIDTH_IN - left) / len(columns), 1.5)
+    figure = Figure(figsize=(left + size * len(columns), top + size * len(rows) + BAR_IN), layout=None)
+    levels = [[enclosing_level(volume, truth[k]) for k, volume in enumerate(volumes)] for volumes in sets.values()]
+    view = first = principal_view(truth)
+    for volumes, cuts in zip(sets.values(), levels, strict=True):
+        wider = (first.wide_enough(volume, cut) for volume, cut in zip(volumes, cuts, strict=True))
+        view = max(view, *wider, key=lambda one: one.reach)
+    for i, volumes in enumerate(sets.values()):
         for k, volume in enumerate(volumes):
-            left = margin + k * size
-            place = left / width, bottom / height, size / width, size / height
-            axis = figure.add_axes(place, projection="3d")
-            share = float((truth[k] > 0.25 * truth[k].max()).mean())
-            level = float(np.quantile(volume, 1 - share))
-            _draw_surface(axis, volume, level, CLASS_COLOURS[k % len(CLASS_COLOURS)], view)
-        if estimates:
-            figure.text(0.04 / width, (bottom + size / 2) / height, name.replace(", ", ",\n"), rotation=90, va="center",
-                        ha="left", ma="center", linespacing=1.0)  # fmt: skip
-    for k, title in enumerate(titles or [f"class {k + 1}" for k in range(len(truth))]):
-        left = margin + (k + 0.5) * size
-        figure.text(left / width, 1 - 0.08 / height, title, va="top", ha="center")
+            row, column = (k, i) if across else (i, k)
+            axis = add_panel(figure, left + column * size, top + row * size, size)
+            show_surface(axis, volume, levels[i][k], CLASS_COLOURS[k % len(CLASS_COLOURS)], view)
+            if voxel_A is not None and (row, column) == (len(rows) - 1, 0):
+                add_bar(axis, view, voxel_A)
+    _name_rows_and_columns(figure, rows if estimates else [], columns, (left, top, size))
     return figure
 
 
-def path_surfaces(volumes: Float[np.ndarray, "p z y x"], max_volumes: int = 5) -> Figure:
-    """Draw volumes along a path as surfaces, from the front (above) and from the side (below).
+def path_surfaces(volumes: Float[np.ndarray, "p z y x"], max_volumes: int = 5, voxel_A: float | None = None) -> Figure:
+    """Show volumes along a path as surfaces, from the front (above) and from the side (below).
 
     Args:
         volumes: Volumes in their order along the path.
-        max_volumes: The number of volumes that are drawn, evenly from the first to the last, with their numbers.
+        max_volumes: The number of volumes shown, evenly from the first to the last, with their numbers.
+        voxel_A: The size of a voxel in Å; the figure then has a scale bar at its lower left.
     """
     numbers = np.linspace(0, len(volumes) - 1, min(max_volumes, len(volumes))).round().astype(int)
-    size = WIDTH_IN / len(numbers)
-    height = 2 * size + 0.5  # with room for a title
-    figure = Figure(figsize=(WIDTH_IN, height), layout=None)
-    front = _principal_view(volumes)
+    left, top = 0.3, 0.5  # with room for a title
+    size = (WIDTH_IN - left) / len(numbers)
+    figure = Figure(figsize=(WIDTH_IN, top + 2 * size + BAR_IN), layout=None)
+    front = principal_view(volumes)
     level = 0.25 * float(np.max(volumes))
     for k, number in enumerate(numbers):
         for row, view in enumerate((front, front.from_the_side())):
-            place = k / len(numbers), (1 - row) * size / height, 1 / len(numbers), size / height
-            axis = figure.add_axes(place, projection="3d")
-            _draw_surface(axis, volumes[number], level, CLASS_COLOURS[0], view)
-        figure.text((k + 0.5) / len(numbers), 2 * size / height, str(number + 1), va="bottom", ha="center")
+            axis = add_panel(figure, left + k * size, top + row * size, size)
+            show_surface(axis, volumes[number], level, CLASS_COLOURS[0], view)
+            if voxel_A is not None and (row, k) == (1, 0):
+                add_bar(axis, view, voxel_A)
+    _name_rows_and_columns(figure, ["front", "side (90°)"], [f"volume {number + 1}" for number in numbers], (left, top, size))
     return figure
 
 
-def _principal_view(volumes: Float[np.ndarray, "k z y x"]) -> View:
-    """Find the view along the shortest principal axis of the space that any volume fills, with the longest axis up."""
+def add_panel(figure: Figure, left_in: float, top_in: float, size_in: float) -> Axes3D:
+    """Add a square panel for a surface; ``left_in`` and ``top_in`` are distances from the upper left corner, in inches."""
+    width, height = figure.get_size_inches()
+    place = left_in / width, 1 - (top_in + size_in) / height, size_in / width, size_in / height
+    return figure.add_axes(place, projection="3d")
+
+
+def add_bar(axis: Axes3D, view: View, voxel_A: float, fontsize: float = 8) -> None:
+    """Add a scale bar with its length in Å below the panel of a surface with voxels of ``voxel_A`` Å."""
+    length_A = scale_bar_A(2 * view.reach * voxel_A)
+    near, left, low = view.reach, -0.95 * view.reach, -1.1 * view.reach
+    axis.plot([near, near], [left, left + length_A / voxel_A], [low, low], color="black", linewidth=2, solid_capstyle="butt",
+              clip_on=False, label="scale bar")  # fmt: skip
+    right = left + length_A / voxel_A + 0.06 * view.reach
+    axis.text(near, right, low, f"{length_A:g} Å", fontsize=fontsize, va="center", clip_on=False)
+
+
+def enclosing_level(volume: Float[np.ndarray, "z y x"], truth: Float[np.ndarray, "k j i"]) -> float:
+    """Find the density that encloses in ``volume`` as large a fraction as a quarter of the maximum encloses in ``truth``."""
+    return float(np.quantile(volume, 1 - float((truth > 0.25 * truth.max()).mean())))
+
+
+def _name_rows_and_columns(
+    figure: Figure, rows: Sequence[str], columns: Sequence[str], left_top_size_in: tuple[float, float, float]
+) -> None:
+    """Write the names of rows left of their panels and the names of columns above them; lengths are in inches."""
+    left, top, size = left_top_size_in
+    width, height = figure.get_size_inches()
+    for row, name in enumerate(rows):
+        figure.text(0.05 / width, 1 - (top + (row + 0.5) * size) / height, _wrap(name, size), rotation=90, va="center",
+                    ha="left", ma="center", fontsize=8)  # fmt: skip
+    for column, name in enumerate(columns):
+        figure.text(
+            (left + (column + 0.5) * size) / width,
+            1 - (top - 0.04) / height,
+            _wrap(name, size),
+            va="bottom",
+            ha="center",
+            fontsize=8,
+        )
+
+
+def _wrap(name: str, width_in: float) -> str:
+    """Break each line of a name so that it fits into a width in inches."""
+    return "\n".join(fill(line, max(8, int(width_in / CHARACTER_IN))) for line in name.splitlines())
+
+
+def principal_view(volumes: Float[np.ndarray, "k z y x"]) -> View:
+    """Find the view along the shortest principal axis of the space that the volumes fill together, with the longest axis up."""
     filled = volumes.max(0)
     zyx = np.argwhere(filled > 0.2 * filled.max()) - filled.shape[-1] // 2
     points = zyx[:, ::-1].astype(float)
@@ -112,8 +176,8 @@ def _principal_view(volumes: Float[np.ndarray, "k z y x"]) -> View:
     return View(vectors.T, (low + high) / 2, float((high - low).max()) / 2 + 1)
 
 
-def _draw_surface(axis: Axes3D, volume: Float[np.ndarray, "z y x"], level: float, colour: str, view: View) -> None:
-    """Draw the surface where the density is ``level``, lit from the upper left."""
+def show_surface(axis: Axes3D, volume: Float[np.ndarray, "z y x"], level: float, colour: str, view: View) -> None:
+    """Show the surface where the density is ``level``, lit from the upper left."""
     reach = view.reach
     axis.set_axis_off()
     axis.set_proj_type("ortho")
@@ -136,8 +200,8 @@ def _draw_surface(axis: Axes3D, volume: Float[np.ndarray, "z y x"], level: float
     light = np.array([0.75, -0.4, 0.55])
     diffuse = np.clip(normals @ (light / np.linalg.norm(light)), 0, 1)[:, None]
     nearness = np.clip((triangles[:, :, 0].mean(1) / reach + 1) / 2, 0, 1)[:, None]
-    shade = (0.35 + 0.65 * diffuse) * (0.7 + 0.3 * nearness)
+    shade = (0.45 + 0.65 * diffuse) * (0.7 + 0.3 * nearness)
     colours = np.clip(np.array(to_rgb(colour)) * shade + 0.2 * diffuse**12, 0, 1)
-    surface = Poly3DCollection(triangles, facecolors=colours, edgecolors=colours, linewidths=0.2)
-    surface.set_clip_on(False)  # the surface may reach beyond its panel
+    surface = Poly3DCollection(triangles, facecolors=colours, edgecolors=colours, linewidths=0.5)
+    surface.set_clip_on(False)  # the surface may extend beyond its panel
     axis.add_collection3d(surface)

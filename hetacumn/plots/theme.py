@@ -1,4 +1,4 @@
-"""The theme of all figures: colours, names and sizes, and how a figure is saved."""
+"""The theme of all figures: colours, names, sizes and legends, and the function that saves a figure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from PIL import Image
 
 from hetacumn.common.files import atomic_path
 
-#: An array of any of the three libraries whose arrays the notebooks draw.
+#: An array of any of the three libraries whose arrays the notebooks plot.
 Array = np.ndarray | torch.Tensor | pd.Series
 #: A line style of matplotlib: its name, or an offset and the lengths of dashes and gaps in points.
 LineStyle = str | tuple[int, tuple[int, ...]]
 
-#: The colours of Okabe and Ito, dark and light in turn.
+#: The colour-blind safe colours of Okabe and Ito, dark and light alternating.
 CLASS_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 CLASS_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 CLASS_HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "", "oooo")
@@ -41,6 +41,7 @@ class MethodStyle:
         line: The dashes of its lines.
         marker: The marker of its points.
         area: The area of its points in points².
+        note: A few words that explain the method to a newcomer.
     """
 
     label: str
@@ -49,20 +50,33 @@ class MethodStyle:
     line: LineStyle
     marker: str = "o"
     area: float = 40
+    note: str = ""
+
+    @property
+    def explained(self) -> str:
+        """The label with the note in brackets, for legends."""
+        return f"{self.label} ({self.note})" if self.note else self.label
+
+    @property
+    def two_lines(self) -> str:
+        """The label above the note, for the margins of figures."""
+        return f"{self.label}\n{self.note}" if self.note else self.label
 
 
-#: The style of every method, in the order in which methods are drawn.
+#: The style of every method, in the order in which figures show the methods.
 METHODS = {
-    "relion": MethodStyle("RELION", "#009E73", "xxxx", (0, (5, 2)), "s", 34),
-    "cryodrgn2": MethodStyle("cryoDRGN2", "#CC79A7", "", (0, (3, 1, 1, 1)), "^"),
-    "drgnai": MethodStyle("cryoDRGN-AI", "#882255", "oo", (0, (3, 1, 1, 1, 1, 1)), "v"),
-    "drgnai-conf": MethodStyle("cryoDRGN-AI, z by network", "#AA6688", "..", (0, (2, 2)), "X"),
-    "em": MethodStyle("K-class EM", NEUTRAL_COLOUR, "", ":", "P", 44),
-    "amortized": MethodStyle("amortized", "#E69F00", "....", (0, (1, 1)), "<"),
-    "hetacumn-bare": MethodStyle("HetACUMN, bare", "#56B4E9", "////", "--", ">"),
-    "hetacumn-encoder": MethodStyle("HetACUMN, encoder alone", "#8FBBD9", "\\\\\\\\", (0, (4, 1, 1, 1)), "p"),
-    "hetacumn": MethodStyle("HetACUMN", "#0072B2", "", "-", "o", 90),
-    "hetacumn-refined": MethodStyle("HetACUMN, refined", "#003A5C", "", "-.", "D", 24),
+    "relion": MethodStyle("RELION 3.1", "#009E73", "xxxx", (0, (5, 2)), "s", 34, "InitialModel, then Class3D"),
+    "cryodrgn2": MethodStyle("cryoDRGN2", "#CC79A7", "", (0, (3, 1, 1, 1)), "^", 40, "command abinit_het_old"),
+    "drgnai": MethodStyle("cryoDRGN-AI", "#882255", "oo", (0, (3, 1, 1, 1, 1, 1)), "v", 40, "z optimised per image"),
+    "drgnai-conf": MethodStyle("cryoDRGN-AI", "#AA6688", "..", (0, (2, 2)), "X", 40, "z by an encoder"),
+    "em": MethodStyle("K-class EM", NEUTRAL_COLOUR, "", ":", "P", 44, "ab initio start alone"),
+    "amortized": MethodStyle("amortized", "#E69F00", "....", (0, (1, 1)), "*", 130, "one task, as cryoFIRE"),
+    "hetacumn-bare": MethodStyle("HetACUMN, bare", "#56B4E9", "////", "--", ">", 40, "two tasks, random start"),
+    "hetacumn-encoder": MethodStyle(
+        "HetACUMN, encoder alone", "#8FBBD9", "\\\\\\\\", (0, (4, 1, 1, 1)), "p", 40, "no decoder feedback"
+    ),
+    "hetacumn": MethodStyle("HetACUMN", "#0072B2", "", "-", "o", 90, "one pass, decoder feedback"),
+    "hetacumn-refined": MethodStyle("HetACUMN, refined", "#003A5C", "", "-.", "D", 24, "poses, volumes refined"),
 }
 #: The names of this project's datasets in figures and tables; any other dataset keeps its own name.
 DATASETS = {
@@ -124,26 +138,42 @@ def save(figure: Figure, path: Path | str, title: str = "") -> None:
     """
     if title:
         figure.suptitle(title, fontsize=9)
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
-    small = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    small = Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     with atomic_path(path) as temporary:
         small.save(temporary, optimize=True, dpi=(DPI, DPI))
 
 
 def panels(rows: int, columns: int, height_in: float, **options: Any) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
-    """Make a figure as wide as the page and its axes; ``options`` go to ``Figure.subplots``."""
+    """Create a figure as wide as the page, and its axes; ``options`` go to ``Figure.subplots``."""
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
-    """Draw one legend for all panels, with each label of any panel once."""
+def legend_below(figure: Figure, axes: Iterable[Axes], title: str = "", marker_scale: float = 1.0) -> None:
+    """Add one legend for all panels, with each label of any panel once, in as many columns as the page holds.
+
+    Args:
+        figure: The figure.
+        axes: The panels.
+        title: A remark above the entries, if not empty.
+        marker_scale: The size of a marker in the legend, relative to its size in the panels.
+    """
     handles: dict[Any, Any] = {}
     for axis in axes:
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    columns = len(handles) if len(handles) <= 5 else 4 if len(handles) > 8 else -(-len(handles) // 2)
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+    longest_in = max((0.062 * len(label) + 0.55 for label in handles), default=1.0)  # a character of 8 pt, and the handle
+    rows = -(-len(handles) // max(1, int(WIDTH_IN / longest_in)))
+    legend = figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=-(-len(handles) // max(1, rows)),
+        title=title or None,
+        markerscale=marker_scale,
+    )
+    legend.get_title().set_fontsize(8)
 
 
 def unique(table: pd.DataFrame, column: str) -> list[str]:

@@ -1,5 +1,5 @@
-"""Poses, latents, classes and volumes of whole stacks under a model.
+"""Prediction of poses, latents, classes and volumes for a whole stack with a trained model.
 
-Public face: :func:`~hetacumn.prediction.predict.run_prediction` makes an :class:`~hetacumn.prediction.answer.Answer` to a
-:class:`~hetacumn.prediction.request.PredictionRequest`.
+Public API: :func:`~hetacumn.prediction.predict.run_prediction` takes a
+:class:`~hetacumn.prediction.request.PredictionRequest` and returns an :class:`~hetacumn.prediction.answer.Answer`.
 """

@@ -1,4 +1,4 @@
-"""The answer of a prediction: the predictions, their stack, and the volumes of any selection of particles."""
+"""The result of a prediction: the predictions, their stack, and reconstructions of any selection of particles."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ from hetacumn.reconstruction.back_projection import back_project_parts
 from hetacumn.search.subspace import volumes_at
 
 MOTIONS = 2
-READ_AT_ONCE = 1000  # images of a reconstruction in memory at a time
-RATE = "predict_particles_per_second"  # in run.json
+READ_AT_ONCE = 1000  # images in memory at a time during a reconstruction
+RATE = "predict_particles_per_second"  # key in run.json
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of a prediction of the particles of ``stack``, and the ``folder`` that holds its files.
+    """The predictions for the particles of ``stack``, with their volumes; ``folder`` holds the files.
 
-    ``class_volumes`` are the volumes of the classes, ``path_volumes`` lie along the first axis of the latent space, ``basis``
-    holds the mean and the components of V(z); ``voxel_A`` is the voxel size in Å of all volumes. ``particles_per_second`` is
-    the rate of inference, NaN where ``run.json`` does not state it.
+    - ``class_volumes``: one volume per class.
+    - ``path_volumes``: volumes along the first principal axis of the latent space.
+    - ``basis``: the mean volume and the components of V(z).
+    - ``voxel_A``: voxel size of all volumes in Å.
+    - ``particles_per_second``: rate of inference; NaN if ``run.json`` does not contain the rate.
     """
 
     folder: Path
@@ -50,19 +52,21 @@ class Answer:
 
     @classmethod
     def open(cls, folder: Path | str, prepared: Path | str = "") -> Answer:
-        """Open the answer in a folder; ``prepared`` is the folder of its images, empty for the folder noted in the run.
+        """Read the predictions in a folder.
+
+        ``prepared`` is the folder of the prepared images; if it is empty, the function uses the folder named in ``run.json``.
 
         Raises:
-            HetacumnError: a file is missing, or the images belong to other predictions.
+            HetacumnError: a file is missing, or the prepared images are not those of the predicted particles.
         """
         folder = Path(folder)
         if not (folder / "predictions.star").is_file():
-            raise HetacumnError(f"{folder}: no predictions.star; expected the folder of an answer, as a prediction writes it")
+            raise HetacumnError(f"{folder}: no predictions.star; expected a folder that hetacumn predict has written")
         stack = reopen(prepared or find_prepared(folder))
         predictions = Predictions.read(folder)
         if predictions.names != stack.metadata.names:
             raise HetacumnError(
-                f"{stack.folder}: not the particles of {folder / 'predictions.star'}; expected the images of these predictions"
+                f"{stack.folder}: not the particles of {folder / 'predictions.star'}; expected their prepared images"
             )
         class_volumes, path_volumes = (read_volumes(folder / "volumes", stem)[0] for stem in ("class_", "path_"))
         basis, voxel_A = read_volumes(folder / "volumes", "basis_")
@@ -71,15 +75,19 @@ class Answer:
 
     @cached_property
     def motions(self) -> LatentAxes:
-        """Independent motions of the particles; the first use computes them."""
+        """The independent motions of the particles, computed at the first access."""
         return latent_axes(self.predictions.latents, MOTIONS, self.basis)
 
     def volume(self, z: Float[Tensor, " q"]) -> Float[Tensor, "box box box"]:
-        """Compute V(z) of one latent."""
+        """Compute the volume V(z) at one latent z."""
         return volumes_at(z[None], self.basis)[0]
 
     def coordinates(self, axes: str) -> Float[np.ndarray, "n 2"]:
-        """Compute two coordinates of each particle: principal axes, independent motions, or UMAP (McInnes et al. 2018)."""
+        """Compute two coordinates of each particle for a plot of the latent space.
+
+        ``axes`` is ``"independent motions"``, ``"UMAP"`` (McInnes et al. 2018), or any other text for the principal axes. If
+        the latent space has one dimension, the second coordinate is 0.
+        """
         z = self.predictions.latents
         if axes == "independent motions":
             two = self.motions.coordinates
@@ -93,19 +101,21 @@ class Answer:
         return torch.nn.functional.pad(two, (0, 2 - min(2, two.shape[1])))[:, :2].numpy()
 
     def posed(self, rows: Int[np.ndarray, " m"]) -> tuple[Observations, Poses]:
-        """Read some particles as packed observations, with their predicted poses.
+        """Read particles as packed observations, with their predicted poses.
+
+        ``rows`` are positions among the predicted particles, from 0.
 
         Raises:
-            HetacumnError: no rows, or a row that the answer does not have.
+            HetacumnError: ``rows`` is empty, or a row is out of range.
         """
         index = torch.from_numpy(self._existing(rows))
         shifts_px = self.stack.metadata.shifts_in_prepared_A(self.predictions.shifts_A)[index] / self.stack.pixel_A
         return observe(self.stack.read(rows)), Poses(self.predictions.rotations[index], shifts_px)
 
     def reconstruct(self, rows: np.ndarray | None = None) -> Tensor:
-        """Reconstruct ``(box, box, box)`` of some particles by weighted back-projection at their poses.
+        """Reconstruct a volume ``(box, box, box)`` from particles by weighted back-projection at the predicted poses.
 
-        ``rows`` ``(m,)`` are positions among the particles of the answer, from 0; None for all particles.
+        ``rows`` ``(m,)`` are positions among the predicted particles, from 0; None selects all particles.
         """
         rows = np.arange(len(self.predictions)) if rows is None else self._existing(rows)
         parts = (self.posed(rows[some]) for some in batch_slices(len(rows), READ_AT_ONCE))
@@ -115,27 +125,29 @@ class Answer:
     def half_maps(
         self, rows: Int[np.ndarray, " m"], seed: int = 0
     ) -> tuple[Float[Tensor, "box box box"], Float[Tensor, "box box box"]]:
-        """Reconstruct the volumes of two random halves of some particles.
+        """Reconstruct one volume from each of two random halves of the particles in ``rows``.
 
-        The poses come from one model of the whole stack: the FSC of these maps tells how well the images agree at these poses.
-        It does not tell whether the poses themselves fit noise, as the FSC of independent refinements would.
+        One model predicted the poses of both halves. The FSC of the half maps therefore measures how well the images agree at
+        these poses. Unlike the FSC of independent refinements, it does not detect poses that are fitted to noise.
         """
         order = np.random.default_rng(seed).permutation(len(rows))
         first, second = (self.reconstruct(rows[np.sort(half)]) for half in np.array_split(order, 2))
         return first, second
 
     def export(self, rows: Int[np.ndarray, " m"], stem: Path | str) -> tuple[Path, Path]:
-        """Write ``<stem>.star``, the predictions of some particles for RELION and others, and their volume ``<stem>.mrc``.
+        """Write the predictions of the particles in ``rows`` to ``<stem>.star`` and their reconstruction to ``<stem>.mrc``.
+
+        The STAR file follows RELION 3.1.
 
         Raises:
-            HetacumnError: no rows, or a row that the answer does not have; a file of the answer, or of its particles, would be
-                written over.
+            HetacumnError: ``rows`` is empty, or a row is out of range; or ``<stem>.star`` is the file of the predictions, of
+                the prepared stack or of the source.
         """
         rows = self._existing(rows)
         own, paths = self.folder / "predictions.star", [Path(f"{stem}.{kind}") for kind in ("star", "mrc")]
         sources = {path.resolve() for path in (own, self.stack.star, self.stack.source)}
         if paths[0].resolve() in sources:
-            raise HetacumnError(f"{paths[0]}: holds particles of this answer, and would be written over; expected another name")
+            raise HetacumnError(f"{paths[0]}: would overwrite a particle table of these predictions; expected another name")
         table = star.read_table(own)
         star.write_table(paths[0], table.particles.iloc[rows].reset_index(drop=True), table.optics)
         write_mrc(paths[1], self.reconstruct(rows), self.voxel_A)
@@ -149,7 +161,11 @@ class Answer:
 
 
 def find_prepared(folder: Path) -> Path:
-    """Find the prepared images of a run: at the noted path from the working directory or a folder around the run, or in it."""
-    noted = read_run(folder).get("prepared", "prepared")
-    places = [Path(noted), *(above / noted for above in folder.resolve().parents), folder / "prepared"]
-    return next((place for place in places if (place / NOTE).is_file()), Path(noted))
+    """Find the folder of the prepared images that ``run.json`` names.
+
+    A relative path is tried from the working directory and from each parent of ``folder``. The last candidate is
+    ``<folder>/prepared``. If no candidate holds a prepared stack, the function returns the path in ``run.json`` unchanged.
+    """
+    named = read_run(folder).get("prepared", "prepared")
+    places = [Path(named), *(above / named for above in folder.resolve().parents), folder / "prepared"]
+    return next((place for place in places if (place / NOTE).is_file()), Path(named))

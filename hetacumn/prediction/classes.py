@@ -1,8 +1,8 @@
-"""Classes of particles: clusters in the latent space, or the likelier class over all poses.
+"""Classification of particles by their latents, or by their class likelihoods marginalised over all poses.
 
-Where images determine their poses, z tells the class, and a Gaussian mixture of all z finds the classes. Where poses stay open,
-z at the likeliest pose mostly describes noise: there the class is the one whose volume explains the image best, with all poses
-weighed.
+If the images determine their poses, z separates the classes, and a Gaussian mixture of all latents finds the classes. If many
+poses fit an image almost equally well, z at the most likely pose mostly describes noise. An image then belongs to the class
+whose volume has the highest likelihood, marginalised over all poses.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.distributions import MultivariateNormal
 
 from hetacumn.common.errors import HetacumnError
 
-SPREADS = ("full", "tied")  # covariances of the classes: one per class, or one for all classes
+SPREADS = ("full", "tied")  # one covariance per class, or one covariance for all classes
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Gaussians in the latent space, in double precision."""
+    """A Gaussian mixture in the latent space, in double precision."""
 
     weights: Float[Tensor, " k"]
     means: Float[Tensor, "k q"]
@@ -31,24 +31,24 @@ class Mixture:
 
     @classmethod
     def of(cls, content: dict[str, list]) -> Mixture:
-        """Rebuild a mixture from the result of :meth:`content`."""
+        """Create a mixture from the result of :meth:`content`."""
         return cls(**{name: torch.tensor(values, dtype=torch.float64) for name, values in content.items()})
 
     def content(self) -> dict[str, list]:
-        """Return the fields by name, as JSON has them."""
+        """Return the fields by name, as nested lists for JSON."""
         return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
 
     def probabilities(self, latents: Float[Tensor, "n q"]) -> Float[Tensor, "n k"]:
-        """Compute the probability of each class for latents."""
+        """Compute the probability of each class for each latent."""
         gaussians = MultivariateNormal(self.means, self.covariances)
         return (gaussians.log_prob(latents.cpu().double()[:, None]) + self.weights.log()).softmax(1)
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Probabilities of the classes of particles, the largest class first, and the latent ``centres`` of the classes.
+    """Class probabilities of particles and the latent ``centres`` of the classes, with the largest class first.
 
-    ``mixture`` classifies other particles alike; it is None where the classes do not come from a mixture.
+    ``mixture`` classifies further particles into these classes. It is None if the classes do not come from a mixture.
     """
 
     probabilities: Float[Tensor, "n k"]
@@ -57,14 +57,18 @@ class Classes:
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        """The likeliest class of each particle, from 0."""
+        """The most probable class of each particle, from 0."""
         return self.probabilities.argmax(1)
 
 
 def classify(latents: Float[Tensor, "n q"], classes: int | None, seed: int = 0, most: int = 8) -> Classes:
-    """Fit a Gaussian mixture to latents, with a given number of classes or the number of least BIC up to ``most``.
+    """Fit a Gaussian mixture to latents, and sort the classes by weight, the largest first.
 
-    BIC also decides whether each class has its own covariance, or all share one (the noise of faint images).
+    ``classes`` is the number of classes; None selects the number with the lowest BIC, from 1 to ``most``. BIC also selects
+    between one covariance per class and one covariance for all classes, which describes the noise of low-signal images.
+
+    Raises:
+        HetacumnError: ``classes`` is out of range.
     """
     z = latents.cpu().double().numpy()
     if classes is not None and not 1 <= classes <= len(z):
@@ -83,16 +87,16 @@ def classify(latents: Float[Tensor, "n q"], classes: int | None, seed: int = 0, 
 
 
 def class_centres(latents: Float[Tensor, "n q"], classes: int | None, seed: int = 0) -> Float[Tensor, "k q"]:
-    """Find the centres of the classes of *some* latents, which may be fewer than the classes."""
+    """Compute the class centres of a sample of latents. The number of classes is limited to the number of latents."""
     return classify(latents, classes and min(classes, len(latents)), seed).centres.to(latents.device)
 
 
 def classify_by_likelihood(
     log_likelihood: Float[Tensor, "n k"], centres: Float[Tensor, "k q"], rounds: int = 100, sort: bool = True
 ) -> Classes:
-    """Classify by log-likelihoods of the classes at latent ``centres``; EM finds the sizes of the classes.
+    """Classify particles by the log-likelihoods of the classes at latent ``centres``; EM estimates the class weights.
 
-    Without ``sort`` the classes keep the order of ``centres``.
+    With ``sort`` the largest class comes first; without it the classes keep the order of ``centres``.
     """
     scores = log_likelihood.double()
     log_share = torch.zeros(len(centres), dtype=scores.dtype, device=scores.device)

@@ -1,4 +1,4 @@
-"""An earlier prediction whose volumes and classes a new prediction of other particles takes over."""
+"""Reuse of the volumes and classes of an earlier prediction for the prediction of other particles."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from hetacumn.prediction.classes import Mixture
 
 @dataclass(frozen=True)
 class EarlierPrediction:
-    """An earlier prediction whose volumes and classes a new prediction takes over.
+    """The volumes and classes of an earlier prediction, for reuse in a new prediction.
 
-    ``basis`` holds the mean volume and the components, ``centres`` the latents of the classes. ``mixture`` classifies an image
-    by its z; it is None where the class is the likelier over all poses.
+    - ``basis``: the mean volume and the components.
+    - ``centres``: the latents of the classes.
+    - ``mixture``: classifies an image by its z; None if the classes come from likelihoods marginalised over all poses.
     """
 
     basis: Float[Tensor, "j box box box"]
@@ -31,22 +32,22 @@ class EarlierPrediction:
 
     @classmethod
     def read(cls, folder: Path | str, model: str, grade: str) -> EarlierPrediction:
-        """Read the prediction of a folder.
+        """Read the volumes and classes of the prediction in a folder.
 
         Raises:
-            HetacumnError: no prediction there; another model (by its :func:`model_digest`) or grade.
+            HetacumnError: the folder holds no prediction, or its model (compared by :func:`model_digest`) or grade differs.
         """
         run, path = read_run(folder), Path(folder) / "run.json"
         for name, expected in (("model", model), ("grade", grade)):
             if run.get(name) != expected:
                 raise HetacumnError(f"{path}: {name} is {run.get(name)!r}; expected {expected!r}, as in the new prediction")
         if "class_mixture" not in run:
-            raise HetacumnError(f"{path}: no class_mixture (made by another version); predict again")
+            raise HetacumnError(f"{path}: no class_mixture (written by another version); predict again")
         basis, _ = read_volumes(Path(folder) / "volumes", "basis_")
         mixture = run["class_mixture"]
         return cls(basis, torch.tensor(run["class_centres"]), None if mixture is None else Mixture.of(mixture))
 
 
 def model_digest(model: Path | str, grade: str) -> str:
-    """Hash the model of a folder, or its ab initio start where the ``grade`` uses no network."""
+    """Hash the file of the trained model in a folder, or of its *ab initio* start for the grade ``searched``."""
     return hashlib.sha256((Path(model) / (START if grade == "searched" else MODEL)).read_bytes()).hexdigest()[:16]

@@ -1,16 +1,17 @@
-"""Poses and conformations of images, by a trained network or by exhaustive search; volumes fitted to the states found.
+"""Inference of poses and conformations by a trained network or by exhaustive search, and refits of the volumes.
 
-There are four grades, in the order of cost and quality:
+A *state* is the pose and the latent z of an image. Four prediction grades infer states. In the order of cost and quality:
 
-- *encoder*: the encoder alone;
-- *amortized*: one forward pass: the encoder, and the decoder's feedback where the model has it;
-- *refined*: every pose hypothesis of the encoder is optimised, the best one together with z up to its peak; images that
-  still fit badly, or are faint, are searched exhaustively;
-- *searched*: the exhaustive pose search of the ab initio start, followed by a climb to the peak; in a faint stack several
-  poses of the grid compete. No network. This grade is the ``em`` baseline.
+- *encoder*: the encoder predicts z and the pose.
+- *amortized*: one forward pass with decoder feedback, if the model has it: the decoder scores and refines the encoder's poses.
+- *refined*: Gauss-Newton steps optimise all pose hypotheses of the encoder, and then the pose and z of the best hypothesis up
+  to the peak of the log joint. Images with a large misfit or a low signal are searched exhaustively.
+- *searched*: an exhaustive pose search under the volumes of the *ab initio* start, followed by Gauss-Newton steps to the
+  peak. In low-signal stacks several poses of the grid compete. This grade uses no network; it is the ``em`` baseline.
 
-The last two grades fit the volumes again to the poses found (:func:`refit_volumes`). Where images leave their poses open, EM
-fits the volumes, and the class of an image is the likelier over all poses (:func:`weigh_classes`).
+The grades *refined* and *searched* refit the volumes to the inferred states (:func:`refit_volumes`). If many poses fit an image
+almost equally well, EM fits the volumes, and class likelihoods marginalised over all poses classify the images
+(:func:`weigh_classes`).
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from hetacumn.search.refinement import Tangent, climb, compete, misfit
 from hetacumn.search.state import State
 from hetacumn.search.subspace import infer_latents, mixing_of, volumes_at
 
-SEARCH_BATCH = 2500  # images that share one reading of the grid's slices, at most
-FAINT = 150.0  # nats by which the molecule explains an image better than nothing: below, a wrong pose often fits as well
-REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # of the competition between all hypotheses
+SEARCH_BATCH = 2500  # largest number of images that are compared with the slices of the grid at once
+FAINT = 150.0  # nats, log-likelihood gain over no molecule; below it, a wrong pose often fits as well as the right pose
+REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # (number of hypotheses, radius in cycles per pixel)
 
 
 def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: int | None = None) -> State:
-    """Infer the states of a stack in one forward pass, with the decoder's feedback if requested and if the model has it."""
+    """Infer the states of a stack in one forward pass, with decoder feedback if ``feedback`` is true and the model has it."""
     model.eval()
     tangent = model.tangent() if feedback and model.feedback else None
 
@@ -56,7 +57,7 @@ def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: 
 
 @dataclass(frozen=True)
 class Climbed:
-    """States at their peaks, and their log joints."""
+    """States at the peaks of the log joint, and the log joints there."""
 
     state: State
     log_joint: Float[Tensor, " n"]
@@ -64,7 +65,12 @@ class Climbed:
 
 @dataclass(frozen=True)
 class Refit:
-    """Settings of :func:`refit_volumes`: the number of ``classes`` (None: by BIC) and of gradient ``steps``, and the seed."""
+    """Settings of :func:`refit_volumes`.
+
+    - ``classes``: number of classes; None to select it by BIC.
+    - ``steps``: gradient steps; 0 for no refit.
+    - ``seed``: seed of the random numbers.
+    """
 
     classes: int | None
     steps: int
@@ -74,7 +80,10 @@ class Refit:
 def follow_hypotheses(
     model: HetACUMN, data: Observations, basis: Float[Tensor, "j box box box"], config: AbInitioConfig
 ) -> Climbed:
-    """Find the peak of each image that lies uphill from the best of all hypotheses of the encoder."""
+    """Choose the best pose hypothesis of each image, and climb from it to the peak of the log joint.
+
+    All hypotheses of the encoder compete in Gauss-Newton rounds (:func:`~hetacumn.search.refinement.compete`).
+    """
     model.eval()
     with torch.no_grad():
         tangent = Tangent(basis, config.padding)
@@ -98,12 +107,14 @@ def search_misfits(
     centres: Float[Tensor, "k j-1"],
     config: AbInitioConfig,
 ) -> State:
-    """Search images exhaustively that fit badly or are faint, and improve the states of :func:`follow_hypotheses`.
+    """Search misfitting and low-signal images exhaustively, and replace states of :func:`follow_hypotheses` by better ones.
 
-    An image fits badly if its misfit exceeds the ``misfit_limit`` of the model. It is faint if the molecule explains less than
-    :data:`FAINT`: the encoder may have met no right pose, and the misfit does not tell. The search is under the volumes at
-    latent ``centres``. Its result replaces the state where the result is likelier, or where the class of the state is not the
-    class that is likelier over all poses; in a faint stack, where poses of the grid compete, only where it is likelier.
+    An image is misfitting if its misfit exceeds the ``misfit_limit`` of the model. An image has a low signal if its
+    log-likelihood gain is below :data:`FAINT`: all hypotheses of the encoder may then be wrong without a large misfit. The
+    search uses the volumes at the latent ``centres``.
+
+    The result of the search replaces a state if its log joint is higher. Outside low-signal stacks the result also replaces a
+    state whose class differs from the most likely class over all poses of the grid.
     """
     state, value = found.state, found.log_joint
     band = data.within(config.refine.last[-1] * data.plane.box)
@@ -129,10 +140,10 @@ def search_poses(
 def _search(
     data: Observations, basis: Float[Tensor, "j box box box"], centres: Float[Tensor, "k j-1"], config: AbInitioConfig
 ) -> tuple[State, Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Search poses exhaustively; return states, their log joints, and the class of each image.
+    """Search poses exhaustively; return the state, the log joint and the class of each image.
 
-    The class is the centre that is likeliest over all poses of the grid or, where the likeliest poses compete
-    (:mod:`hetacumn.search.competing_poses`), the centre nearest to the latent found.
+    The class is the most likely centre over all poses of the grid. If the most likely poses compete, which is the case for
+    low-signal stacks (:mod:`hetacumn.search.competing_poses`), the class is the centre nearest to the inferred latent.
     """
     box, device, tangent = data.plane.box, data.y.device, Tangent(basis, config.padding)
     volumes = volumes_at(centres, basis)
@@ -155,12 +166,12 @@ def _search(
 
 
 def _search_batch(data: Observations) -> int:
-    """Return :data:`SEARCH_BATCH`, or fewer images where cores of a CPU would be idle."""
+    """Return :data:`SEARCH_BATCH`, or on a CPU fewer images if that keeps all threads busy."""
     return min(SEARCH_BATCH, -(-len(data) // torch.get_num_threads())) if data.y.device.type == "cpu" else SEARCH_BATCH
 
 
 def _batches(work: Callable[[Observations], Result], data: Observations, batch: int, name: str) -> Iterator[Result]:
-    """Yield the results of ``work`` on batches of the data; several batches run side by side where this is faster."""
+    """Yield the results of ``work`` on batches of the data. Several batches run in parallel if that is faster."""
     batches = [data[rows] for rows in batch_slices(len(data), batch)]
     yield from tqdm(map_threads(work, batches, data.y.device), total=len(batches), desc=name, unit="batch", mininterval=5)
 
@@ -168,10 +179,11 @@ def _batches(work: Callable[[Observations], Result], data: Observations, batch: 
 def refit_volumes(
     data: Observations, basis: Float[Tensor, "j box box box"], state: State, config: AbInitioConfig, refit: Refit
 ) -> tuple[Float[Tensor, "j box box box"], Float[Tensor, "k j-1"] | None]:
-    """Fit the basis again to the states found; where poses are open, return the centres of the classes too.
+    """Refit the basis to the inferred states; return the basis, and the class centres or None.
 
-    Probabilistic PCA at the poses fits the basis. Where poses are open, EM fits the volumes of the classes, and the basis
-    changes by the least that makes it draw these volumes at their centres.
+    If the images determine their poses, probabilistic PCA at these poses fits the basis, and the centres are None. If many
+    poses fit an image almost equally well (:func:`~hetacumn.ab_initio.stochastic_em.poses_are_open`), EM fits the class
+    volumes. The basis then receives the smallest change after which V(z) at each centre is the fitted class volume.
     """
     if not refit.steps:
         return basis, None
@@ -189,7 +201,7 @@ def refit_volumes(
 
 
 def settle_states(data: Observations, basis: Float[Tensor, "j box box box"], state: State, config: AbInitioConfig) -> State:
-    """Adapt states to volumes that were fitted again: climb further, then take the likeliest z at the pose."""
+    """Adapt states to refitted volumes: climb to the peak, then compute the most likely z at the pose."""
     state, _ = climb(data, Tangent(basis, config.padding), state, (config.refine.last_fit,))
     band = data.within(config.refine.last_fit * data.plane.box)
     return State(state.poses, infer_latents(band, Slicer(basis, config.padding), state.poses).mean)
@@ -203,10 +215,11 @@ def log_ratios(
     config: AbInitioConfig,
     batch: int | None = None,
 ) -> Float[Tensor, " n"]:
-    """Compute by how much V(z) at its pose raises the log-likelihood of each image over no molecule, in nats.
+    """Compute the log-likelihood gain of each image in nats: V(z) at the inferred pose over no molecule.
 
-    The band is the band of the ab initio start, as in :func:`~hetacumn.particles.observations.signal_nats` for the mean of a
-    stack. An image without the molecule has a ratio below zero, or little above.
+    The gain is computed in the band of the *ab initio* start. The mean of a stack is comparable with
+    :func:`~hetacumn.particles.observations.signal_nats`. The gain of an image without the molecule is negative or slightly
+    above 0.
     """
     highest = config.consensus.radius[1] * data.plane.box
     slicer, band = Slicer(basis, config.padding, highest), data.within(highest)
@@ -214,9 +227,9 @@ def log_ratios(
 
     def work(part: tuple[Observations, State]) -> Float[Tensor, " b"]:
         images, found = part
-        drawn = slicer.read_mixed(slicer.stencil(found.poses.rotations, images.k), mixing_of(found.latents)) * images.ctf
+        rendered = slicer.read_mixed(slicer.stencil(found.poses.rotations, images.k), mixing_of(found.latents)) * images.ctf
         centred = images.plane.translate(images.y, -found.poses.shifts_px)
-        return (((centred.conj() * drawn).real - 0.5 * drawn.abs().square()) * images.weight).sum(1)
+        return (((centred.conj() * rendered).real - 0.5 * rendered.abs().square()) * images.weight).sum(1)
 
     parts = [(band[rows], state[rows]) for rows in batch_slices(len(data), batch)]
     return torch.cat(list(map_threads(work, parts, data.y.device)))
@@ -224,7 +237,7 @@ def log_ratios(
 
 @torch.no_grad()
 def weigh_classes(data: Observations, volumes: Float[Tensor, "k box box box"], config: AbInitioConfig) -> Float[Tensor, "n k"]:
-    """Compute log-likelihoods of images under volumes, with all poses weighed, up to a constant of each image."""
+    """Compute log-likelihoods of volumes, marginalised over all poses, up to one constant per image."""
     rotations, shifts = config.weighed_poses(data.plane.box, volumes.device)
 
     def work(part: Observations) -> Float[Tensor, "b k"]:

@@ -1,4 +1,4 @@
-"""The latent space of a whole stack: paths through it, and independent motions."""
+"""Axes of the latent space of a stack: independent motions, and paths along them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LatentAxes:
-    """Independent directions of a latent space, the direction that changes the molecule most first.
+    """Independent directions of a latent space, sorted by the change of the volume, the largest change first.
 
-    ``coordinates`` of the particles along each direction have unit variance; ``middle`` is the mean latent; ``directions``
-    are the steps of z for a unit step along each.
+    - ``coordinates``: positions of the particles along each direction, with unit variance.
+    - ``middle``: the mean latent.
+    - ``directions``: change of z for a unit step along each direction.
     """
 
     coordinates: Float[Tensor, "n k"]
@@ -24,7 +25,7 @@ class LatentAxes:
     directions: Float[Tensor, "k q"]
 
     def path(self, axis: int, points: int) -> Float[Tensor, "{points} q"]:
-        """List latents along an axis, from the 5th to the 95th percentile of the particles."""
+        """Return equally spaced latents along an axis, from the 5th to the 95th percentile of the particles."""
         low, high = torch.quantile(self.coordinates[:, axis], torch.tensor([0.05, 0.95])).tolist()
         return self.middle + torch.linspace(low, high, points)[:, None] * self.directions[axis]
 
@@ -34,10 +35,10 @@ def latent_axes(
 ) -> LatentAxes:
     """Find the ``count`` independent components (FastICA, Hyvärinen & Oja 2000) that change the volume most.
 
-    ``basis`` is the mean volume and the change of the volume by a unit step of each latent. Principal axes mix motions of
-    equal size; independent components separate two motions that particles make independently. A large motion bends through
-    more than one dimension: components are sought in all, and the bends, which change the volume less, come after the
-    motions.
+    ``basis`` is the mean volume, followed by the change of the volume for a unit step of each latent. Principal axes mix
+    motions of equal size, whereas independent components separate motions that are statistically independent. A large motion
+    follows a curve that spans more than one latent dimension. The function therefore computes components in all dimensions.
+    Components that only describe curvature change the volume less and are sorted after the motions.
     """
     z = latents.cpu().double().numpy()
     middle = z.mean(0)
@@ -50,16 +51,16 @@ def latent_axes(
     else:
         scale = max(plane.std(), 1e-12)
         sources, directions = plane / scale, scale * principal[:1]
-    change = directions @ basis[1:].flatten(1).cpu().double().numpy()  # of the volume, for a step of one
+    change = directions @ basis[1:].flatten(1).cpu().double().numpy()  # change of the volume for a unit step
     order = np.argsort(-np.linalg.norm(change, axis=1), kind="stable")[:count]
     sources, directions = sources[:, order], directions[order]
     largest = directions[np.arange(len(order)), np.abs(directions).argmax(1)]
-    sign = np.where(largest < 0, -1.0, 1.0)  # the sign of an axis is free: its largest step is made positive
+    sign = np.where(largest < 0, -1.0, 1.0)  # fix the free sign of an axis: its largest component is positive
     return LatentAxes(*(torch.from_numpy(part).float() for part in (sources * sign, middle, directions * sign[:, None])))
 
 
 def latent_path(latents: Float[Tensor, "n q"], points: int) -> Float[Tensor, "{points} q"]:
-    """List latents along the first principal axis, from its 5th to its 95th percentile."""
+    """Return equally spaced latents along the first principal axis, from its 5th to its 95th percentile."""
     centre = latents.mean(0)
     axis = torch.linalg.svd(latents - centre, full_matrices=False).Vh[0]
     low, high = torch.quantile((latents - centre) @ axis, torch.tensor([0.05, 0.95], device=latents.device))

@@ -1,7 +1,7 @@
-"""Prediction of a whole stack under the model of a folder, on one device or in several processes; its files.
+"""Prediction of a whole stack with a trained model, on one device or in several processes, and the output files.
 
-torchrun starts :func:`main` in each of several processes; every process does its part of the job by :func:`work`. The file of
-such a job is ``<out>/job-predict.json``; see :mod:`hetacumn.compute.launching`.
+With several processes, torchrun starts :func:`main` in each process, and :func:`work` does the part of that process.
+``<out>/job-predict.json`` describes the job; see :mod:`hetacumn.compute.launching`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hetacumn.prediction.request import PredictionRequest
 from hetacumn.prediction.search_model import SearchModel, load_em
 from hetacumn.prediction.stack_inference import StackInference
 
-SAME_PIXEL = 0.02  # relative difference of pixel sizes from which on fields of view differ
+SAME_PIXEL = 0.02  # largest relative difference of two pixel sizes that count as equal
 
 
 def predict_stack(
@@ -41,12 +41,17 @@ def predict_stack(
     device: torch.device | str = "cpu",
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Answer:
-    """Predict every particle of a prepared stack under the model of a folder, and write the answer into ``out``.
+    """Predict every particle of a prepared stack with the model in the folder ``model``, and write the result to ``out``.
 
-    Images are read a chunk at a time; what stays in memory is a few numbers a particle. Each process of a ``group`` calls this
-    function and infers its part of every chunk; the leader writes. Grades in ``FITTED`` refit the volumes to the poses of the
-    first chunk, which is spread over the stack. Volumes go to ``out/volumes``: of the classes, along the first axis of the
-    latent space, and the basis (mean, then components) of V(z). The rate counts inference, not the reading of files.
+    The function reads the images in chunks and keeps only a few numbers per particle in memory. Each process of a ``group``
+    calls this function and infers its part of every chunk; the leader writes the files. Grades in ``FITTED`` refit the volumes
+    to the poses of the first chunk, whose particles are spread evenly over the stack. ``out/volumes`` receives the class
+    volumes, the volumes along the first axis of the latent space, and the basis of V(z): the mean, then the components. The
+    rate in particles per second includes inference and excludes the reading of files.
+
+    Raises:
+        HetacumnError: the stack does not fit the model (box, pixel size, number of classes), or has fewer particles than
+            ``group`` has processes.
     """
     keep_freed_memory()
     out = make_folder(out)
@@ -57,7 +62,7 @@ def predict_stack(
     classes = _number_of_classes(stack, trained, request)
     if len(stack) < group.size:
         raise HetacumnError(
-            f"{stack.folder}: {len(stack)} particles for {group.size} devices; expected one per device at least"
+            f"{stack.folder}: {len(stack)} particles for {group.size} devices; expected at least one per device"
         )
     inference = StackInference(stack, trained, request, classes, earlier, torch.device(device), group)
     state, ratios = inference.infer()
@@ -87,7 +92,7 @@ def predict_stack(
 
 
 def _write(answer: Answer, model: Path | str, facts: dict) -> None:
-    """Write the files of an answer; ``run.json`` has the facts of the model's run and of this prediction."""
+    """Write the files of a prediction; ``run.json`` combines the entries of the training run with those of this prediction."""
     out, stack, run = answer.folder, answer.stack, read_run(model)
     answer.predictions.write(out, stack.source, data_dir=stack.data_dir or None)
     for stem, volumes in (("class_", answer.class_volumes), ("path_", answer.path_volumes), ("basis_", answer.basis)):
@@ -98,51 +103,51 @@ def _write(answer: Answer, model: Path | str, facts: dict) -> None:
 
 
 def _number_of_classes(stack: PreparedStack, trained: TrainedModel | SearchModel, request: PredictionRequest) -> int | None:
-    """Return the requested number of classes, or the trained one; None to let BIC choose."""
+    """Return the requested number of classes, or the number of the training run; None to select it by BIC."""
     if request.like is not None:
         return trained.config.classes
     if request.classes == 0:
         return None
     count = trained.config.classes if request.classes is None else request.classes
     if not isinstance(count, int) or not 1 <= count <= len(stack):
-        raise HetacumnError(f"{count} classes for {len(stack)} particles; expected 1 to {len(stack)}, or 0 to let BIC choose")
+        raise HetacumnError(f"{count} classes for {len(stack)} particles; expected 1 to {len(stack)}, or 0 for BIC")
     return count
 
 
 def _check_images(stack: PreparedStack, trained: TrainedModel | SearchModel, model: Path | str) -> None:
-    """Raise :class:`HetacumnError` where images have another box or field of view than the training images."""
+    """Raise :class:`HetacumnError` if the box or the pixel size of the stack differs from those of the training images."""
     if stack.box != trained.box:
         raise HetacumnError(
             f"{stack.folder}: images of {stack.box} px; expected {trained.box}, the box that {model} was trained on"
         )
     if abs(stack.pixel_A / trained.pixel_A - 1) > SAME_PIXEL:
         raise HetacumnError(
-            f"{stack.folder}: pixels of {stack.pixel_A:.4g} Å; expected {trained.pixel_A:.4g}, the pixels that {model} was "
-            "trained on, and the same field of view"
+            f"{stack.folder}: pixels of {stack.pixel_A:.4g} Å; expected {trained.pixel_A:.4g} Å, the pixel size that {model} "
+            "was trained on"
         )
 
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """Predict a stack by a ``request`` under the ``model`` of a folder, into the folder ``out``."""
+    """A prediction to run: the folder of the trained ``model``, the ``request``, and the output folder ``out``."""
 
     model: Path | str
     request: PredictionRequest
     out: Path | str
 
     def to_json(self) -> dict:
-        """Return the fields by name, as JSON has them."""
+        """Return the fields by name, as values for JSON."""
         like = self.request.like and str(self.request.like)
         return {"model": str(self.model), "out": str(self.out), "request": {**asdict(self.request), "like": like}}
 
     @classmethod
     def from_json(cls, content: dict) -> PredictionJob:
-        """Rebuild a job from the result of :meth:`to_json`."""
+        """Create a job from the result of :meth:`to_json`."""
         return cls(**{**content, "request": PredictionRequest(**content["request"])})
 
 
 def run_prediction(stack: PreparedStack, job: PredictionJob, devices: DeviceRequest = ONE_DEVICE) -> Answer:
-    """Predict a stack; see :func:`~hetacumn.prediction.predict.predict_stack`."""
+    """Predict a stack on the requested devices; see :func:`~hetacumn.prediction.predict.predict_stack`."""
     if devices.count == 1:
         return work(stack, job, devices.check(), SINGLE_PROCESS)
     content = {"stack": str(stack.folder), **job.to_json()}
@@ -151,12 +156,12 @@ def run_prediction(stack: PreparedStack, job: PredictionJob, devices: DeviceRequ
 
 
 def work(stack: PreparedStack, job: PredictionJob, device: torch.device, group: ProcessGroup) -> Answer:
-    """Do one process's part of a job; return the answer."""
+    """Run the part of one process in a job; return the result."""
     return predict_stack(stack, job.model, job.request, job.out, device, group)
 
 
 def main(path: str) -> int:
-    """Do this process's part of the job in a file, as torchrun starts it; return the exit status."""
+    """Run the part of this process, started by torchrun, in the job file ``path``; return the exit status."""
 
     def part(content: dict, device: torch.device, group: ProcessGroup) -> None:
         work(reopen(content.pop("stack")), PredictionJob.from_json(content), device, group)

@@ -1,4 +1,4 @@
-"""The options of a prediction: grade, classes, and sizes of the work."""
+"""The options of a prediction: grade, classes and batch sizes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.settings import suggestion
 
 GRADES = ("encoder", "amortized", "refined", "searched")
-FITTED = ("refined", "searched")  # the grades that refit the volumes to the inferred states
+FITTED = ("refined", "searched")  # grades that refit the volumes to the inferred states
 
 
 @dataclass(frozen=True)
 class PredictionRequest:
     """The options of a prediction.
 
-    ``grade`` is one of ``GRADES``. ``classes``: number of classes; None as trained, 0 to let BIC choose. ``like``: the
-    folder of an earlier prediction of other particles by the same model and grade, whose volumes and classes are taken
-    over. ``chunk``: images in memory at a time. ``polish_steps``: optimiser steps of the volumes of grades in ``FITTED``; 0
-    for none. ``path_points``: volumes along the first latent axis.
+    - ``grade``: one of ``GRADES``, from the fastest to the most precise.
+    - ``classes``: number of classes; None for the number of the training run, 0 to select it by BIC.
+    - ``like``: folder of an earlier prediction of other particles with the same model and grade. The new prediction reuses its
+      volumes and classes.
+    - ``chunk``: images in memory at a time.
+    - ``polish_steps``: gradient steps of the refit of the volumes, for grades in ``FITTED``; 0 for no refit.
+    - ``path_points``: number of volumes along the first latent axis.
     """
 
     grade: str = "amortized"

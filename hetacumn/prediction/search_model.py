@@ -1,4 +1,4 @@
-"""An ab initio start as a model that predicts by exhaustive search: the ``em`` baseline."""
+"""The ``em`` baseline: an *ab initio* start used as a model, with prediction by exhaustive search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hetacumn.network.config import TrainConfig, load_config
 
 @dataclass(frozen=True)
 class SearchModel:
-    """The ``em`` baseline read back: an ab initio start with its config, box in pixels and pixel size in Å."""
+    """The model of the ``em`` baseline: an *ab initio* start, its training config, box in pixels and pixel size in Å."""
 
     start: Start
     config: TrainConfig
@@ -25,11 +25,11 @@ class SearchModel:
     pixel_A: float
 
     def basis(self) -> Float[Tensor, "j {self.box} {self.box} {self.box}"]:
-        """Return the mean and the components of the volumes."""
+        """Return the mean volume, followed by the components."""
         return self.start.basis
 
 
 def load_em(folder: Path | str, device: torch.device | str = "cpu") -> SearchModel:
-    """Read the ab initio start of a folder, as a model for prediction by search."""
+    """Read the *ab initio* start in a folder as a model for prediction by exhaustive search."""
     start, config = load_start(Path(folder) / START), load_config(folder)
     return SearchModel(start.to(device), config, start.basis.shape[-1], read_config(folder)["pixel_A"])

@@ -1,4 +1,4 @@
-"""Inference over a whole stack, chunk by chunk, by one process or by a group: poses, latents, classes and volumes."""
+"""Inference of poses, latents, classes and volumes of a whole stack, in chunks, in one process or a process group."""
 
 from __future__ import annotations
 
@@ -43,11 +43,16 @@ Part = TypeVar("Part", State, Tensor)
 
 @dataclass
 class StackInference:
-    """The inference of one process of a ``group`` on a stack.
+    """Inference on a stack, as one process of a ``group`` runs it.
 
-    ``classes`` is the number of classes, None to let BIC choose. Inference sets the ``basis`` of the volumes; the latent
-    ``centres`` of the classes that are weighed over all poses, or None; the latent ``search_centres`` of the classes under
-    whose volumes images are searched; and the ``seconds`` of inference, without the reading of files.
+    ``classes`` is the number of classes, or None to select it by BIC. ``earlier`` supplies volumes and classes, if given.
+
+    Inference sets these attributes:
+
+    - ``basis``: the mean and the components of the volumes.
+    - ``centres``: class centres for the likelihoods marginalised over all poses; None if z determines the classes.
+    - ``search_centres``: class centres whose volumes the exhaustive search of the grade *refined* uses.
+    - ``seconds``: time of inference, without the reading of files.
     """
 
     stack: PreparedStack
@@ -69,26 +74,27 @@ class StackInference:
             self.centres = self.search_centres if self.earlier.mixture is None else None
         every = np.arange(len(self.stack))
         chunk = self.request.chunk
-        first = np.linspace(0, len(every) - 1, min(chunk, len(every))).round().astype(int)  # spread over the stack
+        first = np.linspace(0, len(every) - 1, min(chunk, len(every))).round().astype(int)  # evenly spread over the stack
         rest = np.delete(every, first)
-        if len(rest) < self.group.size:  # too few for a chunk of their own, of which every process has a part
+        if len(rest) < self.group.size:  # a chunk of its own would leave a process without images
             first, rest = every, every[:0]
         self.chunks = [first, *(np.array_split(rest, -(-len(rest) // chunk)) if len(rest) else [])]
         self.own_rows = [rows[self.group.part(len(rows))] for rows in self.chunks]
 
     @property
     def network(self) -> HetACUMN:
-        """The network of the model, which all grades use but ``searched``."""
+        """The network of the model; the grade ``searched`` has none."""
         return cast(TrainedModel, self.model).model
 
     def infer(self) -> tuple[State, Float[Tensor, " n"] | None]:
-        """Infer poses and latents of all particles, and their log ratios on the CPU where the grade draws images.
+        """Infer the poses and latents of all particles, and their log-likelihood gains (on the CPU) or None.
 
-        Grades in ``FITTED`` refit the volumes to the first chunk, which every process needs whole for it, unless an earlier
-        prediction supplies the volumes.
+        Grades that render images return the gains: the grades in ``FITTED``, and ``amortized`` with decoder feedback. Grades in
+        ``FITTED`` refit the volumes to the first chunk, unless an earlier prediction supplies the volumes. Every process reads
+        the whole first chunk for this refit.
         """
         to_fit, parts, ratios = self.grade in FITTED and self.earlier is None, [], []
-        draws = self.grade in FITTED or (self.grade == "amortized" and bool(self.network.feedback))
+        renders = self.grade in FITTED or (self.grade == "amortized" and bool(self.network.feedback))
         for number, data in enumerate(self._read([self.chunks[0], *self.own_rows[1:]] if to_fit else self.own_rows)):
             fits = to_fit and number == 0
             own = data[self.group.part(len(data))] if fits else data
@@ -103,16 +109,19 @@ class StackInference:
             if self.grade in FITTED:
                 with self._timed():
                     state = settle_states(own, self.basis, state, self.config)
-            if draws:
+            if renders:
                 with self._timed():
                     ratios.append(log_ratios(own, self.basis, state, self.config))
             parts.append(state)
         order = self._order()
-        log_ratio = torch.cat(_together(ratios, self.group))[order].cpu() if draws else None
+        log_ratio = torch.cat(_together(ratios, self.group))[order].cpu() if renders else None
         return State.cat(_together(parts, self.group))[order], log_ratio
 
     def classify(self, latents: Float[Tensor, "n q"]) -> Classes:
-        """Classify every particle: by the likelihood over all poses, or by z; as an earlier prediction did, if there is one."""
+        """Classify every particle by its z, or by class likelihoods marginalised over all poses.
+
+        If there is an earlier prediction, particles are assigned to its classes.
+        """
         if self.centres is not None:
             volumes, parts = volumes_at(self.centres, self.basis), []
             for data in self._read(self.own_rows):
@@ -127,13 +136,13 @@ class StackInference:
 
     @torch.no_grad()
     def volumes(self, z: Float[Tensor, "n q"]) -> Float[Tensor, "n box box box"]:
-        """Draw volumes at latents, on the CPU: by the fitted basis, or by the decoder."""
+        """Compute V(z) at latents, from the fitted basis or with the decoder; the result is on the CPU."""
         z = z.to(self.device)
         return (volumes_at(z, self.basis) if self.grade in FITTED else self.network.decoder.volumes(z)).cpu()
 
     @cached_property
     def start_centres(self) -> Float[Tensor, "k q"]:
-        """Latent centres of the classes of an ab initio start, as many classes as the start was made for."""
+        """Latent centres of the classes of the *ab initio* start; the training config sets their number."""
         start, config = cast(SearchModel, self.model).start, self.model.config
         return class_centres(start.latents, config.classes, config.seed)
 
@@ -142,13 +151,13 @@ class StackInference:
         return torch.from_numpy(np.concatenate(self.chunks).argsort()).to(self.device)
 
     def _graded(self, data: Observations) -> State:
-        """Infer the states of some images by the requested grade."""
+        """Infer the states of images with the requested grade."""
         if self.grade == "searched":
             return search_poses(data, self.basis, self.start_centres, self.config)
         model = self.network
         if self.grade == "refined":
             found = follow_hypotheses(model, data, self.basis, self.config)
-            if self.search_centres is None:  # the whole first chunk tells the centres
+            if self.search_centres is None:  # the first chunk of all processes determines the centres
                 latents = torch.cat(_together([found.state.latents], self.group))
                 self.search_centres = class_centres(latents, self.classes, self.seed)
             return search_misfits(data, found, model.misfit_limit, self.basis, self.search_centres, self.config)
@@ -160,7 +169,7 @@ class StackInference:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Count the seconds of the work within, until a CUDA device has finished it."""
+        """Add the duration of the block to ``seconds``; on a CUDA device wait until its work has finished."""
         began = self._clock()
         yield
         self.seconds += self._clock() - began
@@ -172,13 +181,13 @@ class StackInference:
 
 
 def _together(parts: list[Part], group: ProcessGroup) -> list[Part]:
-    """Gather the parts of the same chunks from all processes, in the order of the particles."""
-    every = group.gather([part.to("cpu") for part in parts])  # a process may not see the devices of the others
+    """Gather the parts of each chunk from all processes, in the order of the particles."""
+    every = group.gather([part.to("cpu") for part in parts])  # a process may not have access to the devices of other processes
     return [part.to(parts[0].device) for chunk in zip(*every, strict=True) for part in chunk]
 
 
 def _take_leader(fit: tuple[Tensor, Tensor | None], group: ProcessGroup) -> tuple[Tensor, Tensor | None]:
-    """Replace the fit of this process by the leader's: rounding over many steps makes the fits of processes differ."""
+    """Return the fit of the leader. Rounding errors over many steps make the fits of the processes differ."""
     basis, centres = fit
     leader_basis, leader_centres = group.gather((basis.cpu(), None if centres is None else centres.cpu()))[0]
     return leader_basis.to(basis.device), None if leader_centres is None else leader_centres.to(basis.device)

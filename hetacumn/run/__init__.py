@@ -1,5 +1,5 @@
-"""Runs: notebooks, their folders and locks, the Python front door, exploration.
+"""Runs: the Python API, the execution of notebooks in locked folders, and interactive exploration.
 
-Public face: :mod:`~hetacumn.run.api`, which ``import hetacumn`` offers; :func:`~hetacumn.run.notebook.run_notebook`;
+Public API: :mod:`~hetacumn.run.api`, whose functions ``import hetacumn`` provides; :func:`~hetacumn.run.notebook.run_notebook`;
 :class:`~hetacumn.run.explorer.Explorer`.
 """

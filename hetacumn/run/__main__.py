@@ -5,5 +5,5 @@ import sys
 
 from hetacumn.run.notebook import main
 
-signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's signal; it would leave the kernel to die unasked
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # clusters send SIGTERM; this also interrupts the kernel
 sys.exit(main())

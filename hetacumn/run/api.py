@@ -1,4 +1,4 @@
-"""The Python front door: the functions of ``import hetacumn``.
+"""The Python API: the functions that ``import hetacumn`` provides.
 
 .. code-block:: python
 
@@ -7,7 +7,7 @@
     answer = run.predict(grade="refined")
     hetacumn.open("results/mine")
 
-The functions here take many options, by keyword only, so that a user needs no dataclass for a single option.
+The functions take many options as keyword arguments, so that a user does not need a dataclass to set one option.
 """
 
 from __future__ import annotations
@@ -53,9 +53,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run: its ``folder``, the stack that it was trained on, and the devices that predict with it.
+    """A trained model with its training stack.
 
-    ``device`` is cpu, cuda or cuda:N, or None for CUDA where there is one; ``devices`` is their number.
+    - ``folder``: folder of the run.
+    - ``stack``: the stack that the model was trained on.
+    - ``device``: device for predictions: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.
+    - ``devices``: number of GPUs, or of processes on the CPU.
     """
 
     folder: Path
@@ -65,17 +68,19 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path | str, prepared: Path | str = "", device: str | None = None, devices: int = 1) -> Run:
-        """Open a trained run; ``prepared`` is the folder of its training images, if it lies outside the folder of the run.
+        """Open a finished run.
+
+        ``prepared`` is the folder of its prepared training images; the default is ``<folder>/prepared``.
 
         Raises:
-            HetacumnError: no trained model or no prepared images there.
+            HetacumnError: the folder has no settings of a run, or there are no prepared images.
         """
         load_config(folder)
         return cls(Path(folder), reopen(prepared or Path(folder) / "prepared"), device, devices)
 
     @property
     def trained_rows(self) -> np.ndarray:
-        """The rows of the particle file, from 0, that training used."""
+        """The rows, from 0, of the particle table that training used."""
         return np.load(self.folder / "train_rows.npy")
 
     def predict(
@@ -86,17 +91,18 @@ class Run:
         classes: int | None = None,
         like: Path | str | None = None,
     ) -> Answer:
-        """Predict pose, class and latent of every particle, and write the answer.
+        """Predict the pose, class and latent of every particle, and write the predictions.
 
         Args:
             grade: encoder, amortized, refined or searched, from the fastest to the most precise.
             stack: the particles; None for the stack of the run.
-            out: the folder of the answer; None for the folder of the run.
-            classes: number of classes; None for as many as trained, 0 to choose the number by BIC.
-            like: the folder of an earlier prediction that supplies the volumes and classes.
+            out: folder for the predictions; None for the folder of the run.
+            classes: number of classes; None for the number of the training run, 0 to select it by BIC.
+            like: folder of an earlier prediction whose volumes and classes are reused.
 
         Raises:
-            HetacumnError: an unknown grade, a stack of another box or pixel size, another run in the folder.
+            HetacumnError: the grade is unknown, the stack has another box or pixel size than the training stack, or another
+                process uses the folder.
         """
         out = self.folder if out is None else Path(out)
         stack = self.stack if stack is None else stack
@@ -115,18 +121,18 @@ def prepare(
     progress: bool = True,
     **settings: Any,
 ) -> PreparedStack:
-    """Preprocess a particle stack, or open what an earlier call left with the same settings.
+    """Preprocess a particle stack, or open the prepared stack of an earlier call with equal settings.
 
     Args:
         particles: a STAR, .cs or .mrcs file.
-        folder: where the prepared images go; empty for ``<particles>_<box>px`` beside the file.
-        box: pixels after Fourier cropping, even; None for the box of the file.
-        data_dir: the folder that the table names its stacks from; None to look for it around the table.
+        folder: folder for the prepared images; empty for ``<particles>_<box>px`` beside the file.
+        box: box in pixels after Fourier cropping, even; None for the box of the file.
+        data_dir: folder to which the stack names in the table are relative; None to search around the table.
         progress: whether to show a progress bar.
         settings: further fields of :class:`~hetacumn.particles.preprocessing.Preprocessing`.
 
     Raises:
-        HetacumnError: an unknown setting; a file or row that is wrong.
+        HetacumnError: a setting is unknown, or a file or a row is invalid.
     """
     preprocessing, source = Preprocessing.from_params(settings, box=box), Path(particles)
     if not source.is_file():
@@ -144,21 +150,21 @@ def train(
     devices: int = 1,
     **settings: Any,
 ) -> Run:
-    """Train HetACUMN on a prepared stack, or resume an interrupted training; a finished training is not repeated.
+    """Train HetACUMN on a prepared stack, or resume an interrupted training. A finished training is not repeated.
 
     Args:
         stack: the particles, from :func:`prepare`.
         classes: number of classes; None for the number in ``config``, or 4 without a ``config``.
-        out: the folder of the run.
-        config: all settings of training; None for the defaults.
-        device: cpu, cuda or cuda:N; None for CUDA where there is one.
+        out: folder of the run.
+        config: all training settings; None for the defaults.
+        device: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.
         devices: number of GPUs of this machine, or of processes on its CPU, that share each batch.
         settings: fields of :class:`~hetacumn.network.config.TrainConfig` that replace fields of ``config``, by name
             (``alone_steps=600``), nested (``network={"width": 64}``) or dotted (``**{"network.width": 64}``);
-            and ``trained_share``, the share of the particles to train on (0.7).
+            and ``trained_share``, the fraction of the particles to train on (default 0.7).
 
     Raises:
-        HetacumnError: an unknown setting, an earlier run in ``out`` with other settings, another run in the folder.
+        HetacumnError: a setting is unknown, ``out`` holds a run with other settings, or another process uses the folder.
     """
     _check_kind("stack", stack, PreparedStack, "a PreparedStack, as hetacumn.prepare returns it")
     _check_kind("config", config, TrainConfig | None, "a TrainConfig")
@@ -180,10 +186,12 @@ def train(
 
 
 def open(folder: Path | str, prepared: Path | str = "") -> Answer:  # noqa: A001
-    """Open the answer in a folder; ``prepared`` is the folder of its images, empty for the folder noted in the run.
+    """Read the predictions in a folder.
+
+    ``prepared`` is the folder of the prepared images; if it is empty, the function uses the folder named in ``run.json``.
 
     Raises:
-        HetacumnError: a file is missing, or the images belong to other predictions.
+        HetacumnError: a file is missing, or the prepared images are not those of the predicted particles.
     """
     return Answer.open(folder, prepared)
 
@@ -201,18 +209,18 @@ def simulate(
     """Simulate a particle stack with known truth: particles.star, particles.mrcs, truth.npz and true volumes.
 
     Args:
-        molecule: which atoms in which states, such as ``{"structure": "adk", "states": ["open", "closed"]}``; or a
-            :class:`~hetacumn.simulation.settings.Simulation`, which holds all settings.
-        out: the folder of the files.
-        seed: the same seed gives the same files.
-        data_dir: the folder of the structures; None for ``data`` of the project around the working directory.
-        device: where images are formed.
+        molecule: the structure and its states, such as ``{"structure": "adk", "states": ["open", "closed"]}``; or a
+            :class:`~hetacumn.simulation.settings.Simulation`, which contains all settings.
+        out: folder for the files.
+        seed: seed of all random numbers; equal seeds produce equal files.
+        data_dir: folder of the structures; None for ``data`` in the project around the working directory.
+        device: device that computes the images: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.
         progress: whether to show a progress bar.
         settings: fields of :class:`~hetacumn.simulation.settings.Simulation`, such as ``particles``, ``box`` (px),
             ``pixel_A``, ``snr``.
 
     Raises:
-        HetacumnError: an unknown structure or setting; no data folder.
+        HetacumnError: a structure or setting is unknown, or the folder of the structures is missing.
     """
     check_seed(seed)
     _check_kind("molecule", molecule, Mapping | Simulation, 'names and values, such as {"structure": "adk"}, or a Simulation')
@@ -225,6 +233,6 @@ def simulate(
 
 
 def _check_kind(name: str, value: object, kind: type | UnionType, expected: str) -> None:
-    """Raise :class:`HetacumnError` for an argument of another type."""
+    """Raise :class:`HetacumnError` if an argument has the wrong type."""
     if not isinstance(value, kind):
         raise HetacumnError(f"{name} is {value!r}; expected {expected}")

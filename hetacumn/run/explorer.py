@@ -1,7 +1,7 @@
-"""Interactive exploration of a finished run: its latent space, some of its particles, volumes along a path.
+"""Interactive exploration of a finished run: the latent space, selected particles, and volumes along a path.
 
-:class:`Explorer` puts JupyterLab widgets around an :class:`~hetacumn.prediction.answer.Answer`: plotly draws the latent space,
-k3d draws surfaces. Both work without a network.
+:class:`Explorer` shows an :class:`~hetacumn.prediction.answer.Answer` with JupyterLab widgets. plotly plots the latent space,
+and k3d renders surfaces; neither needs internet access.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from hetacumn.common.project import project_root
 from hetacumn.physics.rotations import to_euler
 from hetacumn.prediction.answer import Answer
 
-SHOWN = 7  # images of a selection
-MOST_USED = 3000  # particles of a selection from which its picture and volume are made, so that the user does not wait
-LEVEL = 0.25  # of the largest density: where surfaces are drawn
+SHOWN = 7  # number of images of a selection to show
+MOST_USED = 3000  # particles used for the average and volume of a selection; the limit keeps the response fast
+LEVEL = 0.25  # contour level of surfaces, as a fraction of the largest density
 COLOUR_FIELDS = {"class probability": "class_probabilities", "log-likelihood ratio": "log_ratios"}
-DISTANCE = 0.9  # of the camera, in boxes
-DEFAULT_RUNS = ("results/adk/hetacumn-refined", "results/tour/model")  # runs of the main pipeline and of lesson 1
+DISTANCE = 0.9  # distance of the camera, in units of the box
+DEFAULT_RUNS = ("results/adk/hetacumn-refined", "results/tour/model")  # of the main pipeline and of lesson 1
 
 
 def default_run() -> Path:
-    """Find a finished run of the main pipeline or, without one, of lesson 1.
+    """Return the folder of a finished run of the main pipeline, or else of lesson 1.
 
     Raises:
-        HetacumnError: neither exists.
+        HetacumnError: there is neither run.
     """
     folders = [project_root() / name for name in DEFAULT_RUNS]
     found = next((folder for folder in folders if (folder / "predictions.star").is_file()), None)
     if found is None:
         raise HetacumnError(
-            f"no finished run in {folders[0]} or {folders[1]}; expected one: run "
-            "notebooks/lessons/1_tour.ipynb (a minute), or `make repro`, or give the folder of a run"
+            f"no finished run in {folders[0]} or {folders[1]}; expected one: run notebooks/lessons/1_tour.ipynb (takes a "
+            "minute) or `make repro`, or set the folder of a run"
         )
     return found
 
 
 class Explorer:
-    """Widgets around a run; display ``box``. Code may set every control too, with the same effect.
+    """Widgets for a finished run. Display the attribute ``box`` in a notebook.
 
-    ``truth`` are the true classes of the particles, from 0, if known.
+    Code may also set the values of the widgets. ``truth`` holds the true classes of the particles, from 0, if known.
     """
 
     def __init__(self, run: Answer, truth: Int[np.ndarray, " n"] | None = None) -> None:
@@ -66,7 +66,7 @@ class Explorer:
         self.axes = ipywidgets.Dropdown(options=axes, description="axes")
         motions = [(f"motion {i + 1}", i) for i in range(run.motions.coordinates.shape[1])]
         self.motion = ipywidgets.Dropdown(options=motions, description="path")
-        self.slider = ipywidgets.FloatSlider(0.0, min=0.0, max=1.0, step=0.05, description="along it")
+        self.slider = ipywidgets.FloatSlider(0.0, min=0.0, max=1.0, step=0.05, description="position")
         self.begin, self.end = (_button(f"{name} of path = selection") for name in ("start", "end"))
         self.stem = ipywidgets.Text(str(run.folder / "selection"), description="file")
         self.write = _button("write STAR and MRC")
@@ -90,14 +90,14 @@ class Explorer:
         self.box = self._arrange()
 
     def choose(self, rows: Int[np.ndarray, " m"] | Sequence[int]) -> None:
-        """Select particles, and show their images, average and volume."""
+        """Select particles by their rows, from 0, and show their images, average and volume."""
         self.rows = np.asarray(rows, dtype=np.int64)
         if not len(self.rows):
             self.message.value = "No particle is selected."
             return
         class_sizes = np.bincount(self.run.predictions.classes[torch.from_numpy(self.rows)].numpy())
         counts = ", ".join(f"{n} of class {k + 1}" for k, n in enumerate(class_sizes) if n)
-        first = f"; the volume is made from the first {MOST_USED}" if len(self.rows) > MOST_USED else ""
+        first = f"; the volume uses the first {MOST_USED}" if len(self.rows) > MOST_USED else ""
         self.message.value = f"{len(self.rows)} particles: {counts}{first}"
         self.picture.value, self.picture.layout.display = self._gallery(), None
         volume = self.run.reconstruct(self.rows[:MOST_USED])
@@ -107,7 +107,7 @@ class Explorer:
             _set_surface(self.selected, volume)
 
     def latent(self) -> Float[Tensor, " q"]:
-        """Interpolate the latent at the position of the slider."""
+        """Return the latent at the position of the slider along the path."""
         first, last = self.ends
         return torch.lerp(first, last, float(self.slider.value))
 
@@ -144,15 +144,15 @@ class Explorer:
         return to_euler(self.run.predictions.rotations)[:, 1].numpy()
 
     def _gallery(self) -> bytes:
-        """Draw the average of the selected images, moved to the middle, and the first of these images."""
+        """Plot the average of the selected, centred images, and the first of these images, as PNG."""
         data, poses = self.run.posed(self.rows[:MOST_USED])
         centred = data.plane.unpack(data.plane.translate(data.y, -poses.shifts_px)).numpy()
         figure = plots.pictures(
             np.stack([centred.mean(0), *centred[:SHOWN]]), ["average", *(str(i + 1) for i in self.rows[:SHOWN])]
         )
-        drawn = BytesIO()
-        figure.savefig(drawn, format="png", dpi=plots.DPI)
-        return drawn.getvalue()
+        png = BytesIO()
+        figure.savefig(png, format="png", dpi=plots.DPI)
+        return png.getvalue()
 
     def _connect(self) -> None:
         self.axes.observe(lambda _: self._draw_scatter(), "value")

@@ -1,8 +1,8 @@
-"""One run a folder at a time: a lock file that names the process which works there.
+"""A lock file that allows one run at a time in a folder.
 
-The file is ``<folder>/.lock`` (JSON: host, process, when it began). A process that was killed cannot remove its lock, and so
-the next run on the same host takes over the lock of a dead process. Whether a process of another host lives cannot be known
-here: such a lock is respected, and the message says how to remove it.
+The file is ``<folder>/.lock``. It contains the host, the process id and the start time of the process as JSON. A killed process
+cannot remove its lock; the next run on this host therefore replaces the lock of a dead process. A run cannot check processes on
+other hosts. It respects their locks, and the error message states how to remove such a lock.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import make_folder
 
 LOCK = ".lock"
-SAME_START_SECONDS = 60.0  # a later process of the same number began at another time
+SAME_START_SECONDS = 60.0  # tolerance of start times; a later process may reuse the process id
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that works in a folder: its ``host``, its number, and its start in seconds since 1970."""
+    """The process that holds a lock: its ``host``, its id ``process``, and its start time ``began`` in seconds since 1970."""
 
     host: str
     process: int
@@ -37,12 +37,12 @@ class Holder:
 
     @classmethod
     def here(cls) -> Holder:
-        """Describe the running process."""
+        """Return the holder that describes the running process."""
         return cls(platform.node(), os.getpid(), psutil.Process().create_time())
 
     @property
     def is_dead(self) -> bool:
-        """Tell whether the process is known to have ended; this is never known of a process on another host."""
+        """Whether the process has ended. The result is False for a process on another host, which cannot be checked."""
         if self.host != platform.node():
             return False
         try:
@@ -54,19 +54,19 @@ class Holder:
 
     @property
     def is_own(self) -> bool:
-        """Tell whether it is the running process or an ancestor, such as the command that started a notebook's kernel."""
+        """Whether the holder is the running process or an ancestor, such as the command that started a notebook kernel."""
         family = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
         return self.host == platform.node() and self.process in family
 
 
 @contextmanager
 def hold(folder: Path | str) -> Iterator[None]:
-    """Make the folder if it is missing, and keep other runs out of it within the block.
+    """Create the folder if it is missing, and lock it against other runs within the block.
 
-    A run that the holder itself starts, such as the kernel of its notebook, may work in the folder too.
+    Child processes of the holder, such as the kernel of its notebook, may also use the folder.
 
     Raises:
-        HetacumnError: another run works there; the folder cannot be made or written.
+        HetacumnError: another run uses the folder, or the folder cannot be created or written.
     """
     path = Path(folder) / LOCK
     make_folder(folder)
@@ -80,12 +80,12 @@ def hold(folder: Path | str) -> Iterator[None]:
 
 
 def _take(path: Path) -> bool:
-    """Write this process into a lock file; False where an ancestor holds the lock."""
+    """Write this process into a lock file and return True; return False if this process or an ancestor holds the lock."""
     while True:
         with _open(path) as file:
-            with suppress(OSError):  # some network file systems have no such locks; the window is short
+            with suppress(OSError):  # some network file systems do not support flock; a race is then possible, but unlikely
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(file, path):  # the holder removed it in the meantime
+            if not _is_at(file, path):  # the holder has removed the file in the meantime
                 continue
             holder = _read(file)
             if holder is not None and not holder.is_dead:
@@ -115,7 +115,7 @@ def _is_at(file: TextIO, path: Path) -> bool:
 
 
 def _read(file: TextIO) -> Holder | None:
-    """Read the holder; None for an empty or damaged file, which a killed process left."""
+    """Read the holder; return None for an empty or damaged file, which a killed process may leave."""
     try:
         content = json.load(file)
         holder = Holder(str(content["host"]), int(content["process"]), float(content["began"]))
@@ -127,8 +127,8 @@ def _read(file: TextIO) -> Holder | None:
 
 def _refusal(path: Path, holder: Holder) -> str:
     began = datetime.fromtimestamp(holder.began).strftime("%Y-%m-%d %H:%M")
-    where = "" if holder.host == platform.node() else f" of {holder.host}"
+    where = "" if holder.host == platform.node() else f" on {holder.host}"
     return (
-        f"{path.parent}: in use by process {holder.process}{where}, which began {began}; expected one run per folder: "
-        f"wait for the end of that run, choose another folder, or remove {path} if that run is gone"
+        f"{path.parent}: in use by process {holder.process}{where}, started {began}; expected one run per folder: "
+        f"wait until that run ends, choose another folder, or remove {path} if the process no longer exists"
     )

@@ -2,9 +2,11 @@
 
     python -m hetacumn.run notebooks/pipeline/2_train.ipynb -p particles my/particles.star -p out results/mine
 
-runs the notebook in the working directory and writes the executed copy into its `out` folder, or to the file of `-o`.
-The output of the notebook is printed line by line. Exit status: 0 done; 1 the notebook raised, see the traceback and
-`<name>.failed.ipynb`; 2 a mistake of the user, reported in one line; 130 interrupted by Ctrl-C or SIGTERM.
+This command runs the notebook in the working directory, and writes the executed copy to the folder of the parameter `out`, or
+to the file of `-o`. It prints the output of the notebook line by line.
+
+Exit status: 0 for success; 1 if the notebook raised an exception (see the traceback and `<name>.failed.ipynb`); 2 for a user
+error, reported in one line; 130 after an interruption by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -35,35 +37,35 @@ from hetacumn.run.lock import hold
 from hetacumn.run.terminal import LineWriter
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-LEFT_BY_INTERRUPTION = ("checkpoint.pt", "start_under_way")  # from which training goes on
-# run by the kernel first
+LEFT_BY_INTERRUPTION = ("checkpoint.pt", "start_under_way")  # files from which training resumes
+# The kernel runs this line first.
 WARNINGS_IN_LINES = "__import__('hetacumn.common.warning_lines').common.warning_lines.print_warnings_in_lines()"
 
 
 def run_notebook(notebook: Path, given: Mapping[str, object], output: Path | None = None) -> Path:
     """Run a notebook with the given parameters and write the executed copy.
 
-    The folder that the parameter `out` names is locked meanwhile: a second run in it is refused.
+    During the run the folder of the parameter `out` is locked, so that a second run in the folder fails.
 
     Args:
-        notebook: the .ipynb file; its cell tagged `parameters` names the parameters and their defaults.
-        given: name → value; a string is read as `parse_value` says, any other value is taken as it is.
-        output: the executed copy; `<out>/<notebook's name>` of the parameter `out` where it is None.
+        notebook: the .ipynb file; its cell tagged `parameters` lists the parameters and their defaults.
+        given: name → value; `parse_value` converts strings, other values are used unchanged.
+        output: path of the executed copy; None for the name of the notebook in the folder of the parameter `out`.
 
     Returns:
         the path of the executed copy.
 
     Raises:
-        HetacumnError: no such notebook, an unknown parameter, nowhere to write, another run in the folder, or the
-            notebook's own HetacumnError.
-        PapermillExecutionError: the notebook raised anything else; `<name>.failed.ipynb` is kept.
-        KeyboardInterrupt: with a message that names the checkpoint from which the same command continues, if there is one.
+        HetacumnError: the notebook does not exist, a parameter is unknown, no output path is given, another run uses the
+            folder, or the notebook raised a HetacumnError.
+        PapermillExecutionError: the notebook raised another exception; `<name>.failed.ipynb` keeps the executed cells.
+        KeyboardInterrupt: the run was interrupted; the message names the checkpoint, if any, from which the command resumes.
     """
     defaults = notebook_parameters(notebook)
     unknown = [name for name in given if name not in defaults]
     if unknown:
         near = suggestion(unknown[0], defaults)
-        known = f"; it knows {', '.join(defaults)}" if near.startswith("did") else ""
+        known = f"; its parameters are {', '.join(defaults)}" if near.startswith("did") else ""
         raise HetacumnError(f"{notebook} has no parameter {', '.join(unknown)}{known}; {near}")
     values = {name: parse_value(value, defaults[name]) if isinstance(value, str) else value for name, value in given.items()}
 
@@ -72,19 +74,19 @@ def run_notebook(notebook: Path, given: Mapping[str, object], output: Path | Non
     if output is None:
         if folder is None:
             raise HetacumnError(
-                f"{notebook}: nowhere to write the executed copy: give -p out FOLDER "
-                "(if the notebook has that parameter) or -o FILE.ipynb"
+                f"{notebook}: no path for the executed copy; expected -o FILE.ipynb, or -p out FOLDER if the notebook has a "
+                "parameter out"
             )
         output = folder / notebook.name
     if output.resolve() == notebook.resolve():
-        raise HetacumnError(f"{output}: the executed copy would overwrite the notebook itself")
+        raise HetacumnError(f"{output}: the executed copy would overwrite the notebook; expected another path")
     make_folder(output.parent)
     with nullcontext() if folder is None else hold(folder):
         try:
             _execute(notebook, values, output)
         except KeyboardInterrupt:
             left = [folder / name for name in LEFT_BY_INTERRUPTION if folder is not None and (folder / name).exists()]
-            raise KeyboardInterrupt(f"interrupted: the same command continues from {left[0]}" if left else "") from None
+            raise KeyboardInterrupt(f"interrupted: the same command resumes from {left[0]}" if left else "") from None
     return output
 
 
@@ -112,7 +114,7 @@ def _execute(notebook: Path, values: dict[str, object], output: Path) -> None:
             raise
         except DeadKernelError:
             raise HetacumnError(
-                f"{notebook}: its process was killed, probably for lack of memory; run the command again: training resumes"
+                f"{notebook}: the kernel was killed, probably because memory ran out; run the command again to resume training"
             ) from None
         finally:
             printed.close()
@@ -122,7 +124,7 @@ def _execute(notebook: Path, values: dict[str, object], output: Path) -> None:
 
 
 def write_with_parameters(notebook: Path, values: Mapping[str, object], path: Path) -> None:
-    """Write a copy of a notebook, not executed, whose parameters have other values."""
+    """Write a copy of a notebook with other parameter values, without executing it."""
     copy = parameterize_notebook(load_notebook_node(str(notebook)), dict(values), kernel_name="python3", language="python")
     make_folder(path.parent)
     with atomic_path(path) as temporary:
@@ -130,10 +132,10 @@ def write_with_parameters(notebook: Path, values: Mapping[str, object], path: Pa
 
 
 def notebook_parameters(notebook: Path) -> dict[str, str]:
-    """Read the parameters of a notebook: name → default, as source text.
+    """Read the parameters of a notebook, as a dict from names to default values (source text).
 
     Raises:
-        HetacumnError: no such file, or not a notebook.
+        HetacumnError: the file does not exist or is not a notebook.
     """
     if not notebook.is_file():
         raise HetacumnError(f"{notebook}: no such notebook; expected an .ipynb file")
@@ -146,10 +148,10 @@ def notebook_parameters(notebook: Path) -> dict[str, str]:
 
 
 def parse_value(text: str, default: str = "None") -> object:
-    """Convert a command line's text to a value: true, false, null, a Python number or list; else the text itself.
+    """Convert text from the command line to a value: true, false, null, a Python number or list; other text stays text.
 
-    Where the notebook's default (as source text) is a string, the text stays a string ("6e10" is a PDB entry, not a
-    number); only "null" is still None.
+    If the default in the notebook (as source text) is a string, the value stays text, because "6e10" may be a PDB entry and
+    not a number. The text "null" always becomes None.
     """
     words = {"true": True, "false": False, "null": None}
     if text == "null":
@@ -163,16 +165,16 @@ def parse_value(text: str, default: str = "None") -> object:
 
 
 def is_users_mistake(exception_name: str) -> bool:
-    """Tell whether an exception of this class name is a HetacumnError, by the classes of `hetacumn.common.errors`."""
+    """Return whether `hetacumn.common.errors` has a class of this name that is a HetacumnError."""
     kind = getattr(errors, exception_name, None)
     return isinstance(kind, type) and issubclass(kind, HetacumnError)
 
 
 def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Remove from an executed notebook everything that differs between identical runs.
+    """Remove the parts of an executed notebook that differ between identical runs.
 
-    These parts are times, random ids, widgets, and the error stream (the terminal has shown progress and warnings).
-    Printed text that came in pieces is joined.
+    These parts are times, random ids, widgets and the error stream; the terminal has shown the progress and warnings of the
+    error stream. Consecutive pieces of printed text are joined.
     """
     for name in ("papermill", "widgets"):
         notebook.metadata.pop(name, None)
@@ -197,7 +199,7 @@ def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def exit_status(work: Callable[[], object]) -> int:
-    """Do some work, report a failure, and return the exit status of the command."""
+    """Call ``work``, report an exception on the error stream, and return the exit status of the command."""
     try:
         work()
     except HetacumnError as error:
@@ -207,22 +209,22 @@ def exit_status(work: Callable[[], object]) -> int:
         print("\n".join(error.traceback) or error, file=sys.stderr)
         return 1
     except KeyboardInterrupt as interruption:
-        logging.getLogger("asyncio").disabled = True  # at exit it would tell of what the notebook's client left undone
+        logging.getLogger("asyncio").disabled = True  # at exit it would report pending tasks of the notebook client
         print(str(interruption) or "interrupted", file=sys.stderr)
         return 130
     return 0
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells a wrong command line as every other mistake: in one line."""
+    """An argument parser that reports a wrong command line in one line, like other user errors."""
 
     def error(self, message: str) -> NoReturn:
         raise HetacumnError(f"{self.prog}: {message}; expected {self.format_usage().split(maxsplit=1)[1].strip()}")
 
 
 def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.run") -> int:
-    """The command line; returns the exit status."""
-    parser = _Parser(prog=program, description="Run a notebook with parameters of your own.")
+    """Run the command line and return the exit status."""
+    parser = _Parser(prog=program, description="Run a notebook with the given parameters.")
     parser.add_argument("notebook", type=Path)
     parser.add_argument(
         "-p",
@@ -231,14 +233,14 @@ def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
-        help="set a parameter of the notebook (repeatable)",
+        help="parameter of the notebook (repeatable)",
     )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="FILE.ipynb",
-        help="the executed copy (default: in the folder that the parameter `out` names)",
+        help="path of the executed copy (default: in the folder of the parameter `out`)",
     )
 
     def run() -> None:
@@ -249,7 +251,7 @@ def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.
 
 
 def _literal(source: str) -> object:
-    """Evaluate a Python literal; None for any other expression."""
+    """Evaluate a Python literal; return None for other expressions."""
     try:
         return ast.literal_eval(source)
     except (ValueError, SyntaxError):
@@ -257,8 +259,8 @@ def _literal(source: str) -> object:
 
 
 def _use_own_kernel() -> None:
-    """Let "python3" name the kernel of the running interpreter, not one that the user has installed."""
+    """Use the running interpreter for the kernel "python3", and not a kernel that the user has installed."""
     os.environ.pop("JUPYTER_PATH", None)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    # Threads that sleep, not spin, at a barrier: several times faster where other programs share the cores.
+    # Threads that sleep instead of spin at a barrier are several times faster if other programs use the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

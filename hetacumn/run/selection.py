@@ -1,4 +1,4 @@
-"""Particles that a user selects: a class, or the rows of a text file."""
+"""Selection of particles by class, or by the row numbers in a text file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hetacumn.particles.predictions import Predictions
 
 
 def rows_of_class(predictions: Predictions, number: int) -> np.ndarray:
-    """Find the rows, from 0, of the particles of a class, which is counted from 1.
+    """Return the rows, from 0, of the particles in class ``number``, counted from 1.
 
     Raises:
-        HetacumnError: no particle is of that class.
+        HetacumnError: the class has no particles.
     """
     rows = (predictions.classes == number - 1).numpy().nonzero()[0]
     if not len(rows):
@@ -24,12 +24,12 @@ def rows_of_class(predictions: Predictions, number: int) -> np.ndarray:
 
 
 def rows_of_file(path: Path, count: int) -> np.ndarray:
-    """Read row numbers of ``count`` rows from a text file, counted from 1; return them sorted, counted from 0.
+    """Read row numbers, counted from 1, from a text file; return the rows sorted and counted from 0.
 
-    Spaces or line ends separate the numbers.
+    ``count`` is the number of rows in the table. Spaces or line ends separate the numbers.
 
     Raises:
-        HetacumnError: not a text file of row numbers; a row number out of range or named twice.
+        HetacumnError: the file is not a text file of row numbers, or a row number is out of range or occurs twice.
     """
     try:
         words = path.read_text().split()
@@ -43,5 +43,5 @@ def rows_of_file(path: Path, count: int) -> np.ndarray:
         raise HetacumnError(f"{path}: no rows; expected row numbers from 1 to {count}")
     twice = rows[1:][np.diff(rows) == 0]
     if len(twice):
-        raise HetacumnError(f"{path}: row {twice[0] + 1} is named twice; expected every row once")
+        raise HetacumnError(f"{path}: row {twice[0] + 1} occurs twice; expected each row once")
     return rows

@@ -1,4 +1,4 @@
-"""Settings of a command: a YAML file, ``--set`` assignments and options, checked before anything runs."""
+"""Settings of a command from a YAML file, ``--set`` assignments and options, checked before the command runs."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from hetacumn.particles.preprocessing import Preprocessing
 
 
 def collect(config: Path | None, assignments: Sequence[str], options: Mapping, sections: Sequence[str]) -> dict:
-    """Return the user's settings as nested dicts: the file's, then the assignments, then the options, later ones first.
+    """Merge the user's settings into nested dicts. Options override assignments, and assignments override the file.
 
     Args:
         config: a YAML file; None for no file.
-        assignments: such as ``train.alone_steps=600``; values are YAML.
-        options: nested dicts of single options; None stands for an option that was not given.
-        sections: the sections that the command reads, or parts of them, as ``methods.hetacumn``; an assignment may name no
-            other.
+        assignments: texts such as ``train.alone_steps=600``; the values are YAML.
+        options: nested dicts of command-line options; None stands for an option that the user did not give.
+        sections: sections that the command reads, or parts of sections such as ``methods.hetacumn``. Assignments to other
+            sections are errors.
 
     Raises:
-        HetacumnError: no such file, not an assignment, an unknown setting.
+        HetacumnError: the file does not exist, an assignment is invalid, or a setting is unknown.
     """
     layers = {str(config): read_yaml(config) if config else {}}
     layers |= {f"--set {text}": parse_assignment(text) for text in assignments}
     known = known_settings(layers.values())
     for source, layer in layers.items():
         check_names(layer, known, source)
-        datasets = merged({f"{source}: datasets": layer.get("datasets")})  # refuses other values than names and values
+        datasets = merged({f"{source}: datasets": layer.get("datasets")})  # raises HetacumnError if the value is not a mapping
         merged({f"{source}: datasets.{name}": value for name, value in datasets.items()})
     for text in assignments:
         name = text.partition("=")[0]
@@ -47,7 +47,7 @@ def parse_assignment(text: str) -> dict:
     """Return ``train.alone_steps=600`` as ``{"train": {"alone_steps": 600}}``.
 
     Raises:
-        HetacumnError: no name, no equals sign, or a value that is not YAML.
+        HetacumnError: the name or the equals sign is missing, or the value is not YAML.
     """
     name, sign, value = text.partition("=")
     if not sign or not all(name.split(".")):
@@ -59,7 +59,7 @@ def parse_assignment(text: str) -> dict:
 
 
 def known_settings(layers: Collection[Mapping]) -> list[str]:
-    """Return the dotted names of all settings; each method that a layer names has the settings of ``train``."""
+    """Return the dotted names of all settings. Each method named in ``layers`` has the settings of ``train``."""
     groups = [layer["methods"] for layer in layers if isinstance(layer.get("methods"), Mapping)]
     methods = sorted({str(name) for group in (*groups, DEFAULTS["methods"]) for name in group})
     return [
@@ -73,16 +73,16 @@ def known_settings(layers: Collection[Mapping]) -> list[str]:
 
 
 def without_none(settings: Mapping) -> dict:
-    """Return nested dicts without the names whose value is None."""
+    """Return nested dicts without the entries whose value is None."""
     inner = {name: without_none(value) if isinstance(value, Mapping) else value for name, value in settings.items()}
     return {name: value for name, value in inner.items() if value is not None}
 
 
 def check_values(settings: Mapping) -> None:
-    """Refuse complete settings of a command with values that training would refuse.
+    """Check the values of the complete settings of a command, as training would.
 
     Raises:
-        HetacumnError: a value of a wrong type or out of its range.
+        HetacumnError: a value has the wrong type or is out of range.
     """
     Preprocessing.from_params(settings["stack"])
     check_seed(settings["seed"])

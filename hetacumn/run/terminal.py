@@ -1,4 +1,4 @@
-"""Output of a notebook on the terminal, line by line."""
+"""Output of a running notebook on the terminal, line by line."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ PROGRESS_EVERY_SECONDS = 10.0
 
 @runtime_checkable
 class TextTarget(Protocol):
-    """What takes text, such as a terminal or a log."""
+    """An object that text can be written to, such as a terminal or a log."""
 
     def write(self, text: str, /) -> object:
-        """Take a text."""
+        """Write text."""
 
     def flush(self) -> object:
-        """Pass on what was taken."""
+        """Flush the written text."""
 
 
 class LineWriter:
-    """Pass whole lines on to a terminal or log; print a progress bar at its end and once in ten seconds.
+    """Write complete lines to a terminal or log; write a progress bar once in 10 s and at its end.
 
-    A bar redraws itself after a carriage return, which would fill a log with thousands of copies.
+    A progress bar rewrites its line after a carriage return, which would fill a log with thousands of copies.
     """
 
     def __init__(self, target: TextTarget):
         self.target = target
-        self.pending = ""  # what came since the last line's end or carriage return
+        self.pending = ""  # text since the last line end or carriage return
         self.printed_at = time.monotonic()
 
     def write(self, text: str) -> None:
-        """Pass on the lines of a text that are complete."""
+        """Write the complete lines of ``text``, and keep the rest for the next call."""
         *lines, rest = (self.pending + text).split("\n")
         for line in lines:
             self._print(line)
@@ -44,7 +44,7 @@ class LineWriter:
         self.target.flush()
 
     def close(self) -> None:
-        """Print the last line, which has no line end."""
+        """Write the last line, which has no line end."""
         if self.pending.strip():
             self._print(self.pending)
         self.pending = ""

@@ -1,6 +1,7 @@
-"""The cost of each run of the main pipeline on this machine: ``python -m hetacumn.run.timings results figures/timings.csv``.
+"""Write the cost of each run of the main pipeline: ``python -m hetacumn.run.timings results figures/timings.csv``.
 
-Seconds, memory and device differ from machine to machine and from run to run, so they have a table apart from the scores.
+Seconds, memory and device differ between machines and between runs. They therefore have their own table, separate from the
+scores.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ COLUMNS = ["dataset", "method", "train_seconds", "predict_particles_per_second",
 
 
 def read_timings(results: Path | str, datasets: list[str]) -> pd.DataFrame:
-    """Tabulate the runs of some datasets, from ``<results>/<dataset>/<method>/run.json``."""
+    """Tabulate the runs of ``datasets``, from ``<results>/<dataset>/<method>/run.json``."""
     return pd.DataFrame([
         {"dataset": dataset, "method": path.parent.name, **json.loads(path.read_text())}
         for dataset in datasets for path in sorted((Path(results) / dataset).glob("*/run.json"))
@@ -27,9 +28,9 @@ def read_timings(results: Path | str, datasets: list[str]) -> pd.DataFrame:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the table of the datasets in params.yaml; return the exit status."""
+    """Write the table for the datasets in params.yaml; return the exit status."""
     if len(arguments) != 2:
-        print("error: expected two arguments, the folder of results and the CSV file to write", file=sys.stderr)
+        print("error: expected two arguments: the folder of the results and the CSV file to write", file=sys.stderr)
         return 2
     results, path = arguments
     try:
