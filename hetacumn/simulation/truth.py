@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,16 @@ class Truth:
     clean: Float[Tensor, "examples box box"]
     snr: float
     noise_std: float
+
+    @property
+    def particle_rows(self) -> Int[np.ndarray, " m"]:
+        """Rows of the images that contain a particle."""
+        return (self.junk == 0).nonzero().squeeze(1).numpy()
+
+    def __getitem__(self, rows: Int[np.ndarray, " m"]) -> Truth:
+        """Select particles by their rows; ``clean``, the first images of the whole stack, stays."""
+        columns = {name: getattr(self, name)[rows] for name in ("rotations", "shifts_A", "classes", "coordinate", "junk")}
+        return replace(self, **columns)
 
     def write(self, path: Path | str) -> None:
         """Save as .npz, atomically."""
