@@ -92,13 +92,15 @@ def test_neighbours_lie_off_the_middle_and_are_as_many_as_stated(draw):
     assert not unchanged.any()
 
 
-def test_junk_replaces_the_rows_of_its_kinds_alone(draw):
-    views = torch.randn(8, BOX, BOX)
+def test_junk_replaces_only_the_rows_of_its_kinds(draw):
+    images = torch.randn(8, BOX, BOX)
     kinds = torch.tensor([0, 1, 2, 3, 0, 0, 0, 0])
-    found = replace_by_junk(views, kinds, draw)
-    torch.testing.assert_close(found[kinds == 0], views[kinds == 0])
+    found = replace_by_junk(images, kinds, optics(8), 0.0, draw)
+    torch.testing.assert_close(found[kinds == 0], images[kinds == 0])
     assert not found[1].any()
-    torch.testing.assert_close(found[2:4].std((1, 2)), torch.full((2,), 2 * views.std((1, 2)).mean().item()), rtol=0.01, atol=0)
+    torch.testing.assert_close(
+        found[2:4].std((1, 2)), torch.full((2,), 2 * images.std((1, 2)).mean().item()), rtol=0.01, atol=0
+    )
 
 
 @pytest.mark.skipif(not (DATA / "adk.npz").exists(), reason="data/ is absent: run `dvc pull`")

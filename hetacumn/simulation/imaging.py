@@ -1,7 +1,7 @@
 """Images of projections: CTF and shift, and departures of recorded images from this simple model.
 
 A recorded image differs from a filtered projection with white noise. :class:`~hetacumn.simulation.settings.Realism` lists the
-departures. The functions here add them to projections (contrast, junk), to images (neighbours) and to the noise (ice).
+departures. The functions here add them to projections (contrast), to images (junk, neighbours) and to the noise (ice).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hetacumn.physics.optics import Optics, frequency_grid
 from hetacumn.simulation.settings import Realism, Simulation
 
 JUNK = ("particle", "empty", "ice", "carbon")  #: kinds of images, by their number in ``Truth.junk``
-JUNK_STRENGTH = 2.0  # standard deviation of ice and carbon, in units of the mean projection's
+JUNK_STRENGTH = 2.0  # standard deviation of ice and carbon, in units of the mean standard deviation of the images
 NEIGHBOUR_DISTANCE = (0.5, 0.75)  # range of the distance of a neighbour from the middle of the image, in units of the box
 
 
@@ -43,18 +43,21 @@ def vary_contrast(
 
 
 def replace_by_junk(
-    projections: Float[Tensor, "b box box"], kinds: Int[Tensor, " b"], draw: np.random.Generator
+    images: Float[Tensor, "b box box"],
+    kinds: Int[Tensor, " b"],
+    optics: Optics,
+    envelope_A2: float,
+    draw: np.random.Generator,
 ) -> Float[Tensor, "b box box"]:
-    """Replace the projections whose kind is not a particle by nothing, ice or the edge of a carbon film."""
-    strength = JUNK_STRENGTH * projections.std((1, 2)).mean()
-    images, device = projections.clone(), projections.device
+    """Replace the images whose kind is not a particle by nothing, by ice or by the edge of a carbon film, with their CTF."""
+    strength, box = JUNK_STRENGTH * images.std((1, 2)).mean(), images.shape[-1]
+    images, makers = images.clone(), {"ice": _ice, "carbon": _carbon}
     for row in kinds.nonzero().squeeze(1).tolist():
-        kind = JUNK[int(kinds[row])]
-        if kind == "empty":
-            images[row] = 0
-            continue
-        junk = torch.from_numpy(_ice(images.shape[-1], draw) if kind == "ice" else _carbon(images.shape[-1], draw))
-        images[row] = (strength * (junk - junk.mean()) / junk.std()).to(device, images.dtype)
+        images[row] = 0
+        if (kind := JUNK[int(kinds[row])]) in makers:
+            wide = torch.from_numpy(makers[kind](2 * box, draw)).float().to(images.device)[None]
+            (junk,) = _middle(form_images(wide, optics[[row]], wide.new_zeros(1, 2), envelope_A2), box)
+            images[row] = strength * (junk - junk.mean()) / junk.std()
     return images
 
 
@@ -79,9 +82,7 @@ def add_neighbours(
     others = projections[torch.from_numpy(draw.integers(len(projections), size=len(rows))).to(device)]
     wide = torch.nn.functional.pad(others, 4 * (box // 2,))  # twice the box: a shift does not wrap around into the image
     index = torch.from_numpy(rows).to(device)
-    middle = slice(box // 2, box // 2 + box)
-    seen = form_images(wide, optics[index], offsets, realism.envelope_A2)[:, middle, middle]
-    return images.index_add(0, index, seen)
+    return images.index_add(0, index, _middle(form_images(wide, optics[index], offsets, realism.envelope_A2), box))
 
 
 class Noise:
@@ -129,9 +130,15 @@ def _transfer(optics: Optics, frequencies: Float[Tensor, "m 2"], envelope_A2: fl
     return ctf * torch.exp(-envelope_A2 / 4 * (frequencies / optics.pixel_A).square().sum(1))
 
 
+def _middle(wide: Float[Tensor, "b wide wide"], box: int) -> Float[Tensor, "b {box} {box}"]:
+    """Cut the middle out of images of twice the box, in which nothing wraps around."""
+    rows = slice(box // 2, box // 2 + box)
+    return wide[:, rows, rows]
+
+
 def _plane(box: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coordinates x and y of the pixels, in units of the box."""
-    axis = (np.arange(box) - box // 2) / box
+    """Return the coordinates x and y of the pixels of an image of twice the box, in units of the box."""
+    axis = 2 * (np.arange(box) - box // 2) / box
     x, y = np.meshgrid(axis, axis)
     return x, y
 

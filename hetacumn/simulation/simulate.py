@@ -71,8 +71,10 @@ def simulate_stack(
                 views = conformations.project(rows, rotations[rows].to(device), box, settings.pixel_A)
                 if realism.contrast_sd:
                     views = vary_contrast(views, realism.contrast_sd, extra)
-                seen, here = replace_by_junk(views, junk[rows], extra) if junk[rows].any() else views, optics[rows].to(device)
-                images = form_images(seen, here, shifts_px[rows].to(device), realism.envelope_A2)
+                here = optics[rows].to(device)
+                images = form_images(views, here, shifts_px[rows].to(device), realism.envelope_A2)
+                if junk[rows].any():
+                    images = replace_by_junk(images, junk[rows], here, realism.envelope_A2, extra)
                 variances[rows] = images.double().var((1, 2), correction=0).cpu()
                 if realism.neighbours:
                     images = add_neighbours(images, views, here, realism, extra)
