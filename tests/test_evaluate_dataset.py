@@ -25,7 +25,16 @@ def test_the_bound_uses_more_particles_only_if_its_accuracy_on_the_first_ones_is
     monkeypatch.setattr(dataset, "_bound_rows", bound_rows)
     n = 20_000
     classes = torch.zeros(n, dtype=torch.long)
-    truth = Truth(torch.zeros(n, 3, 3), torch.zeros(n, 2), classes, torch.zeros(n), torch.zeros(0, 64, 64), 1.0, 1.0)
+    truth = Truth(
+        torch.zeros(n, 3, 3),
+        torch.zeros(n, 2),
+        classes,
+        torch.zeros(n),
+        torch.zeros(n).long(),
+        torch.zeros(0, 64, 64),
+        1.0,
+        1.0,
+    )
     bound_dataset(SimulatedDataset("adk", Path("adk"), truth, torch.zeros(2, 64, 64, 64), 1.0), 32)
     assert counts == expected
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hetacumn.evaluation import scores
 from hetacumn.evaluation.scores import (
     accuracy,
     adjusted_rand,
@@ -15,6 +16,7 @@ from hetacumn.evaluation.scores import (
     motion_correlations,
     pose_errors,
     score,
+    score_folder,
     shift_errors,
 )
 from hetacumn.particles.predictions import Predictions
@@ -122,7 +124,9 @@ def answer(blobs, generator, device):
     other.points = other.points * torch.tensor([1.0, 0.5, 1.0])
     rotations = random_rotations(n, generator, device)
     shifts_A = torch.randn(n, 2, generator=generator, device=device) * voxel_A
-    truth = Truth(rotations, shifts_A, classes, classes.float(), torch.empty(0, 8, 8), snr=0.1, noise_std=1.0)
+    truth = Truth(
+        rotations, shifts_A, classes, classes.float(), torch.zeros_like(classes), torch.empty(0, 8, 8), snr=0.1, noise_std=1.0
+    )
     true_volumes = torch.stack([molecule.volume(box, device) for molecule in (blobs, other)])
 
     frame = random_rotations(1, generator, device)[0]  # x_est = -G x_true + t, R_true = MIRROR R_est G
@@ -151,6 +155,19 @@ def test_score_of_perfect_predictions_in_another_frame(answer):
     assert found.row["resolution_A"] == 2 * answer["voxel_A"]
     assert found.row["class_from_z"] == 1
     assert found.fsc.shape == (2, 16) and found.volumes.shape == answer["true_volumes"].shape
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+def test_images_without_a_particle_do_not_count(answer, tmp_path, monkeypatch):
+    junk = torch.arange(300) % 10 == 3
+    known, wrong = answer["predictions"], answer["predictions"].classes.clone()
+    wrong[junk] = 1 - wrong[junk]
+    monkeypatch.setattr(Predictions, "read", lambda folder: replace(known, classes=wrong))
+    monkeypatch.setattr(scores, "read_volumes", lambda *_: (answer["volumes"], answer["voxel_A"]))
+    with_junk = replace(answer["truth"], junk=junk.long())
+    assert score_folder(tmp_path, answer["truth"], answer["true_volumes"], answer["voxel_A"]).row["accuracy"] < 0.96
+    found = score_folder(tmp_path, with_junk, answer["true_volumes"], answer["voxel_A"])
+    assert found.row["accuracy"] == 1 and len(found.rotation_error_deg) == 270
 
 
 def test_score_aligns_the_volumes_also_if_the_poses_are_random(answer, generator, device):

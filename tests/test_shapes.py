@@ -29,8 +29,8 @@ from hetacumn.search.grid import GridSearchResult, log_likelihood, pose_grid, po
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import Quadratic, State
 from hetacumn.search.subspace import LatentPosterior, mixing_of, volumes_at
+from hetacumn.simulation.imaging import form_images
 from hetacumn.simulation.projection import project_atoms
-from hetacumn.simulation.simulate import form_images
 from hetacumn.simulation.structures import Atoms
 from hetacumn.simulation.truth import Truth
 
@@ -117,10 +117,24 @@ RIGHT = {
     "axes": lambda: LatentAxes(torch.zeros(9, 2), torch.zeros(3), torch.zeros(2, 3)),
     "a mixture": lambda: TrueMixture(torch.zeros(2, 8, 8, 8), torch.ones(2), poses(5), torch.zeros(5, dtype=torch.long)),
     "the truth of states": lambda: Truth(
-        rotations(5), torch.zeros(5, 2), torch.zeros(5, dtype=torch.long), torch.zeros(5), torch.zeros(0, 8, 8), 0.1, 1.0
+        rotations(5),
+        torch.zeros(5, 2),
+        torch.zeros(5, dtype=torch.long),
+        torch.zeros(5),
+        torch.zeros(5).long(),
+        torch.zeros(0, 8, 8),
+        0.1,
+        1.0,
     ),
     "the truth of a motion": lambda: Truth(
-        rotations(5), torch.zeros(5, 2), torch.zeros(5, dtype=torch.long), torch.zeros(5, 2), torch.zeros(1, 8, 8), 0.1, 1.0
+        rotations(5),
+        torch.zeros(5, 2),
+        torch.zeros(5, dtype=torch.long),
+        torch.zeros(5, 2),
+        torch.zeros(5).long(),
+        torch.zeros(1, 8, 8),
+        0.1,
+        1.0,
     ),
 }
 
@@ -180,10 +194,17 @@ WRONG = {
         torch.zeros(2, 8, 8, 8), torch.ones(3), poses(5), torch.zeros(5, dtype=torch.long)
     ),
     "real numbers for classes": lambda: Truth(
-        rotations(5), torch.zeros(5, 2), torch.zeros(5), torch.zeros(5), torch.zeros(1, 8, 8), 0.1, 1.0
+        rotations(5), torch.zeros(5, 2), torch.zeros(5), torch.zeros(5), torch.zeros(5).long(), torch.zeros(1, 8, 8), 0.1, 1.0
     ),
     "shifts of other particles": lambda: Truth(
-        rotations(5), torch.zeros(4, 2), torch.zeros(5, dtype=torch.long), torch.zeros(5), torch.zeros(1, 8, 8), 0.1, 1.0
+        rotations(5),
+        torch.zeros(4, 2),
+        torch.zeros(5, dtype=torch.long),
+        torch.zeros(5),
+        torch.zeros(5).long(),
+        torch.zeros(1, 8, 8),
+        0.1,
+        1.0,
     ),
 }
 

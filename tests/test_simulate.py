@@ -19,9 +19,11 @@ from hetacumn.physics.half_plane import HalfPlane
 from hetacumn.physics.optics import frequency_grid
 from hetacumn.physics.rotations import distance_deg, to_euler
 from hetacumn.physics.slices import Slicer
-from hetacumn.simulation import simulate
+from hetacumn.simulation import conformations, simulate
+from hetacumn.simulation.imaging import Noise, form_images
+from hetacumn.simulation.sampling import sample_optics
 from hetacumn.simulation.settings import Simulation
-from hetacumn.simulation.simulate import _noise_filter, form_images, simulate_stack
+from hetacumn.simulation.simulate import simulate_stack
 from hetacumn.simulation.truth import Truth
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -142,7 +144,7 @@ def test_the_same_seed_gives_the_same_files_with_any_chunk_size(tmp_path, monkey
 
 
 def test_classes_have_the_given_weights_and_shifts_the_given_range(tmp_path, monkeypatch):
-    monkeypatch.setattr(simulate, "project_atoms", lambda atoms, r, box, _: torch.randn(len(r), box, box))
+    monkeypatch.setattr(conformations, "project_atoms", lambda atoms, r, box, _: torch.randn(len(r), box, box))
     truth = run(tmp_path, particles=5000, box=48, weights=[0.8, 0.2], shift_px=2)
     assert (truth.classes == 0).float().mean().item() == pytest.approx(0.8, abs=0.02)
     assert truth.shifts_A.abs().max() <= 2 * 2.2
@@ -151,8 +153,8 @@ def test_classes_have_the_given_weights_and_shifts_the_given_range(tmp_path, mon
 
 def test_coloured_noise_has_the_given_spectrum_and_unit_variance():
     settings = Simulation({}, box=64, pixel_A=2.0, noise="coloured", noise_knee_A=40.0, noise_floor=0.2)
-    white = np.random.default_rng(0).standard_normal((400, 64, 64)).astype(np.float32)
-    noise = torch.from_numpy(_noise_filter(settings)(white))
+    optics = sample_optics(replace(settings, particles=400), np.random.default_rng(1), DATA)
+    noise = torch.from_numpy(Noise(settings, np.random.default_rng(0)).sample(optics))
     power = fft2c(noise).abs().square().mean(0).flatten()
     k = (frequency_grid(64) / 2.0).norm(dim=1)
     shape = 0.2 + 1 / (1 + (40 * k) ** 2)

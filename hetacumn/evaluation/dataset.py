@@ -86,7 +86,7 @@ def bound_dataset(dataset: SimulatedDataset, box: int) -> Bound:
     The function uses the first 1,500 particles. If the classifier with unknown poses misclassifies one of them, it uses up to
     10,000 particles.
     """
-    few, many = (np.arange(min(count, len(dataset.truth.classes))) for count in BOUND_PARTICLES)
+    few, many = (dataset.truth.particle_rows[:count] for count in BOUND_PARTICLES)
     bound = _bound_rows(dataset, box, few)
     return bound if bound.marginal == 1 else _bound_rows(dataset, box, many)
 

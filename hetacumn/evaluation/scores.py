@@ -259,6 +259,8 @@ def score_folder(folder: Path | str, truth: Truth, true_volumes: Float[Tensor, "
     seen = np.zeros(len(predictions), dtype=bool)
     seen[seen_rows(folder, len(predictions))] = True
     volumes, _ = read_volumes(folder / "volumes", "class_")
+    rows = truth.particle_rows
+    predictions, truth, seen = predictions[rows], truth[rows], seen[rows]
     return score(predictions, volumes, truth, true_volumes, voxel_A, seen)
 
 

@@ -5,7 +5,45 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.common.settings import merged, read_settings
+from hetacumn.common.settings import check_fields, merged, read_settings
+
+
+@dataclass(frozen=True)
+class Realism:
+    """Departures of recorded images from a filtered projection with noise; by default there is none.
+
+    - ``envelope_A2``: factor B of the envelope ``exp(-B k² / 4)`` of the CTF, in Å²; typical stacks have 50 to 200.
+    - ``ice_share``: fraction of the noise variance that is structural noise of the ice, which the CTF and the envelope filter.
+    - ``preferred_share``: fraction of the particles that have one of a few preferred viewing directions.
+    - ``preferred_views``: number of the preferred directions, which are random.
+    - ``view_spread_deg``: standard deviation of the views about a preferred direction, in degrees.
+    - ``contrast_sd``: standard deviation of the contrast of a particle, whose mean is 1.
+    - ``defocus_error_A``: standard deviation of the defocus in the STAR file about the true one, in Å.
+    - ``neighbours``: mean number of neighbouring particles that reach into an image.
+    - ``junk_share``: fraction of the images without a particle: empty, ice crystals or the edge of a carbon film.
+    - ``shift_sd_px``: shifts in x and in y are normal with this standard deviation in pixels; 0 for the uniform ``shift_px``.
+    """
+
+    envelope_A2: float = 0.0
+    ice_share: float = 0.0
+    preferred_share: float = 0.0
+    preferred_views: int = 3
+    view_spread_deg: float = 20.0
+    contrast_sd: float = 0.0
+    defocus_error_A: float = 0.0
+    neighbours: float = 0.0
+    junk_share: float = 0.0
+    shift_sd_px: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares, lengths = ("ice_share", "preferred_share"), ("envelope_A2", "view_spread_deg", "contrast_sd", "defocus_error_A")
+        check_fields(
+            self,
+            junk_share=(0 <= self.junk_share < 1, "a fraction from 0 to under 1"),
+            preferred_views=(self.preferred_views >= 1, "a number of at least 1"),
+            **{name: (0 <= getattr(self, name) <= 1, "a fraction from 0 to 1") for name in shares},
+            **{name: (getattr(self, name) >= 0, "a number of at least 0") for name in (*lengths, "neighbours", "shift_sd_px")},
+        )
 
 
 @dataclass(frozen=True)
@@ -36,6 +74,7 @@ class Simulation:
     - ``contrast``: contrast of protein in the file: ``white``, or ``black`` as in raw micrographs.
     - ``origins_within_A``: the STAR file contains origins, as from an earlier refinement, with normal errors of this standard
       deviation in Å; None means no origins.
+    - ``realism``: departures from this simple model, see :class:`Realism`; off by default.
     """
 
     molecule: dict
@@ -59,6 +98,7 @@ class Simulation:
     noise_floor: float = 0.1
     contrast: str = "white"
     origins_within_A: float | None = None
+    realism: Realism = Realism()
 
     def __post_init__(self) -> None:
         if self.box % 2 or self.box < 2:
