@@ -184,7 +184,7 @@ def test_after_half_a_response_only_the_rest_is_requested(server, archive, tmp_p
 @pytest.mark.parametrize("trouble, message", [
     ("ignores range", r"all.star: the server sends the whole file; expected it to serve ranges \(status 206\)"),
     ("other range", r"all.star.*Content-Range is .*; expected bytes 17-33"),
-    ("status 503", r"status 503; tried 3 times; run it again later, downloaded data stay"),
+    ("status 503", r"status 503; tried 3 times; run it again later; downloaded data are kept"),
     ("dies at once", r"the connection ended too soon; tried 3 times"),
 ])  # fmt: skip
 def test_a_permanent_fault_is_reported(server, tmp_path, trouble, message):
@@ -224,7 +224,7 @@ def test_a_folder_with_another_download_is_refused_and_left_unchanged(server, ar
 
 @pytest.mark.parametrize("count", [0, 22])
 def test_more_particles_than_there_are_cannot_be_had(server, tmp_path, count):
-    with pytest.raises(HetacumnError, match=rf"{count} particles requested of 21; expected 1 to 21"):
+    with pytest.raises(HetacumnError, match=rf"{count} particles requested; expected 1 to 21"):
         get(server, tmp_path, count)
 
 

@@ -195,7 +195,7 @@ def test_images_of_another_run_are_refused(folder, tmp_path):
     star.write_table(tmp_path / "few.star", few.particles.iloc[:50].assign(
         rlnImageName=[f"{i + 1}@{source / 'particles.mrcs'}" for i in range(50)]), few.optics)  # fmt: skip
     prepare_stack(tmp_path / "few.star", tmp_path / "prepared", Preprocessing(contrast="white"), progress=False)
-    with pytest.raises(HetacumnError, match="not the particles of .*predictions.star"):
+    with pytest.raises(HetacumnError, match="holds other particles than .*predictions.star"):
         Answer.open(folder, tmp_path / "prepared")
     with pytest.raises(HetacumnError, match="prepared.json: no such file"):
         Answer.open(folder, tmp_path / "none")

@@ -82,7 +82,7 @@ def test_impossible_settings_of_the_start_are_refused(wrong, message):
     ({"faint": {"second_rounds": [[4, 0.7]]}}, "faint.second_rounds is .*; expected pairs"),
     ({"faint": {"alone_factor": 0.0}}, "faint.alone_factor is 0.0; expected a number above 0"),
     ({"faint": {"second_look": 3.0}}, "faint.second_look is 3.0; expected a number from 0 to 1"),
-    ({"bright": {"second_rounds": []}}, "bright.second_rounds is empty; expected rounds, or 0 for second_look"),
+    ({"bright": {"second_rounds": []}}, "bright.second_rounds is empty; expected at least one round, or second_look 0"),
 ])  # fmt: skip
 def test_impossible_rounds_and_shares_are_refused(wrong, message):
     with pytest.raises(HetacumnError, match=f"^train.{message}"):

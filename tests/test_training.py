@@ -327,7 +327,7 @@ def test_an_interrupted_start_continues_after_its_last_finished_step(toy, tmp_pa
             run_method("em", TrainingStack(toy.data, 7.5), config, tmp_path / "em")
     left = {path.stem for path in (tmp_path / "em" / UNDER_WAY).iterdir()}
     assert left == {"consensus", "route classes", "route consensus"} and not (tmp_path / "em" / START).exists()
-    with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made with other values of seed; delete it to begin anew"):
+    with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made with other values of seed than requested; delete it to"):
         run_method("em", TrainingStack(toy.data, 7.5), replace(config, seed=1), tmp_path / "em")
     with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made from another stack"):
         run_method("em", TrainingStack(toy.data[:-1], 7.5), config, tmp_path / "em")
@@ -389,9 +389,9 @@ def test_a_start_of_other_settings_in_the_folder_of_the_run_is_refused(toy, star
     """A start of another folder may have other settings; its number of components must fit."""
     save_start(tmp_path / START, start, StackFingerprint.of(toy.data), TINY.adapted_to(toy.data).start_settings())
     for config, named in ((replace(TINY, classes=3), "classes"), (replace(TINY, seed=5), "seed")):
-        with pytest.raises(HetacumnError, match=f"{START}: made with other values of {named}; delete it"):
+        with pytest.raises(HetacumnError, match=f"{START}: made with other values of {named} than requested; delete it"):
             run_method("hetacumn", TrainingStack(toy.data, 7.5), config, tmp_path)
-    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 2 components; expected 3, the value of latent_dim"):
+    with pytest.raises(HetacumnError, match=f"{START}: the start has 2 components; expected 3, the value of latent_dim"):
         run_method("hetacumn", TrainingStack(toy.data, 7.5), replace(TINY, latent_dim=3), tmp_path / "out", tmp_path)
     run_method("hetacumn", TrainingStack(toy.data, 7.5), TINY, tmp_path)
     assert load_config(tmp_path) == TINY.adapted_to(toy.data)

@@ -67,9 +67,9 @@ def finished(source, tmp_path_factory) -> Path:
         (TINY, replace(IMAGES, box=24), "made with stack.box 16; expected 24"),
         (TINY, replace(IMAGES, mask=True), "made with stack.mask False; expected True"),
         (TINY, replace(IMAGES, box=None), "made with stack.box 16; expected None"),
-        (replace(TINY, classes=3), IMAGES, f"{START}: made with other values of classes; delete it"),
-        (replace(TINY, latent_dim=2), IMAGES, f"{START}: made with other values of latent_dim; delete it"),
-        (replace(TINY, seed=1), IMAGES, f"{START}: made with other values of seed; delete it"),
+        (replace(TINY, classes=3), IMAGES, f"{START}: made with other values of classes than requested; delete it"),
+        (replace(TINY, latent_dim=2), IMAGES, f"{START}: made with other values of latent_dim than requested; delete it"),
+        (replace(TINY, seed=1), IMAGES, f"{START}: made with other values of seed than requested; delete it"),
     ],
 )
 def test_a_refused_run_leaves_a_finished_one_as_it_is(finished, source, config, images, message):
@@ -95,7 +95,7 @@ def test_the_same_run_can_be_called_again_and_other_training_steps_can_use_the_s
 
 
 def test_a_start_of_another_folder_must_fit(finished, source, tmp_path):
-    with pytest.raises(HetacumnError, match=f"{START}: a subspace of 1 components; expected 2, the value of latent_dim"):
+    with pytest.raises(HetacumnError, match=f"{START}: the start has 1 components; expected 2, the value of latent_dim"):
         run(TrainingJob("hetacumn", replace(TINY, latent_dim=2), tmp_path, start=finished), IMAGES, source)
     with pytest.raises(HetacumnError, match=f"{START}: made with stack.box 16; expected 24"):
         run(TrainingJob("hetacumn", TINY, tmp_path, start=finished), replace(IMAGES, box=24), source)

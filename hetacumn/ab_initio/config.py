@@ -34,7 +34,7 @@ class EMSchedule:
     - ``grids``: rotation grids (HEALPix nside, number of in-plane rotations). EM uses the first grid up to ``coarse_radius``,
       and the last grid beyond.
     - ``temper``: factor of the log-likelihood in the posterior at the first step. It grows to 1 by the middle of the run.
-    - ``rate``: learning rate of Adam, in units of the voxel scale; it decays to a tenth over the last 40 % of the steps.
+    - ``rate``: learning rate of Adam, in units of the typical voxel value; it decays to 10 % over the last 40 % of steps.
     - ``coarse_radius``: Fourier radius up to which the first of several grids is fine enough, in cycles per pixel.
     """
 
@@ -169,18 +169,20 @@ class AbInitioConfig:
     - ``routes``: ``classes``, ``consensus`` or both; the log-likelihood of held-out images chooses between them.
     - ``held_out``: fraction of the images that no fit uses.
     - ``padding``: zero-padding factor of volumes before the Fourier transform.
-    - ``unfit_share``: fraction of the images that must fit no volume before the start adds a volume; 1 for never.
-    - ``batch``: images per EM step; a step of a subspace fit uses twice as many. Low-signal images multiply it by up to 5.
-    - ``consensus``: schedule of EM of one volume. Low-signal images raise its ``temper``; see :meth:`adapted_to`.
+    - ``unfit_share``: the start adds a volume if at least this fraction of the images fits no volume; 1 disables the step.
+    - ``batch``: images per EM step; a step of a subspace fit uses twice as many. :meth:`adapted_to` multiplies the batch by up
+      to 5 for low-signal images.
+    - ``consensus``: schedule of EM of one volume. :meth:`adapted_to` raises its ``temper`` for low-signal images.
     - ``classes``: schedule of EM of the K-class route.
-    - ``soft``: schedule of the last EM, which weighs all poses; 0 ``steps`` for never.
+    - ``soft``: schedule of the last EM, which weighs all poses by their posterior; 0 ``steps`` disables this EM.
     - ``open_poses``: the last EM runs if the posterior of the median image is spread over more than this number of rotations.
     - ``grid``: pose grid of the exhaustive searches.
-    - ``refine``: Fourier radii of pose steps and fits.
+    - ``refine``: Fourier radii of the Gauss-Newton pose steps and of the fits that follow them.
     - ``subspace_steps``: gradient steps of a subspace fit.
-    - ``bright``, ``faint``: the searches for high-signal and for low-signal images.
-    - ``settled``: fraction of images that move by more than 5° between two searches, below which no further search follows.
-    - ``bright_nats``: mean log-likelihood gain per image, in nats, from which on the preset is ``bright``.
+    - ``bright``, ``faint``: settings of the pose searches for a stack of high-signal images and of low-signal images.
+    - ``settled``: the repeated search ends when a smaller fraction of the images than this has rotated by more than 5° since
+      the search before.
+    - ``bright_nats``: the preset is ``bright`` if the mean log-likelihood gain per image, in nats, is at least this number.
     - ``brightness``: the preset, ``bright`` or ``faint``; ``auto`` chooses it by ``bright_nats``.
     """
 

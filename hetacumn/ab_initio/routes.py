@@ -2,20 +2,21 @@
 
 1. *Consensus.* Stochastic EM fits one volume from random noise. Every step takes a few images, weighs all poses of a grid by
    their posterior and moves the voxels along the gradient of the expected log-likelihood. The Fourier radius grows and the
-   posterior is tempered early, so that coarse features settle first. Of several short runs, the start keeps the likeliest.
+   posterior is tempered early, so that coarse features settle first. The start keeps the likeliest of several short runs.
 2. *Two routes.* The route ``classes`` suits large motions: the same EM fits K volumes, which start as the consensus times
    smooth random fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. Both routes
-   then alternate between two steps: probabilistic PCA fits a linear subspace of volumes ``V_0 + Σ z_j V_j``, and poses are
-   refined under each image's own volume. Both align the conformations by their common rigid body. At the end the start brings
-   the conformations to one hand, because images do not determine the hand.
+   then alternate between two steps: probabilistic PCA fits a linear subspace of volumes ``V(z) = V_0 + Σ z_j V_j``, and the
+   pose of each image is refined under its volume ``V(z)``. Both routes align the conformations by the largest rigid body that
+   they share. The start then mirrors conformations of the other hand, because images do not determine the hand.
 3. *Choice.* The log-likelihood of images held out from every fit decides between the two subspaces.
-4. *Rare conformations.* Images that fit their volume worse than noise allows may show a rare conformation that EM missed among
-   more frequent ones. If there are many such images, EM of these images alone finds it, and all images are assigned again.
-5. *Low-signal images.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end,
-   several poses compete (:mod:`hetacumn.search.competing_poses`), alternating with subspace fits, until few images move. A
-   prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises components that fit noise.
-6. *Open poses.* If the pose posteriors of images are broad, a fit at the likeliest poses fits noise. The last step is then EM
-   of the volumes of the classes with all poses weighed.
+4. *Rare conformations.* Images with a larger misfit than noise explains may show a rare conformation that EM missed among more
+   frequent ones. If there are many such images, EM of these images alone finds it, and all images are assigned again.
+5. *Low-signal images.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
+   start alternates between a competition of several poses of each image (:mod:`hetacumn.search.competing_poses`) and subspace
+   fits, until few poses change. A prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises
+   components that fit noise.
+6. *Open poses.* Poses are open if pose posteriors are broad. Volumes that are fitted at the likeliest poses then fit noise.
+   The start therefore refits the class volumes by EM, which weighs all poses of a grid by their posterior.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ from hetacumn.search.state import State
 from hetacumn.search.subspace import infer_latents, volumes_at
 
 MOVED_DEG = 5.0  # an image counts as moved if its rotation changes by more between two searches
-UNFIT = 3.0  # an image is unfit if its misfit exceeds the median by more than this number of standard deviations
-UNFIT_CLUSTER = 0.25  # fraction of unfit images from which on a cluster loses its volume
+UNFIT = 3.0  # an image is unfit if its misfit exceeds the median misfit by more than this number of standard deviations
+UNFIT_CLUSTER = 0.25  # a cluster with this fraction of unfit images, or more, gets no volume in the next fit
 NORMAL_SPREAD = 1.4826  # standard deviation of a normal distribution in units of its median absolute deviation
 
 
@@ -63,8 +64,8 @@ def ab_initio(
     """Reconstruct a linear subspace of volumes from images alone.
 
     ``log`` receives lines of text about the progress. ``keep`` receives the name and the tensors of each step as it ends.
-    ``done`` holds these tensors by step, from an interrupted run with the same images, settings and seed; such steps are not
-    repeated. On a CPU the result is bitwise equal to the result of an uninterrupted run.
+    ``done`` holds these tensors by step, from an interrupted run with the same images, settings and seed; the steps in ``done``
+    are not repeated. On a CPU the result is bitwise equal to the result of an uninterrupted run.
     """
     config = config.adapted_to(data)
     effort, em_steps = config.effort, config.classes.steps * ("classes" in config.routes) + config.soft.steps
@@ -92,7 +93,7 @@ class AbInitioRun:
         self.fit = (~self.held).nonzero().squeeze(1)
 
     def run(self) -> Start:
-        """Run all steps and return the start from the route of the highest held-out log-likelihood."""
+        """Run all steps; return the start of the route whose held-out images have the highest log-likelihood."""
         first = self._once("consensus", self._consensus)["volume"]
         routes = self.config.routes
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, first)) for route in routes}
@@ -105,7 +106,7 @@ class AbInitioRun:
         return replace(self._soften(best), scores=scores)
 
     def _step(self, name: str, route: str, make: Callable[[], Start]) -> Start:
-        """Run a step that returns a start as :meth:`_once` does."""
+        """Run a step that returns a start, or restore its result; see :meth:`_once`."""
         return Start.of(self._once(name, lambda: make().tensors()), route, {})
 
     def _once(self, name: str, make: Callable[[], Tensors]) -> Tensors:
@@ -162,7 +163,7 @@ class AbInitioRun:
         return Start(basis, found.poses, latents, route, {})
 
     def _finish(self, start: Start) -> Start:
-        """Bring the conformations to one frame and hand, then refine poses and subspace up to the last Fourier radius."""
+        """Align the conformations to one frame and one hand, and do the last refinements of poses and subspace."""
         self.progress.set_postfix_str(f"last fits, route {start.route}")
         config, start = self.config, self._settle_frames(start, hands=True)
         if config.effort.last_radii:
@@ -170,11 +171,11 @@ class AbInitioRun:
         return self._improve(start, config.refine.last, config.refine.last_fit, 2 * config.subspace_steps)
 
     def _explain_more(self, start: Start) -> Start:
-        """Add volumes as long as many images fit none; keep an added volume if the held-out log-likelihood rises.
+        """Add a volume as long as many images are unfit; keep an added volume if the held-out log-likelihood rises.
 
-        EM misses a rare conformation among nine times as many images of another one, because the volume of the rare cluster
-        becomes noise of the other images. EM of the unfit images alone fits the added volume. Clusters with many unfit images
-        lose their volumes, except the largest cluster.
+        EM misses a conformation if another one has nine times as many images: the volume meant for the rare conformation then
+        fits noise in the images of the frequent one. EM of the unfit images alone therefore fits the added volume. The
+        added volume replaces the volumes of all clusters with many unfit images, except the volume of the largest cluster.
         """
         config, score = self.config, self._score(start)
         for _ in range(config.volumes):
@@ -208,7 +209,7 @@ class AbInitioRun:
         return alone._follow("consensus", first).basis[:1]
 
     def _unfit(self, start: Start) -> Bool[Tensor, " n"]:
-        """Return which images fit their volume worse than noise allows, judged by the robust spread of all misfits."""
+        """Return which images are unfit: those with outlying misfits, by the median and the median absolute deviation."""
         radius = self.config.refine.fit
         tangent = Tangent(start.basis, self.config.padding)
         _, value = climb(self.data, tangent, State(start.poses, start.latents), (radius,))
@@ -217,7 +218,7 @@ class AbInitioRun:
         return excess > UNFIT * NORMAL_SPREAD * excess.abs().median()
 
     def _soften(self, start: Start) -> Start:
-        """If poses are open, refit the volumes of K clusters by EM with all poses weighed, and find poses and z under them."""
+        """If poses are open, refit the volumes of K clusters by EM over all poses of a grid; find poses and z under them."""
         config = self.config
         volumes = self._clusters(start).volumes
         if not poses_are_open(self.data, volumes, config):
@@ -248,7 +249,7 @@ class AbInitioRun:
         return replace(start, basis=basis, poses=poses, latents=infer_latents(band, Slicer(basis, config.padding), poses).mean)
 
     def _improve(self, start: Start, radii: tuple[float, ...], fit_radius: float, steps: int) -> Start:
-        """Refine poses and z under each image's own volume, fit the subspace at these poses, and infer z again."""
+        """Refine the pose and z of each image under its volume V(z), fit the subspace at these poses, and infer z again."""
         state, _ = climb(self.data, Tangent(start.basis, self.config.padding), State(start.poses, start.latents), radii)
         return self._fit(start, state.poses, fit_radius, self.config.refine.fit, steps)
 
@@ -256,7 +257,7 @@ class AbInitioRun:
         """Alternate between a search among competing poses and a subspace fit, once per Fourier radius.
 
         The search compares the grid poses under the volumes of K clusters of z, or under the mean alone without ``clusters``.
-        The loop ends early when few images move and no larger radius remains.
+        The loop ends early if few poses changed and no larger radius remains.
         """
         config, steps = self.config, self.config.subspace_steps
         for turn, radius in enumerate(radii, 1):

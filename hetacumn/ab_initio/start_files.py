@@ -1,4 +1,4 @@
-"""Files of the *ab initio* start: a finished start, and the finished steps of an interrupted one."""
+"""Files of the *ab initio* start: a finished start, and the finished steps of an interrupted start."""
 
 from __future__ import annotations
 
@@ -40,15 +40,17 @@ def saved_settings(path: Path) -> dict:
 
 
 def check_settings(path: Path, settings: dict, requested: dict) -> None:
-    """Raise :class:`HetacumnError` if the ``settings`` of a start, or of a step of one, are not the ``requested`` ones."""
+    """Raise :class:`HetacumnError` if the ``settings`` of a saved start or step differ from the ``requested`` settings."""
     if settings != requested:
         differing = (name for name in requested if requested[name] != settings.get(name))
         names = ", ".join(START_NAMES.get(name, name) for name in differing)
-        raise HetacumnError(f"{path}: made with other values of {names}; delete it to begin anew, or choose another folder")
+        raise HetacumnError(
+            f"{path}: made with other values of {names} than requested; delete it to begin anew, or choose another folder"
+        )
 
 
 def check_stack(path: Path, facts: dict, stack: StackFingerprint) -> None:
-    """Raise :class:`HetacumnError` if a start, or a step of one, was made from another stack than ``stack``."""
+    """Raise :class:`HetacumnError` if a saved start or step was computed from another stack than ``stack``."""
     saved = StackFingerprint.from_json(facts["stack"], path)
     if not saved.matches(stack):
         raise HetacumnError(f"{path}: made from another stack ({saved}); expected {stack}; delete it or choose another folder")

@@ -153,7 +153,7 @@ def poses_are_open(
     """Return whether the posterior of the median image is spread over more than ``open_poses`` rotations of the grid.
 
     The function examines ``sample`` images. If the posterior is narrower, the grid is too coarse for the images, and the
-    likeliest pose serves better than the posterior on the grid. Returns False if ``config.soft`` has no steps.
+    likeliest pose is a better estimate than the posterior on the grid. Returns False if ``config.soft`` has no steps.
     """
     if not config.soft.steps:
         return False

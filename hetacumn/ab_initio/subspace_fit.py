@@ -25,8 +25,8 @@ class SubspaceFit:
     - ``steps``: gradient steps.
     - ``batch``: images per step.
     - ``padding``: zero-padding factor of volumes.
-    - ``component_share``: expected power of a component as a fraction of the mean volume's; 0 for no prior.
-    - ``rate``: learning rate of Adam, in units of the voxel scale.
+    - ``component_share``: expected power of a component as a fraction of the power of the mean volume; 0 for no prior.
+    - ``rate``: learning rate of Adam, in units of the typical voxel value.
     """
 
     steps: int

@@ -199,7 +199,7 @@ class _ArraysOnly(pickle.Unpickler):
     """An unpickler for NumPy arrays only, because other pickles can run code."""
 
     def find_class(self, module: str, name: str) -> Any:  # a class or a function, as in the base class
-        """Return the class or function of a pickled array; raise :class:`HetacumnError` for every other name."""
+        """Return the named class or function if a pickled array needs it; raise :class:`HetacumnError` for other names."""
         if (module, name) not in ARRAY_PARTS:
             raise HetacumnError(f"holds {module}.{name}; expected only NumPy arrays")
         return super().find_class(module, name)

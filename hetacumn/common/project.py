@@ -42,7 +42,7 @@ def project_root() -> Path:
 
 
 def find_project() -> Path | None:
-    """Return the project folder as :func:`project_root` does, but None outside a project."""
+    """Return the project folder as :func:`project_root` finds it, or None outside a project."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file() and (folder / PIPELINE_SETTINGS).is_file():

@@ -1,7 +1,7 @@
 """The files ``run.json`` and ``config.json`` in the folder of a run.
 
-``config.json`` contains the settings, the fingerprint of the stack and its preprocessing. ``run.json`` contains the facts that
-differ between identical runs: seconds, memory, device.
+``config.json`` contains the settings, the fingerprint of the stack and its preprocessing. ``run.json`` contains the values
+that differ between identical runs: seconds, memory, device.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from hetacumn.common.provenance import provenance
 def read_run(out: Path | str) -> dict:
     """Read ``run.json`` (seconds, memory, device); return an empty dict where the file is missing."""
     path = Path(out) / "run.json"
-    return read_json(path, "the facts of a run") if path.exists() else {}
+    return read_json(path, "the seconds, memory and device of a run") if path.exists() else {}
 
 
 def write_facts(out: Path, facts: dict) -> None:
-    """Write ``facts`` and the provenance to ``config.json``.
+    """Write ``facts`` (the settings and the stack of a run) and the provenance to ``config.json``.
 
-    Call this after the model is saved: until then the file describes the earlier model in the folder.
+    Call this function after the new model is saved, because ``config.json`` describes the model in the folder.
     """
     write_json(out / "config.json", {**facts, **provenance()})
 
 
 def read_config(out: Path | str) -> dict:
-    """Read a run's ``config.json``: method, ``config``, box, pixel size, stack and versions; errors as :func:`read_json`."""
+    """Read a run's ``config.json``: method, ``config``, box, pixel size, stack, versions. See :func:`read_json` for errors."""
     return read_json(Path(out) / "config.json", "the settings of a run")
 
 

@@ -47,8 +47,8 @@ def check_names(values: Mapping, known: Sequence[str], source: str = "", prefix:
     """Raise :class:`HetacumnError` for the first name in ``values`` that is not ``known``, and suggest the nearest known name.
 
     Args:
-        values: settings by name. The value of a section (a name such as ``train``, below which ``known`` has further names)
-            must be a nested mapping, which is checked too, a dataclass or None.
+        values: settings by name. A section is a name such as ``train`` with further names below it in ``known``. Its value
+            must be a nested mapping, a dataclass or None. The function also checks the names in nested mappings.
         known: dotted names, such as ``train`` and ``train.rate``.
         source: the origin of the settings (a file, an option), which begins the message.
         prefix: the section of ``values``, such as ``stack.``, which precedes their names.
@@ -111,7 +111,7 @@ def read_settings(kind: type[Settings], values: Mapping, prefix: str = "") -> Se
 
 
 def with_settings(settings: Settings, values: Mapping, prefix: str = "") -> Settings:
-    """Return a copy of a dataclass instance with ``values`` replaced; nested mappings and errors as :func:`read_settings`."""
+    """Return a copy of a dataclass instance with ``values`` replaced; see :func:`read_settings` for nesting and errors."""
     check_names(values, list(setting_names(type(settings), prefix)), prefix=prefix)
     return _read(type(settings), _fields_of(settings), values, prefix)
 

@@ -44,7 +44,7 @@ def make_table(results: Path | str, earlier: Path | str, usual_share: float) -> 
         tables.append(pd.read_csv(earlier))
     tables = [table for table in tables if len(table)]
     if not tables:
-        raise HetacumnError(f"{results}: no evaluation/scores.csv, and no table {earlier}; expected runs of the benchmark")
+        raise HetacumnError(f"{results}: no scored run, and {earlier} does not exist; expected runs of the benchmark")
     return sort_runs(pd.concat(tables, ignore_index=True).drop_duplicates(RUN, ignore_index=True), usual_share)
 
 

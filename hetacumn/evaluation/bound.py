@@ -63,7 +63,8 @@ def bayes_bound(
 ) -> Bound:
     """Compute the Bayes bound for images of a known mixture.
 
-    ``search_radius`` is the Fourier radius of the exhaustive search, ``radius`` that of the evidences, in cycles per pixel.
+    ``search_radius`` is the Fourier radius of the exhaustive search and ``radius`` the Fourier radius of the evidences, both in
+    cycles per pixel.
     ``padding`` is the factor of the zero padding of volumes before the Fourier transform.
     """
     poses, classes = mixture.poses, mixture.classes

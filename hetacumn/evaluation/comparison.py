@@ -35,7 +35,7 @@ class Comparison:
 
     @property
     def compared_voxel_A(self) -> float:
-        """Voxel size in Å at the box of the comparison, which is the smaller box of both predictions."""
+        """Voxel size in Å at the box of the comparison, which is the smaller box of the two predictions."""
         return self.voxel_A * self.volumes.shape[-1] / self.score.volumes.shape[-1]
 
     def agreement(self) -> dict[str, float]:
@@ -51,7 +51,7 @@ class Comparison:
         }
 
     def summary(self) -> str:
-        """Describe the agreement in one line of text."""
+        """Describe the agreement of the two predictions in one line of text."""
         found = self.agreement()
         return (
             f"agreement of {self.particles} particles: classes {found['classes']:.3f} (adjusted Rand index), median pose "

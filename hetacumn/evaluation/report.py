@@ -96,9 +96,9 @@ def make_report(run: Answer, motions: int = 2) -> Report:
 
 
 def write_report(report: Report) -> None:
-    """Write half maps, ``fsc.csv``, path volumes and one ChimeraX script per path into the folder of the predictions.
+    """Write half maps, ``fsc.csv``, volumes along each motion and a ChimeraX script per motion into the predictions folder.
 
-    The function first removes such files of an earlier report, which may have more classes or motions.
+    The function first removes the half maps, volumes and scripts of an earlier report, which may have more classes or motions.
     """
     folder, voxel_A = report.run.folder, report.run.voxel_A
     for stale in [*folder.glob("halves/*.mrc"), *folder.glob("paths/*.mrc"), *folder.glob("motion_*.cxc")]:
@@ -119,7 +119,7 @@ def write_report(report: Report) -> None:
 
 
 def describe_resolutions(report: Report) -> dict[str, str]:
-    """Describe the resolution of each group; a group that reaches Nyquist receives a hint to use a larger box."""
+    """Describe the resolution of each group of half maps; if it is at Nyquist, the text recommends a larger box."""
     nyquist_A = 2 * report.run.voxel_A
     hints = {True: " (Nyquist; a larger stack.box may resolve more)", False: ""}
     return {group: f"{value:.1f} Å{hints[value <= nyquist_A]}" for group, value in report.resolutions_A().items()}

@@ -1,8 +1,8 @@
 """Scores of predictions against the truth: classes, poses, shifts, volumes, and the information in the latents.
 
-The functions take arrays and files of predictions, and no model. Class labels are integers from 0, rotations take object to
-view, shifts are xy in Å, and volume ``k`` belongs to label ``k``. A prediction determines the labels of the classes and the
-orientation, position and hand of the volumes only up to a free choice. No score depends on this choice.
+The functions need only arrays or files of predictions, not the trained model. Class labels are integers from 0, rotations take
+object to view, shifts are xy in Å, and volume ``k`` belongs to label ``k``. The order of the predicted labels is arbitrary, and
+so are the orientation, position and hand of the predicted volumes. No score depends on them.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ def motion_correlations(
 
 
 def pose_errors(estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"]) -> tuple[Float[Tensor, " n"], Frame]:
-    """Compute the rotation error of every particle in degrees after the best alignment; return the errors and the frame.
+    """Align the estimated poses to the true poses; return the rotation error of each particle in degrees, and the frame.
 
-    The frame is the alignment: one rotation of the object and one of the two hands, for all particles.
+    The frame is the transformation that aligns all poses: a rotation of the object, with mirroring where this is better.
     """
     frame = align(estimated, true)
     return distance_deg(frame.apply(estimated), true), frame

@@ -26,7 +26,7 @@ class Evaluations:
     """The files that the notebook `4_evaluate` wrote for several datasets.
 
     - ``scores``, ``fsc``: rows of all datasets.
-    - ``confusions``: confusion matrices, by dataset, then by method; as for all following fields.
+    - ``confusions``: confusion matrices. This field and the following fields are indexed by dataset, then by method.
     - ``rotation_errors``: rotation error of each particle in degrees.
     - ``volumes``: aligned class volumes, and the true volumes under the name ``truth``.
     - ``histories``: training histories of the methods that have one, with the columns of :func:`relate_to_noise`.

@@ -87,7 +87,7 @@ def download_subset(
     the new name, and rlnImageOriginalName the name in the entry. A completed download is not repeated.
 
     Raises:
-        HetacumnError: the server does not deliver what is expected (the message names the address), a stack is unusable, the
+        HetacumnError: the server does not deliver the expected data (the message names the address), a stack is unusable, the
             entry has too few particles, or ``out`` contains another download.
     """
     out, remote = make_folder(out), Remote(f"{base_url.rstrip('/')}/{entry.number}", patience)
@@ -121,7 +121,9 @@ def download_subset(
 def _choose_rows(subset: Subset, available: int, where: str) -> Int[np.ndarray, " count"]:
     """Return the rows of a subset, in the order of the entry."""
     if not 1 <= subset.count <= available:
-        raise HetacumnError(f"{where}: {subset.count} particles requested of {available}; expected 1 to {available}")
+        raise HetacumnError(
+            f"{where}: {subset.count} particles requested; expected 1 to {available}, the particles of the entry"
+        )
     if subset.leading:
         return np.arange(subset.count)
     return np.sort(np.random.default_rng(subset.seed).permutation(available)[: subset.count])

@@ -35,7 +35,7 @@ class TemporaryFailure(Exception):
 
 
 class Remote:
-    """A folder on a server, whose files are read in parts."""
+    """A folder on a server, from whose files this class reads byte ranges."""
 
     def __init__(self, base_url: str, patience: Patience = PATIENT) -> None:
         self.base_url, self.patience, self.session = base_url.rstrip("/"), patience, requests.Session()
@@ -66,7 +66,7 @@ class Remote:
                 if failures >= self.patience.tries:
                     raise HetacumnError(
                         f"{self.url(path)}: bytes {start + len(got)} to {stop}: {failure}; tried "
-                        f"{failures} times; run it again later, downloaded data stay"
+                        f"{failures} times; run it again later; downloaded data are kept"
                     ) from None
                 time.sleep(self.patience.pause * 2 ** (failures - 1))
         return bytes(got), total

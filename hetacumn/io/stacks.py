@@ -39,7 +39,7 @@ def open_stack(path: Path | str) -> Num[np.ndarray, "n y x"]:
 
 
 def read_layout(path: Path | str) -> Layout:
-    """Read the header of an MRC stack and check it against the length of the file; errors as :func:`open_stack`."""
+    """Read the header of an MRC stack and check it against the length of the file; see :func:`open_stack` for the errors."""
     path = Path(path)
     try:
         with open(path, "rb") as file:

@@ -2,7 +2,7 @@
 
 Training refuses a folder whose files belong to another stack or to other settings. It does so only after preparation, which
 would already have replaced the stack that the predictions of the earlier run refer to. The checks of this module therefore
-compare what is known before preparation: the source of the stack, its preprocessing and the settings of training. The
+compare the values known before preparation: the source of the stack, its preprocessing and the settings of training. The
 fingerprint of the stack is known only afterwards.
 """
 
@@ -68,7 +68,7 @@ def _check_start(job: TrainingJob, variants: tuple[TrainConfig, ...], settings: 
             raise HetacumnError(f"{path}: made with stack.box {basis.shape[-1]}; expected {settings.box}; {REMEDY}")
         if len(basis) - 1 != job.config.latent_dim:
             found, expected = len(basis) - 1, job.config.latent_dim
-            raise HetacumnError(f"{path}: a subspace of {found} components; expected {expected}, the value of latent_dim")
+            raise HetacumnError(f"{path}: the start has {found} components; expected {expected}, the value of latent_dim")
 
 
 def _differences(saved: dict, requested: dict) -> int:

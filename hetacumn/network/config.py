@@ -105,7 +105,7 @@ class PoseEffort:
             alone_factor=(self.alone_factor > 0, "a number above 0"),
         )
         if self.second_look and not self.second_rounds:
-            raise HetacumnError("second_rounds is empty; expected rounds, or 0 for second_look")
+            raise HetacumnError("second_rounds is empty; expected at least one round, or second_look 0")
 
 
 def _are_rounds(rounds: Rounds) -> bool:

@@ -102,7 +102,7 @@ class VoxelDecoder(nn.Module):
         k: Float[Tensor, "m 2"],
         generator: torch.Generator,
     ) -> None:
-        """Set the voxels to the volumes of the basis."""
+        """Set the voxels to the mean volume and the components in ``basis``."""
         unit = _unit_of(basis)
         self.unit.copy_(unit)
         self.voxels.copy_(basis / unit)

@@ -1,4 +1,4 @@
-"""Inputs and losses of the two tasks."""
+"""Inputs and losses of the two tasks, which :mod:`hetacumn.network.model` describes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LatentDraws:
 
 @dataclass(frozen=True)
 class DrawnImages:
-    """Rendered noisy images of task 2, with the latents ``z``, poses and CTFs that they were rendered with."""
+    """Noisy images that the decoder rendered for task 2, and the latents ``z``, poses and CTFs used for them."""
 
     z: Float[Tensor, "b q"]
     poses: Poses

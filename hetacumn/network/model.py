@@ -42,7 +42,7 @@ class HetACUMN(nn.Module):
     Rounds are arguments of :func:`~hetacumn.search.refinement.compete`, for small boxes; :meth:`rounds` adapts them.
 
     - ``symmetrised``: whether task 1 adds the hypotheses for the image rotated by 180°.
-    - ``feedback``: rounds of decoder feedback on the encoder's hypotheses; none for the encoder alone.
+    - ``feedback``: rounds of decoder feedback on the encoder's hypotheses; without rounds, the encoder alone infers.
     - ``second_look``: fraction of images, the worst fitting, that inference encodes again; see :meth:`set_misfit_limit`.
     - ``second_rounds``: rounds for these images, before the last round of feedback.
     """
@@ -97,7 +97,7 @@ class HetACUMN(nn.Module):
         """Compute task 1: ``‖Y - Ŷ‖² / 2`` in units of the noise, plus ``kl_weight`` times the KL of q(z | Y); means per image.
 
         The misfit is within ``radius`` (integer frequency). Standard normal ``noise`` samples z from q(z | Y), or ``pose_only``
-        sets z to 0. ``drawing`` as in :meth:`render`. With feedback, Ŷ has the refined pose, and the loss ``pose`` trains the
+        sets z to 0. For ``drawing`` see :meth:`render`. With feedback, Ŷ has the refined pose, and the loss ``pose`` trains the
         encoder to predict it. Without feedback, Ŷ has the likeliest hypothesis, and ``pose`` trains the logits to select it.
         """
         features = self.encoder.features(data.y, data.ctf)
@@ -160,7 +160,7 @@ class HetACUMN(nn.Module):
         """Compute task 2: sample (z*, φ*), render a noisy image X with a real particle's CTF, and predict its pose given z*.
 
         ``conformation`` is -log q(z* | X): the encoder also predicts z* ("conformation sleep"). Rendering has no gradient, so
-        the decoder does not learn from the images that it renders. Parameters as in :meth:`draw`.
+        the decoder does not learn from the images that it renders. :meth:`draw` explains the parameters.
         """
         drawn = self.draw(batch, draws, plane, generator, drawing, group)
         features = self.encoder.features(drawn.images, drawn.ctf)
@@ -183,7 +183,7 @@ class HetACUMN(nn.Module):
 
         25 % of the latents come from the prior, the others from posterior means of real images where ``draws`` has them. Every
         slice is used in four in-plane rotations (0°, 90°, 180°, 270°) at no cost; ``batch`` is rounded up to a multiple of 4.
-        Each process of ``group`` samples the same numbers and renders its part of the slices. ``drawing`` as in :meth:`render`.
+        Each process of ``group`` samples the same numbers and renders a part of the slices. For ``drawing`` see :meth:`render`.
         """
         device, count = draws.ctf.device, -(-batch // 4)
         share, _ = group.share(count)
@@ -231,8 +231,9 @@ class HetACUMN(nn.Module):
     def infer(self, data: Observations, tangent: Tangent | None) -> State:
         """Infer poses and latents of images in one forward pass, with decoder feedback if ``tangent`` is given.
 
-        With feedback, images whose misfit exceeds ``misfit_limit`` are encoded again in in-plane rotations by 0°, 90°, 180° and
-        270°, and the likelier hypotheses of all copies compete. The function keeps the likelier of the old and the new state.
+        With feedback, the function rotates images whose misfit exceeds ``misfit_limit`` in plane by 0°, 90°, 180° and 270°,
+        encodes these copies, and selects a state (pose and z) among the likelier hypotheses of all copies (:func:`compete`). An
+        image keeps its first state unless the new state is likelier.
         """
         mean, found = self.encode(data)
         if tangent is None:

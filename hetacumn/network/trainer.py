@@ -120,7 +120,7 @@ class Trainer:
         return self.model.decoder.drawing()(latents[rows], rotations, self.data.plane.k)
 
     def run(self, progress: bool = True) -> None:
-        """Train to the end, from the checkpoint if there is one. SIGTERM and Ctrl-C write a checkpoint and stop."""
+        """Train to the end, from the checkpoint if one exists. SIGTERM and Ctrl-C write a checkpoint and stop."""
         keep_freed_memory()
         began = saved = time.perf_counter()
         before = self.seconds
@@ -168,7 +168,7 @@ class Trainer:
     def _advance(self, asked_to_stop: bool = False) -> tuple[StepLosses, Float[Tensor, ""]]:
         """Do one step: of task 2 alone in the first phase, of both tasks in the joint phase.
 
-        Returns the losses, and the number of processes of the group that were asked to stop.
+        Returns the losses, and the number of processes of the process group that were asked to stop.
         """
         joint = self.step >= self.alone
         self._set_rates(joint)
@@ -183,12 +183,12 @@ class Trainer:
         return losses, stop
 
     def _learn_poses(self, stop: Float[Tensor, ""]) -> StepLosses:
-        """Do a step of task 2 alone and return the losses; ``stop`` is summed over the group."""
+        """Do a step of task 2 alone; sum ``stop`` over the process group; return the losses."""
         loss, losses = self._pose_loss(self.config.alone_batch, self.still)
         return self._descend(loss, losses, stop)
 
     def _learn_both(self, stop: Float[Tensor, ""]) -> StepLosses:
-        """Do a step of both tasks on one batch of particles and return the losses; ``stop`` is summed over the group."""
+        """Do a step of both tasks on one batch of particles; sum ``stop`` over the process group; return the losses."""
         config, weights = self.config, self.config.losses
         done = (self.step - self.alone) / max(1, self.total - self.alone)
         radius = (config.radius[0] + (config.radius[1] - config.radius[0]) * done) * self.data.plane.box
@@ -206,7 +206,7 @@ class Trainer:
         return self._descend(loss, replace(losses, misfit=weight * task.misfit, kl=weight * task.kl), stop)
 
     def _pose_loss(self, batch: int, drawing: Drawing) -> tuple[Float[Tensor, ""], StepLosses]:
-        """Compute the weighted loss of task 2 on ``batch`` rendered images, and its terms."""
+        """Compute the weighted loss of task 2 on ``batch`` rendered images, and the terms of the loss."""
         config = self.config
         task = self.model.predict_drawn_poses(batch, self.draws, self.data.plane, self.generator, drawing, self.group)
         _, weight = self.group.share(-(-batch // 4))

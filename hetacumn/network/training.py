@@ -116,12 +116,14 @@ def _is_finished(out: Path, facts: dict) -> bool:
 
 
 def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start: Path | str | None) -> tuple[Start, float]:
-    """Load the start of the folder ``start``, or else an existing start of ``out``, or else compute a new one in ``out``.
+    """Load or compute the *ab initio* start; return the start and the seconds that its computation took.
 
-    Returns the start and the seconds that its computation took.
+    The function loads the start in the folder ``start`` if it is given, otherwise the start in ``out``. If ``out`` contains no
+    start, the function computes a start and writes it into ``out``.
 
     Raises:
-        HetacumnError: the start has another stack or number of components, or the start of ``out`` has other settings.
+        HetacumnError: the loaded start is of another stack or has another number of components, or the start in ``out`` was
+            computed with other settings.
     """
     path = (Path(start) if start else out) / START
     requested, stack = config.start_settings(), StackFingerprint.of(data)
@@ -134,7 +136,7 @@ def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start
         found = len(begin.basis) - 1
         if found != config.latent_dim:
             expected = f"{config.latent_dim}, the value of latent_dim"
-            raise HetacumnError(f"{path}: a subspace of {found} components; expected {expected}")
+            raise HetacumnError(f"{path}: the start has {found} components; expected {expected}")
         return begin, read_run(path.parent).get("start_seconds", 0.0)
     done = under_way.read()
     if done:
@@ -162,7 +164,7 @@ def train_network(
 ) -> float:
     """Train the network and return the seconds that training took.
 
-    The function writes ``model.safetensors`` and ``history.csv``, and ``facts``, if given, as ``config.json``.
+    The function writes ``model.safetensors`` and ``history.csv``, and ``facts`` (if given) as ``config.json``.
 
     A call after an interruption, with the same config and data, continues from ``out/checkpoint.pt``. On a CPU the result is
     bitwise equal to the result of an uninterrupted run.

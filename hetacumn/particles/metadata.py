@@ -207,16 +207,16 @@ def write_star(
     classes: Int[Tensor, " n"] | None = None,
     shifts_A: Float[Tensor, "n 2"] | None = None,
 ) -> None:
-    """Write a RELION 3.1 STAR file atomically, with names, CTF, and poses and classes where given.
+    """Write a RELION 3.1 STAR file atomically, with the names and CTFs of images, and with poses and classes if given.
 
     The file contains angles in degrees and origins (minus the shifts) in Å.
 
     Args:
         path: the file to write.
-        metadata: the names in the stack, and the optics and poses of the stack's images; shifts in pixels of the stack.
-        box: the box of the stack's images, in pixels.
+        metadata: the names (number@stack), optics and poses of the images; shifts are in pixels of these images.
+        box: the box of the images, in pixels.
         classes: the class of each particle, counted from 0; rlnClassNumber counts from 1.
-        shifts_A: the shifts (x, y) in Å, to write origins without angles where ``metadata`` has no poses.
+        shifts_A: the shifts (x, y) in Å. If ``metadata`` has no poses, the function writes origins from them, and no angles.
     """
     optics, poses = metadata.optics, metadata.poses
     columns = {column: getattr(optics, name).double().numpy() for name, (column, *_) in OPTICS_COLUMNS.items()}

@@ -70,7 +70,7 @@ class Predictions:
         ``predictions.star`` is a RELION 3.1 STAR file, also if ``source`` is a .cs file. It contains the rows of the source for
         these particles, with unchanged optics and CTF, the predicted angles and origins, rlnClassNumber (from 1), and the log
         ratios as rlnLogLikeliContribution. If the source does not state the box, the function reads it from the first stack
-        of each optics group, if the stack is found (``data_dir`` as in ``read_particles``).
+        of each optics group, if the stack is found (``read_particles`` explains ``data_dir``).
 
         ``latents.csv`` contains one row per particle: particle, z1, z2, …, class (from 1), and class_probability and
         log_likelihood_ratio where known.

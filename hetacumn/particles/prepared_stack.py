@@ -141,7 +141,9 @@ def read_made_from(folder: Path | str) -> dict | None:
 def _read_note(note: Path) -> dict:
     content = read_json(note, "the record of prepared particles")
     if "made_from" not in content:
-        raise HetacumnError(f"{note}: no made_from; expected the record of prepared particles; delete it and prepare again")
+        raise HetacumnError(
+            f"{note}: no entry made_from; expected the record of prepared particles; delete it and prepare again"
+        )
     return content
 
 

@@ -21,7 +21,7 @@ WEAK_EVIDENCE = 5.0  # number of standard errors below which a deviation is not 
 NOT_WHITE = 0.1  # deviation of a shell's noise power from 1 above which "auto" whitens
 MASK_EDGE = 0.04  # width of the soft edge of the mask, as a fraction of the box
 ROUNDS = 5  # maximum number of outlier searches in an image
-RARE = 0.01  # fraction of the pixels of an image from which on extreme pixels do not count as outliers
+RARE = 0.01  # if this fraction of the pixels of an image are extreme, or more, they do not count as outliers
 SCALE_RANGE = 20.0  # factor by which the noise of an image may exceed or fall below the median of the file
 
 

@@ -73,12 +73,12 @@ class Batch:
 class ParticleReader:
     """Preprocesses the particles of a file: estimates contrast and noise from a sample, then reads the images in batches.
 
-    Images of different pixel sizes are cut to the smallest field of view (of the requested rows and of the sample), rounded to
+    Images of different pixel sizes are cut to the smallest field of view among the requested rows and the sample, rounded to
     an even number of pixels, and then Fourier-cropped to one box. Because of the rounding, their pixel sizes agree only to
     within a fraction ``1 / box``. ``box`` and ``pixel_A`` describe the resulting images.
 
     Raises:
-        HetacumnError: as :func:`read_particles`, but unusable images raise no error: ``Batch.flaws`` reports them.
+        HetacumnError: an error of :func:`read_particles`, except for unusable images, which ``Batch.flaws`` reports.
     """
 
     def __init__(
@@ -229,6 +229,6 @@ def _check_rows(
     rows = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
     if len(rows) == 0 or rows.min() < 0 or rows.max() >= len(table):
         raise HetacumnError(
-            f"{table.path}: {len(rows)} rows requested, of {len(table)}; expected at least one, each from 0 to {len(table) - 1}"
+            f"{table.path}: {len(rows)} rows requested; expected at least one row, each from 0 to {len(table) - 1}"
         )
     return rows

@@ -92,8 +92,9 @@ def padded_rfft3c(
 ) -> Complex[Tensor, "*batch {size} {size} {size//2+1}"]:
     """Compute the half ``kx >= 0`` of ``fft3c(pad_volumes(volumes, size))``.
 
-    This is several times faster than that expression: lines of zeros are not transformed, and the origins are moved by signs
-    before the transform and by phases after it instead of by rolling the arrays.
+    The function is several times faster than this expression for two reasons. It does not transform lines of zeros. It does
+    not roll the arrays to move the origins of real and Fourier space, but multiplies by signs before the transform and by
+    phases after it.
     """
     box = volumes.shape[-1]
     signs, phases = _centring(box, size, volumes.device)

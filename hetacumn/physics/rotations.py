@@ -97,7 +97,7 @@ def distance_deg(a: Float[Tensor, "*#batch 3 3"], b: Float[Tensor, "*#batch 3 3"
 
 @dataclass(frozen=True)
 class Frame:
-    """The frame of one set of poses relative to another: a global rotation of the object, and whether it is mirrored."""
+    """The transformation of one set of poses to the frame of another: a global rotation, and whether to mirror the object."""
 
     rotation: Float[Tensor, "3 3"]
     mirrored: bool
@@ -107,7 +107,7 @@ class Frame:
         return Frame(self.rotation.to(device), self.mirrored)
 
     def apply(self, rotations: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
-        """Transform poses ``R`` to the other frame: ``R @ rotation``, or ``MIRROR @ R @ rotation`` where ``mirrored``."""
+        """Transform poses ``R`` of the first set: return ``R @ rotation``, or ``MIRROR @ R @ rotation`` if ``mirrored``."""
         return (MIRROR.to(rotations) @ rotations if self.mirrored else rotations) @ self.rotation
 
 

@@ -57,7 +57,7 @@ def _percent_of_rows(counts: Int[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]
 
 
 def accuracy_lines(table: pd.DataFrame, x: tuple[str, str], y_label: str = "accuracy (logit scale)") -> Figure:
-    """Plot accuracy against a number, and the Bayes bound: one panel per dataset, one line per method.
+    """Plot accuracy and the Bayes bound against the column of ``x``: one panel per dataset, one line per method.
 
     A point is the mean over seeds; its bar extends from the worst to the best seed. Accuracy has a logit scale, on which
     99 and 99.9 % are as far apart as 90 and 99 %. Points that would hide each other are shifted sideways.
@@ -112,7 +112,9 @@ def _plot_bound(axis: Axes, x: Float[np.ndarray, " n"], accuracies: Float[np.nda
 
 
 def accuracy_against_time(table: pd.DataFrame) -> Figure:
-    """Plot accuracy against training time: one panel per dataset, one point per run, hollow where the run met its time limit.
+    """Plot accuracy against training time: one panel per dataset, one point per run.
+
+    The point of a run that was stopped at its time limit is hollow.
 
     Args:
         table: Rows with dataset, method, accuracy, train_seconds, bound_marginal and finished.

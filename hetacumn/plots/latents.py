@@ -25,7 +25,7 @@ def latent_scatter(
     Args:
         latents: Latent coordinates by dataset.
         classes: Classes by dataset, from 0.
-        max_particles: The number of particles in a panel, from the first.
+        max_particles: The largest number of particles in a panel; the panel shows the first particles.
         coloured_by: A title of the legend that names the origin of the classes, such as "true class"; none if empty.
     """
     figure, axes = panels(1, len(latents), WIDTH_IN / max(len(latents), 2) + 0.5)
@@ -46,7 +46,7 @@ def scatter_classes(
         axis: The panel.
         z: Latent coordinates, without unit.
         classes: Classes, from 0.
-        max_particles: The number of particles in the panel, from the first.
+        max_particles: The largest number of particles in the panel; the panel shows the first particles.
         size: The size of a marker in points.
     """
     mean, directions, fractions = _principal_axes(z)

@@ -19,7 +19,7 @@ MOST_PARTICLES = 2000  # in the latent space
 
 @dataclass(frozen=True)
 class Overview:
-    """What :func:`overview` shows of one dataset.
+    """The data of one dataset for :func:`overview`.
 
     Attributes:
         title: The title of the figure.

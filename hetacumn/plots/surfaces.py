@@ -55,7 +55,7 @@ def volume_surfaces(
     reference: str = "truth",
     voxel_A: float | None = None,
 ) -> Figure:
-    """Show class volumes as surfaces, all from one side, the true volumes before those of every method.
+    """Show class volumes as surfaces, all from one side: first the true volumes, then the volumes of each method.
 
     A row is one volume set if there are at most as many sets as classes, else one class. The surface of a true volume is at a
     quarter of its highest density, the surface of an estimate where it encloses as many voxels. The view is across the two
@@ -97,7 +97,7 @@ def path_surfaces(volumes: Float[np.ndarray, "p z y x"], max_volumes: int = 5, v
 
     Args:
         volumes: Volumes in their order along the path.
-        max_volumes: The number of volumes shown, evenly from the first to the last, with their numbers.
+        max_volumes: The largest number of volumes shown, evenly spaced from the first to the last. Labels state the numbers.
         voxel_A: The size of a voxel in Å; the figure then has a scale bar at its lower left.
     """
     numbers = np.linspace(0, len(volumes) - 1, min(max_volumes, len(volumes))).round().astype(int)

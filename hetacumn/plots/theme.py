@@ -54,7 +54,7 @@ class MethodStyle:
 
     @property
     def explained(self) -> str:
-        """The label with the note in brackets, for legends."""
+        """The text of a legend: the label, and the note (if any) in brackets."""
         return f"{self.label} ({self.note})" if self.note else self.label
 
     @property
@@ -134,7 +134,7 @@ def save(figure: Figure, path: Path | str, title: str = "") -> None:
     Args:
         figure: The figure.
         path: The file.
-        title: A title above the figure, if not empty.
+        title: A title above the figure; none if empty.
     """
     if title:
         figure.suptitle(title, fontsize=9)
@@ -152,12 +152,12 @@ def panels(rows: int, columns: int, height_in: float, **options: Any) -> tuple[F
 
 
 def legend_below(figure: Figure, axes: Iterable[Axes], title: str = "", marker_scale: float = 1.0) -> None:
-    """Add one legend for all panels, with each label of any panel once, in as many columns as the page holds.
+    """Add one legend for all panels, with as many columns as fit the page; a label of several panels appears once.
 
     Args:
         figure: The figure.
         axes: The panels.
-        title: A remark above the entries, if not empty.
+        title: A line of text above the entries; none if empty.
         marker_scale: The size of a marker in the legend, relative to its size in the panels.
     """
     handles: dict[Any, Any] = {}

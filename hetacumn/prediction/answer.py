@@ -66,7 +66,7 @@ class Answer:
         predictions = Predictions.read(folder)
         if predictions.names != stack.metadata.names:
             raise HetacumnError(
-                f"{stack.folder}: not the particles of {folder / 'predictions.star'}; expected their prepared images"
+                f"{stack.folder}: holds other particles than {folder / 'predictions.star'}; expected the predicted particles"
             )
         class_volumes, path_volumes = (read_volumes(folder / "volumes", stem)[0] for stem in ("class_", "path_"))
         basis, voxel_A = read_volumes(folder / "volumes", "basis_")

@@ -35,14 +35,16 @@ class EarlierPrediction:
         """Read the volumes and classes of the prediction in a folder.
 
         Raises:
-            HetacumnError: the folder holds no prediction, or its model (compared by :func:`model_digest`) or grade differs.
+            HetacumnError: the folder holds no prediction, or one with another ``model`` (a :func:`model_digest`) or ``grade``.
         """
         run, path = read_run(folder), Path(folder) / "run.json"
         for name, expected in (("model", model), ("grade", grade)):
             if run.get(name) != expected:
                 raise HetacumnError(f"{path}: {name} is {run.get(name)!r}; expected {expected!r}, as in the new prediction")
         if "class_mixture" not in run:
-            raise HetacumnError(f"{path}: no class_mixture (written by another version); predict again")
+            raise HetacumnError(
+                f"{path}: no entry class_mixture; expected a prediction by this version of hetacumn; predict again"
+            )
         basis, _ = read_volumes(Path(folder) / "volumes", "basis_")
         mixture = run["class_mixture"]
         return cls(basis, torch.tensor(run["class_centres"]), None if mixture is None else Mixture.of(mixture))

@@ -107,14 +107,15 @@ def search_misfits(
     centres: Float[Tensor, "k j-1"],
     config: AbInitioConfig,
 ) -> State:
-    """Search misfitting and low-signal images exhaustively, and replace states of :func:`follow_hypotheses` by better ones.
+    """Search misfitting and low-signal images exhaustively, and replace results of :func:`follow_hypotheses` by better ones.
 
     An image is misfitting if its misfit exceeds the ``misfit_limit`` of the model. An image has a low signal if its
     log-likelihood gain is below :data:`FAINT`: all hypotheses of the encoder may then be wrong without a large misfit. The
     search uses the volumes at the latent ``centres``.
 
-    The result of the search replaces a state if its log joint is higher. Outside low-signal stacks the result also replaces a
-    state whose class differs from the most likely class over all poses of the grid.
+    The result of the search replaces the state (pose and latent) of an image if its log joint is higher. If the stack is not a
+    low-signal stack, the result also replaces a state whose nearest class centre is not the most likely class over all poses of
+    the grid.
     """
     state, value = found.state, found.log_joint
     band = data.within(config.refine.last[-1] * data.plane.box)

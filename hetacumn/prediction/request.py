@@ -38,4 +38,6 @@ class PredictionRequest:
         if self.classes is not None and (not isinstance(self.classes, int) or self.classes < 0):
             raise HetacumnError(f"classes is {self.classes!r}; expected a whole number of at least 1, or 0 for BIC")
         if self.like is not None and self.classes is not None:
-            raise HetacumnError(f"classes is {self.classes}; expected none, because {self.like} supplies the classes")
+            raise HetacumnError(
+                f"classes is {self.classes}; expected no number of classes, because {self.like} supplies the classes"
+            )

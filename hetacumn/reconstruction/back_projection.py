@@ -25,7 +25,7 @@ from hetacumn.physics.volumes import radius_grid
 def back_project(
     data: Observations, poses: Poses, padding: float = 2.0, prior: float = 0.05, batch: int = 1000
 ) -> Float[Tensor, "box box box"]:
-    """Reconstruct a volume from images at their poses, in the scale of the images.
+    """Reconstruct a volume from images at their poses; voxel values have the scale of the normalised images.
 
     ``padding`` is the zero-padding factor. ``prior`` is the constant of the Wiener filter, as a fraction of the sum of squared
     CTFs, averaged over each shell. ``batch`` is the number of images added at a time.
@@ -82,7 +82,7 @@ def reproject(
 ) -> Complex[Tensor, "n m"]:
     """Compute the noise-free coefficients of each image: the slice of its class's volume at its pose, with CTF and shift.
 
-    ``classes`` are indices into ``volumes``, which are in the scale of the images.
+    ``classes`` are indices into ``volumes``, whose voxel values have the scale of the normalised images.
     """
     slices = Slicer(volumes)(poses.rotations, data.k)[torch.arange(len(data)), classes]
     return data.plane.translate(slices * data.ctf, poses.shifts_px)

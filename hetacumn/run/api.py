@@ -227,7 +227,9 @@ def simulate(
     if isinstance(molecule, Mapping):
         molecule = Simulation.from_params({**molecule, **settings})
     elif settings:
-        raise HetacumnError(f"simulate: {', '.join(settings)} beside a Simulation; expected all settings in the Simulation")
+        raise HetacumnError(
+            f"simulate: both a Simulation and {', '.join(settings)} given; expected all settings in the Simulation"
+        )
     folder = data_dir or (root / "data" if (root := find_project()) else "data")
     return simulate_stack(molecule, out, seed, folder, progress, pick_device(device))
 

@@ -115,7 +115,7 @@ def _is_at(file: TextIO, path: Path) -> bool:
 
 
 def _read(file: TextIO) -> Holder | None:
-    """Read the holder; return None for an empty or damaged file, which a killed process may leave."""
+    """Read which process holds the lock; return None for an empty or damaged file, which a killed process may leave."""
     try:
         content = json.load(file)
         holder = Holder(str(content["host"]), int(content["process"]), float(content["began"]))

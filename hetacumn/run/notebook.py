@@ -165,7 +165,7 @@ def parse_value(text: str, default: str = "None") -> object:
 
 
 def is_users_mistake(exception_name: str) -> bool:
-    """Return whether `hetacumn.common.errors` has a class of this name that is a HetacumnError."""
+    """Return whether an exception of this name is HetacumnError or one of its subclasses in `hetacumn.common.errors`."""
     kind = getattr(errors, exception_name, None)
     return isinstance(kind, type) and issubclass(kind, HetacumnError)
 

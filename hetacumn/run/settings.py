@@ -79,7 +79,7 @@ def without_none(settings: Mapping) -> dict:
 
 
 def check_values(settings: Mapping) -> None:
-    """Check the values of the complete settings of a command, as training would.
+    """Check the values of the complete settings of a command with the checks of training.
 
     Raises:
         HetacumnError: a value has the wrong type or is out of range.

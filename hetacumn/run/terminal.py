@@ -44,7 +44,7 @@ class LineWriter:
         self.target.flush()
 
     def close(self) -> None:
-        """Write the last line, which has no line end."""
+        """Write the text that follows the last line end."""
         if self.pending.strip():
             self._print(self.pending)
         self.pending = ""

@@ -36,7 +36,9 @@ def main(arguments: list[str]) -> int:
     try:
         table = read_timings(results, list(read_params()["datasets"]))
         if table.empty:
-            raise HetacumnError(f"{results}: no run.json of a dataset in params.yaml; expected finished runs")
+            raise HetacumnError(
+                f"{results}: no run.json of any dataset of params.yaml; expected finished runs, <dataset>/<method>/run.json"
+            )
         write_table(path, table)
     except HetacumnError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -125,7 +125,7 @@ def open_rotations(
     batch: int = 50,
     padding: float = 2.0,
 ) -> Float[Tensor, " n"]:
-    """Compute over how many rotations of a grid the posterior of each image is spread, as the exponential of its entropy.
+    """Compute the effective number of rotations in the posterior of each image: the exponential of the posterior's entropy.
 
     The posterior is marginalised over shifts and volumes, which are equally likely a priori.
     """

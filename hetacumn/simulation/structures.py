@@ -133,7 +133,7 @@ def load_motion(spec: dict, data_dir: Path | str) -> Motion:
     first to the last angle of each list; the two parts move independently. The origin is the centre of mass at progress 0.
 
     Raises:
-        HetacumnError: as :func:`load_states`, or the structure has no motion.
+        HetacumnError: an error of :func:`load_states`, or the structure has no motion.
     """
     structure = _check_spec(spec, motion=True)
     motion = _adk_motion(data_dir) if structure == "adk" else _spliceosome_motion(spec, data_dir)
