@@ -160,7 +160,7 @@ def report(
     motions: Motions = 2,
     prepared: AnswerImages = None,
 ) -> None:
-    """Plot FSC, latent space, motions and viewing directions."""
+    """Plot half-map FSC, latent space, motions, viewing directions."""
     check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     out = out or folder / "report"
     check_folders(out=out)
