@@ -1,12 +1,12 @@
 # make repro             run the main pipeline: three datasets, from data/ to figures/; JOBS=4 runs four stages at a time
 # make test              run the tests; PYTEST_ARGS='-m "not slow"' skips the slow tests
-# make lint              check style, types, and imports between sub-packages
+# make lint              check the style, the types, and the rules for imports between sub-packages
 # make lab               open notebooks/explore.ipynb in JupyterLab, in this folder
 # make docs              run the lessons, and build the site (lessons, results, API reference) in results/site/html
-# make convergence       train with ten seeds, and count how often training converges
-# make benchmark         run harder data, other programs and ablations (half a day on two cores)
+# make convergence       train with ten seeds, and count the runs that converge
+# make benchmark         run all methods on harder datasets, other programs, and ablations (half a day on two cores)
 # make benchmark-quick   run one small dataset of the benchmark (under an hour)
-# make speed             measure the speed of every part, compared with other programs and with the peak of the machine
+# make speed             measure the speed of every part; compare it with other programs and the peak performance of the machine
 # make real              download a part of EMPIAR-10180, train, predict, report (needs internet access)
 # make real-twin         run the pipeline of `make real` on a simulated twin of EMPIAR-10180, whose truth is known
 # make peers             install cryoDRGN, for comparison, in a separate environment (.venv-peers)
@@ -94,7 +94,7 @@ $(STAMP): pyproject.toml requirements.lock
 	  echo "error: $(PYTHON) is not Python 3.11 or newer; name a newer Python: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "error: $(PYTHON) has no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
-	@echo "Installing requirements.lock in .venv: takes a few minutes, once"
+	@echo "Installing the packages of requirements.lock in .venv (a few minutes, only once)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install torch==2.13.0 -c requirements.lock
 	@$(PIP) install -c requirements.lock -e ".[dev]"

@@ -53,6 +53,7 @@ from hetacumn.cli.options import (
     Count,
     DataDir,
     Dataset,
+    DatasetSet,
     Device,
     Devices,
     FigureFolder,
@@ -66,6 +67,7 @@ from hetacumn.cli.options import (
     Particles,
     Port,
     PredictedClasses,
+    PredictedImages,
     Prepared,
     PreparedFolder,
     Rows,
@@ -75,6 +77,7 @@ from hetacumn.cli.options import (
     SimulationDevice,
     Snr,
     StackFolder,
+    StackSet,
     Stem,
     Structures,
     Words,
@@ -86,7 +89,7 @@ TABLE = "a STAR, .cs or .mrcs file of particles"
 
 app = typer.Typer(
     rich_markup_mode=None, add_completion=False, help="Heterogeneous ab initio reconstruction in cryo-EM (HetACUMN).",
-    epilog="With your own data: train, predict, report, explore. Options: hetacumn COMMAND --help.",
+    epilog="Usual order for your own data: train, predict, report, explore. 'hetacumn COMMAND --help' lists the options.",
 )  # fmt: skip
 
 
@@ -127,12 +130,12 @@ def predict(
     classes: PredictedClasses = None,
     like: Like = None,
     model: Model = None,
-    set_: Set = None,
+    set_: StackSet = None,
     config: Config = None,
     device: Device = "",
     devices: Devices = 1,
     data_dir: DataDir = None,
-    prepared: Prepared = None,
+    prepared: PredictedImages = None,
 ) -> None:
     """Predict pose, class and conformation of every particle."""
     check_is_file(particles, TABLE)
@@ -157,7 +160,7 @@ def report(
     motions: Motions = 2,
     prepared: AnswerImages = None,
 ) -> None:
-    """Plot half maps, FSC, latent space, motions and views."""
+    """Plot half-map FSC, latent space, motions, viewing directions."""
     check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     out = out or folder / "report"
     check_folders(out=out)
@@ -168,11 +171,7 @@ def report(
 
 
 @app.command()
-def compare(
-    first: AnswerFolder,
-    second: OtherAnswer,
-    out: ComparisonFolder = None,
-) -> None:
+def compare(first: AnswerFolder, second: OtherAnswer, out: ComparisonFolder = None) -> None:
     """Compare classes, poses and volumes of two predictions."""
     for folder in (first, second):
         check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
@@ -231,7 +230,7 @@ def simulate(
     box: SimulatedBox = None,
     snr: Snr = None,
     seed: Seed = None,
-    set_: Set = None,
+    set_: DatasetSet = None,
     config: Config = None,
     device: SimulationDevice = "cpu",
     data_dir: Structures = None,
@@ -256,11 +255,11 @@ def prepare(
     particles: Particles,
     out: PreparedFolder = None,
     box: Box = None,
-    set_: Set = None,
+    set_: StackSet = None,
     config: Config = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Normalise and crop the images of a stack; plot their noise."""
+    """Normalise and Fourier-crop a stack; plot its noise."""
     check_is_file(particles, TABLE)
     settings = collect_settings(config, set_, {"stack": {"box": box}}, ("stack",))
     out = out or prepared_folder(particles, settings)

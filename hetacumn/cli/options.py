@@ -16,7 +16,7 @@ def _option(help: str, *names: str, metavar: str | None = None, default: str = "
 
 Particles = Annotated[Path, Argument(help="STAR, .cs or .mrcs file of particles.", show_default=False)]
 AnswerFolder = Annotated[Path, Argument(help="Folder of predictions, from hetacumn predict.", show_default=False)]
-OtherAnswer = Annotated[Path, Argument(help="Second folder; the particles must overlap.", show_default=False)]
+OtherAnswer = Annotated[Path, Argument(help="Second folder; must share particles with the first.", show_default=False)]
 Dataset = Annotated[str, Argument(help="Name of a dataset in params.yaml or --config.", show_default=False)]
 
 Words = Annotated[list[str] | None, Argument(help="Arguments of python -m hetacumn.run.", show_default=False)]
@@ -31,25 +31,40 @@ Classes = Annotated[int | None, _option("Number of classes.", default="4")]
 PredictedClasses = Annotated[int | None, _option("Number of classes; 0 selects it by BIC.", default="as in training")]
 Box = Annotated[int | None, _option("Box after Fourier cropping, in pixels; even.", default="32")]
 Seed = Annotated[int | None, _option("Seed of all random numbers.", default="0")]
-Set = Annotated[list[str] | None, _option("Setting, such as train.alone_steps=600; repeatable.", "--set", metavar="NAME=VALUE")]
-Config = Annotated[Path | None, _option("YAML file of settings.", metavar="FILE")]
+
+
+def _settings(example: str) -> Any:
+    """Create the option ``--set`` with an example of a setting that the command reads."""
+    return _option(f"One setting, as {example}; repeatable.", "--set", metavar="NAME=VALUE")
+
+
+Set = Annotated[list[str] | None, _settings("train.alone_steps=600")]
+StackSet = Annotated[list[str] | None, _settings("stack.diameter_A=200")]
+DatasetSet = Annotated[list[str] | None, _settings("datasets.adk.shift_px=2")]
+Config = Annotated[Path | None, _option("YAML file of settings; --set overrides it.", metavar="FILE")]
 Device = Annotated[str, _option("cpu, cuda or cuda:N.", default="cuda if available")]
 Devices = Annotated[int, Option(help="Number of GPUs, or of processes on a CPU.")]
-DataDir = Annotated[Path | None, _option("Folder of the image stacks.", metavar="FOLDER", default="near PARTICLES")]
+DataDir = Annotated[
+    Path | None, _option("Folder of the image stacks.", metavar="FOLDER", default="folder of PARTICLES or a parent")
+]
 Prepared = Annotated[Path | None, _option("Folder for the prepared images.", metavar="FOLDER", default="OUT/prepared")]
-AnswerImages = Annotated[Path | None, _option("Folder of the prepared images.", metavar="FOLDER", default="as in run.json")]
+PredictedImages = Annotated[Path | None, _option("Folder for the prepared images.", "--prepared", metavar="FOLDER",
+                                                 default="MODEL/prepared or OUT/prepared")]  # fmt: skip
+AnswerImages = Annotated[
+    Path | None, _option("Folder of the prepared images.", metavar="FOLDER", default="from FOLDER/run.json")
+]
 
 Model = Annotated[Path | None, _option("Folder of the trained model.", metavar="FOLDER", default="OUT")]
-Grade = Annotated[str, Option(help="encoder, amortized, refined or searched; fastest first.")]
-Like = Annotated[Path | None, _option("Earlier predictions whose volumes and classes are reused.", metavar="FOLDER")]
+Grade = Annotated[str, Option(help="encoder, amortized, refined, searched (fast to slow).")]
+Like = Annotated[Path | None, _option("Earlier prediction whose volumes and classes to reuse.", metavar="FOLDER")]
 Label = Annotated[str, _option("Name in the figure titles.", default="name of FOLDER")]
 Motions = Annotated[int, Option(help="Number of independent motions to show.", min=1)]
 Browser = Annotated[bool, Option(help="Open JupyterLab in a browser.")]
-Port = Annotated[int, Option(help="Port of JupyterLab on this machine; 0 for any free port.", min=0, max=65535)]
+Port = Annotated[int, Option(help="Port of JupyterLab on this machine; 0: any free port.", min=0, max=65535)]
 
 Stem = Annotated[Path, _option("Output files STEM.star and STEM.mrc.", "--to", metavar="STEM")]
 ClassNumber = Annotated[int | None, _option("Class to export, counted from 1.", "--class")]
-Rows = Annotated[Path | None, _option("Text file of row numbers in predictions.star, from 1.", metavar="FILE")]
+Rows = Annotated[Path | None, _option("Text file of rows of predictions.star, counted from 1.", metavar="FILE")]
 
 Count = Annotated[int | None, _option("Number of particles.", "--particles", default="as in the dataset")]
 SimulatedBox = Annotated[int | None, _option("Box in pixels; even.", "--box", default="as in the dataset")]

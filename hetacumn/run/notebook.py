@@ -233,14 +233,14 @@ def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
-        help="parameter of the notebook (repeatable)",
+        help="value of a parameter of the notebook; repeatable",
     )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="FILE.ipynb",
-        help="path of the executed copy (default: in the folder of the parameter `out`)",
+        help="path of the executed copy (default: its own name, in the folder that the parameter `out` names)",
     )
 
     def run() -> None:
