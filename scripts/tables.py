@@ -22,9 +22,9 @@ RESULTS, TIMINGS, BENCHMARK, RATES, GPU = SOURCES = (
     "figures/results.csv", "figures/timings.csv", "benchmark/results.csv", "benchmark/speed/results.csv", "benchmark/gpu.csv",
 )  # fmt: skip
 EXPLAINED = {
-    "em": "`em`: K-class EM, *ab initio* start and exhaustive pose search only",
-    "amortized": "`amortized`: reconstruction task only, similar to cryoFIRE",
-    "hetacumn-bare": "`hetacumn-bare`: the paper's two tasks only",
+    "em": "`em`: *ab initio* start and exhaustive pose search, no network",
+    "amortized": "`amortized`: image reconstruction as the only task, similar to cryoFIRE",
+    "hetacumn-bare": "`hetacumn-bare`: the two tasks of the paper and no additions",
     "hetacumn-encoder": "`hetacumn-encoder`: without decoder feedback",
 }
 PROGRAMS = {
@@ -38,7 +38,7 @@ MAIN_METHODS = ["em", "hetacumn", "hetacumn-refined"]
 HEADLINE = ["em", "amortized", "hetacumn", "hetacumn-refined"]
 HEADLINE_RATES = ["em", "hetacumn"]
 SPEED = {
-    "slices of 5 volumes": "slices of 5 volumes",
+    "slices of 5 volumes": "central slices of 5 volumes",
     "preprocessing, from twice the box": "preprocessing, from images of twice the box",
     "ab initio step": "*ab initio* step",
     "encoder, forward and backward": "encoder, forward and backward",
@@ -240,7 +240,7 @@ def gpu() -> str:
             "accuracy",
             "unseen",
             "rotation error",
-            "start",
+            "*ab initio* start",
             "training after the start",
             "particles/s",
             "GPU memory",
