@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig, SearchGrid
 from hetacumn.ab_initio.routes import AbInitioRun, ab_initio
+from hetacumn.ab_initio.shift_extent import choose_factor
 from hetacumn.ab_initio.start import Start
 from hetacumn.ab_initio.stochastic_em import poses_are_open, smooth_noise, soften, voxel_unit
 from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal
@@ -81,6 +82,28 @@ def test_the_volumes_of_the_start_match_the_true_states(toy_and_start, device):
 def test_latents_of_the_start_have_about_unit_variance_and_zero_mean(toy_and_start, device):
     _, start = toy_and_start(device)
     assert 0.3 < float(start.latents.square().mean()) < 3 and abs(float(start.latents.mean())) < 0.5
+
+
+@pytest.mark.parametrize("shift_px, factor", [(0.5, 1), (1.0, 1), (1.9, 2), (2.9, 3)])
+@pytest.mark.parametrize("snr", [0.05, 1.0])
+def test_the_shift_grid_is_as_wide_as_the_shifts_of_the_images(blobs, device, snr, shift_px, factor):
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 300, BOX, snr=snr, device=device, shift_px=shift_px)
+    config = with_settings(QUICK, {"grid": {"rotations": [4, 24], "step_px": 1.0}})
+    assert choose_factor(toy.data, toy.volumes.mean(0), config) == factor
+
+
+def test_a_start_from_images_off_centre_widens_the_grid_and_goes_on_after_an_interruption(blobs):
+    toy = make_toy([hinged(blobs, 0)], 300, BOX, snr=2.0, shift_px=2.8)
+    quick = {"grid": {"rotations": [2, 12], "extent": 1 / BOX, "step_px": 1.0}, "consensus": {"steps": 60, "grids": [[2, 12]]}}
+    config, lines, steps = with_settings(BRIEF, quick), [], {}
+    start = ab_initio(toy.data, config, 0, lines.append, keep=lambda name, made: steps.update({name: made}))
+    assert start.shift_extent > config.grid.extent
+    assert start.poses.shifts_px.abs().max() > 1.5
+    assert any("off centre" in line for line in lines) and "consensus, wide shifts" in steps
+    done = {name: dict(steps[name]) for name in ("consensus", "shift extent", "consensus, wide shifts")}
+    again = ab_initio(toy.data, config, 0, lambda line: None, done=done)
+    assert again.shift_extent == start.shift_extent
+    torch.testing.assert_close(again.basis, start.basis, atol=0, rtol=0)
 
 
 def test_low_signal_images_get_a_larger_batch_a_higher_temper_and_more_searches(blobs, device):

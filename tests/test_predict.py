@@ -1,6 +1,7 @@
 """Prediction of a stack with every grade and any chunk size."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from hetacumn.ab_initio.config import AbInitioConfig, SearchGrid
 from hetacumn.ab_initio.start import Start
-from hetacumn.ab_initio.start_files import START, save_start
+from hetacumn.ab_initio.start_files import START, load_start, save_start
 from hetacumn.common.errors import HetacumnError
 from hetacumn.compute.processes import ProcessGroup
 from hetacumn.evaluation.scores import accuracy, pose_errors
@@ -93,6 +94,14 @@ def model(source, truth, tmp_path_factory):
 @pytest.fixture(scope="module")
 def stack(source, tmp_path_factory):
     return prepare_stack(source, tmp_path_factory.mktemp("prepared"), Preprocessing(box=BOX), progress=False)
+
+
+def test_predictions_search_shifts_as_widely_as_the_start(model, tmp_path):
+    shutil.copytree(model, tmp_path / "wide")
+    start = replace(load_start(model / START), shift_extent=0.125)
+    save_start(tmp_path / "wide" / START, start, TOY_STACK, {})
+    assert load_em(model).config.ab_initio.grid.extent == AbInitioConfig().grid.extent
+    assert load_em(tmp_path / "wide").config.ab_initio.grid.extent == 0.125
 
 
 @pytest.fixture(scope="module")

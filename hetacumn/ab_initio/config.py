@@ -74,7 +74,8 @@ class SearchGrid:
     """The pose grid of an exhaustive search.
 
     - ``rotations``: HEALPix nside and number of in-plane rotations; the spacing of (4, 24) is 15°.
-    - ``extent``: largest shift along x and y, as a fraction of the box; the default is 1.5 px of a box of 32 px.
+    - ``extent``: largest shift along x and y, as a fraction of the box; the default is 1.5 px of a box of 32 px. The start
+      multiplies it by 2 or 3 if the images ask for it (:mod:`~hetacumn.ab_initio.shift_extent`).
     - ``step_px``: largest spacing of the shifts, in pixels, for a search that takes the likeliest pose.
     - ``fine_step_px``: largest spacing of the shifts, in pixels, for a search in which poses compete and for the last EM.
     """
@@ -236,6 +237,14 @@ class AbInitioConfig:
         from hetacumn.search.grid import pose_grid
 
         return pose_grid(*rotations).to(device), self.grid.shifts(box, step_px).to(device)
+
+    def widened(self, factor: int) -> AbInitioConfig:
+        """Return the settings with ``factor`` times the extent of the shift grid."""
+        return self.with_extent(factor * self.grid.extent)
+
+    def with_extent(self, extent: float | None) -> AbInitioConfig:
+        """Return the settings with an extent of the shift grid; None keeps the extent."""
+        return self if extent is None else replace(self, grid=replace(self.grid, extent=extent))
 
     def faintness(self, data: Observations) -> float:
         """Return the ratio of ``bright_nats`` to the mean log-likelihood gain per image, or 1 if the ratio is smaller."""

@@ -3,6 +3,7 @@
 1. *Consensus.* Stochastic EM fits one volume from random noise. Every step takes a few images, weighs all poses of a grid by
    their posterior and moves the voxels along the gradient of the expected log-likelihood. The Fourier radius grows and the
    posterior is tempered early, so that coarse features settle first. The start keeps the likeliest of several short runs.
+   If particles are off centre, the start widens the shift grid and repeats this step (:mod:`hetacumn.ab_initio.shift_extent`).
 2. *Two routes.* The route ``classes`` suits large motions: the same EM fits K volumes, which start as the consensus times
    smooth random fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. Both routes
    then alternate between two steps: probabilistic PCA fits a linear subspace of volumes ``V(z) = V_0 + Σ z_j V_j``, and the
@@ -26,16 +27,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio.clusters import Clusters, find_clusters
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.frames import align_conformations
+from hetacumn.ab_initio.shift_extent import choose_factor
 from hetacumn.ab_initio.start import Start, Tensors
 from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
-from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal
+from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal, unfit_images
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.alignment import place_core, place_volume
@@ -43,14 +45,12 @@ from hetacumn.physics.rotations import distance_deg
 from hetacumn.physics.slices import Slicer
 from hetacumn.search.competing_poses import Candidates, search_competing
 from hetacumn.search.grid import search_grid
-from hetacumn.search.refinement import Tangent, climb, misfit
+from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import State
 from hetacumn.search.subspace import infer_latents, volumes_at
 
 MOVED_DEG = 5.0  # an image counts as moved if its rotation changes by more between two searches
-UNFIT = 3.0  # an image is unfit if its misfit exceeds the median misfit by more than this number of standard deviations
 UNFIT_CLUSTER = 0.25  # a cluster with this fraction of unfit images, or more, gets no volume in the next fit
-NORMAL_SPREAD = 1.4826  # standard deviation of a normal distribution in units of its median absolute deviation
 
 
 def ab_initio(
@@ -94,7 +94,7 @@ class AbInitioRun:
 
     def run(self) -> Start:
         """Run all steps; return the start of the route whose held-out images have the highest log-likelihood."""
-        first = self._once("consensus", self._consensus)["volume"]
+        first = self._fit_extent(self._once("consensus", self._consensus)["volume"])
         routes = self.config.routes
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, first)) for route in routes}
         scores = {route: self._score(start) for route, start in found.items()}
@@ -103,7 +103,7 @@ class AbInitioRun:
         route = max(scores, key=lambda name: scores[name])
         best = self._step("last fits", route, partial(self._finish, found[route]))
         best = self._step("images that fit none", route, partial(self._explain_more, best))
-        return replace(self._soften(best), scores=scores)
+        return replace(self._soften(best), scores=scores, shift_extent=self.config.grid.extent)
 
     def _step(self, name: str, route: str, make: Callable[[], Start]) -> Start:
         """Run a step that returns a start, or restore its result; see :meth:`_once`."""
@@ -123,8 +123,18 @@ class AbInitioRun:
         self.progress.update(at - self.progress.n)
         return made
 
-    def _consensus(self) -> Tensors:
-        return {"volume": consensus(self.data[self.fit], self.config, self.generator, self.progress)}
+    def _consensus(self, guess: Float[Tensor, "box box box"] | None = None) -> Tensors:
+        return {"volume": consensus(self.data[self.fit], self.config, self.generator, self.progress, guess)}
+
+    def _fit_extent(self, first: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
+        """Widen the shift grid if the images ask for it; then fit the consensus volume again."""
+        chosen = self._once("shift extent", lambda: {"factor": torch.tensor(choose_factor(self.data, first, self.config))})
+        if (factor := int(chosen["factor"])) == 1:
+            return first
+        self.config, box = self.config.widened(factor), self.data.plane.box
+        self.log(f"ab initio: particles are off centre; searching shifts up to {self.config.grid.extent * box:.1f} of {box} px")
+        self.progress.total += self.config.consensus.restarts * self.config.consensus.steps
+        return self._once("consensus, wide shifts", partial(self._consensus, first))["volume"]
 
     def _follow(self, route: str, first: Float[Tensor, "box box box"]) -> Start:
         """Follow a route from the consensus volume to a subspace: through EM of K volumes, or from the consensus itself."""
@@ -179,7 +189,7 @@ class AbInitioRun:
         """
         config, score = self.config, self._score(start)
         for _ in range(config.volumes):
-            unfit = self._unfit(start)
+            unfit = unfit_images(self.data, start, self.config)
             rows = (unfit & ~self.held).nonzero().squeeze(1)
             if unfit.float().mean() < config.unfit_share or len(rows) < config.batch:
                 break
@@ -207,15 +217,6 @@ class AbInitioRun:
         alone = replace(self, data=self.data[rows])
         first = consensus(alone.data, self.config, self.generator, self.progress, guess)
         return alone._follow("consensus", first).basis[:1]
-
-    def _unfit(self, start: Start) -> Bool[Tensor, " n"]:
-        """Return which images are unfit: those with outlying misfits, by the median and the median absolute deviation."""
-        radius = self.config.refine.fit
-        tangent = Tangent(start.basis, self.config.padding)
-        _, value = climb(self.data, tangent, State(start.poses, start.latents), (radius,))
-        excess = misfit(value, tangent.band(self.data, radius))
-        excess -= excess.median()
-        return excess > UNFIT * NORMAL_SPREAD * excess.abs().median()
 
     def _soften(self, start: Start) -> Start:
         """If poses are open, refit the volumes of K clusters by EM over all poses of a grid; find poses and z under them."""

@@ -22,6 +22,7 @@ class Start:
     - ``poses``, ``latents``: the state of each image.
     - ``route``: the chosen route.
     - ``scores``: the held-out log-likelihood per image, by route.
+    - ``shift_extent``: extent of the shift grid of the searches, as a fraction of the box; None if unknown.
     """
 
     basis: Float[Tensor, "volumes box box box"]
@@ -29,13 +30,14 @@ class Start:
     latents: Float[Tensor, "n q"]
     route: str
     scores: dict[str, float]
+    shift_extent: float | None = None
 
     def to(self, device: torch.device | str) -> Start:
         """Copy to another device."""
         return replace(self, basis=self.basis.to(device), poses=self.poses.to(device), latents=self.latents.to(device))
 
     def tensors(self) -> Tensors:
-        """Return the tensors by name, without ``route`` and ``scores``."""
+        """Return the tensors by name, without ``route``, ``scores`` and ``shift_extent``."""
         return {
             "basis": self.basis,
             "rotations": self.poses.rotations,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -22,7 +23,13 @@ def save_start(path: Path, start: Start, stack: StackFingerprint, settings: dict
 
     ``settings`` are its settings, from :meth:`~hetacumn.network.config.TrainConfig.start_settings`.
     """
-    facts = {"route": start.route, "scores": start.scores, "stack": stack.to_json(), "settings": settings}
+    facts = {
+        "route": start.route,
+        "scores": start.scores,
+        "shift_extent": start.shift_extent,
+        "stack": stack.to_json(),
+        "settings": settings,
+    }
     write_tensors(path, start.tensors(), facts)
 
 
@@ -31,7 +38,8 @@ def load_start(path: Path, stack: StackFingerprint | None = None) -> Start:
     tensors, facts = read_tensors(path)
     if stack is not None:
         check_stack(path, facts, stack)
-    return Start.of(tensors, facts["route"], facts["scores"])
+    start = Start.of(tensors, facts["route"], facts["scores"])
+    return replace(start, shift_extent=facts.get("shift_extent"))  # starts of earlier versions have none
 
 
 def saved_settings(path: Path) -> dict:

@@ -5,17 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig
+from hetacumn.ab_initio.start import Start
 from hetacumn.ab_initio.stochastic_em import smooth_noise, voxel_unit
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import soft_sphere
+from hetacumn.search.refinement import Tangent, climb, misfit
+from hetacumn.search.state import State
 from hetacumn.search.subspace import ComponentPrior, latent_posterior
+
+UNFIT = 3.0  # an image is unfit if its misfit exceeds the median misfit by more than this number of standard deviations
+NORMAL_SPREAD = 1.4826  # standard deviation of a normal distribution in units of its median absolute deviation
 
 
 @dataclass(frozen=True)
@@ -92,3 +98,13 @@ def principal(
     parts = (values[:found, None] * directions[:found]).unflatten(1, (box,) * 3)
     faint = 0.1 * unit * smooth_noise(components - found, box, generator, box // 4).to(volumes)
     return torch.cat([mean[None], parts, faint * soft_sphere(box, device=volumes.device)])
+
+
+def unfit_images(data: Observations, start: Start, config: AbInitioConfig) -> Bool[Tensor, " n"]:
+    """Return which images are unfit: images with outlying misfits, by the median and the median absolute deviation."""
+    radius = config.refine.fit
+    tangent = Tangent(start.basis, config.padding)
+    _, value = climb(data, tangent, State(start.poses, start.latents), (radius,))
+    excess = misfit(value, tangent.band(data, radius))
+    excess -= excess.median()
+    return excess > UNFIT * NORMAL_SPREAD * excess.abs().median()

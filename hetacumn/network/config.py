@@ -215,6 +215,10 @@ class TrainConfig:
         """Return the settings with ``ab_initio.brightness`` chosen by the images where it is ``auto``."""
         return replace(self, ab_initio=self.ab_initio.with_brightness_of(data))
 
+    def with_extent(self, extent: float | None) -> TrainConfig:
+        """Return the settings with the extent of the shift grid that the start chose; None keeps the extent."""
+        return replace(self, ab_initio=self.ab_initio.with_extent(extent))
+
     def variants(self) -> tuple[TrainConfig, ...]:
         """Return the settings that :meth:`adapted_to` may return, one per possible preset."""
         known: tuple[Literal["auto", "bright", "faint"], ...]

@@ -97,7 +97,8 @@ def run_method(
                 begin, seconds = find_or_make_start(data, config, out, start)
             group.barrier()
     if method != "em":
-        seconds += train_network(stack, config, out, begin, group, facts)
+        searched = config if begin is None else config.with_extent(begin.shift_extent)
+        seconds += train_network(stack, searched, out, begin, group, facts)
     elif group.is_leader:
         write_facts(out, facts)
     if group.is_leader:

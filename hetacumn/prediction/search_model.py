@@ -31,5 +31,6 @@ class SearchModel:
 
 def load_em(folder: Path | str, device: torch.device | str = "cpu") -> SearchModel:
     """Read the *ab initio* start in a folder as a model for prediction by exhaustive search."""
-    start, config = load_start(Path(folder) / START), load_config(folder)
+    start = load_start(Path(folder) / START)
+    config = load_config(folder).with_extent(start.shift_extent)
     return SearchModel(start.to(device), config, start.basis.shape[-1], read_config(folder)["pixel_A"])

@@ -1,0 +1,39 @@
+"""The extent of the shift grid, chosen by the evidence of the images.
+
+Particles are not always centred. If the grid is too small, shifted images get wrong poses and then form classes of their own. A
+grid that is too large costs time. The evidence of an image is its mean likelihood over the grid, so that a larger grid without
+better poses has a lower evidence.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hetacumn.ab_initio.config import AbInitioConfig
+from hetacumn.particles.observations import Observations
+from hetacumn.search.grid import pose_grid, search_grid
+
+SAMPLE = 500  # images, evenly spaced in the stack
+LARGEST_FACTOR = 3  # in units of the extent of the settings
+
+
+def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], config: AbInitioConfig) -> int:
+    """Return the factor of ``config.grid.extent`` with the highest mean evidence of a sample of images under a volume.
+
+    All grids have the same spacing. The function stops at the first factor that lowers the evidence.
+    """
+    rows = torch.linspace(0, len(data) - 1, min(SAMPLE, len(data)), device=data.y.device).round().long()
+    band = data[rows].within(config.consensus.radius[1] * data.plane.box)
+    rotations = pose_grid(*config.grid.rotations).to(volume.device)
+    best, highest = 1, -math.inf
+    for factor in range(1, LARGEST_FACTOR + 1):
+        shifts = config.widened(factor).grid.shifts(data.plane.box, config.grid.step_px).to(volume.device)
+        evidence = float(search_grid(band, volume[None], rotations, shifts, padding=config.padding).log_evidence.mean())
+        if evidence <= highest:
+            break
+        best, highest = factor, evidence
+    return best
