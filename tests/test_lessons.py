@@ -45,7 +45,7 @@ def test_the_printed_numbers_of_a_lesson_support_its_text(lesson):
     if name == "1_tour":
         assert number(r"(\d+) % of all", printed) > 90 and number(r"pose error (\d+)°", printed) < 40
     elif name == "2_image_formation":
-        assert number(r"they differ by (\S+) %", printed) < 3
+        assert number(r"left transform: (\S+) %", printed) < 3
     elif name == "3_poses":
         assert number(r"(\S+) % are nearer than 30", printed) < 1.5
         assert number(r"largest difference: (\S+) of", printed) < 1e-5
