@@ -93,7 +93,7 @@ class AbInitioRun:
         self.fit = (~self.held).nonzero().squeeze(1)
 
     def run(self) -> Start:
-        """Run all steps; return the start of the route whose held-out images have the highest log-likelihood."""
+        """Follow all routes, and finish the one whose subspace gives the held-out images the highest log-likelihood."""
         first = self._once("consensus", self._consensus)["volume"]
         routes = self.config.routes
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, first)) for route in routes}
@@ -209,7 +209,10 @@ class AbInitioRun:
         return alone._follow("consensus", first).basis[:1]
 
     def _unfit(self, start: Start) -> Bool[Tensor, " n"]:
-        """Return which images are unfit: those with outlying misfits, by the median and the median absolute deviation."""
+        """Return which images are unfit: their misfit exceeds the median by more than :data:`UNFIT` standard deviations.
+
+        The median absolute deviation of the misfits gives the standard deviation.
+        """
         radius = self.config.refine.fit
         tangent = Tangent(start.basis, self.config.padding)
         _, value = climb(self.data, tangent, State(start.poses, start.latents), (radius,))

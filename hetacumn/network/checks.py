@@ -1,9 +1,9 @@
-"""Checks before training, which change no file and refuse a run that a later step would refuse.
+"""Checks, before any file is written, that a training run can continue from the files in its folder.
 
-Training refuses a folder whose files belong to another stack or to other settings. It does so only after preparation, which
-would already have replaced the stack that the predictions of the earlier run refer to. The checks of this module therefore
-compare the values known before preparation: the source of the stack, its preprocessing and the settings of training. The
-fingerprint of the stack is known only afterwards.
+Training refuses a folder whose files belong to another stack or to other settings, but only after the preparation of the stack.
+By then, preparation would have replaced the stack that the predictions of the earlier run refer to. The checks of this module
+therefore run first. They compare the values known before preparation: the source of the stack, its preprocessing and the
+settings of training. The fingerprint of the stack is known only after preparation.
 """
 
 from __future__ import annotations

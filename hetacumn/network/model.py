@@ -3,8 +3,8 @@
 Task 1, *variational image reconstruction*: image → (z, pose given z) → image. :meth:`HetACUMN.reconstruct`.
 
 Task 2, *conditional pose prediction*: (z, a random pose) → image → pose given z. :meth:`HetACUMN.predict_drawn_poses`. Task 2
-needs no labels, because it samples the pose itself. The encoder must predict the correct pose for every z, and so z is left to
-describe the conformation.
+needs no labels, because it samples the pose itself. The encoder must predict the correct pose for every z. z therefore
+describes only the conformation.
 
 *Decoder feedback* is optional: the decoder renders the likelier pose hypotheses of an image, refines them and z by Gauss-Newton
 steps, and scores which hypothesis fits best. Inference is then one forward pass through encoder and decoder. In task 1 the
@@ -136,7 +136,7 @@ class HetACUMN(nn.Module):
         return found.pick(likeliest), nn.functional.cross_entropy(found.logits, likeliest)
 
     def _add_turned(self, data: Observations, z: Float[Tensor, "b q"], found: Hypotheses) -> Hypotheses:
-        """Add the hypotheses for the image rotated in plane by 180°, rotated back (symmetrised loss)."""
+        """Add the pose hypotheses of a copy of each image that is rotated in plane by 180°, after rotating the poses back."""
         half_turn = torch.eye(3, device=z.device)
         half_turn[:2] *= -1
         other = self.encoder.pose(self.encoder.features(data.y.conj(), data.ctf), z)  # f(-x): the conjugate

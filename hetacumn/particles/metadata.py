@@ -175,7 +175,8 @@ def optics_of(table: star.ParticleTable, pixel_A: float | None = None) -> Optics
 def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Float[Tensor, "n 2"] | None = None) -> Poses | None:
     """Read the poses of all particles of a table; return None if a column of angles is missing.
 
-    Shifts are in pixels of ``pixel_A`` Å; ``offsets_A`` is subtracted from them. Missing origins are 0.
+    The shifts in Å are minus the origins, minus ``offsets_A`` if given. The function returns them in pixels of ``pixel_A`` Å. A
+    missing column of origins counts as 0.
     """
     if not all(table.has(column) for column in star.ANGLES):
         return None
@@ -185,9 +186,9 @@ def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Float[Tensor,
 
 
 def offsets_of(table: star.ParticleTable) -> Float[Tensor, "n 2"] | None:
-    """Read the offset (x, y) of each particle from the middle of its image, in Å, rounded to whole pixels of the file.
+    """Return how far each particle is from the middle of its raw image (x, y), in Å, rounded to whole pixels of the raw image.
 
-    The result is None if the table has no origins, or if all offsets are 0.
+    The result is None if the table has no origins, or if all distances are 0.
     """
     if not all(table.has(column) for column in star.ORIGINS):
         return None

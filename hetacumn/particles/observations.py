@@ -63,7 +63,7 @@ class Observations:
 
 
 def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int = 4096) -> Observations:
-    """Pack a stack of normalised particles, ``chunk`` images at a time.
+    """Compute the Fourier coefficients and CTFs of a stack of normalised particles, ``chunk`` images at a time.
 
     If the stack has a noise spectrum, the function divides the coefficients and the CTFs by the amplitude of the noise. The
     noise is then white, and the volume that explains the images is unchanged.

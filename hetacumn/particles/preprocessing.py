@@ -155,7 +155,7 @@ def middles(images: Float[Tensor, "n box box"]) -> Float[Tensor, " n"]:
 
 
 def evidence_of_white(brightness: Float[Tensor, " n"]) -> float:
-    """Return the mean of ``brightness`` (of :func:`middles`) in standard errors; positive for bright protein."""
+    """Return the mean of ``brightness``, the result of :func:`middles`, in standard errors; positive for bright protein."""
     return float(brightness.mean() / (brightness.std() / len(brightness) ** 0.5)) if len(brightness) > 1 else 0.0
 
 

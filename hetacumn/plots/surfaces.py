@@ -28,7 +28,7 @@ class View:
 
     Attributes:
         axes_xyz: The axes of the view as rows: towards the viewer, to the right, up.
-        centre: The centre of the view along the axes, in voxels from the origin.
+        centre: The coordinates of the centre of the view along the three axes, in voxels from the origin of the volumes.
         reach: Half the extent of the view, in voxels.
     """
 

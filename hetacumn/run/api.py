@@ -223,7 +223,7 @@ def simulate(
         HetacumnError: a structure or setting is unknown, or the folder of the structures is missing.
     """
     check_seed(seed)
-    _check_kind("molecule", molecule, Mapping | Simulation, 'names and values, such as {"structure": "adk"}, or a Simulation')
+    _check_kind("molecule", molecule, Mapping | Simulation, 'a mapping such as {"structure": "adk"}, or a Simulation')
     if isinstance(molecule, Mapping):
         molecule = Simulation.from_params({**molecule, **settings})
     elif settings:
