@@ -10,7 +10,8 @@
    they share. The start then mirrors conformations of the other hand, because images do not determine the hand.
 3. *Choice.* The log-likelihood of images held out from every fit decides between the two subspaces.
 4. *Rare conformations.* Images with a larger misfit than noise explains may show a rare conformation that EM missed among more
-   frequent ones. If there are many such images, EM of these images alone finds it, and all images are assigned again.
+   frequent ones. If there are many such images, EM of these images alone fits its volume, and the poses and latents of all
+   images are inferred again.
 5. *Low-signal images.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
    start alternates between a competition of several poses of each image (:mod:`hetacumn.search.competing_poses`) and subspace
    fits, until few poses change. A prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises
@@ -171,11 +172,11 @@ class AbInitioRun:
         return self._improve(start, config.refine.last, config.refine.last_fit, 2 * config.subspace_steps)
 
     def _explain_more(self, start: Start) -> Start:
-        """Add a volume as long as many images are unfit; keep an added volume if the held-out log-likelihood rises.
+        """Add volumes one by one while many images are unfit and each new volume raises the held-out log-likelihood.
 
-        EM misses a conformation if another one has nine times as many images: the volume meant for the rare conformation then
-        fits noise in the images of the frequent one. EM of the unfit images alone therefore fits the added volume. The
-        added volume replaces the volumes of all clusters with many unfit images, except the volume of the largest cluster.
+        If one conformation has nine times as many images as another, EM of all images misses the rare conformation: the second
+        volume fits noise in the images of the frequent conformation. EM of the unfit images alone therefore fits the added
+        volume. This volume replaces the volumes of all clusters with many unfit images, except that of the largest cluster.
         """
         config, score = self.config, self._score(start)
         for _ in range(config.volumes):

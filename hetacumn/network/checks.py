@@ -77,7 +77,7 @@ def _differences(saved: dict, requested: dict) -> int:
 
 
 def _check_finished(path: Path, settings: Preprocessing) -> None:
-    """Refuse a finished run whose images have another box or preprocessing."""
+    """Refuse a finished run whose images have another box or preprocessing than requested."""
     facts = read_config(path.parent)
     if settings.box not in (None, facts["box"]):
         raise HetacumnError(

@@ -51,7 +51,7 @@ def training_share(count: int, share: float) -> Int[np.ndarray, " m"]:
 
 @dataclass(frozen=True)
 class TrainingStack:
-    """Packed particles to train on, their pixel size in Å, and their preprocessing, if known."""
+    """The particles to train on, their pixel size in Å, and their preprocessing, if known."""
 
     data: Observations
     pixel_A: float

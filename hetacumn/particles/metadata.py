@@ -81,11 +81,11 @@ class ParticleMetadata:
         return ParticleMetadata([self.names[i] for i in positions], self.optics[rows], poses, offsets_A, self.noise)
 
     def shifts_in_source_A(self, shifts_A: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
-        """Convert shifts of the images in memory to shifts of the images in the file, in Å."""
+        """Convert shifts in the centred images in memory to shifts in the raw images of the file, in Å."""
         return shifts_A if self.offsets_A is None else shifts_A + self.offsets_A
 
     def shifts_in_prepared_A(self, shifts_A: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
-        """Convert shifts of the images in the file to shifts of the images in memory, in Å."""
+        """Convert shifts in the raw images of the file to shifts in the centred images in memory, in Å."""
         return shifts_A if self.offsets_A is None else shifts_A - self.offsets_A
 
 
@@ -186,9 +186,9 @@ def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Float[Tensor,
 
 
 def offsets_of(table: star.ParticleTable) -> Float[Tensor, "n 2"] | None:
-    """Return how far each particle is from the middle of its raw image (x, y), in Å, rounded to whole pixels of the raw image.
+    """Return the offset (x, y) between the middle of each raw image and its particle, in Å, rounded to whole raw pixels.
 
-    The result is None if the table has no origins, or if all distances are 0.
+    The result is None if the table has no origins, or if all offsets are 0.
     """
     if not all(table.has(column) for column in star.ORIGINS):
         return None

@@ -116,7 +116,7 @@ def reopen(folder: Path | str) -> PreparedStack:
     folder = Path(folder)
     note = folder / NOTE
     if not note.is_file():
-        raise HetacumnError(f"{note}: no such file; expected the prepared particles of a training")
+        raise HetacumnError(f"{note}: no such file; expected the prepared particles of a training run")
     content = _read_note(note)
     source = Path(content["made_from"]["files"][0][0])
     table, length = star.read_table(source), content["particles"] + len(content["dropped_rows"])

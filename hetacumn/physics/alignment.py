@@ -238,7 +238,7 @@ def _search(volume: Float[Tensor, "box box box"], target: Float[Tensor, "box box
 
 
 def _on_fastest_device(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
-    """Move a volume of up to :data:`_LARGEST_ON_CPU` voxels per side to the CPU; return a larger volume unchanged."""
+    """Move a volume to the CPU if it has at most :data:`_LARGEST_ON_CPU` voxels per side; return a larger volume unchanged."""
     return volume.cpu() if volume.shape[-1] <= _LARGEST_ON_CPU else volume
 
 

@@ -37,7 +37,7 @@ def back_project(
 def back_project_parts(
     parts: Iterable[tuple[Observations, Poses]], padding: float = 2.0, prior: float = 0.05
 ) -> Float[Tensor, "box box box"]:
-    """Reconstruct a volume as :func:`back_project` does, from an iterable of parts with one part in memory at a time.
+    """Reconstruct a volume like :func:`back_project`, from parts of the images, with one part in memory at a time.
 
     Raises:
         ValueError: ``parts`` is empty.

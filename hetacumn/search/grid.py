@@ -100,8 +100,9 @@ def likeliest(
 ) -> tuple[list[Poses], Int[Tensor, "n kept"]]:
     """Find the ``keep`` likeliest rotations of a grid for each image, each with its likeliest shift and volume.
 
-    Returns a list with one entry per rank, the likeliest first, which holds the poses of all images at this rank; and the index
-    of the volume of each image and rank. A grid of fewer than ``keep`` rotations gives fewer ranks.
+    Returns a list and an array. The first entry of the list contains the likeliest pose of every image, the second entry the
+    second likeliest pose of every image, and so on. The array contains the index of the volume for each of these poses. If the
+    grid has fewer than ``keep`` rotations, both contain one pose per rotation.
     """
     keep = min(keep, len(rotations))
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
