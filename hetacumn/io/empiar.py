@@ -174,7 +174,7 @@ def _check_stacks(
         if not 0 <= index[row] < layout.shape[0]:
             raise HetacumnError(
                 f"{table.path}: row {row + 1} names image {index[row] + 1} of {remote.url(stack.path)}, which "
-                f"holds {layout.shape[0]}"
+                f"holds {layout.shape[0]}; expected 1 to {layout.shape[0]}"
             )
 
 

@@ -83,7 +83,7 @@ class VoxelDecoder(nn.Module):
         self.voxels = nn.Parameter(basis / self.unit)
 
     def linear_basis(self) -> Float[Tensor, "{1+self.latent_dim} {self.box} {self.box} {self.box}"]:
-        """Return the masked mean and components."""
+        """Return the mean volume and the components, multiplied by the mask and by ``unit``."""
         return self.voxels * (self.mask * self.unit)
 
     def volumes(self, z: Float[Tensor, "b {self.latent_dim}"]) -> Float[Tensor, "b {self.box} {self.box} {self.box}"]:

@@ -57,9 +57,9 @@ def volume_surfaces(
 ) -> Figure:
     """Show class volumes as surfaces, all from one side: first the true volumes, then the volumes of each method.
 
-    A row is one volume set if there are at most as many sets as classes, else one class. The surface of a true volume is at a
-    quarter of its highest density, the surface of an estimate where it encloses as many voxels. The view is across the two
-    longest principal axes.
+    Each row shows one class if there are more volume sets than classes, and one set otherwise. The surface of a true volume is
+    at a quarter of its highest density. The surface of an estimate encloses the same fraction of the box as the surface of the
+    true volume. The view is along the shortest principal axis.
 
     Args:
         truth: True volumes, or any volumes if there are no estimates.
