@@ -157,7 +157,7 @@ class CoordinateDecoder(nn.Module):
         return lambda z, rotations, k: self._transform(z, k @ rotations[:, :2, :])
 
     def volumes(self, z: Float[Tensor, "b {self.latent_dim}"]) -> Float[Tensor, "b {self.box} {self.box} {self.box}"]:
-        """Evaluate the transform of each latent within the Nyquist sphere, and invert it."""
+        """Evaluate the transform of V(z) within the Nyquist sphere for each latent, and return the inverse transforms."""
         axis = torch.arange(self.box, device=z.device, dtype=torch.float32) - self.box // 2
         kz, ky, kx = torch.meshgrid(axis, axis, axis, indexing="ij")
         points = torch.stack([kx, ky, kz], dim=-1).flatten(0, 2)

@@ -84,8 +84,8 @@ def normalise(
     """Normalise each image in place by the mean and the standard deviation of its background, and replace outlier pixels.
 
     The background is the area outside the circle of radius ``radius_px``. Pixels that differ from the mean by more than
-    ``outlier_std`` standard deviations are outliers: they are replaced by the mean and excluded from the background. If a
-    fraction of :data:`RARE` or more of an image are such pixels, they belong to a particle far above the noise and are kept. An
+    ``outlier_std`` standard deviations are outliers: they are replaced by the mean and excluded from the background. If the
+    fraction of these pixels in an image is :data:`RARE` or more, they belong to a particle far above the noise and are kept. An
     image with a constant background becomes 0.
 
     Returns:
