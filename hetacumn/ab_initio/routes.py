@@ -176,7 +176,7 @@ class AbInitioRun:
 
         If one conformation has nine times as many images as another, EM of all images misses the rare conformation: the second
         volume fits noise in the images of the frequent conformation. EM of the unfit images alone therefore fits the added
-        volume. This volume replaces the volumes of all clusters with many unfit images, except the volume of the largest cluster.
+        volume. It replaces the volumes of all clusters with many unfit images, except the volume of the largest cluster.
         """
         config, score = self.config, self._score(start)
         for _ in range(config.volumes):
@@ -238,7 +238,7 @@ class AbInitioRun:
         return replace(found, poses=state.poses, latents=state.latents)
 
     def _clusters(self, start: Start) -> Clusters:
-        """Divide z into as many clusters as the settings have volumes."""
+        """Divide the latents into ``config.volumes`` clusters."""
         return find_clusters(start.latents, start.basis, self.config.volumes)
 
     def _settle_frames(self, start: Start, hands: bool = False) -> Start:

@@ -136,7 +136,7 @@ class HetACUMN(nn.Module):
         return found.pick(likeliest), nn.functional.cross_entropy(found.logits, likeliest)
 
     def _add_turned(self, data: Observations, z: Float[Tensor, "b q"], found: Hypotheses) -> Hypotheses:
-        """Add the pose hypotheses of a copy of each image that is rotated in plane by 180°, after rotating the poses back."""
+        """Add the pose hypotheses for the images rotated in plane by 180°, with these poses rotated back."""
         half_turn = torch.eye(3, device=z.device)
         half_turn[:2] *= -1
         other = self.encoder.pose(self.encoder.features(data.y.conj(), data.ctf), z)  # f(-x): the conjugate

@@ -217,7 +217,7 @@ def write_star(
         metadata: the names (number@stack), optics and poses of the images; shifts are in pixels of these images.
         box: the box of the images, in pixels.
         classes: the class of each particle, counted from 0; rlnClassNumber counts from 1.
-        shifts_A: the shifts (x, y) in Å. If ``metadata`` has no poses, the file contains these shifts as origins, and no angles.
+        shifts_A: shifts (x, y) in Å. If ``metadata`` has no poses, the file contains these shifts as origins, and no angles.
     """
     optics, poses = metadata.optics, metadata.poses
     columns = {column: getattr(optics, name).double().numpy() for name, (column, *_) in OPTICS_COLUMNS.items()}

@@ -127,7 +127,7 @@ def prepare(
         particles: a STAR, .cs or .mrcs file.
         folder: folder for the prepared images; empty for ``<particles>_<box>px`` beside the file.
         box: box in pixels after Fourier cropping, even; None for the box of the file.
-        data_dir: folder to which the stack names in the table are relative; None searches the folder of the table and its parents.
+        data_dir: folder to which stack names are relative; None searches the folder of the table and its parents.
         progress: whether to show a progress bar.
         settings: further fields of :class:`~hetacumn.particles.preprocessing.Preprocessing`.
 
