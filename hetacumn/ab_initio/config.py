@@ -180,8 +180,8 @@ class AbInitioConfig:
     - ``refine``: Fourier radii of the Gauss-Newton pose steps and of the fits that follow them.
     - ``subspace_steps``: gradient steps of a subspace fit.
     - ``bright``, ``faint``: settings of the pose searches for a stack of high-signal images and of low-signal images.
-    - ``settled``: the repeated search ends when a smaller fraction of the images than this has rotated by more than 5° since
-      the search before.
+    - ``settled``: the repeated search ends if the pose of less than this fraction of the images has rotated by more than 5°
+      since the search before.
     - ``bright_nats``: the preset is ``bright`` if the mean log-likelihood gain per image, in nats, is at least this number.
     - ``brightness``: the preset, ``bright`` or ``faint``; ``auto`` chooses it by ``bright_nats``.
     """

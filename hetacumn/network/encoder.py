@@ -29,7 +29,7 @@ class Hypotheses:
         return self.pick(self.logits.argmax(dim=1))
 
     def likelier(self, count: int) -> list[Poses]:
-        """Return ``count`` hypotheses per image, or all if fewer: first the likeliest of every image, then the second likeliest."""
+        """Return the ``count`` likeliest hypotheses (or all, if fewer); the first entry holds the likeliest of every image."""
         order = self.logits.argsort(dim=1, descending=True)
         return [self.pick(which) for which in order[:, :count].unbind(1)]
 

@@ -134,7 +134,7 @@ def add_bar(axis: Axes3D, view: View, voxel_A: float, fontsize: float = 8) -> No
 
 
 def enclosing_level(volume: Float[np.ndarray, "z y x"], truth: Float[np.ndarray, "k j i"]) -> float:
-    """Find the contour level of ``volume`` that encloses the same fraction of the box as a quarter of the maximum in ``truth``."""
+    """Find the contour level that encloses the same fraction of the box as 25 % of the maximum of ``truth``."""
     return float(np.quantile(volume, 1 - float((truth > 0.25 * truth.max()).mean())))
 
 

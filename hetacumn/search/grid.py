@@ -35,7 +35,7 @@ def pose_grid(nside: int, turns: int) -> Float[Tensor, "{12*nside**2*turns} 3 3"
 
 
 def shift_grid(extent_px: float, steps: int) -> Float[Tensor, "{steps**2} 2"]:
-    """Return a square grid of shifts in pixels, from ``-extent_px`` to ``extent_px``; one step gives the zero shift."""
+    """Return a square grid of ``steps²`` shifts in pixels, from ``-extent_px`` to ``extent_px``; shift 0 if ``steps`` is 1."""
     axis = torch.linspace(-extent_px, extent_px, steps) if steps > 1 else torch.zeros(1)
     return torch.cartesian_prod(axis, axis)
 
