@@ -39,12 +39,12 @@ LAST_RADIUS = 0.45  # cycles per pixel; radius of the last round for small boxes
 class HetACUMN(nn.Module):
     """The two tasks over a shared encoder and decoder, for images with noise of unit variance.
 
-    Rounds are arguments of :func:`~hetacumn.search.refinement.compete`, for small boxes; :meth:`rounds` adapts them.
+    Rounds (see :func:`~hetacumn.search.refinement.compete`) are given for small boxes; :meth:`rounds` adapts them to the box.
 
     - ``symmetrised``: whether task 1 adds the hypotheses for the image rotated by 180°.
     - ``feedback``: rounds of decoder feedback on the encoder's hypotheses; without rounds, the encoder alone infers.
     - ``second_look``: fraction of images, the worst fitting, that inference encodes again; see :meth:`set_misfit_limit`.
-    - ``second_rounds``: rounds for these images, before the last round of feedback.
+    - ``second_rounds``: rounds for images that are encoded again; the last round of ``feedback`` follows them.
     """
 
     misfit_limit: Float[Tensor, ""]
