@@ -260,7 +260,7 @@ class AbInitioRun:
     def _search_again(self, start: Start, radii: tuple[float, ...], clusters: bool = True) -> Start:
         """Alternate between a search among competing poses and a subspace fit, once per Fourier radius.
 
-        The search compares the grid poses under the volumes of K clusters of z, or only under the mean if ``clusters`` is false.
+        The search compares the grid poses under the volumes of K clusters of z, or only the mean if ``clusters`` is false.
         The loop ends early if few poses changed and no larger radius remains.
         """
         config, steps = self.config, self.config.subspace_steps

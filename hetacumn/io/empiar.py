@@ -66,7 +66,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive images of a remote stack, from index ``first`` on, and the indices ``places`` of these images locally."""
+    """Consecutive images of a remote stack, from index ``first`` on, and their indices ``places`` in the local stack."""
 
     stack: RemoteStack
     first: int

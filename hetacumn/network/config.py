@@ -136,7 +136,7 @@ class TrainConfig:
     - ``latent_dim``: number of dimensions of z.
     - ``seed``: seed of all random numbers.
 
-    Switches; all but ``pose_task`` (task 2) switch additions of this project to the paper's method:
+    Options. All except ``pose_task`` (task 2) are additions of this project to the paper's method:
 
     - ``warm_start``: whether the decoder starts from the volumes of the *ab initio* start.
     - ``pose_task``: whether task 2 trains the encoder to predict sampled poses from rendered images.

@@ -181,7 +181,7 @@ class HetACUMN(nn.Module):
     ) -> DrawnImages:
         """Sample ``batch`` latents, poses and CTFs, and render their noisy images with the current decoder.
 
-        25 % of the latents come from the prior, the others from posterior means of real images where ``draws`` has them. Every
+        25 % of the latents come from the prior and 75 % from ``draws.latents``; without these, all come from the prior. Every
         slice is used in four in-plane rotations (0°, 90°, 180°, 270°) at no cost; ``batch`` is rounded up to a multiple of 4.
         Each process of ``group`` samples the same numbers and renders a part of the slices. For ``drawing`` see :meth:`render`.
         """
