@@ -101,7 +101,7 @@ def method_style(method: str) -> MethodStyle:
 
 
 def dataset_label(dataset: str) -> str:
-    """Look up the name of a dataset in figures."""
+    """Return the name that figures show for a dataset."""
     return DATASETS.get(dataset, dataset)
 
 
