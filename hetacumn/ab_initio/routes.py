@@ -204,7 +204,7 @@ class AbInitioRun:
         return start
 
     def _volume_of(self, rows: Int[Tensor, " m"], guess: Float[Tensor, "box box box"]) -> Float[Tensor, "1 box box box"]:
-        """Fit a volume to the images ``rows`` alone, from the likeliest result of EM from a guess and from noise."""
+        """Fit a volume to the images ``rows`` alone: run EM from ``guess`` and from noise, and refine the likeliest result."""
         alone = replace(self, data=self.data[rows])
         first = consensus(alone.data, self.config, self.generator, self.progress, guess)
         return alone._follow("consensus", first).basis[:1]

@@ -76,9 +76,9 @@ class HetACUMN(nn.Module):
         return plane.translate(slices * ctf, poses.shifts_px)
 
     def rounds(self, small_box_rounds: Rounds) -> Rounds:
-        """Adapt rounds to this box: shrink all radii so that a last radius of 0.45 becomes at most :data:`FEEDBACK_HIGHEST`.
+        """Adapt rounds to the box: in large boxes, shrink radii by a factor that maps 0.45 to :data:`FEEDBACK_HIGHEST` / box.
 
-        A larger box does not improve the encoder's poses, and finer features cannot correct poses that far off.
+        A larger box does not improve the encoder's poses, and finer features cannot correct the errors of these poses.
         """
         shrunk = min(1.0, FEEDBACK_HIGHEST / (LAST_RADIUS * self.decoder.box))
         return tuple((most, shrunk * radius) for most, radius in small_box_rounds)

@@ -68,7 +68,7 @@ def back_project_parts(
 
 
 def _whole(half: Inexact[Tensor, " voxels"], size: int) -> Inexact[Tensor, "{size} {size} {size}"]:
-    """Return the full centred transform from its half ``kx >= 0``: each value is also added to the Friedel mate of its point."""
+    """Return the full centred transform from its half ``kx >= 0``: each value is also added at the Friedel mate."""
     half = half.view(size, size, size // 2 + 1)
     whole = half.new_zeros(size, size, size)
     whole[:, :, size // 2 :] = half[:, :, : size // 2]
