@@ -76,7 +76,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class PoseEffort:
-    """Settings that set the computing time spent on poses (see decoder feedback in :mod:`hetacumn.network.model`).
+    """Settings that determine the computing time for poses (decoder feedback: see :mod:`hetacumn.network.model`).
 
     Each round of :func:`~hetacumn.search.refinement.compete` is a pair: the number of hypotheses, and the Fourier radius in
     cycles per pixel.

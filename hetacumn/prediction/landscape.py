@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LatentAxes:
-    """Statistically independent directions of a latent space; the first changes the volume most in a unit step.
+    """Statistically independent directions of a latent space, sorted by how much a unit step changes the volume, largest first.
 
     - ``coordinates``: positions of the particles along each direction, with unit variance.
     - ``middle``: the mean latent.
