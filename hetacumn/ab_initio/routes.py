@@ -94,7 +94,7 @@ class AbInitioRun:
         self.fit = (~self.held).nonzero().squeeze(1)
 
     def run(self) -> Start:
-        """Follow all routes, and finish the one whose subspace gives the held-out images the highest log-likelihood."""
+        """Follow all routes, and finish the route with the highest log-likelihood of held-out images; return its start."""
         first = self._once("consensus", self._consensus)["volume"]
         routes = self.config.routes
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, first)) for route in routes}

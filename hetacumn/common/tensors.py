@@ -14,7 +14,7 @@ from hetacumn.common.files import atomic_path
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
-    """Write named tensors atomically to a safetensors file, with the mapping ``facts`` of further values in its metadata."""
+    """Write named tensors atomically to a safetensors file, with the mapping ``facts`` as JSON in its metadata."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         Path(temporary).write_bytes(save(tensors, {"facts": json.dumps(facts)}))

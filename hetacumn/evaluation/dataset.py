@@ -1,4 +1,4 @@
-"""Scores of all methods on one simulated dataset, the Bayes bound, and the output files (see :func:`write_evaluation`).
+"""Scores of all methods on one simulated dataset, the Bayes bound, and the five output files (:func:`write_evaluation`).
 
 The folder of a dataset holds ``particles/`` (images and truth) and one folder per method.
 """

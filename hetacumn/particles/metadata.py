@@ -186,7 +186,7 @@ def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Float[Tensor,
 
 
 def offsets_of(table: star.ParticleTable) -> Float[Tensor, "n 2"] | None:
-    """Return the offset (x, y) between the middle of each raw image and its particle, in Å, rounded to whole raw pixels.
+    """Return the offset (x, y) from the middle of each raw image to its particle, in Å, rounded to whole raw pixels.
 
     The result is None if the table has no origins, or if all offsets are 0.
     """
@@ -217,7 +217,7 @@ def write_star(
         metadata: the names (number@stack), optics and poses of the images; shifts are in pixels of these images.
         box: the box of the images, in pixels.
         classes: the class of each particle, counted from 0; rlnClassNumber counts from 1.
-        shifts_A: shifts (x, y) in Å. If ``metadata`` has no poses, the file contains these shifts as origins, and no angles.
+        shifts_A: shifts (x, y) in Å. If ``metadata`` has no poses, the origins are computed from these shifts, without angles.
     """
     optics, poses = metadata.optics, metadata.poses
     columns = {column: getattr(optics, name).double().numpy() for name, (column, *_) in OPTICS_COLUMNS.items()}

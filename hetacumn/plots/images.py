@@ -54,7 +54,7 @@ def particle_gallery(
 
     Args:
         clean: One stack per dataset, protein bright.
-        noisy: Noisy images of the same particles and the same field of view; the box may differ.
+        noisy: One stack per dataset, protein bright: the same particles and field of view as ``clean``; the box may differ.
         names: The names of the datasets; a single name is above the figure, several are beside their rows.
         columns: The number of particles in a row.
         kinds: The names of the two rows.
