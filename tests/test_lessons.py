@@ -57,10 +57,6 @@ def test_the_printed_numbers_of_a_lesson_support_its_text(lesson):
         )
         assert pose_on < 60 < 90 < pose_off  # the pose task finds most poses, reconstruction alone does not
         assert known[1] > known[0] and known[1] > 0.93
-<<<<<<< HEAD
-        standard_error = 39 / 1500**0.5  # of the mean of 1,500 angles between random directions (sine density)
-        assert abs(chance[1] - view[1]) < 3 * 2**0.5 * standard_error  # z does not predict the view
-=======
         standard_error = 39 / 1500**0.5  # of the mean angle between random directions, sine-distributed, of 1,500 particles
         assert abs(chance[1] - view[1]) < 3 * 2**0.5 * standard_error
         of_class, of_axis = (
@@ -68,7 +64,6 @@ def test_the_printed_numbers_of_a_lesson_support_its_text(lesson):
             for name in ("class", "viewing axis")
         )
         assert of_class[1] > of_class[0] + 5 and of_axis[1] < of_axis[0]  # the shares of class and viewing axis in z
->>>>>>> wt-notebooks
     elif name == "5_how_right":
         predicted, found = number(r"predicted accuracy (\S+),", printed), number(r"measured (\S+)\s", printed)
         assert abs(predicted - found) < 0.03
