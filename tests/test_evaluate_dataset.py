@@ -50,7 +50,7 @@ def test_scaled_volumes_keep_the_signal_to_noise_ratio_of_projections(generator)
 
 def test_the_folder_of_another_dataset_is_refused(tmp_path):
     write_json(tmp_path / "particles/config.json", {"dataset": "ribosome"})
-    with pytest.raises(HetacumnError, match="config.json: simulated dataset ribosome; expected adk"):
+    with pytest.raises(HetacumnError, match="config.json: dataset is ribosome; expected adk"):
         SimulatedDataset.read(tmp_path, "adk")
 
 

@@ -123,9 +123,9 @@ def test_a_selection_is_written_for_other_programs(explorer, tmp_path):
 
 @pytest.mark.parametrize("rows", ([], [-1], [10_000]))
 def test_absent_rows_are_refused_and_nothing_is_written(explorer, tmp_path, rows):
-    with pytest.raises(HetacumnError, match="rows are .*; expected at least one row, from 0 to"):
+    with pytest.raises(HetacumnError, match="rows are .*; expected at least one row, each from 0 to"):
         explorer.run.export(np.array(rows, dtype=np.int64), tmp_path / "some")
-    with pytest.raises(HetacumnError, match="rows are .*; expected at least one row, from 0 to"):
+    with pytest.raises(HetacumnError, match="rows are .*; expected at least one row, each from 0 to"):
         explorer.run.reconstruct(np.array(rows, dtype=np.int64))
     assert not list(tmp_path.iterdir())
 

@@ -98,7 +98,7 @@ def test_a_users_own_method_is_scored_and_another_dataset_is_refused(project, do
     scores = pd.read_csv(done / "again/scores.csv").set_index("method")
     assert scores.index[-1] == "mine" and scores.loc["mine", "accuracy"] == scores.loc["em", "accuracy"]
     ran = run(project, "pipeline/4_evaluate", "dataset", "ribosome", "out", "results/adk/again")
-    assert ran.returncode == 2 and "config.json: simulated dataset adk; expected ribosome" in ran.stderr
+    assert ran.returncode == 2 and "config.json: dataset is adk; expected ribosome" in ran.stderr
 
 
 @pytest.mark.parametrize(

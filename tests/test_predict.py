@@ -328,8 +328,8 @@ def test_classes_weighed_over_open_poses_are_weighed_again_with_like(first_class
 
 def test_like_with_an_unsuitable_earlier_prediction_is_refused(stack, model, searched, tmp_path):
     for more, message in (
-        ({"grade": "searched", "classes": 3}, "classes is 3; expected no number of classes, because .* supplies the classes"),
-        ({"grade": "amortized"}, "run.json: model is '.*'; expected '.*', as in the new prediction"),
+        ({"grade": "searched", "classes": 3}, "classes is 3; expected none, because the prediction in .* supplies the classes"),
+        ({"grade": "amortized"}, "run.json: model is '.*'; expected '.*', the model of the new prediction"),
         ({"grade": "searched", "like": tmp_path}, "run.json: model is None; expected"),
     ):
         with pytest.raises(HetacumnError, match=message):

@@ -59,7 +59,7 @@ def test_values_are_converted_to_the_types_of_the_fields():
         ({"steps": 1}, "unknown setting run.steps; did you mean run.inner.steps"),
         ({"ratte": 1}, "unknown setting run.ratte; did you mean run.rate"),
         ({"other": {"steps": -1}}, "^run.other.steps is -1; expected a number of at least 0"),
-        ({"inner": [1]}, r"run.inner is \[1\]; expected names and values"),
+        ({"inner": [1]}, r"run.inner is \[1\]; expected a mapping of names to values"),
     ],
 )
 def test_invalid_settings_are_refused_by_name(values, message):
@@ -163,5 +163,5 @@ def test_later_layers_override_earlier_ones_and_none_is_an_empty_group():
     inner = merged({"a": {"x": {"u": 1, "v": 1}, "y": {"u": 1}}, "b": {"x": {"v": 2}, "y": 3}})
     assert inner == {"x": {"u": 1, "v": 2}, "y": 3}
     assert merged({"a": {"x": {"u": 1}, "y": 2}, "b": {"x": None, "y": None}}) == {"x": {"u": 1}, "y": None}
-    with pytest.raises(HetacumnError, match="b is 3; expected names and values"):
+    with pytest.raises(HetacumnError, match="b is 3; expected a mapping of names to values"):
         merged({"a": {}, "b": 3})

@@ -1,10 +1,10 @@
-"""Settings of the *ab initio* start, by concern, and their adaptation to the signal of the images.
+"""Settings of the *ab initio* start, one dataclass for each of its parts, and their adaptation to the signal of the images.
 
 The preset ``bright`` is for high-signal images, the preset ``faint`` for low-signal images. The limit between them is
-``bright_nats``, a mean log-likelihood gain per image.
+``bright_nats``, a mean log-likelihood gain per image in nats (:func:`~hetacumn.particles.observations.signal_nats`).
 
-Methods that need grids or images import the modules for these when called, so that a command can check its settings without
-importing them.
+Methods that compute grids or read images import the modules for this work only when called. A command can therefore check its
+settings without importing these modules.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ class AbInitioConfig:
     - ``refine``: Fourier radii of the Gauss-Newton pose steps and of the fits that follow them.
     - ``subspace_steps``: gradient steps of a subspace fit.
     - ``bright``, ``faint``: settings of the pose searches for a stack of high-signal images and of low-signal images.
-    - ``settled``: the repeated search ends when a smaller fraction of the images than this has rotated by more than 5° since
-      the search before.
+    - ``settled``: the repeated search ends if the pose of less than this fraction of the images has rotated by more than 5°
+      since the search before.
     - ``bright_nats``: the preset is ``bright`` if the mean log-likelihood gain per image, in nats, is at least this number.
     - ``brightness``: the preset, ``bright`` or ``faint``; ``auto`` chooses it by ``bright_nats``.
     """
@@ -218,7 +218,7 @@ class AbInitioConfig:
 
     @property
     def effort(self) -> SearchEffort:
-        """The searches of the preset ``brightness``; the searches of ``bright`` as long as the preset is ``auto``."""
+        """The preset that ``brightness`` selects, ``bright`` or ``faint``; ``bright`` if ``brightness`` is still ``auto``."""
         return self.faint if self.brightness == "faint" else self.bright
 
     def poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -259,11 +259,11 @@ class AbInitioConfig:
         return replace(self, brightness="bright" if self.faintness(data) == 1 else "faint")
 
     def adapted_to(self, data: Observations) -> AbInitioConfig:
-        """Return the settings adapted to the images: the ``brightness``, and for low-signal images a larger batch and temper.
+        """Return the settings adapted to the images: ``brightness``, and larger ``batch`` and ``temper`` for low-signal images.
 
         The tempered likelihood of a low-signal image hardly depends on its pose, and a small batch of such images hardly
-        constrains a volume. This method therefore multiplies ``consensus.temper`` and ``batch`` by :meth:`faintness`, the
-        temper up to 1 and the batch by at most :data:`LARGEST_BATCH`.
+        constrains a volume. This method therefore multiplies ``consensus.temper`` and ``batch`` by :meth:`faintness`. It limits
+        the new ``temper`` to 1, and the factor of ``batch`` to :data:`LARGEST_BATCH`.
         """
         config, faintness = self.with_brightness_of(data), self.faintness(data)
         if faintness == 1:

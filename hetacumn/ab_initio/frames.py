@@ -1,8 +1,8 @@
 """Alignment of conformations, and of the poses of their images, to one frame.
 
-Images do not determine how two conformations are placed relative to each other. A consensus reconstruction, or an alignment by
-the greatest overlap, rotates each conformation halfway along its motion. The largest rigid body that the conformations share
-does not move, and therefore defines the frame.
+Images do not determine how two conformations are placed relative to each other. If one part of a molecule rotates, a consensus
+reconstruction, or an alignment by the greatest overlap, rotates each whole conformation by about half of this motion. The
+largest rigid body that the conformations share does not move, and therefore defines the frame.
 """
 
 from __future__ import annotations

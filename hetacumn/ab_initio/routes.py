@@ -11,7 +11,8 @@
    they share. The start then mirrors conformations of the other hand, because images do not determine the hand.
 3. *Choice.* The log-likelihood of images held out from every fit decides between the two subspaces.
 4. *Rare conformations.* Images with a larger misfit than noise explains may show a rare conformation that EM missed among more
-   frequent ones. If there are many such images, EM of these images alone finds it, and all images are assigned again.
+   frequent ones. If there are many such images, EM of these images alone fits its volume, and the poses and latents of all
+   images are inferred again.
 5. *Low-signal images.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
    start alternates between a competition of several poses of each image (:mod:`hetacumn.search.competing_poses`) and subspace
    fits, until few poses change. A prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises
@@ -93,7 +94,7 @@ class AbInitioRun:
         self.fit = (~self.held).nonzero().squeeze(1)
 
     def run(self) -> Start:
-        """Run all steps; return the start of the route whose held-out images have the highest log-likelihood."""
+        """Follow all routes, and finish the route with the highest log-likelihood of held-out images; return its start."""
         first = self._fit_extent(self._once("consensus", self._consensus)["volume"])
         routes = self.config.routes
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, first)) for route in routes}
@@ -181,11 +182,11 @@ class AbInitioRun:
         return self._improve(start, config.refine.last, config.refine.last_fit, 2 * config.subspace_steps)
 
     def _explain_more(self, start: Start) -> Start:
-        """Add a volume as long as many images are unfit; keep an added volume if the held-out log-likelihood rises.
+        """Add volumes one by one while many images are unfit and each new volume raises the held-out log-likelihood.
 
-        EM misses a conformation if another one has nine times as many images: the volume meant for the rare conformation then
-        fits noise in the images of the frequent one. EM of the unfit images alone therefore fits the added volume. The
-        added volume replaces the volumes of all clusters with many unfit images, except the volume of the largest cluster.
+        If one conformation has nine times as many images as another, EM of all images misses the rare conformation: the second
+        volume fits noise in the images of the frequent conformation. EM of the unfit images alone therefore fits the added
+        volume. It replaces the volumes of all clusters with many unfit images, except the volume of the largest cluster.
         """
         config, score = self.config, self._score(start)
         for _ in range(config.volumes):
@@ -213,7 +214,7 @@ class AbInitioRun:
         return start
 
     def _volume_of(self, rows: Int[Tensor, " m"], guess: Float[Tensor, "box box box"]) -> Float[Tensor, "1 box box box"]:
-        """Fit a volume to the images ``rows`` alone, from the likeliest result of EM from a guess and from noise."""
+        """Fit a volume to the images ``rows`` alone: run EM from ``guess`` and from noise, and refine the likeliest result."""
         alone = replace(self, data=self.data[rows])
         first = consensus(alone.data, self.config, self.generator, self.progress, guess)
         return alone._follow("consensus", first).basis[:1]
@@ -235,7 +236,7 @@ class AbInitioRun:
         return replace(found, poses=state.poses, latents=state.latents)
 
     def _clusters(self, start: Start) -> Clusters:
-        """Divide z into as many clusters as the settings have volumes."""
+        """Divide the latents into ``config.volumes`` clusters."""
         return find_clusters(start.latents, start.basis, self.config.volumes)
 
     def _settle_frames(self, start: Start, hands: bool = False) -> Start:
@@ -257,7 +258,7 @@ class AbInitioRun:
     def _search_again(self, start: Start, radii: tuple[float, ...], clusters: bool = True) -> Start:
         """Alternate between a search among competing poses and a subspace fit, once per Fourier radius.
 
-        The search compares the grid poses under the volumes of K clusters of z, or under the mean alone without ``clusters``.
+        The search compares the grid poses under the volumes of K clusters of z, or only the mean if ``clusters`` is false.
         The loop ends early if few poses changed and no larger radius remains.
         """
         config, steps = self.config, self.config.subspace_steps

@@ -79,7 +79,7 @@ class UnfinishedStart:
         return sorted((out / UNDER_WAY).glob("[!.]*.safetensors"))
 
     def read(self) -> dict[str, dict[str, Tensor]]:
-        """Read the steps by name. Raises :class:`HetacumnError` if a step has another stack or other settings."""
+        """Read the steps by name. Raises :class:`HetacumnError` if a step is from another stack or has other settings."""
         steps = {}
         for path in self.files(self.folder.parent):
             steps[path.stem], facts = read_tensors(path)

@@ -101,7 +101,10 @@ def principal(
 
 
 def unfit_images(data: Observations, start: Start, config: AbInitioConfig) -> Bool[Tensor, " n"]:
-    """Return which images are unfit: images with outlying misfits, by the median and the median absolute deviation."""
+    """Return which images are unfit: their misfit exceeds the median by more than :data:`UNFIT` standard deviations.
+
+    The median absolute deviation of the misfits gives the standard deviation.
+    """
     radius = config.refine.fit
     tangent = Tangent(start.basis, config.padding)
     _, value = climb(data, tangent, State(start.poses, start.latents), (radius,))

@@ -43,7 +43,7 @@ class Outcome:
     clock_seconds: float
 
     def then(self, other: Outcome) -> Outcome:
-        """Return the total of this outcome and of a later one: the sums of the times, finished if both are."""
+        """Combine this outcome with a later one: add the times, and set ``finished`` if both runs finished."""
         return Outcome(self.finished and other.finished, self.seconds + other.seconds, self.clock_seconds + other.clock_seconds)
 
 

@@ -22,7 +22,7 @@ HINT = "install RELION 3.1 (Debian: apt install --no-install-recommends relion)"
 class RelionConfig:
     """Settings of the jobs InitialModel and Class3D.
 
-    - ``healpix_order``: order of the grid of rotations; 2 is 15°, which oversampling halves.
+    - ``healpix_order``: order of the HEALPix grid of rotations. Order 2 has steps of 15°; RELION's oversampling halves them.
     - ``offset_px``: range and step of the grid of shifts, in pixels.
     - ``initial_iterations``: iterations of InitialModel at the first resolution, in between, and at the last resolution.
     - ``resolutions_A``: first and last resolution of InitialModel in Å; Class3D starts at the first.

@@ -18,7 +18,7 @@ LEAST_BOX = 8  # pixels
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raise :class:`HetacumnError` for an empty argument, for example an unset shell variable. `run` allows them."""
+    """Raise :class:`HetacumnError` for an empty argument, such as an unset shell variable; only `hetacumn run` allows it."""
     if words[:1] == ["run"]:
         return
     for before, word in zip(["hetacumn", *words], words, strict=False):

@@ -63,7 +63,7 @@ def open_answer(folder: Path, prepared: Path | None) -> Answer:
 
 
 def export_particles(answer: Answer, to: Path, selected: int | Path) -> tuple[Path, Path]:
-    """Write the particles of a class, or the rows of a text file, and their volume; return the paths of both files."""
+    """Export the particles of a class, or of the row numbers in a text file, with their volume; return both file paths."""
     from hetacumn.common.files import make_folder
     from hetacumn.run.selection import rows_of_class, rows_of_file
 

@@ -259,7 +259,7 @@ def prepare(
     config: Config = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Normalise and Fourier-crop a stack; plot its noise."""
+    """Normalise and Fourier-crop a stack; plot its noise spectrum."""
     check_is_file(particles, TABLE)
     settings = collect_settings(config, set_, {"stack": {"box": box}}, ("stack",))
     out = out or prepared_folder(particles, settings)

@@ -35,7 +35,7 @@ Seed = Annotated[int | None, _option("Seed of all random numbers.", default="0")
 
 def _settings(example: str) -> Any:
     """Create the option ``--set`` with an example of a setting that the command reads."""
-    return _option(f"One setting, as {example}; repeatable.", "--set", metavar="NAME=VALUE")
+    return _option(f"One setting, e.g. {example}; repeatable.", "--set", metavar="NAME=VALUE")
 
 
 Set = Annotated[list[str] | None, _settings("train.alone_steps=600")]
@@ -48,14 +48,21 @@ DataDir = Annotated[
     Path | None, _option("Folder of the image stacks.", metavar="FOLDER", default="folder of PARTICLES or a parent")
 ]
 Prepared = Annotated[Path | None, _option("Folder for the prepared images.", metavar="FOLDER", default="OUT/prepared")]
-PredictedImages = Annotated[Path | None, _option("Folder for the prepared images.", "--prepared", metavar="FOLDER",
-                                                 default="MODEL/prepared or OUT/prepared")]  # fmt: skip
+PredictedImages = Annotated[
+    Path | None,
+    _option(
+        "Folder for the prepared images.",
+        "--prepared",
+        metavar="FOLDER",
+        default="MODEL/prepared if it holds PARTICLES, else OUT/prepared",
+    ),
+]
 AnswerImages = Annotated[
     Path | None, _option("Folder of the prepared images.", metavar="FOLDER", default="from FOLDER/run.json")
 ]
 
 Model = Annotated[Path | None, _option("Folder of the trained model.", metavar="FOLDER", default="OUT")]
-Grade = Annotated[str, Option(help="encoder, amortized, refined, searched (fast to slow).")]
+Grade = Annotated[str, Option(help="From fast to thorough: encoder, amortized, refined, searched.")]
 Like = Annotated[Path | None, _option("Earlier prediction whose volumes and classes to reuse.", metavar="FOLDER")]
 Label = Annotated[str, _option("Name in the figure titles.", default="name of FOLDER")]
 Motions = Annotated[int, Option(help="Number of independent motions to show.", min=1)]
@@ -63,7 +70,7 @@ Browser = Annotated[bool, Option(help="Open JupyterLab in a browser.")]
 Port = Annotated[int, Option(help="Port of JupyterLab on this machine; 0: any free port.", min=0, max=65535)]
 
 Stem = Annotated[Path, _option("Output files STEM.star and STEM.mrc.", "--to", metavar="STEM")]
-ClassNumber = Annotated[int | None, _option("Class to export, counted from 1.", "--class")]
+ClassNumber = Annotated[int | None, _option("Class to export, counted from 1; or give --rows.", "--class")]
 Rows = Annotated[Path | None, _option("Text file of rows of predictions.star, counted from 1.", metavar="FILE")]
 
 Count = Annotated[int | None, _option("Number of particles.", "--particles", default="as in the dataset")]

@@ -55,8 +55,8 @@ def read_params(over: str | os.PathLike | Mapping = "", settings: str | os.PathL
 
     Args:
         over: the overriding settings: a YAML file or a mapping; an empty name overrides nothing.
-        settings: the file of the base settings. The name ``params.yaml`` means that file of the project around the working
-            directory, or :data:`DEFAULTS` outside a project. An empty name means :data:`DEFAULTS`.
+        settings: the file of the base settings. The default, ``params.yaml``, is the file of this name in the project folder
+            around the working directory; outside a project it means :data:`DEFAULTS`. An empty name means :data:`DEFAULTS`.
 
     Raises:
         HetacumnError: a file is missing or is not valid YAML, or a section is unknown.
@@ -95,5 +95,5 @@ def read_yaml(path: str | os.PathLike) -> dict:
     except (yaml.YAMLError, ValueError) as error:
         raise HetacumnError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
-        raise HetacumnError(f"{path}: holds a {type(settings).__name__}; expected names and values")
+        raise HetacumnError(f"{path}: holds a {type(settings).__name__}; expected a mapping of names to values")
     return settings

@@ -27,7 +27,7 @@ def merged(layers: Mapping[str, object]) -> dict:
     """
     for name, layer in layers.items():
         if not isinstance(layer, Mapping | None):
-            raise HetacumnError(f"{name} is {layer!r}; expected names and values")
+            raise HetacumnError(f"{name} is {layer!r}; expected a mapping of names to values")
     found: dict = {}
     for layer in layers.values():
         for key, value in (layer if isinstance(layer, Mapping) else {}).items():
@@ -61,7 +61,7 @@ def check_names(values: Mapping, known: Sequence[str], source: str = "", prefix:
         if value is None or is_dataclass(value) or not any(other.startswith(f"{name}.") for other in known):
             continue
         if not isinstance(value, Mapping):
-            raise HetacumnError(f"{begin}{name} is {value!r}; expected names and values")
+            raise HetacumnError(f"{begin}{name} is {value!r}; expected a mapping of names to values")
         check_names(value, known, source, f"{name}.")
 
 

@@ -14,14 +14,14 @@ from hetacumn.common.files import atomic_path
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
-    """Write named tensors to a safetensors file, with the values ``facts`` as JSON in its metadata, atomically."""
+    """Write named tensors atomically to a safetensors file, with the mapping ``facts`` as JSON in its metadata."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         Path(temporary).write_bytes(save(tensors, {"facts": json.dumps(facts)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read the named tensors (on the CPU) and the values ``facts`` of a file that :func:`write_tensors` wrote.
+    """Read a file of :func:`write_tensors`: the named tensors (on the CPU), and the mapping ``facts`` from the metadata.
 
     Raises:
         HetacumnError: the file is missing, is damaged, or was written by another program.

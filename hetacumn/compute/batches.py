@@ -35,10 +35,11 @@ def batch_slices(count: int, size: int) -> Iterator[slice]:
 
 
 def map_threads(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
-    """Yield the result of ``work`` for each item, in order; a CPU processes as many items at once as torch has threads.
+    """Yield the result of ``work`` for each item, in order.
 
-    The results do not depend on the number of threads. ``work`` must set its own gradient mode, because the threads do not
-    inherit the gradient mode of the caller.
+    A CPU processes one item in each of torch's threads at once; another device processes one item at a time. The results do not
+    depend on the number of threads. ``work`` must set its own gradient mode, because the threads do not inherit the gradient
+    mode of the caller.
     """
     threads = min(torch.get_num_threads(), len(items)) if device.type == "cpu" else 1
     if threads <= 1:

@@ -1,7 +1,7 @@
 """Recording of many small kernels as a CUDA graph, and replay of the graph.
 
 A training step consists of hundreds of kernels, and the CPU takes longer to launch a kernel than the GPU takes to run it.
-Without a graph, a step of the pose task on an H100 takes 10 times as long as its arithmetic.
+Without a graph, a training step of task 2 on an H100 takes 10 times as long as the GPU computes.
 """
 
 from __future__ import annotations

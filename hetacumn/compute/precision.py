@@ -1,8 +1,9 @@
 """The precision of network layers: bfloat16 where the hardware supports it.
 
 Rotations, frequencies, transforms and likelihoods stay in single precision, because poses need it: bfloat16 resolves a
-frequency of 20 only to 1/16 and a rotation only to 0.25°. The environment variable ``HETACUMN_LAYERS=float32`` sets the layers
-to single precision too, so that machines with and without bfloat16 agree up to rounding errors.
+frequency of 20 / box only to 1/16 of 1 / box, and a rotation only to 0.25°. The environment variable
+``HETACUMN_LAYERS=float32`` sets the layers to single precision too, so that machines with and without bfloat16 agree up to
+rounding errors.
 """
 
 from __future__ import annotations

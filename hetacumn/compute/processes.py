@@ -37,9 +37,9 @@ class ProcessGroup:
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def share(self, count: int) -> tuple[slice, float]:
-        """Return this process's part of ``count`` items, and the weight of the part's mean in the mean over all items.
+        """Return this process's part of ``count`` items, and the weight of this part in a mean over all items.
 
-        Where there are fewer items than processes, every process computes all items.
+        If there are fewer items than processes, every process computes all items.
         """
         part = self.part(count)
         return (part, (part.stop - part.start) / count) if count >= self.size else (slice(0, count), 1 / self.size)

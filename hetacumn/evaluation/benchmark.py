@@ -113,8 +113,8 @@ def _score_run(results: Path, folder: Path, dataset: str, method: str, seed: int
 def read_run_facts(folder: Path, particles: int) -> dict:
     """Read the cost, settings and commit of the run in a folder, and the fraction of ``particles`` that it was trained on.
 
-    If a program returned no predictions, ``settings`` holds the reason. ``finished`` is the entry of ``run.json``, or True if
-    there is no such entry.
+    If a program returned no predictions, the entry ``settings`` of the result contains the reason instead of the settings. The
+    entry ``finished`` is True if ``run.json`` has no such entry.
     """
     run = json.loads((folder / "run.json").read_text())
     run["settings"] = run.get("no_answer") or json.dumps(run.get("settings", {}))

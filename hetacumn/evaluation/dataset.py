@@ -1,4 +1,4 @@
-"""Scores of all methods on one simulated dataset, the Bayes bound, and the five files of an evaluation.
+"""Scores of all methods on one simulated dataset, the Bayes bound, and the five output files (:func:`write_evaluation`).
 
 The folder of a dataset holds ``particles/`` (images and truth) and one folder per method.
 """
@@ -54,7 +54,7 @@ class SimulatedDataset:
         folder = Path(folder)
         note = folder / "particles" / "config.json"
         if note.exists() and (simulated := json.loads(note.read_text())["dataset"]) != name:
-            raise HetacumnError(f"{note}: simulated dataset {simulated}; expected {name}, the dataset to score")
+            raise HetacumnError(f"{note}: dataset is {simulated}; expected {name}, the dataset to score")
         truth = Truth.read(folder / "particles" / "truth.npz")
         return cls(name, folder, truth, *read_volumes(folder / "particles", "truth_class"))
 
@@ -83,8 +83,8 @@ def score_methods(dataset: SimulatedDataset, methods: Iterable[str]) -> dict[str
 def bound_dataset(dataset: SimulatedDataset, box: int) -> Bound:
     """Compute the Bayes bound for images cropped to ``box``.
 
-    The function uses the first 1,500 particles. If the classifier with unknown poses misclassifies one of them, it uses up to
-    10,000 particles.
+    The function uses the first 1,500 particles. If the classifier that does not know the poses misclassifies one of them, the
+    function computes the bound again with up to 10,000 particles.
     """
     few, many = (dataset.truth.particle_rows[:count] for count in BOUND_PARTICLES)
     bound = _bound_rows(dataset, box, few)

@@ -1,6 +1,6 @@
 """The report of a prediction without known truth: half maps and their FSC, independent motions, volumes along the motions.
 
-If the particles are simulated, :func:`compare_with_truth` scores the report.
+If the particles are simulated, :func:`compare_with_truth` compares the report with the truth.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class TruthComparison:
 
 
 def compare_with_truth(report: Report, truth: Path | str, model: Path | str) -> TruthComparison:
-    """Score the report of a simulated stack against the truth in the folder ``truth``; ``model`` is the folder of the model.
+    """Compare the report of a simulated stack with the truth in the folder ``truth``; ``model`` is the folder of the model.
 
     The rotation error is the median after alignment by one global rotation and the better of both hands. The rotation bound is
     the median error of a pose search with the true volumes.

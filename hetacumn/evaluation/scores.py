@@ -208,7 +208,7 @@ def score(
 
     - ``accuracy``: fraction of correct classes of all particles. One matching of the classes serves all three accuracies.
     - ``accuracy_unseen``: accuracy of the particles that training did not use; NaN if there are none.
-    - ``accuracy_surer_half``: accuracy of the half with the higher class probability; NaN without class probabilities.
+    - ``accuracy_surer_half``: accuracy of the 50 % of particles with the highest class probability; NaN without probabilities.
     - ``ari``: adjusted Rand index.
     - ``rotation_error_deg``, ``shift_error_A``: median errors.
     - ``resolution_A``: resolution of the worst class volume. A true class without a volume counts as zero density.

@@ -67,7 +67,7 @@ def _read_histories(folder: Path, methods: list[str]) -> dict[str, pd.DataFrame]
 
 
 def relate_to_noise(history: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """Add the columns ``joint_step`` and ``misfit_over_noise`` to the ``history`` of a training with joint steps.
+    """Add the columns ``joint_step`` and ``misfit_over_noise`` to the ``history`` of a training run with joint steps.
 
     ``joint_step`` counts the steps of both tasks. The misfit of an image is a sum over a band of frequencies that widens with
     these steps, and so it rises even where the fit improves. ``misfit_over_noise`` is the misfit over the expected misfit of

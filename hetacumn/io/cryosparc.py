@@ -59,8 +59,8 @@ def read_cs(path: Path) -> pd.DataFrame:
             )
         if rows.dtype[field].base.kind not in kinds or rows.dtype[field].shape != shape:
             raise HetacumnError(
-                f"{path}: column {field} holds {rows.dtype[field]}; expected "
-                f"{'text' if kinds == TEXT else 'numbers'}{f' by {shape[0]}' if shape else ''}"
+                f"{path}: column {field} has values of type {rows.dtype[field]}; expected "
+                f"{'text' if kinds == TEXT else f'{shape[0]} numbers' if shape else 'one number'} per particle"
             )
     stacks = [_text(name, path, i).lstrip(">") for i, name in enumerate(rows["blob/path"].tolist())]
     names = [f"{i + 1:06d}@{stack}" for i, stack in zip(rows["blob/idx"], stacks, strict=True)]

@@ -66,7 +66,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive images of a remote stack, from index ``first`` on, and the indices ``places`` of these images locally."""
+    """Consecutive images of a remote stack, from index ``first`` on, and their indices ``places`` in the local stack."""
 
     stack: RemoteStack
     first: int
@@ -174,7 +174,7 @@ def _check_stacks(
         if not 0 <= index[row] < layout.shape[0]:
             raise HetacumnError(
                 f"{table.path}: row {row + 1} names image {index[row] + 1} of {remote.url(stack.path)}, which "
-                f"holds {layout.shape[0]}"
+                f"holds {layout.shape[0]}; expected 1 to {layout.shape[0]}"
             )
 
 

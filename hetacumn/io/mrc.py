@@ -33,7 +33,7 @@ def read_mrc(path: Path | str) -> tuple[Float[Tensor, "z y x"], float]:
         with mrcfile.open(path) as mrc:
             return torch.from_numpy(np.array(mrc.data, dtype=np.float32)), float(mrc.voxel_size.x)
     except (OSError, ValueError) as error:
-        raise HetacumnError(f"{path}: expected an MRC volume ({error})") from error
+        raise HetacumnError(f"{path}: cannot be read ({error}); expected an MRC volume") from error
 
 
 def write_volumes(folder: Path | str, volumes: Float[Tensor, "k z y x"], stem: str, voxel_A: float) -> None:

@@ -103,7 +103,7 @@ class Layout:
         shape = (int(header["nz"]), int(header["ny"]), int(header["nx"]))
         if dtype.kind == "c" or min(shape) < 1:
             raise HetacumnError(
-                f"{where}: header of {shape[0]} images {shape[2]} × {shape[1]}, {dtype}; expected a stack of real images"
+                f"{where}: header of {shape[0]} images {shape[2]} × {shape[1]}, {dtype}; expected real-valued images"
             )
         return cls(header, shape, dtype, HEADER_BYTES + int(header["nsymbt"]))
 

@@ -1,9 +1,9 @@
-"""Checks before training, which change no file and refuse a run that a later step would refuse.
+"""Checks, before any file is written, that a training run can continue from the files in its folder.
 
-Training refuses a folder whose files belong to another stack or to other settings. It does so only after preparation, which
-would already have replaced the stack that the predictions of the earlier run refer to. The checks of this module therefore
-compare the values known before preparation: the source of the stack, its preprocessing and the settings of training. The
-fingerprint of the stack is known only afterwards.
+Training refuses a folder whose files belong to another stack or to other settings, but only after the preparation of the stack.
+By then, preparation would have replaced the stack that the predictions of the earlier run refer to. The checks of this module
+therefore run first. They compare the values known before preparation: the source of the stack, its preprocessing and the
+settings of training. The fingerprint of the stack is known only after preparation.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _differences(saved: dict, requested: dict) -> int:
 
 
 def _check_finished(path: Path, settings: Preprocessing) -> None:
-    """Refuse a finished run whose images have another box or preprocessing."""
+    """Refuse a finished run whose images have another box or preprocessing than requested."""
     facts = read_config(path.parent)
     if settings.box not in (None, facts["box"]):
         raise HetacumnError(

@@ -76,18 +76,19 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class PoseEffort:
-    """Effort on poses, in training and in decoder feedback (see :mod:`hetacumn.network.model`).
+    """Settings that determine the computing time for poses (decoder feedback: see :mod:`hetacumn.network.model`).
 
-    Rounds are pairs of a number of hypotheses and a Fourier radius (cycles per pixel) for
-    :func:`~hetacumn.search.refinement.compete`.
+    Each round of :func:`~hetacumn.search.refinement.compete` is a pair: the number of hypotheses, and the Fourier radius in
+    cycles per pixel.
 
     - ``feedback``: rounds of decoder feedback. Preset ``bright``: from 4 hypotheses at 0.15 to 1 at 0.45. Preset ``faint``:
       from 8 at 0.2 to 1 at 0.45.
     - ``second_look``: fraction of the images, the worst fitting ones, that prediction encodes again in rotated copies; 0 for
       none. Preset ``bright``: 0.05. Preset ``faint``: 0.5.
-    - ``second_rounds``: rounds for images that are encoded again, before the last round of ``feedback``. Both presets begin
-      with 16 hypotheses; the radii of ``faint`` are larger.
-    - ``alone_factor``: factor of ``alone_steps``. Preset ``bright``: 1. Preset ``faint``: 3.
+    - ``second_rounds``: rounds for images that are encoded again; the last round of ``feedback`` follows them. Both presets
+      begin with 16 hypotheses; the radii of ``faint`` are larger.
+    - ``alone_factor``: factor that multiplies ``alone_steps``, the number of training steps of task 2 alone. Preset ``bright``:
+      1. Preset ``faint``: 3.
     """
 
     feedback: Rounds
@@ -135,7 +136,7 @@ class TrainConfig:
     - ``latent_dim``: number of dimensions of z.
     - ``seed``: seed of all random numbers.
 
-    Switches; all but ``pose_task`` (task 2) switch additions of this project to the paper's method:
+    Options. All except ``pose_task`` (task 2) are additions of this project to the paper's method:
 
     - ``warm_start``: whether the decoder starts from the volumes of the *ab initio* start.
     - ``pose_task``: whether task 2 trains the encoder to predict sampled poses from rendered images.
@@ -161,7 +162,7 @@ class TrainConfig:
 
     - ``network``: settings of the encoder and the decoder.
     - ``losses``: weights of the losses.
-    - ``bright``, ``faint``: effort on poses for high-signal and for low-signal images; ``ab_initio.brightness`` chooses.
+    - ``bright``, ``faint``: the two presets of :class:`PoseEffort`; ``ab_initio.brightness`` selects one of them.
     - ``ab_initio``: settings of the *ab initio* start.
     """
 
@@ -203,12 +204,12 @@ class TrainConfig:
 
     @property
     def effort(self) -> PoseEffort:
-        """The effort of the preset ``ab_initio.brightness``; the effort of ``bright`` as long as the preset is ``auto``."""
+        """The preset that ``ab_initio.brightness`` selects, ``bright`` or ``faint``; ``bright`` if it is still ``auto``."""
         return self.faint if self.ab_initio.brightness == "faint" else self.bright
 
     @property
     def pose_steps(self) -> int:
-        """Number of steps of task 2 alone, with the factor of the preset."""
+        """Number of steps of task 2 alone: ``alone_steps`` times the ``alone_factor`` of the preset."""
         return round(self.alone_steps * self.effort.alone_factor) if self.pose_task else 0
 
     def adapted_to(self, data: Observations) -> TrainConfig:

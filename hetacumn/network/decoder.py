@@ -83,7 +83,7 @@ class VoxelDecoder(nn.Module):
         self.voxels = nn.Parameter(basis / self.unit)
 
     def linear_basis(self) -> Float[Tensor, "{1+self.latent_dim} {self.box} {self.box} {self.box}"]:
-        """Return the masked mean and components."""
+        """Return the mean volume and the components, multiplied by the mask and by ``unit``."""
         return self.voxels * (self.mask * self.unit)
 
     def volumes(self, z: Float[Tensor, "b {self.latent_dim}"]) -> Float[Tensor, "b {self.box} {self.box} {self.box}"]:
@@ -157,7 +157,7 @@ class CoordinateDecoder(nn.Module):
         return lambda z, rotations, k: self._transform(z, k @ rotations[:, :2, :])
 
     def volumes(self, z: Float[Tensor, "b {self.latent_dim}"]) -> Float[Tensor, "b {self.box} {self.box} {self.box}"]:
-        """Evaluate the transform of each latent within the Nyquist sphere, and invert it."""
+        """Evaluate the transform of V(z) within the Nyquist sphere for each latent, and return the inverse transforms."""
         axis = torch.arange(self.box, device=z.device, dtype=torch.float32) - self.box // 2
         kz, ky, kx = torch.meshgrid(axis, axis, axis, indexing="ij")
         points = torch.stack([kx, ky, kz], dim=-1).flatten(0, 2)

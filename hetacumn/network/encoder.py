@@ -29,7 +29,7 @@ class Hypotheses:
         return self.pick(self.logits.argmax(dim=1))
 
     def likelier(self, count: int) -> list[Poses]:
-        """Return the hypotheses of the ``count`` highest logits (or all, if fewer), the highest first, one entry per rank."""
+        """Return the ``count`` likeliest hypotheses (or all, if fewer); the first entry holds the likeliest of every image."""
         order = self.logits.argsort(dim=1, descending=True)
         return [self.pick(which) for which in order[:, :count].unbind(1)]
 
@@ -40,13 +40,13 @@ class Hypotheses:
 
 
 HIGHEST_FREQUENCY = 24  # integer frequency; a first pose and z need no finer features, also at small pixels
-Draw = Callable[[int], Complex[Tensor, "n m"]]  # renders a given number of noise-free packed images
+Draw = Callable[[int], Complex[Tensor, "n m"]]  # returns the Fourier coefficients of this number of noise-free images
 
 
 class TemplateStem(nn.Module):
     """A first layer of matched filters: inner products of the image with ``templates`` images, normalised and rectified.
 
-    The filters read the packed coefficients within ``radius`` (cycles per pixel) and :data:`HIGHEST_FREQUENCY`. Their inner
+    The filters read the Fourier coefficients within ``radius`` (cycles per pixel) and :data:`HIGHEST_FREQUENCY`. Their inner
     product equals the inner product of the low-pass filtered images, and costs at most a quarter of a product over pixels.
     Filters initialised with projections of the start's volumes at random poses act as a coarse grid search, which training
     then improves. Filters initialised with noise are an ordinary dense layer.
@@ -111,7 +111,7 @@ def _dense(before: int, after: int) -> list[nn.Module]:
 
 
 class Encoder(nn.Module):
-    """The encoder: from a packed image to features, from features to q(z | Y), and from features and z to pose hypotheses.
+    """The encoder: from an image to features, from features to q(z | Y), and from features and z to pose hypotheses.
 
     The input is the Wiener estimate of the whitened particle, ``Y C √P / (C² P + 1)``, with ``P`` the power of the particles in
     units of the noise. The estimate undoes the CTF where the signal is strong, equals the matched filter where the signal is
@@ -137,7 +137,7 @@ class Encoder(nn.Module):
         self.to_pose = nn.Sequential(*_dense(width + latent_dim, width), nn.Linear(width, 9 * hypotheses))
 
     def features(self, images: Complex[Tensor, "b m"], ctf: Float[Tensor, "b m"]) -> Float[Tensor, "b width"]:
-        """Compute the features of packed images and their CTFs, from the first ``used`` coefficients."""
+        """Compute features from the first ``used`` Fourier coefficients of images and from their CTFs."""
         signal = ctf[:, : self.used] * self.amplitude[: self.used]
         estimate = images[:, : self.used] * (signal / (signal.square() + 1))
         with autocast(images.device):

@@ -3,8 +3,8 @@
 Task 1, *variational image reconstruction*: image → (z, pose given z) → image. :meth:`HetACUMN.reconstruct`.
 
 Task 2, *conditional pose prediction*: (z, a random pose) → image → pose given z. :meth:`HetACUMN.predict_drawn_poses`. Task 2
-needs no labels, because it samples the pose itself. The encoder must predict the correct pose for every z, and so z is left to
-describe the conformation.
+needs no labels, because it samples the pose itself. The encoder must predict the correct pose for every z. z therefore
+describes only the conformation.
 
 *Decoder feedback* is optional: the decoder renders the likelier pose hypotheses of an image, refines them and z by Gauss-Newton
 steps, and scores which hypothesis fits best. Inference is then one forward pass through encoder and decoder. In task 1 the
@@ -39,12 +39,12 @@ LAST_RADIUS = 0.45  # cycles per pixel; radius of the last round for small boxes
 class HetACUMN(nn.Module):
     """The two tasks over a shared encoder and decoder, for images with noise of unit variance.
 
-    Rounds are arguments of :func:`~hetacumn.search.refinement.compete`, for small boxes; :meth:`rounds` adapts them.
+    Rounds (see :func:`~hetacumn.search.refinement.compete`) are given for small boxes; :meth:`rounds` adapts them to the box.
 
     - ``symmetrised``: whether task 1 adds the hypotheses for the image rotated by 180°.
     - ``feedback``: rounds of decoder feedback on the encoder's hypotheses; without rounds, the encoder alone infers.
     - ``second_look``: fraction of images, the worst fitting, that inference encodes again; see :meth:`set_misfit_limit`.
-    - ``second_rounds``: rounds for these images, before the last round of feedback.
+    - ``second_rounds``: rounds for images that are encoded again; the last round of ``feedback`` follows them.
     """
 
     misfit_limit: Float[Tensor, ""]
@@ -76,9 +76,9 @@ class HetACUMN(nn.Module):
         return plane.translate(slices * ctf, poses.shifts_px)
 
     def rounds(self, small_box_rounds: Rounds) -> Rounds:
-        """Adapt rounds to this box: shrink all radii so that a last radius of 0.45 becomes at most :data:`FEEDBACK_HIGHEST`.
+        """Adapt rounds to the box: in large boxes, shrink radii by a factor that maps 0.45 to :data:`FEEDBACK_HIGHEST` / box.
 
-        A larger box does not improve the encoder's poses, and finer features cannot correct poses that far off.
+        A larger box does not improve the encoder's poses, and finer features cannot correct the errors of these poses.
         """
         shrunk = min(1.0, FEEDBACK_HIGHEST / (LAST_RADIUS * self.decoder.box))
         return tuple((most, shrunk * radius) for most, radius in small_box_rounds)
@@ -136,7 +136,7 @@ class HetACUMN(nn.Module):
         return found.pick(likeliest), nn.functional.cross_entropy(found.logits, likeliest)
 
     def _add_turned(self, data: Observations, z: Float[Tensor, "b q"], found: Hypotheses) -> Hypotheses:
-        """Add the hypotheses for the image rotated in plane by 180°, rotated back (symmetrised loss)."""
+        """Add the pose hypotheses for the images rotated in plane by 180°, with these poses rotated back."""
         half_turn = torch.eye(3, device=z.device)
         half_turn[:2] *= -1
         other = self.encoder.pose(self.encoder.features(data.y.conj(), data.ctf), z)  # f(-x): the conjugate
@@ -181,7 +181,7 @@ class HetACUMN(nn.Module):
     ) -> DrawnImages:
         """Sample ``batch`` latents, poses and CTFs, and render their noisy images with the current decoder.
 
-        25 % of the latents come from the prior, the others from posterior means of real images where ``draws`` has them. Every
+        25 % of the latents come from the prior and 75 % from ``draws.latents``; without these, all come from the prior. Every
         slice is used in four in-plane rotations (0°, 90°, 180°, 270°) at no cost; ``batch`` is rounded up to a multiple of 4.
         Each process of ``group`` samples the same numbers and renders a part of the slices. For ``drawing`` see :meth:`render`.
         """

@@ -104,7 +104,7 @@ class Trainer:
         for parameters in self.optimiser.param_groups:  # the checkpoint may come from another kind of device
             parameters["capturable"] = replayed
             if replayed:
-                parameters["lr"] = torch.as_tensor(parameters["lr"], device=device)  # a recorded step reads it
+                parameters["lr"] = torch.as_tensor(parameters["lr"], device=device)  # a CUDA graph reads it
             else:
                 parameters["lr"] = float(parameters["lr"])
         self.replay: RecordedStep[StepLosses] | None = RecordedStep(self.generator) if replayed else None
@@ -293,7 +293,7 @@ class Trainer:
 
 
 def _set_rate(group: dict, rate: float) -> None:
-    """Set the learning rate of a parameter group, in place if it is a tensor that a recorded step reads."""
+    """Set the learning rate of a parameter group; a tensor is changed in place, because a CUDA graph of the step reads it."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:

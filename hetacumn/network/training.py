@@ -51,7 +51,7 @@ def training_share(count: int, share: float) -> Int[np.ndarray, " m"]:
 
 @dataclass(frozen=True)
 class TrainingStack:
-    """Packed particles to train on, their pixel size in Å, and their preprocessing, if known."""
+    """The particles to train on, their pixel size in Å, and their preprocessing, if known."""
 
     data: Observations
     pixel_A: float
@@ -224,13 +224,13 @@ def train_stack(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest =
 
 
 def work(stack: PreparedStack, job: TrainingJob, device: torch.device, group: ProcessGroup) -> None:
-    """Do the part of one process in a job."""
+    """Run the part of one process in a job."""
     data = observe(stack.read(training_share(len(stack), job.share)), device)
     run_method(job.method, TrainingStack(data, stack.pixel_A, stack.settings), job.config, job.out, job.start, group)
 
 
 def main(path: str) -> int:
-    """Do the part of this process in the job of the file ``path``; torchrun calls it. Return the exit status."""
+    """Run the part of this process, started by torchrun, in the job of the file ``path``; return the exit status."""
 
     def part(content: dict, device: torch.device, group: ProcessGroup) -> None:
         work(reopen(content.pop("stack")), TrainingJob.from_json(content), device, group)

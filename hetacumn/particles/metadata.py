@@ -81,11 +81,11 @@ class ParticleMetadata:
         return ParticleMetadata([self.names[i] for i in positions], self.optics[rows], poses, offsets_A, self.noise)
 
     def shifts_in_source_A(self, shifts_A: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
-        """Convert shifts of the images in memory to shifts of the images in the file, in Å."""
+        """Convert shifts in the centred images in memory to shifts in the raw images of the file, in Å."""
         return shifts_A if self.offsets_A is None else shifts_A + self.offsets_A
 
     def shifts_in_prepared_A(self, shifts_A: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
-        """Convert shifts of the images in the file to shifts of the images in memory, in Å."""
+        """Convert shifts in the raw images of the file to shifts in the centred images in memory, in Å."""
         return shifts_A if self.offsets_A is None else shifts_A - self.offsets_A
 
 
@@ -175,7 +175,8 @@ def optics_of(table: star.ParticleTable, pixel_A: float | None = None) -> Optics
 def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Float[Tensor, "n 2"] | None = None) -> Poses | None:
     """Read the poses of all particles of a table; return None if a column of angles is missing.
 
-    Shifts are in pixels of ``pixel_A`` Å; ``offsets_A`` is subtracted from them. Missing origins are 0.
+    The shifts in Å are minus the origins, minus ``offsets_A`` if given. The function returns them in pixels of ``pixel_A`` Å. A
+    missing column of origins counts as 0.
     """
     if not all(table.has(column) for column in star.ANGLES):
         return None
@@ -185,7 +186,7 @@ def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Float[Tensor,
 
 
 def offsets_of(table: star.ParticleTable) -> Float[Tensor, "n 2"] | None:
-    """Read the offset (x, y) of each particle from the middle of its image, in Å, rounded to whole pixels of the file.
+    """Return the offset (x, y) from the middle of each raw image to its particle, in Å, rounded to whole raw pixels.
 
     The result is None if the table has no origins, or if all offsets are 0.
     """
@@ -216,7 +217,7 @@ def write_star(
         metadata: the names (number@stack), optics and poses of the images; shifts are in pixels of these images.
         box: the box of the images, in pixels.
         classes: the class of each particle, counted from 0; rlnClassNumber counts from 1.
-        shifts_A: the shifts (x, y) in Å. If ``metadata`` has no poses, the function writes origins from them, and no angles.
+        shifts_A: shifts (x, y) in Å. If ``metadata`` has no poses, the origins are computed from these shifts, without angles.
     """
     optics, poses = metadata.optics, metadata.poses
     columns = {column: getattr(optics, name).double().numpy() for name, (column, *_) in OPTICS_COLUMNS.items()}

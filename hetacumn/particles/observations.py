@@ -19,7 +19,7 @@ from hetacumn.physics.optics import Rows
 
 @dataclass(frozen=True)
 class Observations:
-    """A packed stack: the independent Fourier coefficients of all images, with their CTFs.
+    """The independent Fourier coefficients of all images of a stack, with their CTFs.
 
     The coefficients are ordered by radius, so ``within(radius)`` returns a coarser stack as a view.
 
@@ -63,7 +63,7 @@ class Observations:
 
 
 def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int = 4096) -> Observations:
-    """Pack a stack of normalised particles, ``chunk`` images at a time.
+    """Compute the Fourier coefficients and CTFs of a stack of normalised particles, ``chunk`` images at a time.
 
     If the stack has a noise spectrum, the function divides the coefficients and the CTFs by the amplitude of the noise. The
     noise is then white, and the volume that explains the images is unchanged.
@@ -105,7 +105,7 @@ PART = 1000  # images whose power is summed at once, because a whole stack in do
 
 @dataclass(frozen=True)
 class StackFingerprint:
-    """The identity of a packed stack. A power is the mean square of the coefficients, rounded to six decimals.
+    """Numbers that identify a stack. A power is the mean square of the coefficients, rounded to six decimals.
 
     - ``particles``: number of particles.
     - ``power``: power of all images.
@@ -121,7 +121,7 @@ class StackFingerprint:
 
     @classmethod
     def of(cls, data: Observations) -> StackFingerprint:
-        """Compute the fingerprint of a packed stack."""
+        """Compute the fingerprint of a stack."""
         powers = (_mean_power(values) for values in (data.y, data.y[:1], data.y[-1:], data.ctf))
         return cls(len(data), *powers)
 

@@ -144,7 +144,7 @@ class Predictions:
 
 
 def _with_box(table: star.ParticleTable, data_dir: Path | str | None) -> pd.DataFrame:
-    """Return the optics table with rlnImageSize, which RELION needs; without it if a stack is not found."""
+    """Add the column rlnImageSize, which RELION needs, to the optics table; change nothing if a stack is missing."""
     if "rlnImageSize" in table.optics:
         return table.optics
     boxes: list[int] = []

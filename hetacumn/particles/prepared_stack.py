@@ -32,7 +32,7 @@ class PreparedStack:
     - ``metadata``: metadata of the prepared images, in their order, with the names in the source table.
     - ``box``: pixels per side of the prepared images.
     - ``source``: table of the raw images.
-    - ``data_dir``: folder to which stack names in the table are relative; if empty, the stacks were searched for.
+    - ``data_dir``: folder to which stack names in the table are relative; empty if preparation searched for the stacks.
     - ``settings``: preprocessing of the images.
     - ``rows``: row of each particle in the source table, counted from 0.
     - ``black``: whether protein is dark in the raw images.
@@ -116,7 +116,7 @@ def reopen(folder: Path | str) -> PreparedStack:
     folder = Path(folder)
     note = folder / NOTE
     if not note.is_file():
-        raise HetacumnError(f"{note}: no such file; expected the prepared particles of a training")
+        raise HetacumnError(f"{note}: no such file; expected the prepared particles of a training run")
     content = _read_note(note)
     source = Path(content["made_from"]["files"][0][0])
     table, length = star.read_table(source), content["particles"] + len(content["dropped_rows"])

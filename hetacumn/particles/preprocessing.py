@@ -84,8 +84,8 @@ def normalise(
     """Normalise each image in place by the mean and the standard deviation of its background, and replace outlier pixels.
 
     The background is the area outside the circle of radius ``radius_px``. Pixels that differ from the mean by more than
-    ``outlier_std`` standard deviations are outliers: they are replaced by the mean and excluded from the background. If a
-    fraction of :data:`RARE` or more of an image are such pixels, they belong to a particle far above the noise and are kept. An
+    ``outlier_std`` standard deviations are outliers: they are replaced by the mean and excluded from the background. If the
+    fraction of these pixels in an image is :data:`RARE` or more, they belong to a particle far above the noise and are kept. An
     image with a constant background becomes 0.
 
     Returns:
@@ -155,7 +155,7 @@ def middles(images: Float[Tensor, "n box box"]) -> Float[Tensor, " n"]:
 
 
 def evidence_of_white(brightness: Float[Tensor, " n"]) -> float:
-    """Return the mean of ``brightness`` (of :func:`middles`) in standard errors; positive for bright protein."""
+    """Return the mean of ``brightness``, the result of :func:`middles`, in standard errors; positive for bright protein."""
     return float(brightness.mean() / (brightness.std() / len(brightness) ** 0.5)) if len(brightness) > 1 else 0.0
 
 

@@ -121,7 +121,7 @@ class ParticleReader:
             yield batch
 
     def _read(self, stacks: StackReader, settings: Preprocessing) -> Iterator[tuple[Batch, Float[Tensor, " b"]]]:
-        """Yield batches, with protein as in the file, and the standard deviation of each image's background."""
+        """Yield batches with the contrast of the file, and the standard deviation of the background of each image."""
         for chunk in stacks.chunks():
             found = flaws(chunk.images)
             images = torch.from_numpy(chunk.images)
@@ -194,9 +194,9 @@ def read_particles(
     """Read the images of a particle table into memory and preprocess them.
 
     The function reads images in chunks, so that memory holds only the cropped stack. It normalises the background of each image
-    to mean 0 and standard deviation 1, and then crops the image. The transform is orthonormal, so white noise keeps unit
-    variance per pixel. Coloured noise does not; ``ParticleMetadata.noise`` is its spectrum in the cropped band. The pixel size
-    of the optics and the shifts of the poses belong to the cropped images.
+    to mean 0 and standard deviation 1, and then Fourier-crops the image. Fourier cropping keeps unit variance per pixel for
+    white noise, but not for coloured noise; ``ParticleMetadata.noise`` is the spectrum of the noise in the cropped band. The
+    returned pixel size is the pixel size of the cropped images, and the returned shifts are in these pixels.
 
     Args:
         path: a STAR file (RELION 3.1 or 3.0), a .cs file, or a .mrcs stack with a .csv table of the same name.
@@ -228,7 +228,9 @@ def _check_rows(
     """Return the requested rows as an array; raise :class:`HetacumnError` if there is none or one is out of range."""
     rows = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
     if len(rows) == 0 or rows.min() < 0 or rows.max() >= len(table):
+        outside = int(((rows < 0) | (rows >= len(table))).sum())
         raise HetacumnError(
-            f"{table.path}: {len(rows)} rows requested; expected at least one row, each from 0 to {len(table) - 1}"
+            f"{table.path}: {len(rows)} rows requested, {outside} of them out of range; expected at least one row, each from 0 "
+            f"to {len(table) - 1}"
         )
     return rows

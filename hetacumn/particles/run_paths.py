@@ -1,7 +1,7 @@
 """Default folders and files of a run, which replace empty parameters of a notebook.
 
-The files of a dataset of ``params.yaml`` are in ``results/<dataset>``: the particles in ``particles``, the prepared images,
-which all methods share, in ``prepared``, and the output of each method in a folder of its own.
+The folder ``results/<dataset>`` of a dataset in ``params.yaml`` contains the folder ``particles``, the folder ``prepared`` with
+the prepared images that all methods share, and one output folder for each method.
 """
 
 from __future__ import annotations

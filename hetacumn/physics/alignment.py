@@ -47,7 +47,7 @@ class Placement:
         return Placement(self.frame, self.shift_px * factor)
 
     def apply(self, volume: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
-        """Resample a volume in the other frame, by trilinear interpolation on a grid of twice the sampling."""
+        """Resample a volume ``V`` as ``W``, by trilinear interpolation on a grid with half the voxel size."""
         box = volume.shape[-1]
         fine = _resample(volume, 2 * box)
         return crop_volumes(rotate(fine, self.frame.rotation, self.frame.mirrored, 2 * self.shift_px), box)
@@ -238,7 +238,7 @@ def _search(volume: Float[Tensor, "box box box"], target: Float[Tensor, "box box
 
 
 def _on_fastest_device(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
-    """Move a volume of up to :data:`_LARGEST_ON_CPU` voxels per side to the CPU; return a larger volume unchanged."""
+    """Move a volume to the CPU if it has at most :data:`_LARGEST_ON_CPU` voxels per side; return a larger volume unchanged."""
     return volume.cpu() if volume.shape[-1] <= _LARGEST_ON_CPU else volume
 
 

@@ -58,7 +58,7 @@ class HalfPlane:
         return int((self._squares <= radius**2).sum())
 
     def radial_mean(self, values: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch m"]:
-        """Replace each real value by the weighted mean over its shell, whose radius is rounded to an integer."""
+        """Replace each real value by the mean over its shell, weighted by ``weight``; radii are rounded to integers."""
         shell = self._squares.to(values.device)[: values.shape[-1]].sqrt().round().long()
         weight = self.weight[: values.shape[-1]]
         sums = values.new_zeros(*values.shape[:-1], int(shell.max()) + 1).index_add_(-1, shell, values * weight)

@@ -15,7 +15,7 @@ Rows = slice | Tensor | np.ndarray | list[int]  # an index of particles that kee
 
 @dataclass(frozen=True)
 class Optics:
-    """The CTF parameters of each particle, and the pixel size, which is common to all; as RELION's columns define them.
+    """The CTF parameters of each particle, and the pixel size of all particles, with the definitions of RELION's columns.
 
     - ``defocus_u_A``, ``defocus_v_A``: defocus along the two axes of astigmatism, in Å; positive for underfocus.
     - ``astigmatism_deg``: angle from the x axis to the direction of ``defocus_u_A``, in degrees.

@@ -115,11 +115,11 @@ class Slicer:
         self.table = torch.view_as_real(transform.flatten(1).T).flatten(1)  # (voxels, j * 2)
 
     def stencil(self, rotations: Float[Tensor, "b 3 3"], k: Float[Tensor, "m 2"]) -> Stencil:
-        """Return the stencil of rotations at integer frequencies (kx, ky), for repeated use."""
+        """Compute the :class:`Stencil` of slices at ``rotations`` and integer frequencies ``k``, for repeated use."""
         return make_stencil(rotations, k, self.size, self.box)
 
     def read(self, stencil: Stencil) -> Complex[Tensor, "b m {self.channels}"]:
-        """Read the slices of all volumes at a stencil."""
+        """Interpolate the slices of all volumes at the points of a stencil."""
         values = _Interpolate.apply(self.table, stencil.index, stencil.weights).unflatten(1, (self.channels, 2))
         values = torch.complex(values[..., 0], values[..., 1] * stencil.sign[:, None])
         return values.unflatten(0, stencil.shape)
@@ -144,10 +144,10 @@ def make_stencil(
     box: int,
     gain: Float[Tensor, "b m"] | None = None,
 ) -> Stencil:
-    """Return the stencil of rotations at integer frequencies (kx, ky) of volumes of ``box`` voxels per side.
+    """Compute the :class:`Stencil` of central slices at ``rotations`` and integer frequencies ``k``.
 
-    The transform is the half ``kx >= 0`` of the transform of volumes padded to ``size`` voxels per side. ``gain`` multiplies
-    the values read.
+    Volumes of ``box`` voxels per side are padded to ``size`` voxels per side, and the stencil points into the half ``kx >= 0``
+    of their transform. ``gain`` multiplies the values read.
     """
     # x, y and z are separate long arrays, because products along a last dimension of length 2 or 8 take 3 times as long.
     axes = rotations[:, :2].permute(2, 0, 1).flatten(0, 1) * (size / box)

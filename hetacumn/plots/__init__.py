@@ -2,8 +2,8 @@
 
 A function of this package takes arrays or tables and returns a figure; only :func:`save` writes a file. Call :func:`style`
 once before the first figure. A class has the same colour and marker in every figure. A method has the same colour, hatch, line
-and marker. Both sets are safe for the colour-blind, and differ in grey too. Images and volumes have a scale bar in Å where the
-caller names the size of a pixel or voxel.
+and marker. The colours of classes and of methods are safe for the colour-blind, and differ in grey too. Images and volumes have
+a scale bar in Å if the caller gives the size of a pixel or voxel.
 """
 
 from hetacumn.plots.accuracy import accuracy_against_time, accuracy_lines, confusion_matrix

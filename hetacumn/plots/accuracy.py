@@ -98,7 +98,7 @@ def accuracy_lines(table: pd.DataFrame, x: tuple[str, str], y_label: str = "accu
 
 
 def _sidesteps(accuracies: pd.Series) -> pd.Series:
-    """Compute by how many steps each marker moves sideways, so that markers at nearly one height stand side by side."""
+    """Compute by how many steps each marker moves sideways, so that markers of nearly equal height are side by side."""
     odds = accuracies.dropna().clip(*LOGIT_LIMITS).map(lambda p: np.log(p / (1 - p))).sort_values(kind="stable")
     groups = (odds.diff() > CLOSE).cumsum()
     places = groups.groupby(groups).cumcount() - (groups.groupby(groups).transform("size") - 1) / 2

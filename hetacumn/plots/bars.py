@@ -86,12 +86,12 @@ def _write_note(figure: Figure, text: str) -> None:
 def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Mapping[str, str]) -> Figure:
     """Plot the contribution of each part of the method: one row per quantity, one panel per dataset.
 
-    Bars and numbers are means over seeds, points the seeds. A quantity that differs by more than a factor of 20 has a
-    logarithmic axis.
+    Bars and numbers are means over seeds; each point is one seed. The axis of a quantity is logarithmic if its largest value
+    exceeds 20 times its smallest value.
 
     Args:
         table: Rows with dataset, method, seed and the quantities.
-        names: The methods and their names in the figure, in order, the whole method first.
+        names: The methods and their names in the figure, in order. The first is the complete method, without a part removed.
         quantities: The columns and their axis labels.
     """
     datasets = unique(table, "dataset")

@@ -109,12 +109,12 @@ def pose_error_histogram(
 
 
 def log_ratio_histogram(groups: Mapping[str, Float[np.ndarray, " _n"]]) -> Figure:
-    """Plot stacked histograms of the log-likelihood ratio of each image, molecule over no molecule: one area per group.
+    """Plot stacked histograms of log-likelihood ratios, one ratio per image and one area per group.
 
     Images without a molecule form a separate peak near 0.
 
     Args:
-        groups: Log-likelihood ratios by group, in nats: the molecule over no molecule.
+        groups: Log-likelihood with a molecule minus log-likelihood without a molecule, in nats, for the images of each group.
     """
     groups = {name: values for name, values in groups.items() if len(values)}
     figure, axes = panels(1, 1, 2.6)

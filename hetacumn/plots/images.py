@@ -50,11 +50,11 @@ def particle_gallery(
     kinds: tuple[str, str] = ("noise-free", "noisy"),
     pixels_A: Sequence[float] | None = None,
 ) -> Figure:
-    """Show particles in pairs, without noise above and with noise below: two rows per dataset.
+    """Show two rows of particles per dataset: noise-free images above, noisy images below.
 
     Args:
         clean: One stack per dataset, protein bright.
-        noisy: One stack per dataset, protein bright, with the field of view of the clean images.
+        noisy: One stack per dataset, protein bright: the same particles and field of view as ``clean``; the box may differ.
         names: The names of the datasets; a single name is above the figure, several are beside their rows.
         columns: The number of particles in a row.
         kinds: The names of the two rows.

@@ -60,7 +60,7 @@ def scatter_classes(
 
 
 def _component_label(i: int, fractions: Float[np.ndarray, " 2"]) -> str:
-    """Name a principal component of the latent space, and the fraction of the variance along the component."""
+    """Return an axis label: the number of the principal component, and the fraction of the variance along it."""
     return f"latent PC {i + 1} ({100 * fractions[i]:.0f} % of variance)"
 
 

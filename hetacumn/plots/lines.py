@@ -92,7 +92,7 @@ def training_curves(
 def scaling(table: pd.DataFrame) -> Figure:
     """Plot time and memory against the number of particles, one colour per stage.
 
-    A thin line through the point of the largest stack shows time proportional to the number of particles.
+    A thin reference line through the point of the largest stack is proportional to the number of particles.
 
     Args:
         table: Rows with particles, stage, seconds and peak_memory_mb.

@@ -1,4 +1,4 @@
-"""One figure that shows the program from its images to its volumes."""
+"""One figure of a whole run: noisy images, latent space and recovered volumes."""
 
 from dataclasses import dataclass
 

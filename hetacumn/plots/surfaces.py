@@ -28,7 +28,7 @@ class View:
 
     Attributes:
         axes_xyz: The axes of the view as rows: towards the viewer, to the right, up.
-        centre: The centre of the view along the axes, in voxels from the origin.
+        centre: The coordinates of the centre of the view along the three axes, in voxels from the origin of the volumes.
         reach: Half the extent of the view, in voxels.
     """
 
@@ -57,9 +57,9 @@ def volume_surfaces(
 ) -> Figure:
     """Show class volumes as surfaces, all from one side: first the true volumes, then the volumes of each method.
 
-    A row is one volume set if there are at most as many sets as classes, else one class. The surface of a true volume is at a
-    quarter of its highest density, the surface of an estimate where it encloses as many voxels. The view is across the two
-    longest principal axes.
+    Each row shows one class if there are more volume sets than classes, and one set otherwise. The surface of a true volume is
+    at a quarter of its highest density. The surface of an estimate encloses the same fraction of the box as the surface of the
+    true volume. The view is along the shortest principal axis.
 
     Args:
         truth: True volumes, or any volumes if there are no estimates.
@@ -134,7 +134,7 @@ def add_bar(axis: Axes3D, view: View, voxel_A: float, fontsize: float = 8) -> No
 
 
 def enclosing_level(volume: Float[np.ndarray, "z y x"], truth: Float[np.ndarray, "k j i"]) -> float:
-    """Find the density that encloses in ``volume`` as large a fraction as a quarter of the maximum encloses in ``truth``."""
+    """Find the contour level that encloses the same fraction of the box as 25 % of the maximum of ``truth``."""
     return float(np.quantile(volume, 1 - float((truth > 0.25 * truth.max()).mean())))
 
 

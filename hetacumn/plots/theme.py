@@ -91,7 +91,7 @@ DPI = 130
 
 
 def in_order(present: set[str]) -> list[str]:
-    """List methods in the order of :data:`METHODS`, a user's own methods after them by name."""
+    """List methods in the order of :data:`METHODS`; other methods follow, sorted by name."""
     return [method for method in METHODS if method in present] + sorted(present - METHODS.keys())
 
 
@@ -101,7 +101,7 @@ def method_style(method: str) -> MethodStyle:
 
 
 def dataset_label(dataset: str) -> str:
-    """Look up the name of a dataset in figures."""
+    """Return the name that figures show for a dataset."""
     return DATASETS.get(dataset, dataset)
 
 

@@ -101,7 +101,7 @@ class Answer:
         return torch.nn.functional.pad(two, (0, 2 - min(2, two.shape[1])))[:, :2].numpy()
 
     def posed(self, rows: Int[np.ndarray, " m"]) -> tuple[Observations, Poses]:
-        """Read particles as packed observations, with their predicted poses.
+        """Read particles as :class:`Observations`, with their predicted poses.
 
         ``rows`` are positions among the predicted particles, from 0.
 
@@ -156,7 +156,8 @@ class Answer:
     def _existing(self, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
         rows, count = np.asarray(rows, dtype=np.int64), len(self.predictions)
         if not len(rows) or rows.min() < 0 or rows.max() >= count:
-            raise HetacumnError(f"rows are {rows.tolist()[:5]}; expected at least one row, from 0 to {count - 1}")
+            wrong = rows[(rows < 0) | (rows >= count)].tolist()[:5]
+            raise HetacumnError(f"rows are {wrong or 'empty'}; expected at least one row, each from 0 to {count - 1}")
         return rows
 
 

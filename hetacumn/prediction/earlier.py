@@ -40,7 +40,9 @@ class EarlierPrediction:
         run, path = read_run(folder), Path(folder) / "run.json"
         for name, expected in (("model", model), ("grade", grade)):
             if run.get(name) != expected:
-                raise HetacumnError(f"{path}: {name} is {run.get(name)!r}; expected {expected!r}, as in the new prediction")
+                raise HetacumnError(
+                    f"{path}: {name} is {run.get(name)!r}; expected {expected!r}, the {name} of the new prediction"
+                )
         if "class_mixture" not in run:
             raise HetacumnError(
                 f"{path}: no entry class_mixture; expected a prediction by this version of hetacumn; predict again"

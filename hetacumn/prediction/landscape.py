@@ -13,11 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LatentAxes:
-    """Statistically independent directions of a latent space, sorted by the change of the volume, largest first.
+    """Statistically independent directions of a latent space, sorted by how much a unit step changes the volume, largest first.
 
     - ``coordinates``: positions of the particles along each direction, with unit variance.
     - ``middle``: the mean latent.
-    - ``directions``: change of z for a unit step along each direction; the change of the volume is for this step.
+    - ``directions``: change of z for a unit step along each direction.
     """
 
     coordinates: Float[Tensor, "n k"]

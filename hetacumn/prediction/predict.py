@@ -161,7 +161,7 @@ def work(stack: PreparedStack, job: PredictionJob, device: torch.device, group: 
 
 
 def main(path: str) -> int:
-    """Run the part of this process, started by torchrun, in the job file ``path``; return the exit status."""
+    """Run the part of this process, started by torchrun, in the job of the file ``path``; return the exit status."""
 
     def part(content: dict, device: torch.device, group: ProcessGroup) -> None:
         work(reopen(content.pop("stack")), PredictionJob.from_json(content), device, group)

@@ -39,5 +39,5 @@ class PredictionRequest:
             raise HetacumnError(f"classes is {self.classes!r}; expected a whole number of at least 1, or 0 for BIC")
         if self.like is not None and self.classes is not None:
             raise HetacumnError(
-                f"classes is {self.classes}; expected no number of classes, because {self.like} supplies the classes"
+                f"classes is {self.classes}; expected none, because the prediction in {self.like} supplies the classes"
             )

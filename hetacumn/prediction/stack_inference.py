@@ -43,7 +43,7 @@ Part = TypeVar("Part", State, Tensor)
 
 @dataclass
 class StackInference:
-    """Inference on a stack, as one process of a ``group`` runs it.
+    """Inference on a stack: the part that one process of the process group ``group`` computes.
 
     ``classes`` is the number of classes, or None to select it by BIC. ``earlier`` supplies volumes and classes, if given.
 

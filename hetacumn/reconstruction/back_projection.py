@@ -37,7 +37,7 @@ def back_project(
 def back_project_parts(
     parts: Iterable[tuple[Observations, Poses]], padding: float = 2.0, prior: float = 0.05
 ) -> Float[Tensor, "box box box"]:
-    """Reconstruct a volume as :func:`back_project` does, from an iterable of parts with one part in memory at a time.
+    """Reconstruct a volume like :func:`back_project`, from parts of the images, with one part in memory at a time.
 
     Raises:
         ValueError: ``parts`` is empty.
@@ -68,7 +68,7 @@ def back_project_parts(
 
 
 def _whole(half: Inexact[Tensor, " voxels"], size: int) -> Inexact[Tensor, "{size} {size} {size}"]:
-    """Return the full centred transform of sums over the half kx >= 0: each point is added to its Friedel mate."""
+    """Return the full centred transform from its half ``kx >= 0``: each value is also added at the Friedel mate."""
     half = half.view(size, size, size // 2 + 1)
     whole = half.new_zeros(size, size, size)
     whole[:, :, size // 2 :] = half[:, :, : size // 2]

@@ -127,7 +127,7 @@ def prepare(
         particles: a STAR, .cs or .mrcs file.
         folder: folder for the prepared images; empty for ``<particles>_<box>px`` beside the file.
         box: box in pixels after Fourier cropping, even; None for the box of the file.
-        data_dir: folder to which the stack names in the table are relative; None to search around the table.
+        data_dir: folder to which stack names are relative; None searches the folder of the table and its parents.
         progress: whether to show a progress bar.
         settings: further fields of :class:`~hetacumn.particles.preprocessing.Preprocessing`.
 
@@ -223,7 +223,7 @@ def simulate(
         HetacumnError: a structure or setting is unknown, or the folder of the structures is missing.
     """
     check_seed(seed)
-    _check_kind("molecule", molecule, Mapping | Simulation, 'names and values, such as {"structure": "adk"}, or a Simulation')
+    _check_kind("molecule", molecule, Mapping | Simulation, 'a mapping such as {"structure": "adk"}, or a Simulation')
     if isinstance(molecule, Mapping):
         molecule = Simulation.from_params({**molecule, **settings})
     elif settings:

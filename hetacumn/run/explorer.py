@@ -147,9 +147,8 @@ class Explorer:
         """Plot the average of the selected, centred images, and the first of these images, as PNG."""
         data, poses = self.run.posed(self.rows[:MOST_USED])
         centred = data.plane.unpack(data.plane.translate(data.y, -poses.shifts_px)).numpy()
-        figure = plots.pictures(
-            np.stack([centred.mean(0), *centred[:SHOWN]]), ["average", *(str(i + 1) for i in self.rows[:SHOWN])]
-        )
+        titles = ["average", *(str(i + 1) for i in self.rows[:SHOWN])]
+        figure = plots.pictures(np.stack([centred.mean(0), *centred[:SHOWN]]), titles, pixel_A=self.run.stack.pixel_A)
         png = BytesIO()
         figure.savefig(png, format="png", dpi=plots.DPI)
         return png.getvalue()

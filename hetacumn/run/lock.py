@@ -37,7 +37,7 @@ class Holder:
 
     @classmethod
     def here(cls) -> Holder:
-        """Return the holder that describes the running process."""
+        """Return a holder for the running process."""
         return cls(platform.node(), os.getpid(), psutil.Process().create_time())
 
     @property

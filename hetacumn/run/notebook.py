@@ -225,7 +225,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.run") -> int:
     """Run the command line and return the exit status."""
     parser = _Parser(prog=program, description="Run a notebook with the given parameters.")
-    parser.add_argument("notebook", type=Path)
+    parser.add_argument("notebook", type=Path, help="path of the notebook")
     parser.add_argument(
         "-p",
         "--parameter",
@@ -240,7 +240,7 @@ def main(arguments: list[str] | None = None, program: str = "python -m hetacumn.
         "--output",
         type=Path,
         metavar="FILE.ipynb",
-        help="path of the executed copy (default: its own name, in the folder that the parameter `out` names)",
+        help="path of the executed copy (default: name of the notebook, in the folder of the parameter `out`)",
     )
 
     def run() -> None:

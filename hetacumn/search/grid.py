@@ -35,7 +35,7 @@ def pose_grid(nside: int, turns: int) -> Float[Tensor, "{12*nside**2*turns} 3 3"
 
 
 def shift_grid(extent_px: float, steps: int) -> Float[Tensor, "{steps**2} 2"]:
-    """Return a square grid of shifts in pixels, from ``-extent_px`` to ``extent_px``; one step gives the zero shift."""
+    """Return a square grid of ``steps²`` shifts in pixels, from ``-extent_px`` to ``extent_px``; shift 0 if ``steps`` is 1."""
     axis = torch.linspace(-extent_px, extent_px, steps) if steps > 1 else torch.zeros(1)
     return torch.cartesian_prod(axis, axis)
 
@@ -100,8 +100,9 @@ def likeliest(
 ) -> tuple[list[Poses], Int[Tensor, "n kept"]]:
     """Find the ``keep`` likeliest rotations of a grid for each image, each with its likeliest shift and volume.
 
-    Returns a list with one entry per rank, the likeliest first, which holds the poses of all images at this rank; and the index
-    of the volume of each image and rank. A grid of fewer than ``keep`` rotations gives fewer ranks.
+    Returns a list and an array. The first entry of the list contains the likeliest pose of every image, the second entry the
+    second likeliest pose of every image, and so on. The array contains the index of the volume for each of these poses. If the
+    grid has fewer than ``keep`` rotations, both contain one pose per rotation.
     """
     keep = min(keep, len(rotations))
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)

@@ -4,11 +4,11 @@ For volumes ``V(z) = V_0 + Σ_j z_j V_j`` and noise of unit variance, the log jo
 
     l(R, t, z) = -½ ‖Y - X(R, t, z)‖² - ½ ‖z‖²,
 
-where X is the slice of V(z) at R, filtered by the CTF and shifted by t. X is linear in z. The derivative of X by a rotation
-of the view follows from the gradient of the transform of V, and this gradient is the transform of the first moments
-``-2πi x V(x)``. One reading of a table of volumes and moments therefore gives the slope and the Gauss-Newton curvature of ``l``
-in the 5 + q parameters of an image: 3 of rotation, 2 of shift and q of z. Solving 5 + q linear equations gives the step. Slope
-and curvature also give the Laplace approximation of the evidence.
+where X is the slice of V(z) at R, filtered by the CTF and shifted by t. X is linear in z. The derivative of X with respect to a
+rotation of the view follows from the gradient of the transform of V, and this gradient is the transform of the first moments
+``-2πi x V(x)``. A table of the transforms of volumes and moments, interpolated once at the slice, therefore gives the slope and
+the Gauss-Newton curvature of ``l`` in the 5 + q parameters of an image: 3 of rotation, 2 of shift and q of z. Solving 5 + q
+linear equations gives the step. Slope and curvature also give the Laplace approximation of the evidence.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class Tangent:
         image = data.plane.translate(data.y, -state.poses.shifts_px)
         residual[..., 0].addcmul_(image.real, root)
         residual[..., 1].addcmul_(image.imag, root * sign)
-        # The derivative by a rotation is 2πi/box k × M, with M the transform of the first moments along the view's axes and
-        # box of the table's grid. The derivative by a shift is -2πi k/box times the image, with box of the images, because
-        # shifts are in their pixels.
+        # The derivative with respect to a rotation is 2πi/box k × M, where M is the transform of the first moments along the
+        # view's axes and box is the box of the table. The derivative with respect to a shift is -2πi k/box times the image,
+        # where box is the box of the images, because shifts are in pixels of the images.
         k = (data.k.T * (2 * torch.pi / self.box))[:, None] * sign
         kx, ky = k.repeat_interleave(2, dim=2)
         about_z = (kx * jacobian[:, 1]).addcmul_(ky, jacobian[:, 0], value=-1)
@@ -107,11 +107,13 @@ def compete(
 ) -> tuple[State, Float[Tensor, " n"]]:
     """Choose one of several states of each image by rounds of Gauss-Newton steps.
 
-    ``states`` holds one state of all images per entry, the likelier entries first. Each round is ``(number of states, radius in
-    cycles per pixel)``. In a round, this number of states with the highest Laplace evidence so far take one step within the
-    radius. No step is checked for a rise of the log joint. After the last round the state of the highest evidence wins.
+    Each entry of ``states`` contains one candidate state for every image; the likeliest candidates are in the first entry. Each
+    round is ``(number of candidates per image, radius in cycles per pixel)``. The first round starts with the first entries of
+    ``states``; a later round keeps the candidates with the highest Laplace evidence in the round before. Every candidate takes
+    one step, computed from the frequencies within the radius, even if the step lowers the log joint. After the last round, the
+    function selects the candidate with the highest evidence.
 
-    Returns the winning states, and the log joints that the last expansion predicts for them.
+    Returns the selected states, and the log joints that the quadratic expansion of the last round predicts for them.
     """
     count = len(data)
     value = evidence = data.ctf.new_empty(count, 0)  # empty before the first round

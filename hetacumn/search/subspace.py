@@ -71,9 +71,10 @@ class ComponentPrior:
     """A prior of components: their expected power in each Fourier shell is ``share`` times the power of the mean volume.
 
     Each coefficient of a component's transform is N(0, share · P). P is the mean power of the mean volume in the shell of the
-    coefficient. P is at least :data:`LEAST_POWER` times the power of the strongest shell, so that gradients have similar sizes.
-    The prior extends the regularised likelihood of one volume (Scheres 2012) to components. Without the prior, components that
-    the images do not need fit noise, and the poses follow this noise. ``box`` is the number of voxels a side.
+    coefficient, but at least :data:`LEAST_POWER` times the power of the strongest shell. This lower limit prevents very large
+    gradients in shells of low power. The prior extends the regularised likelihood of one volume (Scheres 2012) to components.
+    Without the prior, components that the images do not need fit noise, and the poses follow this noise. ``box`` is the number
+    of voxels per side.
     """
 
     def __init__(self, box: int, share: float, device: torch.device) -> None:

@@ -131,7 +131,7 @@ def _transfer(optics: Optics, frequencies: Float[Tensor, "m 2"], envelope_A2: fl
 
 
 def _middle(wide: Float[Tensor, "b wide wide"], box: int) -> Float[Tensor, "b {box} {box}"]:
-    """Cut the middle out of images of twice the box, in which nothing wraps around."""
+    """Crop images of twice the box to their middle, which objects near the edge cannot reach by wrapping around."""
     rows = slice(box // 2, box // 2 + box)
     return wide[:, rows, rows]
 

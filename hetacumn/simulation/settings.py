@@ -60,7 +60,7 @@ class Simulation:
     - ``continuous``: whether the particles sample a continuous motion, with coordinates uniform in [0, 1], instead of states.
     - ``motion_classes``: number of equal intervals of [0, 1], for each coordinate of a continuous motion, that define classes.
     - ``shift_px``: shifts in x and in y are uniform from minus this value to this value, in pixels.
-    - ``defocus_A``: range of the mean of defocus u and v, which is uniform, in Å.
+    - ``defocus_A``: the mean of defocus u and v is uniform in this range, in Å.
     - ``astigmatism_A``: defocus u minus v is uniform from 0 to this value, in Å; its angle is uniform.
     - ``voltage_kv``: acceleration voltage in kV.
     - ``cs_mm``: spherical aberration in mm.
@@ -69,8 +69,8 @@ class Simulation:
     - ``pose_table``: CSV file in the data folder, whose randomly chosen rows replace uniform viewing directions and shifts.
     - ``noise``: ``white``, or ``coloured`` with the power spectrum ``noise_floor + 1 / (1 + (k noise_knee_A)²)``, up to a
       factor; ``k`` is the spatial frequency in 1/Å.
-    - ``noise_knee_A``: resolution in Å at which the first part of the coloured spectrum has fallen to half.
-    - ``noise_floor``: white part of the coloured spectrum.
+    - ``noise_knee_A``: resolution in Å at which the second term of the coloured spectrum has fallen to half.
+    - ``noise_floor``: first term of the coloured spectrum, a white part.
     - ``contrast``: contrast of protein in the file: ``white``, or ``black`` as in raw micrographs.
     - ``origins_within_A``: the STAR file contains origins, as from an earlier refinement, with normal errors of this standard
       deviation in Å; None means no origins.

@@ -44,7 +44,7 @@ class Truth:
         return (self.junk == 0).nonzero().squeeze(1).numpy()
 
     def __getitem__(self, rows: Int[np.ndarray, " m"]) -> Truth:
-        """Select particles by their rows; ``clean``, the first images of the whole stack, stays."""
+        """Select particles by their rows; ``clean`` still contains the first images of the whole stack."""
         columns = {name: getattr(self, name)[rows] for name in ("rotations", "shifts_A", "classes", "coordinate", "junk")}
         return replace(self, **columns)
 
