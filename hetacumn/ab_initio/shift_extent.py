@@ -7,8 +7,6 @@ better poses has a lower evidence.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,21 +17,27 @@ from hetacumn.search.grid import pose_grid, search_grid
 
 SAMPLE = 500  # images, evenly spaced in the stack
 LARGEST_FACTOR = 3  # in units of the extent of the settings
+SIGNIFICANT = 3.0  # standard errors of a mean gain in evidence
 
 
 def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], config: AbInitioConfig) -> int:
     """Return the factor of ``config.grid.extent`` with the highest mean evidence of a sample of images under a volume.
 
-    All grids have the same spacing. The function stops at the first factor that lowers the evidence.
+    All grids have the same spacing. The function stops at the first factor whose gain in evidence is not significant.
     """
     rows = torch.linspace(0, len(data) - 1, min(SAMPLE, len(data)), device=data.y.device).round().long()
     band = data[rows].within(config.consensus.radius[1] * data.plane.box)
     rotations = pose_grid(*config.grid.rotations).to(volume.device)
-    best, highest = 1, -math.inf
-    for factor in range(1, LARGEST_FACTOR + 1):
+
+    def evidence(factor: int) -> Float[Tensor, " m"]:
         shifts = config.widened(factor).grid.shifts(data.plane.box, config.grid.step_px).to(volume.device)
-        evidence = float(search_grid(band, volume[None], rotations, shifts, padding=config.padding).log_evidence.mean())
-        if evidence <= highest:
+        return search_grid(band, volume[None], rotations, shifts, padding=config.padding).log_evidence
+
+    best, highest = 1, evidence(1)
+    for factor in range(2, LARGEST_FACTOR + 1):
+        wider = evidence(factor)
+        gain = wider - highest
+        if gain.mean() <= SIGNIFICANT * gain.std() / len(gain) ** 0.5:
             break
-        best, highest = factor, evidence
+        best, highest = factor, wider
     return best
