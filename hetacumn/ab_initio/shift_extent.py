@@ -17,7 +17,7 @@ from hetacumn.search.grid import pose_grid, search_grid
 
 SAMPLE = 500  # images, evenly spaced in the stack
 LARGEST_FACTOR = 3  # in units of the extent of the settings
-SIGNIFICANT = 3.0  # standard errors of a mean gain in evidence
+SIGNIFICANT = 1.0  # standard errors of the mean gain in evidence
 
 
 def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], config: AbInitioConfig) -> int:
