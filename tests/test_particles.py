@@ -380,7 +380,7 @@ def test_bad_files_are_named_with_row_and_expectation(folder, spoil, message):
     ({"contrast": "grey"}, "contrast is 'grey'; expected one of auto, white, black"),
     ({"whiten": "maybe"}, "whiten is 'maybe'; expected true, false or auto"),
     ({"diameter_A": -1}, "diameter_A is -1; expected a number above 0"),
-    ({"rows": [10]}, "expected at least one, each from 0 to 9"),
+    ({"rows": [10]}, "expected at least one row, each from 0 to 9"),
     ({"rows": []}, "0 rows requested"),
 ])  # fmt: skip
 def test_bad_options_are_refused(folder, options, message):

@@ -94,6 +94,6 @@ def _check_fit(atoms: Atoms, box: int, pixel_A: float) -> None:
     narrowest = atoms.widths_A.min().item()
     if narrowest < MIN_WIDTH_PX * pixel_A:
         raise HetacumnError(
-            f"pixel_A is {pixel_A}, too large for Gaussians {narrowest} Å wide; expected at most "
-            f"{narrowest / MIN_WIDTH_PX:.2f} (render with smaller pixels, then Fourier-crop)"
+            f"pixel_A is {pixel_A} Å, too large for Gaussians {narrowest} Å wide; expected at most "
+            f"{narrowest / MIN_WIDTH_PX:.2f} Å (render with smaller pixels, then Fourier-crop)"
         )
