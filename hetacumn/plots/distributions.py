@@ -132,7 +132,7 @@ def log_ratio_histogram(groups: Mapping[str, Float[np.ndarray, " _n"]]) -> Figur
         area.set(label=name, hatch=CLASS_HATCHES[i % len(CLASS_HATCHES)])
     axis.legend(reverse=True)  # the first group is the uppermost of the stack
     axis.set(
-        xlabel="log-likelihood ratio of an image, molecule over no molecule (nats)",
+        xlabel="log-likelihood gain of an image (nats): with the molecule minus without",
         ylabel="images per bin",
         xlim=(lowest, highest),
     )
