@@ -326,7 +326,7 @@ def test_an_interrupted_start_continues_after_its_last_finished_step(toy, tmp_pa
         with pytest.raises(KeyboardInterrupt):
             run_method("em", TrainingStack(toy.data, 7.5), config, tmp_path / "em")
     left = {path.stem for path in (tmp_path / "em" / UNDER_WAY).iterdir()}
-    assert left == {"consensus", "route classes", "route consensus"} and not (tmp_path / "em" / START).exists()
+    assert left == {"consensus", "shift extent", "route classes", "route consensus"} and not (tmp_path / "em" / START).exists()
     with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made with other values of seed than requested; delete it to"):
         run_method("em", TrainingStack(toy.data, 7.5), replace(config, seed=1), tmp_path / "em")
     with pytest.raises(HetacumnError, match=f"{UNDER_WAY}: made from another stack"):
