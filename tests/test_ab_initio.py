@@ -92,6 +92,12 @@ def test_the_shift_grid_is_as_wide_as_the_shifts_of_the_images(blobs, device, sn
     assert choose_factor(toy.data, toy.volumes.mean(0), config) == factor
 
 
+def test_a_large_extent_of_the_settings_is_not_widened(blobs):
+    toy = make_toy([hinged(blobs, 0)], 60, BOX, snr=1.0, shift_px=2.9)
+    config = with_settings(QUICK, {"grid": {"rotations": [1, 6], "extent": 0.2}})
+    assert choose_factor(toy.data, toy.volumes[0], config) == 1
+
+
 def test_a_start_from_images_off_centre_widens_the_grid_and_continues_after_an_interruption(blobs):
     toy = make_toy([hinged(blobs, 0)], 300, BOX, snr=2.0, shift_px=2.8)
     quick = {"grid": {"rotations": [2, 12], "extent": 1 / BOX, "step_px": 1.0}, "consensus": {"steps": 60, "grids": [[2, 12]]}}

@@ -17,6 +17,7 @@ from hetacumn.search.grid import pose_grid, search_grid
 
 SAMPLE = 500  # images, evenly spaced in the stack
 LARGEST_FACTOR = 3  # in units of the extent of the settings
+LARGEST_EXTENT = 0.25  # as a fraction of the box; a larger extent of the settings stays as it is
 SIGNIFICANT = 1.0  # standard errors of the mean gain in evidence
 
 
@@ -35,6 +36,8 @@ def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], conf
 
     best, highest = 1, evidence(1)
     for factor in range(2, LARGEST_FACTOR + 1):
+        if factor * config.grid.extent > LARGEST_EXTENT:
+            break
         wider = evidence(factor)
         gain = wider - highest
         if gain.mean() <= SIGNIFICANT * gain.std() / len(gain) ** 0.5:

@@ -107,9 +107,8 @@ class Noise:
             detector = ifft2c(fft2c(torch.from_numpy(detector)) * self.amplitude).numpy()
         if not share:
             return detector
-        ice = form_images(
-            torch.from_numpy(self._white(len(optics))), optics, torch.zeros(len(optics), 2), self.realism.envelope_A2
-        )
+        white, still = torch.from_numpy(self._white(len(optics))), torch.zeros(len(optics), 2)
+        ice = form_images(white, optics, still, envelope_A2)
         gain = _transfer(optics, frequency_grid(self.box), envelope_A2).square().mean(1).sqrt()
         return (share**0.5 * ice / gain[:, None, None]).numpy() + (1 - share) ** 0.5 * detector
 
