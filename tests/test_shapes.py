@@ -68,6 +68,18 @@ def quadratic(n: int, p: int, rows: int | None = None) -> Quadratic:
     return Quadratic(torch.zeros(n), torch.zeros(n, p), torch.eye(p).expand(rows or n, p, p))
 
 
+def truth(**changed: torch.Tensor) -> Truth:
+    right = {
+        "rotations": rotations(5),
+        "shifts_A": torch.zeros(5, 2),
+        "classes": torch.zeros(5, dtype=torch.long),
+        "coordinate": torch.zeros(5),
+        "junk": torch.zeros(5, dtype=torch.long),
+        "clean": torch.zeros(1, 8, 8),
+    }
+    return Truth(**right | changed, snr=0.1, noise_std=1.0)
+
+
 def predictions(**changed: torch.Tensor) -> Predictions:
     one = {"rotations": rotations(4), "shifts_A": torch.zeros(4, 2), "classes": torch.zeros(4, dtype=torch.long)}
     return Predictions(list("abcd"), **{**one, "latents": torch.zeros(4, 3), **changed})
@@ -116,26 +128,8 @@ RIGHT = {
     "a frame": lambda: Frame(EYE, True),
     "axes": lambda: LatentAxes(torch.zeros(9, 2), torch.zeros(3), torch.zeros(2, 3)),
     "a mixture": lambda: TrueMixture(torch.zeros(2, 8, 8, 8), torch.ones(2), poses(5), torch.zeros(5, dtype=torch.long)),
-    "the truth of states": lambda: Truth(
-        rotations(5),
-        torch.zeros(5, 2),
-        torch.zeros(5, dtype=torch.long),
-        torch.zeros(5),
-        torch.zeros(5).long(),
-        torch.zeros(0, 8, 8),
-        0.1,
-        1.0,
-    ),
-    "the truth of a motion": lambda: Truth(
-        rotations(5),
-        torch.zeros(5, 2),
-        torch.zeros(5, dtype=torch.long),
-        torch.zeros(5, 2),
-        torch.zeros(5).long(),
-        torch.zeros(1, 8, 8),
-        0.1,
-        1.0,
-    ),
+    "the truth of states": lambda: truth(clean=torch.zeros(0, 8, 8)),
+    "the truth of a motion": lambda: truth(coordinate=torch.zeros(5, 2)),
 }
 
 WRONG = {
@@ -193,19 +187,8 @@ WRONG = {
     "priors of other classes": lambda: TrueMixture(
         torch.zeros(2, 8, 8, 8), torch.ones(3), poses(5), torch.zeros(5, dtype=torch.long)
     ),
-    "real numbers for classes": lambda: Truth(
-        rotations(5), torch.zeros(5, 2), torch.zeros(5), torch.zeros(5), torch.zeros(5).long(), torch.zeros(1, 8, 8), 0.1, 1.0
-    ),
-    "shifts of other particles": lambda: Truth(
-        rotations(5),
-        torch.zeros(4, 2),
-        torch.zeros(5, dtype=torch.long),
-        torch.zeros(5),
-        torch.zeros(5).long(),
-        torch.zeros(1, 8, 8),
-        0.1,
-        1.0,
-    ),
+    "real numbers for classes": lambda: truth(classes=torch.zeros(5)),
+    "shifts of other particles": lambda: truth(shifts_A=torch.zeros(4, 2)),
 }
 
 

@@ -7,13 +7,12 @@ better poses has a lower evidence.
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.particles.observations import Observations
-from hetacumn.search.grid import pose_grid, search_grid
+from hetacumn.search.grid import search_grid
 
 SAMPLE = 500  # images, evenly spaced in the stack
 LARGEST_FACTOR = 3  # in units of the extent of the settings
@@ -26,12 +25,10 @@ def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], conf
 
     All grids have the same spacing. The function stops at the first factor whose gain in evidence is not significant.
     """
-    rows = torch.linspace(0, len(data) - 1, min(SAMPLE, len(data)), device=data.y.device).round().long()
-    band = data[rows].within(config.consensus.radius[1] * data.plane.box)
-    rotations = pose_grid(*config.grid.rotations).to(volume.device)
+    band = data.evenly_spaced(SAMPLE).within(config.consensus.radius[1] * data.plane.box)
 
     def evidence(factor: int) -> Float[Tensor, " m"]:
-        shifts = config.widened(factor).grid.shifts(data.plane.box, config.grid.step_px).to(volume.device)
+        rotations, shifts = config.widened(factor).poses(data.plane.box, volume.device)
         return search_grid(band, volume[None], rotations, shifts, padding=config.padding).log_evidence
 
     best, highest = 1, evidence(1)

@@ -176,8 +176,7 @@ def train_network(
     trainer.run()
     if not group.is_leader:
         return trainer.seconds
-    sample = torch.linspace(0, len(data) - 1, min(MISFIT_SAMPLE, len(data)), device=data.y.device).round().long()
-    trainer.model.eval().set_misfit_limit(data[sample])
+    trainer.model.eval().set_misfit_limit(data.evenly_spaced(MISFIT_SAMPLE))
     save_model(out / MODEL, trainer.model, config, data.plane.box, stack.pixel_A)
     with atomic_path(out / "history.csv") as temporary:
         pd.DataFrame(trainer.history).to_csv(temporary, index=False, float_format="%.6g")

@@ -43,6 +43,11 @@ class Observations:
         m = self.plane.count(radius)
         return Observations(self.y[:, :m], self.ctf[:, :m], self.plane)
 
+    def evenly_spaced(self, most: int) -> Observations:
+        """Return at most ``most`` images, evenly spaced in the stack from the first to the last."""
+        rows = torch.linspace(0, len(self) - 1, min(most, len(self)), device=self.y.device)
+        return self[rows.round().long()]
+
     def repeated(self, times: int) -> Observations:
         """Repeat the whole stack several times, one copy after the other."""
         return self if times == 1 else Observations(self.y.repeat(times, 1), self.ctf.repeat(times, 1), self.plane)
