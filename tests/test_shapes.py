@@ -30,8 +30,8 @@ from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import Quadratic, State
 from hetacumn.search.subspace import LatentPosterior, mixing_of, volumes_at
 from hetacumn.simulation.imaging import form_images
+from hetacumn.simulation.molecules import Atoms
 from hetacumn.simulation.projection import project_atoms
-from hetacumn.simulation.structures import Atoms
 from hetacumn.simulation.truth import Truth
 
 EYE = torch.eye(3)

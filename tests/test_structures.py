@@ -9,20 +9,24 @@ import roma
 import torch
 
 from hetacumn.common.errors import HetacumnError
+from hetacumn.simulation.molecules import Atoms, rotate_about
 from hetacumn.simulation.projection import density, project_atoms
-from hetacumn.simulation.structures import Atoms, load_motion, load_states, rotate_about
+from hetacumn.simulation.structures import load_motion, load_states
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPECS = {
     "adk": {"structure": "adk", "states": ["open", "closed"]},
     "ribosome": {"structure": "ribosome", "left_out": [[], ["small/head"], ["small"]]},
     "spliceosome": {"structure": "spliceosome", "arm_b_deg": [0, 50], "top_deg": [0, 40]},
+    "igg": {"structure": "igg", "fab_deg": [0, 90]},
+    "complexes": {"structure": "complexes", "species": ["1EXB", "4GXU"]},
 }
 MOTIONS = {
     "adk": {"structure": "adk"},
     "spliceosome": {"structure": "spliceosome", "arm_b_deg": [0, 50], "top_deg": [0, 40]},
+    "igg": {"structure": "igg", "fab_deg": [0, 90]},
 }
-PIXEL_A = {"adk": 1.0, "ribosome": 3.2, "spliceosome": 3.6}
+PIXEL_A = {"adk": 1.0, "ribosome": 3.2, "spliceosome": 3.6, "igg": 2.0, "complexes": 2.0}
 
 needs_data = pytest.mark.skipif(not (DATA / "adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
 
@@ -179,6 +183,40 @@ def test_a_hinge_rotates_one_arm_rigidly_and_leaves_the_rest():
 
 
 @needs_data
+def test_one_fab_of_the_antibody_turns_about_its_axis_and_the_rest_stays():
+    rest, quarter, whole = load_states({"structure": "igg", "fab_deg": [0, 90, 360]}, DATA)
+    stored = np.load(DATA / "igg.npz")
+    chain, number = stored["chain"], stored["residue_number"]
+    fab = torch.from_numpy((chain == "L") | (chain == "H") & (number <= 213))
+    assert len(rest.weights) == 10_355 and 3000 < fab.sum() < 3500
+    assert torch.equal(rest.positions_A[~fab], quarter.positions_A[~fab])
+    before, after = rest.positions_A[fab], quarter.positions_A[fab]
+    assert torch.allclose(torch.pdist(before[::20]), torch.pdist(after[::20]), atol=1e-3)
+    assert torch.allclose(rest.positions_A, whole.positions_A, atol=1e-3)
+    axis = torch.from_numpy(stored["fab_axis"])
+    assert torch.allclose(before @ axis, after @ axis, atol=1e-3)
+    assert (after - before).norm(dim=1).max() > 20
+    known = np.linalg.norm([103.798 - 79.831, 123.198 - 114.592, 171.739 - 134.717])  # Cα of H 213 and H 242
+    heights = (torch.from_numpy(stored["xyz_A"]) - torch.from_numpy(stored["fab_hinge_A"])).norm(dim=1)
+    assert heights.min() == 0 and (heights - known).abs().min() < 1e-3
+
+
+@needs_data
+def test_each_species_of_a_mixture_lies_at_the_origin_and_has_the_distances_of_its_entry():
+    small, large = (load_states({"structure": "complexes", "species": count}, DATA) for count in (8, 45))
+    assert [atoms.parts[0] for atoms in small] == [atoms.parts[0] for atoms in large[:8]]
+    assert len({atoms.parts[0] for atoms in large}) == 45
+    assert sum(len(atoms.weights) for atoms in large) == 42_503
+    for atoms in large:
+        assert atoms.centre_of_mass().norm() < 0.01
+        steps = atoms.positions_A.diff(dim=0).norm(dim=1)
+        assert steps.median().item() == pytest.approx(3.8, abs=0.1)  # of consecutive Cα
+    (one,) = load_states({"structure": "complexes", "species": ["1N2C"]}, DATA)
+    first, second = np.array([[48.32, 113.29, 33.01], [47.47, 118.11, 30.91]])
+    assert (one.positions_A[0] - one.positions_A[2]).norm().item() == pytest.approx(np.linalg.norm(first - second), abs=0.1)
+
+
+@needs_data
 @pytest.mark.parametrize("name", MOTIONS)
 def test_a_motion_ends_in_the_first_and_last_state(name):
     states, motion = load_states(SPECS[name], DATA), load_motion(MOTIONS[name], DATA)
@@ -202,7 +240,12 @@ def test_the_arms_of_the_spliceosome_move_independently():
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ({"structure": "hsp90"}, "adk, ribosome, spliceosome"),
+        ({"structure": "hsp90"}, "adk, complexes, igg, ribosome, spliceosome"),
+        ({"structure": "igg"}, "fab_deg"),
+        ({"structure": "igg", "fab_deg": 90}, "list of numbers"),
+        ({"structure": "complexes", "species": []}, "list of names, or their number"),
+        pytest.param({"structure": "complexes", "species": 46}, "1 to 45", marks=needs_data),
+        pytest.param({"structure": "complexes", "species": ["1ABC"]}, "1AHW, 1ATN", marks=needs_data),
         ({"structure": "adk"}, "states or path"),
         ({"structure": "adk", "state": ["open"]}, "states or path"),
         ({"structure": "adk", "states": ["ajar"]}, "closed, open"),
@@ -218,7 +261,7 @@ def test_unknown_names_are_refused_with_the_known_ones(spec, expected):
 
 
 def test_other_errors_name_what_was_expected(tmp_path):
-    with pytest.raises(HetacumnError, match="adk, spliceosome"):
+    with pytest.raises(HetacumnError, match="adk, igg, spliceosome"):
         load_motion({"structure": "ribosome"}, DATA)
     with pytest.raises(HetacumnError, match="adk.npz: no such file"):
         load_states(SPECS["adk"], tmp_path)

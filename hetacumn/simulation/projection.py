@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.simulation.structures import Atoms
+from hetacumn.simulation.molecules import Atoms
 
 MIN_WIDTH_PX = 0.6  # at this width, the sum of a Gaussian's samples equals its integral to 0.2 % per axis
 OVERSAMPLING = 2  # factor by which the grid of projections is finer than the pixels

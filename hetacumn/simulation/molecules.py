@@ -1,0 +1,168 @@
+"""The molecules of the simulator: their atoms as stored in the data folder, and the motions of their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import roma
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from hetacumn.common.errors import HetacumnError
+
+ATOM_WIDTH_A, AMINO_ACID_WIDTH_A, NUCLEOTIDE_WIDTH_A = 2.0, 3.0, 4.0  # standard deviations of the Gaussians
+ATOMIC_NUMBER = {"C": 6, "N": 7, "O": 8, "S": 16}
+AMINO_ACID_WEIGHT = 52.5  # mean sum of the atomic numbers of the heavy atoms of a residue, where only Cα is known
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """The atoms (or residues as points) of a molecule, in one state or in one state for each image.
+
+    - ``positions_A``: positions (x, y, z) in the frame of the object, in Å, with the origin at the centre of the box.
+    - ``weights``: scattering mass: the atomic number, or its sum over the heavy atoms of a residue.
+    - ``widths_A``: standard deviation of the Gaussian of each atom, in Å.
+    - ``parts``: name of the part of the molecule to which each atom belongs.
+    """
+
+    positions_A: Float[Tensor, "*batch n 3"]
+    weights: Float[Tensor, " n"]
+    widths_A: Float[Tensor, " n"]
+    parts: Shaped[np.ndarray, " n"]
+
+    def centre_of_mass(self) -> Float[Tensor, "*batch 3"]:
+        """Return the mean position in Å, weighted by ``weights``."""
+        return self.weights @ self.positions_A / self.weights.sum()
+
+    def moved(self, shift_A: Float[Tensor, " 3"]) -> Atoms:
+        """Return the atoms shifted by a vector in Å."""
+        return replace(self, positions_A=self.positions_A + shift_A)
+
+    def to(self, device: torch.device | str) -> Atoms:
+        """Copy to another device."""
+        return Atoms(self.positions_A.to(device), self.weights.to(device), self.widths_A.to(device), self.parts)
+
+    def without(self, names: list[str]) -> Atoms:
+        """Return the atoms without the named parts; ``small`` includes all ``small/…``.
+
+        Raises HetacumnError for an unknown name.
+        """
+        wholes = np.array([part.split("/")[0] for part in self.parts])
+        for name in names:
+            check_known("part", name, {*self.parts.tolist(), *wholes.tolist()})
+        keep = ~(np.isin(self.parts, names) | np.isin(wholes, names))
+        positions = self.positions_A[..., keep, :]
+        return Atoms(positions, self.weights[keep], self.widths_A[keep], self.parts[keep])
+
+
+def rotate_about(
+    positions_A: Float[Tensor, "n 3"],
+    point_A: Float[Tensor, " 3"],
+    axis: Float[Tensor, " 3"],
+    angle_deg: Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch n 3"]:
+    """Rotate positions (x, y, z in Å) about an axis through a point, by right-handed angles in degrees."""
+    axis = axis / axis.norm()
+    rotation = roma.rotvec_to_rotmat(torch.deg2rad(angle_deg)[..., None] * axis)
+    return (positions_A - point_A) @ rotation.mT + point_A
+
+
+def check_known(kind: str, name: object, known: set[str]) -> str:
+    """Return ``name``; raise HetacumnError if it is not in ``known``."""
+    if not isinstance(name, str) or name not in known:
+        raise HetacumnError(f"unknown {kind} {name!r}; expected one of {', '.join(sorted(known))}")
+    return name
+
+
+def _read(data_dir: Path | str, name: str) -> dict[str, np.ndarray]:
+    path = Path(data_dir) / f"{name}.npz"
+    if not path.exists():
+        raise HetacumnError(f"{path}: no such file; expected an atomic model (`dvc pull` fetches it)")
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def load_adk(data_dir: Path | str) -> Callable[[Tensor], Atoms]:
+    """Return a function from the progress (0 open, 1 closed) to the heavy atoms, linear between the stored states."""
+    stored = _read(data_dir, "adk")
+    path, coordinate = torch.from_numpy(stored["path_xyz_A"]), torch.from_numpy(stored["path_coordinate"])
+    atoms = _heavy_atoms(path[0], stored["element"], np.full(len(stored["element"]), "adk"))
+
+    def move(t: Float[Tensor, "*batch"]) -> Atoms:
+        after = torch.searchsorted(coordinate, t).clamp(1, len(coordinate) - 1)
+        start, end = coordinate[after - 1], coordinate[after]
+        fraction = ((t - start) / (end - start))[..., None, None]
+        return replace(atoms, positions_A=torch.lerp(path[after - 1], path[after], fraction))
+
+    return move
+
+
+def load_residues(data_dir: Path | str, name: str) -> Atoms:
+    """Load the residues of a large molecule as points, in the deposited conformation."""
+    stored = _read(data_dir, name)
+    widths = np.where(stored["is_nucleotide"], NUCLEOTIDE_WIDTH_A, AMINO_ACID_WIDTH_A).astype(np.float32)
+    positions, weights = torch.from_numpy(stored["xyz_A"]), torch.from_numpy(stored["weight"])
+    return Atoms(positions, weights, torch.from_numpy(widths), stored["part"])
+
+
+def load_hinged(data_dir: Path | str, name: str, arms: tuple[str, ...]) -> Callable[..., Atoms]:
+    """Return a function from the angles of the arms in degrees to the atoms with these parts rotated about their hinges."""
+    stored = _read(data_dir, name)
+    if "element" in stored:
+        atoms = _heavy_atoms(torch.from_numpy(stored["xyz_A"]), stored["element"], stored["part"])
+    else:
+        atoms = load_residues(data_dir, name).without(["rest"])
+    turns = [
+        (
+            torch.from_numpy(atoms.parts == arm),
+            torch.from_numpy(stored[f"{arm}_hinge_A"]),
+            torch.from_numpy(stored[f"{arm}_axis"]),
+        )
+        for arm in arms
+    ]
+
+    def turn(*angles_deg: Float[Tensor, "*batch"]) -> Atoms:
+        positions = atoms.positions_A.expand(*angles_deg[0].shape, -1, -1).clone()
+        for (chosen, hinge, axis), angle in zip(turns, angles_deg, strict=True):
+            positions[..., chosen, :] = rotate_about(atoms.positions_A[chosen], hinge, axis, angle)
+        return replace(atoms, positions_A=positions)
+
+    return turn
+
+
+def load_complexes(data_dir: Path | str, species: list[str] | int) -> list[Atoms]:
+    """Load protein complexes by the names of their PDB entries, or the first of the file; each residue is a point at its Cα.
+
+    Every complex has its own centre of mass at the origin. The order of the file is fixed, so that the first 8 complexes are
+    among the first 16.
+
+    Raises:
+        HetacumnError: the file is missing, a name is unknown, or the number of species is not in the file.
+    """
+    stored = _read(data_dir, "complexes")
+    names, ends = stored["species"].tolist(), stored["residues"].cumsum()
+    chosen = names[:species] if isinstance(species, int) else species
+    if isinstance(species, int) and not 1 <= species <= len(names):
+        expected = f"a number from 1 to {len(names)}, or a list of names"
+        raise HetacumnError(f"species of complexes is {species}; expected {expected}")
+    complexes = []
+    for name in chosen:
+        place = names.index(check_known("species of complexes", name, set(names)))
+        rows = slice(ends[place] - stored["residues"][place], ends[place])
+        positions = torch.from_numpy(stored["xyz_tenth_A"][rows]).float() / 10
+        weights = torch.full((len(positions),), AMINO_ACID_WEIGHT)
+        widths = torch.full_like(weights, AMINO_ACID_WIDTH_A)
+        atoms = Atoms(positions, weights, widths, np.full(len(positions), name))
+        complexes.append(atoms.moved(-atoms.centre_of_mass()))
+    return complexes
+
+
+def _heavy_atoms(
+    positions_A: Float[Tensor, "n 3"], elements: Shaped[np.ndarray, " n"], parts: Shaped[np.ndarray, " n"]
+) -> Atoms:
+    weights = torch.tensor([float(ATOMIC_NUMBER[element]) for element in elements])
+    return Atoms(positions_A, weights, torch.full_like(weights, ATOM_WIDTH_A), parts)
