@@ -191,7 +191,7 @@ def test_a_baseline_program_writes_the_same_files_as_every_method(source, tmp_pa
     truth = Truth.read(source.parent / "truth.npz")
     assert distance_deg(found.rotations, truth.rotations).max() < 0.01
     true_volumes, voxel_A = read_volumes(source.parent, "truth_class")
-    score = score_folder(tmp_path / "relion", truth, true_volumes, voxel_A)
+    score = score_folder(tmp_path / "relion", truth, star.read_table(source).names(), true_volumes, voxel_A)
     assert score.row["accuracy"] == 1 and score.row["resolution_A"] < 15
 
 

@@ -39,6 +39,16 @@ def test_the_bound_uses_more_particles_only_if_its_accuracy_on_the_first_ones_is
     assert counts == expected
 
 
+def test_the_bound_leaves_out_junk_and_dropped_images(tmp_path):
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared/dropped.csv").write_text("row,particle,reason\n1,000001@particles.mrcs,is constant\n")
+    n = 4
+    truth = Truth(torch.zeros(n, 3, 3), torch.zeros(n, 2), torch.zeros(n).long(), torch.zeros(n), torch.tensor([0, 2, 0, 0]),
+                  torch.zeros(0, 8, 8), 1.0, 1.0)  # fmt: skip
+    known = SimulatedDataset("adk", tmp_path, truth, torch.zeros(1, 8, 8, 8), 1.0)
+    assert known.usable_rows.tolist() == [2, 3]
+
+
 def test_scaled_volumes_keep_the_signal_to_noise_ratio_of_projections(generator):
     """In half the box, pixels have four times the area."""
     volumes = crop_volumes(torch.randn(2, 32, 32, 32, generator=generator, device=generator.device), 16)

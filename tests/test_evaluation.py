@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from hetacumn.common.errors import HetacumnError
 from hetacumn.evaluation import scores
 from hetacumn.evaluation.scores import (
     accuracy,
@@ -158,16 +160,19 @@ def test_score_of_perfect_predictions_in_another_frame(answer):
 
 
 @pytest.mark.parametrize("device", ["cpu"])
-def test_images_without_a_particle_do_not_count(answer, tmp_path, monkeypatch):
-    junk = torch.arange(300) % 10 == 3
+def test_images_without_a_particle_and_dropped_images_do_not_count(answer, tmp_path, monkeypatch):
+    junk, kept = torch.arange(300) % 10 == 3, np.delete(np.arange(300), [0, 7, 250])
     known, wrong = answer["predictions"], answer["predictions"].classes.clone()
+    names, others = pd.Index(known.names), (answer["true_volumes"], answer["voxel_A"])
     wrong[junk] = 1 - wrong[junk]
-    monkeypatch.setattr(Predictions, "read", lambda folder: replace(known, classes=wrong))
+    monkeypatch.setattr(Predictions, "read", lambda folder: replace(known, classes=wrong)[kept[::-1].copy()])
     monkeypatch.setattr(scores, "read_volumes", lambda *_: (answer["volumes"], answer["voxel_A"]))
     with_junk = replace(answer["truth"], junk=junk.long())
-    assert score_folder(tmp_path, answer["truth"], answer["true_volumes"], answer["voxel_A"]).row["accuracy"] < 0.96
-    found = score_folder(tmp_path, with_junk, answer["true_volumes"], answer["voxel_A"])
-    assert found.row["accuracy"] == 1 and len(found.rotation_error_deg) == 270
+    assert score_folder(tmp_path, answer["truth"], names, *others).row["accuracy"] < 0.96
+    found = score_folder(tmp_path, with_junk, names, *others)
+    assert found.row["accuracy"] == 1 and len(found.rotation_error_deg) == 267 and found.row["rotation_error_deg"] < 0.1
+    with pytest.raises(HetacumnError, match="prediction of 299@stack.mrcs; expected images of the truth"):
+        score_folder(tmp_path, answer["truth"], names[:299], *others)
 
 
 def test_score_aligns_the_volumes_also_if_the_poses_are_random(answer, generator, device):

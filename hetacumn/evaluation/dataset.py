@@ -18,10 +18,12 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path, write_json, write_table
 from hetacumn.evaluation.bound import Bound, TrueMixture, bayes_bound
-from hetacumn.evaluation.scores import Score, score_folder
+from hetacumn.evaluation.scores import Score, match_truth, score_folder
 from hetacumn.io.mrc import read_volumes
+from hetacumn.io.star import read_table
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import observe
+from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.reader import read_particles
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.fsc import shell_frequencies
@@ -58,9 +60,26 @@ class SimulatedDataset:
         truth = Truth.read(folder / "particles" / "truth.npz")
         return cls(name, folder, truth, *read_volumes(folder / "particles", "truth_class"))
 
+    @property
+    def star(self) -> Path:
+        """The table of the images, in the order of the truth."""
+        return self.folder / "particles" / "particles.star"
+
+    @property
+    def usable_rows(self) -> Int[np.ndarray, " m"]:
+        """Rows of the images that contain a particle and that preparation did not drop."""
+        dropped = self.folder / "prepared" / "dropped.csv"
+        gone = pd.read_csv(dropped)["row"].to_numpy() - 1 if dropped.is_file() else np.arange(0)
+        return np.setdiff1d(self.truth.particle_rows, gone)
+
+    def match(self, predictions: Predictions) -> tuple[Predictions, Truth]:
+        """Return the predictions of images that contain a particle, and the truth of the same images."""
+        found, rows = match_truth(predictions, self.truth, read_table(self.star).names())
+        return found, self.truth[rows]
+
     def score(self, folder: Path | str) -> Score:
         """Score the predictions in a folder."""
-        return score_folder(folder, self.truth, self.volumes, self.voxel_A)
+        return score_folder(folder, self.truth, read_table(self.star).names(), self.volumes, self.voxel_A)
 
 
 def find_methods(folder: Path | str) -> set[str]:
@@ -86,7 +105,7 @@ def bound_dataset(dataset: SimulatedDataset, box: int) -> Bound:
     The function uses the first 1,500 particles. If the classifier that does not know the poses misclassifies one of them, the
     function computes the bound again with up to 10,000 particles.
     """
-    few, many = (dataset.truth.particle_rows[:count] for count in BOUND_PARTICLES)
+    few, many = (dataset.usable_rows[:count] for count in BOUND_PARTICLES)
     bound = _bound_rows(dataset, box, few)
     return bound if bound.marginal == 1 else _bound_rows(dataset, box, many)
 
@@ -95,7 +114,7 @@ def _bound_rows(dataset: SimulatedDataset, box: int, rows: Int[np.ndarray, " m"]
     truth = dataset.truth
     weights = truth.classes.bincount(minlength=len(dataset.volumes)) / len(truth.classes)
     volumes = scale_to_images(dataset.volumes, box, truth.noise_std)
-    particles = read_particles(dataset.folder / "particles" / "particles.star", box=box, rows=rows, centre=False)
+    particles = read_particles(dataset.star, box=box, rows=rows, centre=False)
     poses = Poses(truth.rotations[rows], truth.shifts_A[rows] / particles.pixel_A)
     return bayes_bound(observe(particles), TrueMixture(volumes, weights, poses, truth.classes[rows]))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hetacumn.common.files import write_table
@@ -149,11 +149,12 @@ def compare_with_truth(report: Report, truth: Path | str, model: Path | str) -> 
     the median error of a pose search with the true volumes.
     """
     run, truth = report.run, Path(truth)
-    stack, known = run.stack, Truth.read(truth / "truth.npz")
+    known = Truth.read(truth / "truth.npz")
+    kept, rows = _particle_rows(run, known)
     molecule = json.loads((truth / "config.json").read_text())["simulation"]["molecule"]
-    names, true = load_motion(molecule, project_root() / "data").names, known.coordinate[stack.rows]
-    correlations, matched = motion_correlations(report.axes.coordinates, true)
-    errors_deg, _ = pose_errors(run.predictions.rotations, known.rotations[stack.rows])
+    names, true = load_motion(molecule, project_root() / "data").names, known.coordinate[rows]
+    correlations, matched = motion_correlations(report.axes.coordinates[kept], true)
+    errors_deg, _ = pose_errors(run.predictions.rotations[kept], known.rotations[rows])
     trained, predicted = read_run(model), read_run(run.folder)
     scores = {f"spearman_{motion}": value for motion, value in zip(names, correlations.tolist(), strict=True)} | {
         "rotation_error_deg": float(errors_deg.median()),
@@ -163,18 +164,24 @@ def compare_with_truth(report: Report, truth: Path | str, model: Path | str) -> 
         "seconds": trained["train_seconds"] + len(run.predictions) / predicted["predict_particles_per_second"],
         "peak_memory_mb": max(trained["peak_memory_mb"], predicted["peak_memory_mb"]),
     }
-    return TruthComparison(names, report.axes.coordinates[:, matched], true, correlations.tolist(), scores)
+    return TruthComparison(names, report.axes.coordinates[kept][:, matched], true, correlations.tolist(), scores)
+
+
+def _particle_rows(run: Answer, known: Truth) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+    """Return the positions in the stack, and the rows in the truth, of the images that contain a particle."""
+    kept = (known.junk[run.stack.rows] == 0).numpy().nonzero()[0]
+    return kept, run.stack.rows[kept]
 
 
 def _bound_rotations(run: Answer, known: Truth, truth: Path) -> float:
     """Compute the median rotation error of a pose search with the true volumes, in degrees, on the first 1,500 particles."""
     volumes, _ = read_volumes(truth, "truth_class")
-    stack, some = run.stack, run.stack.rows[:BOUND_PARTICLES]
-    shifts_A = stack.metadata.shifts_in_prepared_A(known.shifts_A[stack.rows])
-    poses = Poses(known.rotations[some], shifts_A[:BOUND_PARTICLES] / stack.pixel_A)
+    stack, (kept, rows) = run.stack, (some[:BOUND_PARTICLES] for some in _particle_rows(run, known))
+    shifts_A = stack.metadata[kept].shifts_in_prepared_A(known.shifts_A[rows])
+    poses = Poses(known.rotations[rows], shifts_A / stack.pixel_A)
     in_images = scale_to_images(volumes, stack.box, known.noise_std)
-    data, _ = run.posed(np.arange(len(some)))
-    mixture = TrueMixture(in_images, torch.ones(len(in_images)), poses, known.classes[some])
+    data, _ = run.posed(kept)
+    mixture = TrueMixture(in_images, torch.ones(len(in_images)), poses, known.classes[rows])
     return bayes_bound(data, mixture).rotation_error_deg
 
 

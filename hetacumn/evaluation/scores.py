@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int, Real
 from numpy.typing import ArrayLike
@@ -245,23 +246,34 @@ def score(
     return Score(row, confusion(predicted, true), errors_deg, curves, aligned)
 
 
-def score_folder(folder: Path | str, truth: Truth, true_volumes: Float[Tensor, "k box box box"], voxel_A: float) -> Score:
-    """Score the files of a method in a folder: predictions, ``volumes/``, ``train_rows.npy``.
+def match_truth(predictions: Predictions, truth: Truth, names: pd.Index) -> tuple[Predictions, Int[np.ndarray, " m"]]:
+    """Select the predictions of images that contain a particle; return them and their rows in the truth.
+
+    ``names`` are the names of all images of the truth, in its order. Images without a prediction, which preparation dropped,
+    have no row in the result.
 
     Raises:
-        HetacumnError: predictions and truth have different numbers of particles.
+        HetacumnError: a predicted image is not in the truth.
     """
-    folder = Path(folder)
-    predictions = Predictions.read(folder)
-    if len(predictions) != len(truth.classes):
-        counts = f"{len(predictions)} particles; expected the {len(truth.classes)} particles of the truth"
-        raise HetacumnError(f"{folder}: predictions of {counts}")
-    seen = np.zeros(len(predictions), dtype=bool)
-    seen[seen_rows(folder, len(predictions))] = True
-    volumes, _ = read_volumes(folder / "volumes", "class_")
-    rows = truth.particle_rows
-    predictions, truth, seen = predictions[rows], truth[rows], seen[rows]
-    return score(predictions, volumes, truth, true_volumes, voxel_A, seen)
+    rows = names.get_indexer(pd.Index(predictions.names))
+    if (rows < 0).any():
+        name = predictions.names[int((rows < 0).argmax())]
+        raise HetacumnError(f"prediction of {name}; expected images of the truth, such as {names[0]}")
+    kept = (truth.junk[rows] == 0).numpy().nonzero()[0]
+    return predictions[kept], rows[kept]
+
+
+def score_folder(
+    folder: Path | str, truth: Truth, names: pd.Index, true_volumes: Float[Tensor, "k box box box"], voxel_A: float
+) -> Score:
+    """Score the files of a method in a folder: predictions, ``volumes/``, ``train_rows.npy``.
+
+    ``names`` are the names of the images of the truth. Raises the errors of :func:`match_truth`.
+    """
+    predictions, rows = match_truth(Predictions.read(folder), truth, names)
+    seen = np.isin(rows, seen_rows(folder, len(names)))
+    volumes, _ = read_volumes(Path(folder) / "volumes", "class_")
+    return score(predictions, volumes, truth[rows], true_volumes, voxel_A, seen)
 
 
 def seen_rows(folder: Path | str, particles: int) -> Int[np.ndarray, " m"]:
