@@ -9,7 +9,7 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import write_json
 from hetacumn.evaluation import dataset
 from hetacumn.evaluation.bound import Bound
-from hetacumn.evaluation.dataset import SimulatedDataset, bound_dataset, find_methods, scale_to_images
+from hetacumn.evaluation.dataset import SimulatedDataset, bound_dataset, dampen, find_methods, scale_to_images
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.simulation.truth import Truth
 
@@ -20,7 +20,7 @@ def test_the_bound_uses_more_particles_only_if_its_accuracy_on_the_first_ones_is
 
     def bound_rows(dataset, box, rows):
         counts.append(len(rows))
-        return Bound(1.0, first, 1.0)
+        return Bound(1.0, first, 1.0, (first,), (1.0,))
 
     monkeypatch.setattr(dataset, "_bound_rows", bound_rows)
     n = 20_000
@@ -56,6 +56,17 @@ def test_scaled_volumes_keep_the_signal_to_noise_ratio_of_projections(generator)
     torch.testing.assert_close(fine, volumes)
     coarse = scale_to_images(volumes, 8, 0.5)
     torch.testing.assert_close(coarse, crop_volumes(volumes, 8) * 4 / 0.5)
+
+
+def test_the_envelope_widens_a_gaussian():
+    axis, voxel_A = (torch.arange(32) - 16.0).square(), 2.0
+    square = (axis[:, None, None] + axis[:, None] + axis) * voxel_A**2
+
+    def gaussian(variance_A2: float) -> torch.Tensor:
+        return torch.exp(-square / (2 * variance_A2)) / variance_A2**1.5
+
+    wider = dampen(gaussian(36.0)[None], voxel_A, 200.0)[0]
+    torch.testing.assert_close(wider, gaussian(36.0 + 200.0 / (8 * torch.pi**2)), atol=1e-5, rtol=1e-3)
 
 
 def test_the_folder_of_another_dataset_is_refused(tmp_path):

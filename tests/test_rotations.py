@@ -126,6 +126,17 @@ def test_align_finds_frame_and_hand_despite_outliers(device, generator, mirrored
     assert distance_deg(found.apply(estimated), true)[150:].max() < 0.1
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_align_accepts_every_equivalent_pose_of_a_symmetric_object(device, generator, mirrored):
+    true = random_rotations(600, generator, device)
+    symmetry = inplane(torch.arange(0, 360, 90.0)).to(device)
+    frame = random_rotations(1, generator, device)[0]
+    chosen = true @ symmetry[torch.arange(600) % 4]
+    found = align((MIRROR.to(device) @ chosen if mirrored else chosen) @ frame, true, symmetry=symmetry)
+    assert found.mirrored == mirrored
+    assert distance_deg(frame @ found.rotation, symmetry).min() < 0.05
+
+
 def test_align_distinguishes_a_mirrored_frame_from_a_rotated_one(generator, device):
     true = random_rotations(300, generator, device)
     assert not align(true, true).mirrored

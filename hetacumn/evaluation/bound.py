@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hetacumn.compute.batches import batch_slices
+from hetacumn.evaluation.scores import NEAR_DEG
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.rotations import distance_deg
@@ -35,11 +36,15 @@ class Bound:
     - ``known_pose``: accuracy of the classifier that knows the true poses.
     - ``marginal``: accuracy of the classifier that does not know the poses; the Bayes bound.
     - ``rotation_error_deg``: median rotation error of the best poses of this second classifier, in degrees.
+    - ``class_marginal``: accuracy of the second classifier on the images of each true class; NaN without images.
+    - ``class_within_10deg``: fraction of the images of each true class whose best pose has a rotation error below 10°.
     """
 
     known_pose: float
     marginal: float
     rotation_error_deg: float
+    class_marginal: tuple[float, ...]
+    class_within_10deg: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,14 @@ def bayes_bound(
     known, searched = torch.stack(known_evidence, 1) + prior, torch.stack(searched_evidence, 1) + prior
     winner = searched.argmax(1)
     rotations = torch.stack(found, 1)[torch.arange(len(data)), winner]
+    right, errors_deg = winner == classes, distance_deg(rotations, poses.rotations)
+    members = [classes == k for k in range(len(mixture.volumes))]
     return Bound(
         float((known.argmax(1) == classes).float().mean()),
-        float((winner == classes).float().mean()),
-        float(distance_deg(rotations, poses.rotations).median()),
+        float(right.float().mean()),
+        float(errors_deg.median()),
+        tuple(float(right[chosen].float().mean()) for chosen in members),
+        tuple(float((errors_deg[chosen] < NEAR_DEG).float().mean()) for chosen in members),
     )
 
 

@@ -11,11 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.evaluation.scores import Score, score
+from hetacumn.evaluation.scores import NEAR_DEG, Score, score
 from hetacumn.io.mrc import read_volumes
 from hetacumn.particles.predictions import Predictions
-
-NEAR_DEG = 10
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -25,8 +26,9 @@ from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import observe
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.reader import read_particles
-from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.fourier import crop_volumes, fft3c, ifft3c
 from hetacumn.physics.fsc import shell_frequencies
+from hetacumn.physics.volumes import radius_grid
 from hetacumn.simulation.truth import Truth
 
 BOUND_PARTICLES = (1500, 10_000)  # the second number is used if the bound of the first particles is not 1
@@ -38,13 +40,20 @@ MAIN_SCORES = ["accuracy", "accuracy_unseen", "accuracy_surer_half", "ari", "bou
 
 @dataclass(frozen=True)
 class SimulatedDataset:
-    """A simulated dataset and its truth. ``volumes`` are the true class volumes, with a voxel size of ``voxel_A`` Å."""
+    """A simulated dataset and its truth.
+
+    - ``name``, ``folder``: name of the dataset, and folder of its particles and methods.
+    - ``truth``: class, pose and conformation of each image.
+    - ``volumes``, ``voxel_A``: true class volumes, and their voxel size in Å.
+    - ``envelope_A2``: factor B in Å² of the envelope ``exp(-B k² / 4)`` of the CTF of all images.
+    """
 
     name: str
     folder: Path
     truth: Truth
     volumes: Float[Tensor, "k box box box"]
     voxel_A: float
+    envelope_A2: float = 0.0
 
     @classmethod
     def read(cls, folder: Path | str, name: str) -> SimulatedDataset:
@@ -55,10 +64,11 @@ class SimulatedDataset:
         """
         folder = Path(folder)
         note = folder / "particles" / "config.json"
-        if note.exists() and (simulated := json.loads(note.read_text())["dataset"]) != name:
+        content = json.loads(note.read_text()) if note.exists() else {"dataset": name}
+        if (simulated := content["dataset"]) != name:
             raise HetacumnError(f"{note}: dataset is {simulated}; expected {name}, the dataset to score")
         truth = Truth.read(folder / "particles" / "truth.npz")
-        return cls(name, folder, truth, *read_volumes(folder / "particles", "truth_class"))
+        return cls(name, folder, truth, *read_volumes(folder / "particles", "truth_class"), envelope_of(content))
 
     @property
     def star(self) -> Path:
@@ -113,10 +123,23 @@ def bound_dataset(dataset: SimulatedDataset, box: int) -> Bound:
 def _bound_rows(dataset: SimulatedDataset, box: int, rows: Int[np.ndarray, " m"]) -> Bound:
     truth = dataset.truth
     weights = truth.classes.bincount(minlength=len(dataset.volumes)) / len(truth.classes)
-    volumes = scale_to_images(dataset.volumes, box, truth.noise_std)
+    volumes = scale_to_images(dampen(dataset.volumes, dataset.voxel_A, dataset.envelope_A2), box, truth.noise_std)
     particles = read_particles(dataset.star, box=box, rows=rows, centre=False)
     poses = Poses(truth.rotations[rows], truth.shifts_A[rows] / particles.pixel_A)
     return bayes_bound(observe(particles), TrueMixture(volumes, weights, poses, truth.classes[rows]))
+
+
+def envelope_of(content: dict) -> float:
+    """Return the factor B of the envelope in Å² from the ``config.json`` of a simulation; 0 if it has none."""
+    return float(content.get("simulation", {}).get("realism", {}).get("envelope_A2", 0.0))
+
+
+def dampen(volumes: Float[Tensor, "k box box box"], voxel_A: float, envelope_A2: float) -> Float[Tensor, "k box box box"]:
+    """Filter volumes by the envelope ``exp(-B k² / 4)`` of the images, with B in Å² and k in 1/Å."""
+    if not envelope_A2:
+        return volumes
+    k = radius_grid(volumes.shape[-1], volumes.device) / (volumes.shape[-1] * voxel_A)
+    return ifft3c(fft3c(volumes) * torch.exp(-envelope_A2 / 4 * k.square()))
 
 
 def scale_to_images(

@@ -20,7 +20,7 @@ from hetacumn.common.project import project_root
 from hetacumn.common.run_files import read_run
 from hetacumn.evaluation.bound import TrueMixture, bayes_bound
 from hetacumn.evaluation.chimerax import write_morph
-from hetacumn.evaluation.dataset import scale_to_images
+from hetacumn.evaluation.dataset import dampen, envelope_of, scale_to_images
 from hetacumn.evaluation.scores import motion_correlations, pose_errors
 from hetacumn.io.mrc import read_volumes, write_mrc
 from hetacumn.particles.metadata import Poses
@@ -175,7 +175,8 @@ def _particle_rows(run: Answer, known: Truth) -> tuple[Int[np.ndarray, " m"], In
 
 def _bound_rotations(run: Answer, known: Truth, truth: Path) -> float:
     """Compute the median rotation error of a pose search with the true volumes, in degrees, on the first 1,500 particles."""
-    volumes, _ = read_volumes(truth, "truth_class")
+    volumes, voxel_A = read_volumes(truth, "truth_class")
+    volumes = dampen(volumes, voxel_A, envelope_of(json.loads((truth / "config.json").read_text())))
     stack, (kept, rows) = run.stack, (some[:BOUND_PARTICLES] for some in _particle_rows(run, known))
     shifts_A = stack.metadata[kept].shifts_in_prepared_A(known.shifts_A[rows])
     poses = Poses(known.rotations[rows], shifts_A / stack.pixel_A)

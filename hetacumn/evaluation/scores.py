@@ -29,9 +29,10 @@ from hetacumn.particles.predictions import Predictions
 from hetacumn.physics.alignment import align_volume
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.fsc import fsc, resolution_A
-from hetacumn.physics.rotations import Frame, align, distance_deg
+from hetacumn.physics.rotations import Frame, align, distance_deg, equivalent
 from hetacumn.simulation.truth import Truth
 
+NEAR_DEG = 10.0  # a pose with a smaller rotation error counts as found
 _TRUSTED_DEG = 30.0  # below this median pose error, the alignment of volumes starts from the frame of the poses
 
 
@@ -108,13 +109,16 @@ def motion_correlations(
     return torch.from_numpy(table[rows, columns]).float(), torch.from_numpy(columns)
 
 
-def pose_errors(estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"]) -> tuple[Float[Tensor, " n"], Frame]:
+def pose_errors(
+    estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"], symmetry: Float[Tensor, "g 3 3"] | None = None
+) -> tuple[Float[Tensor, " n"], Frame]:
     """Align the estimated poses to the true poses; return the rotation error of each particle in degrees, and the frame.
 
-    The frame is the transformation that aligns all poses: a rotation of the object, with mirroring where this is better.
+    The frame is the transformation that aligns all poses: a rotation of the object, with mirroring where this is better. The
+    error is the distance to the nearest of the poses that are equivalent by the ``symmetry`` of the object.
     """
-    frame = align(estimated, true)
-    return distance_deg(frame.apply(estimated), true), frame
+    frame = align(estimated, true, symmetry=symmetry)
+    return distance_deg(frame.apply(estimated)[:, None], equivalent(true, symmetry)).amin(1), frame
 
 
 def shift_errors(

@@ -111,30 +111,45 @@ class Frame:
         return (MIRROR.to(rotations) @ rotations if self.mirrored else rotations) @ self.rotation
 
 
-def align(estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"], trials: int = 200) -> Frame:
+def align(
+    estimated: Float[Tensor, "n 3 3"],
+    true: Float[Tensor, "n 3 3"],
+    trials: int = 200,
+    symmetry: Float[Tensor, "g 3 3"] | None = None,
+) -> Frame:
     """Find the frame in which the estimated poses are nearest to the true poses.
 
     *Ab initio* reconstruction determines neither the orientation nor the hand of the object. Each of up to ``trials``
     particles proposes the frame that aligns its own pose, in either hand. The function takes the frame with the lowest median
     error, and refines its rotation towards the lowest mean error by iterative reweighting, which is robust against outliers.
+    ``symmetry`` are the rotations that map the object onto itself, and the poses ``R`` and ``R g`` are equivalent; None stands
+    for the identity.
     """
-    proposals = [_best_proposal(estimated, true, mirrored, trials) for mirrored in (False, True)]
+    copies = equivalent(true, symmetry)
+    proposals = [_best_proposal(estimated, copies, mirrored, trials) for mirrored in (False, True)]
     _, mirrored, poses, rotation = min(proposals, key=lambda proposal: proposal[0])
     for _ in range(10):
-        error = distance_deg(poses @ rotation, true)
+        error, nearest = distance_deg((poses @ rotation)[:, None], copies).min(1)
         weight = 1 / error.clamp(min=0.1 * float(error.median()) + 1e-3)
-        rotation = roma.special_procrustes((weight[:, None, None] * (poses.mT @ true)).sum(0))
+        own = copies[torch.arange(len(copies), device=copies.device), nearest]
+        rotation = roma.special_procrustes((weight[:, None, None] * (poses.mT @ own)).sum(0))
     return Frame(rotation, mirrored)
 
 
+def equivalent(rotations: Float[Tensor, "n 3 3"], symmetry: Float[Tensor, "g 3 3"] | None) -> Float[Tensor, "n copies 3 3"]:
+    """Return all poses ``R g`` with the same image, for the rotations ``g`` that map the object onto itself."""
+    return rotations[:, None] if symmetry is None else rotations[:, None] @ symmetry.to(rotations)
+
+
 def _best_proposal(
-    estimated: Float[Tensor, "n 3 3"], true: Float[Tensor, "n 3 3"], mirrored: bool, trials: int
+    estimated: Float[Tensor, "n 3 3"], copies: Float[Tensor, "n copies 3 3"], mirrored: bool, trials: int
 ) -> tuple[Float[Tensor, ""], bool, Float[Tensor, "n 3 3"], Float[Tensor, "3 3"]]:
     """Return the median error of the best frame of one hand, the hand, the poses in that hand, and the frame's rotation."""
-    pick = torch.linspace(0, len(true) - 1, min(trials, len(true)), device=true.device).long()
-    sample = torch.linspace(0, len(true) - 1, min(2000, len(true)), device=true.device).long()
+    pick = torch.linspace(0, len(copies) - 1, min(trials, len(copies)), device=copies.device).long()
+    sample = torch.linspace(0, len(copies) - 1, min(2000, len(copies)), device=copies.device).long()
     poses = MIRROR.to(estimated) @ estimated if mirrored else estimated
-    frames = poses[pick].mT @ true[pick]
-    errors = distance_deg(poses[sample, None] @ frames, true[sample, None])  # (sample, trials)
+    frames = poses[pick].mT @ copies[pick, 0]
+    tried = poses[sample, None] @ frames  # (sample, trials)
+    errors = torch.stack([distance_deg(tried, copies[sample, i, None]) for i in range(copies.shape[1])]).amin(0)
     medians, order = errors.median(dim=0).values.sort()
     return medians[0], mirrored, poses, frames[order[0]]
