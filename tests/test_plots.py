@@ -78,6 +78,35 @@ def made(blobs):
         "accuracy_bars": (accuracies,),
         "accuracy_lines": (runs, ("snr", "SNR")),
         "accuracy_against_time": (runs,),
+        "state_scores": (
+            pd.DataFrame(
+                [
+                    {
+                        "dataset": d,
+                        "seed": s,
+                        "method": m,
+                        "state": k,
+                        "accuracy": 0.8 + 0.05 * s,
+                        "bound": 0.95,
+                        "poses_within_10deg": 0.7,
+                        "bound_within_10deg": 0.9,
+                    }
+                    for d in DATASETS
+                    for s in range(2)
+                    for m in ("em", "hetacumn")
+                    for k in (1, 2, 3)
+                ]
+            ),
+        ),
+        "mixture_scores": (
+            pd.DataFrame(
+                [
+                    {"species": n, "seed": s, "method": "em", "accuracy": 1 - n / 100 - s / 20, "rotation_median_deg": 2.0 + s}
+                    for n in (8, 16, 45)
+                    for s in range(2)
+                ]
+            ),
+        ),
         "stage_bars": (
             pd.DataFrame(
                 [
@@ -139,6 +168,8 @@ def made(blobs):
         "accuracy_bars",
         "accuracy_lines",
         "accuracy_against_time",
+        "state_scores",
+        "mixture_scores",
         "ablation_bars",
         "stage_bars",
         "latent_scatter",

@@ -15,7 +15,7 @@ PIPELINE_SETTINGS = "params.yaml"
 #: The sections of settings files.
 SECTIONS = (
     "seed", "stack", "classes", "train", "methods", "datasets",  # of params.yaml
-    "molecules", "peers", "peer_seconds", "peers_environment",  # of benchmark/params.yaml
+    "molecules", "realistic", "peers", "peer_seconds", "peers_environment",  # of benchmark/params.yaml
     "entry", "count", "leading",  # of real/params.yaml
 )  # fmt: skip
 BOX = 32  # default pixels per side after Fourier cropping

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from hetacumn.common.files import write_table
 from hetacumn.common.run_files import read_config
 from hetacumn.evaluation.dataset import SimulatedDataset
 from hetacumn.physics.half_plane import HalfPlane
@@ -88,6 +89,29 @@ def relate_to_noise(history: pd.DataFrame, settings: Mapping[str, Any]) -> pd.Da
     noise = radii.map(lambda radius: 0.5 * float(plane.weight[: plane.count(radius)].sum()))
     more = {"joint_step": (history["step"] - alone).where(joint), "misfit_over_noise": history["misfit"] / noise}
     return history.assign(**more)
+
+
+def replace_rows(path: Path | str, rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """Add rows to a CSV table, atomically; they replace the rows with the same values in the columns ``key``.
+
+    The function returns the whole table, sorted by ``key``. Rows with the same values in ``key`` keep their order.
+    """
+    path = Path(path)
+    if path.exists():
+        earlier = pd.read_csv(path)
+        replaced = pd.MultiIndex.from_frame(earlier[key]).isin(pd.MultiIndex.from_frame(rows[key]))
+        rows = pd.concat([earlier[~replaced], rows], ignore_index=True)
+    table = rows.sort_values(key, kind="stable", ignore_index=True)
+    write_table(path, table)
+    return table
+
+
+def has_rows(path: Path | str, **values: str | int) -> bool:
+    """Return whether a CSV table exists and has a row with these values of its columns."""
+    if not Path(path).exists():
+        return False
+    table = pd.read_csv(path)
+    return bool((table[list(values)] == pd.Series(values)).all(axis=1).any())
 
 
 def score_seeds(folder: Path | str, dataset: SimulatedDataset) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import seaborn
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
 
 from hetacumn.plots.theme import BOUND_COLOUR, WIDTH_IN, dataset_label, in_order, legend_below, method_style, panels, unique
 
@@ -149,6 +149,45 @@ def accuracy_against_time(table: pd.DataFrame) -> Figure:
         axis.set_ylabel("accuracy (logit scale)")
     axes[0, 0].scatter([], [], s=34, c="white", edgecolors="black", label="hollow marker: stopped at its time limit")
     legend_below(figure, axes.flat, "training time on one CPU core")
+    return figure
+
+
+def state_scores(table: pd.DataFrame) -> Figure:
+    """Plot accuracy and found poses of each true state against their bounds: one column per dataset.
+
+    A point is the mean over seeds; its bar extends from the worst to the best seed. A pale band is the mean of the bound, which
+    a classifier with the true volumes reaches.
+
+    Args:
+        table: Rows with dataset, seed, method, state, accuracy, bound, poses_within_10deg and bound_within_10deg (0 to 1).
+    """
+    quantities = {
+        "accuracy": ("bound", "accuracy"),
+        "poses_within_10deg": ("bound_within_10deg", "poses within 10°"),
+    }
+    datasets, methods = unique(table, "dataset"), in_order(set(table["method"]))
+    figure, axes = panels(len(quantities), len(datasets), 2.0 * len(quantities) + 0.6, sharey=True, sharex="col")
+    for line, (quantity, (bound, label)) in zip(axes, quantities.items(), strict=True):
+        for axis, dataset in zip(line, datasets, strict=True):
+            rows = table[table["dataset"] == dataset]
+            bounds = rows.groupby("state")[bound].mean()
+            axis.hlines(bounds, bounds.index - 0.4, bounds.index + 0.4, color=BOUND_COLOUR, alpha=0.35, linewidth=6,
+                        clip_on=False, label="true volumes known")  # fmt: skip
+            for i, method in enumerate(methods):
+                look = method_style(method)
+                seeds = rows[rows["method"] == method].groupby("state")[quantity].agg(["mean", "min", "max"])
+                spread = [seeds["mean"] - seeds["min"], seeds["max"] - seeds["mean"]]
+                axis.errorbar(seeds.index + SIDESTEP * (i - (len(methods) - 1) / 2), seeds["mean"], spread, color=look.colour,
+                              linestyle="none", marker=look.marker, markersize=0.9 * look.area**0.5, markeredgecolor="white",
+                              markeredgewidth=0.5, capsize=2, clip_on=False, label=look.explained)  # fmt: skip
+            axis.set(ylim=(0, 1), xlim=(bounds.index.min() - 0.6, bounds.index.max() + 0.6), xticks=bounds.index)
+            axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        line[0].set_ylabel(label)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        axis.set_title(dataset_label(dataset))
+    for axis in axes[-1]:
+        axis.set_xlabel("true state")
+    legend_below(figure, axes.flat)
     return figure
 
 

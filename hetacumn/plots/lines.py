@@ -121,6 +121,29 @@ def scaling(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def mixture_scores(table: pd.DataFrame) -> Figure:
+    """Plot accuracy and rotation error against the number of species in a mixture, one line per method.
+
+    A point is the mean over seeds; its bar extends from the lowest to the highest value.
+
+    Args:
+        table: Rows with species, seed, method, accuracy (0 to 1) and rotation_median_deg.
+    """
+    figure, axes = panels(1, 2, 2.9)
+    quantities = {"accuracy": "accuracy by majority vote", "rotation_median_deg": "median rotation error (°)"}
+    for axis, (quantity, label) in zip(axes[0], quantities.items(), strict=True):
+        for method in in_order(set(table["method"])):
+            look, by_size = method_style(method), table[table["method"] == method].groupby("species")[quantity]
+            seeds = by_size.agg(["mean", "min", "max"])
+            spread = [seeds["mean"] - seeds["min"], seeds["max"] - seeds["mean"]]
+            axis.errorbar(seeds.index, seeds["mean"], spread, color=look.colour, linestyle=look.line, marker=look.marker,
+                          capsize=2, clip_on=False, label=look.explained)  # fmt: skip
+        axis.set(xlabel="species in the mixture", ylabel=label, xticks=sorted(set(table["species"])), ylim=(0, None))
+    axes[0, 0].set_ylim(0, 1)
+    legend_below(figure, axes.flat)
+    return figure
+
+
 def fsc_curves(table: pd.DataFrame) -> Figure:
     """Plot the FSC of class volumes with the true volumes: one row per method, one column per dataset.
 

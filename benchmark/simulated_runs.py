@@ -1,0 +1,82 @@
+"""Runs on simulated stacks with known truth, for the scripts realistic.py and mixtures.py: each step runs only once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import write_json
+from hetacumn.common.project import project_root
+from hetacumn.common.provenance import provenance
+from hetacumn.common.run_files import read_json, read_run
+from hetacumn.evaluation.dataset import SimulatedDataset
+from hetacumn.prediction.answer import RATE
+from hetacumn.run.notebook import run_notebook
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
+
+GRADES = {"em": "searched", "hetacumn": "amortized"}  # grade of the prediction of each method
+
+
+def add_options(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the options that both scripts have; ``name`` is the name of the table, the figure and the folder of the runs."""
+    root = project_root()
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the simulation and of the training")
+    parser.add_argument("--box", type=int, default=128, help="pixels of an image, over the same field of view")
+    parser.add_argument("--device", default="", help="cpu or cuda; empty: CUDA where available")
+    parser.add_argument("--out", type=Path, default=root / f"results/benchmark/{name}", help="folder of the runs")
+    parser.add_argument("--table", type=Path, default=root / f"benchmark/{name}.csv", help="table of the scores")
+    parser.add_argument("--figure", type=Path, default=root / f"figures/{name}.png", help="figure of the table")
+
+
+def use_one_thread() -> None:
+    """Compute with one thread in this process and in the notebooks that it runs."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+def resized(settings: Simulation, box: int) -> Simulation:
+    """Return the settings with another number of pixels over the same field of view; shifts keep their size in Å."""
+    factor = box / settings.box
+    realism = replace(settings.realism, shift_sd_px=settings.realism.shift_sd_px * factor)
+    return replace(settings, box=box, pixel_A=settings.pixel_A / factor, shift_px=settings.shift_px * factor, realism=realism)
+
+
+def simulate_once(settings: Simulation, name: str, seed: int, folder: Path) -> SimulatedDataset:
+    """Simulate a stack in ``folder/particles``, unless it exists; return the dataset.
+
+    Raises:
+        HetacumnError: the folder holds a stack with other settings.
+    """
+    note = folder / "particles/config.json"
+    content = {"dataset": name, "seed": seed, "simulation": asdict(settings)}
+    if note.exists():
+        found = read_json(note, "the settings of a simulation")
+        if {key: found.get(key) for key in content} != json.loads(json.dumps(content)):
+            raise HetacumnError(f"{note}: settings of another run; expected {content}; delete {folder} or choose another --out")
+    else:
+        simulate_stack(settings, folder / "particles", seed, project_root() / "data")
+        write_json(note, content | provenance())
+    return SimulatedDataset.read(folder, name)
+
+
+def run_once(known: SimulatedDataset, method: str, seed: int, device: str = "") -> dict:
+    """Train a method with as many classes as the truth has and predict all images, unless this was done.
+
+    Returns:
+        ``seconds`` of training and prediction, and the ``device``.
+    """
+    out, notebooks = known.folder / method, project_root() / "notebooks/pipeline"
+    if RATE not in read_run(out):  # a prediction writes this entry at its end
+        given = {"particles": str(known.star), "prepared": str(known.folder / "prepared"), "out": str(out), "device": device}
+        training = {"method": method, "classes": len(known.volumes), "seed": seed}
+        run_notebook(notebooks / "2_train.ipynb", given | training)
+        run_notebook(notebooks / "3_predict.ipynb", given | {"grade": GRADES[method]})
+    run = read_run(out)
+    return {"seconds": run["train_seconds"] + len(known.truth.classes) / run[RATE], "device": run["device"]}

@@ -1,0 +1,110 @@
+"""benchmark/realistic.py and benchmark/mixtures.py: one row per state or mixture, and no run twice."""
+
+from pathlib import Path
+
+import mixtures
+import numpy as np
+import pandas as pd
+import pytest
+import realistic
+import simulated_runs
+import torch
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import write_json
+from hetacumn.evaluation.bound import Bound
+from hetacumn.evaluation.tables import has_rows, replace_rows
+from hetacumn.io.mrc import read_volumes, write_volumes
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.simulation.settings import Realism, Simulation
+from hetacumn.simulation.truth import Truth
+
+ROOT = Path(__file__).resolve().parents[1]
+needs_data = pytest.mark.skipif(not (ROOT / "data/complexes.npz").exists(), reason="data/ is absent: run `dvc pull`")
+
+
+def answer_truth(notebook: Path, given: dict) -> None:
+    """Stand in for a notebook: prepare the images and predict the truth of all but the last image."""
+    out, particles = Path(given["out"]), Path(given["particles"])
+    if notebook.stem == "2_train":
+        write_json(out / "run.json", {"train_seconds": 7.0, "device": "a toy", "method": given["method"]})
+        return
+    stack = prepare_stack(particles, given["prepared"], Preprocessing(box=24), progress=False)
+    truth, names = Truth.read(particles.with_name("truth.npz")), stack.metadata.names[:-1]
+    known = truth[np.arange(len(names))]
+    Predictions(names, known.rotations, known.shifts_A, known.classes, torch.zeros(len(names), 1)).write(out, stack.source)
+    volumes, voxel_A = read_volumes(particles.parent, "truth_class")
+    write_volumes(out / "volumes", volumes, "class_", voxel_A)
+    write_json(out / "run.json", {"train_seconds": 7.0, "device": "a toy", "predict_particles_per_second": 10})
+
+
+@pytest.fixture
+def notebooks(monkeypatch) -> list[str]:
+    """Replace the notebooks by :func:`answer_truth`; return the names of the notebooks that ran."""
+    ran: list[str] = []
+
+    def run_notebook(notebook: Path, given: dict) -> None:
+        ran.append(f"{notebook.stem} {given.get('method', given.get('grade'))}")
+        answer_truth(notebook, given)
+
+    monkeypatch.setattr(simulated_runs, "run_notebook", run_notebook)
+    monkeypatch.setattr(realistic, "use_one_thread", lambda: None)
+    monkeypatch.setattr(mixtures, "use_one_thread", lambda: None)
+    monkeypatch.chdir(ROOT)
+    return ran
+
+
+def files(folder: Path) -> list[str]:
+    return ["--out", str(folder / "runs"), "--table", str(folder / "table.csv"), "--figure", str(folder / "figure.png")]
+
+
+@needs_data
+def test_each_state_of_a_realistic_dataset_has_a_row_and_no_run_is_repeated(notebooks, tmp_path, monkeypatch):
+    monkeypatch.setattr(realistic, "bound_dataset", lambda *_: Bound(0.9, 0.9, 5.0, (0.9, 0.8), (0.7, 0.6)))
+    small = ["--datasets", "adk-realistic", "--particles", "200", "--box", "48", *files(tmp_path)]
+    realistic.main(small)
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table.columns.tolist() == [*realistic.KEY, *realistic.SCORES, "seconds", "device"]
+    assert table["state"].tolist() == [1, 2] and table["accuracy"].tolist() == [1, 1] == table["poses_within_10deg"].tolist()
+    truth = Truth.read(tmp_path / "runs/adk-realistic-0/particles/truth.npz")
+    assert table["particles"].sum() == (truth.junk[:-1] == 0).sum() < 199  # neither junk nor the missing image
+    assert table["seconds"].tolist() == [27, 27] and table["bound"].tolist() == [0.9, 0.8]
+    assert (tmp_path / "figure.png").stat().st_size < 300_000
+    assert notebooks == ["2_train em", "3_predict searched"]
+    realistic.main(small)
+    realistic.main([*small, "--method", "hetacumn"])
+    assert notebooks[2:] == ["2_train hetacumn", "3_predict amortized"]
+    assert len(pd.read_csv(tmp_path / "table.csv")) == 4
+    with pytest.raises(HetacumnError, match="settings of another run"):
+        realistic.main([*small, "--method", "em", "--particles", "100", "--table", str(tmp_path / "other.csv")])
+
+
+@needs_data
+def test_each_mixture_has_a_row(notebooks, tmp_path):
+    mixtures.main(["--species", "2", "3", "--images", "40", "--box", "64", *files(tmp_path)])
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table["species"].tolist() == [2, 3] and table["accuracy"].tolist() == [1, 1]
+    assert table["rotation_median_deg"].max() < 0.1
+    assert notebooks == ["2_train em", "3_predict searched"] * 2
+    mixtures.main(["--species", "3", "--images", "40", "--box", "64", *files(tmp_path)])
+    assert len(notebooks) == 4
+
+
+def test_a_smaller_box_has_the_same_field_of_view_and_the_same_shifts():
+    whole = Simulation({}, box=128, pixel_A=2.0, shift_px=10.0, realism=Realism(shift_sd_px=5.0))
+    small = simulated_runs.resized(whole, 64)
+    assert (small.box, small.pixel_A, small.shift_px, small.realism.shift_sd_px) == (64, 4.0, 5.0, 2.5)
+    assert simulated_runs.resized(whole, 128) == whole
+
+
+def test_rows_of_the_same_run_are_replaced(tmp_path):
+    path = tmp_path / "table.csv"
+    assert not has_rows(path, name="b")
+    replace_rows(path, pd.DataFrame({"name": ["b", "b"], "seed": 0, "score": [0.1, 0.2]}), ["name", "seed"])
+    replace_rows(path, pd.DataFrame({"name": ["a"], "seed": 0, "score": 0.3}), ["name", "seed"])
+    table = replace_rows(path, pd.DataFrame({"name": ["b"], "seed": 0, "score": 0.4}), ["name", "seed"])
+    assert table.to_dict("list") == {"name": ["a", "b"], "seed": [0, 0], "score": [0.3, 0.4]}
+    assert pd.read_csv(path).equals(table)
+    assert has_rows(path, name="b", seed=0) and not has_rows(path, name="b", seed=1)
