@@ -9,6 +9,7 @@ from toys import hinged, make_toy
 from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig, SearchGrid
+from hetacumn.ab_initio.division import Division, choose, mixed_evidence
 from hetacumn.ab_initio.routes import AbInitioRun, ab_initio
 from hetacumn.ab_initio.shift_extent import choose_factor
 from hetacumn.ab_initio.start import Start
@@ -22,7 +23,7 @@ from hetacumn.physics.alignment import Placement, place_core, place_volume, sett
 from hetacumn.physics.fsc import fsc
 from hetacumn.physics.rotations import MIRROR, Frame, distance_deg, random_rotations, turn
 from hetacumn.physics.slices import Slicer
-from hetacumn.physics.volumes import rotate
+from hetacumn.physics.volumes import rotate, soft_sphere
 from hetacumn.prediction.classes import classify
 from hetacumn.search.grid import search_grid
 from hetacumn.search.subspace import latent_posterior, volumes_at
@@ -33,12 +34,14 @@ QUICK = read_settings(AbInitioConfig, {
     "consensus": {"restarts": 2, "steps": 100, "grids": [[2, 12], [3, 18]]},
     "classes": {"steps": 140, "grids": [[2, 12]]},
     "grid": {"rotations": [3, 18], "extent": 1 / BOX},  # rotations 20° apart
+    "division": {"alone": {"steps": 100, "grids": [[2, 12], [3, 18]]}, "together": {"steps": 60, "grids": [[3, 18]]}},
 })  # fmt: skip
 BRIEF = read_settings(AbInitioConfig, {
     "volumes": 2, "components": 2, "subspace_steps": 3, "batch": 20,
     "consensus": {"restarts": 1, "steps": 6, "grids": [[1, 6], [1, 6]]},
     "classes": {"steps": 6, "grids": [[1, 6]]},
     "grid": {"rotations": [1, 6], "extent": 0.0},
+    "division": {"turns": 1, "alone": {"steps": 3, "grids": [[1, 6]]}, "together": {"steps": 3, "grids": [[1, 6]]}},
 })  # fmt: skip
 
 
@@ -195,7 +198,7 @@ def test_the_same_seed_gives_the_same_start(blobs):
 def test_a_resumed_start_equals_an_uninterrupted_one_bit_for_bit(blobs, already):
     toy, steps = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 16, snr=1.0), {}
     whole = ab_initio(toy.data, BRIEF, 0, log=lambda line: None, keep=steps.__setitem__)
-    names = ["consensus", "shift extent", "route classes", "route consensus", "last fits", "images that fit none"]
+    names = ["consensus", "shift extent", "route classes", "route consensus", "last fits", "division"]
     assert list(steps) == names
     done, made = dict(list(steps.items())[:already]), {}
     resumed = ab_initio(toy.data, BRIEF, 0, log=lambda line: None, done=done, keep=made.__setitem__)
@@ -315,6 +318,33 @@ def test_all_states_of_a_start_get_one_hand(blobs, device):
     assert len(lines) == 1 and run._settle_frames(settled, hands=True) and len(lines) == 1
 
 
+def test_division_finds_a_volume_that_the_start_has_missed(blobs, device):
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 600, BOX, snr=2.0, device=device, shift_px=0.0)
+    missed = torch.stack([toy.volumes[0], soft_sphere(BOX, device=device) * toy.volumes[1].mean()])
+    held = torch.arange(600, device=device) % 5 == 0
+    lines, generator = [], torch.Generator().manual_seed(0)
+    division = Division(toy.data, held, QUICK, generator, tqdm(disable=True, total=0), lines.append)
+    found = division.run(missed, [toy.classes == k for k in range(2)])
+    assert found is not None and len(found) == 2 and "volumes of single groups raise" in lines[0]
+    rotations, shifts = QUICK.poses(BOX, found.device)
+    labels = search_grid(toy.data, found, rotations, shifts).volume
+    assert accuracy(labels.cpu(), toy.classes.cpu()) > 0.9
+    again = Division(toy.data, held, QUICK, generator, tqdm(disable=True, total=0), lines.append)
+    assert again.run(toy.volumes, [toy.classes == k for k in range(2)]) is None  # nothing is missed
+
+
+def test_volumes_that_repeat_another_are_removed_first():
+    scores = torch.tensor([[9.0, 9.0, 0.0, 1.0], [9.0, 9.0, 0.0, 1.0], [0.0, 0.0, 9.0, 1.0]])
+    kept = choose(scores, 2)
+    assert len(kept) == 2 and 2 in kept and 3 not in kept
+    assert choose(scores, 4) == [0, 1, 2, 3]
+
+
+def test_the_weights_of_a_mixture_are_estimated():
+    scores = torch.tensor([[0.0, -50.0]] * 3 + [[-50.0, 0.0]])
+    torch.testing.assert_close(mixed_evidence(scores), torch.tensor([0.75] * 3 + [0.25]).log())
+
+
 def test_a_rare_state_is_found_among_the_images_that_fit_no_volume(blobs, device):
     toy = make_toy([hinged(blobs, 0)] * 10 + [hinged(blobs, 110)], 1650, BOX, snr=2.0, device=device)
     lines = []
@@ -322,4 +352,4 @@ def test_a_rare_state_is_found_among_the_images_that_fit_no_volume(blobs, device
     rare = toy.classes == 10
     errors, _ = pose_errors(start.poses.rotations[rare], toy.poses.rotations[rare])
     assert errors.median() < (10 if device == "cpu" else 25)  # with this seed 4° on the CPU, 16° or 20° on CUDA
-    assert any("unfit images" in line for line in lines)
+    assert any("volumes of single groups" in line for line in lines)

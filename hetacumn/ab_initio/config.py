@@ -155,9 +155,29 @@ class SearchEffort:
         return len(self.last_radii) or 2
 
 
+@dataclass(frozen=True)
+class DivisionSettings:
+    """Settings of the search for missed volumes (:mod:`hetacumn.ab_initio.division`).
+
+    - ``turns``: largest number of turns; 0 disables the search.
+    - ``alone``: schedule of EM of the images of one cluster, from noise. Its ``temper`` is higher for low-signal images.
+    - ``together``: schedule of EM of all images under the chosen volumes.
+    """
+
+    turns: int
+    alone: EMSchedule
+    together: EMSchedule
+
+    def __post_init__(self) -> None:
+        check_fields(self, turns=(self.turns >= 0, "a number of at least 0"))
+
+
 CONSENSUS = ConsensusSchedule(steps=250, radius=(0.05, 0.22), grids=((2, 12), (4, 24)), temper=0.02, rate=0.15)
 CLASSES = EMSchedule(steps=250, radius=(0.08, 0.25), grids=((3, 18),), temper=0.1, rate=0.1)
 SOFT = EMSchedule(steps=60, radius=(0.22, 0.35), grids=((5, 30),), temper=1.0, rate=0.03)
+ALONE = EMSchedule(steps=250, radius=(0.05, 0.3), grids=((2, 12), (4, 24)), temper=0.02, rate=0.15)
+TOGETHER = EMSchedule(steps=150, radius=(0.15, 0.3), grids=((4, 24),), temper=0.3, rate=0.1)
+DIVISION = DivisionSettings(turns=3, alone=ALONE, together=TOGETHER)
 FAINT_SEARCH = SearchEffort(early_radii=(0.35,) * 4, last_radii=(0.45,) * 8, component_share=0.1)
 
 
@@ -170,7 +190,8 @@ class AbInitioConfig:
     - ``routes``: ``classes``, ``consensus`` or both; the log-likelihood of held-out images chooses between them.
     - ``held_out``: fraction of the images that no fit uses.
     - ``padding``: zero-padding factor of volumes before the Fourier transform.
-    - ``unfit_share``: the start adds a volume if at least this fraction of the images fits no volume; 1 disables the step.
+    - ``unfit_share``: the images that fit no volume are fitted alone if they are at least this fraction of all images.
+    - ``division``: settings of the search for volumes that a route has missed.
     - ``batch``: images per EM step; a step of a subspace fit uses twice as many. :meth:`adapted_to` multiplies the batch by up
       to 5 for low-signal images.
     - ``consensus``: schedule of EM of one volume. :meth:`adapted_to` raises its ``temper`` for low-signal images.
@@ -193,6 +214,7 @@ class AbInitioConfig:
     held_out: float = 0.1
     padding: float = 2.0
     unfit_share: float = 0.03
+    division: DivisionSettings = DIVISION
     batch: int = 100
     consensus: ConsensusSchedule = CONSENSUS
     classes: EMSchedule = CLASSES
@@ -262,11 +284,13 @@ class AbInitioConfig:
         """Return the settings adapted to the images: ``brightness``, and larger ``batch`` and ``temper`` for low-signal images.
 
         The tempered likelihood of a low-signal image hardly depends on its pose, and a small batch of such images hardly
-        constrains a volume. This method therefore multiplies ``consensus.temper`` and ``batch`` by :meth:`faintness`. It limits
-        the new ``temper`` to 1, and the factor of ``batch`` to :data:`LARGEST_BATCH`.
+        constrains a volume. This method therefore multiplies ``batch`` (by at most :data:`LARGEST_BATCH`) and the ``temper`` of
+        EM from noise by :meth:`faintness`.
         """
         config, faintness = self.with_brightness_of(data), self.faintness(data)
         if faintness == 1:
             return config
         consensus = replace(self.consensus, temper=min(1.0, self.consensus.temper * faintness))
-        return replace(config, consensus=consensus, batch=round(self.batch * min(LARGEST_BATCH, faintness)))
+        alone = replace(self.division.alone, temper=min(1.0, self.division.alone.temper * faintness))
+        division = replace(self.division, alone=alone)
+        return replace(config, consensus=consensus, division=division, batch=round(self.batch * min(LARGEST_BATCH, faintness)))

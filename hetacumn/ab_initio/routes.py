@@ -10,9 +10,8 @@
    pose of each image is refined under its volume ``V(z)``. Both routes align the conformations by the largest rigid body that
    they share. The start then mirrors conformations of the other hand, because images do not determine the hand.
 3. *Choice.* The log-likelihood of images held out from every fit decides between the two subspaces.
-4. *Rare conformations.* Images with a larger misfit than noise explains may show a rare conformation that EM missed among more
-   frequent ones. If there are many such images, EM of these images alone fits its volume, and the poses and latents of all
-   images are inferred again.
+4. *Missed volumes.* EM of the images of each cluster alone may find volumes that the route has missed
+   (:mod:`hetacumn.ab_initio.division`). The poses and latents of all images are then inferred again, from these volumes.
 5. *Low-signal images.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
    start alternates between a competition of several poses of each image (:mod:`hetacumn.search.competing_poses`) and subspace
    fits, until few poses change. A prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises
@@ -28,13 +27,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.ab_initio.clusters import Clusters, find_clusters
+from hetacumn.ab_initio.clusters import Clusters, align_conformations, find_clusters
 from hetacumn.ab_initio.config import AbInitioConfig
-from hetacumn.ab_initio.frames import align_conformations
+from hetacumn.ab_initio.division import Division
 from hetacumn.ab_initio.shift_extent import choose_factor
 from hetacumn.ab_initio.start import Start, Tensors
 from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
@@ -51,7 +50,6 @@ from hetacumn.search.state import State
 from hetacumn.search.subspace import infer_latents, volumes_at
 
 MOVED_DEG = 5.0  # an image counts as moved if its rotation changes by more between two searches
-UNFIT_CLUSTER = 0.25  # a cluster with this fraction of unfit images, or more, gets no volume in the next fit
 
 
 def ab_initio(
@@ -103,7 +101,7 @@ class AbInitioRun:
             self.log(f"ab initio, route {route}: held-out log-likelihood {score:.2f} per image")
         route = max(scores, key=lambda name: scores[name])
         best = self._step("last fits", route, partial(self._finish, found[route]))
-        best = self._step("images that fit none", route, partial(self._explain_more, best))
+        best = self._step("division", route, partial(self._divide, best))
         return replace(self._soften(best), scores=scores, shift_extent=self.config.grid.extent)
 
     def _step(self, name: str, route: str, make: Callable[[], Start]) -> Start:
@@ -181,43 +179,25 @@ class AbInitioRun:
             return self._search_again(start, config.effort.last_radii)
         return self._improve(start, config.refine.last, config.refine.last_fit, 2 * config.subspace_steps)
 
-    def _explain_more(self, start: Start) -> Start:
-        """Add volumes one by one while many images are unfit and each new volume raises the held-out log-likelihood.
-
-        If one conformation has nine times as many images as another, EM of all images misses the rare conformation: the second
-        volume fits noise in the images of the frequent conformation. EM of the unfit images alone therefore fits the added
-        volume. It replaces the volumes of all clusters with many unfit images, except the volume of the largest cluster.
-        """
-        config, score = self.config, self._score(start)
-        for _ in range(config.volumes):
-            unfit = unfit_images(self.data, start, self.config)
-            rows = (unfit & ~self.held).nonzero().squeeze(1)
-            if unfit.float().mean() < config.unfit_share or len(rows) < config.batch:
-                break
-            self.progress.total += config.consensus.restarts * config.consensus.steps
-            self.progress.total += (2 * config.effort.route_fits + config.effort.last_fits) * config.subspace_steps
-            clusters = self._clusters(start)
-            labels, volumes, counts = clusters.labels, clusters.volumes, clusters.counts
-            share = torch.stack([unfit[labels == k].float().mean() for k in range(len(counts))])
-            order = counts.argsort(descending=True)
-            order = order[(share[order] < UNFIT_CLUSTER) | (order == order[0])]
-            volumes = torch.cat([volumes[order], self._volume_of(rows, volumes[order[0]])])
-            found = self._finish(self._from_volumes(volumes, start.route))
-            before, score = score, self._score(found)
-            self.log(
-                f"ab initio, with a volume from {len(rows)} unfit images: held-out log-likelihood "
-                f"{score:.2f} per image, {before:.2f} without"
-            )
-            if score <= before:
-                break
-            start = found
-        return start
-
-    def _volume_of(self, rows: Int[Tensor, " m"], guess: Float[Tensor, "box box box"]) -> Float[Tensor, "1 box box box"]:
-        """Fit a volume to the images ``rows`` alone: run EM from ``guess`` and from noise, and refine the likeliest result."""
-        alone = replace(self, data=self.data[rows])
-        first = consensus(alone.data, self.config, self.generator, self.progress, guess)
-        return alone._follow("consensus", first).basis[:1]
+    def _divide(self, start: Start) -> Start:
+        """Search for volumes that the route has missed; keep them if they raise the held-out log-likelihood."""
+        clusters, unfit = self._clusters(start), unfit_images(self.data, start, self.config)
+        groups = [clusters.labels == k for k in range(len(clusters.counts))]
+        if unfit.float().mean() >= self.config.unfit_share:
+            groups.append(unfit)
+        centred = self.data.translated(-start.poses.shifts_px)
+        division = Division(centred, self.held, self.config, self.generator, self.progress, self.log)
+        volumes = division.run(clusters.volumes, groups)
+        if volumes is None:
+            return start
+        effort = self.config.effort
+        self.progress.total += (effort.route_fits + effort.last_fits) * self.config.subspace_steps
+        found = self._finish(self._from_volumes(volumes, start.route))
+        before, after = self._score(start), self._score(found)
+        self.log(
+            f"ab initio, with volumes from single clusters: held-out log-likelihood {after:.2f} per image, {before:.2f} without"
+        )
+        return found if after > before else start
 
     def _soften(self, start: Start) -> Start:
         """If poses are open, refit the volumes of K clusters by EM over all poses of a grid; find poses and z under them."""

@@ -119,6 +119,14 @@ def smooth_noise(
     return (field / field.std(dim=(1, 2, 3), keepdim=True))[:count]
 
 
+def random_volumes(count: int, data: Observations, generator: torch.Generator) -> Float[Tensor, "{count} box box box"]:
+    """Sample volumes to start EM from: smooth random noise in a soft ball, in the scale of the images."""
+    box, device = data.plane.box, data.y.device
+    noise = smooth_noise(count, box, generator, box // 4).to(device)
+    ball = torch.exp(-2 * (1 - soft_sphere(box, edge=box / 2 - 2, device=device)).square())
+    return voxel_unit(data, box) * ball * (0.5 + 0.5 * noise)
+
+
 def consensus(
     data: Observations,
     config: AbInitioConfig,
@@ -131,13 +139,11 @@ def consensus(
     The first run starts from ``guess`` if one is given. Runs that end in the correct fold reach the same likelihood, and few
     runs end in a wrong fold. The function therefore stops as soon as the two best runs agree in their likelihood.
     """
-    box, unit, found = data.plane.box, voxel_unit(data, data.plane.box), []
-    schedule = config.consensus
+    found, schedule = [], config.consensus
     for restart in range(schedule.restarts):
         progress.set_postfix_str(f"consensus, restart {restart + 1}")
-        noise = smooth_noise(1, box, generator, box // 4).to(data.y.device)
-        ball = torch.exp(-2 * (1 - soft_sphere(box, edge=box / 2 - 2, device=noise.device)).square())
-        start = unit * ball * (0.5 + 0.5 * noise) if restart or guess is None else guess[None]
+        noise = random_volumes(1, data, generator)  # also for the guess, so that later restarts do not depend on it
+        start = noise if restart or guess is None else guess[None]
         volume, score = stochastic_em(data, start, schedule, config, generator, progress)
         found.append((score, volume[0]))
         found.sort(key=lambda pair: -pair[0])

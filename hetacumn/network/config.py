@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Rounds = tuple[tuple[int, float], ...]  # (poses that take part, Fourier radius in cycles per pixel) of each round
 
 DECODERS = ("voxel", "coordinate")
+FEWEST_DIMENSIONS = 4  # of z, if the settings leave their number open
 POSITIVE, NOT_NEGATIVE = "a number of at least 1", "a number of at least 0"  # expected values in messages
 
 
@@ -133,7 +134,7 @@ class TrainConfig:
     Targets:
 
     - ``classes``: number of classes.
-    - ``latent_dim``: number of dimensions of z.
+    - ``latent_dim``: number of dimensions of z; 0 stands for ``classes`` - 1, but at least 4.
     - ``seed``: seed of all random numbers.
 
     Options. All except ``pose_task`` (task 2) are additions of this project to the paper's method:
@@ -167,7 +168,7 @@ class TrainConfig:
     """
 
     classes: int = 2
-    latent_dim: int = 4
+    latent_dim: int = 0
     seed: int = 0
     warm_start: bool = True
     pose_task: bool = True
@@ -192,6 +193,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.latent_dim == 0:  # K different molecules span K - 1 dimensions
+            object.__setattr__(self, "latent_dim", max(FEWEST_DIMENSIONS, self.classes - 1))
         positive = ("classes", "latent_dim", "batch", "alone_batch")
         not_negative = ("alone_steps", "joint_epochs", "pose_only_epochs", "rate", "joint_rate", "decoder_rate", "weight_decay")
         check_fields(

@@ -52,6 +52,10 @@ class Observations:
         """Repeat the whole stack several times, one copy after the other."""
         return self if times == 1 else Observations(self.y.repeat(times, 1), self.ctf.repeat(times, 1), self.plane)
 
+    def translated(self, shifts_px: Float[Tensor, "n 2"]) -> Observations:
+        """Return the images shifted by ``t`` (x, y) pixels, one shift for each image."""
+        return Observations(self.plane.translate(self.y, shifts_px), self.ctf, self.plane)
+
     def quarter_turned(self) -> Observations:
         """Return the images and their CTFs after an in-plane rotation by 90°, from x to y."""
         return Observations(self.plane.quarter_turned(self.y), self.plane.quarter_turned(self.ctf), self.plane)

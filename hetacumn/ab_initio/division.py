@@ -1,0 +1,156 @@
+"""Divide and conquer: volumes that a start has missed, from the images of each of its clusters alone.
+
+All classes of a start grow from one consensus volume. If the consensus has the shape of one conformation, another conformation
+may never get a volume: its images form a cluster because no volume fits them. In a mixture of different molecules, most
+clusters contain images of several molecules.
+
+The images of a cluster are more alike than all images. EM of these images alone, from random noise, therefore finds volumes
+that EM of all images misses. It fits two volumes: one takes the shape of most images of the cluster, and the other volume
+takes the rest. High frequencies matter here: up to 0.22 cycles per pixel a blob explains images of several molecules almost as
+well as the right volume.
+
+The division repeats three steps while the evidence of images that no fit uses rises:
+
+1. EM of each cluster alone, two volumes from noise.
+2. Choice. New and old volumes compete for the held-out images. The volume whose removal costs the least evidence goes, one by
+   one, until the requested number is left.
+3. EM of all images and all volumes that are left. Each image moves to the volume that explains it best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from hetacumn.ab_initio.config import AbInitioConfig, EMSchedule
+from hetacumn.ab_initio.stochastic_em import random_volumes, stochastic_em
+from hetacumn.particles.observations import Observations
+from hetacumn.search.grid import GridSearchResult, search_grid
+from hetacumn.search.refinement import Tangent, climb
+from hetacumn.search.state import State
+
+SAMPLE = 500  # held-out images in which volumes compete
+FEWEST = 60  # images of a cluster that is fitted alone
+CENTRED_PX = 0.75  # largest shift of an image that the search before has centred, in pixels
+SIGNIFICANT = 2.0  # standard errors of the mean gain in evidence, from which EM of all images follows
+
+
+@dataclass
+class Division:
+    """A search for missed volumes.
+
+    - ``data``: the images, centred as well as the start knows them.
+    - ``held``: marks the images that no fit uses.
+    - ``config``: settings, adapted to the images.
+    - ``generator``: source of random numbers, on the CPU.
+    - ``progress``: counts gradient steps.
+    - ``log``: receives lines of text.
+    """
+
+    data: Observations
+    held: Bool[Tensor, " n"]
+    config: AbInitioConfig
+    generator: torch.Generator
+    progress: tqdm
+    log: Callable[[str], object]
+
+    def run(
+        self, volumes: Float[Tensor, "k box box box"], groups: list[Bool[Tensor, " n"]]
+    ) -> Float[Tensor, "m box box box"] | None:
+        """Return at most ``config.volumes`` better volumes, or None if there are none.
+
+        ``volumes`` are the volumes of the start. The images of each of ``groups`` are fitted alone: those of a cluster of the
+        start, or those that fit no volume.
+        """
+        settings, found = self.config.division, None
+        for turn in range(1, settings.turns + 1):
+            candidates = torch.cat([volumes, *self._alone(groups)])
+            self.progress.set_postfix_str(f"division {turn}, choice of volumes")
+            scores = self._compete(candidates)
+            chosen = choose(scores, self.config.volumes)
+            gain = mixed_evidence(scores[:, chosen]) - mixed_evidence(scores[:, : len(volumes)])
+            new = sum(k >= len(volumes) for k in chosen)
+            if not new or gain.mean() <= SIGNIFICANT * gain.std() / len(gain) ** 0.5:
+                break
+            self.log(
+                f"ab initio, division {turn}: {new} volumes of single groups raise the held-out log-likelihood by "
+                f"{gain.mean():.2f} per image"
+            )
+            self.progress.set_postfix_str(f"division {turn}, all images")
+            volumes = found = self._em(~self.held, candidates[chosen], settings.together)
+            labels = self._centre(volumes)
+            groups = [labels == k for k in range(len(volumes))]
+        return found
+
+    def _alone(self, groups: list[Bool[Tensor, " n"]]) -> list[Float[Tensor, "two box box box"]]:
+        """Fit two volumes to the images of each group alone, from random noise."""
+        found = []
+        for number, group in enumerate(groups, 1):
+            rows = group & ~self.held
+            if rows.sum() >= FEWEST:
+                self.progress.set_postfix_str(f"division, group {number} of {len(groups)} alone")
+                found.append(self._em(rows, random_volumes(2, self.data, self.generator), self.config.division.alone))
+        return found
+
+    def _em(
+        self, rows: Bool[Tensor, " n"], volumes: Float[Tensor, "k box box box"], schedule: EMSchedule
+    ) -> Float[Tensor, "k box box box"]:
+        self.progress.total += schedule.steps
+        config = self._around(CENTRED_PX)
+        return stochastic_em(self.data[rows], volumes, schedule, config, self.generator, self.progress)[0]
+
+    def _around(self, extent_px: float) -> AbInitioConfig:
+        """Return the settings with a grid of 3 × 3 shifts of up to ``extent_px`` pixels."""
+        grid = replace(self.config.grid, extent=extent_px / self.data.plane.box, step_px=extent_px, fine_step_px=extent_px)
+        return replace(self.config, grid=grid)
+
+    def _compete(self, volumes: Float[Tensor, "k box box box"]) -> Float[Tensor, "m k"]:
+        """Compute the log-likelihood of a sample of the held-out images at the best pose under each volume.
+
+        Gauss-Newton steps follow the search. Without these steps, a copy of a volume in another frame would raise the
+        likelihood, because it adds poses to a coarse grid.
+        """
+        rows = self.held.nonzero().squeeze(1)
+        sample, padding, scores = self.data[rows].evenly_spaced(SAMPLE), self.config.padding, []
+        for volume in volumes:
+            found = self._search(sample, volume[None], CENTRED_PX)
+            state = State(found.poses, found.log_evidence.new_zeros(len(sample), 0))
+            scores.append(climb(sample, Tangent(volume[None], padding), state, self.config.refine.climb)[1])
+        return torch.stack(scores, 1)
+
+    def _search(self, data: Observations, volumes: Float[Tensor, "k box box box"], extent_px: float) -> GridSearchResult:
+        config, box, device = self._around(extent_px), data.plane.box, volumes.device
+        band = data.within(self.config.refine.climb[-1] * box)
+        return search_grid(band, volumes, *config.poses(box, device), padding=config.padding)
+
+    def _centre(self, volumes: Float[Tensor, "k box box box"]) -> Int[Tensor, " n"]:
+        """Centre all images by their likeliest shifts, and return the likeliest volume of each image."""
+        found = self._search(self.data, volumes, 2 * CENTRED_PX)
+        self.data = self.data.translated(-found.poses.shifts_px)
+        return found.volume
+
+
+def choose(scores: Float[Tensor, "n v"], most: int) -> list[int]:
+    """Choose at most ``most`` volumes by the log-likelihood ``scores`` of images under each volume.
+
+    The volume whose removal costs the least evidence goes first, then the next one, until ``most`` are left.
+    """
+    kept = list(range(scores.shape[1]))
+    while len(kept) > most:
+        without = [scores[:, [j for j in kept if j != k]].logsumexp(1).mean() for k in kept]
+        kept.pop(int(torch.stack(without).argmax()))
+    return kept
+
+
+def mixed_evidence(scores: Float[Tensor, "n v"], rounds: int = 50) -> Float[Tensor, " n"]:
+    """Compute the log evidence of images under a mixture of volumes, whose weights EM estimates from the same images."""
+    log_share = scores.new_zeros(scores.shape[1]) - math.log(scores.shape[1])
+    for _ in range(rounds):
+        log_share = (scores + log_share).log_softmax(1).logsumexp(0) - math.log(len(scores))
+    return (scores + log_share).logsumexp(1)
