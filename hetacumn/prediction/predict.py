@@ -24,9 +24,8 @@ from hetacumn.network.model_files import TrainedModel, load_model
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.prediction.answer import RATE, Answer
-from hetacumn.prediction.earlier import EarlierPrediction, model_digest
 from hetacumn.prediction.landscape import latent_path
-from hetacumn.prediction.request import PredictionRequest
+from hetacumn.prediction.request import EarlierPrediction, PredictionRequest, model_digest
 from hetacumn.prediction.search_model import SearchModel, load_em
 from hetacumn.prediction.stack_inference import StackInference
 
