@@ -219,9 +219,9 @@ def settled_shares(table: pd.DataFrame, determined: float, found: float = 0.5) -
     axis.axvline(determined, color=BOUND_COLOUR, linestyle="--", linewidth=1.5)
     axis.axhline(found, color=BOUND_COLOUR, linestyle="--", linewidth=1.5)
     for i, (stack, rows) in enumerate(table.dropna(subset=["settled", "true_share"]).groupby("stack", sort=False)):
-        look = {"color": CLASS_COLOURS[i % len(CLASS_COLOURS)], "marker": CLASS_MARKERS[i // len(CLASS_COLOURS)]}
-        axis.plot(rows["settled"], rows["true_share"], linestyle="none", markersize=7, markeredgecolor="black",
-                  markeredgewidth=0.5, clip_on=False, label=stack, zorder=3, **look)  # fmt: skip
+        colour, marker = CLASS_COLOURS[i % len(CLASS_COLOURS)], CLASS_MARKERS[i // len(CLASS_COLOURS)]
+        axis.plot(rows["settled"], rows["true_share"], color=colour, linestyle="none", marker=marker, markersize=7,
+                  markeredgecolor="black", markeredgewidth=0.5, clip_on=False, label=str(stack), zorder=3)  # fmt: skip
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="settled share of the class", ylabel="images within 10° of the true pose")
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_formatter(PercentFormatter(1, symbol=" %"))

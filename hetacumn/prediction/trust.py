@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TRUST = "class_trust"  # key in run.json
 DETERMINED = 0.5  # least settled share of a class whose poses count as determined
 LEAST_IMAGES = 60  # a smaller class is not tested
-MOST_FITTED, MOST_TESTED = 2000, 400  # images of a class that fit the volume, and images whose poses are compared
+MOST_FITTED, TESTED = 2000, (20, 400)  # images of a class that fit the volume; fewest and most images with compared poses
 RESTART_SEED = 7919  # separates the random numbers of the restart from the random numbers of training
 BOX = 32  # pixels; in a larger box, the Fourier radii below keep their integer frequencies
 RESTART = ConsensusSchedule(steps=250, radius=(0.05, 0.25), grids=((2, 12), (3, 18)), temper=0.02, rate=0.15, restarts=1)
@@ -113,7 +113,7 @@ def measure_trust(
 
 def _measure_class(answer: Answer, k: int, config: AbInitioConfig, seed: int, device: torch.device | str) -> ClassTrust:
     members = (answer.predictions.classes == k).numpy().nonzero()[0]
-    sample = np.random.default_rng([RESTART_SEED, seed, k]).permutation(members)[: MOST_FITTED + MOST_TESTED]
+    sample = np.random.default_rng([RESTART_SEED, seed, k]).permutation(members)[: MOST_FITTED + TESTED[1]]
     settled = half_map_A = None
     if len(members) >= LEAST_IMAGES:
         data, poses = answer.posed(sample, device)
@@ -128,12 +128,12 @@ def _measure_class(answer: Answer, k: int, config: AbInitioConfig, seed: int, de
 def settled_share(centred: Observations, rotations: Float[Tensor, "n 3 3"], config: AbInitioConfig, seed: int) -> float:
     """Compute the share of images whose poses equal the poses of an independent start from noise, within 10°.
 
-    The first third of the images, but at most :data:`MOST_TESTED`, are compared; the others fit the volume. The images must be
-    in random order, centred by their predicted shifts. Poses are equal up to one frame and hand, and up to the symmetries of
-    the object (:func:`~hetacumn.physics.rotations.agreeing`). A start may end in a wrong fold. The largest share of up to
-    :data:`MOST_RESTARTS` starts therefore counts.
+    The poses of the first fifth of the images are compared, within the limits :data:`TESTED`; the other images fit the volume.
+    The images must be in random order, centred by their predicted shifts. Poses are equal up to one frame and hand, and up to
+    the symmetries of the object (:func:`~hetacumn.physics.rotations.agreeing`). A start may end in a wrong fold. The largest
+    share of up to :data:`MOST_RESTARTS` starts therefore counts.
     """
-    tested, share = min(MOST_TESTED, len(centred) // 3), 0.0
+    tested, share = min(max(TESTED[0], len(centred) // 5), TESTED[1]), 0.0
     restart = _restart_settings(centred[tested:], config)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(MOST_RESTARTS):
