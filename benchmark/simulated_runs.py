@@ -1,4 +1,4 @@
-"""Runs on simulated stacks with known truth, for the scripts realistic.py and mixtures.py: each step runs only once."""
+"""Runs on simulated stacks with known truth, for realistic.py, mixtures.py and stop_sign.py: each step runs only once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GRADES = {"em": "searched", "hetacumn": "amortized"}  # grade of the prediction 
 
 
 def add_options(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add the options that both scripts have; ``name`` is the name of the table, the figure and the folder of the runs."""
+    """Add the options that all scripts have; ``name`` is the name of the table, the figure and the folder of the runs."""
     root = project_root()
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the simulation and of the training")
     parser.add_argument("--box", type=int, default=128, help="pixels of an image, over the same field of view")
@@ -66,8 +66,10 @@ def simulate_once(settings: Simulation, name: str, seed: int, folder: Path) -> S
     return SimulatedDataset.read(folder, name)
 
 
-def run_once(known: SimulatedDataset, method: str, seed: int, device: str = "") -> dict:
+def run_once(known: SimulatedDataset, method: str, seed: int, device: str = "", more: dict | None = None) -> dict:
     """Train a method with as many classes as the truth has and predict all images, unless this was done.
+
+    ``more`` are further parameters of the notebook of training.
 
     Returns:
         ``seconds`` of training and prediction, and the ``device``.
@@ -75,7 +77,7 @@ def run_once(known: SimulatedDataset, method: str, seed: int, device: str = "") 
     out, notebooks = known.folder / method, project_root() / "notebooks/pipeline"
     if RATE not in read_run(out):  # a prediction writes this entry at its end
         given = {"particles": str(known.star), "prepared": str(known.folder / "prepared"), "out": str(out), "device": device}
-        training = {"method": method, "classes": len(known.volumes), "seed": seed}
+        training = {"method": method, "classes": len(known.volumes), "seed": seed, **(more or {})}
         run_notebook(notebooks / "2_train.ipynb", given | training)
         run_notebook(notebooks / "3_predict.ipynb", given | {"grade": GRADES[method]})
     run = read_run(out)

@@ -122,7 +122,7 @@ def test_every_method_writes_the_same_set_of_files(done, method, own):
     )
     assert found["rlnImageName"].tolist() == given["rlnImageName"].tolist()
     assert found["rlnClassNumber"].astype(int).min() == 1
-    known = ["class_probability"] + ([] if method == "hetacumn-encoder" else ["log_likelihood_ratio"])
+    known = ["class_probability"] + ([] if method == "hetacumn-encoder" else ["log_likelihood_ratio"]) + ["class_settled"]
     assert pd.read_csv(folder / "latents.csv").columns.tolist() == ["particle", "z1", "z2", "class", *known]
     assert {"train_seconds", "predict_particles_per_second", "peak_memory_mb", "device"} <= set(
         json.loads((folder / "run.json").read_text())

@@ -107,6 +107,11 @@ def made(blobs):
                 ]
             ),
         ),
+        "settled_bars": ([0.97, 0.08, None], 0.5),
+        "settled_shares": (
+            pd.DataFrame({"stack": ["a", "a", "b"], "settled": [0.9, 0.1, np.nan], "true_share": [0.95, 0.05, 0.4]}),
+            0.5,
+        ),
         "stage_bars": (
             pd.DataFrame(
                 [
@@ -171,6 +176,8 @@ def made(blobs):
         "state_scores",
         "mixture_scores",
         "ablation_bars",
+        "settled_bars",
+        "settled_shares",
         "stage_bars",
         "latent_scatter",
         "pose_error_histogram",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.rotations import perturb, random_rotations
+from hetacumn.prediction import trust
 from hetacumn.prediction.answer import Answer
 from hetacumn.prediction.classes import class_centres
 from hetacumn.prediction.inference import _search, follow_hypotheses, search_misfits, search_poses
@@ -44,6 +46,14 @@ from hetacumn.simulation.truth import Truth
 DATA = Path(__file__).resolve().parents[1] / "data"
 BOX, FULL, N = 32, 64, 150
 TOY_STACK = StackFingerprint(N, 1.0, 1.0, 1.0, 0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def untested():
+    """Skip the restarts of the stop sign, which tests/test_trust.py tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trust, "LEAST_IMAGES", N + 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +146,7 @@ def test_a_prediction_writes_its_set_of_files_and_their_columns(searched, source
     assert written["rlnDefocusU"].tolist() == given["rlnDefocusU"].tolist()
     assert set(written["rlnClassNumber"].astype(int)) == {1, 2}
     latents = pd.read_csv(searched / "latents.csv")
-    columns = ["particle", "z1", "class", "class_probability", "log_likelihood_ratio"]
+    columns = ["particle", "z1", "class", "class_probability", "log_likelihood_ratio", "class_settled"]
     assert latents.columns.tolist() == columns and len(latents) == N
     assert latents["class"].tolist() == written["rlnClassNumber"].astype(int).tolist()
     assert latents["class"].value_counts()[1] >= N / 2  # the largest class is the first
@@ -164,6 +174,42 @@ def test_a_reopened_prediction_equals_the_returned_one(stack, model, tmp_path, g
     assert opened.stack.folder == made.stack.folder and len(opened.stack) == len(made.stack)
     assert opened.voxel_A == pytest.approx(made.voxel_A) and len(made.path_volumes) == 3
     assert opened.particles_per_second == round(made.particles_per_second)
+
+
+def test_a_class_whose_poses_are_not_determined_is_named_everywhere(stack, model, tmp_path, monkeypatch):
+    shares = {0: 0.975, 1: 0.08}
+    monkeypatch.setattr(trust, "LEAST_IMAGES", 2)
+    monkeypatch.setattr(trust, "settled_share", lambda data, rotations, config, seed: shares[seed - trust.RESTART_SEED])
+    with pytest.warns(UserWarning, match="^class 2: poses not determined") as seen:
+        answer = predict_stack(stack, model, PredictionRequest("amortized"), tmp_path)
+    lines = [str(warning.message) for warning in seen if "poses" in str(warning.message)]
+    assert lines == ["class 2: poses not determined (8 % settled); the volume is not reliable"]
+    facts = json.loads((tmp_path / "run.json").read_text())["class_trust"]
+    assert [fact["settled"] for fact in facts] == [0.975, 0.08]
+    assert [fact["images"] for fact in facts] == answer.predictions.classes.bincount().tolist()
+    assert all(6.4 <= fact["half_map_A"] <= 32 * 3.2 for fact in facts)
+    latents, opened = pd.read_csv(tmp_path / "latents.csv"), Answer.open(tmp_path)
+    assert latents["class_settled"].tolist() == pytest.approx(latents["class"].map({1: 0.975, 2: 0.08}).tolist())
+    assert opened.trust == answer.trust and opened.predictions.latents.shape == answer.predictions.latents.shape
+    torch.testing.assert_close(opened.predictions.class_settled, answer.predictions.class_settled)
+
+    shares[1] = 0.97
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict_stack(stack, model, PredictionRequest("amortized"), tmp_path)
+
+
+def test_classes_with_too_few_images_and_files_of_an_earlier_version_have_no_share(searched, tmp_path):
+    whole = Answer.open(searched)
+    assert [one.settled for one in whole.trust] == [None, None] and whole.predictions.class_settled.isnan().all()
+    shutil.copytree(searched, tmp_path / "old")
+    run = json.loads((searched / "run.json").read_text())
+    del run["class_trust"]
+    (tmp_path / "old/run.json").write_text(json.dumps(run))
+    pd.read_csv(searched / "latents.csv").drop(columns="class_settled").to_csv(tmp_path / "old/latents.csv", index=False)
+    old = Answer.open(tmp_path / "old")
+    assert old.trust == () and old.predictions.class_settled is None
+    assert torch.equal(old.predictions.latents, whole.predictions.latents)
 
 
 def test_no_mixture_is_fitted_while_a_search_model_loads(model, monkeypatch):

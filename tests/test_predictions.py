@@ -26,7 +26,7 @@ def assert_same(a: Predictions, b: Predictions) -> None:
     assert a.names == b.names
     assert distance_deg(a.rotations, b.rotations).max() < 0.01
     torch.testing.assert_close(a.shifts_A, b.shifts_A, atol=2e-6, rtol=1e-6)
-    for field in ("class_probabilities", "log_ratios"):
+    for field in ("class_probabilities", "log_ratios", "class_settled"):
         one, other = getattr(a, field), getattr(b, field)
         assert (one is None) == (other is None) and (one is None or torch.equal(one, other))
     assert torch.equal(a.classes, b.classes) and torch.equal(a.latents, b.latents)

@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from hetacumn.physics.rotations import (
     MIRROR,
+    agreeing,
     align,
     distance_deg,
     from_6d,
@@ -148,3 +149,23 @@ def test_exact_poses_align_exactly(device, generator):
     vector = torch.tensor([0.1, -0.2, 0.3], device=device)
     found = align(true @ roma.rotvec_to_rotmat(vector), true)
     assert distance_deg(found.rotation, roma.rotvec_to_rotmat(-vector)) < 1e-2
+
+
+def test_poses_of_a_part_agree_in_any_frame_and_hand(generator, device):
+    known = random_rotations(200, generator, device)
+    frame = random_rotations(1, generator, device)[0]
+    found = perturb(known, 1.0, generator) @ frame
+    found[::4] = random_rotations(50, generator, device)
+    for poses in (found, MIRROR.to(device) @ found):
+        agree = agreeing(poses, known)
+        assert not agree[::4].float().mean() > 0.04 and agree.float().mean() > 0.74
+    assert not agreeing(random_rotations(200, generator, device), known).any()
+
+
+def test_poses_agree_up_to_the_symmetry_of_the_object(generator, device):
+    known = random_rotations(300, generator, device)
+    about_z = inplane(torch.arange(3) * 120.0).to(device)
+    found = perturb(known, 1.0, generator) @ about_z[torch.arange(300, device=device) % 3]
+    assert agreeing(found, known).all()
+    rare = perturb(known, 1.0, generator) @ about_z[(torch.arange(300, device=device) % 5 == 0).long()]
+    assert agreeing(rare, known).float().mean() == pytest.approx(0.8, abs=0.01)  # a wrong pose that noise prefers

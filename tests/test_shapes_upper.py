@@ -22,8 +22,8 @@ from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.half_plane import HalfPlane
 from hetacumn.prediction.classes import Classes, Mixture, class_centres, classify_by_likelihood
-from hetacumn.prediction.earlier import EarlierPrediction
 from hetacumn.prediction.inference import Climbed
+from hetacumn.prediction.request import EarlierPrediction
 from hetacumn.search.state import State
 
 BOX = 8

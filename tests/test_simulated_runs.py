@@ -1,4 +1,4 @@
-"""benchmark/realistic.py and benchmark/mixtures.py: one row per state or mixture, and no run twice."""
+"""benchmark/realistic.py, mixtures.py and stop_sign.py: one row per state, mixture or class, and no run twice."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import realistic
 import simulated_runs
+import stop_sign
 import torch
 
 from hetacumn.common.errors import HetacumnError
@@ -37,7 +38,9 @@ def answer_truth(notebook: Path, given: dict) -> None:
     Predictions(names, known.rotations, known.shifts_A, known.classes, torch.zeros(len(names), 1)).write(out, stack.source)
     volumes, voxel_A = read_volumes(particles.parent, "truth_class")
     write_volumes(out / "volumes", volumes, "class_", voxel_A)
-    write_json(out / "run.json", {"train_seconds": 7.0, "device": "a toy", "predict_particles_per_second": 10})
+    trust = [{"images": 90, "settled": share, "half_map_A": 9.0} for share in (0.97, 0.3)]
+    run = {"train_seconds": 7.0, "device": "a toy", "predict_particles_per_second": 10, "class_trust": trust}
+    write_json(out / "run.json", run)
 
 
 @pytest.fixture
@@ -52,6 +55,7 @@ def notebooks(monkeypatch) -> list[str]:
     monkeypatch.setattr(simulated_runs, "run_notebook", run_notebook)
     monkeypatch.setattr(realistic, "use_one_thread", lambda: None)
     monkeypatch.setattr(mixtures, "use_one_thread", lambda: None)
+    monkeypatch.setattr(stop_sign, "use_one_thread", lambda: None)
     monkeypatch.chdir(ROOT)
     return ran
 
@@ -90,6 +94,23 @@ def test_each_mixture_has_a_row(notebooks, tmp_path):
     assert notebooks == ["2_train em", "3_predict searched"] * 2
     mixtures.main(["--species", "3", "--images", "40", "--box", "64", *files(tmp_path)])
     assert len(notebooks) == 4
+
+
+@needs_data
+def test_each_class_has_its_settled_and_its_true_share(notebooks, tmp_path):
+    small = ["--stacks", "adk-snr1000-200", "adk-snr1000-200-junk", "--box", "48", *files(tmp_path)]
+    stop_sign.main(small)
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table.columns.tolist() == stop_sign.COLUMNS and table["state"].tolist() == [1, 2] * 2
+    assert (
+        table["found"].all() and table["warned"].tolist() == [False, True] * 2 and table["settled"].tolist() == [0.97, 0.3] * 2
+    )
+    assert (table["true_share"][:2] == 1).all() and table["true_share"][2:].between(0.4, 0.8).all()  # junk counts as wrong
+    assert (tmp_path / "figure.png").stat().st_size < 300_000
+    stop_sign.main(small)
+    assert notebooks == ["2_train em", "3_predict searched"] * 2
+    with pytest.raises(HetacumnError, match="unknown stack 'adk-3'; expected <molecule>-snr"):
+        stop_sign.main(["--stacks", "adk-3", *files(tmp_path)])
 
 
 def test_a_smaller_box_has_the_same_field_of_view_and_the_same_shifts():

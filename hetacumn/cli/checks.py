@@ -138,7 +138,7 @@ def check_run(settings: Mapping, particles: Path, out: Path, prepared: Path | No
 
 def check_prediction(model: Path, grade: str, classes: int | None, like: Path | None) -> None:
     """Raise :class:`HetacumnError` if an option of a prediction is invalid, or a folder lacks a required file."""
-    from hetacumn.prediction.request import PredictionRequest
+    from hetacumn.prediction.request import EarlierPrediction, PredictionRequest, model_digest
 
     try:
         PredictionRequest(grade, classes, like)
@@ -150,8 +150,6 @@ def check_prediction(model: Path, grade: str, classes: int | None, like: Path | 
         check_holds(model, ("model.safetensors",), "a trained model", "hetacumn train, or another --model")
     if like is not None:
         check_holds(like, ANSWER_FILES, "predictions", "hetacumn predict")
-        from hetacumn.prediction.earlier import EarlierPrediction, model_digest
-
         EarlierPrediction.read(like, model_digest(model, grade), grade)
 
 

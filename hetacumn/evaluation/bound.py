@@ -18,10 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hetacumn.compute.batches import batch_slices
-from hetacumn.evaluation.scores import NEAR_DEG
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
-from hetacumn.physics.rotations import distance_deg
+from hetacumn.physics.rotations import NEAR_DEG, distance_deg
 from hetacumn.search.grid import pose_grid, search_grid, shift_grid
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import State

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.evaluation.scores import NEAR_DEG, Score, score
+from hetacumn.evaluation.scores import Score, score
 from hetacumn.io.mrc import read_volumes
 from hetacumn.particles.predictions import Predictions
+from hetacumn.physics.rotations import NEAR_DEG
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from hetacumn.evaluation.scores import motion_correlations, pose_errors
 from hetacumn.io.mrc import read_volumes, write_mrc
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.run_paths import RESULTS
-from hetacumn.physics.fsc import fsc, resolution_A, shell_frequencies
+from hetacumn.physics.fsc import HALF_MAP_FSC, fsc, resolution_A, shell_frequencies
 from hetacumn.prediction.answer import Answer
 from hetacumn.prediction.landscape import LatentAxes, latent_axes
 from hetacumn.reconstruction.back_projection import reproject
@@ -34,7 +34,6 @@ from hetacumn.simulation.structures import load_motion
 from hetacumn.simulation.truth import Truth
 
 PATH_POINTS = 10
-HALF_MAP_FSC = 0.143  # Rosenthal & Henderson 2003
 SURFACE_LEVEL = 0.25  # contour level, as a fraction of the largest density along a path
 BOUND_PARTICLES = 1500  # particles in the pose search with the true volumes
 

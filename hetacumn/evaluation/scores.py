@@ -32,7 +32,6 @@ from hetacumn.physics.fsc import fsc, resolution_A
 from hetacumn.physics.rotations import Frame, align, distance_deg, equivalent
 from hetacumn.simulation.truth import Truth
 
-NEAR_DEG = 10.0  # a pose with a smaller rotation error counts as found
 _TRUSTED_DEG = 30.0  # below this median pose error, the alignment of volumes starts from the frame of the poses
 
 

@@ -16,13 +16,14 @@ from torch import Tensor
 from hetacumn.compute.batches import batch_slices
 from hetacumn.evaluation.bound import Bound
 from hetacumn.evaluation.dataset import SimulatedDataset
-from hetacumn.evaluation.scores import NEAR_DEG, Score, pose_errors
+from hetacumn.evaluation.scores import Score, pose_errors
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import observe
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.fsc import fsc, resolution_A
+from hetacumn.physics.rotations import NEAR_DEG
 from hetacumn.physics.symmetry import cyclic_rotations
 from hetacumn.reconstruction.back_projection import back_project_parts
 from hetacumn.simulation.molecules import Atoms

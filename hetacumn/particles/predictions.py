@@ -25,7 +25,8 @@ STALE_COLUMNS = [
     "rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior",
     "rlnOriginXPriorAngst", "rlnOriginYPriorAngst", "rlnOriginXPrior", "rlnOriginYPrior", "rlnRandomSubset",
 ]  # fmt: skip
-WHERE_KNOWN = {"class_probabilities": "class_probability", "log_ratios": "log_likelihood_ratio"}  # columns of latents.csv
+WHERE_KNOWN = {"class_probabilities": "class_probability", "log_ratios": "log_likelihood_ratio",
+               "class_settled": "class_settled"}  # columns of latents.csv  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Predictions:
     - ``class_probabilities``: probability of the predicted class; None where unknown.
     - ``log_ratios``: log-likelihood gain of each image in nats, see :func:`~hetacumn.prediction.inference.log_ratios`; None
       where unknown.
+    - ``class_settled``: settled share of the class of each image, see :mod:`hetacumn.prediction.trust`; NaN for a class that is
+      not tested, None where unknown.
     """
 
     names: list[str]
@@ -49,6 +52,7 @@ class Predictions:
     latents: Float[Tensor, "n q"]
     class_probabilities: Float[Tensor, " n"] | None = None
     log_ratios: Float[Tensor, " n"] | None = None
+    class_settled: Float[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,8 +76,8 @@ class Predictions:
         ratios as rlnLogLikeliContribution. If the source does not state the box, the function reads it from the first stack
         of each optics group, if the stack is found (``read_particles`` explains ``data_dir``).
 
-        ``latents.csv`` contains one row per particle: particle, z1, z2, …, class (from 1), and class_probability and
-        log_likelihood_ratio where known.
+        ``latents.csv`` contains one row per particle: particle, z1, z2, …, class (from 1), and class_probability,
+        log_likelihood_ratio and class_settled where known.
 
         Raises:
             HetacumnError: the source does not contain one of the names, or contains a name twice.

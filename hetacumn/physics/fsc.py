@@ -12,6 +12,8 @@ from torch import Tensor
 
 from hetacumn.physics.fourier import fft3c, shells
 
+HALF_MAP_FSC = 0.143  # threshold for half maps (Rosenthal & Henderson 2003)
+
 
 def fsc(a: Float[Tensor, "*#batch box box box"], b: Float[Tensor, "*#batch other other other"]) -> Float[Tensor, "... box//2"]:
     """Compute the correlation of the transforms of two volumes in each of the ``box // 2`` shells.

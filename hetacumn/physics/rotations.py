@@ -12,12 +12,13 @@ import healpy
 import numpy as np
 import roma
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 #: Rotation by 180° about the view axis. The projection of the mirrored volume ``V(-x)`` at ``MIRROR @ R`` equals the
 #: projection of ``V(x)`` at ``R``, so images do not determine the hand.
 MIRROR: Float[Tensor, "3 3"] = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+NEAR_DEG = 10.0  # two poses with a smaller distance count as equal
 
 
 def random_rotations(
@@ -153,3 +154,32 @@ def _best_proposal(
     errors = torch.stack([distance_deg(tried, copies[sample, i, None]) for i in range(copies.shape[1])]).amin(0)
     medians, order = errors.median(dim=0).values.sort()
     return medians[0], mirrored, poses, frames[order[0]]
+
+
+def agreeing(found: Float[Tensor, "n 3 3"], expected: Float[Tensor, "n 3 3"], near_deg: float = NEAR_DEG) -> Bool[Tensor, " n"]:
+    """Mark the particles whose poses agree in two sets, in the frame and hand in which most poses agree.
+
+    The rotation from the first to the second pose is equal for all particles with equal poses. A cluster of such rotations
+    within ``near_deg`` of their mean is therefore a frame. If the object is symmetric, the poses of the sets differ by its
+    symmetries, and each symmetry has a cluster of its own of about the same size. A further cluster therefore counts if it
+    has at least half the size of the first one. Clusters of less than 2 % of the particles, or of less than 5, do not count:
+    random poses form such clusters. The memory grows with ``n²``.
+    """
+    hands = [_clustered(poses.mT @ expected, near_deg) for poses in (found, MIRROR.to(found) @ found)]
+    return max(hands, key=lambda agree: int(agree.sum()))
+
+
+def _clustered(rotations: Float[Tensor, "n 3 3"], near_deg: float) -> Bool[Tensor, " n"]:
+    """Mark the rotations in the largest cluster, and in clusters of at least half its size."""
+    near = distance_deg(rotations[:, None], rotations) < near_deg
+    left = torch.ones(len(rotations), dtype=torch.bool, device=rotations.device)
+    least = max(5.0, 0.02 * len(rotations))
+    while left.any():
+        seed = torch.where(left, (near & left).sum(1), 0).argmax()
+        centre = roma.special_procrustes(rotations[near[seed] & left].sum(0))
+        members = left & (distance_deg(rotations, centre) < near_deg)
+        size = int(members.sum())
+        if size < least:
+            break
+        left, least = left & ~members, max(least, size / 2 if left.all() else 0.0)
+    return ~left

@@ -6,8 +6,8 @@ and marker. The colours of classes and of methods are safe for the colour-blind,
 a scale bar in Å if the caller gives the size of a pixel or voxel.
 """
 
-from hetacumn.plots.accuracy import accuracy_against_time, accuracy_lines, confusion_matrix, state_scores
-from hetacumn.plots.bars import ablation_bars, accuracy_bars, stage_bars
+from hetacumn.plots.accuracy import accuracy_against_time, accuracy_lines, confusion_matrix, settled_shares, state_scores
+from hetacumn.plots.bars import ablation_bars, accuracy_bars, settled_bars, stage_bars
 from hetacumn.plots.distributions import defocus_histogram, log_ratio_histogram, pose_error_histogram, view_distribution
 from hetacumn.plots.images import particle_gallery, pictures
 from hetacumn.plots.latents import latent_density, latent_scatter, motion_scatter
@@ -21,5 +21,6 @@ __all__ = [
     "ablation_bars", "accuracy_against_time", "accuracy_bars", "accuracy_lines", "confusion_matrix", "curves",
     "defocus_histogram", "fsc_curves", "latent_density", "latent_scatter", "log_ratio_histogram", "map_fsc",
     "mixture_scores", "motion_scatter", "noise_spectrum", "overview", "particle_gallery", "path_surfaces", "pictures",
-    "pose_error_histogram", "scaling", "stage_bars", "state_scores", "training_curves", "view_distribution", "volume_surfaces",
+    "pose_error_histogram", "scaling", "settled_bars", "settled_shares", "stage_bars", "state_scores", "training_curves",
+    "view_distribution", "volume_surfaces",
 ]  # fmt: skip

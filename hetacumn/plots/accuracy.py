@@ -10,7 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
 
-from hetacumn.plots.theme import BOUND_COLOUR, WIDTH_IN, dataset_label, in_order, legend_below, method_style, panels, unique
+from hetacumn.plots.theme import (
+    BOUND_COLOUR,
+    CLASS_COLOURS,
+    CLASS_MARKERS,
+    WIDTH_IN,
+    dataset_label,
+    in_order,
+    legend_below,
+    method_style,
+    panels,
+    unique,
+)
 
 #: The limits of accuracies on a logit scale; an accuracy beyond a limit is shown at the limit.
 LOGIT_LIMITS = (0.2, 0.9999)
@@ -188,6 +199,34 @@ def state_scores(table: pd.DataFrame) -> Figure:
     for axis in axes[-1]:
         axis.set_xlabel("true state")
     legend_below(figure, axes.flat)
+    return figure
+
+
+def settled_shares(table: pd.DataFrame, determined: float, found: float = 0.5) -> Figure:
+    """Plot the settled share of each class against the share of its images with the true pose.
+
+    A stack has its own colour and marker. Points near the diagonal have a calibrated share. Dashed lines are the limits of the
+    two decisions: a class left of the vertical line gets a warning, and a state below the horizontal line is not found.
+
+    Args:
+        table: Rows with stack, settled and true_share (0 to 1); rows with NaN are left out.
+        determined: The least settled share without a warning.
+        found: The least share of true poses of a state that is found.
+    """
+    figure = Figure(figsize=(WIDTH_IN, 0.62 * WIDTH_IN), layout="constrained")
+    axis = figure.add_subplot()
+    axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    axis.axvline(determined, color=BOUND_COLOUR, linestyle="--", linewidth=1.5)
+    axis.axhline(found, color=BOUND_COLOUR, linestyle="--", linewidth=1.5)
+    for i, (stack, rows) in enumerate(table.dropna(subset=["settled", "true_share"]).groupby("stack", sort=False)):
+        colour, marker = CLASS_COLOURS[i % len(CLASS_COLOURS)], CLASS_MARKERS[i // len(CLASS_COLOURS)]
+        axis.plot(rows["settled"], rows["true_share"], color=colour, linestyle="none", marker=marker, markersize=7,
+                  markeredgecolor="black", markeredgewidth=0.5, clip_on=False, label=str(stack), zorder=3)  # fmt: skip
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="settled share of the class", ylabel="images within 10° of the true pose")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axis.set_aspect("equal")
+    figure.legend(loc="outside right center", fontsize=8)
     return figure
 
 

@@ -1,6 +1,6 @@
-"""Bars: accuracies of methods, contributions of their parts, and times of the stages of a run."""
+"""Bars: accuracies of methods, contributions of their parts, settled shares of classes, times of the stages of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -122,6 +122,29 @@ def ablation_bars(table: pd.DataFrame, names: Mapping[str, str], quantities: Map
     for axis, dataset in zip(axes[0], datasets, strict=True):
         axis.set_title(dataset_label(dataset))
     _write_note(figure, "Bar and number: mean over seeds. Points: single seeds.")
+    return figure
+
+
+def settled_bars(shares: Sequence[float | None], threshold: float) -> Figure:
+    """Plot the settled share of each class (:mod:`hetacumn.prediction.trust`), and the threshold as a dashed line.
+
+    Args:
+        shares: The share of each class, from 0 to 1; None for a class that is not tested.
+        threshold: The least share of a class whose poses are determined.
+    """
+    figure, axes = panels(1, 1, 0.3 * len(shares) + 0.9)
+    axis = axes[0, 0]
+    for k, share in enumerate(shares):
+        look = {"color": CLASS_COLOURS[k % len(CLASS_COLOURS)], "hatch": CLASS_HATCHES[k % len(CLASS_HATCHES)]}
+        axis.barh(k, share or 0.0, height=0.7, edgecolor="black", linewidth=0.5, **look)
+        doubt = "" if share is None or share >= threshold else ": not determined"
+        text = "too few images" if share is None else f"{100 * share:.0f} %{doubt}"
+        axis.text(1.02, k, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8)
+    axis.axvline(threshold, color=BOUND_COLOUR, linestyle="--", linewidth=1.5)
+    axis.set(xlim=(0, 1), xlabel="settled share: images with the same pose after an independent start", ylabel="")
+    axis.set_yticks(range(len(shares)), [f"class {k + 1}" for k in range(len(shares))])
+    axis.set_ylim(len(shares) - 0.4, -0.6)
+    axis.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     return figure
 
 

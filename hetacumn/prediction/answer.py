@@ -22,6 +22,7 @@ from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import NOTE, PreparedStack, reopen
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.prediction.landscape import LatentAxes, latent_axes
+from hetacumn.prediction.trust import TRUST, ClassTrust
 from hetacumn.reconstruction.back_projection import back_project_parts
 from hetacumn.search.subspace import volumes_at
 
@@ -39,6 +40,7 @@ class Answer:
     - ``basis``: the mean volume and the components of V(z).
     - ``voxel_A``: voxel size of all volumes in Å.
     - ``particles_per_second``: rate of inference; NaN if ``run.json`` does not contain the rate.
+    - ``trust``: reliability of each class; empty if ``run.json`` of an earlier version does not contain it.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Answer:
     basis: Float[Tensor, "j box box box"]
     voxel_A: float
     particles_per_second: float
+    trust: tuple[ClassTrust, ...] = ()
 
     @classmethod
     def open(cls, folder: Path | str, prepared: Path | str = "") -> Answer:
@@ -70,8 +73,9 @@ class Answer:
             )
         class_volumes, path_volumes = (read_volumes(folder / "volumes", stem)[0] for stem in ("class_", "path_"))
         basis, voxel_A = read_volumes(folder / "volumes", "basis_")
-        rate = read_run(folder).get(RATE, float("nan"))
-        return cls(folder, stack, predictions, class_volumes, path_volumes, basis, voxel_A, rate)
+        run = read_run(folder)
+        rate, trust = run.get(RATE, float("nan")), tuple(ClassTrust(**facts) for facts in run.get(TRUST, []))
+        return cls(folder, stack, predictions, class_volumes, path_volumes, basis, voxel_A, rate, trust)
 
     @cached_property
     def motions(self) -> LatentAxes:
@@ -100,8 +104,8 @@ class Answer:
             two = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
         return torch.nn.functional.pad(two, (0, 2 - min(2, two.shape[1])))[:, :2].numpy()
 
-    def posed(self, rows: Int[np.ndarray, " m"]) -> tuple[Observations, Poses]:
-        """Read particles as :class:`Observations`, with their predicted poses.
+    def posed(self, rows: Int[np.ndarray, " m"], device: torch.device | str = "cpu") -> tuple[Observations, Poses]:
+        """Read particles as :class:`Observations` on a device, with their predicted poses.
 
         ``rows`` are positions among the predicted particles, from 0.
 
@@ -110,7 +114,7 @@ class Answer:
         """
         index = torch.from_numpy(self._existing(rows))
         shifts_px = self.stack.metadata.shifts_in_prepared_A(self.predictions.shifts_A)[index] / self.stack.pixel_A
-        return observe(self.stack.read(rows)), Poses(self.predictions.rotations[index], shifts_px)
+        return observe(self.stack.read(rows), device), Poses(self.predictions.rotations[index], shifts_px).to(device)
 
     def reconstruct(self, rows: np.ndarray | None = None) -> Tensor:
         """Reconstruct a volume ``(box, box, box)`` from particles by weighted back-projection at the predicted poses.

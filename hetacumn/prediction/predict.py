@@ -7,7 +7,8 @@ With several processes, torchrun starts :func:`main` in each process, and :func:
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,11 +25,11 @@ from hetacumn.network.model_files import TrainedModel, load_model
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.prediction.answer import RATE, Answer
-from hetacumn.prediction.earlier import EarlierPrediction, model_digest
 from hetacumn.prediction.landscape import latent_path
-from hetacumn.prediction.request import PredictionRequest
+from hetacumn.prediction.request import EarlierPrediction, PredictionRequest, model_digest
 from hetacumn.prediction.search_model import SearchModel, load_em
 from hetacumn.prediction.stack_inference import StackInference
+from hetacumn.prediction.trust import TRUST, doubts, measure_trust, settled_of_images, to_json
 
 SAME_PIXEL = 0.02  # largest relative difference of two pixel sizes that count as equal
 
@@ -47,7 +48,8 @@ def predict_stack(
     calls this function and infers its part of every chunk; the leader writes the files. Grades in ``FITTED`` refit the volumes
     to the poses of the first chunk, whose particles are spread evenly over the stack. ``out/volumes`` receives the class
     volumes, the volumes along the first axis of the latent space, and the basis of V(z): the mean, then the components. The
-    rate in particles per second includes inference and excludes the reading of files.
+    rate in particles per second includes inference and excludes the reading of files. At the end, the function tests the poses
+    of each class (:mod:`hetacumn.prediction.trust`); the leader warns of each class whose poses are not determined.
 
     Raises:
         HetacumnError: the stack does not fit the model (box, pixel size, number of classes), or has fewer particles than
@@ -83,11 +85,16 @@ def predict_stack(
         voxel_A=stack.pixel_A,
         particles_per_second=len(stack) / max(group.gather(inference.seconds)),
     )
+    trust = measure_trust(answer, trained.config.ab_initio, trained.config.seed, device, group)
+    predictions = replace(predictions, class_settled=settled_of_images(trust, predictions.classes))
+    answer = replace(answer, predictions=predictions, trust=trust)
     if group.is_leader:
         _write(answer, model, {
-            "model": digest, "grade": request.grade, "class_centres": found.centres.tolist(),
+            TRUST: to_json(trust), "model": digest, "grade": request.grade, "class_centres": found.centres.tolist(),
             "class_mixture": None if found.mixture is None else found.mixture.content(),
         })  # fmt: skip
+        for message in doubts(trust):
+            warnings.warn(message, stacklevel=2)
     return answer
 
 

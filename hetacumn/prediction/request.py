@@ -1,12 +1,21 @@
-"""The options of a prediction: grade, classes and batch sizes."""
+"""The options of a prediction: grade, classes, batch sizes, and an earlier prediction whose volumes and classes are reused."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hetacumn.ab_initio.start_files import MODEL, START
 from hetacumn.common.errors import HetacumnError
+from hetacumn.common.run_files import read_run
 from hetacumn.common.settings import suggestion
+from hetacumn.io.mrc import read_volumes
+from hetacumn.prediction.classes import Mixture
 
 GRADES = ("encoder", "amortized", "refined", "searched")
 FITTED = ("refined", "searched")  # grades that refit the volumes to the inferred states
@@ -41,3 +50,43 @@ class PredictionRequest:
             raise HetacumnError(
                 f"classes is {self.classes}; expected none, because the prediction in {self.like} supplies the classes"
             )
+
+
+@dataclass(frozen=True)
+class EarlierPrediction:
+    """The volumes and classes of an earlier prediction, for reuse in a new prediction.
+
+    - ``basis``: the mean volume and the components.
+    - ``centres``: the latents of the classes.
+    - ``mixture``: classifies an image by its z; None if the classes come from likelihoods marginalised over all poses.
+    """
+
+    basis: Float[Tensor, "j box box box"]
+    centres: Float[Tensor, "k j-1"]
+    mixture: Mixture | None
+
+    @classmethod
+    def read(cls, folder: Path | str, model: str, grade: str) -> EarlierPrediction:
+        """Read the volumes and classes of the prediction in a folder.
+
+        Raises:
+            HetacumnError: the folder holds no prediction, or one with another ``model`` (a :func:`model_digest`) or ``grade``.
+        """
+        run, path = read_run(folder), Path(folder) / "run.json"
+        for name, expected in (("model", model), ("grade", grade)):
+            if run.get(name) != expected:
+                raise HetacumnError(
+                    f"{path}: {name} is {run.get(name)!r}; expected {expected!r}, the {name} of the new prediction"
+                )
+        if "class_mixture" not in run:
+            raise HetacumnError(
+                f"{path}: no entry class_mixture; expected a prediction by this version of hetacumn; predict again"
+            )
+        basis, _ = read_volumes(Path(folder) / "volumes", "basis_")
+        mixture = run["class_mixture"]
+        return cls(basis, torch.tensor(run["class_centres"]), None if mixture is None else Mixture.of(mixture))
+
+
+def model_digest(model: Path | str, grade: str) -> str:
+    """Hash the file of the trained model in a folder, or of its *ab initio* start for the grade ``searched``."""
+    return hashlib.sha256((Path(model) / (START if grade == "searched" else MODEL)).read_bytes()).hexdigest()[:16]

@@ -21,7 +21,6 @@ from hetacumn.network.model_files import TrainedModel
 from hetacumn.particles.observations import Observations, observe
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.prediction.classes import Classes, class_centres, classify, classify_by_likelihood
-from hetacumn.prediction.earlier import EarlierPrediction
 from hetacumn.prediction.inference import (
     Refit,
     amortize,
@@ -33,7 +32,7 @@ from hetacumn.prediction.inference import (
     settle_states,
     weigh_classes,
 )
-from hetacumn.prediction.request import FITTED, PredictionRequest
+from hetacumn.prediction.request import FITTED, EarlierPrediction, PredictionRequest
 from hetacumn.prediction.search_model import SearchModel
 from hetacumn.search.state import State
 from hetacumn.search.subspace import volumes_at

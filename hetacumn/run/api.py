@@ -93,6 +93,8 @@ class Run:
     ) -> Answer:
         """Predict the pose, class and latent of every particle, and write the predictions.
 
+        The method warns of each class whose poses the images do not determine (:mod:`hetacumn.prediction.trust`).
+
         Args:
             grade: encoder, amortized, refined or searched, from the fastest to the most precise.
             stack: the particles; None for the stack of the run.
