@@ -28,17 +28,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.ab_initio.config import AbInitioConfig, EMSchedule
+from hetacumn.ab_initio.config import AbInitioConfig, EMSchedule, SearchGrid
 from hetacumn.ab_initio.stochastic_em import random_volumes, stochastic_em
+from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
-from hetacumn.search.grid import GridSearchResult, search_grid
+from hetacumn.search.grid import search_grid
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import State
 
 SAMPLE = 500  # held-out images in which volumes compete
 FEWEST = 60  # images of a cluster that is fitted alone
 CENTRED_PX = 0.75  # largest shift of an image that the search before has centred, in pixels
-SIGNIFICANT = 2.0  # standard errors of the mean gain in evidence, from which EM of all images follows
+SIGNIFICANT = 1.0  # standard errors of the mean gain in evidence, from which EM of all images follows
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Division:
                 f"{gain.mean():.2f} per image"
             )
             self.progress.set_postfix_str(f"division {turn}, all images")
-            volumes = found = self._em(~self.held, candidates[chosen], settings.together)
+            volumes = found = self._em(~self.held, candidates[chosen], settings.together, CENTRED_PX)
             labels = self._centre(volumes)
             groups = [labels == k for k in range(len(volumes))]
         return found
@@ -95,19 +96,20 @@ class Division:
             rows = group & ~self.held
             if rows.sum() >= FEWEST:
                 self.progress.set_postfix_str(f"division, group {number} of {len(groups)} alone")
-                found.append(self._em(rows, random_volumes(2, self.data, self.generator), self.config.division.alone))
+                found.append(self._em(rows, random_volumes(2, self.data, self.generator), self.config.division.alone, 0.0))
         return found
 
     def _em(
-        self, rows: Bool[Tensor, " n"], volumes: Float[Tensor, "k box box box"], schedule: EMSchedule
+        self, rows: Bool[Tensor, " n"], volumes: Float[Tensor, "k box box box"], schedule: EMSchedule, extent_px: float
     ) -> Float[Tensor, "k box box box"]:
+        """Run EM of some images with shifts of up to ``extent_px``. EM from noise takes no shifts: it is faster and as good."""
         self.progress.total += schedule.steps
-        config = self._around(CENTRED_PX)
-        return stochastic_em(self.data[rows], volumes, schedule, config, self.generator, self.progress)[0]
+        seen, config = self.data[rows], self._around(extent_px)
+        return stochastic_em(seen, volumes, schedule, config, self.generator, self.progress)[0]
 
     def _around(self, extent_px: float) -> AbInitioConfig:
-        """Return the settings with a grid of 3 × 3 shifts of up to ``extent_px`` pixels."""
-        grid = replace(self.config.grid, extent=extent_px / self.data.plane.box, step_px=extent_px, fine_step_px=extent_px)
+        """Return the settings with a grid of 3 × 3 shifts of up to ``extent_px`` pixels; 0 for no shifts."""
+        grid = SearchGrid(self.config.grid.rotations, extent_px / self.data.plane.box, extent_px or 1.0, extent_px or 1.0)
         return replace(self.config, grid=grid)
 
     def _compete(self, volumes: Float[Tensor, "k box box box"]) -> Float[Tensor, "m k"]:
@@ -116,24 +118,48 @@ class Division:
         Gauss-Newton steps follow the search. Without these steps, a copy of a volume in another frame would raise the
         likelihood, because it adds poses to a coarse grid.
         """
-        rows = self.held.nonzero().squeeze(1)
-        sample, padding, scores = self.data[rows].evenly_spaced(SAMPLE), self.config.padding, []
-        for volume in volumes:
-            found = self._search(sample, volume[None], CENTRED_PX)
-            state = State(found.poses, found.log_evidence.new_zeros(len(sample), 0))
-            scores.append(climb(sample, Tangent(volume[None], padding), state, self.config.refine.climb)[1])
-        return torch.stack(scores, 1)
-
-    def _search(self, data: Observations, volumes: Float[Tensor, "k box box box"], extent_px: float) -> GridSearchResult:
-        config, box, device = self._around(extent_px), data.plane.box, volumes.device
-        band = data.within(self.config.refine.climb[-1] * box)
-        return search_grid(band, volumes, *config.poses(box, device), padding=config.padding)
+        sample, config = self.data[self.held].evenly_spaced(SAMPLE), self._around(CENTRED_PX)
+        grid = config.poses(sample.plane.box, volumes.device)
+        return torch.stack([refine_under(sample, volume, grid, config)[1] for volume in volumes], 1)
 
     def _centre(self, volumes: Float[Tensor, "k box box box"]) -> Int[Tensor, " n"]:
         """Centre all images by their likeliest shifts, and return the likeliest volume of each image."""
-        found = self._search(self.data, volumes, 2 * CENTRED_PX)
-        self.data = self.data.translated(-found.poses.shifts_px)
-        return found.volume
+        config = self._around(2 * CENTRED_PX)
+        grid = config.poses(self.data.plane.box, volumes.device)
+        poses, labels = search_one_by_one(self.data, volumes, grid, config)
+        self.data = self.data.translated(-poses.shifts_px)
+        return labels
+
+
+def refine_under(
+    data: Observations, volume: Float[Tensor, "box box box"], grid: tuple[Tensor, Tensor], config: AbInitioConfig
+) -> tuple[Poses, Float[Tensor, " n"]]:
+    """Find the pose of each image under one volume: the likeliest pose of a grid, then Gauss-Newton steps.
+
+    ``grid`` are rotations ``(r, 3, 3)`` and shifts ``(t, 2)`` in pixels. Returns the poses and their log joints.
+    """
+    band = data.within(config.classes.radius[1] * data.plane.box)
+    found = search_grid(band, volume[None], *grid, padding=config.padding)
+    state = State(found.poses, found.log_evidence.new_zeros(len(data), 0))
+    state, value = climb(data, Tangent(volume[None], config.padding), state, config.refine.climb)
+    return state.poses, value
+
+
+def search_one_by_one(
+    data: Observations, volumes: Float[Tensor, "k box box box"], grid: tuple[Tensor, Tensor], config: AbInitioConfig
+) -> tuple[Poses, Int[Tensor, " n"]]:
+    """Find the pose of each image under each of ``k`` volumes (:func:`refine_under`); return the likeliest pose and volume."""
+    poses, best = refine_under(data, volumes[0], grid, config)
+    labels = torch.zeros(len(data), dtype=torch.long, device=best.device)
+    for k in range(1, len(volumes)):
+        other, value = refine_under(data, volumes[k], grid, config)
+        better = value > best
+        poses = Poses(
+            torch.where(better[:, None, None], other.rotations, poses.rotations),
+            torch.where(better[:, None], other.shifts_px, poses.shifts_px),
+        )
+        best, labels = torch.where(better, value, best), torch.where(better, k, labels)
+    return poses, labels
 
 
 def choose(scores: Float[Tensor, "n v"], most: int) -> list[int]:

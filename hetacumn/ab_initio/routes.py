@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio.clusters import Clusters, align_conformations, find_clusters
 from hetacumn.ab_initio.config import AbInitioConfig
-from hetacumn.ab_initio.division import Division
+from hetacumn.ab_initio.division import Division, search_one_by_one
 from hetacumn.ab_initio.shift_extent import choose_factor
 from hetacumn.ab_initio.start import Start, Tensors
 from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
@@ -145,11 +145,15 @@ class AbInitioRun:
             volumes, _ = stochastic_em(seen, first * fields, schedule, config, self.generator, self.progress)
         return self._from_volumes(volumes, route)
 
-    def _from_volumes(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
-        """Align volumes to the first one, search poses under them, and alternate between pose refinement and subspace fits."""
+    def _from_volumes(self, volumes: Float[Tensor, "k box box box"], route: str, one_by_one: bool = False) -> Start:
+        """Align volumes to the first one, search poses under them, and alternate between pose refinement and subspace fits.
+
+        With ``one_by_one`` the volumes compete after Gauss-Newton steps under each of them. This takes longer. Without these
+        steps, a grid pose may explain a high-signal image so badly that a wrong volume wins.
+        """
         config, first = self.config, volumes[0]
         placed = [place_core(v, first, place_volume(v, first), self.generator).apply(v) for v in volumes[1:]]
-        start = self._search(torch.stack([first, *placed]), route)
+        start = self._search(torch.stack([first, *placed]), route, one_by_one)
         if config.effort.early_radii:
             start = self._search_again(start, config.effort.early_radii, clusters=len(volumes) > 1)
         else:
@@ -157,19 +161,23 @@ class AbInitioRun:
         start = self._settle_frames(start)
         return self._improve(start, config.refine.fine, config.refine.fit, config.subspace_steps)
 
-    def _search(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
-        """Find each image's likeliest grid pose under K volumes, and compute the principal subspace of the volumes."""
+    def _search(self, volumes: Float[Tensor, "k box box box"], route: str, one_by_one: bool = False) -> Start:
+        """Find each image's likeliest pose under K volumes, and compute the principal subspace of the volumes."""
         config, data = self.config, self.data
         band = data.within(config.classes.radius[1] * data.plane.box)
         rotations, shifts = config.poses(data.plane.box, volumes.device)
-        found = search_grid(band, volumes, rotations, shifts, padding=config.padding)
-        share = found.log_volume.exp().mean(0)
+        if one_by_one:
+            poses, labels = search_one_by_one(data, volumes, (rotations, shifts), config)
+            share = labels.bincount(minlength=len(volumes)) / len(labels)
+        else:
+            found = search_grid(band, volumes, rotations, shifts, padding=config.padding)
+            poses, share = found.poses, found.log_volume.exp().mean(0)
         basis = principal(volumes, share, config.components, self.generator, voxel_unit(data, data.plane.box))
         if len(volumes) > 1:
-            latents = infer_latents(band, Slicer(basis, config.padding), found.poses).mean
+            latents = infer_latents(band, Slicer(basis, config.padding), poses).mean
         else:
             latents = torch.zeros(len(data), config.components, device=volumes.device)
-        return Start(basis, found.poses, latents, route, {})
+        return Start(basis, poses, latents, route, {})
 
     def _finish(self, start: Start) -> Start:
         """Align the conformations to one frame and one hand, and do the last refinements of poses and subspace."""
@@ -192,7 +200,7 @@ class AbInitioRun:
             return start
         effort = self.config.effort
         self.progress.total += (effort.route_fits + effort.last_fits) * self.config.subspace_steps
-        found = self._finish(self._from_volumes(volumes, start.route))
+        found = self._finish(self._from_volumes(volumes, start.route, one_by_one=True))
         before, after = self._score(start), self._score(found)
         self.log(
             f"ab initio, with volumes from single clusters: held-out log-likelihood {after:.2f} per image, {before:.2f} without"

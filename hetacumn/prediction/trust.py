@@ -117,8 +117,9 @@ def _measure_class(answer: Answer, k: int, config: AbInitioConfig, seed: int, de
     settled = half_map_A = None
     if len(members) >= LEAST_IMAGES:
         data, poses = answer.posed(sample, device)
-        centred = Observations(data.plane.translate(data.y, -poses.shifts_px), data.ctf, data.plane)
-        settled = round(settled_share(centred, poses.rotations, config, RESTART_SEED * (1 + seed) + k), 4)
+        settled = round(
+            settled_share(data.translated(-poses.shifts_px), poses.rotations, config, RESTART_SEED * (1 + seed) + k), 4
+        )
     if len(members) > 1:
         first, second = answer.half_maps(sample[:MOST_FITTED], seed)
         half_map_A = round(resolution_A(fsc(first, second), answer.voxel_A, HALF_MAP_FSC), 2)
