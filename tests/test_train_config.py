@@ -66,6 +66,7 @@ def test_impossible_numbers_of_classes_are_refused(wrong):
     ({"consensus": {"steps": -1}}, "consensus.steps is -1; expected a number of at least 0"),
     ({"classes": {"grids": []}}, "classes.grids is ..; expected at least one grid"),
     ({"classes": {"temper": 0}}, "classes.temper is 0"),
+    ({"division": {"turns": -1}}, "division.turns is -1; expected a number of at least 0"),
     ({"settled": 2.0}, "settled is 2.0"), ({"brightness": "dim"}, "brightness is 'dim'; expected 'auto', 'bright' or 'faint'"),
     ({"bright": {"last_radii": (0.45, 0.6)}}, "bright.last_radii is .*; expected numbers above 0 and up to 0.5"),
     ({"faint": {"early_radii": (0.0,)}}, "faint.early_radii"),
@@ -134,3 +135,8 @@ def test_every_method_of_the_projects_settings_is_understood():
 def test_settings_of_training_out_of_their_range_are_refused(wrong, message):
     with pytest.raises(HetacumnError, match=message):
         TrainConfig.from_params(wrong)
+
+
+def test_the_latent_dimensions_follow_the_classes_unless_they_are_given():
+    assert [TrainConfig(classes=k).latent_dim for k in (1, 5, 6, 45)] == [4, 4, 5, 44]
+    assert TrainConfig(classes=45, latent_dim=2).latent_dim == 2
