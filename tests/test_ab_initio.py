@@ -126,7 +126,8 @@ def test_low_signal_images_get_a_larger_batch_a_higher_temper_and_more_searches(
     found, before = config.adapted_to(faint), config.consensus.temper
     assert found.consensus.temper == pytest.approx(2 * before) and found.batch == 2 * config.batch
     consensus = replace(config.consensus, temper=found.consensus.temper)
-    assert found == replace(config, brightness="faint", consensus=consensus, batch=found.batch)
+    division = replace(config.division, alone=replace(config.division.alone, temper=found.consensus.temper))
+    assert found == replace(config, brightness="faint", consensus=consensus, division=division, batch=found.batch)
     assert found.effort == config.faint and config.faint.early_radii and config.faint.last_radii
     most = config.adapted_to(faintest)
     assert most.batch == 5 * config.batch and most.consensus.temper > 5 * before
@@ -321,16 +322,21 @@ def test_all_states_of_a_start_get_one_hand(blobs, device):
 def test_division_finds_a_volume_that_the_start_has_missed(blobs, device):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 600, BOX, snr=2.0, device=device, shift_px=0.0)
     missed = torch.stack([toy.volumes[0], soft_sphere(BOX, device=device) * toy.volumes[1].mean()])
-    held = torch.arange(600, device=device) % 5 == 0
+    held = torch.arange(600, device=device) % 3 == 0
     lines, generator = [], torch.Generator().manual_seed(0)
     division = Division(toy.data, held, QUICK, generator, tqdm(disable=True, total=0), lines.append)
-    found = division.run(missed, [toy.classes == k for k in range(2)])
+    wrong = random_rotations(600, torch.Generator().manual_seed(1)).to(device)
+    rotations = torch.where((toy.classes == 0)[:, None, None], toy.poses.rotations, wrong)
+    found = division.run(missed, [toy.classes == k for k in range(2)], rotations)
     assert found is not None and len(found) == 2 and "volumes of single groups raise" in lines[0]
-    rotations, shifts = QUICK.poses(BOX, found.device)
-    labels = search_grid(toy.data, found, rotations, shifts).volume
+    labels = search_grid(toy.data, found, *QUICK.poses(BOX, found.device)).volume
     assert accuracy(labels.cpu(), toy.classes.cpu()) > 0.9
     again = Division(toy.data, held, QUICK, generator, tqdm(disable=True, total=0), lines.append)
-    assert again.run(toy.volumes, [toy.classes == k for k in range(2)]) is None  # nothing is missed
+    assert again.run(toy.volumes, [toy.classes == k for k in range(2)], toy.poses.rotations) is None  # nothing is missed
+    assert len(lines) == 1
+    fewer = held & (torch.arange(600, device=device) < 300)
+    few = Division(toy.data, fewer, QUICK, generator, tqdm(disable=True, total=0), lines.append)
+    assert few.run(missed, [toy.classes == k for k in range(2)], rotations) is None
 
 
 def test_volumes_that_repeat_another_are_removed_first():

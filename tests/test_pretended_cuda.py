@@ -16,7 +16,8 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 from toys import hinged, make_toy
 from tqdm import tqdm
 
-from hetacumn.ab_initio import frames, routes, subspace_fit
+from hetacumn.ab_initio import clusters as clusters_module
+from hetacumn.ab_initio import routes, subspace_fit
 from hetacumn.ab_initio.clusters import Clusters
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.routes import AbInitioRun
@@ -194,7 +195,12 @@ def make_run(toy, mode, monkeypatch, request):
         return Placement(Frame(torch.eye(3, device=volume.device), False), torch.zeros(3, device=volume.device))
 
     monkeypatch.setattr(AbInitioRun, "_clusters", clusters)
-    for module, name in ((routes, "place_volume"), (routes, "place_core"), (frames, "place_core"), (frames, "settle_hand")):
+    for module, name in (
+        (routes, "place_volume"),
+        (routes, "place_core"),
+        (clusters_module, "place_core"),
+        (clusters_module, "settle_hand"),
+    ):
         monkeypatch.setattr(module, name, identity)
     config = read_settings(AbInitioConfig, {
         "consensus": {"restarts": 1, "steps": 3, "grids": [[1, 4], [1, 4]]}, "classes": {"steps": 2, "grids": [[1, 4]]},

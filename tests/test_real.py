@@ -60,7 +60,9 @@ def done(project, archive):
 
 def test_the_report_writes_figures_half_maps_and_fsc_curves(done):
     figures = {path.name for path in (done / "figures/empiar-10076").iterdir()}
-    assert figures == {f"{name}.png" for name in ("landscape", "path_1", "path_2", "fsc", "views", "defocus", "particles")}
+    assert figures == {
+        f"{name}.png" for name in ("landscape", "path_1", "path_2", "fsc", "views", "defocus", "particles", "settled")
+    }
     folder = done / "results/empiar-10076/refined"
     halves = {path.name for path in (folder / "halves").iterdir()}
     assert halves == {f"{group}{half}.mrc" for group in ("all", "class_1", "class_2") for half in ("", "_half1", "_half2")}

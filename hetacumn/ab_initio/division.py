@@ -11,7 +11,7 @@ well as the right volume.
 
 The division repeats three steps while the evidence of images that no fit uses rises:
 
-1. EM of each cluster alone, two volumes from noise.
+1. EM of each cluster alone, two volumes from noise. If these volumes lead to the poses of the start, the division ends.
 2. Choice. New and old volumes compete for the held-out images. The volume whose removal costs the least evidence goes, one by
    one, until the requested number is left.
 3. EM of all images and all volumes that are left. Each image moves to the volume that explains it best.
@@ -32,13 +32,16 @@ from hetacumn.ab_initio.config import AbInitioConfig, EMSchedule, SearchGrid
 from hetacumn.ab_initio.stochastic_em import random_volumes, stochastic_em
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
+from hetacumn.physics.rotations import agreeing
 from hetacumn.search.grid import search_grid
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import State
 
 SAMPLE = 500  # held-out images in which volumes compete
 FEWEST = 60  # images of a cluster that is fitted alone
+FEWEST_HELD = 150  # held-out images; fewer images cannot choose between volumes
 CENTRED_PX = 0.75  # largest shift of an image that the search before has centred, in pixels
+SETTLED = 0.5  # a group is settled if one of its volumes finds this share of the rotations of the start again
 SIGNIFICANT = 1.0  # standard errors of the mean gain in evidence, from which EM of all images follows
 
 
@@ -62,16 +65,22 @@ class Division:
     log: Callable[[str], object]
 
     def run(
-        self, volumes: Float[Tensor, "k box box box"], groups: list[Bool[Tensor, " n"]]
+        self, volumes: Float[Tensor, "k box box box"], groups: list[Bool[Tensor, " n"]], rotations: Float[Tensor, "n 3 3"]
     ) -> Float[Tensor, "m box box box"] | None:
         """Return at most ``config.volumes`` better volumes, or None if there are none.
 
-        ``volumes`` are the volumes of the start. The images of each of ``groups`` are fitted alone: those of a cluster of the
-        start, or those that fit no volume.
+        ``volumes`` are the volumes of the start, and ``rotations`` its rotations. The images of each of ``groups`` are fitted
+        alone: those of a cluster of the start, or those that fit no volume. If the volumes of every group lead to the rotations
+        of the start, the start has missed nothing. The method also returns None if there are too few held-out images.
         """
         settings, found = self.config.division, None
+        if self.held.sum() < FEWEST_HELD:
+            return None
         for turn in range(1, settings.turns + 1):
-            candidates = torch.cat([volumes, *self._alone(groups)])
+            alone = self._alone(groups)
+            if turn == 1 and all(self._settled(group, fits, rotations) >= SETTLED for group, fits in alone):
+                break
+            candidates = torch.cat([volumes, *(fits for _, fits in alone)])
             self.progress.set_postfix_str(f"division {turn}, choice of volumes")
             scores = self._compete(candidates)
             chosen = choose(scores, self.config.volumes)
@@ -89,15 +98,28 @@ class Division:
             groups = [labels == k for k in range(len(volumes))]
         return found
 
-    def _alone(self, groups: list[Bool[Tensor, " n"]]) -> list[Float[Tensor, "two box box box"]]:
-        """Fit two volumes to the images of each group alone, from random noise."""
+    def _alone(self, groups: list[Bool[Tensor, " n"]]) -> list[tuple[Bool[Tensor, " n"], Float[Tensor, "two box box box"]]]:
+        """Fit two volumes to the images of each group alone, from random noise; return the groups with their volumes."""
         found = []
         for number, group in enumerate(groups, 1):
             rows = group & ~self.held
             if rows.sum() >= FEWEST:
                 self.progress.set_postfix_str(f"division, group {number} of {len(groups)} alone")
-                found.append(self._em(rows, random_volumes(2, self.data, self.generator), self.config.division.alone, 0.0))
+                start = random_volumes(2, self.data, self.generator)
+                found.append((group, self._em(rows, start, self.config.division.alone, 0.0)))
         return found
+
+    def _settled(
+        self, group: Bool[Tensor, " n"], volumes: Float[Tensor, "k box box box"], rotations: Float[Tensor, "n 3 3"]
+    ) -> float:
+        """Compute the largest share of held-out images of a group whose rotations one of the volumes finds again."""
+        rows = (group & self.held).nonzero().squeeze(1)
+        if not len(rows):
+            return 0.0
+        sample, config = self.data[rows], self._around(CENTRED_PX)
+        grid = config.poses(sample.plane.box, volumes.device)
+        found = [refine_under(sample, volume, grid, config)[0].rotations for volume in volumes]
+        return max(float(agreeing(one, rotations[rows]).float().mean()) for one in found)
 
     def _em(
         self, rows: Bool[Tensor, " n"], volumes: Float[Tensor, "k box box box"], schedule: EMSchedule, extent_px: float

@@ -195,7 +195,7 @@ class AbInitioRun:
             groups.append(unfit)
         centred = self.data.translated(-start.poses.shifts_px)
         division = Division(centred, self.held, self.config, self.generator, self.progress, self.log)
-        volumes = division.run(clusters.volumes, groups)
+        volumes = division.run(clusters.volumes, groups, start.poses.rotations)
         if volumes is None:
             return start
         effort = self.config.effort
