@@ -12,9 +12,8 @@ benchmark/stop_sign.csv, with one row per predicted class:
 - `settled`: settled share of the class; empty if the class has too few images.
 - `true_share`: share of the images of the class within 10° of the true pose; junk has no true pose.
 
-Training uses fewer pose searches than by
-default; with --complete it uses the default settings. A run whose rows are in the table is not repeated; delete its rows to
-score it again, and its folder in results/benchmark/stop_sign to run it again.
+Training uses fewer pose searches than by default; with --complete it uses the default settings. A run whose rows are in the
+table is not repeated; delete its rows to score it again, and its folder in results/benchmark/stop_sign to run it again.
 
 Usage, after `make data`: python benchmark/stop_sign.py
 A quick trial: python benchmark/stop_sign.py --stacks adk-snr100-600 adk-snr2-600 --out /tmp/trial --table /tmp/trial/t.csv

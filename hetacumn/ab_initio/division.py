@@ -33,8 +33,7 @@ from hetacumn.ab_initio.stochastic_em import random_volumes, stochastic_em
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.rotations import agreeing
-from hetacumn.search.grid import search_grid
-from hetacumn.search.refinement import Tangent, climb
+from hetacumn.search.refinement import search_volume
 from hetacumn.search.state import State
 
 SAMPLE = 500  # held-out images in which volumes compete
@@ -118,7 +117,7 @@ class Division:
             return 0.0
         sample, config = self.data[rows], self._around(CENTRED_PX)
         grid = config.poses(sample.plane.box, volumes.device)
-        found = [refine_under(sample, volume, grid, config)[0].rotations for volume in volumes]
+        found = [search_one(sample, volume, grid, config)[0].poses.rotations for volume in volumes]
         return max(float(agreeing(one, rotations[rows]).float().mean()) for one in found)
 
     def _em(
@@ -142,7 +141,7 @@ class Division:
         """
         sample, config = self.data[self.held].evenly_spaced(SAMPLE), self._around(CENTRED_PX)
         grid = config.poses(sample.plane.box, volumes.device)
-        return torch.stack([refine_under(sample, volume, grid, config)[1] for volume in volumes], 1)
+        return torch.stack([search_one(sample, volume, grid, config)[1] for volume in volumes], 1)
 
     def _centre(self, volumes: Float[Tensor, "k box box box"]) -> Int[Tensor, " n"]:
         """Centre all images by their likeliest shifts, and return the likeliest volume of each image."""
@@ -153,35 +152,25 @@ class Division:
         return labels
 
 
-def refine_under(
+def search_one(
     data: Observations, volume: Float[Tensor, "box box box"], grid: tuple[Tensor, Tensor], config: AbInitioConfig
-) -> tuple[Poses, Float[Tensor, " n"]]:
-    """Find the pose of each image under one volume: the likeliest pose of a grid, then Gauss-Newton steps.
-
-    ``grid`` are rotations ``(r, 3, 3)`` and shifts ``(t, 2)`` in pixels. Returns the poses and their log joints.
-    """
-    band = data.within(config.classes.radius[1] * data.plane.box)
-    found = search_grid(band, volume[None], *grid, padding=config.padding)
-    state = State(found.poses, found.log_evidence.new_zeros(len(data), 0))
-    state, value = climb(data, Tangent(volume[None], config.padding), state, config.refine.climb)
-    return state.poses, value
+) -> tuple[State, Float[Tensor, " n"]]:
+    """Find the pose of each image under one volume, with the radii of ``config``; see :func:`search_volume`."""
+    return search_volume(data, volume, grid, config.classes.radius[1], config.refine.climb, config.padding)
 
 
 def search_one_by_one(
     data: Observations, volumes: Float[Tensor, "k box box box"], grid: tuple[Tensor, Tensor], config: AbInitioConfig
 ) -> tuple[Poses, Int[Tensor, " n"]]:
-    """Find the pose of each image under each of ``k`` volumes (:func:`refine_under`); return the likeliest pose and volume."""
-    poses, best = refine_under(data, volumes[0], grid, config)
+    """Find the pose of each image under each of ``k`` volumes (:func:`search_one`); return the likeliest pose and volume."""
+    state, best = search_one(data, volumes[0], grid, config)
     labels = torch.zeros(len(data), dtype=torch.long, device=best.device)
     for k in range(1, len(volumes)):
-        other, value = refine_under(data, volumes[k], grid, config)
+        other, value = search_one(data, volumes[k], grid, config)
         better = value > best
-        poses = Poses(
-            torch.where(better[:, None, None], other.rotations, poses.rotations),
-            torch.where(better[:, None], other.shifts_px, poses.shifts_px),
-        )
-        best, labels = torch.where(better, value, best), torch.where(better, k, labels)
-    return poses, labels
+        state, best = other.where(better, state), torch.where(better, value, best)
+        labels = torch.where(better, k, labels)
+    return state.poses, labels
 
 
 def choose(scores: Float[Tensor, "n v"], most: int) -> list[int]:

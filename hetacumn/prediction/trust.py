@@ -25,9 +25,8 @@ from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.fsc import HALF_MAP_FSC, fsc, resolution_A
 from hetacumn.physics.rotations import agreeing
-from hetacumn.search.grid import pose_grid, search_grid
-from hetacumn.search.refinement import Tangent, climb
-from hetacumn.search.state import State
+from hetacumn.search.grid import pose_grid
+from hetacumn.search.refinement import search_volume
 
 if TYPE_CHECKING:
     from hetacumn.prediction.answer import Answer
@@ -140,7 +139,7 @@ def settled_share(centred: Observations, rotations: Float[Tensor, "n 3 3"], conf
     for _ in range(MOST_RESTARTS):
         with tqdm(disable=True) as progress:
             volume = consensus(centred[tested:], restart, generator, progress)
-        found = _search(centred[:tested], volume[None], config.padding)
+        found = _search(centred[:tested], volume, config.padding)
         share = max(share, float(agreeing(found, rotations[:tested]).float().mean()))
         if share >= CLEAR:
             break
@@ -160,11 +159,11 @@ def _scale(data: Observations) -> float:
 
 
 @torch.no_grad()
-def _search(data: Observations, volume: Float[Tensor, "1 box box box"], padding: float) -> Float[Tensor, "n 3 3"]:
+def _search(data: Observations, volume: Float[Tensor, "box box box"], padding: float) -> Float[Tensor, "n 3 3"]:
     """Find the poses of images under a volume: the likeliest pose of the grid, followed by Gauss-Newton steps."""
     box, scale, device = data.plane.box, _scale(data), volume.device
     rotations = pose_grid(*RESTART.grids[-1]).to(device)
     shifts = RESIDUAL_SHIFTS.shifts(box, RESIDUAL_SHIFTS.step_px / scale).to(device)
-    found = search_grid(data.within(scale * RESTART.radius[1] * box), volume, rotations, shifts, padding=padding)
-    state = State(found.poses, torch.zeros(len(data), 0, device=device))
-    return climb(data, Tangent(volume, padding), state, tuple(scale * radius for radius in CLIMB))[0].poses.rotations
+    radii = tuple(scale * radius for radius in CLIMB)
+    state, _ = search_volume(data, volume, (rotations, shifts), scale * RESTART.radius[1], radii, padding)
+    return state.poses.rotations

@@ -21,6 +21,7 @@ from hetacumn.compute.batches import batch_size, batch_slices
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.fourier import padded_rfft3c, padded_size
 from hetacumn.physics.slices import coarsened, make_stencil
+from hetacumn.search.grid import search_grid
 from hetacumn.search.state import Quadratic, State
 from hetacumn.search.subspace import mixing_of
 
@@ -172,3 +173,22 @@ def climb(
         parts.append(best)
         values.append(here.value)
     return State.cat(parts), torch.cat(values)
+
+
+def search_volume(
+    data: Observations,
+    volume: Float[Tensor, "box box box"],
+    grid: tuple[Tensor, Tensor],
+    grid_radius: float,
+    radii: tuple[float, ...],
+    padding: float = 2.0,
+) -> tuple[State, Float[Tensor, " n"]]:
+    """Find the pose of each image under one volume: the likeliest pose of a grid, then Gauss-Newton steps.
+
+    ``grid`` are rotations ``(r, 3, 3)`` and shifts ``(t, 2)`` in pixels, which are compared within ``grid_radius`` (cycles per
+    pixel). ``radii`` are the radii of the steps. Returns the states, whose z has no dimension, and their log joints.
+    """
+    band = data.within(grid_radius * data.plane.box)
+    found = search_grid(band, volume[None], *grid, padding=padding)
+    state = State(found.poses, found.log_evidence.new_zeros(len(data), 0))
+    return climb(data, Tangent(volume[None], padding), state, radii)
