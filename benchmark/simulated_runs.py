@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,12 +13,18 @@ import torch
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import write_json
-from hetacumn.common.project import project_root
+from hetacumn.common.project import project_root, read_params
 from hetacumn.common.provenance import provenance
 from hetacumn.common.run_files import read_json, read_run
+from hetacumn.compute.launching import DeviceRequest
 from hetacumn.evaluation.dataset import SimulatedDataset
+from hetacumn.network.config import method_config
+from hetacumn.network.training import TrainingJob, train_stack
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.prediction.answer import RATE
-from hetacumn.run.notebook import run_notebook
+from hetacumn.prediction.predict import PredictionJob, run_prediction
+from hetacumn.prediction.request import PredictionRequest
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
 
@@ -66,19 +73,34 @@ def simulate_once(settings: Simulation, name: str, seed: int, folder: Path) -> S
     return SimulatedDataset.read(folder, name)
 
 
-def run_once(known: SimulatedDataset, method: str, seed: int, device: str = "", more: dict | None = None) -> dict:
-    """Train a method with as many classes as the truth has and predict all images, unless this was done.
+def run_once(
+    known: SimulatedDataset,
+    method: str,
+    seed: int,
+    device: str = "",
+    classes: int | None = None,
+    share: float | None = None,
+    overrides: Mapping | None = None,
+) -> dict:
+    """Train a method and predict all images, unless this was done.
 
-    ``more`` are further parameters of the notebook of training.
+    Args:
+        known: the dataset.
+        method: a name under ``methods`` in params.yaml.
+        seed: the seed of training.
+        device: cpu or cuda; empty for CUDA where available.
+        classes: number of classes; None for the number of states of the truth.
+        share: fraction of the images to train on; None for the fraction in params.yaml.
+        overrides: settings that replace those of params.yaml.
 
     Returns:
         ``seconds`` of training and prediction, and the ``device``.
     """
-    out, notebooks = known.folder / method, project_root() / "notebooks/pipeline"
+    out, params, devices = known.folder / method, read_params(overrides or ""), DeviceRequest(device or None)
     if RATE not in read_run(out):  # a prediction writes this entry at its end
-        given = {"particles": str(known.star), "prepared": str(known.folder / "prepared"), "out": str(out), "device": device}
-        training = {"method": method, "classes": len(known.volumes), "seed": seed, **(more or {})}
-        run_notebook(notebooks / "2_train.ipynb", given | training)
-        run_notebook(notebooks / "3_predict.ipynb", given | {"grade": GRADES[method]})
+        stack = prepare_stack(known.star, known.folder / "prepared", Preprocessing.from_params(params["stack"]))
+        config = method_config(params, method, classes=classes or len(known.volumes), seed=seed)
+        train_stack(stack, TrainingJob(method, config, out, share or params["stack"]["trained_share"]), devices)
+        run_prediction(stack, PredictionJob(out, PredictionRequest(GRADES[method]), out), devices)
     run = read_run(out)
     return {"seconds": run["train_seconds"] + len(known.truth.classes) / run[RATE], "device": run["device"]}

@@ -125,10 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{stack}, seed {seed}: skipped, because its rows are in {options.table}")
                 continue
             known = simulate_once(settings, stack, seed, options.out / f"{stack}-{seed}")
-            more = {} if options.complete else {"overrides": LIGHT}
-            if settings.realism.junk_share:
-                more["classes"] = len(known.volumes) + 1
-            cost = run_once(known, "em", seed, options.device, {"share": 1.0, **more})
+            classes = len(known.volumes) + (settings.realism.junk_share > 0)
+            cost = run_once(known, "em", seed, options.device, classes, 1.0, None if options.complete else LIGHT)
             rows = tabulate_shares(known, "em").assign(stack=stack, seed=seed, seconds=round(cost["seconds"]))[COLUMNS]
             replace_rows(options.table, rows, KEY)
             print(rows.to_string(index=False), flush=True)

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import Blobs
 from toys import hinged, make_toy
 from tqdm import tqdm
 
+from hetacumn.ab_initio.clusters import find_clusters
 from hetacumn.ab_initio.config import AbInitioConfig, SearchGrid
 from hetacumn.ab_initio.division import Division, choose, mixed_evidence
 from hetacumn.ab_initio.routes import AbInitioRun, ab_initio
@@ -18,7 +20,7 @@ from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal
 from hetacumn.common.settings import read_settings, with_settings
 from hetacumn.evaluation.scores import accuracy, pose_errors
 from hetacumn.particles.metadata import Poses
-from hetacumn.particles.observations import signal_nats
+from hetacumn.particles.observations import low_power, signal_nats, strong_images
 from hetacumn.physics.alignment import Placement, place_core, place_volume, settle_hand
 from hetacumn.physics.fsc import fsc
 from hetacumn.physics.rotations import MIRROR, Frame, distance_deg, random_rotations, turn
@@ -324,18 +326,18 @@ def test_division_finds_a_volume_that_the_start_has_missed(blobs, device):
     missed = torch.stack([toy.volumes[0], soft_sphere(BOX, device=device) * toy.volumes[1].mean()])
     held = torch.arange(600, device=device) % 3 == 0
     lines, generator = [], torch.Generator().manual_seed(0)
-    division = Division(toy.data, held, QUICK, generator, tqdm(disable=True, total=0), lines.append)
+    division = Division(toy.data, ~held, held, QUICK, generator, tqdm(disable=True, total=0), lines.append)
     wrong = random_rotations(600, torch.Generator().manual_seed(1)).to(device)
     rotations = torch.where((toy.classes == 0)[:, None, None], toy.poses.rotations, wrong)
     found = division.run(missed, [toy.classes == k for k in range(2)], rotations)
     assert found is not None and len(found) == 2 and "volumes of single groups raise" in lines[0]
     labels = search_grid(toy.data, found, *QUICK.poses(BOX, found.device)).volume
     assert accuracy(labels.cpu(), toy.classes.cpu()) > 0.9
-    again = Division(toy.data, held, QUICK, generator, tqdm(disable=True, total=0), lines.append)
+    again = Division(toy.data, ~held, held, QUICK, generator, tqdm(disable=True, total=0), lines.append)
     assert again.run(toy.volumes, [toy.classes == k for k in range(2)], toy.poses.rotations) is None  # nothing is missed
     assert len(lines) == 1
     fewer = held & (torch.arange(600, device=device) < 300)
-    few = Division(toy.data, fewer, QUICK, generator, tqdm(disable=True, total=0), lines.append)
+    few = Division(toy.data, ~held, fewer, QUICK, generator, tqdm(disable=True, total=0), lines.append)
     assert few.run(missed, [toy.classes == k for k in range(2)], rotations) is None
 
 
@@ -359,3 +361,32 @@ def test_a_rare_state_is_found_among_the_images_that_fit_no_volume(blobs, device
     errors, _ = pose_errors(start.poses.rotations[rare], toy.poses.rotations[rare])
     assert errors.median() < (10 if device == "cpu" else 25)  # with this seed 4° on the CPU, 16° or 20° on CUDA
     assert any("volumes of single groups" in line for line in lines)
+
+
+def test_the_route_independent_finds_two_different_molecules_off_centre(blobs, device):
+    other = Blobs(22)
+    toy = make_toy([blobs, other], 900, BOX, snr=2.0, device=device, shift_px=2.0)
+    config = with_settings(QUICK, {"routes": ["independent"], "held_out": 0.2, "grid": {"extent": 2 / BOX}})
+    start = ab_initio(toy.data, config, seed=0, log=lambda line: None)
+    assert start.route == "independent" and set(start.scores) == {"independent"}
+    assert accuracy(classify(start.latents, 2).labels, toy.classes.cpu()) > 0.95
+    for k in range(2):  # each in its own frame
+        errors, _ = pose_errors(start.poses.rotations[toy.classes == k], toy.poses.rotations[toy.classes == k])
+        assert errors.median() < 5
+
+
+def test_strong_images_change_no_fit_and_no_cluster(blobs, device):
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 100, BOX, snr=1.0, device=device)
+    assert not strong_images(low_power(toy.data)).any()
+    strong = torch.arange(100, device=device) % 25 == 1
+    data = replace(toy.data, y=torch.where(strong[:, None], 4 * toy.data.y, toy.data.y))
+    assert torch.equal(strong_images(low_power(data)), strong)
+    run = AbInitioRun(data, BRIEF, torch.Generator(), tqdm(disable=True, total=0), print)
+    assert not strong[run.fit].any() and not (run.held & strong).any() and len(run.fit) + run.held.sum() == 96
+    z = torch.cat(
+        [torch.randn(96, 2) * 0.1 + torch.tensor([1.0, 0.0]) * (torch.arange(96) % 2)[:, None], torch.full((4, 2), 9.0)]
+    )
+    found = find_clusters(z, toy.volumes[[0, 1, 1]].cpu(), 2, torch.arange(100) < 96)
+    assert (
+        accuracy(found.labels[:96], torch.arange(96) % 2) == 1 and found.centres.abs().max() < 1.5 and found.counts.sum() == 100
+    )

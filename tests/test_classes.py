@@ -8,7 +8,7 @@ from sklearn.mixture import GaussianMixture
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.evaluation.scores import accuracy
-from hetacumn.prediction.classes import Mixture, classify, classify_by_likelihood
+from hetacumn.prediction.classes import Mixture, classify, classify_by_likelihood, classify_from
 
 
 def make_latents(counts, spread=0.1):
@@ -27,6 +27,17 @@ def test_classes_are_ordered_by_size():
     assert torch.equal(found.labels, torch.tensor([2, 0, 1])[labels])
     expected = torch.tensor([[3.0, 0, -3], [6, 0, -6], [0, 0, 0]])
     torch.testing.assert_close(found.centres, expected, rtol=0, atol=0.1)
+
+
+def test_unusable_particles_do_not_influence_the_classes():
+    latents, labels = make_latents([100, 100])
+    junk = torch.tensor([40.0, 0.0, 40.0]) + torch.randn(30, 3, generator=torch.Generator().manual_seed(1))
+    every, usable = torch.cat([latents, junk]), torch.arange(230) < 200
+    assert accuracy(classify(every, 2).labels[:200], labels) < 0.6  # the junk takes a class
+    found = classify_from(every, usable, 2)
+    assert accuracy(found.labels[:200], labels) == 1 and len(found.labels) == 230 and found.probabilities.isfinite().all()
+    assert torch.equal(classify_from(every, torch.ones(230, dtype=torch.bool), 2).labels, classify(every, 2).labels)
+    assert torch.equal(classify_from(every, usable & False, 2).labels, classify(every, 2).labels)  # too few are usable
 
 
 def test_classification_by_likelihood_weighs_the_sizes_of_the_classes():

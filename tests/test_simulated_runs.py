@@ -13,12 +13,14 @@ import torch
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import write_json
+from hetacumn.compute.launching import DeviceRequest
 from hetacumn.evaluation.bound import Bound
 from hetacumn.evaluation.tables import has_rows, replace_rows
 from hetacumn.io.mrc import read_volumes, write_volumes
+from hetacumn.network.training import TrainingJob
 from hetacumn.particles.predictions import Predictions
-from hetacumn.particles.preparation import prepare_stack
-from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.particles.prepared_stack import PreparedStack
+from hetacumn.prediction.predict import PredictionJob
 from hetacumn.simulation.settings import Realism, Simulation
 from hetacumn.simulation.truth import Truth
 
@@ -26,15 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 needs_data = pytest.mark.skipif(not (ROOT / "data/complexes.npz").exists(), reason="data/ is absent: run `dvc pull`")
 
 
-def answer_truth(notebook: Path, given: dict) -> None:
-    """Stand in for a notebook: prepare the images and predict the truth of all but the last image."""
-    out, particles = Path(given["out"]), Path(given["particles"])
-    if notebook.stem == "2_train":
-        write_json(out / "run.json", {"train_seconds": 7.0, "device": "a toy", "method": given["method"]})
-        return
-    stack = prepare_stack(particles, given["prepared"], Preprocessing(box=24), progress=False)
-    truth, names = Truth.read(particles.with_name("truth.npz")), stack.metadata.names[:-1]
-    known = truth[np.arange(len(names))]
+def answer_truth(stack: PreparedStack, out: Path) -> None:
+    """Stand in for a prediction: write the truth of all but the last image."""
+    particles, names = stack.source, stack.metadata.names[:-1]
+    known = Truth.read(particles.with_name("truth.npz"))[np.arange(len(names))]
     Predictions(names, known.rotations, known.shifts_A, known.classes, torch.zeros(len(names), 1)).write(out, stack.source)
     volumes, voxel_A = read_volumes(particles.parent, "truth_class")
     write_volumes(out / "volumes", volumes, "class_", voxel_A)
@@ -44,18 +41,21 @@ def answer_truth(notebook: Path, given: dict) -> None:
 
 
 @pytest.fixture
-def notebooks(monkeypatch) -> list[str]:
-    """Replace the notebooks by :func:`answer_truth`; return the names of the notebooks that ran."""
+def runs(monkeypatch) -> list[str]:
+    """Replace training and prediction by :func:`answer_truth`; return a line for each of them that ran."""
     ran: list[str] = []
 
-    def run_notebook(notebook: Path, given: dict) -> None:
-        ran.append(f"{notebook.stem} {given.get('method', given.get('grade'))}")
-        answer_truth(notebook, given)
+    def train_stack(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest) -> None:
+        ran.append(f"train {job.method}, {job.config.classes} classes, share {job.share}, {job.config.ab_initio.routes[0]}")
 
-    monkeypatch.setattr(simulated_runs, "run_notebook", run_notebook)
-    monkeypatch.setattr(realistic, "use_one_thread", lambda: None)
-    monkeypatch.setattr(mixtures, "use_one_thread", lambda: None)
-    monkeypatch.setattr(stop_sign, "use_one_thread", lambda: None)
+    def run_prediction(stack: PreparedStack, job: PredictionJob, devices: DeviceRequest) -> None:
+        ran.append(f"predict {job.request.grade}")
+        answer_truth(stack, Path(job.out))
+
+    monkeypatch.setattr(simulated_runs, "train_stack", train_stack)
+    monkeypatch.setattr(simulated_runs, "run_prediction", run_prediction)
+    for script in (realistic, mixtures, stop_sign):
+        monkeypatch.setattr(script, "use_one_thread", lambda: None)
     monkeypatch.chdir(ROOT)
     return ran
 
@@ -65,7 +65,7 @@ def files(folder: Path) -> list[str]:
 
 
 @needs_data
-def test_each_state_of_a_realistic_dataset_has_a_row_and_no_run_is_repeated(notebooks, tmp_path, monkeypatch):
+def test_each_state_of_a_realistic_dataset_has_a_row_and_no_run_is_repeated(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(realistic, "bound_dataset", lambda *_: Bound(0.9, 0.9, 5.0, (0.9, 0.8), (0.7, 0.6)))
     small = ["--datasets", "adk-realistic", "--particles", "200", "--box", "48", *files(tmp_path)]
     realistic.main(small)
@@ -76,28 +76,28 @@ def test_each_state_of_a_realistic_dataset_has_a_row_and_no_run_is_repeated(note
     assert table["particles"].sum() == (truth.junk[:-1] == 0).sum() < 199  # neither junk nor the missing image
     assert table["seconds"].tolist() == [27, 27] and table["bound"].tolist() == [0.9, 0.8]
     assert (tmp_path / "figure.png").stat().st_size < 300_000
-    assert notebooks == ["2_train em", "3_predict searched"]
+    assert runs == ["train em, 2 classes, share 0.7, classes", "predict searched"]
     realistic.main(small)
     realistic.main([*small, "--method", "hetacumn"])
-    assert notebooks[2:] == ["2_train hetacumn", "3_predict amortized"]
+    assert runs[2:] == ["train hetacumn, 2 classes, share 0.7, classes", "predict amortized"]
     assert len(pd.read_csv(tmp_path / "table.csv")) == 4
     with pytest.raises(HetacumnError, match="settings of another run"):
         realistic.main([*small, "--method", "em", "--particles", "100", "--table", str(tmp_path / "other.csv")])
 
 
 @needs_data
-def test_each_mixture_has_a_row(notebooks, tmp_path):
+def test_each_mixture_has_a_row(runs, tmp_path):
     mixtures.main(["--species", "2", "3", "--images", "40", "--box", "64", *files(tmp_path)])
     table = pd.read_csv(tmp_path / "table.csv")
     assert table["species"].tolist() == [2, 3] and table["accuracy"].tolist() == [1, 1]
     assert table["rotation_median_deg"].max() < 0.1
-    assert notebooks == ["2_train em", "3_predict searched"] * 2
+    assert [line.partition(",")[0] for line in runs] == ["train em", "predict searched"] * 2
     mixtures.main(["--species", "3", "--images", "40", "--box", "64", *files(tmp_path)])
-    assert len(notebooks) == 4
+    assert len(runs) == 4
 
 
 @needs_data
-def test_each_class_has_its_settled_and_its_true_share(notebooks, tmp_path):
+def test_each_class_has_its_settled_and_its_true_share(runs, tmp_path):
     small = ["--stacks", "adk-snr1000-200", "adk-snr1000-200-junk", "--box", "48", *files(tmp_path)]
     stop_sign.main(small)
     table = pd.read_csv(tmp_path / "table.csv")
@@ -108,7 +108,7 @@ def test_each_class_has_its_settled_and_its_true_share(notebooks, tmp_path):
     assert (table["true_share"][:2] == 1).all() and table["true_share"][2:].between(0.4, 0.8).all()  # junk counts as wrong
     assert (tmp_path / "figure.png").stat().st_size < 300_000
     stop_sign.main(small)
-    assert notebooks == ["2_train em", "3_predict searched"] * 2
+    assert [runs[0], runs[2]] == [f"train em, {classes} classes, share 1.0, classes" for classes in (2, 3)]
     with pytest.raises(HetacumnError, match="unknown stack 'adk-3'; expected <molecule>-snr"):
         stop_sign.main(["--stacks", "adk-3", *files(tmp_path)])
 

@@ -64,7 +64,10 @@ def test_a_larger_box_of_the_same_field_of_view_has_the_same_frequencies(blobs):
 
 def test_the_lines_of_the_command():
     assert describe((GOOD, BAD, FEW)) == "poses: class 1 97 % settled, class 2 8 % settled, class 3 too few images to test (12)"
-    assert doubts((GOOD, BAD, FEW)) == ["class 2: poses not determined (8 % settled); the volume is not reliable"]
+    assert doubts((GOOD, BAD, FEW)) == [
+        "class 2: poses not determined (8 % settled); the volume is not reliable",
+        "class 3: too few images to test the poses (12); the volume may not be reliable",
+    ]
     assert describe(()) == "poses: not tested"
     assert to_json((FEW,)) == [{"images": 12, "settled": None, "half_map_A": 40.0}]
     assert ClassTrust(**to_json((GOOD,))[0]) == GOOD

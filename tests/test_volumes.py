@@ -6,7 +6,7 @@ import torch
 from hetacumn.physics.half_plane import HalfPlane
 from hetacumn.physics.rotations import MIRROR, from_euler, random_rotations
 from hetacumn.physics.slices import Slicer
-from hetacumn.physics.volumes import radius_grid, rotate, soft_sphere
+from hetacumn.physics.volumes import radius_grid, recentred, rotate, soft_sphere
 
 BOX = 32
 
@@ -107,3 +107,15 @@ def test_soft_sphere_falls_from_one_to_zero_inside_the_box(device):
     assert radius[BOX // 2, BOX // 2, BOX // 2] == 0 and radius[BOX // 2, BOX // 2, 0] == BOX // 2
     assert (mask[radius <= BOX // 2 - 3] == 1).all() and (mask[radius >= BOX // 2 - 1] < 1e-6).all()
     assert ((mask >= 0) & (mask <= 1)).all()
+
+
+def test_recentred_volumes_have_their_centre_of_mass_at_the_origin(blobs, device):
+    volume = blobs.volume(BOX, device)
+    centred = recentred(volume)
+    moved = rotate(volume, torch.eye(3, device=device), shift_px=torch.tensor([2.0, -3.0, 1.0], device=device))
+    torch.testing.assert_close(recentred(torch.stack([volume, moved])), torch.stack([centred, centred]), rtol=0, atol=1e-3)
+    axis = torch.arange(BOX, device=device) - BOX // 2
+    mass = centred.clamp(min=0).square()
+    for dims in ((0, 1), (0, 2), (1, 2)):
+        assert abs(float((mass.sum(dims) * axis).sum() / mass.sum())) < 0.05
+    assert recentred(torch.full((BOX, BOX, BOX), -1.0, device=device)).isfinite().all()  # no positive voxel

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
@@ -30,15 +30,25 @@ class Clusters:
     counts: Int[Tensor, " k"]
 
 
-def find_clusters(latents: Float[Tensor, "n q"], basis: Float[Tensor, "1+q box box box"], count: int) -> Clusters:
+def find_clusters(
+    latents: Float[Tensor, "n q"],
+    basis: Float[Tensor, "1+q box box box"],
+    count: int,
+    fit: Bool[Tensor, " n"] | None = None,
+) -> Clusters:
     """Divide latents into ``count`` clusters by a Gaussian mixture; clusters without images are dropped.
 
-    ``basis`` is the mean volume and the components, from which the volumes at the centres are computed.
+    ``basis`` is the mean volume and the components, from which the volumes at the centres are computed. ``fit`` marks the
+    images to which the mixture is fitted; None marks all images. All images receive a cluster.
     """
-    mixture = GaussianMixture(count, n_init=3, reg_covar=1e-3, random_state=0)
-    labels = mixture.fit_predict(latents.cpu().double().numpy())
-    _, labels, counts = torch.from_numpy(labels).to(latents.device).unique(return_inverse=True, return_counts=True)
-    centres = torch.stack([latents[labels == k].mean(0) for k in range(len(counts))])
+    fit = torch.ones_like(latents[:, 0], dtype=torch.bool) if fit is None else fit
+    z = latents.cpu().double().numpy()
+    mixture = GaussianMixture(count, n_init=3, reg_covar=1e-3, random_state=0).fit(z[fit.cpu().numpy()])
+    shares = torch.from_numpy(mixture.predict_proba(z)).to(latents.device)
+    shares = shares[:, shares[fit].argmax(1).unique()]
+    labels = shares.argmax(1)
+    counts = labels.bincount(minlength=shares.shape[1])
+    centres = torch.stack([latents[fit & (labels == k)].mean(0) for k in range(len(counts))])
     return Clusters(labels, centres, volumes_at(centres, basis), counts)
 
 

@@ -177,7 +177,7 @@ CLASSES = EMSchedule(steps=250, radius=(0.08, 0.25), grids=((3, 18),), temper=0.
 SOFT = EMSchedule(steps=60, radius=(0.22, 0.35), grids=((5, 30),), temper=1.0, rate=0.03)
 ALONE = EMSchedule(steps=250, radius=(0.05, 0.3), grids=((2, 12), (4, 24)), temper=0.02, rate=0.15)
 TOGETHER = EMSchedule(steps=150, radius=(0.15, 0.3), grids=((4, 24),), temper=0.3, rate=0.1)
-DIVISION = DivisionSettings(turns=3, alone=ALONE, together=TOGETHER)
+DIVISION = DivisionSettings(turns=6, alone=ALONE, together=TOGETHER)
 FAINT_SEARCH = SearchEffort(early_radii=(0.35,) * 4, last_radii=(0.45,) * 8, component_share=0.1)
 
 
@@ -187,7 +187,8 @@ class AbInitioConfig:
 
     - ``volumes``: number K of volumes of the K-class route. A training run sets it to its ``classes``.
     - ``components``: number of components of the linear subspace. A training run sets it to its ``latent_dim``.
-    - ``routes``: ``classes``, ``consensus`` or both; the log-likelihood of held-out images chooses between them.
+    - ``routes``: ``classes``, ``consensus`` or both, between which the log-likelihood of held-out images chooses; or
+      ``independent``, for different molecules.
     - ``held_out``: fraction of the images that no fit uses.
     - ``padding``: zero-padding factor of volumes before the Fourier transform.
     - ``unfit_share``: the images that fit no volume are fitted alone if they are at least this fraction of all images.
@@ -230,18 +231,21 @@ class AbInitioConfig:
     brightness: Literal["auto", "bright", "faint"] = "auto"
 
     def __post_init__(self) -> None:
-        known = {"classes", "consensus"}
+        one_molecule = len(self.routes) > 0 and set(self.routes) <= {"classes", "consensus"}
         check_fields(
             self,
-            routes=(len(self.routes) > 0 and set(self.routes) <= known, "classes, consensus or both"),
+            routes=(one_molecule or tuple(self.routes) == ("independent",), "classes, consensus or both, or independent alone"),
             held_out=(0 < self.held_out <= 0.5, "a number above 0 and up to 0.5"),
             settled=(0 <= self.settled <= 1, "a number from 0 to 1"),
         )
 
     @property
     def effort(self) -> SearchEffort:
-        """The preset that ``brightness`` selects, ``bright`` or ``faint``; ``bright`` if ``brightness`` is still ``auto``."""
-        return self.faint if self.brightness == "faint" else self.bright
+        """The preset that ``brightness`` selects; ``bright`` if it is still ``auto``, and ``faint`` for different molecules.
+
+        A grid pose under a wrong molecule may explain a high-signal image better than the grid pose nearest to the right one.
+        """
+        return self.faint if self.brightness == "faint" or self.routes == ("independent",) else self.bright
 
     def poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return rotations and shifts (pixels) of the search that takes the likeliest pose."""

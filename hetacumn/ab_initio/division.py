@@ -33,15 +33,19 @@ from hetacumn.ab_initio.stochastic_em import random_volumes, stochastic_em
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.rotations import agreeing
-from hetacumn.search.refinement import search_volume
+from hetacumn.physics.volumes import recentred
+from hetacumn.search.grid import search_grid
+from hetacumn.search.refinement import Tangent, climb, search_volume
 from hetacumn.search.state import State
 
-SAMPLE = 500  # held-out images in which volumes compete
+SAMPLE, SAMPLE_PER_VOLUME = 500, 50  # least number of held-out images in which volumes compete, in all and per volume
+VOLUMES_PER_BATCH = 8  # the batch of EM grows with the number of volumes beyond this number
+CLIMBED = 3  # volumes under which the pose of an image is refined
 FEWEST = 60  # images of a cluster that is fitted alone
 FEWEST_HELD = 150  # held-out images; fewer images cannot choose between volumes
 CENTRED_PX = 0.75  # largest shift of an image that the search before has centred, in pixels
 SETTLED = 0.5  # a group is settled if one of its volumes finds this share of the rotations of the start again
-SIGNIFICANT = 1.0  # standard errors of the mean gain in evidence, from which EM of all images follows
+SIGNIFICANT = 2.0  # standard errors of the mean gain in evidence, from which EM of all images follows
 
 
 @dataclass
@@ -49,7 +53,7 @@ class Division:
     """A search for missed volumes.
 
     - ``data``: the images, centred as well as the start knows them.
-    - ``held``: marks the images that no fit uses.
+    - ``fit``, ``held``: mark the images of fits, and the images that choose between volumes.
     - ``config``: settings, adapted to the images.
     - ``generator``: source of random numbers, on the CPU.
     - ``progress``: counts gradient steps.
@@ -57,6 +61,7 @@ class Division:
     """
 
     data: Observations
+    fit: Bool[Tensor, " n"]
     held: Bool[Tensor, " n"]
     config: AbInitioConfig
     generator: torch.Generator
@@ -72,13 +77,36 @@ class Division:
         alone: those of a cluster of the start, or those that fit no volume. If the volumes of every group lead to the rotations
         of the start, the start has missed nothing. The method also returns None if there are too few held-out images.
         """
-        settings, found = self.config.division, None
-        if self.held.sum() < FEWEST_HELD:
+        if self.held.sum() < FEWEST_HELD or not self.config.division.turns:
             return None
+        alone = self._alone(groups)
+        if all(self._settled(group, fits, rotations) >= SETTLED for group, fits in alone):
+            return None
+        return self._improve(volumes, alone)
+
+    def from_noise(self, consensus: Float[Tensor, "box box box"]) -> Float[Tensor, "k box box box"]:
+        """Fit ``config.volumes`` volumes to all images, from random noise, and improve them by the division.
+
+        The volume ``consensus`` centres the images.
+        """
+        config, box = self.config, self.data.plane.box
+        grid = config.competing_poses(box, consensus.device)
+        band = self.data.within(config.consensus.coarse_radius * box)
+        self.data = self.data.translated(-search_grid(band, consensus[None], *grid, padding=config.padding).poses.shifts_px)
+        self.progress.set_postfix_str("volumes from noise")
+        start = random_volumes(self.config.volumes, self.data, self.generator)
+        volumes, groups = self._centre(self._em(self.fit, start, self.config.division.alone, 0.0))
+        if self.held.sum() < FEWEST_HELD or not self.config.division.turns:
+            return volumes
+        better = self._improve(volumes, self._alone(groups))
+        return volumes if better is None else better
+
+    def _improve(
+        self, volumes: Float[Tensor, "k box box box"], alone: list[tuple[Bool[Tensor, " n"], Float[Tensor, "two box box box"]]]
+    ) -> Float[Tensor, "m box box box"] | None:
+        """Repeat choice, EM of all images and EM of each group; begin with the fits ``alone``. None: nothing is better."""
+        settings, found = self.config.division, None
         for turn in range(1, settings.turns + 1):
-            alone = self._alone(groups)
-            if turn == 1 and all(self._settled(group, fits, rotations) >= SETTLED for group, fits in alone):
-                break
             candidates = torch.cat([volumes, *(fits for _, fits in alone)])
             self.progress.set_postfix_str(f"division {turn}, choice of volumes")
             scores = self._compete(candidates)
@@ -92,16 +120,17 @@ class Division:
                 f"{gain.mean():.2f} per image"
             )
             self.progress.set_postfix_str(f"division {turn}, all images")
-            volumes = found = self._em(~self.held, candidates[chosen], settings.together, CENTRED_PX)
-            labels = self._centre(volumes)
-            groups = [labels == k for k in range(len(volumes))]
+            found, groups = self._centre(self._em(self.fit, candidates[chosen], settings.together, CENTRED_PX))
+            volumes = found
+            if turn < settings.turns:
+                alone = self._alone(groups)
         return found
 
     def _alone(self, groups: list[Bool[Tensor, " n"]]) -> list[tuple[Bool[Tensor, " n"], Float[Tensor, "two box box box"]]]:
         """Fit two volumes to the images of each group alone, from random noise; return the groups with their volumes."""
         found = []
         for number, group in enumerate(groups, 1):
-            rows = group & ~self.held
+            rows = group & self.fit
             if rows.sum() >= FEWEST:
                 self.progress.set_postfix_str(f"division, group {number} of {len(groups)} alone")
                 start = random_volumes(2, self.data, self.generator)
@@ -126,11 +155,12 @@ class Division:
         """Run EM of some images with shifts of up to ``extent_px``. EM from noise takes no shifts: it is faster and as good."""
         self.progress.total += schedule.steps
         seen, config = self.data[rows], self._around(extent_px)
+        config = replace(config, batch=round(config.batch * max(1.0, len(volumes) / VOLUMES_PER_BATCH)))
         return stochastic_em(seen, volumes, schedule, config, self.generator, self.progress)[0]
 
     def _around(self, extent_px: float) -> AbInitioConfig:
-        """Return the settings with a grid of 3 × 3 shifts of up to ``extent_px`` pixels; 0 for no shifts."""
-        grid = SearchGrid(self.config.grid.rotations, extent_px / self.data.plane.box, extent_px or 1.0, extent_px or 1.0)
+        """Return the settings with a grid of shifts up to ``extent_px``, :data:`CENTRED_PX` apart; 0 for no shifts."""
+        grid = SearchGrid(self.config.grid.rotations, extent_px / self.data.plane.box, CENTRED_PX, CENTRED_PX)
         return replace(self.config, grid=grid)
 
     def _compete(self, volumes: Float[Tensor, "k box box box"]) -> Float[Tensor, "m k"]:
@@ -139,38 +169,58 @@ class Division:
         Gauss-Newton steps follow the search. Without these steps, a copy of a volume in another frame would raise the
         likelihood, because it adds poses to a coarse grid.
         """
-        sample, config = self.data[self.held].evenly_spaced(SAMPLE), self._around(CENTRED_PX)
+        sample = self.data[self.held].evenly_spaced(max(SAMPLE, SAMPLE_PER_VOLUME * self.config.volumes))
+        config = self._around(CENTRED_PX)
         grid = config.poses(sample.plane.box, volumes.device)
         return torch.stack([search_one(sample, volume, grid, config)[1] for volume in volumes], 1)
 
-    def _centre(self, volumes: Float[Tensor, "k box box box"]) -> Int[Tensor, " n"]:
-        """Centre all images by their likeliest shifts, and return the likeliest volume of each image."""
-        config = self._around(2 * CENTRED_PX)
+    def _centre(
+        self, volumes: Float[Tensor, "k box box box"]
+    ) -> tuple[Float[Tensor, "k box box box"], list[Bool[Tensor, " n"]]]:
+        """Centre the volumes, and all images by their likeliest shifts.
+
+        Images determine the centre of a volume only up to their own shifts. Volumes of EM may therefore be so far off centre
+        that the shift grid misses images. Returns the volumes, and the group of images that each volume fits best.
+        """
+        volumes, config = recentred(volumes), self._around(2 * CENTRED_PX)
         grid = config.poses(self.data.plane.box, volumes.device)
         poses, labels = search_one_by_one(self.data, volumes, grid, config)
         self.data = self.data.translated(-poses.shifts_px)
-        return labels
+        return volumes, [labels == k for k in range(len(volumes))]
 
 
 def search_one(
     data: Observations, volume: Float[Tensor, "box box box"], grid: tuple[Tensor, Tensor], config: AbInitioConfig
 ) -> tuple[State, Float[Tensor, " n"]]:
     """Find the pose of each image under one volume, with the radii of ``config``; see :func:`search_volume`."""
-    return search_volume(data, volume, grid, config.classes.radius[1], config.refine.climb, config.padding)
+    return search_volume(data, volume, grid, config.refine.fit, config.refine.climb, config.padding)
 
 
 def search_one_by_one(
     data: Observations, volumes: Float[Tensor, "k box box box"], grid: tuple[Tensor, Tensor], config: AbInitioConfig
 ) -> tuple[Poses, Int[Tensor, " n"]]:
-    """Find the pose of each image under each of ``k`` volumes (:func:`search_one`); return the likeliest pose and volume."""
-    state, best = search_one(data, volumes[0], grid, config)
+    """Find the pose of each image under its likeliest volume; return the poses and the volumes.
+
+    The evidence of all poses of the grid selects :data:`CLIMBED` volumes of each image. Gauss-Newton steps follow under each of
+    these volumes, and the highest log joint wins.
+    """
+    band = data.within(config.refine.fit * data.plane.box)
+    found = [search_grid(band, volume[None], *grid, padding=config.padding) for volume in volumes]
+    evidence = torch.stack([each.log_evidence for each in found], 1)
+    climbs = torch.zeros_like(evidence, dtype=torch.bool)
+    climbs.scatter_(1, evidence.topk(min(CLIMBED, len(volumes)), dim=1).indices, True)
+    rotations, shifts_px = found[0].poses.rotations.clone(), found[0].poses.shifts_px.clone()
+    best = torch.full_like(evidence[:, 0], -torch.inf)
     labels = torch.zeros(len(data), dtype=torch.long, device=best.device)
-    for k in range(1, len(volumes)):
-        other, value = search_one(data, volumes[k], grid, config)
-        better = value > best
-        state, best = other.where(better, state), torch.where(better, value, best)
-        labels = torch.where(better, k, labels)
-    return state.poses, labels
+    for k, volume in enumerate(volumes):
+        rows = climbs[:, k].nonzero().squeeze(1)
+        state = State(found[k].poses[rows], best.new_zeros(len(rows), 0))
+        state, value = climb(data[rows], Tangent(volume[None], config.padding), state, config.refine.climb)
+        better = value > best[rows]
+        rows, state = rows[better], state[better]
+        rotations[rows], shifts_px[rows] = state.poses.rotations, state.poses.shifts_px
+        best[rows], labels[rows] = value[better], k
+    return Poses(rotations, shifts_px), labels
 
 
 def choose(scores: Float[Tensor, "n v"], most: int) -> list[int]:

@@ -4,18 +4,17 @@
    their posterior and moves the voxels along the gradient of the expected log-likelihood. The Fourier radius grows and the
    posterior is tempered early, so that coarse features settle first. The start keeps the likeliest of several short runs.
    If particles are off centre, the start widens the shift grid and repeats this step (:mod:`hetacumn.ab_initio.shift_extent`).
-2. *Two routes.* The route ``classes`` suits large motions: the same EM fits K volumes, which start as the consensus times
-   smooth random fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. Both routes
-   then alternate between two steps: probabilistic PCA fits a linear subspace of volumes ``V(z) = V_0 + Σ z_j V_j``, and the
-   pose of each image is refined under its volume ``V(z)``. Both routes align the conformations by the largest rigid body that
-   they share. The start then mirrors conformations of the other hand, because images do not determine the hand.
-3. *Choice.* The log-likelihood of images held out from every fit decides between the two subspaces.
+2. *Routes.* The route ``classes`` suits large motions: the same EM fits K volumes, which start as the consensus times smooth
+   random fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. The route
+   ``independent`` is for different molecules: EM fits K volumes from noise. Each route then alternates between two steps:
+   probabilistic PCA fits a linear subspace of volumes ``V(z) = V_0 + Σ z_j V_j``, and the pose of each image is refined under
+   its volume ``V(z)``. Conformations are aligned by the largest rigid body that they share, and get one hand.
+3. *Choice.* The log-likelihood of images held out from every fit decides between the routes.
 4. *Missed volumes.* EM of the images of each cluster alone may find volumes that the route has missed
    (:mod:`hetacumn.ab_initio.division`). The poses and latents of all images are then inferred again, from these volumes.
-5. *Low-signal images.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
+5. *Competing poses.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
    start alternates between a competition of several poses of each image (:mod:`hetacumn.search.competing_poses`) and subspace
-   fits, until few poses change. A prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises
-   components that fit noise.
+   fits, until few poses change. A prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises noise.
 6. *Open poses.* Poses are open if pose posteriors are broad. Volumes that are fitted at the likeliest poses then fit noise.
    The start therefore refits the class volumes by EM, which weighs all poses of a grid by their posterior.
 """
@@ -39,7 +38,7 @@ from hetacumn.ab_initio.start import Start, Tensors
 from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
 from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal, unfit_images
 from hetacumn.particles.metadata import Poses
-from hetacumn.particles.observations import Observations
+from hetacumn.particles.observations import Observations, low_power, strong_images
 from hetacumn.physics.alignment import place_core, place_volume
 from hetacumn.physics.rotations import distance_deg
 from hetacumn.physics.slices import Slicer
@@ -88,8 +87,9 @@ class AbInitioRun:
 
     def __post_init__(self) -> None:
         count = len(self.data)
-        self.held = torch.arange(count, device=self.data.y.device) % max(2, round(1 / self.config.held_out)) == 0
-        self.fit = (~self.held).nonzero().squeeze(1)
+        held = torch.arange(count, device=self.data.y.device) % max(2, round(1 / self.config.held_out)) == 0
+        self.usable = ~strong_images(low_power(self.data))
+        self.held, self.fit = held & self.usable, (~held & self.usable).nonzero().squeeze(1)
 
     def run(self) -> Start:
         """Follow all routes, and finish the route with the highest log-likelihood of held-out images; return its start."""
@@ -101,7 +101,8 @@ class AbInitioRun:
             self.log(f"ab initio, route {route}: held-out log-likelihood {score:.2f} per image")
         route = max(scores, key=lambda name: scores[name])
         best = self._step("last fits", route, partial(self._finish, found[route]))
-        best = self._step("division", route, partial(self._divide, best))
+        if route != "independent":  # which ends with a division
+            best = self._step("division", route, partial(self._divide, best))
         return replace(self._soften(best), scores=scores, shift_extent=self.config.grid.extent)
 
     def _step(self, name: str, route: str, make: Callable[[], Start]) -> Start:
@@ -127,7 +128,8 @@ class AbInitioRun:
 
     def _fit_extent(self, first: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
         """Widen the shift grid if the images ask for it; then fit the consensus volume again."""
-        chosen = self._once("shift extent", lambda: {"factor": torch.tensor(choose_factor(self.data, first, self.config))})
+        seen = self.data[self.usable]
+        chosen = self._once("shift extent", lambda: {"factor": torch.tensor(choose_factor(seen, first, self.config))})
         if (factor := int(chosen["factor"])) == 1:
             return first
         self.config, box = self.config.widened(factor), self.data.plane.box
@@ -139,6 +141,8 @@ class AbInitioRun:
         """Follow a route from the consensus volume to a subspace: through EM of K volumes, or from the consensus itself."""
         config, volumes = self.config, first[None]
         self.progress.set_postfix_str(f"route {route}")
+        if route == "independent":
+            return self._from_volumes(self._division(self.data).from_noise(first), route, one_by_one=True)
         if route == "classes":
             fields = 1 + 0.4 * smooth_noise(config.volumes, self.data.plane.box, self.generator, 4).to(first)
             seen, schedule = self.data[self.fit], config.classes
@@ -152,10 +156,12 @@ class AbInitioRun:
         steps, a grid pose may explain a high-signal image so badly that a wrong volume wins.
         """
         config, first = self.config, volumes[0]
-        placed = [place_core(v, first, place_volume(v, first), self.generator).apply(v) for v in volumes[1:]]
-        start = self._search(torch.stack([first, *placed]), route, one_by_one)
-        if config.effort.early_radii:
-            start = self._search_again(start, config.effort.early_radii, clusters=len(volumes) > 1)
+        if route != "independent":
+            placed = [place_core(v, first, place_volume(v, first), self.generator).apply(v) for v in volumes[1:]]
+            volumes = torch.stack([first, *placed])
+        start = self._search(volumes, route, one_by_one)
+        if radii := config.faint.early_radii if one_by_one else config.effort.early_radii:
+            start = self._search_again(start, radii, clusters=len(volumes) > 1)
         else:
             start = self._improve(start, config.refine.climb, config.refine.fit, config.subspace_steps)
         start = self._settle_frames(start)
@@ -165,12 +171,11 @@ class AbInitioRun:
         """Find each image's likeliest pose under K volumes, and compute the principal subspace of the volumes."""
         config, data = self.config, self.data
         band = data.within(config.classes.radius[1] * data.plane.box)
-        rotations, shifts = config.poses(data.plane.box, volumes.device)
         if one_by_one:
-            poses, labels = search_one_by_one(data, volumes, (rotations, shifts), config)
+            poses, labels = search_one_by_one(data, volumes, config.competing_poses(data.plane.box, volumes.device), config)
             share = labels.bincount(minlength=len(volumes)) / len(labels)
         else:
-            found = search_grid(band, volumes, rotations, shifts, padding=config.padding)
+            found = search_grid(band, volumes, *config.poses(data.plane.box, volumes.device), padding=config.padding)
             poses, share = found.poses, found.log_volume.exp().mean(0)
         basis = principal(volumes, share, config.components, self.generator, voxel_unit(data, data.plane.box))
         if len(volumes) > 1:
@@ -194,8 +199,7 @@ class AbInitioRun:
         if unfit.float().mean() >= self.config.unfit_share:
             groups.append(unfit)
         centred = self.data.translated(-start.poses.shifts_px)
-        division = Division(centred, self.held, self.config, self.generator, self.progress, self.log)
-        volumes = division.run(clusters.volumes, groups, start.poses.rotations)
+        volumes = self._division(centred).run(clusters.volumes, groups, start.poses.rotations)
         if volumes is None:
             return start
         effort = self.config.effort
@@ -224,11 +228,23 @@ class AbInitioRun:
         return replace(found, poses=state.poses, latents=state.latents)
 
     def _clusters(self, start: Start) -> Clusters:
-        """Divide the latents into ``config.volumes`` clusters."""
-        return find_clusters(start.latents, start.basis, self.config.volumes)
+        """Divide the latents into ``config.volumes`` clusters; images without the molecule do not influence the clusters."""
+        band = self.data.within(self.config.classes.radius[1] * self.data.plane.box)
+        empty = infer_latents(band, Slicer(start.basis, self.config.padding), start.poses).log_evidence <= 0
+        fit = self.usable & ~empty if empty.float().mean() >= self.config.unfit_share else self.usable
+        return find_clusters(start.latents, start.basis, self.config.volumes, fit)
+
+    def _division(self, data: Observations) -> Division:
+        usable = ~self.held & self.usable
+        return Division(data, usable, self.held, self.config, self.generator, self.progress, self.log)
 
     def _settle_frames(self, start: Start, hands: bool = False) -> Start:
-        """Align the volumes of K clusters of z to one frame (with ``hands`` also to one hand), and recompute the subspace."""
+        """Align the volumes of K clusters of z to one frame (with ``hands`` also to one hand), and recompute the subspace.
+
+        Volumes of the route ``independent`` stay in frames of their own.
+        """
+        if start.route == "independent":
+            return start
         config, clusters = self.config, self._clusters(start)
         volumes, poses, mirrored = align_conformations(clusters, start.poses, self.generator, hands)
         for k in mirrored:

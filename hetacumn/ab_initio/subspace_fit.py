@@ -13,7 +13,7 @@ from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.start import Start
 from hetacumn.ab_initio.stochastic_em import smooth_noise, voxel_unit
 from hetacumn.particles.metadata import Poses
-from hetacumn.particles.observations import Observations
+from hetacumn.particles.observations import Observations, far_above
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.search.refinement import Tangent, climb, misfit
@@ -21,7 +21,6 @@ from hetacumn.search.state import State
 from hetacumn.search.subspace import ComponentPrior, latent_posterior
 
 UNFIT = 3.0  # an image is unfit if its misfit exceeds the median misfit by more than this number of standard deviations
-NORMAL_SPREAD = 1.4826  # standard deviation of a normal distribution in units of its median absolute deviation
 
 
 @dataclass(frozen=True)
@@ -101,13 +100,8 @@ def principal(
 
 
 def unfit_images(data: Observations, start: Start, config: AbInitioConfig) -> Bool[Tensor, " n"]:
-    """Return which images are unfit: their misfit exceeds the median by more than :data:`UNFIT` standard deviations.
-
-    The median absolute deviation of the misfits gives the standard deviation.
-    """
+    """Return which images are unfit: their misfit exceeds the median by more than :data:`UNFIT` standard deviations."""
     radius = config.refine.fit
     tangent = Tangent(start.basis, config.padding)
     _, value = climb(data, tangent, State(start.poses, start.latents), (radius,))
-    excess = misfit(value, tangent.band(data, radius))
-    excess -= excess.median()
-    return excess > UNFIT * NORMAL_SPREAD * excess.abs().median()
+    return far_above(misfit(value, tangent.band(data, radius)), UNFIT)

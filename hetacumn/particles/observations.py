@@ -7,7 +7,7 @@ from math import isclose
 from pathlib import Path
 
 import torch
-from jaxtyping import Complex, Float, Inexact
+from jaxtyping import Bool, Complex, Float, Inexact
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
@@ -106,6 +106,36 @@ def signal_nats(data: Observations, radius: float) -> float:
     """
     band = data.within(radius)
     return 0.5 * float(((band.y.abs().square() - 1) * band.weight).sum(-1).mean())
+
+
+STRONG_RADIUS = 0.1  # cycles per pixel, within which ice crystals are strong
+STRONG = 5.0  # an image is strong if its power exceeds the median by more than this number of standard deviations
+LEAST_SAMPLE = 20  # fewer values do not determine a standard deviation
+NORMAL_SPREAD = 1.4826  # standard deviation of a normal distribution in units of its median absolute deviation
+
+
+def far_above(values: Float[Tensor, " n"], deviations: float) -> Bool[Tensor, " n"]:
+    """Mark the values that exceed the median by more than ``deviations`` standard deviations.
+
+    The median absolute deviation gives the standard deviation. No value is marked if there are less than
+    :data:`LEAST_SAMPLE`.
+    """
+    excess = values - values.median()
+    return (excess > deviations * NORMAL_SPREAD * excess.abs().median()) & (len(values) >= LEAST_SAMPLE)
+
+
+def low_power(data: Observations) -> Float[Tensor, " n"]:
+    """Compute the power of each image within :data:`STRONG_RADIUS`, in units of the noise power."""
+    band = data.within(STRONG_RADIUS * data.plane.box)
+    return (band.y.abs().square() * band.weight).sum(1)
+
+
+def strong_images(power: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """Mark images that are far stronger than the others by their :func:`low_power`, such as images of ice crystals.
+
+    A few of these images would dominate a fit.
+    """
+    return far_above(power, STRONG)
 
 
 TOLERANCE = 1e-5  # relative difference up to which the powers from different kinds of device count as equal

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hetacumn.physics.fourier import fft3c, ifft3c
+
 
 def radius_grid(box: int, device: torch.device | str = "cpu") -> Float[Tensor, "{box} {box} {box}"]:
     """Return the distance of every voxel from the origin, in voxels."""
@@ -45,3 +47,19 @@ def rotate(
         padding_mode="zeros",
         align_corners=True,
     )[0, 0]
+
+
+def recentred(volumes: Float[Tensor, "*batch box box box"]) -> Float[Tensor, "*batch box box box"]:
+    """Shift volumes so that the centre of mass of each volume is at the origin.
+
+    The mass of a voxel is the square of its value, and 0 for a negative value. The square suppresses the noise around the
+    object.
+    """
+    box = volumes.shape[-1]
+    axis = torch.arange(box, device=volumes.device, dtype=torch.float32) - box // 2
+    mass = volumes.clamp(min=0).square()
+    mass = mass / mass.sum(dim=(-3, -2, -1), keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
+    centres = [(mass.sum(others) * axis).sum(-1)[..., None, None, None] for others in ((-3, -2), (-3, -1), (-2, -1))]  # x, y, z
+    x, y, z = (centre * axis.view(shape) for centre, shape in zip(centres, ((1, 1, -1), (1, -1, 1), (-1, 1, 1)), strict=True))
+    phase = (x + y + z) * (2 * torch.pi / box)
+    return ifft3c(fft3c(volumes) * torch.polar(torch.ones_like(phase), phase))

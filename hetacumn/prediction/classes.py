@@ -7,11 +7,11 @@ whose volume has the highest likelihood, marginalised over all poses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import MultivariateNormal
@@ -84,6 +84,17 @@ def classify(latents: Float[Tensor, "n q"], classes: int | None, seed: int = 0, 
     spreads = np.broadcast_to(best.covariances_, (len(order), *best.covariances_.shape[-2:]))[order]
     mixture = Mixture(*(torch.from_numpy(part) for part in (best.weights_[order], best.means_[order], spreads)))
     return Classes(mixture.probabilities(latents), mixture.means.float(), mixture)
+
+
+def classify_from(latents: Float[Tensor, "n q"], usable: Bool[Tensor, " n"], classes: int | None, seed: int = 0) -> Classes:
+    """Fit a mixture to the latents of ``usable`` particles (:func:`classify`), and classify all particles by this mixture.
+
+    If fewer particles are usable than there are classes, all particles are used.
+    """
+    if usable.all() or usable.sum() < (classes or 2):
+        return classify(latents, classes, seed)
+    found = classify(latents[usable.to(latents.device)], classes, seed)
+    return found if found.mixture is None else replace(found, probabilities=found.mixture.probabilities(latents))
 
 
 def class_centres(latents: Float[Tensor, "n q"], classes: int | None, seed: int = 0) -> Float[Tensor, "k q"]:

@@ -67,9 +67,9 @@ def predict_stack(
             f"{stack.folder}: {len(stack)} particles for {group.size} devices; expected at least one per device"
         )
     inference = StackInference(stack, trained, request, classes, earlier, torch.device(device), group)
-    state, ratios = inference.infer()
+    state, ratios, usable = inference.infer()
     latents = state.latents.cpu()
-    found = inference.classify(latents)
+    found = inference.classify(latents, usable)
     shifts_A = stack.metadata.shifts_in_source_A(state.poses.shifts_px.cpu() * stack.pixel_A)
     predictions = Predictions(
         names=stack.metadata.names, rotations=state.poses.rotations.cpu(), shifts_A=shifts_A, classes=found.labels,

@@ -11,16 +11,16 @@ from typing import TypeVar, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hetacumn.compute.batches import prefetch
 from hetacumn.compute.processes import ProcessGroup
 from hetacumn.network.model import HetACUMN
 from hetacumn.network.model_files import TrainedModel
-from hetacumn.particles.observations import Observations, observe
+from hetacumn.particles.observations import Observations, low_power, observe, strong_images
 from hetacumn.particles.prepared_stack import PreparedStack
-from hetacumn.prediction.classes import Classes, class_centres, classify, classify_by_likelihood
+from hetacumn.prediction.classes import Classes, class_centres, classify_by_likelihood, classify_from
 from hetacumn.prediction.inference import (
     Refit,
     amortize,
@@ -85,14 +85,17 @@ class StackInference:
         """The network of the model; the grade ``searched`` has none."""
         return cast(TrainedModel, self.model).model
 
-    def infer(self) -> tuple[State, Float[Tensor, " n"] | None]:
-        """Infer the poses and latents of all particles, and their log-likelihood gains (on the CPU) or None.
+    def infer(self) -> tuple[State, Float[Tensor, " n"] | None, Bool[Tensor, " n"]]:
+        """Infer the poses and latents of all particles, their log-likelihood gains or None, and which images are usable.
 
+        The last two results are on the CPU. An image is not usable if it is far stronger than the others. Images without a
+        positive gain are not usable either, if their share is at least ``unfit_share``. The mixture of classes is not fitted to
+        such images.
         Grades that render images return the gains: the grades in ``FITTED``, and ``amortized`` with decoder feedback. Grades in
         ``FITTED`` refit the volumes to the first chunk, unless an earlier prediction supplies the volumes. Every process reads
         the whole first chunk for this refit.
         """
-        to_fit, parts, ratios = self.grade in FITTED and self.earlier is None, [], []
+        to_fit, parts, ratios, powers = self.grade in FITTED and self.earlier is None, [], [], []
         renders = self.grade in FITTED or (self.grade == "amortized" and bool(self.network.feedback))
         for number, data in enumerate(self._read([self.chunks[0], *self.own_rows[1:]] if to_fit else self.own_rows)):
             fits = to_fit and number == 0
@@ -112,13 +115,18 @@ class StackInference:
                 with self._timed():
                     ratios.append(log_ratios(own, self.basis, state, self.config))
             parts.append(state)
+            powers.append(low_power(own))
         order = self._order()
         log_ratio = torch.cat(_together(ratios, self.group))[order].cpu() if renders else None
-        return State.cat(_together(parts, self.group))[order], log_ratio
+        usable = ~strong_images(torch.cat(_together(powers, self.group))[order].cpu())
+        if log_ratio is not None and (log_ratio <= 0).float().mean() >= self.config.unfit_share:
+            usable &= log_ratio > 0
+        return State.cat(_together(parts, self.group))[order], log_ratio, usable
 
-    def classify(self, latents: Float[Tensor, "n q"]) -> Classes:
+    def classify(self, latents: Float[Tensor, "n q"], usable: Bool[Tensor, " n"]) -> Classes:
         """Classify every particle by its z, or by class likelihoods marginalised over all poses.
 
+        ``usable`` marks the particles to which a mixture of classes is fitted.
         If there is an earlier prediction, particles are assigned to its classes.
         """
         if self.centres is not None:
@@ -129,7 +137,7 @@ class StackInference:
             scores = torch.cat(_together(parts, self.group))[self._order()]
             return classify_by_likelihood(scores, self.centres, sort=self.earlier is None)
         if self.earlier is None or self.earlier.mixture is None:
-            return classify(latents, self.classes, self.seed)
+            return classify_from(latents, usable, self.classes, self.seed)
         mixture = self.earlier.mixture
         return Classes(mixture.probabilities(latents), self.earlier.centres, mixture)
 

@@ -61,8 +61,8 @@ class ClassTrust:
 
     @property
     def is_determined(self) -> bool:
-        """Whether the test found no reason to doubt the poses; also true for a class that is not tested."""
-        return self.settled is None or self.settled >= DETERMINED
+        """Whether the test confirmed the poses; false for a class that is not tested."""
+        return self.settled is not None and self.settled >= DETERMINED
 
     def __str__(self) -> str:
         return f"too few images to test ({self.images})" if self.settled is None else f"{100 * self.settled:.0f} % settled"
@@ -79,9 +79,11 @@ def describe(classes: tuple[ClassTrust, ...]) -> str:
 
 
 def doubts(classes: tuple[ClassTrust, ...]) -> list[str]:
-    """Return one line for each class whose poses are not determined."""
+    """Return one line for each class whose poses are not determined, or not tested."""
     return [
-        f"class {k}: poses not determined ({trust}); the volume is not reliable"
+        f"class {k}: too few images to test the poses ({trust.images}); the volume may not be reliable"
+        if trust.settled is None
+        else f"class {k}: poses not determined ({trust}); the volume is not reliable"
         for k, trust in enumerate(classes, 1)
         if not trust.is_determined
     ]
