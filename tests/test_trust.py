@@ -91,6 +91,7 @@ def test_each_process_measures_its_part_of_the_classes(monkeypatch):
     class Answer:
         class_volumes = torch.zeros(5, 2, 2, 2)
 
-    parts = [measure_trust(Answer(), AbInitioConfig(), 0, group=OneOfTwo(rank, 2)) for rank in (0, 1)]
+    usable = torch.ones(5, dtype=torch.bool)
+    parts = [measure_trust(Answer(), usable, AbInitioConfig(), 0, group=OneOfTwo(rank, 2)) for rank in (0, 1)]
     assert [[one.images for one in part] for part in parts] == [[0, 1], [2, 3, 4]]
-    assert measure_trust(Answer(), AbInitioConfig(), 0) == parts[0] + parts[1]
+    assert measure_trust(Answer(), usable, AbInitioConfig(), 0) == parts[0] + parts[1]

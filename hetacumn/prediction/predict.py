@@ -85,7 +85,7 @@ def predict_stack(
         voxel_A=stack.pixel_A,
         particles_per_second=len(stack) / max(group.gather(inference.seconds)),
     )
-    trust = measure_trust(answer, trained.config.ab_initio, trained.config.seed, device, group)
+    trust = measure_trust(answer, usable, trained.config.ab_initio, trained.config.seed, device, group)
     predictions = replace(predictions, class_settled=settled_of_images(trust, predictions.classes))
     answer = replace(answer, predictions=predictions, trust=trust)
     if group.is_leader:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -50,7 +50,7 @@ class ClassTrust:
 
     - ``images``: number of images of the class.
     - ``settled``: share of the tested images whose predicted pose and independent pose differ by less than 10°; None if the
-      class has fewer than :data:`LEAST_IMAGES` images.
+      class has fewer than :data:`LEAST_IMAGES` usable images.
     - ``half_map_A``: resolution in Å at which the FSC of half maps at the predicted poses falls to 0.143; None for a class
       with fewer than two images. The half maps use at most :data:`MOST_FITTED` images.
     """
@@ -96,6 +96,7 @@ def settled_of_images(classes: tuple[ClassTrust, ...], labels: Int[Tensor, " n"]
 
 def measure_trust(
     answer: Answer,
+    usable: Bool[Tensor, " n"],
     config: AbInitioConfig,
     seed: int,
     device: torch.device | str = "cpu",
@@ -103,17 +104,21 @@ def measure_trust(
 ) -> tuple[ClassTrust, ...]:
     """Measure the reliability of every class of a prediction, in the order of its class volumes.
 
-    ``config`` and ``seed`` are those of the training run. Each process of ``group`` measures its part of the classes. The
-    random numbers come from own generators, so that the measurement changes no other result.
+    ``usable`` marks the particles that the test may use: strong junk would dominate the independent start. ``config`` and
+    ``seed`` are those of the training run. Each process of ``group`` measures its part of the classes. The random numbers come
+    from own generators, so that the measurement changes no other result.
     """
     count = len(answer.class_volumes)
     part = range(count)[group.part(count)]
     classes = tqdm(part, desc="trust", unit="class", mininterval=5, disable=not group.is_leader)
-    return tuple(sum(group.gather([_measure_class(answer, k, config, seed, device) for k in classes]), []))
+    return tuple(sum(group.gather([_measure_class(answer, k, usable, config, seed, device) for k in classes]), []))
 
 
-def _measure_class(answer: Answer, k: int, config: AbInitioConfig, seed: int, device: torch.device | str) -> ClassTrust:
-    members = (answer.predictions.classes == k).numpy().nonzero()[0]
+def _measure_class(
+    answer: Answer, k: int, usable: Bool[Tensor, " n"], config: AbInitioConfig, seed: int, device: torch.device | str
+) -> ClassTrust:
+    own = answer.predictions.classes == k
+    members = (own & usable).numpy().nonzero()[0]
     sample = np.random.default_rng([RESTART_SEED, seed, k]).permutation(members)[: MOST_FITTED + TESTED[1]]
     settled = half_map_A = None
     if len(members) >= LEAST_IMAGES:
@@ -124,7 +129,7 @@ def _measure_class(answer: Answer, k: int, config: AbInitioConfig, seed: int, de
     if len(members) > 1:
         first, second = answer.half_maps(sample[:MOST_FITTED], seed)
         half_map_A = round(resolution_A(fsc(first, second), answer.voxel_A, HALF_MAP_FSC), 2)
-    return ClassTrust(len(members), settled, half_map_A)
+    return ClassTrust(int(own.sum()), settled, half_map_A)
 
 
 def settled_share(centred: Observations, rotations: Float[Tensor, "n 3 3"], config: AbInitioConfig, seed: int) -> float:
