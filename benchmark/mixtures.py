@@ -1,4 +1,4 @@
-"""Mixtures of different molecules: 1,000 images of each of 8 to 45 protein complexes, at SNR 0.05 and 128 px of 2 Å.
+"""Mixtures of different molecules: 1,000 images of each of 4 to 45 protein complexes, at SNR 0.05 and 128 px of 2 Å.
 
 For each number of species and seed the script simulates the images, with uniform views and shifts of up to 10 px (7.8 % of the
 box). It trains method em by the route independent with as many classes as species, and predicts all images. Every predicted
@@ -7,7 +7,7 @@ hand; the table contains the median over the species. It writes benchmark/mixtur
 results/benchmark/mixtures/<species>-<seed>. A run whose row is in the table is not repeated; delete its row to score it again,
 and its folder to run it again.
 
-Usage, after `make data`: python benchmark/mixtures.py --species 8 16 --seeds 0 1
+Usage, after `make data`: python benchmark/mixtures.py --species 4 8 --seeds 0 1
 A quick trial: python benchmark/mixtures.py --species 2 --images 150 --box 64 --out /tmp/trial --table /tmp/trial/table.csv
   --figure /tmp/trial/figure.png
 """
@@ -52,7 +52,7 @@ def score_mixture(known: SimulatedDataset, species: int, method: str) -> dict[st
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--species", type=int, nargs="+", default=[8, 16, 32, 45], help="numbers of species")
+    parser.add_argument("--species", type=int, nargs="+", default=[4, 8, 16, 32, 45], help="numbers of species")
     parser.add_argument("--images", type=int, default=1000, help="mean number of images of a species")
     add_options(parser, "mixtures")
     options = parser.parse_args(arguments)

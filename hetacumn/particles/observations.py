@@ -109,7 +109,7 @@ def signal_nats(data: Observations, radius: float) -> float:
 
 
 STRONG_RADIUS = 0.1  # cycles per pixel, within which ice crystals are strong
-STRONG = 5.0  # an image is strong if its power exceeds the median by more than this number of standard deviations
+STRONG = 6.0  # an image is strong if its power exceeds the median by more than this number of standard deviations
 LEAST_SAMPLE = 20  # fewer values do not determine a standard deviation
 NORMAL_SPREAD = 1.4826  # standard deviation of a normal distribution in units of its median absolute deviation
 
