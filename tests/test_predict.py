@@ -24,16 +24,16 @@ from hetacumn.network.encoder import Hypotheses
 from hetacumn.network.model import HetACUMN, build_model
 from hetacumn.network.model_files import load_model, save_model
 from hetacumn.particles.metadata import Poses
-from hetacumn.particles.observations import StackFingerprint, observe
+from hetacumn.particles.observations import StackFingerprint, low_power, observe
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.rotations import perturb, random_rotations
-from hetacumn.prediction import trust
+from hetacumn.prediction import stack_inference, trust
 from hetacumn.prediction.answer import Answer
-from hetacumn.prediction.classes import class_centres
-from hetacumn.prediction.inference import _search, follow_hypotheses, search_misfits, search_poses
+from hetacumn.prediction.classes import class_centres, classify_from
+from hetacumn.prediction.inference import _search, follow_hypotheses, log_ratios, search_misfits, search_poses
 from hetacumn.prediction.predict import predict_stack
 from hetacumn.prediction.request import PredictionRequest
 from hetacumn.prediction.search_model import load_em
@@ -104,6 +104,31 @@ def model(source, truth, tmp_path_factory):
 @pytest.fixture(scope="module")
 def stack(source, tmp_path_factory):
     return prepare_stack(source, tmp_path_factory.mktemp("prepared"), Preprocessing(box=BOX), progress=False)
+
+
+def test_strong_images_and_images_of_negative_gain_do_not_influence_the_classes(stack, model, monkeypatch, tmp_path):
+    order, usable = torch.arange(N), []
+    powers = low_power(observe(stack.read(order.numpy())))
+
+    def mark(power):
+        torch.testing.assert_close(power, powers)  # in the order of the stack
+        return order % 10 == 3
+
+    def shifted_ratios(data, *rest):
+        ratios, power = log_ratios(data, *rest), low_power(data)
+        return torch.where(torch.isin(power.round(decimals=2), powers[:15].round(decimals=2)), -1.0, ratios)
+
+    def classify(latents, chosen, *rest):
+        usable.append(chosen)
+        return classify_from(latents, chosen, *rest)
+
+    monkeypatch.setattr(stack_inference, "strong_images", mark)
+    monkeypatch.setattr(stack_inference, "classify_from", classify)
+    predict_stack(stack, model, PredictionRequest("searched", 2, chunk=40), tmp_path)
+    assert torch.equal(usable[0], order % 10 != 3)
+    monkeypatch.setattr(stack_inference, "log_ratios", shifted_ratios)
+    predict_stack(stack, model, PredictionRequest("searched", 2, chunk=40), tmp_path)
+    assert torch.equal(usable[1], (order % 10 != 3) & (order >= 15))
 
 
 def test_predictions_search_shifts_as_widely_as_the_start(model, tmp_path):

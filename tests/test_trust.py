@@ -1,5 +1,7 @@
 """The stop sign: classes with right poses are settled, classes with random poses are not, and nothing else changes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,24 @@ def test_each_process_measures_its_part_of_the_classes(monkeypatch):
     parts = [measure_trust(Answer(), usable, AbInitioConfig(), 0, group=OneOfTwo(rank, 2)) for rank in (0, 1)]
     assert [[one.images for one in part] for part in parts] == [[0, 1], [2, 3, 4]]
     assert measure_trust(Answer(), usable, AbInitioConfig(), 0) == parts[0] + parts[1]
+
+
+def test_unusable_particles_do_not_take_part_in_the_test_of_a_class(toy, monkeypatch):
+    seen = []
+
+    class Answer:
+        predictions = SimpleNamespace(classes=torch.zeros(200, dtype=torch.long))
+        voxel_A = 5.0
+
+        def posed(self, rows, device):
+            seen.extend(rows.tolist())
+            return toy.data[rows], toy.poses[rows]
+
+        def half_maps(self, rows, seed):
+            seen.extend(rows.tolist())
+            return toy.volumes[0], toy.volumes[0]
+
+    monkeypatch.setattr(trust, "settled_share", lambda *_: 0.9)
+    found = trust._measure_class(Answer(), 0, torch.arange(200) % 2 == 0, AbInitioConfig(), 0, "cpu")
+    assert (found.images, found.settled) == (200, 0.9) and sorted(set(seen)) == list(range(0, 200, 2))
+    assert trust._measure_class(Answer(), 0, torch.arange(200) < 50, AbInitioConfig(), 0, "cpu").settled is None
