@@ -202,8 +202,8 @@ class AbInitioRun:
         volumes = self._division(centred).run(clusters.volumes, groups, start.poses.rotations)
         if volumes is None:
             return start
-        effort = self.config.effort
-        self.progress.total += (effort.route_fits + effort.last_fits) * self.config.subspace_steps
+        fits = self.config.faint.route_fits + self.config.effort.last_fits
+        self.progress.total += fits * self.config.subspace_steps
         found = self._finish(self._from_volumes(volumes, start.route, one_by_one=True))
         before, after = self._score(start), self._score(found)
         self.log(
