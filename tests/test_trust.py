@@ -103,7 +103,7 @@ def test_unusable_particles_do_not_take_part_in_the_test_of_a_class(toy, monkeyp
     seen = []
 
     class Answer:
-        predictions = SimpleNamespace(classes=torch.zeros(200, dtype=torch.long))
+        predictions = SimpleNamespace(classes=torch.zeros(N, dtype=torch.long))
         voxel_A = 5.0
 
         def posed(self, rows, device):
@@ -115,6 +115,6 @@ def test_unusable_particles_do_not_take_part_in_the_test_of_a_class(toy, monkeyp
             return toy.volumes[0], toy.volumes[0]
 
     monkeypatch.setattr(trust, "settled_share", lambda *_: 0.9)
-    found = trust._measure_class(Answer(), 0, torch.arange(200) % 2 == 0, AbInitioConfig(), 0, "cpu")
-    assert (found.images, found.settled) == (200, 0.9) and sorted(set(seen)) == list(range(0, 200, 2))
-    assert trust._measure_class(Answer(), 0, torch.arange(200) < 50, AbInitioConfig(), 0, "cpu").settled is None
+    found = trust._measure_class(Answer(), 0, torch.arange(N) % 2 == 0, AbInitioConfig(), 0, "cpu")
+    assert (found.images, found.settled) == (N, 0.9) and sorted(set(seen)) == list(range(0, N, 2))
+    assert trust._measure_class(Answer(), 0, torch.arange(N) < 50, AbInitioConfig(), 0, "cpu").settled is None

@@ -245,7 +245,7 @@ class AbInitioConfig:
 
         A grid pose under a wrong molecule may explain a high-signal image better than the grid pose nearest to the right one.
         """
-        return self.faint if self.brightness == "faint" or self.routes == ("independent",) else self.bright
+        return self.faint if self.brightness == "faint" or "independent" in self.routes else self.bright
 
     def poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return rotations and shifts (pixels) of the search that takes the likeliest pose."""

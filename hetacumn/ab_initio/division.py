@@ -77,7 +77,7 @@ class Division:
         alone: those of a cluster of the start, or those that fit no volume. If the volumes of every group lead to the rotations
         of the start, the start has missed nothing. The method also returns None if there are too few held-out images.
         """
-        if self.held.sum() < FEWEST_HELD or not self.config.division.turns:
+        if not self._can_choose:
             return None
         alone = self._alone(groups)
         if all(self._settled(group, fits, rotations) >= SETTLED for group, fits in alone):
@@ -96,10 +96,15 @@ class Division:
         self.progress.set_postfix_str("volumes from noise")
         start = random_volumes(self.config.volumes, self.data, self.generator)
         volumes, groups = self._centre(self._em(self.fit, start, self.config.division.alone, 0.0))
-        if self.held.sum() < FEWEST_HELD or not self.config.division.turns:
+        if not self._can_choose:
             return volumes
         better = self._improve(volumes, self._alone(groups))
         return volumes if better is None else better
+
+    @property
+    def _can_choose(self) -> bool:
+        """Whether the settings allow a turn and the held-out images suffice to choose between volumes."""
+        return self.config.division.turns > 0 and int(self.held.sum()) >= FEWEST_HELD
 
     def _improve(
         self, volumes: Float[Tensor, "k box box box"], alone: list[tuple[Bool[Tensor, " n"], Float[Tensor, "two box box box"]]]

@@ -38,7 +38,7 @@ from hetacumn.ab_initio.start import Start, Tensors
 from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
 from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal, unfit_images
 from hetacumn.particles.metadata import Poses
-from hetacumn.particles.observations import Observations, low_power, strong_images
+from hetacumn.particles.observations import Observations, low_power, strong_images, without_empty
 from hetacumn.physics.alignment import place_core, place_volume
 from hetacumn.physics.rotations import distance_deg
 from hetacumn.physics.slices import Slicer
@@ -230,8 +230,8 @@ class AbInitioRun:
     def _clusters(self, start: Start) -> Clusters:
         """Divide the latents into ``config.volumes`` clusters; images without the molecule do not influence the clusters."""
         band = self.data.within(self.config.classes.radius[1] * self.data.plane.box)
-        empty = infer_latents(band, Slicer(start.basis, self.config.padding), start.poses).log_evidence <= 0
-        fit = self.usable & ~empty if empty.float().mean() >= self.config.unfit_share else self.usable
+        gain = infer_latents(band, Slicer(start.basis, self.config.padding), start.poses).log_evidence
+        fit = without_empty(self.usable, gain, self.config.unfit_share)
         return find_clusters(start.latents, start.basis, self.config.volumes, fit)
 
     def _division(self, data: Observations) -> Division:

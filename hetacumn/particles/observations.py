@@ -138,6 +138,12 @@ def strong_images(power: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
     return far_above(power, STRONG)
 
 
+def without_empty(usable: Bool[Tensor, " n"], gain: Float[Tensor, " n"], least_share: float) -> Bool[Tensor, " n"]:
+    """Unmark images without a positive log-likelihood ``gain``, if their share of all images is at least ``least_share``."""
+    empty = gain <= 0
+    return usable & ~empty if empty.float().mean() >= least_share else usable
+
+
 TOLERANCE = 1e-5  # relative difference up to which the powers from different kinds of device count as equal
 PART = 1000  # images whose power is summed at once, because a whole stack in double precision would need twice its memory
 

@@ -18,7 +18,7 @@ from hetacumn.compute.batches import prefetch
 from hetacumn.compute.processes import ProcessGroup
 from hetacumn.network.model import HetACUMN
 from hetacumn.network.model_files import TrainedModel
-from hetacumn.particles.observations import Observations, low_power, observe, strong_images
+from hetacumn.particles.observations import Observations, low_power, observe, strong_images, without_empty
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.prediction.classes import Classes, class_centres, classify_by_likelihood, classify_from
 from hetacumn.prediction.inference import (
@@ -119,8 +119,8 @@ class StackInference:
         order = self._order()
         log_ratio = torch.cat(_together(ratios, self.group))[order].cpu() if renders else None
         usable = ~strong_images(torch.cat(_together(powers, self.group))[order].cpu())
-        if log_ratio is not None and (log_ratio <= 0).float().mean() >= self.config.unfit_share:
-            usable &= log_ratio > 0
+        if log_ratio is not None:
+            usable = without_empty(usable, log_ratio, self.config.unfit_share)
         return State.cat(_together(parts, self.group))[order], log_ratio, usable
 
     def classify(self, latents: Float[Tensor, "n q"], usable: Bool[Tensor, " n"]) -> Classes:
