@@ -62,7 +62,7 @@ benchmark-quick: data peers
 	$(BIN)/python scripts/repro.py --jobs $(JOBS) $(addprefix benchmark/dvc.yaml:,$(QUICK_OWN))
 	@# The programs run at the same time. Their limits count processor time, so that they do not shorten each other's runs.
 	$(BIN)/python scripts/repro.py --jobs 3 $(addprefix benchmark/dvc.yaml:,$(QUICK_PEERS))
-	$(BIN)/python -m hetacumn.run notebooks/pipeline/4_evaluate.ipynb -p dataset $(QUICK) -p out results/benchmark/$(QUICK)/evaluation
+	$(BIN)/python -m hetacumn.run notebooks/pipeline/5_evaluate.ipynb -p dataset $(QUICK) -p out results/benchmark/$(QUICK)/evaluation
 	$(BIN)/python -m hetacumn.run notebooks/benchmark/2_tables.ipynb -o results/benchmark/2_tables.ipynb
 
 speed: $(STAMP)

@@ -30,8 +30,8 @@ CHAPTERS = {  # caption in the menu → notebook → its executed copy in result
                 ("1_tour", "2_image_formation", "3_poses", "4_two_tasks", "5_how_right")},
     "Pipeline": {
         "pipeline/1_simulate": "adk/particles/1_simulate", "pipeline/2_train": "adk/hetacumn/2_train",
-        "pipeline/3_predict": "adk/hetacumn/3_predict", "pipeline/4_evaluate": "adk/evaluation/4_evaluate",
-        "pipeline/5_figures": "5_figures",
+        "pipeline/3_predict": "adk/hetacumn/3_predict", "pipeline/5_evaluate": "adk/evaluation/5_evaluate",
+        "pipeline/6_figures": "6_figures",
     },
     "Real data": {"real/1_download": "empiar-10180/1_download", "real/2_prepare": "real-twin/prepared/2_prepare",
                   "real/3_report": "real-twin/3_report", "real/4_compare": "compared/4_compare"},

@@ -70,7 +70,7 @@ def done(project) -> Path:
             + ("model", f"{results}/hetacumn", "out", f"{results}/hetacumn-{grade}")
             for grade in ("encoder", "refined")
         ),
-        ("pipeline/4_evaluate", "dataset", "adk", "out", f"{results}/evaluation"),
+        ("pipeline/5_evaluate", "dataset", "adk", "out", f"{results}/evaluation"),
     ):
         ran = run(project, notebook, *arguments)
         assert ran.returncode == 0, (notebook, arguments, ran.stderr[-3000:])
@@ -92,12 +92,12 @@ def test_simulation_writes_a_stack_and_its_truth(done):
 
 def test_a_users_own_method_is_scored_and_another_dataset_is_refused(project, done):
     shutil.copytree(done / "em", done / "mine")
-    ran = run(project, "pipeline/4_evaluate", "dataset", "adk", "out", "results/adk/again")
+    ran = run(project, "pipeline/5_evaluate", "dataset", "adk", "out", "results/adk/again")
     shutil.rmtree(done / "mine")
     assert ran.returncode == 0, ran.stderr[-3000:]
     scores = pd.read_csv(done / "again/scores.csv").set_index("method")
     assert scores.index[-1] == "mine" and scores.loc["mine", "accuracy"] == scores.loc["em", "accuracy"]
-    ran = run(project, "pipeline/4_evaluate", "dataset", "ribosome", "out", "results/adk/again")
+    ran = run(project, "pipeline/5_evaluate", "dataset", "ribosome", "out", "results/adk/again")
     assert ran.returncode == 2 and "config.json: dataset is adk; expected ribosome" in ran.stderr
 
 
@@ -137,7 +137,7 @@ def test_evaluation_scores_every_method_beside_the_bound(done):
         "confusion.json",
         "rotation_errors.npz",
         "aligned_volumes.npz",
-        "4_evaluate.ipynb",
+        "5_evaluate.ipynb",
     }
     scores = pd.read_csv(folder / "scores.csv")
     assert scores["method"].tolist() == ["em", "hetacumn-encoder", "hetacumn", "hetacumn-refined"]
@@ -164,7 +164,7 @@ def test_evaluation_scores_every_method_beside_the_bound(done):
 
 
 def test_the_figures_and_their_table_are_written(done, project):
-    ran = run(project, "pipeline/5_figures", "datasets", '["adk"]', "-o", "results/5_figures.ipynb")
+    ran = run(project, "pipeline/6_figures", "datasets", '["adk"]', "-o", "results/6_figures.ipynb")
     assert ran.returncode == 0, ran.stderr[-3000:]
     figures = {path.name for path in (project / "figures").iterdir()}
     names = [

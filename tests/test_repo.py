@@ -129,7 +129,7 @@ def same_work(command: str) -> list[str]:
     grade = re.search(r"-p grade (\w+)", command)
     training = ["em"] if "-p method em" in command else ["train"] if "-p start " in command else ["em", "train"]
     prediction = ["predict"] if grade is None else ["search"] if grade[1] == "searched" else ["grade"]
-    work = {"1_simulate": ["simulate"], "2_train": training, "3_predict": prediction, "4_evaluate": ["evaluate"]}
+    work = {"1_simulate": ["simulate"], "2_train": training, "3_predict": prediction, "5_evaluate": ["evaluate"]}
     return work[notebook[1]]
 
 

@@ -184,7 +184,7 @@ def test_imports_of_a_notebook_are_found_however_they_are_written(tmp_path):
 def test_plots_count_only_if_a_stage_writes_figures():
     train = closure("notebooks/pipeline/2_train.ipynb", False)
     assert not any(belongs(module, PLOTS) for module in train)
-    assert PLOTS in closure("notebooks/pipeline/5_figures.ipynb", True)
+    assert PLOTS in closure("notebooks/pipeline/6_figures.ipynb", True)
     writes_figures = {stage.name: stage.writes_figures for stage in read_stages(ROOT / "dvc.yaml")}
     assert writes_figures["figures"] and not writes_figures["train"] and not writes_figures["evaluate"]
 

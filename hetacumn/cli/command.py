@@ -21,6 +21,7 @@ NOTEBOOKS = {
     "simulate": "pipeline/1_simulate.ipynb",
     "train": "pipeline/2_train.ipynb",
     "predict": "pipeline/3_predict.ipynb",
+    "reconstruct": "pipeline/4_reconstruct.ipynb",
     "prepare": "real/2_prepare.ipynb",
     "report": "real/3_report.ipynb",
     "compare": "real/4_compare.ipynb",
@@ -65,10 +66,10 @@ def open_answer(folder: Path, prepared: Path | None) -> Answer:
 def export_particles(answer: Answer, to: Path, selected: int | Path) -> tuple[Path, Path]:
     """Export the particles of a class, or of the row numbers in a text file, with their volume; return both file paths."""
     from hetacumn.common.files import make_folder
-    from hetacumn.run.selection import rows_of_class, rows_of_file
+    from hetacumn.io.row_numbers import read_row_numbers
 
     found = answer.predictions
-    chosen = rows_of_file(selected, len(found)) if isinstance(selected, Path) else rows_of_class(found, selected)
+    chosen = read_row_numbers(selected, len(found)) if isinstance(selected, Path) else found.rows_of_class(selected)
     make_folder(to.parent)
     paths = answer.export(chosen, to)
     print(f"exported {len(chosen)} of {len(found)} particles: {paths[0]}, {paths[1]}")

@@ -6,7 +6,6 @@ one line; 130 after an interruption by Ctrl-C or SIGTERM. Heavy modules are impo
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -14,12 +13,10 @@ from pathlib import Path
 import typer
 
 from hetacumn.cli.checks import (
-    ANSWER_FILES,
     Demand,
     check_dataset,
     check_devices,
     check_folders,
-    check_holds,
     check_is_file,
     check_particles,
     check_prediction,
@@ -29,26 +26,18 @@ from hetacumn.cli.checks import (
     requested,
 )
 from hetacumn.cli.command import (
-    NOTEBOOKS,
     TRAINING_SECTIONS,
     collect_settings,
     execute,
-    export_particles,
     notebook_of,
-    open_answer,
     pipeline_settings,
     prepared_folder,
     run_notebook_command,
     say_next,
 )
 from hetacumn.cli.options import (
-    AnswerFolder,
-    AnswerImages,
     Box,
-    Browser,
     Classes,
-    ClassNumber,
-    ComparisonFolder,
     Config,
     Count,
     DataDir,
@@ -56,21 +45,15 @@ from hetacumn.cli.options import (
     DatasetSet,
     Device,
     Devices,
-    FigureFolder,
     Grade,
-    Label,
     Like,
     Model,
-    Motions,
-    OtherAnswer,
     Out,
     Particles,
-    Port,
     PredictedClasses,
     PredictedImages,
     Prepared,
     PreparedFolder,
-    Rows,
     Seed,
     Set,
     SimulatedBox,
@@ -78,10 +61,10 @@ from hetacumn.cli.options import (
     Snr,
     StackFolder,
     StackSet,
-    Stem,
     Structures,
     Words,
 )
+from hetacumn.cli.results import compare, explore, export, reconstruct, report
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.warning_lines import print_warnings_in_lines
 
@@ -89,7 +72,8 @@ TABLE = "a STAR, .cs or .mrcs file of particles"
 
 app = typer.Typer(
     rich_markup_mode=None, add_completion=False, help="Heterogeneous ab initio reconstruction in cryo-EM (HetACUMN).",
-    epilog="Usual order for your own data: train, predict, report, explore. 'hetacumn COMMAND --help' lists the options.",
+    epilog="Usual order for your own data: train, predict, reconstruct, report, explore. 'hetacumn COMMAND --help' lists the "
+    "options.",
 )  # fmt: skip
 
 
@@ -152,74 +136,8 @@ def predict(
     say_next(out, ["report", out])
 
 
-@app.command()
-def report(
-    folder: AnswerFolder,
-    out: FigureFolder = None,
-    label: Label = "",
-    motions: Motions = 2,
-    prepared: AnswerImages = None,
-) -> None:
-    """Plot half-map FSC, latent space, motions, viewing directions."""
-    check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
-    out = out or folder / "report"
-    check_folders(out=out)
-    given = {"predictions": str(folder), "label": label or folder.resolve().name, "motions": motions, "out": str(out),
-             "prepared": str(prepared or "")}  # fmt: skip
-    execute(notebook_of("report"), given)
-    say_next(out, ["explore", folder])
-
-
-@app.command()
-def compare(first: AnswerFolder, second: OtherAnswer, out: ComparisonFolder = None) -> None:
-    """Compare classes, poses and volumes of two predictions."""
-    for folder in (first, second):
-        check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
-    out = out or first / f"compared_{second.resolve().name}"
-    execute(notebook_of("compare"), {"first": str(first), "second": str(second), "out": str(out)})
-    say_next(out, ["export", first, "--class", "1", "--to", first / "class_1"])
-
-
-@app.command()
-def explore(
-    folder: AnswerFolder,
-    browser: Browser = True,
-    port: Port = 8888,
-) -> None:
-    """Explore latent space, particles and motions in JupyterLab."""
-    from hetacumn.run.notebook import write_with_parameters
-
-    check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
-    notebook = folder / NOTEBOOKS["explore"]
-    if not notebook.exists():  # keep a copy that the user may have edited
-        write_with_parameters(notebook_of("explore"), {"folder": str(folder.resolve())}, notebook)
-    here, at = Path.cwd(), notebook.resolve()
-    root = here if at.is_relative_to(here) else at.parent
-    command = [sys.executable, "-m", "jupyterlab", str(at), f"--ServerApp.root_dir={root}", f"--port={port}",
-               *([] if browser else ["--no-browser"])]  # fmt: skip
-    print(f"JupyterLab opens {notebook}; press Ctrl-C to stop it", flush=True)
-    os.execv(sys.executable, command)
-
-
-@app.command()
-def export(
-    folder: AnswerFolder,
-    to: Stem,
-    class_: ClassNumber = None,
-    rows: Rows = None,
-    prepared: AnswerImages = None,
-) -> None:
-    """Write selected particles as STAR and their volume as MRC."""
-    selected = rows if class_ is None else class_
-    if selected is None or (class_ is not None and rows is not None):
-        raise HetacumnError("expected either --class or --rows")
-    if rows is not None:
-        check_is_file(rows, "a text file of row numbers")
-    check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
-    answer = open_answer(folder, prepared)
-    paths = export_particles(answer, to, selected)
-    stacks = answer.stack.data_dir or answer.stack.source.parent
-    say_next(to.parent, ["train", paths[0], "--data-dir", stacks, "--out", f"{to}_trained"])
+for command in (reconstruct, report, compare, explore, export):
+    app.command()(command)
 
 
 @app.command()

@@ -73,6 +73,13 @@ Stem = Annotated[Path, _option("Output files STEM.star and STEM.mrc.", "--to", m
 ClassNumber = Annotated[int | None, _option("Class to export, counted from 1; or give --rows.", "--class")]
 Rows = Annotated[Path | None, _option("Text file of rows of predictions.star, counted from 1.", metavar="FILE")]
 
+MapBox = Annotated[int | None, _option("Voxels per side of the maps; even.", "--box", default="box of the files")]
+MapFolder = Annotated[Path | None, _option("Folder for the maps.", default="FOLDER/maps")]
+MapClass = Annotated[int | None, _option("Only this class, counted from 1; or give --rows.", "--class")]
+Refine = Annotated[bool, Option(help="Refine the poses of each half set at this box.")]
+Mask = Annotated[Path | None, _option("MRC file of a soft mask, 0 to 1.", metavar="FILE", default="made from each map")]
+SplitSeed = Annotated[int, Option(help="Seed of the split into half sets.", min=0)]
+
 Count = Annotated[int | None, _option("Number of particles.", "--particles", default="as in the dataset")]
 SimulatedBox = Annotated[int | None, _option("Box in pixels; even.", "--box", default="as in the dataset")]
 Snr = Annotated[float | None, _option("Signal variance over noise variance.", default="as in the dataset")]

@@ -24,7 +24,7 @@ ARRIVED_WITHIN = 0.03  # largest distance of the accuracy below the Bayes bound
 
 @dataclass(frozen=True)
 class Evaluations:
-    """The files that the notebook `4_evaluate` wrote for several datasets.
+    """The files that the notebook `5_evaluate` wrote for several datasets.
 
     - ``scores``, ``fsc``: rows of all datasets.
     - ``confusions``: confusion matrices. This field and the following fields are indexed by dataset, then by method.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,13 @@ _COLUMNS = [
 ]
 
 NUMBERS, TEXT = "fiu", "SU"  # kinds of NumPy dtypes
-OPTIONAL = ("alignments3D", "ctf/anisomag")
+OPTIONAL = ("alignments3D", "ctf/anisomag", "ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A")
 #: Each field with the allowed kinds of its dtype and the shape of one value.
 _EXPECTED: list[tuple[str, str, tuple[int, ...]]] = [
     ("blob/path", TEXT, ()), ("blob/idx", "iu", ()), ("blob/shape", "iu", (2,)),
     *((name, NUMBERS, ()) for _, name, _ in _COLUMNS),
-    ("ctf/anisomag", NUMBERS, (4,)),
+    ("ctf/anisomag", NUMBERS, (4,)), ("ctf/tilt_A", NUMBERS, (2,)),
+    ("ctf/trefoil_A", NUMBERS, (2,)), ("ctf/tetra_A", NUMBERS, (4,)),
     ("alignments3D/pose", NUMBERS, (3,)), ("alignments3D/shift", NUMBERS, (2,)), ("alignments3D/psize_A", NUMBERS, ()),
 ]  # fmt: skip
 
@@ -71,6 +73,14 @@ def read_cs(path: Path) -> pd.DataFrame:
         for i in range(2):
             for j in range(2):
                 table[f"rlnMagMat{i}{j}"] = rows["ctf/anisomag"][:, 2 * i + j].astype(np.float64) + (i == j)
+    if "ctf/tilt_A" in fields:  # the product of Cs and the sine of the beam tilt
+        for axis, column in enumerate(("rlnBeamTiltX", "rlnBeamTiltY")):
+            table[column] = 1e3 * np.arcsin(rows["ctf/tilt_A"][:, axis] / (1e7 * rows["ctf/cs_mm"].astype(np.float64)))
+    for field in ("ctf/trefoil_A", "ctf/tetra_A"):
+        if field in fields and rows[field].any():
+            warnings.warn(
+                f"{path}: {field} is not 0, and this aberration is ignored; export the particles to RELION", stacklevel=4
+            )
     table["rlnImageSize"] = rows["blob/shape"][:, 0].astype(int)
     if "alignments3D/pose" in fields:
         rotations = rotvec_to_rotmat(torch.from_numpy(rows["alignments3D/pose"].astype(np.float64))).mT

@@ -78,6 +78,26 @@ class ParticleTable:
         values = _finite(self.optics[column], column, f"{self.path}: optics table, row")
         return values[self._group_rows()]
 
+    def lists(self, column: str) -> list[list[float]]:
+        """Return lists of numbers, such as ``[0.1,-0.2]``, one for each particle; the column must exist.
+
+        Raises:
+            HetacumnError: a value is not a list of finite numbers.
+        """
+        own = column in self.particles
+        values = (self.particles if own else self.optics)[column].astype(str)
+        where, parsed = "row" if own else "optics table, row", {}
+        for row, text in enumerate(values):
+            if text not in parsed:
+                try:
+                    parsed[text] = [float(word) for word in text.strip("[] ").split(",") if word.strip()]
+                except ValueError:
+                    parsed[text] = [float("nan")]
+            if not np.isfinite(parsed[text]).all():
+                raise HetacumnError(f"{self.path}: {where} {row + 1}: {column} is {text}; expected numbers, such as [0.1,-0.2]")
+        found = [parsed[text] for text in values]
+        return found if own else [found[group] for group in self._group_rows()]
+
     def _group_rows(self) -> Int[np.ndarray, " n"]:
         """Return the row of the optics table for each particle."""
         if GROUP not in self.particles:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.io import star
-from hetacumn.physics.optics import Optics, Rows
+from hetacumn.physics.optics import Optics, Rows, tilt_to_odd
 from hetacumn.physics.rotations import from_euler, inplane, to_euler
 
 
@@ -114,6 +114,8 @@ class Particles:
         return Particles(self.images[rows if isinstance(rows, slice) else torch.as_tensor(rows)], self.metadata[rows])
 
 
+SMALLEST_STRETCH, LARGEST_STRETCH = 1e-6, 0.2  # deviation of a magnification matrix from the identity: negligible, impossible
+
 #: For each field of Optics: RELION's column, the value for a missing column (None: the column is required), and the allowed
 #: range of values.
 OPTICS_COLUMNS = {
@@ -169,7 +171,51 @@ def optics_of(table: star.ParticleTable, pixel_A: float | None = None) -> Optics
             row = int(wrong.argmax())
             raise HetacumnError(f"{table.path}: row {row + 1}: {column} is {values[row]:g}; expected {least:g} to {most:g}")
         columns[name] = torch.tensor(values, dtype=torch.float32)
-    return Optics(**columns, pixel_A=float(table.pixel_sizes()[0]) if pixel_A is None else pixel_A)
+    pixel_A = float(table.pixel_sizes()[0]) if pixel_A is None else pixel_A
+    odd = _added(_zernike_coefficients(table, "rlnOddZernike"), _beam_tilt(table, columns["voltage_kv"], columns["cs_mm"]))
+    even = _zernike_coefficients(table, "rlnEvenZernike")
+    return Optics(**columns, pixel_A=pixel_A, odd_rad=odd, even_rad=even, magnification=_magnification(table))
+
+
+def _zernike_coefficients(table: star.ParticleTable, column: str) -> Float[Tensor, "n c"] | None:
+    """Read lists of Zernike coefficients; return None if the column is missing or all coefficients are 0."""
+    if not table.has(column):
+        return None
+    lists = table.lists(column)
+    values = np.zeros((len(lists), max(map(len, lists))))
+    for row, numbers in enumerate(lists):
+        values[row, : len(numbers)] = numbers
+    return torch.from_numpy(values).float() if values.any() else None
+
+
+def _beam_tilt(
+    table: star.ParticleTable, voltage_kv: Float[Tensor, " n"], cs_mm: Float[Tensor, " n"]
+) -> Float[Tensor, "n 6"] | None:
+    tilt_mrad = np.stack([table.numbers(f"rlnBeamTilt{axis}", 0.0) for axis in "XY"], axis=1)
+    return tilt_to_odd(torch.from_numpy(tilt_mrad).float(), voltage_kv, cs_mm) if tilt_mrad.any() else None
+
+
+def _added(first: Float[Tensor, "n a"] | None, second: Float[Tensor, "n b"] | None) -> Float[Tensor, "n c"] | None:
+    """Add coefficients of two lists, of which the shorter continues with zeros."""
+    if first is None or second is None:
+        return second if first is None else first
+    most = max(first.shape[1], second.shape[1])
+    padded = [torch.nn.functional.pad(one, (0, most - one.shape[1])) for one in (first, second)]
+    return padded[0] + padded[1]
+
+
+def _magnification(table: star.ParticleTable) -> Float[Tensor, "n 2 2"] | None:
+    """Read the matrices of anisotropic magnification; return None if all are the identity."""
+    values = [[table.numbers(f"rlnMagMat{i}{j}", float(i == j)) for j in range(2)] for i in range(2)]
+    matrices = np.array(values).transpose(2, 0, 1)
+    stretch = np.abs(matrices - np.eye(2)).max((1, 2))
+    if stretch.max(initial=0.0) > LARGEST_STRETCH:
+        row = int(stretch.argmax())
+        raise HetacumnError(
+            f"{table.path}: row {row + 1}: magnification matrix {matrices[row].tolist()}; expected the identity, "
+            f"up to deviations of {LARGEST_STRETCH:g}"
+        )
+    return torch.from_numpy(matrices).float() if stretch.max(initial=0.0) > SMALLEST_STRETCH else None
 
 
 def poses_of(table: star.ParticleTable, pixel_A: float, offsets_A: Float[Tensor, "n 2"] | None = None) -> Poses | None:

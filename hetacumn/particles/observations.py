@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from math import isclose
 from pathlib import Path
 
@@ -26,22 +26,26 @@ class Observations:
     - ``y``: coefficients of the images, normalised to noise of unit variance.
     - ``ctf``: CTF at each coefficient, divided by the noise amplitude where the noise is not white, see :func:`observe`.
     - ``plane``: frequencies of the coefficients.
+    - ``magnification``: matrix of anisotropic magnification of each image; None for the identity. Only reconstruction and
+      refinement at the full box use it.
     """
 
     y: Complex[Tensor, "n m"]
     ctf: Float[Tensor, "n m"]
     plane: HalfPlane
+    magnification: Float[Tensor, "n 2 2"] | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, rows: Rows) -> Observations:
-        return Observations(self.y[rows], self.ctf[rows], self.plane)
+        magnification = None if self.magnification is None else self.magnification[rows]
+        return Observations(self.y[rows], self.ctf[rows], self.plane, magnification)
 
     def within(self, radius: float) -> Observations:
         """Keep only the coefficients within ``radius`` (integer frequencies)."""
         m = self.plane.count(radius)
-        return Observations(self.y[:, :m], self.ctf[:, :m], self.plane)
+        return replace(self, y=self.y[:, :m], ctf=self.ctf[:, :m])
 
     def evenly_spaced(self, most: int) -> Observations:
         """Return at most ``most`` images, evenly spaced in the stack from the first to the last."""
@@ -50,15 +54,24 @@ class Observations:
 
     def repeated(self, times: int) -> Observations:
         """Repeat the whole stack several times, one copy after the other."""
-        return self if times == 1 else Observations(self.y.repeat(times, 1), self.ctf.repeat(times, 1), self.plane)
+        if times == 1:
+            return self
+        magnification = None if self.magnification is None else self.magnification.repeat(times, 1, 1)
+        return Observations(self.y.repeat(times, 1), self.ctf.repeat(times, 1), self.plane, magnification)
 
     def translated(self, shifts_px: Float[Tensor, "n 2"]) -> Observations:
         """Return the images shifted by ``t`` (x, y) pixels, one shift for each image."""
-        return Observations(self.plane.translate(self.y, shifts_px), self.ctf, self.plane)
+        return replace(self, y=self.plane.translate(self.y, shifts_px))
 
     def quarter_turned(self) -> Observations:
         """Return the images and their CTFs after an in-plane rotation by 90°, from x to y."""
         return Observations(self.plane.quarter_turned(self.y), self.plane.quarter_turned(self.ctf), self.plane)
+
+    def axes(self, rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
+        """Return the rotations with the magnification of each image: their first two rows are the axes of its slice."""
+        if self.magnification is None:
+            return rotations
+        return torch.cat([self.magnification.mT @ rotations[:, :2], rotations[:, 2:]], dim=1)
 
     @property
     def k(self) -> Float[Tensor, "m 2"]:
@@ -74,6 +87,8 @@ class Observations:
 def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int = 4096) -> Observations:
     """Compute the Fourier coefficients and CTFs of a stack of normalised particles, ``chunk`` images at a time.
 
+    The function removes the phases of odd aberrations from the coefficients.
+
     If the stack has a noise spectrum, the function divides the coefficients and the CTFs by the amplitude of the noise. The
     noise is then white, and the volume that explains the images is unchanged.
     """
@@ -85,11 +100,15 @@ def observe(particles: Particles, device: torch.device | str = "cpu", chunk: int
     y = torch.empty(len(particles), len(plane), dtype=torch.complex64, device=device)
     ctf = torch.empty(len(particles), len(plane), device=device)
     for rows in batch_slices(len(particles), chunk):
+        optics = particles.metadata.optics[rows].to(device)
         y[rows] = plane.pack(particles.images[rows].to(device, non_blocking=True))
-        ctf[rows] = particles.metadata.optics[rows].to(device).ctf(frequencies)
+        ctf[rows] = optics.ctf(frequencies)
+        if (phase := optics.phase(frequencies)) is not None:
+            y[rows] *= torch.polar(torch.ones_like(phase), -phase)
     if amplitude is not None:
         y, ctf = y.div_(amplitude), ctf.div_(amplitude)
-    return Observations(y, ctf, plane)
+    magnification = particles.metadata.optics.magnification
+    return Observations(y, ctf, plane, None if magnification is None else magnification.to(device))
 
 
 def signal_power(data: Observations) -> Float[Tensor, " m"]:

@@ -43,6 +43,8 @@ class Predictions:
       where unknown.
     - ``class_settled``: settled share of the class of each image, see :mod:`hetacumn.prediction.trust`; NaN for a class that is
       not tested, None where unknown.
+    - ``half_sets``: half set, 1 or 2, of each particle in a reconstruction (rlnRandomSubset); 0 for a particle in neither, None
+      before a reconstruction.
     """
 
     names: list[str]
@@ -53,6 +55,7 @@ class Predictions:
     class_probabilities: Float[Tensor, " n"] | None = None
     log_ratios: Float[Tensor, " n"] | None = None
     class_settled: Float[Tensor, " n"] | None = None
+    half_sets: Int[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -61,7 +64,28 @@ class Predictions:
         """Select the particles at the given positions, in this order."""
         names = [self.names[row] for row in rows]
         known = {field: values[rows] for field, values in self._where_known()}
-        return Predictions(names, self.rotations[rows], self.shifts_A[rows], self.classes[rows], self.latents[rows], **known)
+        half_sets = None if self.half_sets is None else self.half_sets[rows]
+        return Predictions(
+            names,
+            self.rotations[rows],
+            self.shifts_A[rows],
+            self.classes[rows],
+            self.latents[rows],
+            **known,
+            half_sets=half_sets,
+        )
+
+    def rows_of_class(self, number: int) -> Int[np.ndarray, " m"]:
+        """Return the rows, from 0, of the particles in class ``number``, counted from 1.
+
+        Raises:
+            HetacumnError: the class has no particles.
+        """
+        rows = (self.classes == number - 1).numpy().nonzero()[0]
+        if not len(rows):
+            last = int(self.classes.max()) + 1
+            raise HetacumnError(f"class {number} has no particles; expected one of the classes 1 to {last}")
+        return rows
 
     def _where_known(self) -> Iterator[tuple[str, Tensor]]:
         for field in WHERE_KNOWN:
@@ -90,6 +114,8 @@ class Predictions:
         particles["rlnClassNumber"] = self.classes.cpu().numpy() + 1
         if self.log_ratios is not None:
             particles["rlnLogLikeliContribution"] = self.log_ratios.cpu().numpy()
+        if self.half_sets is not None:
+            particles["rlnRandomSubset"] = self.half_sets.cpu().numpy()
         star.write_table(out_dir / "predictions.star", particles, _with_box(table, data_dir))
         columns = {f"z{i + 1}": z for i, z in enumerate(self.latents.cpu().numpy().T)}
         columns["class"] = self.classes.cpu().numpy() + 1
@@ -135,6 +161,7 @@ class Predictions:
         classes = torch.tensor(table.numbers("rlnClassNumber")).long()
         if latents["class"].tolist() != classes.tolist():
             raise HetacumnError(f"{path}: other classes than {table.path}; expected the files of one prediction; predict again")
+        half_sets = torch.tensor(table.numbers("rlnRandomSubset")).long() if table.has("rlnRandomSubset") else None
         known = {field: latents.pop(column) for field, column in WHERE_KNOWN.items() if column in latents}
         z = latents.drop(columns=["particle", "class"]).to_numpy(dtype=np.float32, copy=True)
         return cls(
@@ -143,6 +170,7 @@ class Predictions:
             shifts_A=poses.shifts_px,
             classes=classes - 1,
             latents=torch.from_numpy(z),
+            half_sets=half_sets,
             **{field: torch.tensor(values.to_numpy(dtype=np.float32)) for field, values in known.items()},
         )
 

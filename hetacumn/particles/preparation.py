@@ -123,13 +123,13 @@ def _write_images(path: Path, reader: ParticleReader, progress: bool) -> tuple[l
 
 
 def _warn_of_magnification(table: star.ParticleTable) -> None:
-    """Warn if magnification matrices differ from the identity, because this program ignores them."""
+    """Warn if magnification matrices differ from the identity, because only reconstruction uses them."""
     for name, expected in MAGNIFICATION.items():
         worst = float(np.abs(table.numbers(name, expected) - expected).max(initial=0.0))
         if worst > STRETCH:
             warnings.warn(
-                f"{table.path}: {name} deviates from {expected:g} by up to {worst:.3g}, and magnification matrices "
-                "are ignored; correct the images first",
+                f"{table.path}: {name} deviates from {expected:g} by up to {worst:.3g}; training and prediction ignore "
+                "magnification matrices, hetacumn reconstruct applies them",
                 stacklevel=3,
             )
 

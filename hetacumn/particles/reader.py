@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ class ParticleReader:
         settings: Preprocessing,
         data_dir: Path | str | None = None,
     ) -> None:
-        self.table, self.settings, self.rows = table, settings, rows
+        self.table, self.settings, self.rows, self._data_dir = table, settings, rows, data_dir
         self.stacks = StackReader(table, rows, data_dir)
         # The sample is spread evenly over the whole file, so that the result does not depend on the requested rows.
         spread = np.linspace(0, len(table) - 1, min(len(table), SURVEYED)).astype(np.int64)
@@ -106,6 +107,12 @@ class ParticleReader:
         optics_of(table)  # raises an error for impossible values before any image is read
         self.offsets_A = offsets_of(table) if settings.centre else None
         self.survey = self._survey(sample)
+
+    def select(self, rows: Int[np.ndarray, " m"]) -> ParticleReader:
+        """Return a reader of some of the rows, with the box, the field of view and the estimates of this reader."""
+        other = copy(self)
+        other.rows, other.stacks = rows, StackReader(self.table, rows, self._data_dir)
+        return other
 
     def batches(self) -> Iterator[Batch]:
         """Yield the images of the requested rows, each once, in the order of the stacks."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.particles.prepared_stack import is_made_from
+from hetacumn.common.run_files import read_run
+from hetacumn.particles.prepared_stack import NOTE, is_made_from
 
 RESULTS = Path("results")
 
@@ -95,3 +96,14 @@ def _prepared_by_default(dataset: str, source: Path, owner: Path) -> Path:
 def folder_beside(particles: Path, box: int | None) -> Path:
     """Return the folder, next to a table, for its images prepared at ``box`` pixels (None: the box of the raw images)."""
     return particles.with_name(f"{particles.stem}_{'full' if box is None else f'{box}px'}")
+
+
+def find_prepared(folder: Path) -> Path:
+    """Find the folder of the prepared images that ``run.json`` names.
+
+    A relative path is tried from the working directory and from each parent of ``folder``. The last candidate is
+    ``<folder>/prepared``. If no candidate holds a prepared stack, the function returns the path in ``run.json`` unchanged.
+    """
+    named = read_run(folder).get("prepared", "prepared")
+    places = [Path(named), *(above / named for above in folder.resolve().parents), folder / "prepared"]
+    return next((place for place in places if (place / NOTE).is_file()), Path(named))

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 from matplotlib.figure import Figure
 
+from hetacumn.plots.distributions import scatter_classes
 from hetacumn.plots.images import add_scale_bar, show_particle
-from hetacumn.plots.latents import scatter_classes
 from hetacumn.plots.surfaces import add_bar, add_panel, enclosing_level, principal_view, show_surface
 from hetacumn.plots.theme import CLASS_COLOURS
 

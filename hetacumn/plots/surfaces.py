@@ -14,7 +14,7 @@ from scipy.ndimage import zoom
 from skimage.measure import marching_cubes
 
 from hetacumn.plots.images import scale_bar_A
-from hetacumn.plots.theme import CLASS_COLOURS, WIDTH_IN, in_order, method_style
+from hetacumn.plots.theme import CLASS_COLOURS, WIDTH_IN, dataset_label, in_order, method_style
 
 SMOOTH_BOX = 96  # volumes of fewer voxels along a side are interpolated before their surface is computed
 CHARACTER_IN = 0.07  # width of a character of 8 pt
@@ -89,6 +89,59 @@ def volume_surfaces(
             if voxel_A is not None and (row, column) == (len(rows) - 1, 0):
                 add_bar(axis, view, voxel_A)
     _name_rows_and_columns(figure, rows if estimates else [], columns, (left, top, size))
+    return figure
+
+
+def map_surfaces(maps: Mapping[str, Float[np.ndarray, "z y x"]], voxel_A: float) -> Figure:
+    """Show maps as surfaces, from the front (above) and from the side (below), each at a quarter of its highest density.
+
+    Args:
+        maps: The maps by name, in one frame.
+        voxel_A: The size of a voxel in Å, for the scale bar at the lower left.
+    """
+    left, top = 0.3, 0.6
+    size = min((WIDTH_IN - left) / len(maps), 2.2)
+    figure = Figure(figsize=(left + size * len(maps), top + 2 * size + BAR_IN), layout=None)
+    front = principal_view(np.stack(list(maps.values())))
+    for k, volume in enumerate(maps.values()):
+        level = 0.25 * float(np.quantile(volume, 0.9999))
+        for row, view in enumerate((front, front.from_the_side())):
+            axis = add_panel(figure, left + k * size, top + row * size, size)
+            show_surface(axis, volume, level, CLASS_COLOURS[k % len(CLASS_COLOURS)], view)
+            if (row, k) == (1, 0):
+                add_bar(axis, view, voxel_A)
+    names = [name.replace("_", " ") for name in maps]
+    _name_rows_and_columns(figure, ["front", "side (90°)"], names, (left, top, size))
+    return figure
+
+
+def full_box_surfaces(
+    volumes: Mapping[str, Sequence[Float[np.ndarray, "_z _y _x"]]], voxels_A: Mapping[str, tuple[float, float]]
+) -> Figure:
+    """Show a volume at the training box beside the map at the full box and the true volume, one column per dataset.
+
+    All surfaces of a dataset enclose equal volumes, and are seen from one side.
+
+    Args:
+        volumes: By dataset: the volume at the training box, the map at the full box, and the true volume, in one frame.
+        voxels_A: By dataset: the size of a voxel in Å at the training box, and of both other volumes.
+    """
+    rows = ["training box", "full box", "truth"]
+    left, top = 0.3, 0.55
+    size = min((WIDTH_IN - left) / len(volumes), 2.2)
+    figure = Figure(figsize=(left + size * len(volumes), top + len(rows) * size + BAR_IN), layout=None)
+    for column, (dataset, shown) in enumerate(volumes.items()):
+        small_A, full_A = voxels_A[dataset]
+        view = principal_view(shown[-1][None])
+        for row, (volume, voxel_A) in enumerate(zip(shown, (small_A, full_A, full_A), strict=True)):
+            factor = full_A / voxel_A
+            scaled = replace(view, centre=view.centre * factor, reach=view.reach * factor)
+            axis = add_panel(figure, left + column * size, top + row * size, size)
+            colour = CLASS_COLOURS[column % len(CLASS_COLOURS)]
+            show_surface(axis, volume, enclosing_level(volume, shown[-1]), colour, scaled)
+            if row == len(rows) - 1:
+                add_bar(axis, scaled, voxel_A)
+    _name_rows_and_columns(figure, rows, [dataset_label(dataset) for dataset in volumes], (left, top, size))
     return figure
 
 

@@ -86,6 +86,7 @@ DATASETS = {
     "small": "small motions",
     "unequal": "unequal classes",
 }
+DASHES = ("-", "--", "-.", ":")
 WIDTH_IN = 7.2
 DPI = 130
 

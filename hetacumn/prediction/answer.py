@@ -14,16 +14,20 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_run
 from hetacumn.compute.batches import batch_slices
+from hetacumn.compute.devices import pick_device
 from hetacumn.io import star
 from hetacumn.io.mrc import read_volumes, write_mrc
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations, observe
 from hetacumn.particles.predictions import Predictions
-from hetacumn.particles.prepared_stack import NOTE, PreparedStack, reopen
+from hetacumn.particles.prepared_stack import PreparedStack, reopen
+from hetacumn.particles.run_paths import find_prepared
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.prediction.landscape import LatentAxes, latent_axes
 from hetacumn.prediction.trust import TRUST, ClassTrust
 from hetacumn.reconstruction.back_projection import back_project_parts
+from hetacumn.reconstruction.maps import MAPS, Reconstruction
+from hetacumn.reconstruction.reconstruct import SELECTION, ReconstructionSettings, choose_groups, reconstruct_groups
 from hetacumn.search.subspace import volumes_at
 
 MOTIONS = 2
@@ -126,6 +130,42 @@ class Answer:
         volume = back_project_parts(parts)
         return volume * soft_sphere(volume.shape[-1])
 
+    def maps(
+        self,
+        box: int | None = None,
+        rows: Int[np.ndarray, " m"] | None = None,
+        *,
+        refine: bool = True,
+        mask: Path | str = "",
+        out: Path | str | None = None,
+        device: str | None = None,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> Reconstruction:
+        """Reconstruct maps of the classes, or of one selection, from the raw images: half maps, FSC, filter, mask, sharpening.
+
+        See :mod:`hetacumn.reconstruction.reconstruct` for the files, and :mod:`hetacumn.reconstruction.class_maps` for the
+        meaning of the FSC.
+
+        Args:
+            box: voxels per side of the maps, even; None for the box of the image files.
+            rows: positions among the predicted particles, from 0; None for one map per class.
+            refine: whether to refine the poses of each half set at this box.
+            mask: MRC file of a soft mask, from 0 to 1; empty to make one from each map.
+            out: folder for the files; None for ``maps`` in the folder of the predictions.
+            device: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.
+            seed: seed of the split into half sets, if the particle table has no rlnRandomSubset.
+            progress: whether to show a progress bar.
+
+        Raises:
+            HetacumnError: ``rows`` is empty or out of range, the raw images are missing or have changed, the box is larger than
+                that of the files, or the mask does not fit the maps.
+        """
+        groups = choose_groups(self.predictions) if rows is None else {SELECTION: self._existing(rows)}
+        settings = ReconstructionSettings(box, refine, str(mask), seed)
+        folder = self.folder / MAPS if out is None else Path(out)
+        return reconstruct_groups(self.stack, self.predictions, groups, folder, settings, pick_device(device), progress)
+
     def half_maps(
         self, rows: Int[np.ndarray, " m"], seed: int = 0
     ) -> tuple[Float[Tensor, "box box box"], Float[Tensor, "box box box"]]:
@@ -163,14 +203,3 @@ class Answer:
             wrong = rows[(rows < 0) | (rows >= count)].tolist()[:5]
             raise HetacumnError(f"rows are {wrong or 'empty'}; expected at least one row, each from 0 to {count - 1}")
         return rows
-
-
-def find_prepared(folder: Path) -> Path:
-    """Find the folder of the prepared images that ``run.json`` names.
-
-    A relative path is tried from the working directory and from each parent of ``folder``. The last candidate is
-    ``<folder>/prepared``. If no candidate holds a prepared stack, the function returns the path in ``run.json`` unchanged.
-    """
-    named = read_run(folder).get("prepared", "prepared")
-    places = [Path(named), *(above / named for above in folder.resolve().parents), folder / "prepared"]
-    return next((place for place in places if (place / NOTE).is_file()), Path(named))

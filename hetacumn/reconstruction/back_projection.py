@@ -2,78 +2,160 @@
 
 Back-projection multiplies every coefficient by its CTF and adds the product to the volume's transform at the position of the
 slice. It then divides the sum by the sum of the squared CTFs plus a constant (a Wiener filter). Most cryo-EM programs end with
-this linear reconstruction. Zero-padding, and division by the transform of the interpolation kernel, keep artefacts small.
+this linear reconstruction. Zero-padding, and division by the transform of the gridding kernel, keep artefacts small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float, Inexact, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from hetacumn.compute.batches import batch_slices
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
-from hetacumn.physics.fourier import ifft3c, padded_size, shells
-from hetacumn.physics.slices import Slicer, make_stencil
-from hetacumn.physics.volumes import radius_grid
+from hetacumn.physics.fourier import padded_size
+from hetacumn.physics.slices import Slicer
+from hetacumn.reconstruction.gridding import kernel_profile, spread
+
+HALF_MAP_PRIOR = 0.05  # constant of the Wiener filter where no signal-to-noise ratio is known
+_SMALLEST_WEIGHT = 1e-6  # avoids a division by zero where no image has a coefficient
+
+
+@dataclass(frozen=True)
+class FourierSums:
+    """Sums over images on a grid of the volume's transform, of ``size`` points per axis and for ``kx >= 0``.
+
+    - ``signal``: Σ C Y, the sum of the images times their CTFs.
+    - ``weight``: Σ C².
+    - ``box``: voxels per side of the volume; ``size / box`` is the zero-padding factor.
+    """
+
+    signal: Complex[Tensor, "size size half"]
+    weight: Float[Tensor, "size size half"]
+    box: int
+
+    def __add__(self, other: FourierSums) -> FourierSums:
+        """Add the sums of two sets of images."""
+        return FourierSums(self.signal + other.signal, self.weight + other.weight, self.box)
+
+    def volume(self, prior: float | Float[Tensor, " shells"] = HALF_MAP_PRIOR) -> Float[Tensor, "box box box"]:
+        """Divide the sums and transform them to a volume, in the scale of the normalised images.
+
+        ``prior`` is the constant of the Wiener filter as a fraction of the mean of ``weight`` over each shell: one number, or
+        one for each of the ``box // 2`` shells. The optimal constant of a shell is the inverse of its signal-to-noise ratio.
+        """
+        size, shells, device = len(self.signal), self.box // 2, self.signal.device
+        ratio = torch.as_tensor(prior, dtype=torch.float32, device=device).expand(shells)
+        constant = ratio * self._mean_weight() + _SMALLEST_WEIGHT
+        transform = torch.zeros_like(self.signal)
+        for z, shell in self._planes():
+            inside = shell < shells
+            divisor = self.weight[z] + constant[shell.clamp(max=shells - 1)]
+            transform[z] = torch.where(inside, self.signal[z] / divisor, 0)
+        lines = torch.fft.ifftshift(transform, dim=(0, 1))
+        whole = torch.fft.fftshift(torch.fft.irfftn(lines, s=(size,) * 3)) * self.box
+        middle = slice(size // 2 - self.box // 2, size // 2 - self.box // 2 + self.box)
+        profile = kernel_profile(self.box, size, device)
+        return whole[middle, middle, middle] / (profile[:, None, None] * profile[:, None] * profile)
+
+    def _mean_weight(self) -> Float[Tensor, " shells"]:
+        shells = self.box // 2
+        total, count = self.weight.new_zeros(2, shells + 1)
+        for z, shell in self._planes():
+            bins = shell.clamp(max=shells).flatten()
+            total += torch.bincount(bins, self.weight[z].flatten(), minlength=shells + 1)
+            count += torch.bincount(bins, minlength=shells + 1)
+        return (total / count)[:shells]
+
+    def _planes(self) -> Iterator[tuple[int, Int[Tensor, "size half"]]]:
+        """Yield the index of each plane of the grid, and the shell of each of its points in units of the unpadded volume."""
+        size, device = len(self.signal), self.signal.device
+        axis = (torch.arange(size, device=device) - size // 2) * (self.box / size)
+        plane = axis.square()[:, None] + (torch.arange(size // 2 + 1, device=device) * (self.box / size)).square()
+        for z in range(size):
+            yield z, (plane + axis[z].square()).sqrt().round().long()
+
+
+class BackProjector:
+    """Adds images to the transform of one volume.
+
+    Memory holds the sums on a grid of ``size³`` points, and images up to :data:`POINTS_AT_ONCE` coefficients per grid point.
+    """
+
+    POINTS_AT_ONCE = 0.3
+
+    def __init__(self, box: int, device: torch.device, padding: float = 2.0) -> None:
+        self.box, self.size = box, padded_size(box, padding)
+        shape = (self.size,) * 3
+        self._signal = torch.zeros(shape, dtype=torch.complex64, device=device)
+        self._weight = torch.zeros(shape, device=device)
+        self._waiting: list[tuple[Tensor, Tensor]] = []  # points (3, p) and values (2, p)
+
+    def add(self, data: Observations, poses: Poses, shares: Float[Tensor, " n"] | None = None) -> None:
+        """Add images at their poses. ``shares`` multiplies the contribution of each image; None means 1."""
+        axes = data.axes(poses.rotations)[:, :2].permute(2, 0, 1).flatten(0, 1) * (self.size / self.box)
+        points = (axes @ data.k.T).view(3, -1)  # Rᵀ (kx, ky, 0), with the magnification
+        gain = data.ctf if shares is None else data.ctf * shares[:, None]
+        signal = data.plane.translate(data.y, -poses.shifts_px) * gain
+        weight = (data.ctf * gain).to(signal.dtype)
+        self._waiting.append((points, torch.stack([signal.flatten(), weight.flatten()])))
+        if sum(len(points[0]) for points, _ in self._waiting) > self.POINTS_AT_ONCE * self.size**3:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            points, values = (torch.cat(parts, dim=1) for parts in zip(*self._waiting, strict=True))
+            self._waiting.clear()
+            signal, weight = spread(points, values, self.size)
+            self._signal += signal
+            self._weight += weight.real
+
+    def sums(self) -> FourierSums:
+        """Return the sums over all images added so far."""
+        self._flush()
+        return FourierSums(_folded(self._signal), _folded(self._weight), self.box)
+
+
+def _folded(grid: Tensor) -> Tensor:
+    """Return the half ``kx >= 0`` of a centred grid, with the values of the other half added at their Friedel mates."""
+    size = len(grid)
+    positive = torch.nn.functional.pad(grid[:, :, size // 2 :], (0, 1))  # the last column, Nyquist, holds no coefficient
+    negative = grid[:, :, : size // 2 + 1].flip(0, 1, 2).roll((1, 1), (0, 1))  # kx = 0 … size // 2, at -k
+    return positive + (negative.conj() if negative.is_complex() else negative)
 
 
 @torch.no_grad()
 def back_project(
-    data: Observations, poses: Poses, padding: float = 2.0, prior: float = 0.05, batch: int = 1000
+    data: Observations, poses: Poses, padding: float = 2.0, prior: float = HALF_MAP_PRIOR, batch: int = 1000
 ) -> Float[Tensor, "box box box"]:
     """Reconstruct a volume from images at their poses; voxel values have the scale of the normalised images.
 
-    ``padding`` is the zero-padding factor. ``prior`` is the constant of the Wiener filter, as a fraction of the sum of squared
-    CTFs, averaged over each shell. ``batch`` is the number of images added at a time.
+    ``padding`` is the zero-padding factor, and ``prior`` the constant of the Wiener filter, see :meth:`FourierSums.volume`.
+    ``batch`` is the number of images added at a time.
     """
     return back_project_parts(((data[rows], poses[rows]) for rows in batch_slices(len(data), batch)), padding, prior)
 
 
 @torch.no_grad()
 def back_project_parts(
-    parts: Iterable[tuple[Observations, Poses]], padding: float = 2.0, prior: float = 0.05
+    parts: Iterable[tuple[Observations, Poses]], padding: float = 2.0, prior: float = HALF_MAP_PRIOR
 ) -> Float[Tensor, "box box box"]:
     """Reconstruct a volume like :func:`back_project`, from parts of the images, with one part in memory at a time.
 
     Raises:
         ValueError: ``parts`` is empty.
     """
-    sums: Float[Tensor, "voxels 3"] | None = None
+    projector: BackProjector | None = None
     for part, poses in parts:
-        if sums is None:
-            box, device = part.plane.box, part.y.device
-            size = padded_size(box, padding)
-            voxels = size * size * (size // 2 + 1)
-            sums = torch.zeros(voxels, 3, device=device)  # real and imaginary part of Σ C Y, and Σ C²
-        stencil = make_stencil(poses.rotations, part.k, size, box)
-        centred = part.plane.translate(part.y, -poses.shifts_px) * part.ctf
-        values = torch.stack([centred.real.flatten(), centred.imag.flatten() * stencil.sign, part.ctf.square().flatten()], 1)
-        for corner in range(8):
-            sums.index_add_(0, stencil.index[:, corner], values * stencil.weights[:, corner, None])
-    if sums is None:
+        projector = projector or BackProjector(part.plane.box, part.y.device, padding)
+        projector.add(part, poses)
+    if projector is None:
         raise ValueError("parts is empty; expected at least one part of images")
-    signal, weight = _whole(torch.view_as_complex(sums[:, :2].contiguous()), size), _whole(sums[:, 2], size)
-    shell = shells(size, 3, device).clamp(max=size // 2)
-    mean = torch.bincount(shell.flatten(), weight.flatten()) / torch.bincount(shell.flatten())
-    inside = radius_grid(size, device) <= padding * (box // 2 - 1)
-    transform = torch.where(inside, signal / (weight + prior * mean[shell] + 1e-6), 0)
-    volume = ifft3c(transform) * box
-    middle = slice(size // 2 - box // 2, size // 2 - box // 2 + box)
-    kernel = torch.sinc((torch.arange(box, device=device) - box // 2) / size).square()  # of trilinear interpolation
-    return volume[middle, middle, middle] / (kernel[:, None, None] * kernel[:, None] * kernel)
-
-
-def _whole(half: Inexact[Tensor, " voxels"], size: int) -> Inexact[Tensor, "{size} {size} {size}"]:
-    """Return the full centred transform from its half ``kx >= 0``: each value is also added at the Friedel mate."""
-    half = half.view(size, size, size // 2 + 1)
-    whole = half.new_zeros(size, size, size)
-    whole[:, :, size // 2 :] = half[:, :, : size // 2]
-    mate = torch.roll(whole.flip(0, 1, 2), (1, 1, 1), (0, 1, 2))  # -k, about the origin at size // 2
-    return whole + (mate.conj() if mate.is_complex() else mate)
+    return projector.sums().volume(prior)
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ class Tangent:
         count, m, channels = len(data), data.y.shape[1], self.channels
         rotations, latents = state.poses.rotations, state.latents
         root = data.weight.sqrt()
-        stencil = make_stencil(rotations, data.k, self.size, self.box, data.ctf * root)
+        stencil = make_stencil(data.axes(rotations), data.k, self.size, self.box, data.ctf * root)
         values = torch.nn.functional.embedding_bag(stencil.index, self.table, mode="sum", per_sample_weights=stencil.weights)
         # The rows mix the values read into: i times the first moments along the view's axes x, y and z; the image twice; the
         # components; and the image once more. The code below overwrites these rows with the derivatives and the residual.
@@ -86,9 +86,12 @@ class Tangent:
         # where box is the box of the images, because shifts are in pixels of the images.
         k = (data.k.T * (2 * torch.pi / self.box))[:, None] * sign
         kx, ky = k.repeat_interleave(2, dim=2)
-        about_z = (kx * jacobian[:, 1]).addcmul_(ky, jacobian[:, 0], value=-1)
-        torch.mul(ky, jacobian[:, 2], out=jacobian[:, 0])
-        torch.mul(kx, jacobian[:, 2], out=jacobian[:, 1]).neg_()
+        ux, uy = (
+            (kx, ky) if data.magnification is None else torch.einsum("bij,jbm->ibm", data.magnification, torch.stack([kx, ky]))
+        )
+        about_z = (ux * jacobian[:, 1]).addcmul_(uy, jacobian[:, 0], value=-1)
+        torch.mul(uy, jacobian[:, 2], out=jacobian[:, 0])
+        torch.mul(ux, jacobian[:, 2], out=jacobian[:, 1]).neg_()
         jacobian[:, 2] = about_z
         over_i = torch.view_as_complex(jacobian[:, 3].view(count, m, 2)) * (-1j * self.box / data.plane.box)
         over_i = torch.view_as_real(over_i).flatten(1)

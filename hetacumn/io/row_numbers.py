@@ -1,29 +1,16 @@
-"""Selection of particles by class, or by the row numbers in a text file."""
+"""Text files of row numbers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.particles.predictions import Predictions
 
 
-def rows_of_class(predictions: Predictions, number: int) -> np.ndarray:
-    """Return the rows, from 0, of the particles in class ``number``, counted from 1.
-
-    Raises:
-        HetacumnError: the class has no particles.
-    """
-    rows = (predictions.classes == number - 1).numpy().nonzero()[0]
-    if not len(rows):
-        last = int(predictions.classes.max()) + 1
-        raise HetacumnError(f"class {number} has no particles; expected one of the classes 1 to {last}")
-    return rows
-
-
-def rows_of_file(path: Path, count: int) -> np.ndarray:
+def read_row_numbers(path: Path, count: int) -> Int[np.ndarray, " m"]:
     """Read row numbers, counted from 1, from a text file; return the rows sorted and counted from 0.
 
     ``count`` is the number of rows in the table. Spaces or line ends separate the numbers.

@@ -1,0 +1,127 @@
+"""The commands that read predictions: reconstruct, report, compare, explore and export."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from hetacumn.cli.checks import ANSWER_FILES, check_devices, check_folders, check_holds, check_is_file
+from hetacumn.cli.command import NOTEBOOKS, execute, export_particles, notebook_of, open_answer, say_next
+from hetacumn.cli.options import (
+    AnswerFolder,
+    AnswerImages,
+    Browser,
+    ClassNumber,
+    ComparisonFolder,
+    Device,
+    FigureFolder,
+    Label,
+    MapBox,
+    MapClass,
+    MapFolder,
+    Mask,
+    Motions,
+    OtherAnswer,
+    Port,
+    Refine,
+    Rows,
+    SplitSeed,
+    Stem,
+)
+from hetacumn.common.errors import HetacumnError
+
+
+def reconstruct(
+    folder: AnswerFolder,
+    box: MapBox = None,
+    out: MapFolder = None,
+    class_: MapClass = None,
+    rows: Rows = None,
+    refine: Refine = True,
+    mask: Mask = None,
+    seed: SplitSeed = 0,
+    device: Device = "",
+    prepared: AnswerImages = None,
+) -> None:
+    """Reconstruct maps at the full box from the raw images."""
+    if class_ is not None and rows is not None:
+        raise HetacumnError("expected --class or --rows, not both")
+    for file, what in ((rows, "a text file of row numbers"), (mask, "an MRC file of a mask")):
+        if file is not None:
+            check_is_file(file, what)
+    check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
+    check_devices(device, 1)
+    out = out or folder / "maps"
+    check_folders(out=out)
+    given = {"predictions": str(folder), "out": str(out), "box": box, "number": class_, "rows": str(rows or ""),
+             "refine": refine, "mask": str(mask or ""), "seed": seed, "device": device,
+             "prepared": str(prepared or "")}  # fmt: skip
+    execute(notebook_of("reconstruct"), given)
+    say_next(out, ["report", folder])
+
+
+def report(
+    folder: AnswerFolder,
+    out: FigureFolder = None,
+    label: Label = "",
+    motions: Motions = 2,
+    prepared: AnswerImages = None,
+) -> None:
+    """Plot half-map FSC, latent space, motions, viewing directions."""
+    check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
+    out = out or folder / "report"
+    check_folders(out=out)
+    given = {"predictions": str(folder), "label": label or folder.resolve().name, "motions": motions, "out": str(out),
+             "prepared": str(prepared or "")}  # fmt: skip
+    execute(notebook_of("report"), given)
+    say_next(out, ["explore", folder])
+
+
+def compare(first: AnswerFolder, second: OtherAnswer, out: ComparisonFolder = None) -> None:
+    """Compare classes, poses and volumes of two predictions."""
+    for folder in (first, second):
+        check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
+    out = out or first / f"compared_{second.resolve().name}"
+    execute(notebook_of("compare"), {"first": str(first), "second": str(second), "out": str(out)})
+    say_next(out, ["export", first, "--class", "1", "--to", first / "class_1"])
+
+
+def explore(
+    folder: AnswerFolder,
+    browser: Browser = True,
+    port: Port = 8888,
+) -> None:
+    """Explore latent space, particles and motions in JupyterLab."""
+    from hetacumn.run.notebook import write_with_parameters
+
+    check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
+    notebook = folder / NOTEBOOKS["explore"]
+    if not notebook.exists():  # keep a copy that the user may have edited
+        write_with_parameters(notebook_of("explore"), {"folder": str(folder.resolve())}, notebook)
+    here, at = Path.cwd(), notebook.resolve()
+    root = here if at.is_relative_to(here) else at.parent
+    command = [sys.executable, "-m", "jupyterlab", str(at), f"--ServerApp.root_dir={root}", f"--port={port}",
+               *([] if browser else ["--no-browser"])]  # fmt: skip
+    print(f"JupyterLab opens {notebook}; press Ctrl-C to stop it", flush=True)
+    os.execv(sys.executable, command)
+
+
+def export(
+    folder: AnswerFolder,
+    to: Stem,
+    class_: ClassNumber = None,
+    rows: Rows = None,
+    prepared: AnswerImages = None,
+) -> None:
+    """Write selected particles as STAR and their volume as MRC."""
+    selected = rows if class_ is None else class_
+    if selected is None or (class_ is not None and rows is not None):
+        raise HetacumnError("expected either --class or --rows")
+    if rows is not None:
+        check_is_file(rows, "a text file of row numbers")
+    check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
+    answer = open_answer(folder, prepared)
+    paths = export_particles(answer, to, selected)
+    stacks = answer.stack.data_dir or answer.stack.source.parent
+    say_next(to.parent, ["train", paths[0], "--data-dir", stacks, "--out", f"{to}_trained"])

@@ -1,0 +1,158 @@
+"""The map of one class at the full box: half sets, refinement of their poses, filter, mask and sharpening.
+
+The particles are split into two halves once. Each half has its own map, and its poses are refined against its own map only. The
+poses before the refinement come from images cropped to the training box. Up to the Nyquist frequency of that box both halves
+share information, and their FSC is no independent measure; above it, the halves are independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import observe
+from hetacumn.particles.source_images import SourceImages
+from hetacumn.physics.volumes import soft_sphere
+from hetacumn.reconstruction.back_projection import BackProjector, FourierSums
+from hetacumn.reconstruction.postprocessing import (
+    ShellCurves,
+    compare_halves,
+    filter_shells,
+    guinier_b_factor,
+    make_mask,
+    sharpened,
+)
+from hetacumn.search.refinement import Tangent, climb
+from hetacumn.search.state import State
+
+STEPS = 2  # Gauss-Newton steps of each pose in a round of the refinement
+MOST_ROUNDS = 5
+LEAST_GAIN = 0.5  # the refinement ends if a round raises the area under the FSC by less than this number of shells
+
+Rows = Int[np.ndarray, " m"]
+Report = Callable[[str, int], None]  # receives what is done and for how many images
+
+
+def split_halves(
+    rows: Int[np.ndarray, " m"], half_sets: Int[np.ndarray, " n"] | None, seed: int
+) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
+    """Split rows into the half sets of the source, or into two random halves."""
+    if half_sets is not None and len(set(half_sets[rows].tolist())) == 2:
+        return rows[half_sets[rows] == 1], rows[half_sets[rows] == 2]
+    first, second = np.array_split(np.random.default_rng(seed).permutation(len(rows)), 2)
+    return rows[np.sort(first)], rows[np.sort(second)]
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """The maps of one class.
+
+    - ``halves``: half maps without filter, mask and sharpening.
+    - ``sums``: sums over all images of the class.
+    - ``mask``: soft mask, from 0 to 1.
+    - ``curves``: FSC curves of the half maps.
+    - ``voxel_A``: voxel size in Å.
+    """
+
+    halves: tuple[Float[Tensor, "box box box"], Float[Tensor, "box box box"]]
+    sums: FourierSums
+    mask: Float[Tensor, "box box box"]
+    curves: ShellCurves
+    voxel_A: float
+
+    @property
+    def resolution_A(self) -> float:
+        """The resolution in Å at which the corrected FSC of the half maps falls below 0.143."""
+        return self.curves.resolution_A(self.voxel_A)
+
+    def filtered(self) -> Float[Tensor, "box box box"]:
+        """Reconstruct the map of all images with the Wiener filter that the FSC of the half maps determines."""
+        return self.sums.volume(1 / self.curves.signal_to_noise(halves=2).clamp(min=1e-3))
+
+    def b_factor_A2(self) -> float:
+        """Estimate the B-factor of the filtered map in Å²; 0 if its resolution does not suffice for an estimate."""
+        return guinier_b_factor(self.filtered(), self.voxel_A, self.resolution_A)
+
+    def sharpened(self) -> Float[Tensor, "box box box"]:
+        """Return the filtered map after the correction of its B-factor."""
+        return sharpened(self.filtered(), self.voxel_A, self.b_factor_A2())
+
+
+@dataclass(frozen=True)
+class ClassReconstruction:
+    """Reconstruction of one class from raw images.
+
+    - ``images``: the raw images of the stack.
+    - ``halves``: the rows of the two half sets.
+    - ``mask``: a soft mask; None to make one from the map.
+    - ``device``: the device of the computation.
+    - ``report``: called for each chunk of images.
+    """
+
+    images: SourceImages
+    halves: tuple[Rows, Rows]
+    mask: Float[Tensor, "box box box"] | None = None
+    device: torch.device = torch.device("cpu")
+    report: Report = lambda what, count: None
+
+    def back_project(self, poses: Poses) -> ClassMap:
+        """Reconstruct the maps at the poses of all rows of the stack."""
+        return self._maps(tuple(self._sums(rows, poses) for rows in self.halves))
+
+    def refine(self, poses: Poses, start: ClassMap) -> tuple[Poses, ClassMap]:
+        """Refine the poses of each half set against its own map, and reconstruct again, until the FSC no longer rises.
+
+        Each round reads frequencies up to the resolution that the half maps have reached. The function returns the poses and
+        the maps of the best round.
+        """
+        best, reached = start, poses
+        for _ in range(MOST_ROUNDS):
+            refined = reached
+            for half, rows in enumerate(self.halves):
+                refined = self._refine_half(rows, refined, self._reference(best, half), self._radius(best))
+            trial = self.back_project(refined)
+            gain = float((trial.curves.corrected - best.curves.corrected).sum())
+            if gain > 0:
+                best, reached = trial, refined
+            if gain < LEAST_GAIN:
+                break
+        return reached, best
+
+    def _sums(self, rows: Rows, poses: Poses) -> FourierSums:
+        projector = BackProjector(self.images.box, self.device)
+        for chosen, particles in self.images.chunks(rows):
+            projector.add(observe(particles, self.device), poses[chosen].to(self.device))
+            self.report("back-projection", len(chosen))
+        return projector.sums()
+
+    def _maps(self, sums: tuple[FourierSums, ...]) -> ClassMap:
+        sphere = soft_sphere(self.images.box, device=self.device)
+        first, second = (half.volume() * sphere for half in sums)
+        mask = make_mask((first + second) / 2, self.images.pixel_A) if self.mask is None else self.mask.to(self.device)
+        return ClassMap((first, second), sums[0] + sums[1], mask, compare_halves(first, second, mask), self.images.pixel_A)
+
+    def _reference(self, maps: ClassMap, half: int) -> Float[Tensor, "box box box"]:
+        """Return a half map, filtered by its signal-to-noise ratio and masked."""
+        ratio = maps.curves.signal_to_noise()
+        return filter_shells(maps.halves[half], ratio / (1 + ratio)) * maps.mask
+
+    def _radius(self, maps: ClassMap) -> float:
+        """Return the resolution of the half maps in cycles per pixel."""
+        return self.images.pixel_A / maps.resolution_A
+
+    def _refine_half(self, rows: Rows, poses: Poses, reference: Float[Tensor, "box box box"], radius: float) -> Poses:
+        tangent = Tangent(reference[None], highest=int(radius * self.images.box) + 1)
+        rotations, shifts_px = poses.rotations.clone(), poses.shifts_px.clone()
+        for chosen, particles in self.images.chunks(rows):
+            start = poses[chosen].to(self.device)
+            state = State(start, start.shifts_px.new_zeros(len(chosen), 0))
+            state, _ = climb(observe(particles, self.device), tangent, state, (radius,) * STEPS)
+            rotations[chosen], shifts_px[chosen] = state.poses.rotations.cpu(), state.poses.shifts_px.cpu()
+            self.report("refinement", len(chosen))
+        return Poses(rotations, shifts_px)

@@ -1,0 +1,225 @@
+"""Full-box reconstruction from predictions: the maps carry the detail that the training box cannot, and refuse wrong input."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import starfile
+import torch
+
+from hetacumn.cli.main import main
+from hetacumn.common.errors import HetacumnError
+from hetacumn.io.mrc import read_mrc, read_volumes, write_mrc, write_volumes
+from hetacumn.io.stacks import open_stack
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.particles.source_images import SourceImages
+from hetacumn.physics.fsc import fsc, resolution_A
+from hetacumn.physics.rotations import distance_deg, perturb
+from hetacumn.reconstruction import reconstruct as module
+from hetacumn.reconstruction.class_maps import ClassReconstruction
+from hetacumn.reconstruction.maps import Reconstruction
+from hetacumn.reconstruction.postprocessing import make_mask
+from hetacumn.reconstruction.reconstruct import ReconstructionSettings, choose_groups, reconstruct_groups
+from hetacumn.simulation.settings import Simulation
+from hetacumn.simulation.simulate import simulate_stack
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+BOX, PIXEL_A, COUNT = 64, 1.6, 1200
+pytestmark = pytest.mark.skipif(not (DATA / "adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Return a stack of two states prepared at 32 px, predictions with poses that are off by 1.5°, and the truth."""
+    folder = tmp_path_factory.mktemp("simulated")
+    settings = {
+        "structure": "adk",
+        "states": ["open", "closed"],
+        "particles": COUNT,
+        "box": BOX,
+        "pixel_A": PIXEL_A,
+        "snr": 0.5,
+    }
+    truth = simulate_stack(Simulation.from_params(settings), folder, 0, DATA, progress=False)
+    stack = prepare_stack(folder / "particles.star", folder / "prepared", Preprocessing(box=32), progress=False)
+    generator = torch.Generator().manual_seed(1)
+    rotations = perturb(truth.rotations, 1.5, generator)
+    predictions = Predictions(stack.metadata.names, rotations, truth.shifts_A, truth.classes, torch.zeros(COUNT, 1))
+    return stack, predictions, truth, read_volumes(folder, "truth_class")[0]
+
+
+def with_truth(volume, true):
+    mask = make_mask(true, PIXEL_A)
+    return resolution_A(fsc(volume * mask, true * mask), PIXEL_A)
+
+
+@pytest.fixture(scope="module")
+def refined(simulated, tmp_path_factory):
+    stack, predictions, _, _ = simulated
+    out = tmp_path_factory.mktemp("refined")
+    return reconstruct_groups(stack, predictions, choose_groups(predictions), out, ReconstructionSettings(), progress=False)
+
+
+def test_maps_exceed_the_training_box_and_agree_with_their_half_maps(simulated, refined):
+    _, _, truth, volumes = simulated
+    assert [one.group for one in refined.results] == ["class_1", "class_2"]
+    for k, one in enumerate(refined.results):
+        found_A = with_truth(refined.maps[one.group], volumes[k])
+        assert one.particles == int((truth.classes == k).sum())
+        assert found_A < 5.5 < 6.4  # 6.4 Å: Nyquist of the training box
+        shells = [BOX * PIXEL_A / limit_A for limit_A in (found_A, one.resolution_A)]
+        assert abs(shells[0] - shells[1]) < 2.5
+
+
+def test_refinement_lowers_the_pose_errors_and_the_resolution_in_angstrom(simulated, refined, tmp_path):
+    stack, predictions, truth, volumes = simulated
+    settings = ReconstructionSettings(refine=False)
+    fast = reconstruct_groups(stack, predictions, choose_groups(predictions), tmp_path, settings, progress=False)
+    before, after = (distance_deg(one.predictions.rotations, truth.rotations).median() for one in (fast, refined))
+    assert after < 0.7 * before
+    assert fast.results[0].rotation_change_deg == 0 and refined.results[0].rotation_change_deg > 0.5
+    assert with_truth(refined.maps["class_1"], volumes[0]) <= with_truth(fast.maps["class_1"], volumes[0])
+
+
+def test_half_sets_are_written_and_read_and_the_maps_use_only_their_own_half(simulated, refined):
+    stack, predictions, _, _ = simulated
+    again = Reconstruction.open(refined.folder)
+    assert sorted(again.predictions.half_sets.unique().tolist()) == [1, 2]
+    images = SourceImages(stack)
+    poses = images.poses(again.predictions.rotations, again.predictions.shifts_A)
+    halves = again.predictions.half_sets.numpy()
+    rows = [np.flatnonzero((halves == half) & (predictions.classes.numpy() == 0)) for half in (1, 2)]
+    first = ClassReconstruction(images, (rows[0], rows[1])).back_project(poses).halves[0]
+    written = again.half_maps("class_1")[0]
+    assert float((first - written).abs().max()) < 1e-3 * float(written.abs().max())
+
+
+def test_half_sets_of_the_source_are_kept(simulated, tmp_path):
+    stack, predictions, _, _ = simulated
+    images = SourceImages(stack)
+    images.half_sets = 1 + (np.arange(COUNT) % 3 == 0)
+    first, second = module.split_halves(np.arange(30), images.half_sets, 0)
+    assert second.tolist() == list(range(0, 30, 3)) and len(first) == 20
+
+
+def test_maps_of_pure_noise_have_no_resolution(simulated, tmp_path):
+    """With random poses, the half maps of independent images must not agree above the training box."""
+    stack, predictions, _, _ = simulated
+    wrong = replace(predictions, rotations=predictions.rotations.flip(0))
+    groups = {"selection": np.arange(COUNT)}
+    found = reconstruct_groups(stack, wrong, groups, tmp_path, ReconstructionSettings(), progress=False)
+    assert found.results[0].resolution_A > 7
+
+
+def test_an_interrupted_reconstruction_continues_and_a_finished_one_is_not_repeated(simulated, refined, tmp_path, monkeypatch):
+    stack, predictions, _, _ = simulated
+    work, groups, settings = module._reconstruct_group, choose_groups(predictions), ReconstructionSettings()
+    done = []
+
+    def interrupt(out, group, *rest):
+        if group == "class_2" and done == ["class_1"]:
+            done.append("interrupted")
+            raise KeyboardInterrupt
+        done.append(group)
+        return work(out, group, *rest)
+
+    monkeypatch.setattr(module, "_reconstruct_group", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct_groups(stack, predictions, groups, tmp_path, settings, progress=False)
+    assert not (tmp_path / "maps.csv").exists()
+    for _ in range(2):
+        again = reconstruct_groups(stack, predictions, groups, tmp_path, settings, progress=False)
+    assert done == ["class_1", "interrupted", "class_2"]
+    assert again.results == refined.results and not (tmp_path / "under_way").exists()
+    assert again.maps["class_1"].equal(refined.maps["class_1"])
+
+
+def test_memory_order_and_chunks_do_not_matter(simulated, monkeypatch, tmp_path):
+    stack, predictions, _, _ = simulated
+    groups, settings = {"selection": np.arange(200)}, ReconstructionSettings(refine=False)
+    whole = reconstruct_groups(stack, predictions, groups, tmp_path / "a", settings, progress=False)
+    monkeypatch.setattr("hetacumn.io.stacks.CHUNK_BYTES", 7 * 4 * BOX * BOX)
+    parts = reconstruct_groups(stack, predictions, groups, tmp_path / "b", settings, progress=False)
+    torch.testing.assert_close(whole.maps["selection"], parts.maps["selection"], rtol=1e-3, atol=1e-3)
+
+
+def refuse(message, stack, predictions, out, settings, groups=None):
+    with pytest.raises(HetacumnError, match=message):
+        reconstruct_groups(stack, predictions, groups or choose_groups(predictions), out, settings, progress=False)
+    assert not list(out.rglob("*.mrc"))
+
+
+def test_wrong_boxes_and_masks_are_refused(simulated, tmp_path):
+    stack, predictions, _, _ = simulated
+    for box, message in ((BOX + 2, "expected an even number up to 64"), (33, "expected an even number")):
+        refuse(message, stack, predictions, tmp_path / "out", ReconstructionSettings(box=box))
+    mask = tmp_path / "mask.mrc"
+    for volume, voxel_A, message in ((torch.ones(32, 32, 32), PIXEL_A, "32 × 32 × 32 voxels; expected 64 × 64 × 64"),
+                                     (torch.ones(64, 64, 64), 2.0, "voxels of 2 Å; expected 1.6 Å"),
+                                     (torch.full((64, 64, 64), 7.0), PIXEL_A, "values from 7 to 7; expected")):  # fmt: skip
+        write_mrc(mask, volume, voxel_A)
+        refuse(message, stack, predictions, tmp_path / "out", ReconstructionSettings(mask=str(mask)))
+
+
+def test_changed_and_missing_images_are_refused(simulated, tmp_path):
+    stack, predictions, _, _ = simulated
+    folder = tmp_path / "copy"
+    shutil.copytree(stack.source.parent, folder)
+    own = prepare_stack(folder / "particles.star", folder / "prepared", Preprocessing(box=32), progress=False)
+    path = folder / "particles.mrcs"
+    raw = bytearray(path.read_bytes())
+    start = len(raw) - open_stack(path).nbytes
+    raw[start:] = np.flip(open_stack(path), 0).tobytes()  # the same images in another order
+    path.write_bytes(raw)
+    refuse("not the image that .* was made from", own, predictions, tmp_path / "out", ReconstructionSettings())
+    path.unlink()
+    refuse("no stack 'particles.mrcs'", own, predictions, tmp_path / "out", ReconstructionSettings())
+
+
+def test_a_small_class_gives_a_map_and_a_warning(simulated, tmp_path):
+    stack, predictions, _, _ = simulated
+    groups = {"selection": np.arange(60)}
+    with pytest.warns(UserWarning, match="selection: 60 particles; a map of fewer than 100 is not reliable"):
+        found = reconstruct_groups(stack, predictions, groups, tmp_path, ReconstructionSettings(), progress=False)
+    assert found.maps["selection"].std() > 0
+
+
+def test_the_command_reconstructs_a_selection_and_refuses_both_choices(simulated, tmp_path, capfd):
+    stack, predictions, _, volumes = simulated
+    answer = tmp_path / "answer"
+    predictions.write(answer, stack.source)
+    write_volumes(answer / "volumes", volumes, "class_", PIXEL_A)
+    (answer / "rows.txt").write_text("\n".join(map(str, range(1, 301))))
+    common = ["reconstruct", str(answer), "--prepared", str(stack.folder), "--no-refine"]
+    assert main([*common, "--class", "1", "--rows", str(answer / "rows.txt")]) == 2
+    assert "expected --class or --rows, not both" in capfd.readouterr().err
+    assert main([*common, "--class", "9"]) == 2
+    assert "class 9 has no particles; expected one of the classes 1 to 2" in capfd.readouterr().err
+    assert main([*common, "--rows", str(answer / "rows.txt"), "--box", "48"]) == 0
+    found = Reconstruction.open(answer / "maps")
+    assert found.results[0].particles == 300 and found.maps["selection"].shape[-1] == 48
+    assert found.voxel_A == pytest.approx(BOX * PIXEL_A / 48) and (answer / "maps/fsc.png").is_file()
+
+
+@pytest.mark.skipif(shutil.which("relion_postprocess") is None, reason="RELION is not installed")
+def test_relion_postprocess_reads_the_half_maps_and_finds_the_same_resolution(refined, tmp_path):
+    halves = [refined.folder / "volumes" / f"class_1_half{half}_unfil.mrc" for half in (1, 2)]
+    mask = refined.folder / "volumes" / "class_1_mask.mrc"
+    (tmp_path / "post").mkdir()  # RELION writes the log file of `--o post` there
+    command = ["relion_postprocess", "--i", str(halves[0]), "--o", "post", "--angpix", str(PIXEL_A), "--mask", str(mask)]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    blocks = starfile.read(tmp_path / "post.star")
+    curves = refined.curves[refined.curves["group"] == "class_1"]
+    for column, own in (("UnmaskedMaps", "unmasked"), ("MaskedMaps", "masked")):
+        theirs = blocks["fsc"][f"rlnFourierShellCorrelation{column}"].to_numpy()[1 : BOX // 2]
+        assert np.abs(theirs - curves[own].to_numpy()[1:]).max() < 0.01
+    theirs_A = blocks["general"]["rlnFinalResolution"]  # of the last shell above 0.143, without interpolation
+    shells = [int(BOX * PIXEL_A / limit_A + 0.01) for limit_A in (theirs_A, refined.results[0].resolution_A)]
+    assert abs(shells[0] - shells[1]) <= 1, shells
+    assert read_mrc(tmp_path / "post.mrc")[1] == pytest.approx(PIXEL_A, rel=1e-3)
