@@ -66,7 +66,7 @@ def test_the_help_of_every_option_shows_its_default(command, monkeypatch, capsys
     assert main([command, "--help"]) == 0
     options = capsys.readouterr().out.partition("Options:")[2].split("\n  --")[1:]
     assert len(options) > 1
-    without = {"help", "set", "config", "like", "class", "rows"}  # these have no effect unless given
+    without = {"help", "set", "config", "like", "class", "rows", "motion"}  # these have no effect unless given
     for option in options:
         text = " ".join(option.split())
         assert text.split()[0] in without or "[default: " in text or "[required]" in text, text

@@ -22,11 +22,15 @@ from hetacumn.physics.fsc import fsc, resolution_A
 from hetacumn.physics.rotations import distance_deg, perturb
 from hetacumn.reconstruction import reconstruct as module
 from hetacumn.reconstruction.class_maps import ClassReconstruction
+from hetacumn.reconstruction.kernel_maps import KernelRegression
 from hetacumn.reconstruction.maps import Reconstruction
+from hetacumn.reconstruction.motion_maps import reconstruct_path
 from hetacumn.reconstruction.postprocessing import make_mask
 from hetacumn.reconstruction.reconstruct import ReconstructionSettings, choose_groups, reconstruct_groups
+from hetacumn.simulation.projection import density
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
+from hetacumn.simulation.structures import load_motion
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 BOX, PIXEL_A, COUNT = 64, 1.6, 1200
@@ -53,9 +57,13 @@ def simulated(tmp_path_factory):
     return stack, predictions, truth, read_volumes(folder, "truth_class")[0]
 
 
-def with_truth(volume, true):
+def masked_fsc(volume, true):
     mask = make_mask(true, PIXEL_A)
-    return resolution_A(fsc(volume * mask, true * mask), PIXEL_A)
+    return fsc(volume * mask, true * mask)
+
+
+def with_truth(volume, true):
+    return resolution_A(masked_fsc(volume, true), PIXEL_A)
 
 
 @pytest.fixture(scope="module")
@@ -197,13 +205,55 @@ def test_the_command_reconstructs_a_selection_and_refuses_both_choices(simulated
     (answer / "rows.txt").write_text("\n".join(map(str, range(1, 301))))
     common = ["reconstruct", str(answer), "--prepared", str(stack.folder), "--no-refine"]
     assert main([*common, "--class", "1", "--rows", str(answer / "rows.txt")]) == 2
-    assert "expected --class or --rows, not both" in capfd.readouterr().err
+    assert "--class and --rows given; expected at most one of --class, --rows, --motion" in capfd.readouterr().err
     assert main([*common, "--class", "9"]) == 2
     assert "class 9 has no particles; expected one of the classes 1 to 2" in capfd.readouterr().err
     assert main([*common, "--rows", str(answer / "rows.txt"), "--box", "48"]) == 0
     found = Reconstruction.open(answer / "maps")
     assert found.results[0].particles == 300 and found.maps["selection"].shape[-1] == 48
     assert found.voxel_A == pytest.approx(BOX * PIXEL_A / 48) and (answer / "maps/fsc.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def continuous(tmp_path_factory):
+    """Return a stack of a continuous motion, prepared at 32 px, with true poses and latents, and the motion."""
+    folder = tmp_path_factory.mktemp("continuous")
+    spec = {"structure": "adk", "continuous": True, "particles": 3000, "box": BOX, "pixel_A": PIXEL_A, "snr": 1.0}
+    simulation = Simulation.from_params(spec)
+    truth = simulate_stack(simulation, folder, 0, DATA, progress=False)
+    stack = prepare_stack(folder / "particles.star", folder / "prepared", Preprocessing(box=32), progress=False)
+    latents = truth.coordinate.float().view(-1, 1) + 0.02 * torch.randn(3000, 1, generator=torch.Generator().manual_seed(0))
+    classes = torch.zeros(3000, dtype=torch.long)
+    return stack, Predictions(stack.metadata.names, truth.rotations, truth.shifts_A, classes, latents), simulation
+
+
+def test_maps_along_a_motion_are_nearer_to_their_own_conformation_than_the_map_of_all(continuous, tmp_path):
+    stack, predictions, simulation = continuous
+    move = load_motion(simulation.molecule, DATA).move
+    true = [density(move(torch.tensor([t])), BOX, PIXEL_A) for t in (0.1, 0.9)]
+    basis = torch.stack([true[0], true[1] - true[0]])
+    settings = ReconstructionSettings(refine=False)
+    path = torch.tensor([[0.1], [0.9]])
+    maps, table = reconstruct_path(stack, predictions, basis, path, tmp_path / "path", settings, progress=False)
+    everything = reconstruct_groups(
+        stack, predictions, {"selection": np.arange(3000)}, tmp_path / "all", settings, progress=False
+    ).maps["selection"]
+    for volume, own, other in zip(maps, true, true[::-1], strict=True):
+        right, blurred, wrong = (masked_fsc(*pair)[1:20] for pair in ((volume, own), (everything, own), (volume, other)))
+        assert right.mean() > blurred.mean() + 0.05 and right.mean() > wrong.mean() + 0.3
+    assert (table["particles_low"] >= 200).all() and table["z1"].tolist() == pytest.approx([0.1, 0.9])
+    again, _ = reconstruct_path(stack, predictions, basis, path, tmp_path / "path", settings, progress=False)
+    assert again.equal(maps) and (tmp_path / "path/morph.cxc").is_file()
+
+
+def test_the_number_of_particles_follows_the_conformations(continuous, tmp_path):
+    """Without heterogeneity, the map of the most particles is best in every shell."""
+    stack, predictions, _ = continuous
+    rigid = replace(predictions, latents=torch.randn(3000, 1, generator=torch.Generator().manual_seed(1)))
+    images = SourceImages(stack)
+    poses = images.poses(rigid.rotations, rigid.shifts_A)
+    found = KernelRegression(images, poses, rigid.latents, torch.ones(1, 4, 4, 4)).at(torch.zeros(1))
+    assert int(found.particles[1:20].min()) >= 1600
 
 
 @pytest.mark.skipif(shutil.which("relion_postprocess") is None, reason="RELION is not installed")

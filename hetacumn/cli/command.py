@@ -22,6 +22,7 @@ NOTEBOOKS = {
     "train": "pipeline/2_train.ipynb",
     "predict": "pipeline/3_predict.ipynb",
     "reconstruct": "pipeline/4_reconstruct.ipynb",
+    "motion": "real/5_motion.ipynb",
     "prepare": "real/2_prepare.ipynb",
     "report": "real/3_report.ipynb",
     "compare": "real/4_compare.ipynb",

@@ -71,14 +71,16 @@ Port = Annotated[int, Option(help="Port of JupyterLab on this machine; 0: any fr
 
 Stem = Annotated[Path, _option("Output files STEM.star and STEM.mrc.", "--to", metavar="STEM")]
 ClassNumber = Annotated[int | None, _option("Class to export, counted from 1; or give --rows.", "--class")]
-Rows = Annotated[Path | None, _option("Text file of rows of predictions.star, counted from 1.", metavar="FILE")]
+Rows = Annotated[Path | None, _option("Text file of row numbers, from 1.", metavar="FILE")]
 
-MapBox = Annotated[int | None, _option("Voxels per side of the maps; even.", "--box", default="box of the files")]
-MapFolder = Annotated[Path | None, _option("Folder for the maps.", default="FOLDER/maps")]
-MapClass = Annotated[int | None, _option("Only this class, counted from 1; or give --rows.", "--class")]
-Refine = Annotated[bool, Option(help="Refine the poses of each half set at this box.")]
-Mask = Annotated[Path | None, _option("MRC file of a soft mask, 0 to 1.", metavar="FILE", default="made from each map")]
-SplitSeed = Annotated[int, Option(help="Seed of the split into half sets.", min=0)]
+MapBox = Annotated[int | None, _option("Voxels per side; even.", "--box", default="box of the files")]
+MapFolder = Annotated[Path | None, _option("Folder for the maps.", default="in FOLDER")]
+MapClass = Annotated[int | None, _option("Only this class, from 1.", "--class")]
+Motion = Annotated[int | None, _option("Maps along this motion, from 1.", "--motion")]
+Points = Annotated[int, Option(help="Number of maps along the motion.", min=2)]
+Refine = Annotated[bool, Option(help="Refine poses at this box.")]
+Mask = Annotated[Path | None, _option("MRC file of a soft mask.", metavar="FILE", default="from each map")]
+SplitSeed = Annotated[int, Option(help="Seed of the half sets.", min=0)]
 
 Count = Annotated[int | None, _option("Number of particles.", "--particles", default="as in the dataset")]
 SimulatedBox = Annotated[int | None, _option("Box in pixels; even.", "--box", default="as in the dataset")]

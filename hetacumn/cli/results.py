@@ -21,8 +21,10 @@ from hetacumn.cli.options import (
     MapClass,
     MapFolder,
     Mask,
+    Motion,
     Motions,
     OtherAnswer,
+    Points,
     Port,
     Refine,
     Rows,
@@ -38,6 +40,8 @@ def reconstruct(
     out: MapFolder = None,
     class_: MapClass = None,
     rows: Rows = None,
+    motion: Motion = None,
+    points: Points = 10,
     refine: Refine = True,
     mask: Mask = None,
     seed: SplitSeed = 0,
@@ -45,19 +49,23 @@ def reconstruct(
     prepared: AnswerImages = None,
 ) -> None:
     """Reconstruct maps at the full box from the raw images."""
-    if class_ is not None and rows is not None:
-        raise HetacumnError("expected --class or --rows, not both")
+    chosen = {"--class": class_, "--rows": rows, "--motion": motion}
+    if len(both := [name for name, value in chosen.items() if value is not None]) > 1:
+        raise HetacumnError(f"{' and '.join(both)} given; expected at most one of {', '.join(chosen)}")
     for file, what in ((rows, "a text file of row numbers"), (mask, "an MRC file of a mask")):
         if file is not None:
             check_is_file(file, what)
     check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     check_devices(device, 1)
-    out = out or folder / "maps"
+    out = out or folder / ("maps" if motion is None else f"motion_{motion}")
     check_folders(out=out)
-    given = {"predictions": str(folder), "out": str(out), "box": box, "number": class_, "rows": str(rows or ""),
-             "refine": refine, "mask": str(mask or ""), "seed": seed, "device": device,
+    given = {"predictions": str(folder), "out": str(out), "box": box, "seed": seed, "device": device,
              "prepared": str(prepared or "")}  # fmt: skip
-    execute(notebook_of("reconstruct"), given)
+    if motion is None:
+        one = {"number": class_, "rows": str(rows or ""), "refine": refine, "mask": str(mask or "")}
+        execute(notebook_of("reconstruct"), given | one)
+    else:
+        execute(notebook_of("motion"), given | {"motion": motion, "points": points})
     say_next(out, ["report", folder])
 
 

@@ -50,6 +50,8 @@ class SourceImages:
         Raises:
             HetacumnError: a stack of images is missing, or an image is not the one that was prepared.
         """
+        if not len(rows):
+            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the reader of all rows has already issued the same warnings
             reader = self._reader.select(self.stack.rows[rows])

@@ -26,7 +26,7 @@ from hetacumn.physics.volumes import soft_sphere
 from hetacumn.prediction.landscape import LatentAxes, latent_axes
 from hetacumn.prediction.trust import TRUST, ClassTrust
 from hetacumn.reconstruction.back_projection import back_project_parts
-from hetacumn.reconstruction.maps import MAPS, Reconstruction
+from hetacumn.reconstruction.maps import MAPS, TABLE, Reconstruction
 from hetacumn.reconstruction.reconstruct import SELECTION, ReconstructionSettings, choose_groups, reconstruct_groups
 from hetacumn.search.subspace import volumes_at
 
@@ -85,6 +85,24 @@ class Answer:
     def motions(self) -> LatentAxes:
         """The independent motions of the particles, computed at the first access."""
         return latent_axes(self.predictions.latents, MOTIONS, self.basis)
+
+    def path(self, motion: int, points: int) -> Float[Tensor, "points q"]:
+        """Return equally spaced latents along an independent motion, counted from 1.
+
+        Raises:
+            HetacumnError: there is no such motion.
+        """
+        axes = latent_axes(self.predictions.latents, max(MOTIONS, motion), self.basis)
+        found = axes.coordinates.shape[1]
+        if not 1 <= motion <= found:
+            raise HetacumnError(f"motion {motion}: no such motion; expected 1 to {found}")
+        return axes.path(motion - 1, points)
+
+    def refined_predictions(self) -> Predictions:
+        """Return the predictions with the poses and half sets of the reconstruction in ``maps``; unchanged if there is none."""
+        folder = self.folder / MAPS
+        refined = Predictions.read(folder) if (folder / TABLE).is_file() else self.predictions
+        return refined if refined.names == self.predictions.names else self.predictions
 
     def volume(self, z: Float[Tensor, " q"]) -> Float[Tensor, "box box box"]:
         """Compute the volume V(z) at one latent z."""

@@ -7,7 +7,7 @@ this linear reconstruction. Zero-padding, and division by the transform of the g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,28 +48,45 @@ class FourierSums:
         ``prior`` is the constant of the Wiener filter as a fraction of the mean of ``weight`` over each shell: one number, or
         one for each of the ``box // 2`` shells. The optimal constant of a shell is the inverse of its signal-to-noise ratio.
         """
-        size, shells, device = len(self.signal), self.box // 2, self.signal.device
-        ratio = torch.as_tensor(prior, dtype=torch.float32, device=device).expand(shells)
-        constant = ratio * self._mean_weight() + _SMALLEST_WEIGHT
-        transform = torch.zeros_like(self.signal)
-        for z, shell in self._planes():
-            inside = shell < shells
-            divisor = self.weight[z] + constant[shell.clamp(max=shells - 1)]
-            transform[z] = torch.where(inside, self.signal[z] / divisor, 0)
+        size, device = len(self.signal), self.signal.device
+        transform = self.transform(prior)
         lines = torch.fft.ifftshift(transform, dim=(0, 1))
         whole = torch.fft.fftshift(torch.fft.irfftn(lines, s=(size,) * 3)) * self.box
         middle = slice(size // 2 - self.box // 2, size // 2 - self.box // 2 + self.box)
         profile = kernel_profile(self.box, size, device)
         return whole[middle, middle, middle] / (profile[:, None, None] * profile[:, None] * profile)
 
-    def _mean_weight(self) -> Float[Tensor, " shells"]:
-        shells = self.box // 2
-        total, count = self.weight.new_zeros(2, shells + 1)
+    def transform(self, prior: float | Float[Tensor, " shells"] = HALF_MAP_PRIOR) -> Complex[Tensor, "size size half"]:
+        """Divide the sums as :meth:`volume` does; return the transform on the grid, times that of the gridding kernel."""
+        shells, device = self.box // 2, self.signal.device
+        ratio = torch.as_tensor(prior, dtype=torch.float32, device=device).expand(shells)
+        constant = ratio * self.shell_sum(self.weight) / self.shell_sum(torch.ones_like(self.weight)) + _SMALLEST_WEIGHT
+        transform = torch.zeros_like(self.signal)
         for z, shell in self._planes():
-            bins = shell.clamp(max=shells).flatten()
-            total += torch.bincount(bins, self.weight[z].flatten(), minlength=shells + 1)
-            count += torch.bincount(bins, minlength=shells + 1)
-        return (total / count)[:shells]
+            divisor = self.weight[z] + constant[shell.clamp(max=shells - 1)]
+            transform[z] = torch.where(shell < shells, self.signal[z] / divisor, 0)
+        return transform
+
+    def shell_sum(self, values: Float[Tensor, "size size half"]) -> Float[Tensor, " shells"]:
+        """Add up values on the grid over each of the ``box // 2`` shells."""
+        shells = self.box // 2
+        total = values.new_zeros(shells + 1)
+        for z, shell in self._planes():
+            total += torch.bincount(shell.clamp(max=shells).flatten(), values[z].flatten(), minlength=shells + 1)
+        return total[:shells]
+
+    @staticmethod
+    def by_shell(sums: Sequence[FourierSums], choice: Int[Tensor, " shells"]) -> FourierSums:
+        """Combine several sums: each shell comes from the sums with the index ``choice`` of this shell."""
+        first = sums[0]
+        signal, weight = torch.zeros_like(first.signal), torch.zeros_like(first.weight)
+        for z, shell in first._planes():
+            chosen = choice.to(shell.device)[shell.clamp(max=len(choice) - 1)]
+            for level, one in enumerate(sums):
+                here = chosen == level
+                signal[z] = torch.where(here, one.signal[z], signal[z])
+                weight[z] = torch.where(here, one.weight[z], weight[z])
+        return FourierSums(signal, weight, first.box)
 
     def _planes(self) -> Iterator[tuple[int, Int[Tensor, "size half"]]]:
         """Yield the index of each plane of the grid, and the shell of each of its points in units of the unpadded volume."""

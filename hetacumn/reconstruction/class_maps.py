@@ -84,6 +84,27 @@ class ClassMap:
         return sharpened(self.filtered(), self.voxel_A, self.b_factor_A2())
 
 
+def back_project_rows(
+    images: SourceImages, rows: Rows, poses: Poses, device: torch.device, report: Report = lambda what, count: None
+) -> FourierSums:
+    """Read rows of a stack and add them up at the poses of all rows of the stack."""
+    projector = BackProjector(images.box, device)
+    for chosen, particles in images.chunks(rows):
+        projector.add(observe(particles, device), poses[chosen].to(device))
+        report("back-projection", len(chosen))
+    return projector.sums()
+
+
+def make_class_map(
+    first: FourierSums, second: FourierSums, voxel_A: float, mask: Float[Tensor, "box box box"] | None = None
+) -> ClassMap:
+    """Make half maps, mask and FSC curves from the sums of two half sets; without a mask, the map of both gives one."""
+    sphere = soft_sphere(first.box, device=first.signal.device)
+    halves = first.volume() * sphere, second.volume() * sphere
+    mask = make_mask((halves[0] + halves[1]) / 2, voxel_A) if mask is None else mask.to(sphere.device)
+    return ClassMap(halves, first + second, mask, compare_halves(*halves, mask), voxel_A)
+
+
 @dataclass(frozen=True)
 class ClassReconstruction:
     """Reconstruction of one class from raw images.
@@ -103,7 +124,8 @@ class ClassReconstruction:
 
     def back_project(self, poses: Poses) -> ClassMap:
         """Reconstruct the maps at the poses of all rows of the stack."""
-        return self._maps(tuple(self._sums(rows, poses) for rows in self.halves))
+        sums = [back_project_rows(self.images, rows, poses, self.device, self.report) for rows in self.halves]
+        return make_class_map(sums[0], sums[1], self.images.pixel_A, self.mask)
 
     def refine(self, poses: Poses, start: ClassMap) -> tuple[Poses, ClassMap]:
         """Refine the poses of each half set against its own map, and reconstruct again, until the FSC no longer rises.
@@ -123,19 +145,6 @@ class ClassReconstruction:
             if gain < LEAST_GAIN:
                 break
         return reached, best
-
-    def _sums(self, rows: Rows, poses: Poses) -> FourierSums:
-        projector = BackProjector(self.images.box, self.device)
-        for chosen, particles in self.images.chunks(rows):
-            projector.add(observe(particles, self.device), poses[chosen].to(self.device))
-            self.report("back-projection", len(chosen))
-        return projector.sums()
-
-    def _maps(self, sums: tuple[FourierSums, ...]) -> ClassMap:
-        sphere = soft_sphere(self.images.box, device=self.device)
-        first, second = (half.volume() * sphere for half in sums)
-        mask = make_mask((first + second) / 2, self.images.pixel_A) if self.mask is None else self.mask.to(self.device)
-        return ClassMap((first, second), sums[0] + sums[1], mask, compare_halves(first, second, mask), self.images.pixel_A)
 
     def _reference(self, maps: ClassMap, half: int) -> Float[Tensor, "box box box"]:
         """Return a half map, filtered by its signal-to-noise ratio and masked."""

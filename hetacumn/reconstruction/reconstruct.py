@@ -107,7 +107,8 @@ def reconstruct_groups(
     out, device = make_folder(out), torch.device(device)
     images = SourceImages(stack, settings.box)
     mask = _read_mask(settings.mask, images.box, images.pixel_A) if settings.mask else None
-    if _begin(out, _identity(stack, predictions, groups, settings), list(groups)):
+    parts = {group: [len(rows), int(rows.sum())] for group, rows in groups.items()}
+    if begin(out, identity_of(stack, predictions, parts, settings), out / TABLE):
         return Reconstruction.open(out)
     poses = images.poses(predictions.rotations, predictions.shifts_A)
     rotations, shifts_px = poses.rotations.clone(), poses.shifts_px.clone()
@@ -123,7 +124,7 @@ def reconstruct_groups(
                     f"{group}: {len(rows)} particles; a map of fewer than {FEW_PARTICLES} is not reliable", stacklevel=2
                 )
             with tqdm(desc=f"{group} ({number} of {len(groups)})", unit=" images", disable=not progress, mininterval=1) as bar:
-                one = ClassReconstruction(images, halves, mask, device, partial(_show, bar))
+                one = ClassReconstruction(images, halves, mask, device, partial(show, bar))
                 found = _reconstruct_group(out, group, one, poses, rows, settings.refine)
         rotations[rows], shifts_px[rows] = found.rotations, found.shifts_px
     shifts_A = images.metadata.shifts_in_source_A(shifts_px * images.pixel_A)
@@ -131,7 +132,8 @@ def reconstruct_groups(
     return _finish(out, refined, stack, list(groups))
 
 
-def _show(bar: tqdm, what: str, count: int) -> None:
+def show(bar: tqdm, what: str, count: int) -> None:
+    """Advance a progress bar by ``count`` images and name what is done."""
     bar.set_postfix_str(what, refresh=False)
     bar.update(count)
 
@@ -180,29 +182,22 @@ def _write_curves(out: Path, group: str, maps: ClassMap) -> None:
     write_table(out / UNDER_WAY / f"{group}.csv", pd.DataFrame({"group": group, "frequency_per_A": frequencies} | curves))
 
 
-def _identity(
-    stack: PreparedStack,
-    predictions: Predictions,
-    groups: Mapping[str, Int[np.ndarray, " m"]],
-    settings: ReconstructionSettings,
-) -> dict:
-    """Return numbers that identify the input of a reconstruction."""
+def identity_of(stack: PreparedStack, predictions: Predictions, parts: object, settings: ReconstructionSettings) -> dict:
+    """Return numbers that identify the input of a reconstruction; ``parts`` identifies what is reconstructed."""
     sums = [float(values.double().sum()) for values in (predictions.rotations, predictions.shifts_A)]
-    rows = {group: [len(some), int(some.sum())] for group, some in groups.items()}
-    return {"source": str(stack.source), "table": table_digest(stack.source), "poses": sums, "rows": rows, **asdict(settings)}
+    return {"source": str(stack.source), "table": table_digest(stack.source), "poses": sums, "parts": parts, **asdict(settings)}
 
 
-def _begin(out: Path, identity: dict, groups: list[str]) -> bool:
-    """Record the input, and remove the files of a reconstruction with another input; return whether it is finished."""
+def begin(out: Path, identity: dict, table: Path) -> bool:
+    """Record the input in ``out``, and remove the files of another input; return whether the last file, ``table``, exists."""
     note = out / NOTE
     if note.is_file():
-        earlier = read_json(note, "the record of a reconstruction")
-        if earlier.get("made_from") == identity:
-            return (out / TABLE).is_file()
-        (out / TABLE).unlink(missing_ok=True)
+        if read_json(note, "the record of a reconstruction").get("made_from") == identity:
+            return table.is_file()
+        table.unlink(missing_ok=True)
         for folder in (VOLUMES, UNDER_WAY):
             shutil.rmtree(out / folder, ignore_errors=True)
-    write_json(note, {"made_from": identity, "groups": groups, **provenance()})
+    write_json(note, {"made_from": identity, **provenance()})
     return False
 
 
