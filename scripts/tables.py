@@ -18,8 +18,9 @@ from hetacumn.simulation.settings import Simulation
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-RESULTS, TIMINGS, BENCHMARK, RATES, GPU = SOURCES = (
-    "figures/results.csv", "figures/timings.csv", "benchmark/results.csv", "benchmark/speed/results.csv", "benchmark/gpu.csv",
+RESULTS, TIMINGS, RESOLUTION, BENCHMARK, RATES, GPU = SOURCES = (
+    "figures/results.csv", "figures/timings.csv", "figures/resolution.csv", "benchmark/results.csv",
+    "benchmark/speed/results.csv", "benchmark/gpu.csv",
 )  # fmt: skip
 EXPLAINED = {
     "em": "`em`: *ab initio* start and exhaustive pose search, no network",
@@ -94,6 +95,32 @@ def headline() -> str:
         lines.append([DATASETS[dataset], str(classes[dataset]), *scores, *rates])
     names = [f"`{method}`" for method in HEADLINE]
     return rows_of(["dataset", "states", *names, *(f"`{method}`, particles/s" for method in HEADLINE_RATES)], lines)
+
+
+FULL_BOX = {
+    "resolution_training_box_A": "volume, training box",
+    "resolution_full_A": "map, full box",
+    "half_map_resolution_A": "half maps, full box",
+    "resolution_true_poses_A": "map, true poses",
+}
+
+
+def resolution() -> str:
+    """Summarise the full-box maps of `hetacumn-refined`: one row a dataset, with the resolutions of its worst state."""
+    table = pd.read_csv(ROOT / RESOLUTION)
+    table = table[table["method"] == "hetacumn-refined"]
+    lines = [[DATASETS[dataset], *(angstrom(rows[column].max()) for column in FULL_BOX)]
+             for dataset, rows in table.groupby("dataset", sort=False)]  # fmt: skip
+    return rows_of(["dataset", *FULL_BOX.values()], lines)
+
+
+def states() -> str:
+    """Tabulate the full-box maps of every method and state."""
+    lines = []
+    for row in pd.read_csv(ROOT / RESOLUTION).itertuples():
+        limits = [f"{getattr(row, column):.2f} Å" for column in FULL_BOX]
+        lines.append([DATASETS[row.dataset], name(row.method), str(row.state), f"{row.particles:,}", *limits])
+    return rows_of(["dataset", "method", "state", "particles", *FULL_BOX.values()], lines)
 
 
 def results() -> str:
@@ -251,6 +278,8 @@ def gpu() -> str:
 
 TABLES = {
     "headline": headline,
+    "resolution": resolution,
+    "states": states,
     "results": results,
     "noise": noise,
     "programs": programs,
