@@ -151,7 +151,7 @@ def _at_true_poses(dataset: SimulatedDataset, box: int) -> Float[Tensor, "k box 
     for k in range(len(dataset.volumes)):
         rows = ((truth.classes == k) & (truth.junk == 0)).numpy().nonzero()[0]
         one = ClassReconstruction(images, split_halves(rows, images.half_sets, 0))
-        maps.append(one.back_project(poses).filtered())
+        maps.append(one.back_project(poses).filtered)
     return torch.stack(maps)
 
 

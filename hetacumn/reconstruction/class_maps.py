@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -71,17 +72,19 @@ class ClassMap:
         """The resolution in Å at which the corrected FSC of the half maps falls below 0.143."""
         return self.curves.resolution_A(self.voxel_A)
 
+    @cached_property
     def filtered(self) -> Float[Tensor, "box box box"]:
-        """Reconstruct the map of all images with the Wiener filter that the FSC of the half maps determines."""
+        """The map of all images with the Wiener filter that the FSC of the half maps determines."""
         return self.sums.volume(1 / self.curves.signal_to_noise(halves=2).clamp(min=1e-3))
 
+    @cached_property
     def b_factor_A2(self) -> float:
-        """Estimate the B-factor of the filtered map in Å²; 0 if its resolution does not suffice for an estimate."""
-        return guinier_b_factor(self.filtered(), self.voxel_A, self.resolution_A)
+        """The B-factor of the filtered map in Å²; 0 if its resolution does not suffice for an estimate."""
+        return guinier_b_factor(self.filtered, self.voxel_A, self.resolution_A)
 
     def sharpened(self) -> Float[Tensor, "box box box"]:
         """Return the filtered map after the correction of its B-factor."""
-        return sharpened(self.filtered(), self.voxel_A, self.b_factor_A2())
+        return sharpened(self.filtered, self.voxel_A, self.b_factor_A2)
 
 
 def back_project_rows(

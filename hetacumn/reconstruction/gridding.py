@@ -49,7 +49,7 @@ def _kernel() -> Float[Tensor, " 9"]:
 
 
 def _spread_finufft(points: Tensor, values: Tensor, size: int) -> Tensor:
-    return _spread_raw(points, values, size) / _total()
+    return _spread_raw(points, values / _total(), size)
 
 
 @lru_cache(maxsize=1)

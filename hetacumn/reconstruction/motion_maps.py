@@ -75,7 +75,7 @@ def reconstruct_path(
             if finished or note.is_file():
                 continue
             found = regression.at(z)
-            write_mrc(out / VOLUMES / f"{name}.mrc", found.maps.filtered(), images.pixel_A)
+            write_mrc(out / VOLUMES / f"{name}.mrc", found.maps.filtered, images.pixel_A)
             write_json(note, {
                 "point": name, "particles_low": int(found.particles[1]), "particles_high": int(found.particles[-1]),
                 "resolution_A": found.maps.resolution_A, **{f"z{j + 1}": float(value) for j, value in enumerate(z)},

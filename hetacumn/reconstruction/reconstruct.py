@@ -147,7 +147,7 @@ def _reconstruct_group(
     if refine:
         refined, maps = one.refine(poses, maps)
         after = refined[rows]
-    voxel_A, b_factor = maps.voxel_A, maps.b_factor_A2()
+    voxel_A, b_factor = maps.voxel_A, maps.b_factor_A2
     volumes = {f"{group}_half{half}_unfil": volume for half, volume in enumerate(maps.halves, 1)}
     volumes |= {group: maps.sharpened(), f"{group}_mask": maps.mask}
     for name, volume in volumes.items():
