@@ -70,6 +70,10 @@ def done(project) -> Path:
             + ("model", f"{results}/hetacumn", "out", f"{results}/hetacumn-{grade}")
             for grade in ("encoder", "refined")
         ),
+        *(
+            ("pipeline/4_reconstruct", "predictions", f"{results}/{method}", "out", f"{results}/{method}/maps")
+            for method in ("hetacumn", "hetacumn-refined")
+        ),
         ("pipeline/5_evaluate", "dataset", "adk", "out", f"{results}/evaluation"),
     ):
         ran = run(project, notebook, *arguments)
@@ -105,9 +109,9 @@ def test_a_users_own_method_is_scored_and_another_dataset_is_refused(project, do
     "method, own",
     [
         ("em", {"start.safetensors", "2_train.ipynb", "train_rows.npy", "config.json"}),
-        ("hetacumn", {"model.safetensors", "history.csv", "2_train.ipynb", "train_rows.npy", "config.json"}),
+        ("hetacumn", {"model.safetensors", "history.csv", "2_train.ipynb", "train_rows.npy", "config.json", "maps"}),
         ("hetacumn-encoder", set()),
-        ("hetacumn-refined", set()),
+        ("hetacumn-refined", {"maps"}),
     ],
 )
 def test_every_method_writes_the_same_set_of_files(done, method, own):

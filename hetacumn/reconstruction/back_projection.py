@@ -22,6 +22,7 @@ from hetacumn.physics.slices import Slicer
 from hetacumn.reconstruction.gridding import kernel_profile, spread
 
 HALF_MAP_PRIOR = 0.05  # constant of the Wiener filter where no signal-to-noise ratio is known
+PADDING = 1.5  # zero-padding factor; a factor of 2 changes the resolution of maps by less than 0.02 Å
 _SMALLEST_WEIGHT = 1e-6  # avoids a division by zero where no image has a coefficient
 
 
@@ -105,7 +106,7 @@ class BackProjector:
 
     POINTS_AT_ONCE = 0.3
 
-    def __init__(self, box: int, device: torch.device, padding: float = 2.0) -> None:
+    def __init__(self, box: int, device: torch.device, padding: float = PADDING) -> None:
         self.box, self.size = box, padded_size(box, padding)
         shape = (self.size,) * 3
         self._signal = torch.zeros(shape, dtype=torch.complex64, device=device)
@@ -147,7 +148,7 @@ def _folded(grid: Tensor) -> Tensor:
 
 @torch.no_grad()
 def back_project(
-    data: Observations, poses: Poses, padding: float = 2.0, prior: float = HALF_MAP_PRIOR, batch: int = 1000
+    data: Observations, poses: Poses, padding: float = PADDING, prior: float = HALF_MAP_PRIOR, batch: int = 1000
 ) -> Float[Tensor, "box box box"]:
     """Reconstruct a volume from images at their poses; voxel values have the scale of the normalised images.
 
@@ -159,7 +160,7 @@ def back_project(
 
 @torch.no_grad()
 def back_project_parts(
-    parts: Iterable[tuple[Observations, Poses]], padding: float = 2.0, prior: float = HALF_MAP_PRIOR
+    parts: Iterable[tuple[Observations, Poses]], padding: float = PADDING, prior: float = HALF_MAP_PRIOR
 ) -> Float[Tensor, "box box box"]:
     """Reconstruct a volume like :func:`back_project`, from parts of the images, with one part in memory at a time.
 
