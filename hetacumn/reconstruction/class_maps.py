@@ -84,7 +84,7 @@ class ClassMap:
 
     def sharpened(self) -> Float[Tensor, "box box box"]:
         """Return the filtered map after the correction of its B-factor."""
-        return sharpened(self.filtered, self.voxel_A, self.b_factor_A2)
+        return sharpened(self.filtered, self.voxel_A, self.b_factor_A2, self.resolution_A)
 
 
 def back_project_rows(

@@ -27,6 +27,7 @@ LEAST_DENSITY = 0.1  # and if it has this fraction of the largest density
 LEAST_PART = 0.1  # connected parts smaller than this fraction of the largest part do not enter the mask
 EXTENSION, EDGE = 0.03, 0.05  # extension and soft edge of the mask, as fractions of the box
 RANDOMISED_BELOW = 0.8  # phases are randomised from the shell on in which the unmasked FSC falls below this value
+SOFT_SHELLS = 3  # width of the edge of the low-pass filter at the resolution
 GUINIER_A = (10.0, 6.0)  # a Guinier fit starts at 10 Å, and needs a resolution of 6 Å: coarser shells show the fold instead
 
 
@@ -131,7 +132,16 @@ def guinier_b_factor(volume: Float[Tensor, "box box box"], voxel_A: float, resol
     return max(0.0, -4 * float(slope))
 
 
-def sharpened(volume: Float[Tensor, "box box box"], voxel_A: float, b_factor_A2: float) -> Float[Tensor, "box box box"]:
-    """Undo the decay exp(-B k² / 4) of the amplitudes of a map, with B in Å²."""
-    frequency = shell_frequencies(volume.shape[-1], voxel_A).to(volume.device)
-    return filter_shells(volume, torch.exp(b_factor_A2 / 4 * frequency.square()))
+def sharpened(
+    volume: Float[Tensor, "box box box"], voxel_A: float, b_factor_A2: float, resolution_A: float
+) -> Float[Tensor, "box box box"]:
+    """Undo the decay exp(-B k² / 4) of the amplitudes of a map, with B in Å², up to the resolution.
+
+    Beyond the resolution, where sharpening would amplify noise, the transform falls to 0 over :data:`SOFT_SHELLS` shells.
+    """
+    box = volume.shape[-1]
+    last = box * voxel_A / resolution_A
+    shell = torch.arange(box // 2, device=volume.device)
+    band = 0.5 + 0.5 * torch.cos(torch.pi * ((shell - last) / SOFT_SHELLS).clamp(0, 1))
+    frequency = shell.clamp(max=last) / (box * voxel_A)
+    return filter_shells(volume, band * torch.exp(b_factor_A2 / 4 * frequency.square()))
