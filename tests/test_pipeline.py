@@ -141,6 +141,9 @@ def test_evaluation_scores_every_method_beside_the_bound(done):
         "confusion.json",
         "rotation_errors.npz",
         "aligned_volumes.npz",
+        "resolution.csv",
+        "full_fsc.csv",
+        "full_maps.npz",
         "5_evaluate.ipynb",
     }
     scores = pd.read_csv(folder / "scores.csv")
@@ -167,6 +170,15 @@ def test_evaluation_scores_every_method_beside_the_bound(done):
     assert (scores["rotation_bound_deg"] < 10).all()
 
 
+def test_maps_of_every_state_are_scored_at_the_full_box(done):
+    table = pd.read_csv(done / "evaluation/resolution.csv")
+    assert table["method"].tolist() == 2 * ["hetacumn"] + 2 * ["hetacumn-refined"] and table["state"].tolist() == [1, 2, 1, 2]
+    limits = ["resolution_training_box_A", "resolution_full_A", "resolution_true_poses_A", "half_map_resolution_A"]
+    assert table[limits].notna().all(axis=None)
+    assert (table["resolution_true_poses_A"] <= table["resolution_full_A"] + 1).all()
+    assert set(pd.read_csv(done / "evaluation/full_fsc.csv")["method"]) == {"hetacumn", "hetacumn-refined", "true poses"}
+
+
 def test_the_figures_and_their_table_are_written(done, project):
     ran = run(project, "pipeline/6_figures", "datasets", '["adk"]', "-o", "results/6_figures.ipynb")
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -181,8 +193,10 @@ def test_the_figures_and_their_table_are_written(done, project):
         "fsc",
         "training",
         "overview",
+        "full_box",
+        "full_box_fsc",
     ]
-    assert {f"{name}.png" for name in names} | {"results.csv"} <= figures
+    assert {f"{name}.png" for name in names} | {"results.csv", "resolution.csv"} <= figures
     table = pd.read_csv(project / "figures/results.csv")
     assert table.columns.tolist() == [
         "dataset",
