@@ -3,11 +3,11 @@
 Each measurement runs in a process of its own, so that its peak memory is its own:
 
 - back-projection: images in memory are added to one volume.
-- halves: four classes with half maps, masks and FSC, from raw images on disk, without refinement.
-- refinement: the same with refinement of the poses at the full box.
+- halves: half maps, masks and FSC of four classes, from raw images on disk, without refinement.
+- refinement: like halves, with refinement of the poses at the full box.
 
-The images are of adenylate kinase, with poses that are off by 1°. A stack of more than 10,000 images contains the same 10,000
-images under several names.
+The images show adenylate kinase. The poses have errors of 1° (back-projection: random poses). A stack of more than 10,000
+images contains the same 10,000 images under several names.
 
 Usage, after `make data`: python benchmark/reconstruction.py --boxes 64 128 --images 10000
 """

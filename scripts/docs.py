@@ -27,7 +27,8 @@ import hetacumn
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = {  # caption in the menu → notebook → its executed copy in results/
     "Lessons": {f"lessons/{name}": f"lessons/{name}" for name in
-                ("1_tour", "2_image_formation", "3_poses", "4_two_tasks", "5_how_right")},
+                ("1_tour", "2_image_formation", "3_poses", "4_two_tasks", "5_how_right",
+                 "6_resolution")},
     "Pipeline": {
         "pipeline/1_simulate": "adk/particles/1_simulate", "pipeline/2_train": "adk/hetacumn/2_train",
         "pipeline/3_predict": "adk/hetacumn/3_predict", "pipeline/4_reconstruct": "adk/hetacumn-refined/maps/4_reconstruct",

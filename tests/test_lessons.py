@@ -68,5 +68,11 @@ def test_the_printed_numbers_of_a_lesson_support_its_text(lesson):
         predicted, found = number(r"predicted accuracy (\S+),", printed), number(r"measured (\S+)\s", printed)
         assert abs(predicted - found) < 0.03
         assert number(r"with decoder feedback\s+(\S+)", printed) > 0.94 and number(r"exhaustive search\s+(\S+)", printed) > 0.95
+    elif name == "6_resolution":
+        assert number(r"cropped images: (\S+)°", printed) < 2
+        found, true = number(r"poses of the cropped images: (\S+) Å", printed), number(r"true poses: (\S+) Å", printed)
+        assert true <= found + 0.1 and found < 1.05 * true < 0.85 * 6.4
+        assert abs(number(r"half maps: (\S+) Å", printed) - found) < 0.3
+        assert number(r"8°: .* map resolves (\S+) Å", printed) > 1.3 * true
     else:
         pytest.fail(f"no claim of {name} is checked")

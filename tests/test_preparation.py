@@ -209,5 +209,5 @@ def test_a_warning_reports_ignored_magnification_matrices(source, tmp_path, recw
     prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)
     assert not [w for w in recwarn if "magnification" in str(w.message)]
     write_table(source, table.particles, table.optics.assign(**matrix | {"rlnMagMat01": -0.02}))
-    with pytest.warns(UserWarning, match="rlnMagMat01 deviates from 0 by up to 0.02; training and prediction ignore"):
+    with pytest.warns(UserWarning, match="rlnMagMat01 deviates from 0 by up to 0.02; exhaustive pose search and the"):
         prepare_stack(source, tmp_path / "prepared", SETTINGS, progress=False)

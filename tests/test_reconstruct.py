@@ -206,12 +206,14 @@ def test_the_command_reconstructs_a_selection_and_refuses_both_choices(simulated
     common = ["reconstruct", str(answer), "--prepared", str(stack.folder), "--no-refine"]
     assert main([*common, "--class", "1", "--rows", str(answer / "rows.txt")]) == 2
     assert "--class and --rows given; expected at most one of --class, --rows, --motion" in capfd.readouterr().err
+    assert main([*common, "--motion", "1"]) == 2
+    assert "--mask or --no-refine given with --motion" in capfd.readouterr().err
     assert main([*common, "--class", "9"]) == 2
     assert "class 9 has no particles; expected one of the classes 1 to 2" in capfd.readouterr().err
     assert main([*common, "--rows", str(answer / "rows.txt"), "--box", "48"]) == 0
-    found = Reconstruction.open(answer / "maps")
+    found = Reconstruction.open(answer / "maps_selection")
     assert found.results[0].particles == 300 and found.maps["selection"].shape[-1] == 48
-    assert found.voxel_A == pytest.approx(BOX * PIXEL_A / 48) and (answer / "maps/fsc.png").is_file()
+    assert found.voxel_A == pytest.approx(BOX * PIXEL_A / 48) and (answer / "maps_selection/fsc.png").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -71,14 +71,14 @@ Port = Annotated[int, Option(help="Port of JupyterLab on this machine; 0: any fr
 
 Stem = Annotated[Path, _option("Output files STEM.star and STEM.mrc.", "--to", metavar="STEM")]
 ClassNumber = Annotated[int | None, _option("Class to export, counted from 1; or give --rows.", "--class")]
-Rows = Annotated[Path | None, _option("Text file of row numbers, from 1.", metavar="FILE")]
+Rows = Annotated[Path | None, _option("Text file of rows of predictions.star, from 1.", metavar="FILE")]
 
 MapBox = Annotated[int | None, _option("Voxels per side; even.", "--box", default="box of the files")]
-MapFolder = Annotated[Path | None, _option("Folder for the maps.", default="in FOLDER")]
-MapClass = Annotated[int | None, _option("Only this class, from 1.", "--class")]
+MapFolder = Annotated[Path | None, _option("Folder for the maps.", default="maps… or motion_N in FOLDER")]
+MapClass = Annotated[int | None, _option("Reconstruct only this class, from 1.", "--class")]
 Motion = Annotated[int | None, _option("Maps along this motion, from 1.", "--motion")]
 Points = Annotated[int, Option(help="Number of maps along the motion.", min=2)]
-Refine = Annotated[bool, Option(help="Refine poses at this box.")]
+Refine = Annotated[bool, Option(help="Refine the poses at this box.")]
 Mask = Annotated[Path | None, _option("MRC file of a soft mask.", metavar="FILE", default="from each map")]
 SplitSeed = Annotated[int, Option(help="Seed of the half sets.", min=0)]
 

@@ -52,12 +52,17 @@ def reconstruct(
     chosen = {"--class": class_, "--rows": rows, "--motion": motion}
     if len(both := [name for name, value in chosen.items() if value is not None]) > 1:
         raise HetacumnError(f"{' and '.join(both)} given; expected at most one of {', '.join(chosen)}")
+    if motion is not None and (mask is not None or not refine):
+        raise HetacumnError(
+            "--mask or --no-refine given with --motion; expected neither, as maps along a motion need no refinement"
+        )
     for file, what in ((rows, "a text file of row numbers"), (mask, "an MRC file of a mask")):
         if file is not None:
             check_is_file(file, what)
     check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     check_devices(device, 1)
-    out = out or folder / ("maps" if motion is None else f"motion_{motion}")
+    names = {f"maps_class_{class_}": class_, "maps_selection": rows, f"motion_{motion}": motion}
+    out = out or folder / next((name for name, value in names.items() if value is not None), "maps")
     check_folders(out=out)
     given = {"predictions": str(folder), "out": str(out), "box": box, "seed": seed, "device": device,
              "prepared": str(prepared or "")}  # fmt: skip

@@ -203,8 +203,8 @@ def compare_path(
 ) -> pd.DataFrame:
     """Compare the maps at latents of a path with the true volumes.
 
-    The true volume of a point is the volume at the median true coordinates of the nearest particles, as many as the map of the
-    fewest particles has. Each map is aligned to it.
+    The true volume of a point is the volume at the median true coordinates of the 200 nearest particles (:data:`FEWEST`). Each
+    map is aligned to the true volume.
 
     Returns:
         One row per point: ``point``, the true coordinate of each moving part, ``resolution_A`` at an FSC of 0.5 inside a mask

@@ -1,7 +1,7 @@
-"""Resolution of full-box maps against the true volumes, beside that of the same number of images at true poses and labels.
+"""Resolution of full-box maps against the true volumes, beside the bound: maps of all images of a state at their true poses.
 
-The FSC is computed inside a soft mask around the true volume, and the resolution is read at 0.5. At this value, a map of all
-images agrees with the truth as its half maps agree with each other at 0.143 (Rosenthal & Henderson 2003).
+The FSC is computed inside a soft mask around the true volume, and the resolution is read at 0.5. An FSC of 0.143 between half
+maps corresponds to an FSC of 0.5 between the map of all images and the true volume (Rosenthal & Henderson 2003).
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _aligned(
 
 
 def _at_true_poses(dataset: SimulatedDataset, box: int) -> Float[Tensor, "k box box box"]:
-    """Reconstruct each true state from its images at their true poses."""
+    """Reconstruct each true state from its images, without junk, at their true poses."""
     stack = reopen(dataset.folder / "prepared")
     images, truth = SourceImages(stack, box), dataset.truth[stack.rows]
     poses = images.poses(truth.rotations, truth.shifts_A)

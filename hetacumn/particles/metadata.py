@@ -114,7 +114,7 @@ class Particles:
         return Particles(self.images[rows if isinstance(rows, slice) else torch.as_tensor(rows)], self.metadata[rows])
 
 
-SMALLEST_STRETCH, LARGEST_STRETCH = 1e-6, 0.2  # deviation of a magnification matrix from the identity: negligible, impossible
+SMALLEST_STRETCH, LARGEST_STRETCH = 1e-6, 0.2  # deviations from the identity: ignored, and an error
 
 #: For each field of Optics: RELION's column, the value for a missing column (None: the column is required), and the allowed
 #: range of values.
@@ -196,7 +196,7 @@ def _beam_tilt(
 
 
 def _added(first: Float[Tensor, "n a"] | None, second: Float[Tensor, "n b"] | None) -> Float[Tensor, "n c"] | None:
-    """Add coefficients of two lists, of which the shorter continues with zeros."""
+    """Add two lists of coefficients; the shorter list is padded with zeros."""
     if first is None or second is None:
         return second if first is None else first
     most = max(first.shape[1], second.shape[1])

@@ -26,8 +26,8 @@ class Observations:
     - ``y``: coefficients of the images, normalised to noise of unit variance.
     - ``ctf``: CTF at each coefficient, divided by the noise amplitude where the noise is not white, see :func:`observe`.
     - ``plane``: frequencies of the coefficients.
-    - ``magnification``: matrix of anisotropic magnification of each image; None for the identity. Only reconstruction and
-      refinement at the full box use it.
+    - ``magnification``: matrix of anisotropic magnification of each image; None for the identity. Back-projection and
+      Gauss-Newton refinement use the matrix; exhaustive pose search and the network ignore it.
     """
 
     y: Complex[Tensor, "n m"]

@@ -123,13 +123,13 @@ def _write_images(path: Path, reader: ParticleReader, progress: bool) -> tuple[l
 
 
 def _warn_of_magnification(table: star.ParticleTable) -> None:
-    """Warn if magnification matrices differ from the identity, because only reconstruction uses them."""
+    """Warn if magnification matrices differ from the identity, because pose search and network ignore them."""
     for name, expected in MAGNIFICATION.items():
         worst = float(np.abs(table.numbers(name, expected) - expected).max(initial=0.0))
         if worst > STRETCH:
             warnings.warn(
-                f"{table.path}: {name} deviates from {expected:g} by up to {worst:.3g}; training and prediction ignore "
-                "magnification matrices, hetacumn reconstruct applies them",
+                f"{table.path}: {name} deviates from {expected:g} by up to {worst:.3g}; exhaustive pose search and the "
+                "network ignore magnification matrices, hetacumn reconstruct applies them",
                 stacklevel=3,
             )
 

@@ -48,7 +48,7 @@ class SourceImages:
         """Read particles in chunks, each row once, in the order of the files; yield the rows and the particles of each chunk.
 
         Raises:
-            HetacumnError: a stack of images is missing, or an image is not the one that was prepared.
+            HetacumnError: a stack of images is missing, or the first image of a chunk differs from the prepared image.
         """
         if not len(rows):
             return

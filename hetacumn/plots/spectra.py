@@ -72,7 +72,7 @@ def full_box_fsc(table: pd.DataFrame, trained_A: Mapping[str, float]) -> Figure:
     """Plot the FSC of full-box maps with the truth, one panel per dataset, one line per method.
 
     A line is the mean over the states; its band extends from the worst to the best state. The gray line is the bound: maps of
-    the same images at true poses and labels.
+    all images of each true state at their true poses.
 
     Args:
         table: Rows with dataset, method (``true poses`` for the bound), state, frequency_per_A and fsc.
@@ -89,14 +89,14 @@ def full_box_fsc(table: pd.DataFrame, trained_A: Mapping[str, float]) -> Figure:
             states = rows[rows["method"] == method].groupby("frequency_per_A")["fsc"].agg(["mean", "min", "max"])
             colour, line = (NEUTRAL_COLOUR, "-") if bound else (look.colour, look.line)
             axis.fill_between(states.index, states["min"], states["max"], color=colour, alpha=0.2, linewidth=0)
-            label = "true poses and labels (bound)" if bound else look.explained
+            label = "true poses and classes (bound)" if bound else look.explained
             axis.plot(states.index, states["mean"], color=colour, linestyle=line, linewidth=4 if bound else 1.5, label=label,
                       zorder=1 if bound else 2)  # fmt: skip
         axis.axhline(0.5, color="black", linewidth=0.8, linestyle="--", label="FSC 0.5")
         axis.axvline(1 / trained_A[dataset], color="black", linewidth=0.8, linestyle=":", label="Nyquist of the training box")
         axis.set(xlim=(0, nyquist), ylim=(-0.1, 1.05), title=dataset_label(dataset), xlabel="spatial frequency (1/Å)")
         _tick_resolutions(axis, nyquist)
-    axes[0, 0].set_ylabel("FSC with the truth, in a mask")
+    axes[0, 0].set_ylabel("FSC with the true volume,\ninside a mask")
     legend_below(figure, axes.flat)
     return figure
 
@@ -160,8 +160,8 @@ def half_map_fsc(table: pd.DataFrame, voxel_A: float, trained_A: float) -> Figur
     kinds = {
         "unmasked": "without mask",
         "masked": "with mask",
-        "randomised": "with mask, random phases",
-        "corrected": "corrected",
+        "randomised": "with mask, phases randomised",
+        "corrected": "corrected for the mask",
     }
     for axis, group in zip(axes.flat, groups, strict=False):
         own = table[table["group"] == group]

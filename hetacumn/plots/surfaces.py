@@ -120,13 +120,13 @@ def full_box_surfaces(
 ) -> Figure:
     """Show a volume at the training box beside the map at the full box and the true volume, one column per dataset.
 
-    All surfaces of a dataset enclose equal volumes, and are seen from one side.
+    All surfaces of a dataset enclose equal volumes, and have the same view.
 
     Args:
         volumes: By dataset: the volume at the training box, the map at the full box, and the true volume, in one frame.
         voxels_A: By dataset: the size of a voxel in Å at the training box, and of both other volumes.
     """
-    rows = ["training box", "full box", "truth"]
+    rows = ["training box", "full box", "true volume"]
     left, top = 0.3, 0.55
     size = min((WIDTH_IN - left) / len(volumes), 2.2)
     figure = Figure(figsize=(left + size * len(volumes), top + len(rows) * size + BAR_IN), layout=None)

@@ -99,10 +99,16 @@ class Answer:
         return axes.path(motion - 1, points)
 
     def refined_predictions(self) -> Predictions:
-        """Return the predictions with the poses and half sets of the reconstruction in ``maps``; unchanged if there is none."""
-        folder = self.folder / MAPS
-        refined = Predictions.read(folder) if (folder / TABLE).is_file() else self.predictions
-        return refined if refined.names == self.predictions.names else self.predictions
+        """Return the predictions with the poses and half sets in the folder ``maps``.
+
+        The method returns the predictions unchanged if this folder has no reconstruction, or one of other predictions.
+        """
+        own, folder = self.predictions, self.folder / MAPS
+        if not (folder / TABLE).is_file():
+            return own
+        refined = Predictions.read(folder)
+        same = refined.names == own.names and refined.classes.equal(own.classes) and refined.latents.equal(own.latents)
+        return refined if same else own
 
     def volume(self, z: Float[Tensor, " q"]) -> Float[Tensor, "box box box"]:
         """Compute the volume V(z) at one latent z."""

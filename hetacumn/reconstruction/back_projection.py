@@ -58,7 +58,7 @@ class FourierSums:
         return whole[middle, middle, middle] / (profile[:, None, None] * profile[:, None] * profile)
 
     def transform(self, prior: float | Float[Tensor, " shells"] = HALF_MAP_PRIOR) -> Complex[Tensor, "size size half"]:
-        """Divide the sums as :meth:`volume` does; return the transform on the grid, times that of the gridding kernel."""
+        """Divide the sums as :meth:`volume` does; return the transform before the correction for the gridding kernel."""
         shells, device = self.box // 2, self.signal.device
         ratio = torch.as_tensor(prior, dtype=torch.float32, device=device).expand(shells)
         constant = ratio * self.shell_sum(self.weight) / self.shell_sum(torch.ones_like(self.weight)) + _SMALLEST_WEIGHT
@@ -101,7 +101,8 @@ class FourierSums:
 class BackProjector:
     """Adds images to the transform of one volume.
 
-    Memory holds the sums on a grid of ``size³`` points, and images up to :data:`POINTS_AT_ONCE` coefficients per grid point.
+    Memory holds the sums on a grid of ``size³`` points, and a buffer of at most :data:`POINTS_AT_ONCE` coefficients per grid
+    point, plus one batch.
     """
 
     POINTS_AT_ONCE = 0.3

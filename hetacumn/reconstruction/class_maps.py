@@ -1,8 +1,8 @@
 """The map of one class at the full box: half sets, refinement of their poses, filter, mask and sharpening.
 
 The particles are split into two halves once. Each half has its own map, and its poses are refined against its own map only. The
-poses before the refinement come from images cropped to the training box. Up to the Nyquist frequency of that box both halves
-share information, and their FSC is no independent measure; above it, the halves are independent.
+poses before the refinement come from images cropped to the training box. Below the Nyquist frequency of that box the half sets
+share information, and their FSC is no independent measure. Above it, they share only the classes and the mask.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOST_ROUNDS = 5
 LEAST_GAIN = 0.5  # the refinement ends if a round raises the area under the FSC by less than this number of shells
 
 Rows = Int[np.ndarray, " m"]
-Report = Callable[[str, int], None]  # receives what is done and for how many images
+Report = Callable[[str, int], None]  # called with the name of the step and the number of images
 
 
 def split_halves(
@@ -101,10 +101,13 @@ def back_project_rows(
 def make_class_map(
     first: FourierSums, second: FourierSums, voxel_A: float, mask: Float[Tensor, "box box box"] | None = None
 ) -> ClassMap:
-    """Make half maps, mask and FSC curves from the sums of two half sets; without a mask, the map of both gives one."""
-    sphere = soft_sphere(first.box, device=first.signal.device)
-    halves = first.volume() * sphere, second.volume() * sphere
-    mask = make_mask((halves[0] + halves[1]) / 2, voxel_A) if mask is None else mask.to(sphere.device)
+    """Make half maps, mask and FSC curves from the sums of two half sets.
+
+    If ``mask`` is None, the mean of both half maps determines the mask.
+    """
+    sphere, whole = soft_sphere(first.box, device=first.signal.device), (first.volume(), second.volume())
+    mask = make_mask((whole[0] + whole[1]) / 2, voxel_A) if mask is None else mask.to(sphere.device)
+    halves = whole[0] * sphere, whole[1] * sphere
     return ClassMap(halves, first + second, mask, compare_halves(*halves, mask), voxel_A)
 
 

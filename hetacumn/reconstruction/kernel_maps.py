@@ -2,9 +2,10 @@
 
 The map at a latent z is the back-projection of the particles nearest to z, at their predicted poses. The distance of two
 latents is the norm of the difference of their volumes V(z). Few particles give a sharp but noisy map, and many particles give a
-clean map of several conformations. The best number depends on the frequency: a motion blurs high frequencies first. For each
-shell, cross-validation between half sets selects the number, as in RECOVAR (Gilles & Singer 2025): the map of a number of
-particles from one half is compared with the map of the fewest particles from the other half, whose noise is independent.
+clean map of several conformations. The best number depends on the frequency: a motion blurs high frequencies first, which
+favours few particles, but the signal-to-noise ratio falls with the frequency, which favours many. For each shell,
+cross-validation between half sets selects the number, as in RECOVAR (Gilles & Singer 2025): the half map of the nearest n
+particles is compared with the other half map of the fewest particles. The noise of the two half maps is independent.
 """
 
 from __future__ import annotations

@@ -91,5 +91,5 @@ def read_maps(folder: Path, names: list[str]) -> tuple[dict[str, Float[Tensor, "
 def read_csv(path: Path, what: str) -> pd.DataFrame:
     """Read a table. Raises :class:`HetacumnError` if there is none; ``what`` names the expected content."""
     if not path.is_file():
-        raise HetacumnError(f"{path}: no such file; expected {what}, from hetacumn reconstruct")
+        raise HetacumnError(f"{path}: no such file; expected {what} of a finished reconstruction; run hetacumn reconstruct")
     return pd.read_csv(path)

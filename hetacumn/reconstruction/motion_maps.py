@@ -46,11 +46,11 @@ def reconstruct_path(
 
     Args:
         stack: the prepared stack; its source must still exist.
-        predictions: predictions for all particles of the stack; half sets in them are kept.
+        predictions: predictions for all particles of the stack; their half sets are used if every particle has one.
         basis: mean volume and components of V(z), which define the distance of latents.
         path: latents of the points.
         out: folder for the files.
-        settings: box, mask and seed; the poses are not refined.
+        settings: box and seed. The function does not refine poses and makes a mask for each map.
         device: device of the computation.
         progress: whether to show a progress bar.
 

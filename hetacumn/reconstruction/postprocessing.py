@@ -23,12 +23,12 @@ from hetacumn.physics.volumes import radius_grid
 
 MASK_RESOLUTION_A = 15.0  # the map is low-passed to this resolution before its mask is made
 SOLVENT_DEVIATIONS = 4.0  # a voxel belongs to the molecule if it exceeds the solvent by this number of standard deviations
-LEAST_DENSITY = 0.1  # and if it has this fraction of the largest density
+LEAST_DENSITY = 0.1  # a voxel of the molecule also exceeds this fraction of the largest density
 LEAST_PART = 0.1  # connected parts smaller than this fraction of the largest part do not enter the mask
 EXTENSION, EDGE = 0.03, 0.05  # extension and soft edge of the mask, as fractions of the box
 RANDOMISED_BELOW = 0.8  # phases are randomised from the shell on in which the unmasked FSC falls below this value
 SOFT_SHELLS = 3  # width of the edge of the low-pass filter at the resolution
-GUINIER_A = (10.0, 6.0)  # a Guinier fit starts at 10 Å, and needs a resolution of 6 Å: coarser shells show the fold instead
+GUINIER_A = (10.0, 6.0)  # a Guinier fit starts at 10 Å, and needs a resolution of 6 Å; the fold shapes lower frequencies
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ShellCurves:
 
     - ``unmasked``, ``masked``: FSC of the half maps without and with mask.
     - ``randomised``: FSC of the masked half maps with random phases at high resolution, an effect of the mask alone.
-    - ``corrected``: masked FSC without this effect; it determines the resolution.
+    - ``corrected``: masked FSC, corrected for the effect of the mask; the resolution is read from this curve.
     """
 
     unmasked: Float[Tensor, " shells"]
@@ -87,7 +87,8 @@ def _randomise_phases(volume: Float[Tensor, "box box box"], start: int, generato
 def make_mask(volume: Float[Tensor, "box box box"], voxel_A: float) -> Float[Tensor, "box box box"]:
     """Make a soft mask, from 0 to 1, around the molecule in a map.
 
-    The solvent is the volume outside the largest sphere in the box. If no voxel exceeds it, the mask is this sphere.
+    A voxel belongs to the molecule if its low-passed density exceeds the level of the solvent and 10 % of the largest density.
+    The solvent is the region outside the largest sphere in the box. If no voxel qualifies, the mask is this sphere.
     """
     box = volume.shape[-1]
     frequency = shell_frequencies(box, voxel_A).to(volume.device)

@@ -133,7 +133,7 @@ def reconstruct_groups(
 
 
 def show(bar: tqdm, what: str, count: int) -> None:
-    """Advance a progress bar by ``count`` images and name what is done."""
+    """Advance a progress bar by ``count`` images, and show the name of the step."""
     bar.set_postfix_str(what, refresh=False)
     bar.update(count)
 
@@ -183,7 +183,7 @@ def _write_curves(out: Path, group: str, maps: ClassMap) -> None:
 
 
 def identity_of(stack: PreparedStack, predictions: Predictions, parts: object, settings: ReconstructionSettings) -> dict:
-    """Return numbers that identify the input of a reconstruction; ``parts`` identifies what is reconstructed."""
+    """Return numbers that identify the input of a reconstruction; ``parts`` identifies the groups, or the points of a path."""
     sums = [float(values.double().sum()) for values in (predictions.rotations, predictions.shifts_A)]
     return {"source": str(stack.source), "table": table_digest(stack.source), "poses": sums, "parts": parts, **asdict(settings)}
 
