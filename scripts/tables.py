@@ -18,9 +18,9 @@ from hetacumn.simulation.settings import Simulation
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-RESULTS, TIMINGS, RESOLUTION, BENCHMARK, RATES, GPU = SOURCES = (
+RESULTS, TIMINGS, RESOLUTION, BENCHMARK, RATES, GPU, MAPS = SOURCES = (
     "figures/results.csv", "figures/timings.csv", "figures/resolution.csv", "benchmark/results.csv",
-    "benchmark/speed/results.csv", "benchmark/gpu.csv",
+    "benchmark/speed/results.csv", "benchmark/gpu.csv", "benchmark/reconstruction.csv",
 )  # fmt: skip
 EXPLAINED = {
     "em": "`em`: *ab initio* start and exhaustive pose search, no network",
@@ -121,6 +121,21 @@ def states() -> str:
         limits = [f"{getattr(row, column):.2f} Å" for column in FULL_BOX]
         lines.append([DATASETS[row.dataset], name(row.method), str(row.state), f"{row.particles:,}", *limits])
     return rows_of(["dataset", "method", "state", "particles", *FULL_BOX.values()], lines)
+
+
+STEPS = {
+    "back-projection": "back-projection, images in memory",
+    "halves": "four classes with half maps, from files",
+    "refinement": "four classes with refinement, from files",
+}
+
+
+def reconstruction() -> str:
+    """Tabulate the speed and the memory of full-box reconstruction."""
+    table = pd.read_csv(ROOT / MAPS).sort_values(["box", "what", "images"])
+    lines = [[STEPS[row.what], f"{row.box} px", f"{row.images:,}", f"{row.images_per_second:,.0f}", f"{row.seconds:.0f} s",
+              f"{row.memory_mb / 1000:.1f} GB"] for row in table.itertuples()]  # fmt: skip
+    return rows_of(["step", "box", "images", "images/s", "time", "peak memory"], lines)
 
 
 def results() -> str:
@@ -280,6 +295,7 @@ TABLES = {
     "headline": headline,
     "resolution": resolution,
     "states": states,
+    "reconstruction": reconstruction,
     "results": results,
     "noise": noise,
     "programs": programs,

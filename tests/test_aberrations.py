@@ -156,6 +156,10 @@ def test_columns_of_relion_are_read_and_wrong_values_refused(tmp_path):
     assert float(optics.odd_rad[0, 2]) == pytest.approx(-1.79878, rel=1e-4)  # trefoil, which the tilt does not change
     assert float(optics.magnification[0, 0, 0]) == pytest.approx(1.001833)
     for column, value, message in (("rlnOddZernike", "[1,x]", "rlnOddZernike is .1,x.; expected numbers"),
+                                   ("rlnOddZernike", "[0.1,,0.3]", "rlnOddZernike is .0.1,,0.3.; expected numbers"),
+                                   ("rlnEvenZernike", float("nan"), "rlnEvenZernike is nan; expected numbers"),
+                                   ("rlnEvenZernike", "[1e300]", "row 1: rlnEvenZernike is .* expected values up to"),
+                                   ("rlnBeamTiltX", 1e6, "row 1: the beam tilt is .* expected values up to 100"),
                                    ("rlnMagMat00", 2.0, "row 1: magnification matrix")):  # fmt: skip
         wrong = star.ParticleTable(path, table.particles, table.optics.assign(**{column: value}))
         with pytest.raises(HetacumnError, match=message):

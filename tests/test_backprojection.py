@@ -7,6 +7,7 @@ from hetacumn.particles.metadata import Poses
 from hetacumn.physics.fsc import fsc
 from hetacumn.physics.rotations import random_rotations
 from hetacumn.physics.volumes import soft_sphere
+from hetacumn.reconstruction import back_projection, gridding
 from hetacumn.reconstruction.back_projection import back_project
 
 BOX = 24
@@ -40,3 +41,27 @@ def test_half_maps_agree_for_signal_and_not_for_pure_noise(blobs, device, genera
     signal, none = (fsc(*((back_project(data[rows], toy.poses[rows]) * mask)[None] for rows in halves))[0]
                     for data in (toy.data, noise))  # fmt: skip
     assert (signal[1:6] > 0.8).all() and none[3:].abs().mean() < 0.2
+
+
+def test_both_kernels_of_gridding_give_the_same_volume(blobs, monkeypatch):
+    """finufft's kernel serves CPUs, the trilinear kernel other devices; here both compute on a CPU."""
+    toy = make_toy([blobs], 400, BOX, snr=5.0)
+    one = back_project(toy.data, toy.poses)
+    monkeypatch.setattr(back_projection, "spread", gridding._spread_trilinear)
+    monkeypatch.setattr(back_projection, "kernel_profile", gridding._trilinear_profile)
+    other = back_project(toy.data, toy.poses)
+    sphere = soft_sphere(BOX)
+    assert (fsc(one * sphere, other * sphere)[1:10] > 0.995).all()
+    assert abs(float((one * other * sphere).sum() / (one.square() * sphere).sum()) - 1) < 0.02
+
+
+def test_gridding_keeps_the_sum_and_the_mean_position_of_values(generator):
+    points = 8 * torch.rand(3, 50, generator=generator) - 4
+    values = torch.rand(1, 50, generator=generator).to(torch.complex64)
+    axis = torch.arange(32.0) - 16
+    for spread in (gridding._spread_finufft, gridding._spread_trilinear):
+        grid = spread(points, values, 32)[0].real
+        torch.testing.assert_close(grid.sum(), values.real.sum(), rtol=2e-3, atol=0)
+        means = torch.stack([(grid.sum(others) * axis).sum() for others in ((0, 1), (0, 2), (1, 2))]) / grid.sum()
+        direct = (points * values.real).sum(1) / values.real.sum()
+        torch.testing.assert_close(means, direct, atol=0.02, rtol=0)

@@ -20,6 +20,7 @@ from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.particles.source_images import SourceImages
 from hetacumn.physics.fsc import fsc, resolution_A
 from hetacumn.physics.rotations import distance_deg, perturb
+from hetacumn.physics.volumes import radius_grid
 from hetacumn.reconstruction import reconstruct as module
 from hetacumn.reconstruction.class_maps import ClassReconstruction
 from hetacumn.reconstruction.kernel_maps import KernelRegression
@@ -107,12 +108,65 @@ def test_half_sets_are_written_and_read_and_the_maps_use_only_their_own_half(sim
     assert float((first - written).abs().max()) < 1e-3 * float(written.abs().max())
 
 
-def test_half_sets_of_the_source_are_kept(simulated, tmp_path):
-    stack, predictions, _, _ = simulated
-    images = SourceImages(stack)
-    images.half_sets = 1 + (np.arange(COUNT) % 3 == 0)
-    first, second = module.split_halves(np.arange(30), images.half_sets, 0)
+def test_known_half_sets_are_kept_and_unknown_ones_are_split():
+    half_sets = 1 + (np.arange(40) % 3 == 0).astype(int)
+    first, second = module.split_halves(np.arange(30), half_sets, 0)
     assert second.tolist() == list(range(0, 30, 3)) and len(first) == 20
+    half_sets[:10] = 0
+    first, second = module.split_halves(np.arange(30), half_sets, 0)
+    assert set(range(12, 30, 3)) <= set(second.tolist()) and sum(row < 10 for row in first) == 5
+    assert [len(half) for half in module.split_halves(np.arange(30), np.ones(30, dtype=int), 0)] == [15, 15]
+
+
+def test_half_sets_of_refined_poses_are_kept(simulated, refined, tmp_path):
+    stack = simulated[0]
+    settings = ReconstructionSettings(refine=False, seed=5)
+    again = reconstruct_groups(
+        stack, refined.predictions, choose_groups(refined.predictions), tmp_path, settings, progress=False
+    )
+    assert again.predictions.half_sets.equal(refined.predictions.half_sets)
+
+
+def test_another_input_replaces_the_maps_of_a_finished_reconstruction(simulated, tmp_path):
+    """Equal lengths, equal sums and equal names of files must not count as equal input."""
+    stack, predictions, _, _ = simulated
+    settings, rows = ReconstructionSettings(refine=False), np.r_[0:50, 150:200]
+    write_mrc(tmp_path / "mask.mrc", torch.ones(BOX, BOX, BOX), PIXEL_A)
+    masked = replace(settings, mask=str(tmp_path / "mask.mrc"))
+
+    def run(predictions, rows, settings):
+        groups = {"selection": rows}
+        return reconstruct_groups(stack, predictions, groups, tmp_path / "out", settings, progress=False).maps["selection"]
+
+    first = run(predictions, np.arange(50, 150), settings)
+    other_rows = run(predictions, rows, settings)
+    other_poses = run(replace(predictions, rotations=predictions.rotations.flip(0)), rows, settings)
+    one_mask = run(predictions, rows, masked)
+    write_mrc(tmp_path / "mask.mrc", (radius_grid(BOX) < 16).float(), PIXEL_A)
+    other_mask = run(predictions, rows, masked)
+    maps = [first, other_rows, other_poses, one_mask, other_mask]
+    assert not any(a.equal(b) for i, a in enumerate(maps) for b in maps[:i])
+
+
+def test_a_finished_folder_with_a_missing_map_is_made_again(simulated, tmp_path):
+    stack, predictions, _, _ = simulated
+    groups, settings = {"selection": np.arange(150)}, ReconstructionSettings(refine=False)
+    first = reconstruct_groups(stack, predictions, groups, tmp_path, settings, progress=False)
+    (tmp_path / "volumes/selection.mrc").unlink()
+    again = reconstruct_groups(stack, predictions, groups, tmp_path, settings, progress=False)
+    assert again.maps["selection"].equal(first.maps["selection"])
+
+
+def test_other_particles_and_other_folders_are_refused(simulated, tmp_path):
+    stack, predictions, _, _ = simulated
+    shuffled = predictions[np.arange(COUNT)[::-1].copy()]
+    refuse("holds other particles than the predictions", stack, shuffled, tmp_path / "out", ReconstructionSettings())
+    predictions.write(tmp_path / "answer", stack.source)
+    refuse("holds other results .predictions.star.", stack, predictions, tmp_path / "answer", ReconstructionSettings())
+    refuse("no particles", stack, predictions, tmp_path / "out", ReconstructionSettings(), {"selection": np.arange(0)})
+    refuse(
+        "box is 4; expected an even number of at least 8", stack, predictions, tmp_path / "out", ReconstructionSettings(box=4)
+    )
 
 
 def test_maps_of_pure_noise_have_no_resolution(simulated, tmp_path):
@@ -129,12 +183,12 @@ def test_an_interrupted_reconstruction_continues_and_a_finished_one_is_not_repea
     work, groups, settings = module._reconstruct_group, choose_groups(predictions), ReconstructionSettings()
     done = []
 
-    def interrupt(out, group, *rest):
+    def interrupt(folder, group, *rest):
         if group == "class_2" and done == ["class_1"]:
             done.append("interrupted")
             raise KeyboardInterrupt
         done.append(group)
-        return work(out, group, *rest)
+        return work(folder, group, *rest)
 
     monkeypatch.setattr(module, "_reconstruct_group", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -169,7 +223,7 @@ def test_wrong_boxes_and_masks_are_refused(simulated, tmp_path):
     mask = tmp_path / "mask.mrc"
     for volume, voxel_A, message in ((torch.ones(32, 32, 32), PIXEL_A, "32 × 32 × 32 voxels; expected 64 × 64 × 64"),
                                      (torch.ones(64, 64, 64), 2.0, "voxels of 2 Å; expected 1.6 Å"),
-                                     (torch.full((64, 64, 64), 7.0), PIXEL_A, "values from 7 to 7; expected")):  # fmt: skip
+                                     (torch.full((64, 64, 64), 7.0), PIXEL_A, "values from 7 to 7, .* a mask")):  # fmt: skip
         write_mrc(mask, volume, voxel_A)
         refuse(message, stack, predictions, tmp_path / "out", ReconstructionSettings(mask=str(mask)))
 

@@ -33,6 +33,7 @@ _EXPECTED: list[tuple[str, str, tuple[int, ...]]] = [
     *((name, NUMBERS, ()) for _, name, _ in _COLUMNS),
     ("ctf/anisomag", NUMBERS, (4,)), ("ctf/tilt_A", NUMBERS, (2,)),
     ("ctf/trefoil_A", NUMBERS, (2,)), ("ctf/tetra_A", NUMBERS, (4,)),
+    ("alignments3D/split", "iu", ()),
     ("alignments3D/pose", NUMBERS, (3,)), ("alignments3D/shift", NUMBERS, (2,)), ("alignments3D/psize_A", NUMBERS, ()),
 ]  # fmt: skip
 
@@ -74,8 +75,17 @@ def read_cs(path: Path) -> pd.DataFrame:
             for j in range(2):
                 table[f"rlnMagMat{i}{j}"] = rows["ctf/anisomag"][:, 2 * i + j].astype(np.float64) + (i == j)
     if "ctf/tilt_A" in fields:  # the product of Cs and the sine of the beam tilt
-        for axis, column in enumerate(("rlnBeamTiltX", "rlnBeamTiltY")):
-            table[column] = 1e3 * np.arcsin(rows["ctf/tilt_A"][:, axis] / (1e7 * rows["ctf/cs_mm"].astype(np.float64)))
+        cs_A, tilt_A = 1e7 * rows["ctf/cs_mm"].astype(np.float64)[:, None], rows["ctf/tilt_A"].astype(np.float64)
+        wrong = ~(np.abs(tilt_A) <= np.abs(cs_A)).all(1)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise HetacumnError(
+                f"{path}: row {row + 1}: ctf/tilt_A is {tilt_A[row].tolist()}; expected at most Cs, {cs_A[row, 0]:g} Å"
+            )
+        sines = np.divide(tilt_A, cs_A, out=np.zeros_like(tilt_A), where=cs_A != 0)
+        table[["rlnBeamTiltX", "rlnBeamTiltY"]] = 1e3 * np.arcsin(sines)
+    if "alignments3D/split" in fields:  # 0 or 1
+        table["rlnRandomSubset"] = rows["alignments3D/split"].astype(int) + 1
     for field in ("ctf/trefoil_A", "ctf/tetra_A"):
         if field in fields and rows[field].any():
             warnings.warn(

@@ -20,6 +20,7 @@ from starfile.writer import StarWriter
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path
 from hetacumn.io.cryosparc import read_cs
+from hetacumn.io.numbers import parse_numbers
 from hetacumn.io.stacks import read_layout
 
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
@@ -85,17 +86,12 @@ class ParticleTable:
             HetacumnError: a value is not a list of finite numbers.
         """
         own = column in self.particles
-        values = (self.particles if own else self.optics)[column].astype(str)
-        where, parsed = "row" if own else "optics table, row", {}
-        for row, text in enumerate(values):
-            if text not in parsed:
-                try:
-                    parsed[text] = [float(word) for word in text.strip("[] ").split(",") if word.strip()]
-                except ValueError:
-                    parsed[text] = [float("nan")]
-            if not np.isfinite(parsed[text]).all():
+        texts = [str(value) for value in (self.particles if own else self.optics)[column]]
+        where, parsed = "row" if own else "optics table, row", {text: parse_numbers(text) for text in set(texts)}
+        for row, text in enumerate(texts):
+            if parsed[text] is None:
                 raise HetacumnError(f"{self.path}: {where} {row + 1}: {column} is {text}; expected numbers, such as [0.1,-0.2]")
-        found = [parsed[text] for text in values]
+        found = [parsed[text] or [] for text in texts]
         return found if own else [found[group] for group in self._group_rows()]
 
     def _group_rows(self) -> Int[np.ndarray, " n"]:

@@ -114,6 +114,7 @@ class Particles:
         return Particles(self.images[rows if isinstance(rows, slice) else torch.as_tensor(rows)], self.metadata[rows])
 
 
+LARGEST_TILT_MRAD, LARGEST_ZERNIKE_RAD = 100.0, 1e7  # larger values are errors of the file
 SMALLEST_STRETCH, LARGEST_STRETCH = 1e-6, 0.2  # deviations from the identity: ignored, and an error
 
 #: For each field of Optics: RELION's column, the value for a missing column (None: the column is required), and the allowed
@@ -185,13 +186,21 @@ def _zernike_coefficients(table: star.ParticleTable, column: str) -> Float[Tenso
     values = np.zeros((len(lists), max(map(len, lists))))
     for row, numbers in enumerate(lists):
         values[row, : len(numbers)] = numbers
+    _refuse_large(table, column, values, LARGEST_ZERNIKE_RAD)
     return torch.from_numpy(values).float() if values.any() else None
+
+
+def _refuse_large(table: star.ParticleTable, name: str, values: Float[np.ndarray, "n c"], largest: float) -> None:
+    if (large := np.abs(values).max(1, initial=0.0) > largest).any():
+        row = int(large.argmax())
+        raise HetacumnError(f"{table.path}: row {row + 1}: {name} is {values[row].tolist()}; expected values up to {largest:g}")
 
 
 def _beam_tilt(
     table: star.ParticleTable, voltage_kv: Float[Tensor, " n"], cs_mm: Float[Tensor, " n"]
 ) -> Float[Tensor, "n 6"] | None:
     tilt_mrad = np.stack([table.numbers(f"rlnBeamTilt{axis}", 0.0) for axis in "XY"], axis=1)
+    _refuse_large(table, "the beam tilt", tilt_mrad, LARGEST_TILT_MRAD)
     return tilt_to_odd(torch.from_numpy(tilt_mrad).float(), voltage_kv, cs_mm) if tilt_mrad.any() else None
 
 

@@ -14,10 +14,12 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 from hetacumn.io import star
 from hetacumn.particles.metadata import Particles, Poses, metadata_of
-from hetacumn.particles.prepared_stack import PreparedStack
+from hetacumn.particles.prepared_stack import PreparedStack, table_digest
 from hetacumn.particles.reader import ParticleReader
 from hetacumn.physics.fourier import crop_images
 
+LEAST_BOX = 8  # pixels
+CHECKED_EVERY = 16  # one of this number of images is compared with the prepared image
 TOLERANCE = 0.01  # largest difference of a pixel from the prepared image, in standard deviations of the noise
 
 
@@ -33,6 +35,8 @@ class SourceImages:
     """
 
     def __init__(self, stack: PreparedStack, box: int | None = None) -> None:
+        if box is not None and box < LEAST_BOX:
+            raise HetacumnError(f"box is {box}; expected an even number of at least {LEAST_BOX}")
         self.stack = stack
         table = star.read_table(stack.source)
         settings = replace(stack.settings, box=box, contrast="black" if stack.black else "white")
@@ -48,7 +52,8 @@ class SourceImages:
         """Read particles in chunks, each row once, in the order of the files; yield the rows and the particles of each chunk.
 
         Raises:
-            HetacumnError: a stack of images is missing, or the first image of a chunk differs from the prepared image.
+            HetacumnError: a stack of images is missing, an image is unusable, or one of every :data:`CHECKED_EVERY` images
+                differs from the prepared image.
         """
         if not len(rows):
             return
@@ -57,8 +62,29 @@ class SourceImages:
             reader = self._reader.select(self.stack.rows[rows])
         for batch in reader.batches():
             chosen = rows[batch.positions]
-            self._check(batch.images[0], int(chosen[0]))
+            for position, flaw in zip(batch.positions, batch.flaws, strict=True):
+                if flaw:
+                    raise HetacumnError(f"{reader.stacks.place(position)} {flaw}; expected the prepared image")
+            for checked in range(0, len(chosen), CHECKED_EVERY):
+                self._check(batch.images[checked], int(chosen[checked]))
             yield chosen, Particles(batch.images, self.metadata[chosen])
+
+    def check(self, rows: Int[np.ndarray, " m"]) -> None:
+        """Read some rows and raise the errors of :meth:`chunks`."""
+        for _ in self.chunks(rows):
+            pass
+
+    def identity(self) -> object:
+        """Return values that identify the images: files, their lengths and times of change, preprocessing and box."""
+        files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self._reader.stacks.stacks]
+        return (
+            table_digest(self.stack.source),
+            files,
+            self.stack.settings,
+            self.stack.black,
+            self.box,
+            self.stack.rows.tobytes(),
+        )
 
     def poses(self, rotations: Float[Tensor, "n 3 3"], shifts_A: Float[Tensor, "n 2"]) -> Poses:
         """Convert rotations and shifts in the raw images (Å) of all rows to poses of the images of this box."""
@@ -77,7 +103,12 @@ class SourceImages:
 
 
 def _half_sets(table: star.ParticleTable, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"] | None:
+    """Read the half set of each row; raise :class:`HetacumnError` if one is neither 1 nor 2."""
     if not table.has("rlnRandomSubset"):
         return None
-    subsets = table.numbers("rlnRandomSubset")[rows].astype(int)
-    return subsets if set(subsets.tolist()) == {1, 2} else None
+    subsets = table.numbers("rlnRandomSubset")[rows]
+    wrong = ~np.isin(subsets, (1, 2))
+    if wrong.any():
+        row = int(rows[wrong.argmax()]) + 1
+        raise HetacumnError(f"{table.path}: row {row}: rlnRandomSubset is {subsets[wrong.argmax()]:g}; expected 1 or 2")
+    return subsets.astype(int)

@@ -92,8 +92,12 @@ class Answer:
         Raises:
             HetacumnError: there is no such motion.
         """
+        if not self.predictions.latents.shape[1]:
+            raise HetacumnError(f"{self.folder}: no latents; expected predictions with a latent space")
         axes = latent_axes(self.predictions.latents, max(MOTIONS, motion), self.basis)
         found = axes.coordinates.shape[1]
+        if points < 2:
+            raise HetacumnError(f"points is {points}; expected at least 2")
         if not 1 <= motion <= found:
             raise HetacumnError(f"motion {motion}: no such motion; expected 1 to {found}")
         return axes.path(motion - 1, points)

@@ -43,11 +43,18 @@ Report = Callable[[str, int], None]  # called with the name of the step and the 
 def split_halves(
     rows: Int[np.ndarray, " m"], half_sets: Int[np.ndarray, " n"] | None, seed: int
 ) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
-    """Split rows into the half sets of the source, or into two random halves."""
-    if half_sets is not None and len(set(half_sets[rows].tolist())) == 2:
-        return rows[half_sets[rows] == 1], rows[half_sets[rows] == 2]
-    first, second = np.array_split(np.random.default_rng(seed).permutation(len(rows)), 2)
-    return rows[np.sort(first)], rows[np.sort(second)]
+    """Split rows into two half sets.
+
+    ``half_sets`` is the half set of each row of the stack, 1 or 2, or 0 where unknown. Rows without a half set are split at
+    random. If ``half_sets`` is None, or all rows are in one half set, all rows are split at random.
+    """
+    own = np.zeros(len(rows), dtype=np.int64) if half_sets is None else half_sets[rows].copy()
+    if len(set(own.tolist())) == 1:
+        own[:] = 0
+    free = np.flatnonzero(own == 0)
+    first, second = np.array_split(np.random.default_rng(seed).permutation(free), 2)
+    own[first], own[second] = 1, 2
+    return rows[own == 1], rows[own == 2]
 
 
 @dataclass(frozen=True)

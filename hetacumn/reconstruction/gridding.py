@@ -32,9 +32,14 @@ def spread(
 
 def kernel_profile(box: int, size: int, device: torch.device) -> Float[Tensor, " {box}"]:
     """Return the transform of the kernel along one axis, at the central ``box`` voxels of a volume of ``size`` voxels."""
-    if device.type != "cpu":
-        axis = (torch.arange(box, device=device) - box // 2) / size
-        return torch.sinc(axis).square()
+    return _finufft_profile(box, size) if device.type == "cpu" else _trilinear_profile(box, size, device)
+
+
+def _trilinear_profile(box: int, size: int, device: torch.device) -> Float[Tensor, " {box}"]:
+    return torch.sinc((torch.arange(box, device=device) - box // 2) / size).square()
+
+
+def _finufft_profile(box: int, size: int) -> Float[Tensor, " {box}"]:
     k = torch.arange(-4, 5)  # the kernel covers fewer than four grid points on either side
     phase = 2 * torch.pi / size * (torch.arange(box) - box // 2)[:, None] * k
     return (phase.cos() * _kernel()).sum(1)

@@ -21,10 +21,10 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 from hetacumn.io.mrc import read_mrc
 from hetacumn.particles.predictions import Predictions
+from hetacumn.reconstruction.folder import VOLUMES
 
 MAPS = "maps"  # default folder of a reconstruction, in the folder of the predictions
-NOTE, TABLE = "reconstruction.json", "maps.csv"
-VOLUMES = "volumes"  # folder of the maps, in the folder of the reconstruction
+TABLE = "maps.csv"
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,9 @@ def read_csv(path: Path, what: str) -> pd.DataFrame:
     """Read a table. Raises :class:`HetacumnError` if there is none; ``what`` names the expected content."""
     if not path.is_file():
         raise HetacumnError(f"{path}: no such file; expected {what} of a finished reconstruction; run hetacumn reconstruct")
-    return pd.read_csv(path)
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:  # pandas raises subclasses of ValueError for empty and ragged tables
+        raise HetacumnError(
+            f"{path}: cannot be read ({error}); expected {what}; delete the folder and reconstruct again"
+        ) from error

@@ -7,28 +7,31 @@ interrupted reconstruction continues with the first point that is not finished.
 
 from __future__ import annotations
 
-import shutil
+import warnings
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.common.files import make_folder, write_json, write_table
+from hetacumn.common.files import write_json, write_table
 from hetacumn.common.run_files import read_json
+from hetacumn.common.settings import check_seed
 from hetacumn.io.chimerax import write_morph
 from hetacumn.io.mrc import read_mrc, write_mrc
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.source_images import SourceImages
-from hetacumn.reconstruction.kernel_maps import KernelRegression
-from hetacumn.reconstruction.maps import VOLUMES
-from hetacumn.reconstruction.reconstruct import UNDER_WAY, ReconstructionSettings, begin, identity_of, show
+from hetacumn.reconstruction.folder import VOLUMES, OutputFolder, check_particles, digest_of
+from hetacumn.reconstruction.kernel_maps import FEWEST, KernelRegression
+from hetacumn.reconstruction.reconstruct import ReconstructionSettings, show
 
 POINTS = "points.csv"
+FEW_FOR_MOTION = 8 * FEWEST  # with fewer particles, the maps of different points share most of their images
 SURFACE_LEVEL = 0.25  # contour level of the morph, as a fraction of the largest density
 
 
@@ -46,7 +49,8 @@ def reconstruct_path(
 
     Args:
         stack: the prepared stack; its source must still exist.
-        predictions: predictions for all particles of the stack; their half sets are used if every particle has one.
+        predictions: predictions for all particles of the stack. Their half sets are used; particles without a half set are
+            split at random.
         basis: mean volume and components of V(z), which define the distance of latents.
         path: latents of the points.
         out: folder for the files.
@@ -59,31 +63,41 @@ def reconstruct_path(
         and at high frequency), resolution_A, and the latent z1, z2, ….
 
     Raises:
-        HetacumnError: the images are missing or have changed, or the box is larger than that of the files.
+        HetacumnError: the predictions are not those of the stack, the images are missing or have changed, the box is larger
+            than that of the files, or ``out`` holds other results.
     """
-    out, device = make_folder(out), torch.device(device)
-    images = SourceImages(stack, settings.box)
-    if predictions.half_sets is not None and set(predictions.half_sets.tolist()) == {1, 2}:
+    device, images = torch.device(device), SourceImages(stack, settings.box)
+    check_seed(settings.seed)
+    check_particles(images, predictions)
+    if len(images) < FEW_FOR_MOTION:
+        message = f"{len(images)} particles; maps along a motion need at least {FEW_FOR_MOTION} to differ"
+        warnings.warn(message, stacklevel=2)
+    if predictions.half_sets is not None:
         images.half_sets = predictions.half_sets.numpy()
     names = [f"point_{i + 1:02d}" for i in range(len(path))]
-    finished = begin(out, identity_of(stack, predictions, path.tolist(), settings), out / POINTS)
+    digest = digest_of(images.identity(), settings.seed, path, basis, images.half_sets, *(
+        getattr(predictions, name) for name in ("rotations", "shifts_A", "latents")
+    ))  # fmt: skip
+    images.check(np.arange(1))
+    folder = OutputFolder(Path(out), "motion", [*(f"{VOLUMES}/{name}.mrc" for name in names), "morph.cxc", POINTS])
+    finished = folder.begin(digest)
     poses = images.poses(predictions.rotations, predictions.shifts_A)
     with tqdm(desc="maps along the path", unit=" images", disable=not progress or finished, mininterval=1) as bar:
         regression = KernelRegression(images, poses, predictions.latents, basis[1:], settings.seed, device, partial(show, bar))
         for name, z in zip(names, path, strict=True):
-            note = out / UNDER_WAY / f"{name}.json"
-            if finished or note.is_file():
+            note, map_file = folder.part(f"{name}.json"), folder.path / VOLUMES / f"{name}.mrc"
+            if finished or (note.is_file() and map_file.is_file()):
                 continue
             found = regression.at(z)
-            write_mrc(out / VOLUMES / f"{name}.mrc", found.maps.filtered, images.pixel_A)
+            write_mrc(map_file, found.maps.filtered, images.pixel_A)
             write_json(note, {
                 "point": name, "particles_low": int(found.particles[1]), "particles_high": int(found.particles[-1]),
                 "resolution_A": found.maps.resolution_A, **{f"z{j + 1}": float(value) for j, value in enumerate(z)},
             })  # fmt: skip
-    maps = torch.stack([read_mrc(out / VOLUMES / f"{name}.mrc")[0] for name in names])
+    maps = torch.stack([read_mrc(folder.path / VOLUMES / f"{name}.mrc")[0] for name in names])
     if not finished:
-        write_morph(out / "morph.cxc", [f"{VOLUMES}/{name}.mrc" for name in names], SURFACE_LEVEL * float(maps.max()))
-        rows = [read_json(out / UNDER_WAY / f"{name}.json", "a point of a path") for name in names]
-        write_table(out / POINTS, pd.DataFrame(rows))  # written last: it marks the path as finished
-        shutil.rmtree(out / UNDER_WAY)
-    return maps, pd.read_csv(out / POINTS)
+        write_morph(folder.path / "morph.cxc", [f"{VOLUMES}/{name}.mrc" for name in names], SURFACE_LEVEL * float(maps.max()))
+        rows = [read_json(folder.part(f"{name}.json"), "a point of a path") for name in names]
+        write_table(folder.path / POINTS, pd.DataFrame(rows))  # written last: it marks the path as finished
+        folder.end()
+    return maps, pd.read_csv(folder.path / POINTS)

@@ -6,7 +6,6 @@ finished.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,28 +16,30 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.common.files import atomic_path, make_folder, write_json, write_table
-from hetacumn.common.provenance import provenance
+from hetacumn.common.files import atomic_path, write_json, write_table
 from hetacumn.common.run_files import read_json
+from hetacumn.common.settings import check_seed
 from hetacumn.io.mrc import read_mrc, write_mrc
-from hetacumn.io.row_numbers import read_row_numbers
+from hetacumn.io.numbers import read_row_numbers
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.predictions import Predictions
-from hetacumn.particles.prepared_stack import PreparedStack, table_digest
+from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.source_images import SourceImages
 from hetacumn.physics.fsc import shell_frequencies
 from hetacumn.physics.rotations import distance_deg
 from hetacumn.reconstruction.class_maps import ClassMap, ClassReconstruction, split_halves
-from hetacumn.reconstruction.maps import NOTE, TABLE, VOLUMES, GroupResult, Reconstruction
+from hetacumn.reconstruction.folder import VOLUMES, OutputFolder, check_particles, digest_of
+from hetacumn.reconstruction.maps import MAPS, TABLE, GroupResult, Reconstruction
 
 SELECTION = "selection"  # name of the group of selected particles
-UNDER_WAY = "under_way"  # folder of the poses and the curves of finished groups, until all groups are finished
 FEW_PARTICLES = 100  # a map of fewer particles is not reliable
+LEAST_MASK = 1e-3  # smallest fraction of the voxels inside a mask
 SAME_VOXEL = 0.01  # largest relative difference of two voxel sizes that count as equal
 
 
@@ -101,35 +102,44 @@ def reconstruct_groups(
         progress: whether to show a progress bar.
 
     Raises:
-        HetacumnError: the images are missing or have changed, the box is larger than that of the files, or the mask has another
-            box or voxel size. A group of fewer than 100 particles causes a warning.
+        HetacumnError: the predictions are not those of the stack, the images are missing or have changed, the box is larger
+            than that of the files, the mask has another box or voxel size, or ``out`` holds other results. A group of fewer
+            than 100 particles causes a warning.
     """
-    out, device = make_folder(out), torch.device(device)
-    images = SourceImages(stack, settings.box)
+    device, images = torch.device(device), SourceImages(stack, settings.box)
+    check_seed(settings.seed)
+    check_particles(images, predictions)
+    for group, rows in groups.items():
+        if not len(rows):
+            raise HetacumnError(f"{group}: no particles; expected at least one")
     mask = _read_mask(settings.mask, images.box, images.pixel_A) if settings.mask else None
-    parts = {group: [len(rows), int(rows.sum())] for group, rows in groups.items()}
-    if begin(out, identity_of(stack, predictions, parts, settings), out / TABLE):
-        return Reconstruction.open(out)
+    known = images.half_sets if predictions.half_sets is None else predictions.half_sets.numpy()
+    digest = digest_of(images.identity(), settings, predictions.rotations, predictions.shifts_A, predictions.half_sets, mask,
+                       *(value for item in groups.items() for value in item))  # fmt: skip
+    images.check(np.array([rows[0] for rows in groups.values()]))
+    files = [f"{VOLUMES}/{group}{end}.mrc" for group in groups for end in ("", "_mask", "_half1_unfil", "_half2_unfil")]
+    folder = OutputFolder(Path(out), MAPS, [*files, "fsc.csv", "predictions.star", "latents.csv", TABLE])
+    if folder.begin(digest):
+        return Reconstruction.open(folder.path)
     poses = images.poses(predictions.rotations, predictions.shifts_A)
     rotations, shifts_px = poses.rotations.clone(), poses.shifts_px.clone()
     half_sets = torch.zeros(len(images), dtype=torch.long)
     for number, (group, rows) in enumerate(groups.items(), 1):
-        halves = split_halves(rows, images.half_sets, settings.seed)
+        halves = split_halves(rows, known, settings.seed)
         for half, some in enumerate(halves, 1):
             half_sets[torch.from_numpy(some)] = half
-        found = _finished_poses(out, group)
+        found = _finished_poses(folder, group)
         if found is None:
             if len(rows) < FEW_PARTICLES:
-                warnings.warn(
-                    f"{group}: {len(rows)} particles; a map of fewer than {FEW_PARTICLES} is not reliable", stacklevel=2
-                )
+                message = f"{group}: {len(rows)} particles; a map of fewer than {FEW_PARTICLES} is not reliable"
+                warnings.warn(message, stacklevel=2)
             with tqdm(desc=f"{group} ({number} of {len(groups)})", unit=" images", disable=not progress, mininterval=1) as bar:
                 one = ClassReconstruction(images, halves, mask, device, partial(show, bar))
-                found = _reconstruct_group(out, group, one, poses, rows, settings.refine)
+                found = _reconstruct_group(folder, group, one, poses, rows, settings.refine)
         rotations[rows], shifts_px[rows] = found.rotations, found.shifts_px
     shifts_A = images.metadata.shifts_in_source_A(shifts_px * images.pixel_A)
     refined = replace(predictions, rotations=rotations, shifts_A=shifts_A, half_sets=half_sets)
-    return _finish(out, refined, stack, list(groups))
+    return _finish(folder, refined, stack, list(groups))
 
 
 def show(bar: tqdm, what: str, count: int) -> None:
@@ -139,7 +149,7 @@ def show(bar: tqdm, what: str, count: int) -> None:
 
 
 def _reconstruct_group(
-    out: Path, group: str, one: ClassReconstruction, poses: Poses, rows: Int[np.ndarray, " m"], refine: bool
+    folder: OutputFolder, group: str, one: ClassReconstruction, poses: Poses, rows: Int[np.ndarray, " m"], refine: bool
 ) -> Poses:
     """Reconstruct one group, write its files, and return the poses of its rows."""
     before, maps = poses[rows], one.back_project(poses)
@@ -151,65 +161,43 @@ def _reconstruct_group(
     volumes = {f"{group}_half{half}_unfil": volume for half, volume in enumerate(maps.halves, 1)}
     volumes |= {group: maps.sharpened(), f"{group}_mask": maps.mask}
     for name, volume in volumes.items():
-        write_mrc(out / VOLUMES / f"{name}.mrc", volume, voxel_A)
-    _write_curves(out, group, maps)
+        write_mrc(folder.path / VOLUMES / f"{name}.mrc", volume, voxel_A)
+    _write_curves(folder.part(f"{group}.csv"), group, maps)
     turned = distance_deg(before.rotations, after.rotations)
     moved_A = (after.shifts_px - before.shifts_px).norm(dim=1) * voxel_A
     result = GroupResult(group, len(rows), maps.resolution_A, b_factor, float(turned.median()), float(moved_A.median()))
-    with atomic_path(_poses_path(out, group)) as path:
+    with atomic_path(folder.part(f"{group}.safetensors")) as path:
         save_file({"rotations": after.rotations.contiguous(), "shifts_px": after.shifts_px.contiguous()}, path)
-    write_json(_result_path(out, group), asdict(result))  # written last: it marks the group as finished
+    write_json(folder.part(f"{group}.json"), asdict(result))  # written last: it marks the group as finished
     return after
 
 
-def _result_path(out: Path, group: str) -> Path:
-    return out / UNDER_WAY / f"{group}.json"
-
-
-def _poses_path(out: Path, group: str) -> Path:
-    return out / UNDER_WAY / f"{group}.safetensors"
-
-
-def _finished_poses(out: Path, group: str) -> Poses | None:
-    if not (_result_path(out, group).is_file() and _poses_path(out, group).is_file()):
+def _finished_poses(folder: OutputFolder, group: str) -> Poses | None:
+    """Return the poses of a finished group; None if a file of the group is missing or damaged."""
+    files = [folder.path / name for name in folder.files if name.startswith((f"{VOLUMES}/{group}.", f"{VOLUMES}/{group}_"))]
+    if not all(path.is_file() for path in (*files, folder.part(f"{group}.json"), folder.part(f"{group}.csv"))):
         return None
-    return Poses(**load_file(_poses_path(out, group)))
+    try:
+        return Poses(**load_file(folder.part(f"{group}.safetensors")))
+    except (OSError, SafetensorError):
+        return None
 
 
-def _write_curves(out: Path, group: str, maps: ClassMap) -> None:
+def _write_curves(path: Path, group: str, maps: ClassMap) -> None:
     frequencies = shell_frequencies(len(maps.mask), maps.voxel_A).tolist()
     curves = {name: curve.cpu().tolist() for name, curve in vars(maps.curves).items()}
-    write_table(out / UNDER_WAY / f"{group}.csv", pd.DataFrame({"group": group, "frequency_per_A": frequencies} | curves))
+    write_table(path, pd.DataFrame({"group": group, "frequency_per_A": frequencies} | curves))
 
 
-def identity_of(stack: PreparedStack, predictions: Predictions, parts: object, settings: ReconstructionSettings) -> dict:
-    """Return numbers that identify the input of a reconstruction; ``parts`` identifies the groups, or the points of a path."""
-    sums = [float(values.double().sum()) for values in (predictions.rotations, predictions.shifts_A)]
-    return {"source": str(stack.source), "table": table_digest(stack.source), "poses": sums, "parts": parts, **asdict(settings)}
-
-
-def begin(out: Path, identity: dict, table: Path) -> bool:
-    """Record the input in ``out``, and remove the files of another input; return whether the last file, ``table``, exists."""
-    note = out / NOTE
-    if note.is_file():
-        if read_json(note, "the record of a reconstruction").get("made_from") == identity:
-            return table.is_file()
-        table.unlink(missing_ok=True)
-        for folder in (VOLUMES, UNDER_WAY):
-            shutil.rmtree(out / folder, ignore_errors=True)
-    write_json(note, {"made_from": identity, **provenance()})
-    return False
-
-
-def _finish(out: Path, predictions: Predictions, stack: PreparedStack, groups: list[str]) -> Reconstruction:
+def _finish(folder: OutputFolder, predictions: Predictions, stack: PreparedStack, groups: list[str]) -> Reconstruction:
     """Write the tables of all groups and the predictions."""
-    curves = pd.concat([pd.read_csv(out / UNDER_WAY / f"{group}.csv") for group in groups], ignore_index=True)
-    write_table(out / "fsc.csv", curves)
-    predictions.write(out, stack.source, data_dir=stack.data_dir or None)
-    results = [read_json(_result_path(out, group), "the numbers of a map") for group in groups]
-    write_table(out / TABLE, pd.DataFrame(results))  # written last: it marks the reconstruction as finished
-    shutil.rmtree(out / UNDER_WAY)
-    return Reconstruction.open(out)
+    curves = pd.concat([pd.read_csv(folder.part(f"{group}.csv")) for group in groups], ignore_index=True)
+    write_table(folder.path / "fsc.csv", curves)
+    predictions.write(folder.path, stack.source, data_dir=stack.data_dir or None)
+    results = [read_json(folder.part(f"{group}.json"), "the numbers of a map") for group in groups]
+    write_table(folder.path / TABLE, pd.DataFrame(results))  # written last: it marks the reconstruction as finished
+    folder.end()
+    return Reconstruction.open(folder.path)
 
 
 def _read_mask(path: str, box: int, voxel_A: float) -> Float[Tensor, "box box box"]:
@@ -221,6 +209,10 @@ def _read_mask(path: str, box: int, voxel_A: float) -> Float[Tensor, "box box bo
         )
     if abs(own_A - voxel_A) > SAME_VOXEL * voxel_A:
         raise HetacumnError(f"{path}: voxels of {own_A:g} Å; expected {voxel_A:g} Å, the voxel size of the maps")
-    if float(mask.min()) < 0 or float(mask.max()) > 1 or not float(mask.max()) > 0:
-        raise HetacumnError(f"{path}: values from {float(mask.min()):g} to {float(mask.max()):g}; expected a mask from 0 to 1")
+    low, high, inside = float(mask.min()), float(mask.max()), int((mask > 0.5).sum())
+    if not (low >= 0 and high <= 1 and inside >= LEAST_MASK * mask.numel()):
+        raise HetacumnError(
+            f"{path}: values from {low:g} to {high:g}, {inside} voxels above 0.5; expected a mask from 0 to 1 with at least "
+            f"{LEAST_MASK:.1%} of its voxels above 0.5"
+        )
     return mask

@@ -1,4 +1,4 @@
-"""Text files of row numbers."""
+"""Numbers in text: lists of numbers, and files of row numbers."""
 
 from __future__ import annotations
 
@@ -32,3 +32,14 @@ def read_row_numbers(path: Path, count: int) -> Int[np.ndarray, " m"]:
     if len(twice):
         raise HetacumnError(f"{path}: row {twice[0] + 1} occurs twice; expected each row once")
     return rows
+
+
+def parse_numbers(text: str) -> list[float] | None:
+    """Parse numbers such as ``[0.1,-0.2]``; return None if the text is anything else, or a number is not finite."""
+    inner = text.strip()
+    inner = inner[1:-1] if inner.startswith("[") and inner.endswith("]") else inner
+    try:
+        numbers = [float(word) for word in inner.split(",")] if inner.strip() else []
+    except ValueError:
+        return None
+    return numbers if np.isfinite(numbers).all() else None
