@@ -40,7 +40,7 @@ class FullBoxScores:
 
     - ``table``: one row per method and true state (from 1), with the columns :data:`COLUMNS`.
     - ``curves``: dataset, method, state, frequency_per_A and fsc; the method ``true poses`` is the bound.
-    - ``maps``: maps of each method in the frame of the truth, and ``truth``, cropped to at most :data:`SHOWN_BOX` voxels.
+    - ``maps``: masked maps of each method in the frame of the truth, and ``truth``, cropped to at most :data:`SHOWN_BOX` voxels.
     - ``voxel_A``: voxel size of ``maps`` in Å.
     """
 
@@ -105,10 +105,10 @@ def score_full_box(
     bound = fsc(_at_true_poses(dataset, box) * masks, volumes * masks)
     rows, curves, maps = [], [_tabulate(dataset.name, TRUE_POSES, bound, voxel_A)], {"truth": volumes}
     for method, reconstruction in found.items():
-        aligned, results = _aligned(dataset, reconstruction, volumes)
+        aligned, own_masks, results = _aligned(dataset, reconstruction, volumes)
         own = fsc(aligned * masks, volumes * masks)
         curves.append(_tabulate(dataset.name, method, own, voxel_A))
-        maps[method] = aligned
+        maps[method] = aligned * own_masks
         trained = scores[method].fsc
         trained_A = dataset.voxel_A * dataset.volumes.shape[-1] / (2 * trained.shape[-1])
         for k, (particles, half_map_A) in enumerate(results):
@@ -123,23 +123,24 @@ def score_full_box(
 
 def _aligned(
     dataset: SimulatedDataset, reconstruction: Reconstruction, volumes: Float[Tensor, "k box box box"]
-) -> tuple[Float[Tensor, "k box box box"], list[tuple[int, float]]]:
-    """Align the map of each true state to the truth; return the maps, and their particles and half-map resolutions in Å.
+) -> tuple[Float[Tensor, "k box box box"], Float[Tensor, "k box box box"], list[tuple[int, float]]]:
+    """Align the map of each true state and its mask to the truth; return also the particles and half-map resolutions in Å.
 
     A state without a map has zero density, 0 particles and the resolution NaN.
     """
     predictions, truth = dataset.match(reconstruction.predictions)
     matching = match_classes(predictions.classes, truth.classes)
     _, frame = pose_errors(predictions.rotations, truth.rotations)
-    aligned, results = torch.zeros_like(volumes), []
+    aligned, masks, results = torch.zeros_like(volumes), torch.zeros_like(volumes), []
     by_group = {one.group: one for one in reconstruction.results}
     for k, label in enumerate(np.argsort(matching)[: len(volumes)]):
         one = by_group.get(f"class_{label + 1}")
         if one is not None:
             estimate = reconstruction.maps[one.group]
-            aligned[k] = place_volume(estimate, volumes[k], frame).apply(estimate)
+            place = place_volume(estimate, volumes[k], frame)
+            aligned[k], masks[k] = place.apply(estimate), place.apply(reconstruction.masks[one.group])
         results.append((one.particles, one.resolution_A) if one else (0, float("nan")))
-    return aligned, results
+    return aligned, masks, results
 
 
 def _at_true_poses(dataset: SimulatedDataset, box: int) -> Float[Tensor, "k box box box"]:

@@ -128,7 +128,7 @@ def full_box_surfaces(
     """
     rows = ["training box", "full box", "true volume"]
     left, top = 0.3, 0.55
-    size = min((WIDTH_IN - left) / len(volumes), 2.2)
+    size = min((WIDTH_IN - left) / len(volumes), 1.9)
     figure = Figure(figsize=(left + size * len(volumes), top + len(rows) * size + BAR_IN), layout=None)
     for column, (dataset, shown) in enumerate(volumes.items()):
         small_A, full_A = voxels_A[dataset]
