@@ -40,7 +40,7 @@ class FullBoxScores:
 
     - ``table``: one row per method and true state (from 1), with the columns :data:`COLUMNS`.
     - ``curves``: dataset, method, state, frequency_per_A and fsc; the method ``true poses`` is the bound.
-    - ``maps``: masked maps of each method in the frame of the truth, and ``truth``, cropped to at most :data:`SHOWN_BOX` voxels.
+    - ``maps``: masked maps of each method in the frame of the truth, and ``truth``, in at most :data:`SHOWN_BOX` voxels.
     - ``voxel_A``: voxel size of ``maps`` in Å.
     """
 
