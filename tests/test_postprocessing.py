@@ -6,6 +6,7 @@ import torch
 from hetacumn.physics.fourier import fft3c, shells
 from hetacumn.physics.fsc import shell_frequencies
 from hetacumn.physics.volumes import radius_grid
+from hetacumn.reconstruction.local_resolution import local_resolution
 from hetacumn.reconstruction.postprocessing import compare_halves, filter_shells, guinier_b_factor, make_mask, sharpened
 
 BOX, VOXEL_A = 64, 1.0
@@ -56,3 +57,20 @@ def test_phase_randomisation_removes_the_correlation_that_a_mask_makes(generator
     assert curves.corrected[beyond].max() < 0.143
     assert curves.resolution_A(VOXEL_A) > 6
     assert (curves.signal_to_noise()[16:] == 0).all()
+
+
+def test_local_resolution_is_finer_where_the_half_maps_agree_at_higher_frequency(generator):
+    """The left half of a map has detail to 4 Å, the right half to 12 Å; beyond, the half maps are independent noise."""
+    frequency = shell_frequencies(BOX, VOXEL_A)
+
+    def limited(volume, finest_A):
+        return filter_shells(volume, (frequency < 1 / finest_A).float())
+
+    left = (torch.arange(BOX) < BOX // 2).float()
+    common = torch.randn(BOX, BOX, BOX, generator=generator)
+    signal = 5 * (limited(common, 4.0) * left + limited(common, 12.0) * (1 - left))
+    halves = [signal + 2 * torch.randn(BOX, BOX, BOX, generator=generator) for _ in range(2)]
+    mask = (radius_grid(BOX) < 28).float()
+    values = local_resolution(*halves, mask, VOXEL_A, 4.0)
+    fine, coarse = values[32, 32, 16], values[32, 32, 48]
+    assert values.shape == mask.shape and 3 < fine < 5 and 8 < coarse < 16, (fine, coarse)

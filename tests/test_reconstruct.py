@@ -264,7 +264,9 @@ def test_the_command_reconstructs_a_selection_and_refuses_both_choices(simulated
     assert "--mask or --no-refine given with --motion" in capfd.readouterr().err
     assert main([*common, "--class", "9"]) == 2
     assert "class 9 has no particles; expected one of the classes 1 to 2" in capfd.readouterr().err
-    assert main([*common, "--rows", str(answer / "rows.txt"), "--box", "48"]) == 0
+    assert main([*common, "--rows", str(answer / "rows.txt"), "--box", "48", "--local-resolution"]) == 0
+    local_A = read_mrc(answer / "maps_selection/volumes/selection_locres.mrc")[0]
+    assert 2 * BOX * PIXEL_A / 48 <= float(local_A.min()) and float(local_A.max()) <= BOX * PIXEL_A
     found = Reconstruction.open(answer / "maps_selection")
     assert found.results[0].particles == 300 and found.maps["selection"].shape[-1] == 48
     assert found.voxel_A == pytest.approx(BOX * PIXEL_A / 48) and (answer / "maps_selection/fsc.png").is_file()

@@ -80,6 +80,9 @@ Motion = Annotated[int | None, _option("Maps along this motion, from 1.", "--mot
 Points = Annotated[int, Option(help="Number of maps along the motion.", min=2)]
 Refine = Annotated[bool, Option(help="Refine the poses at this box.")]
 Mask = Annotated[Path | None, _option("MRC file of a soft mask.", metavar="FILE", default="from each map")]
+LocalResolution = Annotated[
+    bool, Option("--local-resolution", help="Also map the local resolution.  [default: off]", show_default=False)
+]
 SplitSeed = Annotated[int, Option(help="Seed of the half sets.", min=0)]
 
 Count = Annotated[int | None, _option("Number of particles.", "--particles", default="as in the dataset")]

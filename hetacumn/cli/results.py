@@ -17,6 +17,7 @@ from hetacumn.cli.options import (
     Device,
     FigureFolder,
     Label,
+    LocalResolution,
     MapBox,
     MapClass,
     MapFolder,
@@ -44,6 +45,7 @@ def reconstruct(
     points: Points = 10,
     refine: Refine = True,
     mask: Mask = None,
+    local_resolution: LocalResolution = False,
     seed: SplitSeed = 0,
     device: Device = "",
     prepared: AnswerImages = None,
@@ -67,7 +69,13 @@ def reconstruct(
     given = {"predictions": str(folder), "out": str(out), "box": box, "seed": seed, "device": device,
              "prepared": str(prepared or "")}  # fmt: skip
     if motion is None:
-        one = {"number": class_, "rows": str(rows or ""), "refine": refine, "mask": str(mask or "")}
+        one = {
+            "number": class_,
+            "rows": str(rows or ""),
+            "refine": refine,
+            "mask": str(mask or ""),
+            "local_resolution": local_resolution,
+        }
         execute(notebook_of("reconstruct"), given | one)
     else:
         execute(notebook_of("motion"), given | {"motion": motion, "points": points})

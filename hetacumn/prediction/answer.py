@@ -168,6 +168,7 @@ class Answer:
         out: Path | str | None = None,
         device: str | None = None,
         seed: int = 0,
+        local_resolution: bool = False,
         progress: bool = True,
     ) -> Reconstruction:
         """Reconstruct maps of the classes, or of one selection, from the raw images: half maps, FSC, filter, mask, sharpening.
@@ -183,6 +184,7 @@ class Answer:
             out: folder for the files; None for ``maps`` in the folder of the predictions.
             device: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.
             seed: seed of the split into half sets, if the particle table has no rlnRandomSubset.
+            local_resolution: whether to write maps of the local resolution.
             progress: whether to show a progress bar.
 
         Raises:
@@ -190,7 +192,7 @@ class Answer:
                 that of the files, or the mask does not fit the maps.
         """
         groups = choose_groups(self.predictions) if rows is None else {SELECTION: self._existing(rows)}
-        settings = ReconstructionSettings(box, refine, str(mask), seed)
+        settings = ReconstructionSettings(box, refine, str(mask), seed, local_resolution)
         folder = self.folder / MAPS if out is None else Path(out)
         return reconstruct_groups(self.stack, self.predictions, groups, folder, settings, pick_device(device), progress)
 

@@ -35,6 +35,7 @@ from hetacumn.physics.fsc import shell_frequencies
 from hetacumn.physics.rotations import distance_deg
 from hetacumn.reconstruction.class_maps import ClassMap, ClassReconstruction, split_halves
 from hetacumn.reconstruction.folder import VOLUMES, OutputFolder, check_particles, digest_of
+from hetacumn.reconstruction.local_resolution import local_resolution
 from hetacumn.reconstruction.maps import MAPS, TABLE, GroupResult, Reconstruction
 
 SELECTION = "selection"  # name of the group of selected particles
@@ -51,12 +52,14 @@ class ReconstructionSettings:
     - ``refine``: whether to refine the poses at this box.
     - ``mask``: MRC file of a soft mask, from 0 to 1, of this box and voxel size; empty to make one from each map.
     - ``seed``: seed of the split into halves, if the particle table has no rlnRandomSubset.
+    - ``local_resolution``: whether to write maps of the local resolution, in Å.
     """
 
     box: int | None = None
     refine: bool = True
     mask: str = ""
     seed: int = 0
+    local_resolution: bool = False
 
 
 def choose_groups(
@@ -117,7 +120,8 @@ def reconstruct_groups(
     digest = digest_of(images.identity(), settings, predictions.rotations, predictions.shifts_A, predictions.half_sets, mask,
                        *(value for item in groups.items() for value in item))  # fmt: skip
     images.check(np.array([rows[0] for rows in groups.values()]))
-    files = [f"{VOLUMES}/{group}{end}.mrc" for group in groups for end in ("", "_mask", "_half1_unfil", "_half2_unfil")]
+    ends = ["", "_mask", "_half1_unfil", "_half2_unfil", *(["_locres"] if settings.local_resolution else [])]
+    files = [f"{VOLUMES}/{group}{end}.mrc" for group in groups for end in ends]
     folder = OutputFolder(Path(out), MAPS, [*files, "fsc.csv", "predictions.star", "latents.csv", TABLE])
     if folder.begin(digest):
         return Reconstruction.open(folder.path)
@@ -135,7 +139,7 @@ def reconstruct_groups(
                 warnings.warn(message, stacklevel=2)
             with tqdm(desc=f"{group} ({number} of {len(groups)})", unit=" images", disable=not progress, mininterval=1) as bar:
                 one = ClassReconstruction(images, halves, mask, device, partial(show, bar))
-                found = _reconstruct_group(folder, group, one, poses, rows, settings.refine)
+                found = _reconstruct_group(folder, group, one, poses, rows, settings)
         rotations[rows], shifts_px[rows] = found.rotations, found.shifts_px
     shifts_A = images.metadata.shifts_in_source_A(shifts_px * images.pixel_A)
     refined = replace(predictions, rotations=rotations, shifts_A=shifts_A, half_sets=half_sets)
@@ -149,17 +153,24 @@ def show(bar: tqdm, what: str, count: int) -> None:
 
 
 def _reconstruct_group(
-    folder: OutputFolder, group: str, one: ClassReconstruction, poses: Poses, rows: Int[np.ndarray, " m"], refine: bool
+    folder: OutputFolder,
+    group: str,
+    one: ClassReconstruction,
+    poses: Poses,
+    rows: Int[np.ndarray, " m"],
+    settings: ReconstructionSettings,
 ) -> Poses:
     """Reconstruct one group, write its files, and return the poses of its rows."""
     before, maps = poses[rows], one.back_project(poses)
     after = before
-    if refine:
+    if settings.refine:
         refined, maps = one.refine(poses, maps)
         after = refined[rows]
     voxel_A, b_factor = maps.voxel_A, maps.b_factor_A2
     volumes = {f"{group}_half{half}_unfil": volume for half, volume in enumerate(maps.halves, 1)}
     volumes |= {group: maps.sharpened(), f"{group}_mask": maps.mask}
+    if settings.local_resolution:
+        volumes[f"{group}_locres"] = local_resolution(*maps.halves, maps.mask, voxel_A, maps.resolution_A)
     for name, volume in volumes.items():
         write_mrc(folder.path / VOLUMES / f"{name}.mrc", volume, voxel_A)
     _write_curves(folder.part(f"{group}.csv"), group, maps)
