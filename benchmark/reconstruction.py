@@ -39,7 +39,7 @@ from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.particles.reader import read_particles
 from hetacumn.physics.rotations import perturb, random_rotations
 from hetacumn.reconstruction.back_projection import BackProjector
-from hetacumn.reconstruction.reconstruct import ReconstructionSettings, choose_groups, reconstruct_groups
+from hetacumn.reconstruction.reconstruct import Execution, ReconstructionSettings, choose_groups, reconstruct_groups
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
 from hetacumn.simulation.truth import Truth
@@ -98,7 +98,7 @@ def measure(what: str, images: int, box: int, folder: Path, device: torch.device
         predictions = Predictions(stack.metadata.names, rotations, truth.shifts_A[repeat], classes, torch.zeros(images, 1))
         out, settings = folder / f"maps-{what}-{box}-{images}", ReconstructionSettings(refine=what == "refinement")
         start = perf_counter()
-        reconstruct_groups(stack, predictions, choose_groups(predictions), out, settings, device, progress=False)
+        reconstruct_groups(stack, predictions, choose_groups(predictions), out, settings, Execution(device, progress=False))
         count = images
     seconds = perf_counter() - start
     return {"what": what, "images": images, "box": box, "device": device_name(device).split(",")[0],

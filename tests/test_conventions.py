@@ -7,7 +7,11 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hetacumn"
 MOST_PARAMETERS, MOST_LINES, MOST_MODULES, MOST_SUBPACKAGES = 6, 300, 9, 16
-MANY_OPTIONS = {"run/api.py", "cli/main.py"}  # the Python API and the command: one keyword parameter for each option
+MANY_OPTIONS = {
+    "run/api.py",
+    "cli/main.py",
+    "cli/results.py",
+}  # the Python API and the command: one keyword parameter for each option
 MODULES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 SUBPACKAGES = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 

@@ -25,9 +25,9 @@ from hetacumn.reconstruction import reconstruct as module
 from hetacumn.reconstruction.class_maps import ClassReconstruction
 from hetacumn.reconstruction.kernel_maps import KernelRegression
 from hetacumn.reconstruction.maps import Reconstruction
-from hetacumn.reconstruction.motion_maps import reconstruct_path
+from hetacumn.reconstruction.motion_maps import LatentPath, reconstruct_path
 from hetacumn.reconstruction.postprocessing import make_mask
-from hetacumn.reconstruction.reconstruct import ReconstructionSettings, choose_groups, reconstruct_groups
+from hetacumn.reconstruction.reconstruct import Execution, ReconstructionSettings, choose_groups, reconstruct_groups
 from hetacumn.simulation.projection import density
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
@@ -35,6 +35,7 @@ from hetacumn.simulation.structures import load_motion
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 BOX, PIXEL_A, COUNT = 64, 1.6, 1200
+QUIET = Execution(progress=False)
 pytestmark = pytest.mark.skipif(not (DATA / "adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
 
 
@@ -71,7 +72,7 @@ def with_truth(volume, true):
 def refined(simulated, tmp_path_factory):
     stack, predictions, _, _ = simulated
     out = tmp_path_factory.mktemp("refined")
-    return reconstruct_groups(stack, predictions, choose_groups(predictions), out, ReconstructionSettings(), progress=False)
+    return reconstruct_groups(stack, predictions, choose_groups(predictions), out, ReconstructionSettings(), QUIET)
 
 
 def test_maps_exceed_the_training_box_and_agree_with_their_half_maps(simulated, refined):
@@ -88,7 +89,7 @@ def test_maps_exceed_the_training_box_and_agree_with_their_half_maps(simulated, 
 def test_refinement_lowers_the_pose_errors_and_the_resolution_in_angstrom(simulated, refined, tmp_path):
     stack, predictions, truth, volumes = simulated
     settings = ReconstructionSettings(refine=False)
-    fast = reconstruct_groups(stack, predictions, choose_groups(predictions), tmp_path, settings, progress=False)
+    fast = reconstruct_groups(stack, predictions, choose_groups(predictions), tmp_path, settings, QUIET)
     before, after = (distance_deg(one.predictions.rotations, truth.rotations).median() for one in (fast, refined))
     assert after < 0.7 * before
     assert fast.results[0].rotation_change_deg == 0 and refined.results[0].rotation_change_deg > 0.5
@@ -121,9 +122,7 @@ def test_known_half_sets_are_kept_and_unknown_ones_are_split():
 def test_half_sets_of_refined_poses_are_kept(simulated, refined, tmp_path):
     stack = simulated[0]
     settings = ReconstructionSettings(refine=False, seed=5)
-    again = reconstruct_groups(
-        stack, refined.predictions, choose_groups(refined.predictions), tmp_path, settings, progress=False
-    )
+    again = reconstruct_groups(stack, refined.predictions, choose_groups(refined.predictions), tmp_path, settings, QUIET)
     assert again.predictions.half_sets.equal(refined.predictions.half_sets)
 
 
@@ -136,7 +135,7 @@ def test_another_input_replaces_the_maps_of_a_finished_reconstruction(simulated,
 
     def run(predictions, rows, settings):
         groups = {"selection": rows}
-        return reconstruct_groups(stack, predictions, groups, tmp_path / "out", settings, progress=False).maps["selection"]
+        return reconstruct_groups(stack, predictions, groups, tmp_path / "out", settings, QUIET).maps["selection"]
 
     first = run(predictions, np.arange(50, 150), settings)
     other_rows = run(predictions, rows, settings)
@@ -151,9 +150,9 @@ def test_another_input_replaces_the_maps_of_a_finished_reconstruction(simulated,
 def test_a_finished_folder_with_a_missing_map_is_made_again(simulated, tmp_path):
     stack, predictions, _, _ = simulated
     groups, settings = {"selection": np.arange(150)}, ReconstructionSettings(refine=False)
-    first = reconstruct_groups(stack, predictions, groups, tmp_path, settings, progress=False)
+    first = reconstruct_groups(stack, predictions, groups, tmp_path, settings, QUIET)
     (tmp_path / "volumes/selection.mrc").unlink()
-    again = reconstruct_groups(stack, predictions, groups, tmp_path, settings, progress=False)
+    again = reconstruct_groups(stack, predictions, groups, tmp_path, settings, QUIET)
     assert again.maps["selection"].equal(first.maps["selection"])
 
 
@@ -174,7 +173,7 @@ def test_maps_of_pure_noise_have_no_resolution(simulated, tmp_path):
     stack, predictions, _, _ = simulated
     wrong = replace(predictions, rotations=predictions.rotations.flip(0))
     groups = {"selection": np.arange(COUNT)}
-    found = reconstruct_groups(stack, wrong, groups, tmp_path, ReconstructionSettings(), progress=False)
+    found = reconstruct_groups(stack, wrong, groups, tmp_path, ReconstructionSettings(), QUIET)
     assert found.results[0].resolution_A > 7
 
 
@@ -192,10 +191,10 @@ def test_an_interrupted_reconstruction_continues_and_a_finished_one_is_not_repea
 
     monkeypatch.setattr(module, "_reconstruct_group", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        reconstruct_groups(stack, predictions, groups, tmp_path, settings, progress=False)
+        reconstruct_groups(stack, predictions, groups, tmp_path, settings, QUIET)
     assert not (tmp_path / "maps.csv").exists()
     for _ in range(2):
-        again = reconstruct_groups(stack, predictions, groups, tmp_path, settings, progress=False)
+        again = reconstruct_groups(stack, predictions, groups, tmp_path, settings, QUIET)
     assert done == ["class_1", "interrupted", "class_2"]
     assert again.results == refined.results and not (tmp_path / "under_way").exists()
     assert again.maps["class_1"].equal(refined.maps["class_1"])
@@ -204,15 +203,15 @@ def test_an_interrupted_reconstruction_continues_and_a_finished_one_is_not_repea
 def test_memory_order_and_chunks_do_not_matter(simulated, monkeypatch, tmp_path):
     stack, predictions, _, _ = simulated
     groups, settings = {"selection": np.arange(200)}, ReconstructionSettings(refine=False)
-    whole = reconstruct_groups(stack, predictions, groups, tmp_path / "a", settings, progress=False)
+    whole = reconstruct_groups(stack, predictions, groups, tmp_path / "a", settings, QUIET)
     monkeypatch.setattr("hetacumn.io.stacks.CHUNK_BYTES", 7 * 4 * BOX * BOX)
-    parts = reconstruct_groups(stack, predictions, groups, tmp_path / "b", settings, progress=False)
+    parts = reconstruct_groups(stack, predictions, groups, tmp_path / "b", settings, QUIET)
     torch.testing.assert_close(whole.maps["selection"], parts.maps["selection"], rtol=1e-3, atol=1e-3)
 
 
 def refuse(message, stack, predictions, out, settings, groups=None):
     with pytest.raises(HetacumnError, match=message):
-        reconstruct_groups(stack, predictions, groups or choose_groups(predictions), out, settings, progress=False)
+        reconstruct_groups(stack, predictions, groups or choose_groups(predictions), out, settings, QUIET)
     assert not list(out.rglob("*.mrc"))
 
 
@@ -247,7 +246,7 @@ def test_a_small_class_gives_a_map_and_a_warning(simulated, tmp_path):
     stack, predictions, _, _ = simulated
     groups = {"selection": np.arange(60)}
     with pytest.warns(UserWarning, match="selection: 60 particles; a map of fewer than 100 is not reliable"):
-        found = reconstruct_groups(stack, predictions, groups, tmp_path, ReconstructionSettings(), progress=False)
+        found = reconstruct_groups(stack, predictions, groups, tmp_path, ReconstructionSettings(), QUIET)
     assert found.maps["selection"].std() > 0
 
 
@@ -292,15 +291,15 @@ def test_maps_along_a_motion_are_nearer_to_their_own_conformation_than_the_map_o
     basis = torch.stack([true[0], true[1] - true[0]])
     settings = ReconstructionSettings(refine=False)
     path = torch.tensor([[0.1], [0.9]])
-    maps, table = reconstruct_path(stack, predictions, basis, path, tmp_path / "path", settings, progress=False)
-    everything = reconstruct_groups(
-        stack, predictions, {"selection": np.arange(3000)}, tmp_path / "all", settings, progress=False
-    ).maps["selection"]
+    maps, table = reconstruct_path(stack, predictions, LatentPath(path, basis), tmp_path / "path", settings, QUIET)
+    everything = reconstruct_groups(stack, predictions, {"selection": np.arange(3000)}, tmp_path / "all", settings, QUIET).maps[
+        "selection"
+    ]
     for volume, own, other in zip(maps, true, true[::-1], strict=True):
         right, blurred, wrong = (masked_fsc(*pair)[1:20] for pair in ((volume, own), (everything, own), (volume, other)))
         assert right.mean() > blurred.mean() + 0.05 and right.mean() > wrong.mean() + 0.3
     assert (table["particles_low"] >= 200).all() and table["z1"].tolist() == pytest.approx([0.1, 0.9])
-    again, _ = reconstruct_path(stack, predictions, basis, path, tmp_path / "path", settings, progress=False)
+    again, _ = reconstruct_path(stack, predictions, LatentPath(path, basis), tmp_path / "path", settings, QUIET)
     assert again.equal(maps) and (tmp_path / "path/morph.cxc").is_file()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_run
+from hetacumn.common.settings import read_settings
 from hetacumn.compute.batches import batch_slices
 from hetacumn.compute.devices import pick_device
 from hetacumn.io import star
@@ -27,7 +29,7 @@ from hetacumn.prediction.landscape import LatentAxes, latent_axes
 from hetacumn.prediction.trust import TRUST, ClassTrust
 from hetacumn.reconstruction.back_projection import back_project_parts
 from hetacumn.reconstruction.maps import MAPS, TABLE, Reconstruction
-from hetacumn.reconstruction.reconstruct import SELECTION, ReconstructionSettings, choose_groups, reconstruct_groups
+from hetacumn.reconstruction.reconstruct import SELECTION, Execution, ReconstructionSettings, choose_groups, reconstruct_groups
 from hetacumn.search.subspace import volumes_at
 
 MOTIONS = 2
@@ -162,39 +164,34 @@ class Answer:
         self,
         box: int | None = None,
         rows: Int[np.ndarray, " m"] | None = None,
-        *,
-        refine: bool = True,
-        mask: Path | str = "",
         out: Path | str | None = None,
         device: str | None = None,
-        seed: int = 0,
-        local_resolution: bool = False,
         progress: bool = True,
+        **settings: Any,
     ) -> Reconstruction:
         """Reconstruct maps of the classes, or of one selection, from the raw images: half maps, FSC, filter, mask, sharpening.
 
-        See :mod:`hetacumn.reconstruction.reconstruct` for the files, and :mod:`hetacumn.reconstruction.class_maps` for the
-        meaning of the FSC.
+        See :mod:`hetacumn.reconstruction.maps` for the files, and :mod:`hetacumn.reconstruction.class_maps` for the meaning of
+        the FSC.
 
         Args:
             box: voxels per side of the maps, even; None for the box of the image files.
             rows: positions among the predicted particles, from 0; None for one map per class.
-            refine: whether to refine the poses of each half set at this box.
-            mask: MRC file of a soft mask, from 0 to 1; empty to make one from each map.
-            out: folder for the files; None for ``maps`` in the folder of the predictions.
+            out: folder for the files; None for ``maps``, or ``maps_selection``, in the folder of the predictions.
             device: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.
-            seed: seed of the split into half sets, if the particle table has no rlnRandomSubset.
-            local_resolution: whether to write maps of the local resolution.
             progress: whether to show a progress bar.
+            settings: further fields of :class:`~hetacumn.reconstruction.reconstruct.ReconstructionSettings`: ``refine``,
+                ``mask``, ``seed`` and ``local_resolution``.
 
         Raises:
-            HetacumnError: ``rows`` is empty or out of range, the raw images are missing or have changed, the box is larger than
-                that of the files, or the mask does not fit the maps.
+            HetacumnError: ``rows`` is empty or out of range, a setting is unknown, the raw images are missing or have changed,
+                the box is larger than that of the files, or the mask does not fit the maps.
         """
         groups = choose_groups(self.predictions) if rows is None else {SELECTION: self._existing(rows)}
-        settings = ReconstructionSettings(box, refine, str(mask), seed, local_resolution)
-        folder = self.folder / MAPS if out is None else Path(out)
-        return reconstruct_groups(self.stack, self.predictions, groups, folder, settings, pick_device(device), progress)
+        complete = read_settings(ReconstructionSettings, {"box": box, **settings}, "maps.")
+        folder = self.folder / (MAPS if rows is None else f"{MAPS}_{SELECTION}") if out is None else Path(out)
+        execution = Execution(pick_device(device), progress)
+        return reconstruct_groups(self.stack, self.predictions, groups, folder, complete, execution)
 
     def half_maps(
         self, rows: Int[np.ndarray, " m"], seed: int = 0

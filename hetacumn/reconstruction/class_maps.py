@@ -130,7 +130,7 @@ class ClassReconstruction:
     """
 
     images: SourceImages
-    halves: tuple[Rows, Rows]
+    halves: tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]
     mask: Float[Tensor, "box box box"] | None = None
     device: torch.device = torch.device("cpu")
     report: Report = lambda what, count: None

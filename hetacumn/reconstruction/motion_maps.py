@@ -8,6 +8,7 @@ interrupted reconstruction continues with the first point that is not finished.
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,24 +27,34 @@ from hetacumn.io.mrc import read_mrc, write_mrc
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.source_images import SourceImages
-from hetacumn.reconstruction.folder import VOLUMES, OutputFolder, check_particles, digest_of
 from hetacumn.reconstruction.kernel_maps import FEWEST, KernelRegression
-from hetacumn.reconstruction.reconstruct import ReconstructionSettings, show
+from hetacumn.reconstruction.maps import VOLUMES, OutputFolder, check_particles, digest_of
+from hetacumn.reconstruction.reconstruct import Execution, ReconstructionSettings, show
 
 POINTS = "points.csv"
 FEW_FOR_MOTION = 8 * FEWEST  # with fewer particles, the maps of different points share most of their images
 SURFACE_LEVEL = 0.25  # contour level of the morph, as a fraction of the largest density
 
 
+@dataclass(frozen=True)
+class LatentPath:
+    """Points of a latent space, and the volumes that define the distance of latents.
+
+    - ``points``: latents of the points.
+    - ``basis``: mean volume and components of V(z).
+    """
+
+    points: Float[Tensor, "p q"]
+    basis: Float[Tensor, "channels small small small"]
+
+
 def reconstruct_path(
     stack: PreparedStack,
     predictions: Predictions,
-    basis: Float[Tensor, "channels small small small"],
-    path: Float[Tensor, "p q"],
+    path: LatentPath,
     out: Path | str,
     settings: ReconstructionSettings,
-    device: torch.device | str = "cpu",
-    progress: bool = True,
+    execution: Execution = Execution(),  # noqa: B008  # frozen
 ) -> tuple[Float[Tensor, "p box box box"], pd.DataFrame]:
     """Reconstruct the maps at the points of a path by kernel regression, and write them to ``out``.
 
@@ -51,12 +62,10 @@ def reconstruct_path(
         stack: the prepared stack; its source must still exist.
         predictions: predictions for all particles of the stack. Their half sets are used; particles without a half set are
             split at random.
-        basis: mean volume and components of V(z), which define the distance of latents.
-        path: latents of the points.
+        path: latents of the points, and the basis of V(z).
         out: folder for the files.
         settings: box and seed. The function does not refine poses and makes a mask for each map.
-        device: device of the computation.
-        progress: whether to show a progress bar.
+        execution: device, and whether to show a progress bar.
 
     Returns:
         The filtered maps, and the table of the points: point, particles_low and particles_high (numbers of particles at low
@@ -66,7 +75,7 @@ def reconstruct_path(
         HetacumnError: the predictions are not those of the stack, the images are missing or have changed, the box is larger
             than that of the files, or ``out`` holds other results.
     """
-    device, images = torch.device(device), SourceImages(stack, settings.box)
+    device, images = torch.device(execution.device), SourceImages(stack, settings.box)
     check_seed(settings.seed)
     check_particles(images, predictions)
     if len(images) < FEW_FOR_MOTION:
@@ -74,17 +83,19 @@ def reconstruct_path(
         warnings.warn(message, stacklevel=2)
     if predictions.half_sets is not None:
         images.half_sets = predictions.half_sets.numpy()
-    names = [f"point_{i + 1:02d}" for i in range(len(path))]
-    digest = digest_of(images.identity(), settings.seed, path, basis, images.half_sets, *(
+    names = [f"point_{i + 1:02d}" for i in range(len(path.points))]
+    digest = digest_of(images.identity(), settings.seed, path.points, path.basis, images.half_sets, *(
         getattr(predictions, name) for name in ("rotations", "shifts_A", "latents")
     ))  # fmt: skip
     images.check(np.arange(1))
     folder = OutputFolder(Path(out), "motion", [*(f"{VOLUMES}/{name}.mrc" for name in names), "morph.cxc", POINTS])
     finished = folder.begin(digest)
     poses = images.poses(predictions.rotations, predictions.shifts_A)
-    with tqdm(desc="maps along the path", unit=" images", disable=not progress or finished, mininterval=1) as bar:
-        regression = KernelRegression(images, poses, predictions.latents, basis[1:], settings.seed, device, partial(show, bar))
-        for name, z in zip(names, path, strict=True):
+    with tqdm(desc="maps along the path", unit=" images", disable=not execution.progress or finished, mininterval=1) as bar:
+        regression = KernelRegression(
+            images, poses, predictions.latents, path.basis[1:], settings.seed, device, partial(show, bar)
+        )
+        for name, z in zip(names, path.points, strict=True):
             note, map_file = folder.part(f"{name}.json"), folder.path / VOLUMES / f"{name}.mrc"
             if finished or (note.is_file() and map_file.is_file()):
                 continue

@@ -33,10 +33,18 @@ from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.source_images import SourceImages
 from hetacumn.physics.fsc import shell_frequencies
 from hetacumn.physics.rotations import distance_deg
-from hetacumn.reconstruction.class_maps import ClassMap, ClassReconstruction, split_halves
-from hetacumn.reconstruction.folder import VOLUMES, OutputFolder, check_particles, digest_of
+from hetacumn.reconstruction.class_maps import ClassMap, ClassReconstruction, Rows, split_halves
 from hetacumn.reconstruction.local_resolution import local_resolution
-from hetacumn.reconstruction.maps import MAPS, TABLE, GroupResult, Reconstruction
+from hetacumn.reconstruction.maps import (
+    MAPS,
+    TABLE,
+    VOLUMES,
+    GroupResult,
+    OutputFolder,
+    Reconstruction,
+    check_particles,
+    digest_of,
+)
 
 SELECTION = "selection"  # name of the group of selected particles
 FEW_PARTICLES = 100  # a map of fewer particles is not reliable
@@ -60,6 +68,14 @@ class ReconstructionSettings:
     mask: str = ""
     seed: int = 0
     local_resolution: bool = False
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a reconstruction runs: the ``device`` of the computation, and whether to show a ``progress`` bar."""
+
+    device: torch.device | str = "cpu"
+    progress: bool = True
 
 
 def choose_groups(
@@ -87,8 +103,7 @@ def reconstruct_groups(
     groups: Mapping[str, Int[np.ndarray, " m"]],
     out: Path | str,
     settings: ReconstructionSettings,
-    device: torch.device | str = "cpu",
-    progress: bool = True,
+    execution: Execution = Execution(),  # noqa: B008  # frozen
 ) -> Reconstruction:
     """Reconstruct groups of particles from their raw images at the predicted poses; write the maps to ``out``.
 
@@ -101,15 +116,14 @@ def reconstruct_groups(
         groups: rows of each group, from 0; a row belongs to at most one group.
         out: folder for the files.
         settings: box, refinement, mask and seed.
-        device: device of the computation.
-        progress: whether to show a progress bar.
+        execution: device, and whether to show a progress bar.
 
     Raises:
         HetacumnError: the predictions are not those of the stack, the images are missing or have changed, the box is larger
             than that of the files, the mask has another box or voxel size, or ``out`` holds other results. A group of fewer
             than 100 particles causes a warning.
     """
-    device, images = torch.device(device), SourceImages(stack, settings.box)
+    device, images = torch.device(execution.device), SourceImages(stack, settings.box)
     check_seed(settings.seed)
     check_particles(images, predictions)
     for group, rows in groups.items():
@@ -137,7 +151,9 @@ def reconstruct_groups(
             if len(rows) < FEW_PARTICLES:
                 message = f"{group}: {len(rows)} particles; a map of fewer than {FEW_PARTICLES} is not reliable"
                 warnings.warn(message, stacklevel=2)
-            with tqdm(desc=f"{group} ({number} of {len(groups)})", unit=" images", disable=not progress, mininterval=1) as bar:
+            with tqdm(
+                desc=f"{group} ({number} of {len(groups)})", unit=" images", disable=not execution.progress, mininterval=1
+            ) as bar:
                 one = ClassReconstruction(images, halves, mask, device, partial(show, bar))
                 found = _reconstruct_group(folder, group, one, poses, rows, settings)
         rotations[rows], shifts_px[rows] = found.rotations, found.shifts_px
@@ -153,12 +169,7 @@ def show(bar: tqdm, what: str, count: int) -> None:
 
 
 def _reconstruct_group(
-    folder: OutputFolder,
-    group: str,
-    one: ClassReconstruction,
-    poses: Poses,
-    rows: Int[np.ndarray, " m"],
-    settings: ReconstructionSettings,
+    folder: OutputFolder, group: str, one: ClassReconstruction, poses: Poses, rows: Rows, settings: ReconstructionSettings
 ) -> Poses:
     """Reconstruct one group, write its files, and return the poses of its rows."""
     before, maps = poses[rows], one.back_project(poses)
