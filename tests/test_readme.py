@@ -20,6 +20,7 @@ import docs
 import hetacumn
 from hetacumn.cli.main import app
 from hetacumn.common.project import SECTIONS
+from hetacumn.reconstruction.maps import Reconstruction
 from hetacumn.run.notebook import notebook_parameters
 from hetacumn.run.settings import collect
 
@@ -164,4 +165,5 @@ def test_the_python_block_runs_as_printed(tmp_path, monkeypatch, capsys):
     exec(compile(python_block(), "README.md", "exec"), {})
     answer = hetacumn.open("results/mine")
     assert len(answer.predictions) == TOY["particles"]
-    assert capsys.readouterr().out.splitlines()[-1] == f"{answer.predictions.classes.bincount()} {answer.class_volumes.shape}"
+    maps = Reconstruction.open("results/mine/maps")
+    assert capsys.readouterr().out.splitlines()[-1] == str([one.resolution_A for one in maps.results])
