@@ -163,13 +163,20 @@ def tabulate_scores(dataset: SimulatedDataset, seed: int, scores: dict[str, Scor
 
 def tabulate_fsc(dataset: SimulatedDataset, scores: dict[str, Score]) -> pd.DataFrame:
     """Tabulate the FSC of aligned class volumes against the truth: one row per method, class (from 1) and shell (in 1/Å)."""
-    rows = []
-    for method, score in scores.items():
-        box, full_box = score.volumes.shape[-1], dataset.volumes.shape[-1]
-        frequencies = shell_frequencies(box, dataset.voxel_A * full_box / box).tolist()
-        for k, curve in enumerate(score.fsc.tolist()):
-            rows += [(dataset.name, method, k + 1, *point) for point in zip(frequencies, curve, strict=True)]
-    return pd.DataFrame(rows, columns=["dataset", "method", "class", "frequency_per_A", "fsc"])
+    field_A = dataset.voxel_A * dataset.volumes.shape[-1]
+    tables = [tabulate_curves(dataset.name, method, score.fsc, field_A / score.volumes.shape[-1], "class")
+              for method, score in scores.items()]  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def tabulate_curves(
+    dataset: str, method: str, curves: Float[Tensor, "k shells"], voxel_A: float, numbered: str
+) -> pd.DataFrame:
+    """Tabulate FSC curves: one row per curve and shell (in 1/Å); the column ``numbered`` counts the curves from 1."""
+    frequencies = shell_frequencies(2 * curves.shape[-1], voxel_A).tolist()
+    rows = [(dataset, method, k + 1, *point) for k, curve in enumerate(curves.tolist())
+            for point in zip(frequencies, curve, strict=True)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["dataset", "method", numbered, "frequency_per_A", "fsc"])
 
 
 def write_evaluation(

@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.common.files import atomic_path, write_table
-from hetacumn.evaluation.dataset import SimulatedDataset
+from hetacumn.evaluation.dataset import SimulatedDataset, tabulate_curves
 from hetacumn.evaluation.scores import Score, match_classes, pose_errors
 from hetacumn.particles.prepared_stack import reopen
 from hetacumn.particles.source_images import SourceImages
 from hetacumn.physics.alignment import place_volume
 from hetacumn.physics.fourier import crop_volumes
-from hetacumn.physics.fsc import fsc, resolution_A, shell_frequencies
+from hetacumn.physics.fsc import fsc, resolution_A
 from hetacumn.reconstruction.class_maps import ClassReconstruction, split_halves
 from hetacumn.reconstruction.maps import MAPS, TABLE, Reconstruction
 from hetacumn.reconstruction.postprocessing import make_mask
@@ -103,11 +103,11 @@ def score_full_box(
     volumes = crop_volumes(dataset.volumes, box)
     masks = torch.stack([make_mask(volume, voxel_A) for volume in volumes])
     bound = fsc(_at_true_poses(dataset, box) * masks, volumes * masks)
-    rows, curves, maps = [], [_tabulate(dataset.name, TRUE_POSES, bound, voxel_A)], {"truth": volumes}
+    rows, curves, maps = [], [tabulate_curves(dataset.name, TRUE_POSES, bound, voxel_A, "state")], {"truth": volumes}
     for method, reconstruction in found.items():
         aligned, own_masks, results = _aligned(dataset, reconstruction, volumes)
         own = fsc(aligned * masks, volumes * masks)
-        curves.append(_tabulate(dataset.name, method, own, voxel_A))
+        curves.append(tabulate_curves(dataset.name, method, own, voxel_A, "state"))
         maps[method] = aligned * own_masks
         trained = scores[method].fsc
         trained_A = dataset.voxel_A * dataset.volumes.shape[-1] / (2 * trained.shape[-1])
@@ -154,10 +154,3 @@ def _at_true_poses(dataset: SimulatedDataset, box: int) -> Float[Tensor, "k box 
         one = ClassReconstruction(images, split_halves(rows, images.half_sets, 0))
         maps.append(one.back_project(poses).filtered)
     return torch.stack(maps)
-
-
-def _tabulate(dataset: str, method: str, curves: Float[Tensor, "k shells"], voxel_A: float) -> pd.DataFrame:
-    frequencies = shell_frequencies(2 * curves.shape[-1], voxel_A).tolist()
-    rows = [(dataset, method, k + 1, *point) for k, curve in enumerate(curves.tolist())
-            for point in zip(frequencies, curve, strict=True)]  # fmt: skip
-    return pd.DataFrame(rows, columns=["dataset", "method", "state", "frequency_per_A", "fsc"])

@@ -42,6 +42,12 @@ def shell_frequencies(box: int, voxel_A: float) -> Float[Tensor, " {box//2}"]:
     return torch.arange(box // 2) / (box * voxel_A)
 
 
+def first_shell_below(curve: Float[Tensor, " shells"], threshold: float) -> int:
+    """Return the first shell from shell 1 on in which a curve is below ``threshold``; the number of shells if there is none."""
+    below = (curve[1:] < threshold).nonzero()
+    return int(below[0]) + 1 if len(below) else len(curve)
+
+
 def resolution_A(curve: Float[Tensor, " shells"], voxel_A: float, threshold: float = 0.5) -> float:
     """Return the resolution in Å at which an FSC curve first falls below ``threshold``, interpolated between shells.
 
@@ -50,10 +56,9 @@ def resolution_A(curve: Float[Tensor, " shells"], voxel_A: float, threshold: flo
     ignored.
     """
     box = 2 * len(curve)
-    below = (curve[1:] < threshold).nonzero()
-    if len(below) == 0:
+    shell = first_shell_below(curve, threshold)
+    if shell == len(curve):
         return 2 * voxel_A
-    shell = int(below[0]) + 1
     if shell == 1:
         return box * voxel_A
     high, low = float(curve[shell - 1]), float(curve[shell])

@@ -114,13 +114,12 @@ class BackProjector:
         self._weight = torch.zeros(shape, device=device)
         self._waiting: list[tuple[Tensor, Tensor]] = []  # points (3, p) and values (2, p)
 
-    def add(self, data: Observations, poses: Poses, shares: Float[Tensor, " n"] | None = None) -> None:
-        """Add images at their poses. ``shares`` multiplies the contribution of each image; None means 1."""
+    def add(self, data: Observations, poses: Poses) -> None:
+        """Add images at their poses."""
         axes = data.axes(poses.rotations)[:, :2].permute(2, 0, 1).flatten(0, 1) * (self.size / self.box)
         points = (axes @ data.k.T).view(3, -1)  # Rᵀ (kx, ky, 0), with the magnification
-        gain = data.ctf if shares is None else data.ctf * shares[:, None]
-        signal = data.plane.translate(data.y, -poses.shifts_px) * gain
-        weight = (data.ctf * gain).to(signal.dtype)
+        signal = data.plane.translate(data.y, -poses.shifts_px) * data.ctf
+        weight = data.ctf.square().to(signal.dtype)
         self._waiting.append((points, torch.stack([signal.flatten(), weight.flatten()])))
         if sum(len(points[0]) for points, _ in self._waiting) > self.POINTS_AT_ONCE * self.size**3:
             self._flush()

@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from hetacumn.physics.fourier import fft3c, ifft3c, shells
-from hetacumn.physics.fsc import HALF_MAP_FSC, fsc, resolution_A, shell_frequencies
+from hetacumn.physics.fsc import HALF_MAP_FSC, first_shell_below, fsc, resolution_A, shell_frequencies
 from hetacumn.physics.volumes import radius_grid
 
 MASK_RESOLUTION_A = 15.0  # the map is low-passed to this resolution before its mask is made
@@ -54,8 +54,7 @@ class ShellCurves:
 
         The ratio is zero from the shell on in which the corrected FSC first falls below 0.143.
         """
-        below = (self.corrected[1:] < HALF_MAP_FSC).nonzero()
-        last = len(self.corrected) if len(below) == 0 else int(below[0]) + 1
+        last = first_shell_below(self.corrected, HALF_MAP_FSC)
         curve = self.corrected.clamp(0, 0.9999)
         curve = torch.where(torch.arange(len(curve), device=curve.device) < last, curve, 0)
         return halves * curve / (1 - curve)
@@ -66,8 +65,7 @@ def compare_halves(
 ) -> ShellCurves:
     """Compute the FSC curves of two half maps and a soft mask; ``seed`` is the seed of the random phases."""
     unmasked, masked = fsc(first, second), fsc(first * mask, second * mask)
-    below = (unmasked[1:] < RANDOMISED_BELOW).nonzero()
-    start = int(below[0]) + 1 if len(below) else len(unmasked)
+    start = first_shell_below(unmasked, RANDOMISED_BELOW)
     generator = torch.Generator().manual_seed(seed)
     without = [_randomise_phases(half, start, generator) * mask for half in (first, second)]
     randomised = fsc(*without)
