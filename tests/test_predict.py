@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from hetacumn.ab_initio.config import AbInitioConfig, SearchGrid
-from hetacumn.ab_initio.start import Start
-from hetacumn.ab_initio.start_files import START, load_start, save_start
+from hetacumn.ab_initio.start import START, Start, load_start, save_start
 from hetacumn.common.errors import HetacumnError
 from hetacumn.compute.processes import ProcessGroup
 from hetacumn.evaluation.scores import accuracy, pose_errors

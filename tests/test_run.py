@@ -157,7 +157,7 @@ def test_an_interruption_names_the_checkpoint(make_notebook, tmp_path):
 
 
 def test_the_checkpoints_that_an_interruption_names_are_those_of_training():
-    from hetacumn.ab_initio.start_files import UNDER_WAY
+    from hetacumn.ab_initio.start import UNDER_WAY
     from hetacumn.network.model_files import CHECKPOINT
 
     assert LEFT_BY_INTERRUPTION == (CHECKPOINT, UNDER_WAY)

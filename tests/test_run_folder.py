@@ -8,8 +8,7 @@ import torch
 from toys import hinged, make_toy
 
 from hetacumn.ab_initio.config import CONSENSUS, AbInitioConfig, SearchGrid
-from hetacumn.ab_initio.start import Start
-from hetacumn.ab_initio.start_files import START, load_start, save_start
+from hetacumn.ab_initio.start import START, Start, load_start, save_start
 from hetacumn.common.errors import HetacumnError
 from hetacumn.network.config import TrainConfig, load_config
 from hetacumn.network.model_files import load_model

@@ -13,8 +13,7 @@ import torch
 from toys import hinged, make_toy
 
 from hetacumn.ab_initio.config import AbInitioConfig
-from hetacumn.ab_initio.start import Start
-from hetacumn.ab_initio.start_files import START, UNDER_WAY, load_start, save_start
+from hetacumn.ab_initio.start import START, UNDER_WAY, Start, load_start, save_start
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.settings import read_settings, with_settings
 from hetacumn.compute.devices import pick_device

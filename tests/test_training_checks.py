@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from test_particles import blob_images, optics, write_stack
 
-from hetacumn.ab_initio.start_files import MODEL, START, UNDER_WAY
+from hetacumn.ab_initio.start import MODEL, START, UNDER_WAY
 from hetacumn.common.errors import HetacumnError
 from hetacumn.compute.launching import DeviceRequest
 from hetacumn.network.checks import check_training

@@ -1,17 +1,25 @@
-"""The result of the *ab initio* start."""
+"""The result of the *ab initio* start, its file, and the files of the finished steps of an interrupted start."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hetacumn.common.errors import HetacumnError
+from hetacumn.common.tensors import read_tensors, write_tensors
 from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import StackFingerprint
 
 Tensors = dict[str, Tensor]  # by name
+START, MODEL = "start.safetensors", "model.safetensors"
+UNDER_WAY = "start_under_way"
+START_NAMES = {"volumes": "classes", "components": "latent_dim"}  # names of the training settings
 
 
 @dataclass(frozen=True)
@@ -49,3 +57,83 @@ class Start:
     def of(cls, tensors: Mapping[str, Tensor], route: str, scores: dict[str, float]) -> Start:
         """Rebuild a start from its :meth:`tensors`."""
         return cls(tensors["basis"], Poses(tensors["rotations"], tensors["shifts_px"]), tensors["latents"], route, scores)
+
+
+def save_start(path: Path, start: Start, stack: StackFingerprint, settings: dict) -> None:
+    """Write a start as safetensors, with the fingerprint of its stack.
+
+    ``settings`` are its settings, from :meth:`~hetacumn.network.config.TrainConfig.start_settings`.
+    """
+    facts = {
+        "route": start.route,
+        "scores": start.scores,
+        "shift_extent": start.shift_extent,
+        "stack": stack.to_json(),
+        "settings": settings,
+    }
+    write_tensors(path, start.tensors(), facts)
+
+
+def load_start(path: Path, stack: StackFingerprint | None = None) -> Start:
+    """Read a start. Raises :class:`HetacumnError` if ``stack`` is given and is not the stack of the start."""
+    tensors, facts = read_tensors(path)
+    if stack is not None:
+        check_stack(path, facts, stack)
+    start = Start.of(tensors, facts["route"], facts["scores"])
+    return replace(start, shift_extent=facts.get("shift_extent"))  # starts of earlier versions have none
+
+
+def saved_settings(path: Path) -> dict:
+    """Read the settings of a start, or of one step of an unfinished start."""
+    return read_tensors(path)[1]["settings"]
+
+
+def check_settings(path: Path, settings: dict, requested: dict) -> None:
+    """Raise :class:`HetacumnError` if the ``settings`` of a saved start or step differ from the ``requested`` settings."""
+    if settings != requested:
+        differing = (name for name in requested if requested[name] != settings.get(name))
+        names = ", ".join(START_NAMES.get(name, name) for name in differing)
+        raise HetacumnError(
+            f"{path}: made with other values of {names} than requested; delete it to begin anew, or choose another folder"
+        )
+
+
+def check_stack(path: Path, facts: dict, stack: StackFingerprint) -> None:
+    """Raise :class:`HetacumnError` if a saved start or step was computed from another stack than ``stack``."""
+    saved = StackFingerprint.from_json(facts["stack"], path)
+    if not saved.matches(stack):
+        raise HetacumnError(f"{path}: made from another stack ({saved}); expected {stack}; delete it or choose another folder")
+
+
+class UnfinishedStart:
+    """The finished steps of an unfinished start, one file per step in ``out/start_under_way/``, for one stack and settings.
+
+    ``seconds`` is the time that the steps took. The folder is removed when the start is complete.
+    """
+
+    def __init__(self, out: Path, stack: StackFingerprint, settings: dict) -> None:
+        self.folder, self.stack, self.settings, self.seconds = out / UNDER_WAY, stack, settings, 0.0
+
+    @staticmethod
+    def files(out: Path) -> list[Path]:
+        """List the files of the finished steps in ``out``, one per step."""
+        return sorted((out / UNDER_WAY).glob("[!.]*.safetensors"))
+
+    def read(self) -> dict[str, dict[str, Tensor]]:
+        """Read the steps by name. Raises :class:`HetacumnError` if a step is from another stack or has other settings."""
+        steps = {}
+        for path in self.files(self.folder.parent):
+            steps[path.stem], facts = read_tensors(path)
+            check_stack(self.folder, facts, self.stack)
+            check_settings(self.folder, facts["settings"], self.settings)
+            self.seconds = max(self.seconds, facts["seconds"])
+        return steps
+
+    def write(self, name: str, tensors: dict[str, Tensor], seconds: float) -> None:
+        """Write the tensors of a step; ``seconds`` is the time from the beginning of the start to the end of the step."""
+        facts = {"stack": self.stack.to_json(), "settings": self.settings, "seconds": seconds}
+        write_tensors(self.folder / f"{name}.safetensors", tensors, facts)
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)

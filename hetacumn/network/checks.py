@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from hetacumn.ab_initio.start_files import MODEL, START, UnfinishedStart, check_settings, load_start, saved_settings
+from hetacumn.ab_initio.start import MODEL, START, UnfinishedStart, check_settings, load_start, saved_settings
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config
 from hetacumn.network.config import TrainConfig

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hetacumn.ab_initio.start_files import MODEL
+from hetacumn.ab_initio.start import MODEL
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config
 from hetacumn.common.settings import merged

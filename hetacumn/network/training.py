@@ -20,8 +20,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio.routes import ab_initio
-from hetacumn.ab_initio.start import Start
-from hetacumn.ab_initio.start_files import MODEL, START, UnfinishedStart, check_settings, load_start, save_start, saved_settings
+from hetacumn.ab_initio.start import (
+    MODEL,
+    START,
+    Start,
+    UnfinishedStart,
+    check_settings,
+    load_start,
+    save_start,
+    saved_settings,
+)
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path, make_folder, write_json
 from hetacumn.common.memory import peak_memory_mb

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hetacumn.ab_initio.start_files import MODEL, START
+from hetacumn.ab_initio.start import MODEL, START
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_run
 from hetacumn.common.settings import suggestion

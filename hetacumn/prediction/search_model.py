@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hetacumn.ab_initio.start import Start
-from hetacumn.ab_initio.start_files import START, load_start
+from hetacumn.ab_initio.start import START, Start, load_start
 from hetacumn.common.run_files import read_config
 from hetacumn.network.config import TrainConfig, load_config
 
