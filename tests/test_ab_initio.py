@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio.clusters import find_clusters
 from hetacumn.ab_initio.config import AbInitioConfig, SearchGrid
-from hetacumn.ab_initio.division import Division, choose, mixed_evidence
-from hetacumn.ab_initio.routes import AbInitioRun, ab_initio
-from hetacumn.ab_initio.shift_extent import choose_factor
-from hetacumn.ab_initio.start import Start
+from hetacumn.ab_initio.division import Division
+from hetacumn.ab_initio.evidence import choose, choose_factor, mixed_evidence
+from hetacumn.ab_initio.number_of_states import ab_initio
+from hetacumn.ab_initio.routes import AbInitioRun
+from hetacumn.ab_initio.start import Start, Steps
 from hetacumn.ab_initio.stochastic_em import poses_are_open, smooth_noise, soften, voxel_unit
 from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal
 from hetacumn.common.settings import read_settings, with_settings
@@ -164,7 +165,7 @@ def test_searches_among_competing_poses_correct_wrong_poses_of_a_start_and_then_
     poses = toy.poses[torch.arange(400, device=device)]
     poses.rotations[::3] = random_rotations(134, generator).to(device)
     bar = tqdm(total=80, disable=False, file=io.StringIO())
-    run = AbInitioRun(toy.data, config, generator, bar, lambda line: None)
+    run = AbInitioRun(toy.data, config, generator, bar, Steps(lambda line: None))
     start = run._fit(Start(toy.basis(2), poses, toy.latents(2), "classes", {}), poses, 0.3, 0.35, 20)
     bar.reset(80)
     found = run._search_again(start, (0.35, 0.4, 0.45, 0.45))
@@ -310,7 +311,7 @@ def test_all_states_of_a_start_get_one_hand(blobs, device):
     start = Start(basis, Poses(rotations, toy.poses.shifts_px), latents, "classes", {})
     errors, _ = pose_errors(start.poses.rotations, toy.poses.rotations)
     assert errors.mean() > 20
-    run = AbInitioRun(toy.data, QUICK, generator, tqdm(disable=True), lines.append)
+    run = AbInitioRun(toy.data, QUICK, generator, tqdm(disable=True), Steps(lines.append))
     settled = run._settle_frames(start, hands=True)
     errors, _ = pose_errors(settled.poses.rotations, toy.poses.rotations)
     assert errors.max() < 3 and any("mirrored" in line for line in lines)
@@ -381,7 +382,7 @@ def test_strong_images_change_no_fit_and_no_cluster(blobs, device):
     strong = torch.arange(100, device=device) % 25 == 1
     data = replace(toy.data, y=torch.where(strong[:, None], 4 * toy.data.y, toy.data.y))
     assert torch.equal(strong_images(low_power(data)), strong)
-    run = AbInitioRun(data, BRIEF, torch.Generator(), tqdm(disable=True, total=0), print)
+    run = AbInitioRun(data, BRIEF, torch.Generator(), tqdm(disable=True, total=0), Steps(print))
     assert not strong[run.fit].any() and not (run.held & strong).any() and len(run.fit) + run.held.sum() == 96
     z = torch.cat(
         [torch.randn(96, 2) * 0.1 + torch.tensor([1.0, 0.0]) * (torch.arange(96) % 2)[:, None], torch.full((4, 2), 9.0)]

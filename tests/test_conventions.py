@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hetacumn"
-MOST_PARAMETERS, MOST_LINES, MOST_MODULES, MOST_SUBPACKAGES = 6, 300, 9, 16
+MOST_PARAMETERS, MOST_LINES, MOST_MODULES, MOST_SUBPACKAGES = 6, 300, 10, 16
 MANY_OPTIONS = {
     "run/api.py",
     "cli/main.py",

@@ -21,7 +21,7 @@ from hetacumn.ab_initio import routes, subspace_fit
 from hetacumn.ab_initio.clusters import Clusters
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.routes import AbInitioRun
-from hetacumn.ab_initio.start import Start
+from hetacumn.ab_initio.start import Start, Steps
 from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace
 from hetacumn.common.settings import read_settings, with_settings
 from hetacumn.network.trainer import Trainer
@@ -208,7 +208,7 @@ def make_run(toy, mode, monkeypatch, request):
         "components": 2, "bright": {"early_radii": request.param, "last_radii": request.param},
     })  # fmt: skip
     data = pretend(mode, toy.data)
-    return lambda: AbInitioRun(data, config, torch.Generator(), tqdm(disable=True), lambda text: None)
+    return lambda: AbInitioRun(data, config, torch.Generator(), tqdm(disable=True), Steps(lambda text: None))
 
 
 def test_the_ab_initio_start_stays_on_the_device(make_run, mode):

@@ -30,8 +30,8 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known_one(settings, mess
 
 
 @pytest.mark.parametrize("known, dataset, given, expected", [
-    ({"adk": 2}, "adk", None, 2), ({"adk": 2}, "adk", 3, 3), ({"adk": 2}, "", None, 4), (6, "adk", None, 6),
-    (None, "adk", None, 4),
+    ({"adk": 2}, "adk", None, 2), ({"adk": 2}, "adk", 3, 3), ({"adk": 2}, "", None, 0), (6, "adk", None, 6),
+    (None, "adk", None, 0), ({"adk": 2}, "adk", 0, 0),
 ])  # fmt: skip
 def test_classes_are_as_given_or_as_in_the_settings(known, dataset, given, expected):
     assert requested_classes({"classes": known}, dataset, given) == expected
@@ -51,7 +51,7 @@ def test_the_settings_of_a_method_override_the_common_ones():
         method_config({**params, "train": {"ab_initio": {"volumes": 3}}}, "mine")
 
 
-@pytest.mark.parametrize("wrong", [0, -1, "two", 2.5])
+@pytest.mark.parametrize("wrong", [-1, "two", 2.5])
 def test_impossible_numbers_of_classes_are_refused(wrong):
     with pytest.raises(HetacumnError, match=f"classes is {wrong!r}; expected a whole number of at least 1"):
         requested_classes({"classes": {"adk": wrong}}, "adk")
@@ -127,7 +127,8 @@ def test_every_method_of_the_projects_settings_is_understood():
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"classes": 0}, "^train.classes is 0; expected a number of at least 1"),
+    ({"classes": -1}, "^train.classes is -1; expected a number of at least 0"),
+    ({"classes": 0, "warm_start": False}, "^train.warm_start is False; expected true, or a number of classes, which only"),
     ({"seed": -1}, "^train.seed is -1; expected a whole number from 0"),
     ({"joint_rate": -1e-3}, "^train.joint_rate is -0.001; expected a number of at least 0"),
     ({"radius": [0.25, 0.6]}, "^train.radius is .*; expected radii above 0 and up to 0.5 cycles per pixel"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hetacumn.particles.observations import Observations
 
 Grid = tuple[int, int]  # a rotation grid: HEALPix nside, and the number of in-plane rotations
+FEWEST_COMPONENTS = 4  # of a subspace
 LARGEST_BATCH = 5.0  # largest batch for low-signal images, in units of ``batch``
 
 
@@ -75,7 +76,7 @@ class SearchGrid:
 
     - ``rotations``: HEALPix nside and number of in-plane rotations; the spacing of (4, 24) is 15°.
     - ``extent``: largest shift along x and y, as a fraction of the box; the default is 1.5 px of a box of 32 px. The start
-      multiplies it by 2 or 3 if the images ask for it (:mod:`~hetacumn.ab_initio.shift_extent`).
+      multiplies it by 2 or 3 if the images ask for it (:mod:`~hetacumn.ab_initio.evidence`).
     - ``step_px``: largest spacing of the shifts, in pixels, for a search that takes the likeliest pose.
     - ``fine_step_px``: largest spacing of the shifts, in pixels, for a search in which poses compete and for the last EM.
     """
@@ -181,20 +182,24 @@ DIVISION = DivisionSettings(turns=6, alone=ALONE, together=TOGETHER)
 FAINT_SEARCH = SearchEffort(early_radii=(0.35,) * 4, last_radii=(0.45,) * 8, component_share=0.1)
 
 
+def components_for(volumes: int) -> int:
+    """Return the number of components of a subspace of volumes: K different volumes span K - 1 dimensions; at least 4."""
+    return max(FEWEST_COMPONENTS, volumes - 1)
+
+
 @dataclass(frozen=True)
 class AbInitioConfig:
     """Settings of the *ab initio* start.
 
-    - ``volumes``: number K of volumes of the K-class route. A training run sets it to its ``classes``.
-    - ``components``: number of components of the linear subspace. A training run sets it to its ``latent_dim``.
+    - ``volumes``: number K of volumes of the K-class route; 0 to find it. A training run sets it to its ``classes``.
+    - ``components``: number of components of the linear subspace; 0 for ``volumes`` - 1, but at least 4 (``latent_dim``).
     - ``routes``: ``classes``, ``consensus`` or both, between which the log-likelihood of held-out images chooses; or
       ``independent``, for different molecules.
     - ``held_out``: fraction of the images that no fit uses.
     - ``padding``: zero-padding factor of volumes before the Fourier transform.
     - ``unfit_share``: the images that fit no volume are fitted alone if they are at least this fraction of all images.
     - ``division``: settings of the search for volumes that a route has missed.
-    - ``batch``: images per EM step; a step of a subspace fit uses twice as many. :meth:`adapted_to` multiplies the batch by up
-      to 5 for low-signal images.
+    - ``batch``: images per EM step, before :meth:`adapted_to`; a step of a subspace fit uses twice as many.
     - ``consensus``: schedule of EM of one volume. :meth:`adapted_to` raises its ``temper`` for low-signal images.
     - ``classes``: schedule of EM of the K-class route.
     - ``soft``: schedule of the last EM, which weighs all poses by their posterior; 0 ``steps`` disables this EM.
@@ -203,8 +208,7 @@ class AbInitioConfig:
     - ``refine``: Fourier radii of the Gauss-Newton pose steps and of the fits that follow them.
     - ``subspace_steps``: gradient steps of a subspace fit.
     - ``bright``, ``faint``: settings of the pose searches for a stack of high-signal images and of low-signal images.
-    - ``settled``: the repeated search ends if the pose of less than this fraction of the images has rotated by more than 5°
-      since the search before.
+    - ``settled``: the repeated search ends if the last search rotated less than this fraction of the images by more than 5°.
     - ``bright_nats``: the preset is ``bright`` if the mean log-likelihood gain per image, in nats, is at least this number.
     - ``brightness``: the preset, ``bright`` or ``faint``; ``auto`` chooses it by ``bright_nats``.
     """
@@ -263,10 +267,6 @@ class AbInitioConfig:
         from hetacumn.search.grid import pose_grid
 
         return pose_grid(*rotations).to(device), self.grid.shifts(box, step_px).to(device)
-
-    def widened(self, factor: int) -> AbInitioConfig:
-        """Return the settings with ``factor`` times the extent of the shift grid."""
-        return self.with_extent(factor * self.grid.extent)
 
     def with_extent(self, extent: float | None) -> AbInitioConfig:
         """Return the settings with an extent of the shift grid; None keeps the extent."""

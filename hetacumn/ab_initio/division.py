@@ -19,7 +19,6 @@ The division repeats three steps while the evidence of images that no fit uses r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -29,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig, EMSchedule, SearchGrid
+from hetacumn.ab_initio.evidence import choose, is_significant, mixed_evidence
 from hetacumn.ab_initio.stochastic_em import random_volumes, stochastic_em
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
@@ -45,7 +45,6 @@ FEWEST = 60  # images of a cluster that is fitted alone
 FEWEST_HELD = 150  # held-out images; fewer images cannot choose between volumes
 CENTRED_PX = 0.75  # largest shift of an image that the search before has centred, in pixels
 SETTLED = 0.5  # a group is settled if one of its volumes finds this share of the rotations of the start again
-SIGNIFICANT = 2.0  # standard errors of the mean gain in evidence, from which EM of all images follows
 
 
 @dataclass
@@ -114,11 +113,11 @@ class Division:
         for turn in range(1, settings.turns + 1):
             candidates = torch.cat([volumes, *(fits for _, fits in alone)])
             self.progress.set_postfix_str(f"division {turn}, choice of volumes")
-            scores = self._compete(candidates)
+            scores = self.compete(candidates)
             chosen = choose(scores, self.config.volumes)
             gain = mixed_evidence(scores[:, chosen]) - mixed_evidence(scores[:, : len(volumes)])
             new = sum(k >= len(volumes) for k in chosen)
-            if not new or gain.mean() <= SIGNIFICANT * gain.std() / len(gain) ** 0.5:
+            if not new or not is_significant(gain):
                 break
             self.log(
                 f"ab initio, division {turn}: {new} volumes of single groups raise the held-out log-likelihood by "
@@ -168,7 +167,7 @@ class Division:
         grid = SearchGrid(self.config.grid.rotations, extent_px / self.data.plane.box, CENTRED_PX, CENTRED_PX)
         return replace(self.config, grid=grid)
 
-    def _compete(self, volumes: Float[Tensor, "k box box box"]) -> Float[Tensor, "m k"]:
+    def compete(self, volumes: Float[Tensor, "k box box box"]) -> Float[Tensor, "m k"]:
         """Compute the log-likelihood of a sample of the held-out images at the best pose under each volume.
 
         Gauss-Newton steps follow the search. Without these steps, a copy of a volume in another frame would raise the
@@ -226,23 +225,3 @@ def search_one_by_one(
         rotations[rows], shifts_px[rows] = state.poses.rotations, state.poses.shifts_px
         best[rows], labels[rows] = value[better], k
     return Poses(rotations, shifts_px), labels
-
-
-def choose(scores: Float[Tensor, "n v"], most: int) -> list[int]:
-    """Choose at most ``most`` volumes by the log-likelihood ``scores`` of images under each volume.
-
-    The volume whose removal costs the least evidence goes first, then the next one, until ``most`` are left.
-    """
-    kept = list(range(scores.shape[1]))
-    while len(kept) > most:
-        without = [scores[:, [j for j in kept if j != k]].logsumexp(1).mean() for k in kept]
-        kept.pop(int(torch.stack(without).argmax()))
-    return kept
-
-
-def mixed_evidence(scores: Float[Tensor, "n v"], rounds: int = 50) -> Float[Tensor, " n"]:
-    """Compute the log evidence of images under a mixture of volumes, whose weights EM estimates from the same images."""
-    log_share = scores.new_zeros(scores.shape[1]) - math.log(scores.shape[1])
-    for _ in range(rounds):
-        log_share = (scores + log_share).log_softmax(1).logsumexp(0) - math.log(len(scores))
-    return (scores + log_share).logsumexp(1)

@@ -1,9 +1,9 @@
-"""The *ab initio* start: stochastic EM of volumes at low resolution, then a linear subspace of volumes, from images alone.
+"""The routes of the *ab initio* start: EM of volumes at low resolution, then a linear subspace of volumes, from images alone.
 
 1. *Consensus.* Stochastic EM fits one volume from random noise. Every step takes a few images, weighs all poses of a grid by
    their posterior and moves the voxels along the gradient of the expected log-likelihood. The Fourier radius grows and the
    posterior is tempered early, so that coarse features settle first. The start keeps the likeliest of several short runs.
-   If particles are off centre, the start widens the shift grid and repeats this step (:mod:`hetacumn.ab_initio.shift_extent`).
+   If particles are off centre, the start widens the shift grid and repeats this step (:mod:`hetacumn.ab_initio.evidence`).
 2. *Routes.* The route ``classes`` suits large motions: the same EM fits K volumes, which start as the consensus times smooth
    random fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. The route
    ``independent`` is for different molecules: EM fits K volumes from noise. Each route then alternates between two steps:
@@ -21,7 +21,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -33,8 +34,8 @@ from tqdm import tqdm
 from hetacumn.ab_initio.clusters import Clusters, align_conformations, find_clusters
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.division import Division, search_one_by_one
-from hetacumn.ab_initio.shift_extent import choose_factor
-from hetacumn.ab_initio.start import Start, Tensors
+from hetacumn.ab_initio.evidence import choose_factor
+from hetacumn.ab_initio.start import Start, Steps, Tensors
 from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
 from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal, unfit_images
 from hetacumn.particles.metadata import Poses
@@ -51,39 +52,25 @@ from hetacumn.search.subspace import infer_latents, volumes_at
 MOVED_DEG = 5.0  # an image counts as moved if its rotation changes by more between two searches
 
 
-def ab_initio(
-    data: Observations,
-    config: AbInitioConfig,
-    seed: int,
-    log: Callable[[str], object] = tqdm.write,
-    done: Mapping[str, Tensors] | None = None,
-    keep: Callable[[str, Tensors], object] | None = None,
-) -> Start:
-    """Reconstruct a linear subspace of volumes from images alone.
-
-    ``log`` receives lines of text about the progress. ``keep`` receives the name and the tensors of each step as it ends.
-    ``done`` holds these tensors by step, from an interrupted run with the same images, settings and seed; the steps in ``done``
-    are not repeated. On a CPU the result is bitwise equal to the result of an uninterrupted run.
-    """
-    config = config.adapted_to(data)
+@contextmanager
+def begin(data: Observations, config: AbInitioConfig, seed: int, steps: Steps) -> Iterator[AbInitioRun]:
+    """Begin a start with settings that are adapted to the images, and show its progress."""
     effort, em_steps = config.effort, config.classes.steps * ("classes" in config.routes) + config.soft.steps
     total = config.consensus.restarts * config.consensus.steps + em_steps
     total += (effort.route_fits * len(config.routes) + effort.last_fits) * config.subspace_steps
     with tqdm(total=total, desc="ab initio", mininterval=5) as progress:
-        return AbInitioRun(data, config, torch.Generator().manual_seed(seed), progress, log, done, keep).run()
+        yield AbInitioRun(data, config, torch.Generator().manual_seed(seed), progress, steps)
 
 
 @dataclass
 class AbInitioRun:
-    """One *ab initio* run: the data, settings, random state (on the CPU) and progress bar that its steps share."""
+    """One *ab initio* run: the data, settings, random state (on the CPU) and progress bar that its ``steps`` share."""
 
     data: Observations
     config: AbInitioConfig
     generator: torch.Generator
     progress: tqdm
-    log: Callable[[str], object]
-    done: Mapping[str, Tensors] | None = None  # the results of an earlier run, by step
-    keep: Callable[[str, Tensors], object] | None = None
+    steps: Steps
 
     def __post_init__(self) -> None:
         count = len(self.data)
@@ -96,28 +83,38 @@ class AbInitioRun:
         first = self._fit_extent(self._once("consensus", self._consensus)["volume"])
         routes = self.config.routes
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, first)) for route in routes}
-        scores = {route: self._score(start) for route, start in found.items()}
+        scores = {route: float(self.held_evidence(start).mean()) for route, start in found.items()}
         for route, score in scores.items():
-            self.log(f"ab initio, route {route}: held-out log-likelihood {score:.2f} per image")
+            self.steps.log(f"ab initio, {self.steps.label}route {route}: held-out log-likelihood {score:.2f} per image")
         route = max(scores, key=lambda name: scores[name])
         best = self._step("last fits", route, partial(self._finish, found[route]))
         if route != "independent":  # which ends with a division
             best = self._step("division", route, partial(self._divide, best))
         return replace(self._soften(best), scores=scores, shift_extent=self.config.grid.extent)
 
+    def held_evidence(self, start: Start) -> Float[Tensor, " m"]:
+        """Compute the log-likelihood of each held-out image, with z integrated out."""
+        fine = self.data.within(self.config.refine.fit * self.data.plane.box)[self.held]
+        return infer_latents(fine, Slicer(start.basis, self.config.padding), start.poses[self.held]).log_evidence
+
+    def division(self, data: Observations) -> Division:
+        """Return a search for volumes that a start has missed; ``data`` are the centred images."""
+        usable = ~self.held & self.usable
+        return Division(data, usable, self.held, self.config, self.generator, self.progress, self.steps.log)
+
     def _step(self, name: str, route: str, make: Callable[[], Start]) -> Start:
         """Run a step that returns a start, or restore its result; see :meth:`_once`."""
         return Start.of(self._once(name, lambda: make().tensors()), route, {})
 
     def _once(self, name: str, make: Callable[[], Tensors]) -> Tensors:
-        """Run the step ``make`` and return its result, or restore its result, random state and progress from ``done``."""
-        if self.done is None or name not in self.done:
-            made = make()
-            if self.keep:
-                steps = torch.tensor([self.progress.n, self.progress.total])
-                self.keep(name, {**made, "random": self.generator.get_state(), "steps": steps})
+        """Run the step ``make`` and return its result, or restore the kept result, random state and progress."""
+        kept = self.steps.find(name)
+        if kept is None:
+            made, progress = make(), self.progress
+            steps = torch.tensor([progress.n, progress.total])
+            self.steps.finish(name, {**made, "random": self.generator.get_state(), "steps": steps})
             return made
-        made = {key: value.to(self.data.y.device) for key, value in self.done[name].items()}
+        made = {key: value.to(self.data.y.device) for key, value in kept.items()}
         self.generator.set_state(made.pop("random").cpu())
         at, self.progress.total = made.pop("steps").tolist()
         self.progress.update(at - self.progress.n)
@@ -132,8 +129,9 @@ class AbInitioRun:
         chosen = self._once("shift extent", lambda: {"factor": torch.tensor(choose_factor(seen, first, self.config))})
         if (factor := int(chosen["factor"])) == 1:
             return first
-        self.config, box = self.config.widened(factor), self.data.plane.box
-        self.log(f"ab initio: particles are off centre; searching shifts up to {self.config.grid.extent * box:.1f} of {box} px")
+        self.config, box = self.config.with_extent(factor * self.config.grid.extent), self.data.plane.box
+        extent_px = self.config.grid.extent * box
+        self.steps.log(f"ab initio: particles are off centre; searching shifts up to {extent_px:.1f} of {box} px")
         self.progress.total += self.config.consensus.restarts * self.config.consensus.steps
         return self._once("consensus, wide shifts", partial(self._consensus, first))["volume"]
 
@@ -142,7 +140,7 @@ class AbInitioRun:
         config, volumes = self.config, first[None]
         self.progress.set_postfix_str(f"route {route}")
         if route == "independent":
-            return self._from_volumes(self._division(self.data).from_noise(first), route, one_by_one=True)
+            return self._from_volumes(self.division(self.data).from_noise(first), route, one_by_one=True)
         if route == "classes":
             fields = 1 + 0.4 * smooth_noise(config.volumes, self.data.plane.box, self.generator, 4).to(first)
             seen, schedule = self.data[self.fit], config.classes
@@ -199,14 +197,14 @@ class AbInitioRun:
         if unfit.float().mean() >= self.config.unfit_share:
             groups.append(unfit)
         centred = self.data.translated(-start.poses.shifts_px)
-        volumes = self._division(centred).run(clusters.volumes, groups, start.poses.rotations)
+        volumes = self.division(centred).run(clusters.volumes, groups, start.poses.rotations)
         if volumes is None:
             return start
         fits = self.config.faint.route_fits + self.config.effort.last_fits
         self.progress.total += fits * self.config.subspace_steps
         found = self._finish(self._from_volumes(volumes, start.route, one_by_one=True))
-        before, after = self._score(start), self._score(found)
-        self.log(
+        before, after = (float(self.held_evidence(one).mean()) for one in (start, found))
+        self.steps.log(
             f"ab initio, with volumes from single clusters: held-out log-likelihood {after:.2f} per image, {before:.2f} without"
         )
         return found if after > before else start
@@ -234,10 +232,6 @@ class AbInitioRun:
         fit = without_empty(self.usable, gain, self.config.unfit_share)
         return find_clusters(start.latents, start.basis, self.config.volumes, fit)
 
-    def _division(self, data: Observations) -> Division:
-        usable = ~self.held & self.usable
-        return Division(data, usable, self.held, self.config, self.generator, self.progress, self.log)
-
     def _settle_frames(self, start: Start, hands: bool = False) -> Start:
         """Align the volumes of K clusters of z to one frame (with ``hands`` also to one hand), and recompute the subspace.
 
@@ -248,7 +242,7 @@ class AbInitioRun:
         config, clusters = self.config, self._clusters(start)
         volumes, poses, mirrored = align_conformations(clusters, start.poses, self.generator, hands)
         for k in mirrored:
-            self.log(f"ab initio: the volume of {int(clusters.counts[k])} images had the other hand and was mirrored")
+            self.steps.log(f"ab initio: the volume of {int(clusters.counts[k])} images had the other hand and was mirrored")
         share = clusters.counts.float() / len(clusters.labels)
         basis = principal(volumes, share, config.components, self.generator, voxel_unit(self.data, self.data.plane.box))
         band = self.data.within(config.classes.radius[1] * self.data.plane.box)
@@ -292,9 +286,3 @@ class AbInitioRun:
             spread = latents.std(0).clamp(min=1e-3)
             basis, latents = torch.cat([basis[:1], basis[1:] * spread[:, None, None, None]]), latents / spread
         return replace(start, basis=basis, poses=poses, latents=latents)
-
-    def _score(self, start: Start) -> float:
-        """Compute the mean log-likelihood per held-out image, with z integrated out."""
-        fine = self.data.within(self.config.refine.fit * self.data.plane.box)[self.held]
-        posterior = infer_latents(fine, Slicer(start.basis, self.config.padding), start.poses[self.held])
-        return float(posterior.log_evidence.mean())

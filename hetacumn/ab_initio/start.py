@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,9 +17,19 @@ from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import StackFingerprint
 
 Tensors = dict[str, Tensor]  # by name
+SHARED_STEPS = ("consensus", "shift extent", "consensus, wide shifts")  # steps that do not depend on the number of volumes
 START, MODEL = "start.safetensors", "model.safetensors"
 UNDER_WAY = "start_under_way"
 START_NAMES = {"volumes": "classes", "components": "latent_dim"}  # names of the training settings
+
+
+@dataclass(frozen=True)
+class StateNumber:
+    """The number of states of a start, the number of volumes that it fitted, and the reason for the number."""
+
+    states: int
+    volumes: int
+    reason: str = "requested"
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class Start:
     - ``route``: the chosen route.
     - ``scores``: the held-out log-likelihood per image, by route.
     - ``shift_extent``: extent of the shift grid of the searches, as a fraction of the box; None if unknown.
+    - ``number``: the number of states, requested or found; None if unknown.
     """
 
     basis: Float[Tensor, "volumes box box box"]
@@ -39,13 +50,14 @@ class Start:
     route: str
     scores: dict[str, float]
     shift_extent: float | None = None
+    number: StateNumber | None = None
 
     def to(self, device: torch.device | str) -> Start:
         """Copy to another device."""
         return replace(self, basis=self.basis.to(device), poses=self.poses.to(device), latents=self.latents.to(device))
 
     def tensors(self) -> Tensors:
-        """Return the tensors by name, without ``route``, ``scores`` and ``shift_extent``."""
+        """Return the tensors by name, without ``route``, ``scores``, ``shift_extent`` and ``number``."""
         return {
             "basis": self.basis,
             "rotations": self.poses.rotations,
@@ -68,6 +80,7 @@ def save_start(path: Path, start: Start, stack: StackFingerprint, settings: dict
         "route": start.route,
         "scores": start.scores,
         "shift_extent": start.shift_extent,
+        "number": start.number and asdict(start.number),
         "stack": stack.to_json(),
         "settings": settings,
     }
@@ -79,8 +92,10 @@ def load_start(path: Path, stack: StackFingerprint | None = None) -> Start:
     tensors, facts = read_tensors(path)
     if stack is not None:
         check_stack(path, facts, stack)
-    start = Start.of(tensors, facts["route"], facts["scores"])
-    return replace(start, shift_extent=facts.get("shift_extent"))  # starts of earlier versions have none
+    start, number = Start.of(tensors, facts["route"], facts["scores"]), facts.get("number")
+    if number is None and (volumes := facts["settings"].get("volumes")):  # a start of an earlier version
+        number = {"states": volumes, "volumes": volumes}
+    return replace(start, shift_extent=facts.get("shift_extent"), number=number and StateNumber(**number))
 
 
 def saved_settings(path: Path) -> dict:
@@ -103,6 +118,36 @@ def check_stack(path: Path, facts: dict, stack: StackFingerprint) -> None:
     saved = StackFingerprint.from_json(facts["stack"], path)
     if not saved.matches(stack):
         raise HetacumnError(f"{path}: made from another stack ({saved}); expected {stack}; delete it or choose another folder")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a start, of which finished ones are kept and not repeated.
+
+    - ``log``: receives lines of text about the progress.
+    - ``done``: the tensors of finished steps, by name.
+    - ``keep``: receives the name and the tensors of each step as it ends; None keeps nothing.
+    - ``label``: begins the names of all steps that depend on the number of volumes.
+    """
+
+    log: Callable[[str], object]
+    done: Mapping[str, Tensors] = field(default_factory=dict)
+    keep: Callable[[str, Tensors], object] | None = None
+    label: str = ""
+
+    def name(self, step: str) -> str:
+        """Return the name under which a step is kept."""
+        return step if step in SHARED_STEPS else self.label + step
+
+    def find(self, step: str) -> Tensors | None:
+        """Return a copy of the tensors of a finished step, or None."""
+        found = self.done.get(self.name(step))
+        return None if found is None else dict(found)
+
+    def finish(self, step: str, made: Tensors) -> None:
+        """Keep the tensors of a step."""
+        if self.keep is not None:
+            self.keep(self.name(step), made)
 
 
 class UnfinishedStart:

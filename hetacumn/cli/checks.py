@@ -69,7 +69,7 @@ def requested(settings: Mapping, devices: int = 1) -> Demand:
     from hetacumn.network.config import requested_classes
 
     complete = read_params(settings, settings="")
-    return Demand(complete["stack"]["box"], requested_classes(complete), devices)
+    return Demand(complete["stack"]["box"], max(1, requested_classes(complete)), devices)
 
 
 def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_few: bool = False) -> None:

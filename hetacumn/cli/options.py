@@ -27,8 +27,8 @@ ComparisonFolder = Annotated[Path | None, _option("Folder for the comparison.", 
 StackFolder = Annotated[Path | None, _option("Folder for the stack.", default="results/DATASET/particles")]
 PreparedFolder = Annotated[Path | None, _option("Folder for the prepared images.", default="PARTICLES_BOXpx")]
 
-Classes = Annotated[int | None, _option("Number of classes.", default="4")]
-PredictedClasses = Annotated[int | None, _option("Number of classes; 0 selects it by BIC.", default="as in training")]
+Classes = Annotated[int | None, _option("Number of classes.", default="as many as the images need")]
+PredictedClasses = Annotated[int | None, _option("Number of classes.", default="as in training")]
 Box = Annotated[int | None, _option("Box after Fourier cropping, in pixels; even.", default="32")]
 Seed = Annotated[int | None, _option("Seed of all random numbers.", default="0")]
 

@@ -12,18 +12,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hetacumn.ab_initio.config import AbInitioConfig
+from hetacumn.ab_initio.config import AbInitioConfig, components_for
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config
 from hetacumn.common.settings import check_fields, check_seed, flattened, merged, read_settings
 
 if TYPE_CHECKING:
+    from hetacumn.ab_initio.start import Start
     from hetacumn.particles.observations import Observations
 
 Rounds = tuple[tuple[int, float], ...]  # (poses that take part, Fourier radius in cycles per pixel) of each round
 
 DECODERS = ("voxel", "coordinate")
-FEWEST_DIMENSIONS = 4  # of z, if the settings leave their number open
 POSITIVE, NOT_NEGATIVE = "a number of at least 1", "a number of at least 0"  # expected values in messages
 
 
@@ -133,7 +133,7 @@ class TrainConfig:
 
     Targets:
 
-    - ``classes``: number of classes.
+    - ``classes``: number of classes; 0 to take the number of states that the *ab initio* start finds.
     - ``latent_dim``: number of dimensions of z; 0 stands for ``classes`` - 1, but at least 4.
     - ``seed``: seed of all random numbers.
 
@@ -193,16 +193,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.latent_dim == 0:  # K different molecules span K - 1 dimensions
-            object.__setattr__(self, "latent_dim", max(FEWEST_DIMENSIONS, self.classes - 1))
-        positive = ("classes", "latent_dim", "batch", "alone_batch")
-        not_negative = ("alone_steps", "joint_epochs", "pose_only_epochs", "rate", "joint_rate", "decoder_rate", "weight_decay")
+        if self.latent_dim == 0 and self.classes:
+            object.__setattr__(self, "latent_dim", components_for(self.classes))
+        positive = ("batch", "alone_batch")
+        rates = ("rate", "joint_rate", "decoder_rate", "weight_decay")
+        not_negative = ("classes", "latent_dim", "alone_steps", "joint_epochs", "pose_only_epochs", *rates)
         check_fields(
             self,
             **{name: (getattr(self, name) >= 1, POSITIVE) for name in positive},
             **{name: (getattr(self, name) >= 0, NOT_NEGATIVE) for name in not_negative},
             radius=(all(0 < radius <= 0.5 for radius in self.radius), "radii above 0 and up to 0.5 cycles per pixel"),
             checkpoint_seconds=(self.checkpoint_seconds >= 0, NOT_NEGATIVE),
+            warm_start=(self.warm_start or self.classes > 0, "true, or a number of classes, which only the start can find"),
         )
 
     @property
@@ -219,9 +221,11 @@ class TrainConfig:
         """Return the settings with ``ab_initio.brightness`` chosen by the images where it is ``auto``."""
         return replace(self, ab_initio=self.ab_initio.with_brightness_of(data))
 
-    def with_extent(self, extent: float | None) -> TrainConfig:
-        """Return the settings with the extent of the shift grid that the start chose; None keeps the extent."""
-        return replace(self, ab_initio=self.ab_initio.with_extent(extent))
+    def with_start(self, start: Start) -> TrainConfig:
+        """Return the settings with the values that the start found: extent of the shift grid, classes, latent dimensions."""
+        classes = self.classes or (start.number.states if start.number else 0)
+        ab_initio = self.ab_initio.with_extent(start.shift_extent)
+        return replace(self, ab_initio=ab_initio, classes=classes, latent_dim=len(start.basis) - 1)
 
     def variants(self) -> tuple[TrainConfig, ...]:
         """Return the settings that :meth:`adapted_to` may return, one per possible preset."""
@@ -267,12 +271,15 @@ def check_determined(settings: Mapping) -> None:
 
 
 def requested_classes(params: Mapping, dataset: str = "", asked: int | None = None) -> int:
-    """Return the number of classes: ``asked``, else ``classes`` in params.yaml (a number, or one per dataset), else 4."""
+    """Return the number of classes: ``asked``, else ``classes`` in params.yaml (a number, or one per dataset), else 0.
+
+    With 0, the *ab initio* start finds the number.
+    """
     known = params.get("classes")
     found = known.get(dataset) if isinstance(known, dict) else known
-    wanted = asked if asked is not None else 4 if found is None else found
-    if not isinstance(wanted, int) or wanted < 1:
-        raise HetacumnError(f"classes is {wanted!r}; expected a whole number of at least 1")
+    wanted = asked if asked is not None else found or 0
+    if not isinstance(wanted, int) or wanted < 0:
+        raise HetacumnError(f"classes is {wanted!r}; expected a whole number of at least 1, or 0 to find it")
     return wanted
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.ab_initio.routes import ab_initio
+from hetacumn.ab_initio.number_of_states import ab_initio
 from hetacumn.ab_initio.start import (
     MODEL,
     START,
@@ -105,12 +105,14 @@ def run_method(
                 begin, seconds = find_or_make_start(data, config, out, start)
             group.barrier()
     if method != "em":
-        searched = config if begin is None else config.with_extent(begin.shift_extent)
+        searched = config if begin is None else config.with_start(begin)
         seconds += train_network(stack, searched, out, begin, group, facts)
     elif group.is_leader:
         write_facts(out, facts)
     if group.is_leader:
         facts = {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}
+        if begin is not None and begin.number is not None:
+            facts["states"] = asdict(begin.number)
         write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device, group)})
 
 
@@ -143,7 +145,7 @@ def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start
             check_settings(path, settings, requested)
             under_way.remove()
         found = len(begin.basis) - 1
-        if found != config.latent_dim:
+        if config.latent_dim not in (0, found):
             expected = f"{config.latent_dim}, the value of latent_dim"
             raise HetacumnError(f"{path}: the start has {found} components; expected {expected}")
         return begin, read_run(path.parent).get("start_seconds", 0.0)

@@ -16,6 +16,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from hetacumn.ab_initio.evidence import mixture_log_shares
 from hetacumn.common.errors import HetacumnError
 
 SPREADS = ("full", "tied")  # one covariance per class, or one covariance for all classes
@@ -61,24 +62,23 @@ class Classes:
         return self.probabilities.argmax(1)
 
 
-def classify(latents: Float[Tensor, "n q"], classes: int | None, seed: int = 0, most: int = 8) -> Classes:
-    """Fit a Gaussian mixture to latents, and sort the classes by weight, the largest first.
+def classify(latents: Float[Tensor, "n q"], classes: int, seed: int = 0) -> Classes:
+    """Fit a Gaussian mixture of ``classes`` components to latents, and sort the classes by weight, the largest first.
 
-    ``classes`` is the number of classes; None selects the number with the lowest BIC, from 1 to ``most``. BIC also selects
-    between one covariance per class and one covariance for all classes, which describes the noise of low-signal images.
+    BIC selects between one covariance per class and one covariance for all classes, which describes the noise of low-signal
+    images.
 
     Raises:
         HetacumnError: ``classes`` is out of range.
     """
     z = latents.cpu().double().numpy()
-    if classes is not None and not 1 <= classes <= len(z):
+    if not 1 <= classes <= len(z):
         raise HetacumnError(f"{classes} classes for {len(z)} particles; expected 1 to {len(z)}")
     if len(z) == 1:
         alone = Mixture(torch.ones(1).double(), torch.from_numpy(z), 1e-4 * torch.eye(z.shape[1]).double()[None])
         return Classes(torch.ones(1, 1), latents.cpu().float(), alone)
-    counts = [classes] if classes else range(1, min(most, len(z)) + 1)
-    mixtures = [GaussianMixture(k, covariance_type=spread, n_init=5, reg_covar=1e-4, random_state=seed).fit(z)
-                for k in counts for spread in SPREADS]  # fmt: skip
+    mixtures = [GaussianMixture(classes, covariance_type=spread, n_init=5, reg_covar=1e-4, random_state=seed).fit(z)
+                for spread in SPREADS]  # fmt: skip
     best = min(mixtures, key=lambda fit: fit.bic(z))
     order = np.argsort(-best.weights_)
     spreads = np.broadcast_to(best.covariances_, (len(order), *best.covariances_.shape[-2:]))[order]
@@ -86,20 +86,20 @@ def classify(latents: Float[Tensor, "n q"], classes: int | None, seed: int = 0, 
     return Classes(mixture.probabilities(latents), mixture.means.float(), mixture)
 
 
-def classify_from(latents: Float[Tensor, "n q"], usable: Bool[Tensor, " n"], classes: int | None, seed: int = 0) -> Classes:
+def classify_from(latents: Float[Tensor, "n q"], usable: Bool[Tensor, " n"], classes: int, seed: int = 0) -> Classes:
     """Fit a mixture to the latents of ``usable`` particles (:func:`classify`), and classify all particles by this mixture.
 
     If fewer particles are usable than there are classes, all particles are used.
     """
-    if usable.all() or usable.sum() < (classes or 2):
+    if usable.all() or usable.sum() < classes:
         return classify(latents, classes, seed)
     found = classify(latents[usable.to(latents.device)], classes, seed)
     return found if found.mixture is None else replace(found, probabilities=found.mixture.probabilities(latents))
 
 
-def class_centres(latents: Float[Tensor, "n q"], classes: int | None, seed: int = 0) -> Float[Tensor, "k q"]:
+def class_centres(latents: Float[Tensor, "n q"], classes: int, seed: int = 0) -> Float[Tensor, "k q"]:
     """Compute the class centres of a sample of latents. The number of classes is limited to the number of latents."""
-    return classify(latents, classes and min(classes, len(latents)), seed).centres.to(latents.device)
+    return classify(latents, min(classes, len(latents)), seed).centres.to(latents.device)
 
 
 def classify_by_likelihood(
@@ -110,10 +110,7 @@ def classify_by_likelihood(
     With ``sort`` the largest class comes first; without it the classes keep the order of ``centres``.
     """
     scores = log_likelihood.double()
-    log_share = torch.zeros(len(centres), dtype=scores.dtype, device=scores.device)
-    for _ in range(rounds):
-        log_share = (scores + log_share).log_softmax(1).logsumexp(0) - np.log(len(scores))
-    found = Classes((scores + log_share).softmax(1).cpu(), centres.cpu())
+    found = Classes((scores + mixture_log_shares(scores, rounds)).softmax(1).cpu(), centres.cpu())
     if not sort:
         return found
     order = found.labels.bincount(minlength=len(centres)).argsort(descending=True, stable=True)

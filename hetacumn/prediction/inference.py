@@ -67,12 +67,12 @@ class Climbed:
 class Refit:
     """Settings of :func:`refit_volumes`.
 
-    - ``classes``: number of classes; None to select it by BIC.
+    - ``classes``: number of classes.
     - ``steps``: gradient steps; 0 for no refit.
     - ``seed``: seed of the random numbers.
     """
 
-    classes: int | None
+    classes: int
     steps: int
     seed: int
 

@@ -109,15 +109,13 @@ def _write(answer: Answer, model: Path | str, facts: dict) -> None:
     write_json(out / "run.json", {**run, **prediction, **facts, "git_commit": git_commit()})
 
 
-def _number_of_classes(stack: PreparedStack, trained: TrainedModel | SearchModel, request: PredictionRequest) -> int | None:
-    """Return the requested number of classes, or the number of the training run; None to select it by BIC."""
+def _number_of_classes(stack: PreparedStack, trained: TrainedModel | SearchModel, request: PredictionRequest) -> int:
+    """Return the requested number of classes, or the number of the training run."""
     if request.like is not None:
         return trained.config.classes
-    if request.classes == 0:
-        return None
     count = trained.config.classes if request.classes is None else request.classes
     if not isinstance(count, int) or not 1 <= count <= len(stack):
-        raise HetacumnError(f"{count} classes for {len(stack)} particles; expected 1 to {len(stack)}, or 0 for BIC")
+        raise HetacumnError(f"{count} classes for {len(stack)} particles; expected 1 to {len(stack)}")
     return count
 
 

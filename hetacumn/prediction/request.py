@@ -26,7 +26,7 @@ class PredictionRequest:
     """The options of a prediction.
 
     - ``grade``: one of ``GRADES``, from the fastest to the most precise.
-    - ``classes``: number of classes; None for the number of the training run, 0 to select it by BIC.
+    - ``classes``: number of classes; None for the number of the training run.
     - ``like``: folder of an earlier prediction of other particles with the same model and grade. The new prediction reuses its
       volumes and classes.
     - ``chunk``: images in memory at a time.
@@ -44,8 +44,8 @@ class PredictionRequest:
     def __post_init__(self) -> None:
         if self.grade not in GRADES:
             raise HetacumnError(f"grade is {self.grade!r}; {suggestion(str(self.grade), GRADES)}")
-        if self.classes is not None and (not isinstance(self.classes, int) or self.classes < 0):
-            raise HetacumnError(f"classes is {self.classes!r}; expected a whole number of at least 1, or 0 for BIC")
+        if self.classes is not None and (not isinstance(self.classes, int) or self.classes < 1):
+            raise HetacumnError(f"classes is {self.classes!r}; expected a whole number of at least 1")
         if self.like is not None and self.classes is not None:
             raise HetacumnError(
                 f"classes is {self.classes}; expected none, because the prediction in {self.like} supplies the classes"

@@ -31,5 +31,5 @@ class SearchModel:
 def load_em(folder: Path | str, device: torch.device | str = "cpu") -> SearchModel:
     """Read the *ab initio* start in a folder as a model for prediction by exhaustive search."""
     start = load_start(Path(folder) / START)
-    config = load_config(folder).with_extent(start.shift_extent)
+    config = load_config(folder).with_start(start)
     return SearchModel(start.to(device), config, start.basis.shape[-1], read_config(folder)["pixel_A"])

@@ -44,7 +44,7 @@ Part = TypeVar("Part", State, Tensor)
 class StackInference:
     """Inference on a stack: the part that one process of the process group ``group`` computes.
 
-    ``classes`` is the number of classes, or None to select it by BIC. ``earlier`` supplies volumes and classes, if given.
+    ``classes`` is the number of classes. ``earlier`` supplies volumes and classes, if given.
 
     Inference sets these attributes:
 
@@ -57,7 +57,7 @@ class StackInference:
     stack: PreparedStack
     model: TrainedModel | SearchModel
     request: PredictionRequest
-    classes: int | None
+    classes: int
     earlier: EarlierPrediction | None
     device: torch.device
     group: ProcessGroup

@@ -99,7 +99,7 @@ class Run:
             grade: encoder, amortized, refined or searched, from the fastest to the most precise.
             stack: the particles; None for the stack of the run.
             out: folder for the predictions; None for the folder of the run.
-            classes: number of classes; None for the number of the training run, 0 to select it by BIC.
+            classes: number of classes; None for the number of the training run.
             like: folder of an earlier prediction whose volumes and classes are reused.
 
         Raises:
@@ -156,7 +156,7 @@ def train(
 
     Args:
         stack: the particles, from :func:`prepare`.
-        classes: number of classes; None for the number in ``config``, or 4 without a ``config``.
+        classes: number of classes; None for the number in ``config``. Without both, or with 0, the start finds the number.
         out: folder of the run.
         config: all training settings; None for the defaults.
         device: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.

@@ -1,0 +1,95 @@
+"""Choices by the evidence of images: the extent of the shift grid, and the volumes that a stack needs.
+
+The evidence of an image is its likelihood, averaged over the poses of a grid or over the volumes of a mixture. It falls if a
+grid or a mixture becomes larger without becoming better.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hetacumn.ab_initio.config import AbInitioConfig
+from hetacumn.particles.observations import Observations
+from hetacumn.search.grid import search_grid
+
+SAMPLE = 500  # images, evenly spaced in the stack
+LARGEST_FACTOR = 3  # of the shift grid, in units of the extent of the settings
+LARGEST_EXTENT = 0.25  # of the shift grid, as a fraction of the box; a larger extent of the settings stays as it is
+SHIFT_ERRORS = 1.0  # standard errors by which a wider shift grid must raise the evidence
+NEEDED_NATS = 1.0  # least mean loss of the images of a volume, if the volume goes
+
+
+def is_significant(gain: Float[Tensor, " m"], errors: float = 2.0) -> bool:
+    """Return whether the mean gain of images is larger than ``errors`` standard errors of the mean."""
+    return bool(gain.mean() > errors * gain.std() / len(gain) ** 0.5)
+
+
+def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], config: AbInitioConfig) -> int:
+    """Return the factor of ``config.grid.extent`` with the highest mean evidence of a sample of images under a volume.
+
+    If the grid is too small, images that are off centre get wrong poses and then form classes of their own. A grid that is too
+    large costs time. All grids have the same spacing. The function stops at the first factor whose gain is not significant.
+    """
+    band = data.evenly_spaced(SAMPLE).within(config.consensus.radius[1] * data.plane.box)
+
+    def evidence(factor: int) -> Float[Tensor, " m"]:
+        rotations, shifts = config.with_extent(factor * config.grid.extent).poses(data.plane.box, volume.device)
+        return search_grid(band, volume[None], rotations, shifts, padding=config.padding).log_evidence
+
+    best, highest = 1, evidence(1)
+    for factor in range(2, LARGEST_FACTOR + 1):
+        if factor * config.grid.extent > LARGEST_EXTENT:
+            break
+        wider = evidence(factor)
+        if not is_significant(wider - highest, SHIFT_ERRORS):
+            break
+        best, highest = factor, wider
+    return best
+
+
+def choose(scores: Float[Tensor, "n v"], most: int) -> list[int]:
+    """Choose at most ``most`` volumes by the log-likelihood ``scores`` of images under each volume.
+
+    The volume whose removal costs the least evidence goes first, then the next one, until ``most`` are left.
+    """
+    kept = list(range(scores.shape[1]))
+    while len(kept) > most:
+        without = [scores[:, [j for j in kept if j != k]].logsumexp(1).mean() for k in kept]
+        kept.pop(int(torch.stack(without).argmax()))
+    return kept
+
+
+def mixed_evidence(scores: Float[Tensor, "n v"], rounds: int = 50) -> Float[Tensor, " n"]:
+    """Compute the log evidence of images under a mixture of volumes, whose weights EM estimates from the same images."""
+    return (scores + mixture_log_shares(scores, rounds)).logsumexp(1)
+
+
+def mixture_log_shares(scores: Float[Tensor, "n v"], rounds: int) -> Float[Tensor, " v"]:
+    """Estimate the log weights of a mixture of volumes by EM, from the log-likelihoods ``scores`` of images."""
+    log_share = scores.new_zeros(scores.shape[1]) - math.log(scores.shape[1])
+    for _ in range(rounds):
+        log_share = (scores + log_share).log_softmax(1).logsumexp(0) - math.log(len(scores))
+    return log_share
+
+
+def needed_volumes(scores: Float[Tensor, "m k"]) -> list[int]:
+    """Return the indices of the volumes that held-out images need, from their log-likelihood ``scores`` under each volume.
+
+    The volume whose removal costs the least goes, one by one, until its images lose :data:`NEEDED_NATS` or more on average, and
+    the mean loss of all images is significant. The images of a volume are those that it fits best.
+    """
+    scores, kept = scores.double().cpu(), list(range(scores.shape[1]))
+    while len(kept) > 1:
+        among = scores[:, kept]
+        evidence, best = mixed_evidence(among), among.argmax(1)
+        losses = [evidence - mixed_evidence(among[:, [j for j in range(len(kept)) if j != k]]) for k in range(len(kept))]
+        least = min(range(len(kept)), key=lambda k: float(losses[k].mean()))
+        own = losses[least][best == least]
+        if len(own) and own.mean() >= NEEDED_NATS and is_significant(losses[least]):
+            break
+        kept.pop(least)
+    return kept

@@ -1,0 +1,227 @@
+"""The *ab initio* start with a given number of volumes, or with as many as the images need.
+
+If the number of states is not given, the start fits 6 volumes and counts the states among them. If it finds as many states as
+volumes, it starts again with twice as many, up to :data:`MOST_VOLUMES`. It stops when a start finds fewer states than volumes,
+or does not raise the log-likelihood of held-out images.
+
+:func:`count_states` counts in three steps:
+
+1. *Density.* A Gaussian mixture describes the density of the latents. Held-out images choose the number of its components.
+2. *Evidence.* The volumes at the means of the components compete for held-out images, whose poses are searched under each
+   volume. A component goes if its images lose less than a nat without its volume
+   (:func:`~hetacumn.ab_initio.evidence.needed_volumes`). This step removes groups of images with wrong poses: such images fit
+   the volume of their state once their poses are searched again.
+3. *Peaks.* One state may need several components, for example for images of different contrast. Two components are one state
+   unless the density between them falls below :data:`DIP` of the lower peak. The density is taken along the ridgeline (Ray &
+   Lindsay 2005), after the noise of the latents is removed from the covariances.
+
+Images without the molecule often form a peak of their own, which counts as a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.sparse.csgraph import connected_components
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+from tqdm import tqdm
+
+from hetacumn.ab_initio.config import AbInitioConfig, components_for
+from hetacumn.ab_initio.evidence import is_significant, needed_volumes
+from hetacumn.ab_initio.routes import AbInitioRun, begin
+from hetacumn.ab_initio.start import Start, StateNumber, Steps, Tensors
+from hetacumn.particles.observations import Observations, without_empty
+from hetacumn.physics.slices import Slicer
+from hetacumn.search.subspace import LatentPosterior, infer_latents, volumes_at
+
+FIRST_VOLUMES, MOST_VOLUMES = 6, 64  # of a start that finds the number of states
+FEWEST_PER_VOLUME = 60  # images per volume, for more than FIRST_VOLUMES
+SPREADS = ("full", "tied")  # one covariance per component of a mixture, or one for all components
+FEWEST_HELD = 20  # held-out images; fewer images cannot choose between mixtures
+MISSES = 2  # the search for more components ends after this number of mixtures without a significant gain
+DIP = 0.8  # highest density between two states, as a fraction of the lower peak
+RIDGE_POINTS = 41  # points of a ridgeline at which the density is computed
+LEAST_SPREAD = 0.02  # least variance of a component along an axis, as a fraction of its mean variance
+
+
+def ab_initio(
+    data: Observations,
+    config: AbInitioConfig,
+    seed: int,
+    log: Callable[[str], object] = tqdm.write,
+    done: Mapping[str, Tensors] | None = None,
+    keep: Callable[[str, Tensors], object] | None = None,
+) -> Start:
+    """Reconstruct a linear subspace of volumes from images alone.
+
+    If ``config.volumes`` is 0, the function finds the number of states. ``log`` receives lines of text about the progress.
+    ``keep`` receives the name and the tensors of each step as it ends. ``done`` holds these tensors by step, from an
+    interrupted run with the same images, settings and seed; the steps in ``done`` are not repeated. On a CPU the result is
+    bitwise equal to the result of an uninterrupted run.
+    """
+    config, steps = config.adapted_to(data), Steps(log, done or {}, keep)
+    if not config.volumes:
+        return _find_number(data, config, seed, steps)
+    with begin(data, config, seed, steps) as run:
+        return replace(run.run(), number=StateNumber(config.volumes, config.volumes))
+
+
+def _find_number(data: Observations, config: AbInitioConfig, seed: int, steps: Steps) -> Start:
+    """Fit more and more volumes until they outnumber the states; return the start with the number of states."""
+    found, made = dict(steps.done), steps.keep
+
+    def keep(name: str, tensors: Tensors) -> None:  # the next start repeats no step that the numbers of volumes share
+        found[name] = tensors
+        if made is not None:
+            made(name, tensors)
+
+    best: Start | None = None
+    counts, evidence, number = _volume_counts(len(data)), torch.empty(0), StateNumber(1, 1)
+    for volumes in counts:
+        one = replace(config, volumes=volumes, components=config.components or components_for(volumes))
+        with begin(data, one, seed, replace(steps, done=found, keep=keep, label=f"{volumes} volumes, ")) as run:
+            start = run.run()
+            higher = run.held_evidence(start)
+            if best is not None and not is_significant(higher - evidence):
+                reason = f"{volumes} volumes explain held-out images no better than {number.volumes}"
+                return _found(best, replace(number, reason=reason), steps)
+            best, evidence, number = start, higher, StateNumber(_count(run, start), volumes)
+        if number.states < volumes:
+            reason = f"of {volumes} volumes, held-out images need {number.states}"
+            return _found(best, replace(number, reason=reason), steps)
+    full = f"a start fits at most {MOST_VOLUMES} volumes"
+    few = f"{len(data)} images are too few for more than {counts[-1]} volumes"
+    return _found(start, replace(number, reason=full if counts[-1] == MOST_VOLUMES else few), steps)
+
+
+def _found(start: Start, number: StateNumber, steps: Steps) -> Start:
+    steps.log(f"ab initio: found {number.states} states; {number.reason}")
+    return replace(start, number=number)
+
+
+def _volume_counts(images: int) -> list[int]:
+    """Return the numbers of volumes to fit, one after the other, to a number of images."""
+    counts = [min(FIRST_VOLUMES, images)]
+    while counts[-1] < MOST_VOLUMES and 2 * counts[-1] * FEWEST_PER_VOLUME <= images:
+        counts.append(min(2 * counts[-1], MOST_VOLUMES))
+    return counts
+
+
+def _count(run: AbInitioRun, start: Start) -> int:
+    """Count the states of a start, with the images and settings of its run."""
+    config = run.config
+    fine = run.data.within(config.refine.fit * run.data.plane.box)
+    posterior = infer_latents(fine, Slicer(start.basis, config.padding), start.poses)
+    usable = without_empty(run.usable, posterior.log_evidence, config.unfit_share)
+    sample = LatentSample.of(posterior, usable & ~run.held, usable & run.held)
+    division = run.division(run.data.translated(-start.poses.shifts_px))
+
+    def compete(z: Float[Tensor, "k q"]) -> Float[Tensor, "m k"]:
+        return division.compete(volumes_at(z.to(start.basis), start.basis))
+
+    return count_states(sample, compete, 2 * config.volumes)
+
+
+@dataclass(frozen=True)
+class LatentSample:
+    """Latents of images, in double precision.
+
+    - ``means``: posterior means of z.
+    - ``noise``: mean covariance of the part of ``means`` that image noise causes.
+    - ``fit``: marks the images to which mixtures are fitted.
+    - ``held``: marks the held-out images.
+    """
+
+    means: Float[np.ndarray, "n q"]
+    noise: Float[np.ndarray, "q q"]
+    fit: Bool[np.ndarray, " n"]
+    held: Bool[np.ndarray, " n"]
+
+    @classmethod
+    def of(cls, posterior: LatentPosterior, fit: Bool[Tensor, " n"], held: Bool[Tensor, " n"]) -> LatentSample:
+        """Take the sample from the posterior of z under the prior N(0, I).
+
+        A posterior of covariance S shrinks z towards 0. Image noise then contributes S - S² to the covariance of its mean.
+        """
+        covariances = posterior.precision.double().inverse()
+        noise = (covariances - covariances @ covariances).mean(0)
+        return cls(*(part.cpu().numpy() for part in (posterior.mean.double(), noise, fit, held)))
+
+
+def count_states(
+    sample: LatentSample, compete: Callable[[Float[Tensor, "k q"]], Float[Tensor, "m k"]], most: int, seed: int = 0
+) -> int:
+    """Count the states of a sample of latents; see the head of this module.
+
+    ``compete`` returns the log-likelihoods of held-out images under the volumes at given latents. The mixture has at most
+    ``most`` components.
+    """
+    if sample.held.sum() < FEWEST_HELD:
+        return 1
+    mixture = _density(sample, most, seed)
+    kept = needed_volumes(compete(torch.from_numpy(mixture.means_).float()))
+    if len(kept) == 1:
+        return 1
+    fitted = sample.means[sample.fit]
+    start = mixture.means_[kept]
+    mixture = GaussianMixture(len(kept), means_init=start, reg_covar=1e-4, random_state=seed).fit(fitted)
+    return _count_peaks(mixture, sample.noise)
+
+
+def _density(sample: LatentSample, most: int, seed: int) -> GaussianMixture:
+    """Fit the Gaussian mixture of the highest held-out density, with the fewest components that the gain justifies."""
+    fitted, held = sample.means[sample.fit], sample.means[sample.held]
+    best, highest, misses = None, torch.empty(0), 0
+    for count in component_counts(min(most, len(fitted) // 2)):
+        fits = [GaussianMixture(count, covariance_type=spread, n_init=3, reg_covar=1e-4, random_state=seed).fit(fitted)
+                for spread in SPREADS]  # fmt: skip
+        found = max(fits, key=lambda fit: fit.score(held))
+        density = torch.from_numpy(found.score_samples(held))
+        if best is None or is_significant(density - highest):
+            best, highest, misses = found, density, 0
+        elif (misses := misses + 1) == MISSES:
+            break
+    return best
+
+
+def component_counts(most: int) -> list[int]:
+    """Return the numbers of components to try, up to ``most``: every number up to 8, then steps of about an eighth."""
+    counts = [1]
+    while (following := counts[-1] + max(1, counts[-1] // 8)) <= most:
+        counts.append(following)
+    return counts
+
+
+def _count_peaks(mixture: GaussianMixture, noise: Float[np.ndarray, "q q"]) -> int:
+    """Count the peaks of the density of a mixture whose covariances contain the covariance ``noise``."""
+    spreads = [_without_noise(covariance, noise) for covariance in mixture.covariances_]
+    joined = np.eye(len(spreads), dtype=bool)
+    for i in range(len(spreads)):
+        for j in range(i):
+            joined[i, j] = _least_density(mixture, spreads, i, j) > DIP
+    return connected_components(joined, directed=False)[0]
+
+
+def _without_noise(covariance: Float[np.ndarray, "q q"], noise: Float[np.ndarray, "q q"]) -> Float[np.ndarray, "q q"]:
+    variances, axes = np.linalg.eigh(covariance - noise)
+    return (axes * np.maximum(variances, LEAST_SPREAD * np.trace(covariance) / len(covariance))) @ axes.T
+
+
+def _least_density(mixture: GaussianMixture, spreads: list[np.ndarray], i: int, j: int) -> float:
+    """Return the least density along the ridgeline between two components, as a fraction of the lower of its two ends."""
+    first, second = np.linalg.inv(spreads[i]), np.linalg.inv(spreads[j])
+    line = np.stack([
+        np.linalg.solve((1 - a) * first + a * second, (1 - a) * first @ mixture.means_[i] + a * second @ mixture.means_[j])
+        for a in np.linspace(0, 1, RIDGE_POINTS)
+    ])  # fmt: skip
+    components = zip(mixture.means_, spreads, strict=True)
+    parts = [multivariate_normal.logpdf(line, mean, spread, allow_singular=True) for mean, spread in components]
+    density = logsumexp(np.log(mixture.weights_)[:, None] + np.stack(parts), axis=0)
+    return float(np.exp(density.min() - min(density[0], density[-1])))
