@@ -312,7 +312,7 @@ def test_two_predictions_are_compared_on_their_common_particles(done, project):
     other = renamed.assign(rlnImageName=[f"{i + 1:06d}@other.mrcs" for i in range(len(renamed))])
     star.write_table(part / "predictions.star", other, table.optics)
     latents.iloc[rows].assign(
-        **{"class": other["rlnClassNumber"].to_numpy(), "particle": other["rlnImageName"].to_numpy()}
+        **{"class": other["rlnClassNumber"].astype(int).to_numpy(), "particle": other["rlnImageName"].to_numpy()}
     ).to_csv(part / "latents.csv", index=False)
     ran = run(project, "real/4_compare", *folders)
     assert ran.returncode == 2 and "shares no particle with results/adk/hetacumn" in ran.stderr

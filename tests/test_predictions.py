@@ -51,13 +51,13 @@ def test_round_trip_of_some_of_the_particles_in_any_order(source, tmp_path):
     torch.testing.assert_close(written.defocus_u_A, optics(9).defocus_u_A[rows])
 
 
-def test_the_files_have_the_predicted_classes_poses_and_latents(source, tmp_path):
+def test_the_files_have_the_predicted_classes_poses_and_latents_and_the_half_sets_of_the_source(source, tmp_path):
     some = predictions(["000003@stack.mrcs", "000004@stack.mrcs"])
     some.write(tmp_path / "out", source)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["latents.csv", "predictions.star"]
     table = starfile.read(tmp_path / "out" / "predictions.star")["particles"]
-    assert table["rlnClassNumber"].tolist() == [1, 2] and "rlnRandomSubset" not in table
+    assert table["rlnClassNumber"].tolist() == [1, 2] and table["rlnRandomSubset"].tolist() == [1, 1]
     np.testing.assert_allclose(table[["rlnOriginXAngst", "rlnOriginYAngst"]], -some.shifts_A, atol=1e-5)
     angles = torch.from_numpy(table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy())
     assert distance_deg(from_euler(angles).float(), some.rotations).max() < 0.01

@@ -67,7 +67,7 @@ def open_answer(folder: Path, prepared: Path | None) -> Answer:
 def export_particles(answer: Answer, to: Path, selected: int | Path) -> tuple[Path, Path]:
     """Export the particles of a class, or of the row numbers in a text file, with their volume; return both file paths."""
     from hetacumn.common.files import make_folder
-    from hetacumn.io.numbers import read_row_numbers
+    from hetacumn.io.particle_table import read_row_numbers
 
     found = answer.predictions
     chosen = read_row_numbers(selected, len(found)) if isinstance(selected, Path) else found.rows_of_class(selected)

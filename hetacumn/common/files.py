@@ -18,6 +18,7 @@ from hetacumn.common.errors import HetacumnError
 if TYPE_CHECKING:
     import pandas as pd
 
+POINTER = b"version https://git-lfs.github.com/spec/"  # first bytes of a file that stands for data in Git LFS
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk or the quota is full, or the file exceeds the size limit
 
 
@@ -38,6 +39,18 @@ def make_folder(path: str | os.PathLike) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise HetacumnError(f"{path}: is read-only; expected a folder to write into")
     return path
+
+
+def refuse_pointer(path: str | os.PathLike, what: str) -> None:
+    """Raise :class:`HetacumnError` if a file cannot be read, or is a pointer of Git LFS in place of the expected ``what``."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(POINTER))
+    except OSError as error:
+        raise HetacumnError(f"{path}: cannot be read ({error.strerror}); expected {what}") from error
+    if head == POINTER:
+        raise HetacumnError(f"{path}: a pointer of Git LFS, not {what}; expected the data: run git lfs pull")
 
 
 @contextmanager

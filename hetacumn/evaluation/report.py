@@ -22,8 +22,7 @@ from hetacumn.common.run_files import read_run
 from hetacumn.evaluation.bound import TrueMixture, bayes_bound
 from hetacumn.evaluation.dataset import dampen, envelope_of, scale_to_images
 from hetacumn.evaluation.scores import motion_correlations, pose_errors
-from hetacumn.io.chimerax import write_morph
-from hetacumn.io.mrc import read_volumes, write_mrc
+from hetacumn.io.mrc import read_volumes, write_morph, write_mrc
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.run_paths import RESULTS
 from hetacumn.physics.alignment import place_volume

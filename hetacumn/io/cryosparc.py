@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Shaped
+from numpy.lib.format import MAGIC_PREFIX, read_array
 from roma import rotvec_to_rotmat
 
 from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import refuse_pointer
+from hetacumn.io.particle_table import GROUP
 from hetacumn.physics.rotations import to_euler
 
 #: RELION's column, cryoSPARC's field, and the factor from cryoSPARC's to RELION's unit.
@@ -25,21 +29,51 @@ _COLUMNS = [
     ("rlnImagePixelSize", "blob/psize_A", 1.0),
 ]
 
+LONGEST_HEADER = 2**20  # bytes; NumPy's limit of 10,000 bytes is less than the header after a classification into 16 classes
 NUMBERS, TEXT = "fiu", "SU"  # kinds of NumPy dtypes
-OPTIONAL = ("alignments3D", "ctf/anisomag", "ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A")
+OPTIONAL = ("alignments3D", "ctf/anisomag", "ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/bfactor", "ctf/exp_group_id",
+            "location")  # fmt: skip
+IGNORED = {"ctf/trefoil_A": "this aberration", "ctf/tetra_A": "this aberration", "ctf/bfactor": "this envelope"}
 #: Each field with the allowed kinds of its dtype and the shape of one value.
 _EXPECTED: list[tuple[str, str, tuple[int, ...]]] = [
     ("blob/path", TEXT, ()), ("blob/idx", "iu", ()), ("blob/shape", "iu", (2,)),
     *((name, NUMBERS, ()) for _, name, _ in _COLUMNS),
     ("ctf/anisomag", NUMBERS, (4,)), ("ctf/tilt_A", NUMBERS, (2,)),
     ("ctf/trefoil_A", NUMBERS, (2,)), ("ctf/tetra_A", NUMBERS, (4,)),
+    ("ctf/bfactor", NUMBERS, ()), ("ctf/exp_group_id", "iu", ()),
+    ("location/micrograph_path", TEXT, ()), ("location/micrograph_shape", "iu", (2,)),
+    ("location/center_x_frac", NUMBERS, ()), ("location/center_y_frac", NUMBERS, ()),
     ("alignments3D/split", "iu", ()),
     ("alignments3D/pose", NUMBERS, (3,)), ("alignments3D/shift", NUMBERS, (2,)), ("alignments3D/psize_A", NUMBERS, ()),
 ]  # fmt: skip
 
 
+def load_rows(path: Path) -> Shaped[np.ndarray, " n"]:
+    """Load the table of a .cs file as a structured array, with all its fields. No pickled object is loaded.
+
+    Raises:
+        HetacumnError: the file is not a .cs table.
+    """
+    refuse_pointer(path, "a cryoSPARC table")
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
+                raise ValueError("it does not begin with the signature of a NumPy file")
+            file.seek(0)
+            rows = read_array(file, allow_pickle=False, max_header_size=LONGEST_HEADER)
+    except Exception as error:  # NumPy's header parser raises errors of many types
+        reason = "columns of Python objects" if "allow_pickle" in str(error) else " ".join(str(error).split())
+        raise HetacumnError(f"{path}: not a cryoSPARC table ({reason}); expected a .cs file of particles") from error
+    if rows.dtype.names is None or rows.ndim != 1:
+        raise HetacumnError(f"{path}: not a cryoSPARC table (an array without columns); expected a .cs file of particles")
+    return rows
+
+
 def read_cs(path: Path) -> pd.DataFrame:
-    """Read one row per particle: rlnImageName, CTF, pixel size and image size, with angles and origins where present.
+    """Read one row per particle: rlnImageName, CTF, pixel size and image size.
+
+    The table also contains the angles, origins, half sets, exposure groups (as rlnOpticsGroup), micrographs and coordinates of
+    the file.
 
     A cryoSPARC pose is a rotation vector from view to object. A cryoSPARC shift is RELION's origin, in pixels of
     ``alignments3D/psize_A``.
@@ -47,26 +81,12 @@ def read_cs(path: Path) -> pd.DataFrame:
     Raises:
         HetacumnError: the file is not a .cs table, or a field is missing or has the wrong type or shape.
     """
-    try:
-        rows = np.load(path, allow_pickle=False)
-        fields = set(rows.dtype.names)
-    except Exception as error:  # NumPy's header parser raises errors of many types
-        raise HetacumnError(f"{path}: not a cryoSPARC table ({' '.join(str(error).split())})") from error
-    for field, kinds, shape in _EXPECTED:
-        if field not in fields and field.startswith(OPTIONAL):
-            continue
-        if field not in fields:
-            raise HetacumnError(
-                f"{path}: no column {field}; expected it for every particle "
-                "(a table exported without its passthrough lacks columns)"
-            )
-        if rows.dtype[field].base.kind not in kinds or rows.dtype[field].shape != shape:
-            raise HetacumnError(
-                f"{path}: column {field} has values of type {rows.dtype[field]}; expected "
-                f"{'text' if kinds == TEXT else f'{shape[0]} numbers' if shape else 'one number'} per particle"
-            )
-    stacks = [_text(name, path, i).lstrip(">") for i, name in enumerate(rows["blob/path"].tolist())]
-    names = [f"{i + 1:06d}@{stack}" for i, stack in zip(rows["blob/idx"], stacks, strict=True)]
+    rows = load_rows(path)
+    _check_fields(rows, path)
+    fields = set(rows.dtype.names or ())
+    names = [
+        f"{i + 1:06d}@{stack}" for i, stack in zip(rows["blob/idx"].tolist(), _paths(rows, "blob/path", path), strict=True)
+    ]
     table = pd.DataFrame({"rlnImageName": names})
     for relion, field, factor in _COLUMNS:
         table[relion] = rows[field].astype(np.float64) * factor
@@ -86,11 +106,17 @@ def read_cs(path: Path) -> pd.DataFrame:
         table[["rlnBeamTiltX", "rlnBeamTiltY"]] = 1e3 * np.arcsin(sines)
     if "alignments3D/split" in fields:  # 0 or 1
         table["rlnRandomSubset"] = rows["alignments3D/split"].astype(int) + 1
-    for field in ("ctf/trefoil_A", "ctf/tetra_A"):
+    for field, what in IGNORED.items():
         if field in fields and rows[field].any():
-            warnings.warn(
-                f"{path}: {field} is not 0, and this aberration is ignored; export the particles to RELION", stacklevel=4
-            )
+            warnings.warn(f"{path}: {field} is not 0, and {what} is ignored; export the particles to RELION", stacklevel=4)
+    if "ctf/exp_group_id" in fields:
+        table[GROUP] = rows["ctf/exp_group_id"].astype(np.int64)
+    if "location/micrograph_path" in fields:
+        table["rlnMicrographName"] = _paths(rows, "location/micrograph_path", path)
+    if {"location/micrograph_shape", "location/center_x_frac", "location/center_y_frac"} <= fields:
+        height_width = rows["location/micrograph_shape"].astype(np.float64)
+        table["rlnCoordinateX"] = rows["location/center_x_frac"].astype(np.float64) * height_width[:, 1]
+        table["rlnCoordinateY"] = rows["location/center_y_frac"].astype(np.float64) * height_width[:, 0]
     table["rlnImageSize"] = rows["blob/shape"][:, 0].astype(int)
     if "alignments3D/pose" in fields:
         rotations = rotvec_to_rotmat(torch.from_numpy(rows["alignments3D/pose"].astype(np.float64))).mT
@@ -102,8 +128,30 @@ def read_cs(path: Path) -> pd.DataFrame:
     return table
 
 
-def _text(name: bytes | str, path: Path, row: int) -> str:
-    try:
-        return name.decode() if isinstance(name, bytes) else name
-    except UnicodeDecodeError:
-        raise HetacumnError(f"{path}: row {row + 1}: blob/path is {name!r}; expected the name of a file") from None
+def _check_fields(rows: Shaped[np.ndarray, " n"], path: Path) -> None:
+    """Raise :class:`HetacumnError` if a field is missing or has the wrong type or shape."""
+    fields = set(rows.dtype.names or ())
+    for field, kinds, shape in _EXPECTED:
+        if field not in fields and field.startswith(OPTIONAL):
+            continue
+        if field not in fields:
+            raise HetacumnError(
+                f"{path}: no column {field}; expected it for every particle "
+                "(a table exported without its passthrough lacks columns)"
+            )
+        if rows.dtype[field].base.kind not in kinds or rows.dtype[field].shape != shape:
+            raise HetacumnError(
+                f"{path}: column {field} has values of type {rows.dtype[field]}; expected "
+                f"{'text' if kinds == TEXT else f'{shape[0]} numbers' if shape else 'one number'} per particle"
+            )
+
+
+def _paths(rows: Shaped[np.ndarray, " n"], field: str, path: Path) -> list[str]:
+    """Return the paths in a field, without the leading ``>`` of exported groups."""
+    found = []
+    for row, name in enumerate(rows[field].tolist(), 1):
+        try:
+            found.append((name.decode() if isinstance(name, bytes) else name).lstrip(">"))
+        except UnicodeDecodeError:
+            raise HetacumnError(f"{path}: row {row}: {field} is {name!r}; expected the name of a file") from None
+    return found

@@ -1,8 +1,9 @@
-"""Volumes in MRC files: a single file, or a numbered series in a folder."""
+"""Volumes in MRC files, single or as a numbered series in a folder, and a ChimeraX script that shows them as a morph."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import mrcfile
@@ -63,3 +64,18 @@ def read_volumes(folder: Path | str, stem: str) -> tuple[Float[Tensor, "k z y x"
     if not volumes:
         raise HetacumnError(f"{path}: no such file; expected volumes numbered from 1")
     return torch.stack(volumes), voxel_A
+
+
+def write_morph(path: Path | str, volumes: Sequence[Path | str], level: float) -> None:
+    """Write a ``.cxc`` script that opens volumes (paths relative to the script) at one contour level and plays a morph."""
+    path, count = Path(path), len(volumes)
+    lines = [
+        "# Open with ChimeraX: a morph between the volumes along a path through the latent space.",
+        *(f"open {volume}" for volume in volumes),
+        f"volume #1-{count} level {level:.6g} color #0072B2",
+        f"volume morph #1-{count} playStep 0.02 slider true",
+        f"hide #1-{count} models",
+        "view",
+    ]
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")

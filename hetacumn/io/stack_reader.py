@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,11 +21,19 @@ def find_stack(name: str, star: Path, data_dir: Path | str | None = None) -> Pat
     """Find the stack ``name`` of a STAR file; return None if there is no such file.
 
     The function searches ``data_dir`` if given, else the folder of the STAR file and all its parent folders (RELION's stack
-    names are relative to the project folder). It then searches the working directory.
+    names are relative to the project folder), also those of the file that a symbolic link stands for. It then searches the
+    working directory. An absolute name whose file is missing is searched in ``data_dir`` without its first folders, the longest
+    remaining path first.
     """
-    here = star.resolve().parent
-    folders = [here, *here.parents] if data_dir is None else [Path(data_dir)]
-    return next((folder / name for folder in [*folders, Path()] if (folder / name).is_file()), None)
+    if data_dir is None:
+        places = dict.fromkeys((Path(os.path.abspath(star)).parent, star.resolve().parent))
+        folders = [folder for place in places for folder in (place, *place.parents)]
+        names = [Path(name)]
+    else:
+        folders, parts = [Path(data_dir)], Path(name).parts
+        names = [Path(name), *(Path(*parts[first:]) for first in range(1, len(parts)) if Path(name).is_absolute())]
+    tried = [folder / one for one in names for folder in [*folders, Path()]]
+    return next((path for path in tried if path.is_file()), None)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,8 @@ class StackReader:
 
     Raises:
         HetacumnError: a stack is missing or damaged, an image is not square or has an odd box, a row names an image that
-            its stack does not contain, or rlnImageSize is not the box of the stack. The message names the file or the row.
+            its stack does not contain, two rows name the same image, or rlnImageSize is not the box of the stack. The message
+            names the file or the row.
     """
 
     def __init__(self, table: ParticleTable, rows: Int[np.ndarray, " n"], data_dir: Path | str | None = None) -> None:
@@ -79,6 +89,7 @@ class StackReader:
                     f"{data_dir or table.path.parent}; expected the stack there, or its folder as data_dir"
                 )
             self._parts.append(self._open(path, positions, pixel_A))
+        self._refuse_repeated()
         self._warn_of_misstated()
         self.field_A = min(part.box * part.pixel_A for part in self._parts)
 
@@ -114,9 +125,26 @@ class StackReader:
             raise HetacumnError(
                 f"{self.star}: row {rows[at]} names image {index[at] + 1} of {path}, which holds {count}; expected 1 to {count}"
             )
+        layout.refuse_longer(path)
         if abs(layout.pixel_A - pixel_A) > 0.01 * pixel_A:
             self._misstated.append((path, layout.pixel_A, pixel_A))
         return _Part(path, positions, height, pixel_A)
+
+    def _refuse_repeated(self) -> None:
+        """Raise :class:`HetacumnError` if two rows name the same image, also by different names of its stack."""
+        files = {path: number for number, path in enumerate(dict.fromkeys(path.resolve() for path in self.stacks))}
+        places = np.concatenate([part.positions for part in self._parts])
+        stacks = np.concatenate([np.full(len(part.positions), files[part.path.resolve()]) for part in self._parts])
+        index, rows = self._index[places], self.rows[places]
+        order = np.lexsort((rows, index, stacks))
+        stacks, index, rows = stacks[order], index[order], rows[order]
+        again = (np.diff(stacks) == 0) & (np.diff(index) == 0) & (np.diff(rows) != 0)
+        if again.any():
+            at = int(again.argmax())
+            raise HetacumnError(
+                f"{self.star}: row {rows[at + 1] + 1} names image {index[at] + 1} of {list(files)[stacks[at]]}, which row "
+                f"{rows[at] + 1} names too; expected every image once"
+            )
 
     def _warn_of_misstated(self) -> None:
         if self._misstated:

@@ -15,9 +15,12 @@ from jaxtyping import Float, Num, Shaped
 from mrcfile.dtypes import HEADER_DTYPE
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.common.files import atomic_path
+from hetacumn.common.files import atomic_path, refuse_pointer
 
 HEADER_BYTES = 1024  # the header of an MRC file, without its extended header
+HIGHEST_MODE, ENDS = 12, ("little", "big")
+IMOD_OFFSET, IMOD_STAMP = 152, 1146047817  # stamp and flags of the program IMOD
+MAXIMUM_SIGNED = 127  # largest signed byte
 CHUNK_BYTES = 32 * 2**20  # size of the float32 images in memory at once while a stack is read or written
 
 
@@ -48,6 +51,9 @@ def read_layout(path: Path | str) -> Layout:
         raise HetacumnError(f"{path}: no such file; expected a stack of images") from None
     except OSError as error:
         raise HetacumnError(f"{path}: not an MRC stack ({error})") from error
+    except HetacumnError:
+        refuse_pointer(path, "an MRC stack")
+        raise
     actual = path.stat().st_size
     if actual < layout.end:
         whole = max(0, actual - layout.offset) // layout.image_bytes
@@ -88,6 +94,17 @@ class Layout:
         """The byte after the last image: the smallest valid length of the file."""
         return self.offset + self.shape[0] * self.image_bytes
 
+    def refuse_longer(self, path: Path) -> None:
+        """Raise :class:`HetacumnError` if the file ``path`` contains more than its header states.
+
+        The first image may then begin later than the header says.
+        """
+        if (actual := path.stat().st_size) > self.end:
+            raise HetacumnError(
+                f"{path}: {actual} bytes; expected {self.end}, {self.shape[0]} images as its header says: the header does "
+                "not count an extended header (nsymbt) or further images (nz)"
+            )
+
     @classmethod
     def parse(cls, raw: bytes, where: str) -> Layout:
         """Parse the first :data:`HEADER_BYTES` bytes of a file, in either byte order.
@@ -97,7 +114,7 @@ class Layout:
         """
         try:
             header, order = _parse_header(raw)
-            dtype = mrcfile.utils.dtype_from_mode(header["mode"]).newbyteorder(order)
+            dtype = _dtype(header, raw, order)
         except ValueError as error:
             raise HetacumnError(f"{where}: not an MRC stack ({error})") from error
         shape = (int(header["nz"]), int(header["ny"]), int(header["nx"]))
@@ -109,14 +126,31 @@ class Layout:
 
 
 def _parse_header(raw: bytes) -> tuple[np.void, str]:
-    """Return the MRC header and its byte order, "<" or ">". Raises ValueError if the bytes are not a header."""
+    """Return the MRC header and its byte order, "<" or ">". Raises ValueError if the bytes are not a header.
+
+    Mode 0 reads the same in both orders; the sizes of the images then decide, which are far too large in the wrong order.
+    """
     if len(raw) < HEADER_BYTES:
         raise ValueError(f"{len(raw)} bytes, less than a header")
-    for order in "<>":
-        header = np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0]
-        if 0 <= header["mode"] <= 12:
-            return header, order
-    raise ValueError(f"mode {header['mode']}")
+    headers = {order: np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0] for order in "<>"}
+    possible = [order for order, header in headers.items() if 0 <= header["mode"] <= HIGHEST_MODE]
+    if not possible:
+        modes = " or ".join(f"{header['mode']} ({name}-endian)" for header, name in zip(headers.values(), ENDS, strict=True))
+        raise ValueError(f"mode {modes}; expected 0, 1, 2, 6 or 12")
+    order = min(possible, key=lambda one: abs(int(headers[one]["nx"])))
+    return headers[order], order
+
+
+def _dtype(header: np.void, raw: bytes, order: str) -> np.dtype:
+    """Return the type of the pixel values. Raises ValueError for a mode that has none.
+
+    Bytes are signed by the MRC standard of 2014. They are unsigned if the header states a maximum above 127, or has the stamp
+    of IMOD without its flag of signed bytes.
+    """
+    stamp, flags = np.frombuffer(raw, f"{order}i4", count=2, offset=IMOD_OFFSET)
+    if header["mode"] == 0 and (MAXIMUM_SIGNED < header["dmax"] <= 255 or (stamp == IMOD_STAMP and not flags & 1)):
+        return np.dtype(np.uint8)
+    return mrcfile.utils.dtype_from_mode(header["mode"]).newbyteorder(order)
 
 
 def release_pages(stack: Shaped[np.ndarray, "n y x"]) -> None:

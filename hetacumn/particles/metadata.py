@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 from hetacumn.io import star
 from hetacumn.physics.optics import Optics, Rows, tilt_to_odd
-from hetacumn.physics.rotations import from_euler, inplane, to_euler
+from hetacumn.physics.rotations import from_euler, inplane
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,7 @@ class Particles:
 LARGEST_TILT_MRAD, LARGEST_ZERNIKE_RAD = 100.0, 1e7  # larger values are errors of the file
 SMALLEST_STRETCH, LARGEST_STRETCH = 1e-6, 0.2  # deviations from the identity: ignored, and an error
 
-#: For each field of Optics: RELION's column, the value for a missing column (None: the column is required), and the allowed
-#: range of values.
+#: For each field of Optics: RELION's column, the value for a missing column (None: required), and the range of values.
 OPTICS_COLUMNS = {
     "defocus_u_A": ("rlnDefocusU", None, -1e6, 1e6),
     "defocus_v_A": ("rlnDefocusV", None, -1e6, 1e6),
@@ -127,7 +127,10 @@ OPTICS_COLUMNS = {
     "cs_mm": ("rlnSphericalAberration", None, 0, 100),
     "amplitude_contrast": ("rlnAmplitudeContrast", None, 0, 1),
     "phase_shift_deg": ("rlnPhaseShift", 0.0, -1e6, 1e6),
+    "scale": ("rlnCtfScalefactor", 1.0, 1e-3, 1e3),
+    "b_factor_A2": ("rlnCtfBfactor", 0.0, -1e3, 1e5),
 }
+DAMPING = ("scale", "b_factor_A2")  # fields that are None if all values are those for a missing column
 
 
 def metadata_of(
@@ -164,18 +167,25 @@ def optics_of(table: star.ParticleTable, pixel_A: float | None = None) -> Optics
     Raises:
         HetacumnError: a column is missing, or a value is outside its range in :data:`OPTICS_COLUMNS`.
     """
-    columns = {}
-    for name, (column, default, least, most) in OPTICS_COLUMNS.items():
-        values = table.numbers(column, default)
-        wrong = (values < least) | (values > most)
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise HetacumnError(f"{table.path}: row {row + 1}: {column} is {values[row]:g}; expected {least:g} to {most:g}")
-        columns[name] = torch.tensor(values, dtype=torch.float32)
+    if not table.has("rlnAmplitudeContrast"):
+        expected = "it for every particle, or the setting stack.amplitude_contrast (0.1 is usual)"
+        raise HetacumnError(f"{table.path}: no column rlnAmplitudeContrast; expected {expected}")
+    columns: dict[str, Any] = {name: _column(table, *specified) for name, specified in OPTICS_COLUMNS.items()}
+    columns |= {name: None for name in DAMPING if (columns[name] == OPTICS_COLUMNS[name][1]).all()}
     pixel_A = float(table.pixel_sizes()[0]) if pixel_A is None else pixel_A
     odd = _added(_zernike_coefficients(table, "rlnOddZernike"), _beam_tilt(table, columns["voltage_kv"], columns["cs_mm"]))
     even = _zernike_coefficients(table, "rlnEvenZernike")
     return Optics(**columns, pixel_A=pixel_A, odd_rad=odd, even_rad=even, magnification=_magnification(table))
+
+
+def _column(table: star.ParticleTable, column: str, default: float | None, least: float, most: float) -> Float[Tensor, " n"]:
+    """Read a column of numbers; raise :class:`HetacumnError` if a value is out of range."""
+    values = table.numbers(column, default)
+    wrong = (values < least) | (values > most)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise HetacumnError(f"{table.path}: row {row + 1}: {column} is {values[row]:g}; expected {least:g} to {most:g}")
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def _zernike_coefficients(table: star.ParticleTable, column: str) -> Float[Tensor, "n c"] | None:
@@ -191,8 +201,8 @@ def _zernike_coefficients(table: star.ParticleTable, column: str) -> Float[Tenso
 
 
 def _refuse_large(table: star.ParticleTable, name: str, values: Float[np.ndarray, "n c"], largest: float) -> None:
-    if (large := np.abs(values).max(1, initial=0.0) > largest).any():
-        row = int(large.argmax())
+    row = int(np.abs(values).max(1, initial=0.0).argmax())
+    if (np.abs(values[row]) > largest).any():
         raise HetacumnError(f"{table.path}: row {row + 1}: {name} is {values[row].tolist()}; expected values up to {largest:g}")
 
 
@@ -275,26 +285,16 @@ def write_star(
         shifts_A: shifts (x, y) in Å. If ``metadata`` has no poses, the origins are computed from these shifts, without angles.
     """
     optics, poses = metadata.optics, metadata.poses
-    columns = {column: getattr(optics, name).double().numpy() for name, (column, *_) in OPTICS_COLUMNS.items()}
+    given = {column: getattr(optics, name) for name, (column, *_) in OPTICS_COLUMNS.items()}
+    columns = {column: values.double().numpy() for column, values in given.items() if values is not None}
     particles = pd.DataFrame({"rlnImageName": metadata.names, **columns})
     particles["rlnImagePixelSize"] = optics.pixel_A
     particles["rlnImageSize"] = box
     if poses is not None:
-        set_poses(particles, poses.rotations, poses.shifts_px * optics.pixel_A)
+        star.set_poses(particles, poses.rotations, poses.shifts_px * optics.pixel_A)
     elif shifts_A is not None:
-        set_origins(particles, shifts_A)
+        star.set_origins(particles, shifts_A)
     if classes is not None:
         particles["rlnClassNumber"] = np.asarray(classes) + 1
     groups, particles = star.group_optics(Path(path), particles)
     star.write_table(path, particles, groups)
-
-
-def set_poses(particles: pd.DataFrame, rotations: Float[Tensor, "n 3 3"], shifts_A: Float[Tensor, "n 2"]) -> None:
-    """Set the RELION columns of angles and origins in a table from rotations and shifts in Å."""
-    particles[star.ANGLES] = to_euler(rotations.double()).cpu().numpy()
-    set_origins(particles, shifts_A)
-
-
-def set_origins(particles: pd.DataFrame, shifts_A: Float[Tensor, "n 2"]) -> None:
-    """Set the RELION columns of origins in a table from shifts in Å; origins are minus the shifts."""
-    particles[star.ORIGINS] = -shifts_A.double().cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,13 @@ from hetacumn.common.files import atomic_path
 from hetacumn.io import star
 from hetacumn.io.stack_reader import find_stack
 from hetacumn.io.stacks import read_layout
-from hetacumn.particles.metadata import poses_of, set_poses
+from hetacumn.particles.metadata import poses_of
 
 #: Columns of an earlier refinement that describe its own poses; they do not apply to predicted poses and are removed.
 STALE_COLUMNS = [
     "rlnLogLikeliContribution", "rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples",
     "rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior",
-    "rlnOriginXPriorAngst", "rlnOriginYPriorAngst", "rlnOriginXPrior", "rlnOriginYPrior", "rlnRandomSubset",
+    "rlnOriginXPriorAngst", "rlnOriginYPriorAngst", "rlnOriginXPrior", "rlnOriginYPrior",
 ]  # fmt: skip
 WHERE_KNOWN = {"class_probabilities": "class_probability", "log_ratios": "log_likelihood_ratio",
                "class_settled": "class_settled"}  # columns of latents.csv  # fmt: skip
@@ -43,8 +44,8 @@ class Predictions:
       where unknown.
     - ``class_settled``: settled share of the class of each image, see :mod:`hetacumn.prediction.trust`; NaN for a class that is
       not tested, None where unknown.
-    - ``half_sets``: half set, 1 or 2, of each particle in a reconstruction (rlnRandomSubset); 0 for a particle in neither, None
-      before a reconstruction.
+    - ``half_sets``: half set, 1 or 2, of each particle in a reconstruction or in the source (rlnRandomSubset); 0 for a particle
+      in neither, None where unknown.
     """
 
     names: list[str]
@@ -110,13 +111,14 @@ class Predictions:
         table = star.read_table(source)
         particles = table.particles.iloc[self._rows_of(table)].reset_index(drop=True)
         particles = particles.drop(columns=STALE_COLUMNS, errors="ignore")
-        set_poses(particles, self.rotations, self.shifts_A)
+        star.set_poses(particles, self.rotations, self.shifts_A)
         particles["rlnClassNumber"] = self.classes.cpu().numpy() + 1
         if self.log_ratios is not None:
             particles["rlnLogLikeliContribution"] = self.log_ratios.cpu().numpy()
         if self.half_sets is not None:
             particles["rlnRandomSubset"] = self.half_sets.cpu().numpy()
         star.write_table(out_dir / "predictions.star", particles, _with_box(table, data_dir))
+        _warn_of_stack_names(out_dir / "predictions.star", table)
         columns = {f"z{i + 1}": z for i, z in enumerate(self.latents.cpu().numpy().T)}
         columns["class"] = self.classes.cpu().numpy() + 1
         columns |= {WHERE_KNOWN[field]: values.cpu().numpy() for field, values in self._where_known()}
@@ -175,16 +177,28 @@ class Predictions:
         )
 
 
+def _warn_of_stack_names(path: Path, table: star.ParticleTable) -> None:
+    """Warn if stack names end in .mrc, because RELION reads such files as maps."""
+    names = [name for name in pd.unique(table.images()[0]) if not name.endswith(".mrcs")]
+    if names:
+        warnings.warn(
+            f"{path}: stack {names[0]} does not end in .mrcs, as RELION expects; for RELION, link such stacks under names that "
+            "end in .mrcs and replace the names in the file",
+            stacklevel=3,
+        )
+
+
 def _with_box(table: star.ParticleTable, data_dir: Path | str | None) -> pd.DataFrame:
     """Add the column rlnImageSize, which RELION needs, to the optics table; change nothing if a stack is missing."""
     if "rlnImageSize" in table.optics:
         return table.optics
-    boxes: list[int] = []
-    names = table.images()[0]
-    for group in table.optics[star.GROUP]:
-        rows = (table.numbers(star.GROUP) == group).nonzero()[0]
-        stack = find_stack(names[rows[0]], table.path, data_dir) if len(rows) else None
+    names, boxes = table.images()[0], list[int]()
+    for row in table.first_of_each_group():
+        if row is None:
+            boxes.append(0)
+            continue
+        stack = find_stack(names[row], table.path, data_dir)
         if stack is None:
             return table.optics
         boxes.append(read_layout(stack).shape[-1])
-    return table.optics.assign(rlnImageSize=boxes)
+    return table.optics.assign(rlnImageSize=[box or max(boxes) for box in boxes])  # a group without particles gets any box

@@ -12,6 +12,7 @@ frequencies. :func:`prepare_stack` therefore writes a small stack once. It write
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from hetacumn.common.files import atomic_path, make_folder, write_json
 from hetacumn.compute.batches import batch_slices
 from hetacumn.io import star
 from hetacumn.io.stacks import chunk_length, new_stack, open_stack, release_pages
-from hetacumn.particles.metadata import write_star
+from hetacumn.particles.metadata import DAMPING, OPTICS_COLUMNS, write_star
 from hetacumn.particles.prepared_stack import NOTE, STACK, TABLE, PreparedStack, holds, is_made_from, table_digest
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.particles.reader import ParticleReader
@@ -56,9 +57,10 @@ def prepare_stack(
             overwrite the source. The message names the file, the row and the expected value.
     """
     source, folder = Path(source), Path(folder)
-    table = star.read_table(source)
+    table = star.read_table(source).with_default("rlnAmplitudeContrast", settings.amplitude_contrast)
     names = table.names()
     _warn_of_magnification(table)
+    _warn_of_damping(table)
     made, note = folder / STACK, folder / NOTE
     requested = {"settings": asdict(settings), "data_dir": str(data_dir or "")}
     if note.exists() and made.exists():
@@ -68,7 +70,7 @@ def prepare_stack(
         if same and _unchanged(made_from["files"]) and holds(made, earlier):
             return PreparedStack.of(folder, source, table, earlier)
     reader = ParticleReader(table, np.arange(len(table)), settings, data_dir)
-    files = [_identity(path) for path in (source.resolve(), *reader.stacks.stacks)]
+    files = [_identity(path) for path in (Path(os.path.abspath(source)), *reader.stacks.stacks)]
     read = {Path(name).resolve() for name, *_ in files}
     for path in (made, folder / TABLE):
         if path.resolve() in read:
@@ -130,6 +132,17 @@ def _warn_of_magnification(table: star.ParticleTable) -> None:
             warnings.warn(
                 f"{table.path}: {name} deviates from {expected:g} by up to {worst:.3g}; exhaustive pose search and the "
                 "network ignore magnification matrices, hetacumn reconstruct applies them",
+                stacklevel=3,
+            )
+
+
+def _warn_of_damping(table: star.ParticleTable) -> None:
+    """Warn if columns of a table damp the CTF, because few files have them and they change the scale of the volumes."""
+    for column, neutral, *_ in (OPTICS_COLUMNS[name] for name in DAMPING):
+        values = table.numbers(column, neutral)
+        if (values != neutral).any():
+            warnings.warn(
+                f"{table.path}: {column} is {values.min():g} to {values.max():g} and damps the CTFs, as in RELION",
                 stacklevel=3,
             )
 

@@ -58,6 +58,7 @@ class PreparedStack:
         """Build the object from the source table and the content of ``prepared.json``."""
         rows = np.delete(np.arange(len(table)), content["dropped_rows"])
         settings, power = Preprocessing(**content["made_from"]["settings"]), content["noise_power"]
+        table = table.with_default("rlnAmplitudeContrast", settings.amplitude_contrast)
         noise = None if power is None else torch.tensor(power)
         return cls(
             folder=folder,
@@ -150,7 +151,7 @@ def _read_note(note: Path) -> dict:
 def is_made_from(folder: Path | str, source: Path | str) -> bool:
     """Return whether a folder contains a prepared stack of the table ``source``."""
     made_from = read_made_from(folder)
-    return made_from is not None and made_from["files"][0][0] == str(Path(source).resolve())
+    return made_from is not None and Path(made_from["files"][0][0]).resolve() == Path(source).resolve()
 
 
 def holds(stack: Path, content: dict) -> bool:

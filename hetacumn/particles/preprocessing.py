@@ -39,6 +39,8 @@ class Preprocessing:
       the spectrum is clearly not flat).
     - ``outlier_std``: pixels that differ from the mean of the background by more than this number of standard deviations are
       replaced by the mean.
+    - ``amplitude_contrast``: amplitude contrast, from 0 to 1, for a file without the column rlnAmplitudeContrast; None refuses
+      such a file.
     """
 
     box: int | None = None
@@ -48,6 +50,7 @@ class Preprocessing:
     mask: bool = False
     whiten: bool | str = "auto"
     outlier_std: float = 10.0
+    amplitude_contrast: float | None = None
 
     def __post_init__(self) -> None:
         if self.contrast not in ("auto", "white", "black"):

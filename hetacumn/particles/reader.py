@@ -216,8 +216,9 @@ def read_particles(
         HetacumnError: a file, a row or an image is unusable. The message names the file, the row (counted from 1) and the
             expected value.
     """
-    table = star.read_table(path)
-    reader = ParticleReader(table, _check_rows(table, rows), Preprocessing(**settings), data_dir)
+    preprocessing = Preprocessing(**settings)
+    table = star.read_table(path).with_default("rlnAmplitudeContrast", preprocessing.amplitude_contrast)
+    reader = ParticleReader(table, _check_rows(table, rows), preprocessing, data_dir)
     images = torch.empty(len(reader.rows), reader.box, reader.box)
     with tqdm(total=len(images), desc="reading particles", unit="", disable=not progress) as bar:
         for batch in reader.batches():

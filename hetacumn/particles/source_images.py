@@ -38,7 +38,7 @@ class SourceImages:
         if box is not None and box < LEAST_BOX:
             raise HetacumnError(f"box is {box}; expected an even number of at least {LEAST_BOX}")
         self.stack = stack
-        table = star.read_table(stack.source)
+        table = star.read_table(stack.source).with_default("rlnAmplitudeContrast", stack.settings.amplitude_contrast)
         settings = replace(stack.settings, box=box, contrast="black" if stack.black else "white")
         self._reader = ParticleReader(table, stack.rows, settings, stack.data_dir or None)
         self.box, self.pixel_A = self._reader.box, self._reader.pixel_A

@@ -2,7 +2,7 @@
 
 Aberrations follow RELION 3.1. The transform of an image is ``Y(k) = C(k) exp(iφ(k)) X(M k)`` plus noise: the odd Zernike
 polynomials and the beam tilt make the phase φ, the even polynomials change the phase χ of the CTF ``C = sin χ``, and M is the
-matrix of anisotropic magnification.
+matrix of anisotropic magnification. A scale and a B-factor of a particle damp its CTF.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Optics:
     - ``odd_rad``, ``even_rad``: coefficients of the odd and even Zernike polynomials in radians, in RELION's order, for
       frequencies in 1/Å; ``odd_rad`` includes the beam tilt. None without these aberrations.
     - ``magnification``: matrix of anisotropic magnification; None for the identity.
+    - ``scale``, ``b_factor_A2``: factor and B-factor (Å²), which damp the CTF as ``scale exp(-B k²/4)``; None for 1 and 0.
     """
 
     defocus_u_A: Float[Tensor, " n"]
@@ -47,6 +48,8 @@ class Optics:
     odd_rad: Float[Tensor, "n odd"] | None = None
     even_rad: Float[Tensor, "n even"] | None = None
     magnification: Float[Tensor, "n 2 2"] | None = None
+    scale: Float[Tensor, " n"] | None = None
+    b_factor_A2: Float[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.defocus_u_A)
@@ -68,7 +71,7 @@ class Optics:
 
         The sign is RELION's: ``sin(χ + arcsin w)`` with ``χ = πλ Δf k² - π/2 Cs λ³ k⁴ + phase shift``. The CTF is ``+w`` (the
         amplitude contrast) at the origin and positive at low frequency for underfocus, so that bright protein stays bright.
-        The values were checked against ``relion_project --ctf`` of RELION 3.1.3.
+        The values were checked against ``relion_project --ctf`` of RELION 3.1.3. ``scale`` and ``b_factor_A2`` damp the CTF.
         """
         wavelength = wavelength_A(self.voltage_kv)[:, None]
         per_A = frequencies / self.pixel_A
@@ -87,7 +90,10 @@ class Optics:
         )
         if self.even_rad is not None:
             chi = chi - self.even_rad @ zernike_even(frequencies / self.pixel_A, self.even_rad.shape[1])
-        return torch.sin(chi + torch.asin(self.amplitude_contrast)[:, None])
+        ctf = torch.sin(chi + torch.asin(self.amplitude_contrast)[:, None])
+        if self.b_factor_A2 is not None:
+            ctf = ctf * torch.exp(-self.b_factor_A2[:, None] * square / 4)
+        return ctf if self.scale is None else ctf * self.scale[:, None]
 
     def phase(self, frequencies: Float[Tensor, "m 2"]) -> Float[Tensor, "n m"] | None:
         """Evaluate the phase φ in radians of the odd aberrations of each particle; None without odd aberrations.

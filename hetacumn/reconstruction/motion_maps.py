@@ -22,8 +22,7 @@ from tqdm import tqdm
 from hetacumn.common.files import write_json, write_table
 from hetacumn.common.run_files import read_json
 from hetacumn.common.settings import check_seed
-from hetacumn.io.chimerax import write_morph
-from hetacumn.io.mrc import read_mrc, write_mrc
+from hetacumn.io.mrc import read_mrc, write_morph, write_mrc
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.source_images import SourceImages

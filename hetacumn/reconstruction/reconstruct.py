@@ -26,7 +26,7 @@ from hetacumn.common.files import atomic_path, write_json, write_table
 from hetacumn.common.run_files import read_json
 from hetacumn.common.settings import check_seed
 from hetacumn.io.mrc import read_mrc, write_mrc
-from hetacumn.io.numbers import read_row_numbers
+from hetacumn.io.particle_table import read_row_numbers
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
