@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import kills
+import pandas as pd
 import pytest
 import yaml
 
@@ -114,7 +115,7 @@ def test_a_wrong_setting_is_refused_without_the_imports_of_training(tmp_path):
     (["predict", "table.star", "--grade", "searched"], "results/mine: no start.safetensors; expected a folder with an ab"),
     (["predict", "table.star", "--grade", "refind"], "--grade is 'refind'; did you mean refined?"),
     (["report", "."], ".: no predictions.star; expected a folder with predictions"),
-    (["export", ".", "--to", "x"], "expected either --class or --rows"),
+    (["export", ".", "--to", "x"], "expected either --rows, or --class, --min-gain or both"),
     (["export", ".", "--to", "x", "--rows", "absent.txt"], "absent.txt: no such file; expected a text file of row numbers"),
     (["simulate", "adq", "--set", "train.rate=1"], "--set train.rate=1: this command does not read this setting"),
     (["train", "table.star", "--set", "methods=3"], "--set methods=3: methods is 3; expected a mapping of names to values"),
@@ -219,6 +220,15 @@ class TestFromAnEmptyFolder:
         assert f"\nresults: some\nnext: hetacumn train some/three.star --data-dir {folder / 'toy'} " in done.stdout
         done = hetacumn(folder, "export", "results/mine", "--class", "1", "--to", "some/one")
         assert len(star.read_table(folder / "some/one.star")) == (table["rlnClassNumber"].astype(int) == 1).sum()
+        gains = pd.read_csv(folder / "results/mine/latents.csv")["log_likelihood_ratio"]
+        done = hetacumn(
+            folder, "export", "results/mine", "--class", "1", "--min-gain", str(gains.median()), "--to", "some/best"
+        )
+        assert done.returncode == 0, done.stderr
+        best = (gains >= gains.median()) & (table["rlnClassNumber"].astype(int) == 1)
+        assert (folder / "some/best_rows.txt").read_text().split() == [str(row + 1) for row in best.to_numpy().nonzero()[0]]
+        done = hetacumn(folder, "export", "results/mine", "--rows", "some/best_rows.txt", "--to", "some/again")
+        assert (folder / "some/again.star").read_bytes() == (folder / "some/best.star").read_bytes()
         done = hetacumn(folder, "export", "results/mine", "--class", "9", "--to", "some/nine")
         assert done.returncode == 2 and "class 9 has no particles; expected one of the classes 1 to 2" in done.stderr
 

@@ -192,6 +192,17 @@ def test_absolute_names_of_another_machine_are_found_in_the_data_directory(folde
     assert find_stack(name, folder / "a.star") is None and find_stack("J8/stack.mrcs", folder / "a.star", data) is None
 
 
+def test_the_folder_of_the_stack_names_is_known(folder):
+    (folder / "job").mkdir()
+    source = (folder / "a.star").rename(folder / "job/a.star")
+    for place in ("job", "elsewhere"):  # names relative to a parent folder of the table, and to a data directory
+        stack = prepare_stack(source, folder / "prepared", SETTINGS, None if place == "job" else folder / place, progress=False)
+        assert stack.stack_folder == (folder if place == "job" else folder / place)
+        assert find_stack("stack.mrcs", folder / "other/b.star", stack.stack_folder).parent == stack.stack_folder
+        (folder / "elsewhere").mkdir(exist_ok=True)
+        (folder / "stack.mrcs").rename(folder / "elsewhere/stack.mrcs") if place == "job" else None
+
+
 @pytest.mark.parametrize("name", ["3@stack.mrcs", "000003@./stack.mrcs", "000003@link.mrcs"])
 def test_one_image_under_two_names_is_refused(folder, name):
     (folder / "link.mrcs").symlink_to(folder / "stack.mrcs")
@@ -308,6 +319,94 @@ def test_beam_tilt_of_a_cs_file_belongs_to_the_optics_groups(folder):
     assert "rlnBeamTiltX" not in table.particles and len(table.optics) == 2
     np.testing.assert_allclose(table.numbers("rlnBeamTiltX")[:2], [1, 0], atol=1e-6)
     np.testing.assert_allclose(table.numbers("rlnBeamTiltY")[:2], [0, 2], atol=1e-5)
+
+
+def aligned(rows):
+    """Return a table with an alignment at the end, and fields of other jobs."""
+    fields = [("alignments3D/shift", "<f4", (2,)), ("alignments3D/pose", "<f4", (3,)), ("alignments3D/psize_A", "<f4"),
+              ("alignments3D/class", "<u4"), ("alignments3D/split", "<u4"), ("pick_stats/ncc_score", "<f4"),
+              ("x/path", "S3")]  # fmt: skip
+    full = cs_rows(extra=fields)
+    full["alignments3D/psize_A"], full["pick_stats/ncc_score"], full["x/path"] = 0.75, np.arange(len(rows)), b"a/b"
+    full["alignments3D/split"] = np.arange(len(rows)) % 2
+    return full
+
+
+PREDICTED = ["alignments3D/shift", "alignments3D/pose", "alignments3D/class", "alignments3D/psize_A"]
+
+
+@pytest.mark.parametrize("has_alignment", [True, False])
+def test_predictions_of_a_cs_file_are_a_cs_file_with_its_fields(folder, has_alignment):
+    before = aligned(cs_rows()) if has_alignment else cs_rows()
+    source = save_cs(folder / "a.cs", before)
+    names = star.read_table(source).names()[[5, 0, 2]].tolist()
+    generator = torch.Generator().manual_seed(0)
+    some = Predictions(names, random_rotations(3, generator), 9 * torch.randn(3, 2, generator=generator),
+                       torch.tensor([2, 0, 1]), torch.zeros(3, 1))  # fmt: skip
+    some.write(folder / "out", source)
+    rows = np.load(folder / "out/predictions.cs")
+    assert rows.dtype.names[: len(before.dtype.names)] == before.dtype.names
+    assert all(rows.dtype[name] == before.dtype[name] for name in before.dtype.names)
+    assert all((rows[name] == before[[5, 0, 2]][name]).all() for name in before.dtype.names if name not in PREDICTED)
+    assert rows["alignments3D/class"].tolist() == [2, 0, 1]
+    again, star_file = (star.read_table(folder / "out" / name) for name in ("predictions.cs", "predictions.star"))
+    for table in (again, star_file):
+        assert table.names().tolist() == names
+        poses = poses_of(table, 1.0)
+        torch.testing.assert_close(poses.rotations, some.rotations, atol=1e-4, rtol=0)
+        torch.testing.assert_close(poses.shifts_px, some.shifts_A, atol=1e-4, rtol=0)
+    some.write(folder / "out", folder / "a.star")
+    assert not (folder / "out/predictions.cs").exists()
+
+
+def test_cryosparc_tools_reads_the_predictions(folder):
+    dataset = pytest.importorskip("cryosparc.dataset")
+    source = save_cs(folder / "a.cs", aligned(cs_rows()))
+    written(folder, source)
+    ours, theirs = np.load(folder / "out/predictions.cs"), dataset.Dataset.load(folder / "out/predictions.cs")
+    assert (theirs["uid"] == np.load(source)["uid"]).all() and list(theirs.fields()) == list(ours.dtype.names)
+    assert all((theirs[name] == (ours[name].astype(str) if ours.dtype[name].kind == "S" else ours[name])).all()
+               for name in ours.dtype.names)  # fmt: skip
+
+
+def split_fields(path, rows, beside):
+    """Write a table without its CTF, and the CTF of further particles, in another order, to ``beside``; return both paths."""
+    ctf = [name for name in rows.dtype.names if name.startswith("ctf/")]
+    rest = [name for name in rows.dtype.names if name not in ctf]
+    own = np.empty(len(rows) - 2, [(name, rows.dtype[name]) for name in rest])
+    other = np.empty(len(rows), [(name, rows.dtype[name]) for name in ("uid", *ctf)])
+    for table, part in ((own, rows[:-2]), (other, rows[::-1])):
+        for name in table.dtype.names:
+            table[name] = part[name]
+    return save_cs(path, own), save_cs(beside, other)
+
+
+@pytest.mark.parametrize("name, beside", [
+    ("particles_selected.cs", "J13_passthrough_particles_selected.cs"),
+    ("J24_012_particles.cs", "J24_passthrough_particles.cs"),
+    ("J24_012_particles.cs", "J24_passthrough_particles_all_classes.cs"),
+])  # fmt: skip
+def test_fields_of_the_passthrough_file_are_joined_by_uid(folder, name, beside):
+    rows = cs_rows()
+    rows["ctf/df1_A"] = 1e4 + np.arange(N)
+    path, other = split_fields(folder / name, rows, folder / beside)
+    with pytest.warns(UserWarning, match=f"ctf/df1_A.* are taken from {beside}, by uid"):
+        table = star.read_table(path)
+    assert table.numbers("rlnDefocusU").tolist() == (1e4 + np.arange(N - 2)).tolist()
+    stack = prepare_stack(path, folder / "prepared", SETTINGS, progress=False)
+    rows["ctf/df1_A"] += 50
+    split_fields(path, rows, other)
+    with pytest.raises(HetacumnError, match=f"{name}: changed since .*prepared was made from it"):
+        reopen(stack.folder)
+    again = prepare_stack(path, folder / "prepared", SETTINGS, progress=False)
+    assert again.metadata.optics.defocus_u_A[0] == 10050
+
+
+def test_a_passthrough_file_of_other_particles_is_not_joined(folder):
+    path, other = split_fields(folder / "particles_selected.cs", cs_rows(), folder / "J13_passthrough_particles_selected.cs")
+    save_cs(other, np.load(other)[:3])
+    with pytest.raises(HetacumnError, match="particles_selected.cs: no column ctf/.* passthrough"):
+        star.read_table(path)
 
 
 @pytest.mark.parametrize("content, message", [

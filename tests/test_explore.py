@@ -117,6 +117,7 @@ def test_a_selection_is_written_for_other_programs(explorer, tmp_path):
     explorer.write.click()
     table = star.read_table(tmp_path / "some.star")
     assert table.particles["rlnImageName"].tolist() == [explorer.run.predictions.names[i] for i in (7, 2, 9)]
+    assert (tmp_path / "some_rows.txt").read_text().split() == ["8", "3", "10"] and not (tmp_path / "some.cs").exists()
     with mrcfile.open(tmp_path / "some.mrc") as mrc:
         assert mrc.data.shape == (BOX,) * 3
 

@@ -128,3 +128,12 @@ def test_bad_input_is_named(source, tmp_path):
     (tmp_path / "out" / "latents.csv").write_text("particle,z1,class\n000001@stack.mrcs,0,9\n")
     with pytest.raises(HetacumnError, match="latents.csv: other classes than"):
         Predictions.read(tmp_path / "out")
+
+
+def test_particles_are_selected_by_their_gain():
+    some = replace(predictions(["a", "b", "c", "d"]), log_ratios=torch.tensor([3.0, -1.0, 50.0, 3.0]))
+    assert some.rows_with_gain(3).tolist() == [0, 2, 3] and some.rows_with_gain(-9).tolist() == [0, 1, 2, 3]
+    with pytest.raises(HetacumnError, match="no particle has a gain of 51 nats; expected up to 50"):
+        some.rows_with_gain(51)
+    with pytest.raises(HetacumnError, match="no log-likelihood gains; expected a prediction of another grade than encoder"):
+        replace(some, log_ratios=None).rows_with_gain(3)

@@ -64,16 +64,27 @@ def open_answer(folder: Path, prepared: Path | None) -> Answer:
     return Answer.open(folder, prepared or "")
 
 
-def export_particles(answer: Answer, to: Path, selected: int | Path) -> tuple[Path, Path]:
-    """Export the particles of a class, or of the row numbers in a text file, with their volume; return both file paths."""
+def export_particles(answer: Answer, to: Path, rows: Path | None, number: int | None, least_gain: float | None) -> list[Path]:
+    """Export the particles of the row numbers in a text file, or of a class and above a gain, with their volume.
+
+    Returns:
+        The files.
+    """
+    import numpy as np
+
     from hetacumn.common.files import make_folder
     from hetacumn.io.particle_table import read_row_numbers
 
     found = answer.predictions
-    chosen = read_row_numbers(selected, len(found)) if isinstance(selected, Path) else found.rows_of_class(selected)
+    chosen = np.arange(len(found)) if rows is None else read_row_numbers(rows, len(found))
+    for some in (None if number is None else found.rows_of_class(number),
+                 None if least_gain is None else found.rows_with_gain(least_gain)):  # fmt: skip
+        chosen = chosen if some is None else np.intersect1d(chosen, some)
+    if not len(chosen):
+        raise HetacumnError(f"class {number} has no particle with a gain of {least_gain:g} nats; expected a lower --min-gain")
     make_folder(to.parent)
     paths = answer.export(chosen, to)
-    print(f"exported {len(chosen)} of {len(found)} particles: {paths[0]}, {paths[1]}")
+    print(f"exported {len(chosen)} of {len(found)} particles: {', '.join(map(str, paths))}")
     return paths
 
 

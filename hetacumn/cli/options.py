@@ -69,8 +69,9 @@ Motions = Annotated[int, Option(help="Number of independent motions to show.", m
 Browser = Annotated[bool, Option(help="Open JupyterLab in a browser.")]
 Port = Annotated[int, Option(help="Port of JupyterLab on this machine; 0: any free port.", min=0, max=65535)]
 
-Stem = Annotated[Path, _option("Output files STEM.star and STEM.mrc.", "--to", metavar="STEM")]
-ClassNumber = Annotated[int | None, _option("Class to export, counted from 1; or give --rows.", "--class")]
+Stem = Annotated[Path, _option("Output files STEM.star, STEM.mrc and so on.", "--to", metavar="STEM")]
+ClassNumber = Annotated[int | None, _option("Class to export, counted from 1.  [default: all]", "--class")]
+MinGain = Annotated[float | None, _option("Least log-likelihood gain, in nats.", "--min-gain", default="no limit")]
 Rows = Annotated[Path | None, _option("Text file of rows of predictions.star, from 1.", metavar="FILE")]
 
 MapBox = Annotated[int | None, _option("Voxels per side; even.", "--box", default="box of the files")]

@@ -22,6 +22,7 @@ from hetacumn.cli.options import (
     MapClass,
     MapFolder,
     Mask,
+    MinGain,
     Motion,
     Motions,
     OtherAnswer,
@@ -132,17 +133,16 @@ def export(
     folder: AnswerFolder,
     to: Stem,
     class_: ClassNumber = None,
+    min_gain: MinGain = None,
     rows: Rows = None,
     prepared: AnswerImages = None,
 ) -> None:
-    """Write selected particles as STAR and their volume as MRC."""
-    selected = rows if class_ is None else class_
-    if selected is None or (class_ is not None and rows is not None):
-        raise HetacumnError("expected either --class or --rows")
+    """Write selected particles (STAR, .cs) and their volume (MRC)."""
+    if (class_ is None and min_gain is None) == (rows is None):
+        raise HetacumnError("expected either --rows, or --class, --min-gain or both")
     if rows is not None:
         check_is_file(rows, "a text file of row numbers")
     check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     answer = open_answer(folder, prepared)
-    paths = export_particles(answer, to, selected)
-    stacks = answer.stack.data_dir or answer.stack.source.parent
-    say_next(to.parent, ["train", paths[0], "--data-dir", stacks, "--out", f"{to}_trained"])
+    paths = export_particles(answer, to, rows, class_, min_gain)
+    say_next(to.parent, ["train", paths[0], "--data-dir", answer.stack.stack_folder, "--out", f"{to}_trained"])

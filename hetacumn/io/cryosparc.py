@@ -1,19 +1,22 @@
-"""Reading of a cryoSPARC particle table (.cs) into one flat table with RELION's column names."""
+"""CryoSPARC particle tables (.cs): reading into one flat table with RELION's column names, and writing of new alignments."""
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Shaped
-from numpy.lib.format import MAGIC_PREFIX, read_array
-from roma import rotvec_to_rotmat
+from jaxtyping import Float, Shaped
+from numpy.lib.format import MAGIC_PREFIX, read_array, write_array
+from roma import rotmat_to_rotvec, rotvec_to_rotmat
+from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.common.files import refuse_pointer
+from hetacumn.common.files import atomic_path, refuse_pointer
 from hetacumn.io.particle_table import GROUP
 from hetacumn.physics.rotations import to_euler
 
@@ -47,6 +50,14 @@ _EXPECTED: list[tuple[str, str, tuple[int, ...]]] = [
     ("alignments3D/pose", NUMBERS, (3,)), ("alignments3D/shift", NUMBERS, (2,)), ("alignments3D/psize_A", NUMBERS, ()),
 ]  # fmt: skip
 
+#: Fields of an alignment, which are added to a table without alignments: dtype, shape and value of every particle.
+_ALIGNMENT = {
+    "split": ("<u4", (), 0), "shift": ("<f4", (2,), 0), "pose": ("<f4", (3,), 0), "psize_A": ("<f4", (), 0),
+    **{name: ("<f4", (), 0) for name in ("error", "error_min", "resid_pow", "slice_pow", "image_pow", "cross_cor")},
+    "alpha": ("<f4", (), 1), "weight": ("<f4", (), 0), "pose_ess": ("<f4", (), 0), "shift_ess": ("<f4", (), 0),
+    "class_posterior": ("<f4", (), 1), "class": ("<u4", (), 0), "class_ess": ("<f4", (), 1),
+}  # fmt: skip
+
 
 def load_rows(path: Path) -> Shaped[np.ndarray, " n"]:
     """Load the table of a .cs file as a structured array, with all its fields. No pickled object is loaded.
@@ -75,13 +86,15 @@ def read_cs(path: Path) -> pd.DataFrame:
     The table also contains the angles, origins, half sets, exposure groups (as rlnOpticsGroup), micrographs and coordinates of
     the file.
 
+    Fields that the file lacks are taken from the file of :func:`find_passthrough`, if it has all particles of this file.
+
     A cryoSPARC pose is a rotation vector from view to object. A cryoSPARC shift is RELION's origin, in pixels of
     ``alignments3D/psize_A``.
 
     Raises:
         HetacumnError: the file is not a .cs table, or a field is missing or has the wrong type or shape.
     """
-    rows = load_rows(path)
+    rows = _with_passthrough(load_rows(path), path)
     _check_fields(rows, path)
     fields = set(rows.dtype.names or ())
     names = [
@@ -126,6 +139,90 @@ def read_cs(path: Path) -> pd.DataFrame:
         origins_A = rows["alignments3D/shift"] * pixel_A[:, None].astype(np.float64)
         table[["rlnOriginXAngst", "rlnOriginYAngst"]] = origins_A
     return table
+
+
+def find_passthrough(path: Path) -> Path | None:
+    """Find the file with the fields that a cryoSPARC job passed through; return None if there is none.
+
+    CryoSPARC writes it into the same folder: ``J7_passthrough_particles_selected.cs`` for ``particles_selected.cs``,
+    ``J7_passthrough_particles.cs`` or ``J7_passthrough_particles_all_classes.cs`` for ``J7_012_particles.cs``.
+    """
+    kind = re.search(r"particles\w*$", path.stem)
+    if kind is None or "passthrough" in path.stem:
+        return None
+    for name in (kind[0], "particles_all_classes"):
+        if len(found := list(path.parent.glob(f"*passthrough_{name}.cs"))) == 1:
+            return found[0]
+    return None
+
+
+def _with_passthrough(rows: Shaped[np.ndarray, " n"], path: Path) -> Shaped[np.ndarray, " n"]:
+    """Add the fields of the passthrough file that a table lacks, joined by uid."""
+    own, beside = rows.dtype.names or (), find_passthrough(path)
+    if beside is None or "uid" not in own:
+        return rows
+    other = load_rows(beside)
+    new = [name for name, *_ in _EXPECTED if name in (other.dtype.names or ()) and name not in own]
+    if not new or "uid" not in (other.dtype.names or ()) or not np.isin(rows["uid"], other["uid"]).all():
+        return rows
+    order = np.argsort(other["uid"])
+    other = other[order[np.searchsorted(other["uid"], rows["uid"], sorter=order)]]
+    if needed := [name for name in new if not name.startswith(OPTIONAL)]:
+        warnings.warn(f"{path}: {', '.join(needed)} are taken from {beside.name}, by uid", stacklevel=5)
+    return _extended(rows, {name: other[name] for name in new})
+
+
+def _extended(rows: Shaped[np.ndarray, " n"], fields: Mapping[str, Shaped[np.ndarray, "n ..."]]) -> Shaped[np.ndarray, " n"]:
+    """Return a structured array with further fields at its end."""
+    own = [(name, rows.dtype[name]) for name in rows.dtype.names or ()]
+    extended = np.empty(len(rows), [*own, *((name, values.dtype, values.shape[1:]) for name, values in fields.items())])
+    for name, _ in own:
+        extended[name] = rows[name]
+    for name, values in fields.items():
+        extended[name] = values
+    return extended
+
+
+def write_aligned(
+    path: Path,
+    rows: Shaped[np.ndarray, " n"],
+    rotations: Float[Tensor, "n 3 3"],
+    shifts_A: Float[Tensor, "n 2"],
+    others: Mapping[str, Shaped[np.ndarray, " n"]],
+) -> None:
+    """Write the rows of a .cs table with new alignments, atomically; all other fields keep their type, order and values.
+
+    Args:
+        path: the file to write.
+        rows: rows of a .cs file, see :func:`load_rows`. If they have no ``alignments3D/pose``, the fields of an alignment
+            follow their own fields.
+        rotations: rotations that map object to view.
+        shifts_A: shifts (x, y) that move the image, in Å. The file contains minus the shift, in pixels of
+            ``alignments3D/psize_A``.
+        others: values of further fields of the alignment, such as ``class``, counted from 0; a field that the table lacks is
+            left out.
+    """
+    fields, n = rows.dtype.names or (), len(rows)
+    if "alignments3D/pose" not in fields:
+        new = {f"alignments3D/{name}": np.full((n, *shape), value, dtype) for name, (dtype, shape, value) in _ALIGNMENT.items()}
+        rows = _extended(rows, {name: values for name, values in new.items() if name not in fields})
+    written, fields = rows.copy(), rows.dtype.names or ()
+    pixel_A = rows["blob/psize_A"].astype(np.float64)
+    if "alignments3D/psize_A" in fields:
+        pixel_A = np.where(rows["alignments3D/psize_A"] > 0, rows["alignments3D/psize_A"], pixel_A)
+        written["alignments3D/psize_A"] = pixel_A
+    written["alignments3D/pose"] = rotmat_to_rotvec(rotations.mT.double()).cpu().numpy()
+    values = {"shift": -shifts_A.double().cpu().numpy() / pixel_A[:, None], **others}
+    for name, column in values.items():
+        if f"alignments3D/{name}" in fields:
+            written[f"alignments3D/{name}"] = column
+    write_rows(path, written)
+
+
+def write_rows(path: Path, rows: Shaped[np.ndarray, " n"]) -> None:
+    """Write a structured array as a .cs file, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        write_array(file, rows, allow_pickle=False)
 
 
 def _check_fields(rows: Shaped[np.ndarray, " n"], path: Path) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.io.cryosparc import read_cs
+from hetacumn.io.cryosparc import find_passthrough, read_cs
 from hetacumn.io.particle_table import GROUP, ParticleTable, finite
 from hetacumn.io.stacks import read_layout
 from hetacumn.io.star_text import read_blocks, write_blocks
@@ -62,6 +62,14 @@ def read_table(path: Path | str) -> ParticleTable:
                 f"{path}: row {row}: {column} marks the image as {correction}; expected images without CTF correction"
             )
     return table
+
+
+def table_files(path: Path) -> list[Path]:
+    """Return the files that :func:`read_table` reads: the table, or the CSV table of a bare stack, and a passthrough file."""
+    if path.suffix in STACK_SUFFIXES:
+        return [path.with_suffix(".csv")]
+    beside = find_passthrough(path) if path.suffix == ".cs" else None
+    return [path] if beside is None else [path, beside]
 
 
 def _read(path: Path) -> ParticleTable:

@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path
 from hetacumn.io import star
+from hetacumn.io.cryosparc import load_rows, write_aligned
 from hetacumn.io.stack_reader import find_stack
 from hetacumn.io.stacks import read_layout
 from hetacumn.particles.metadata import poses_of
+
+CRYOSPARC = "predictions.cs"  # written beside predictions.star if the source is a .cs file
 
 #: Columns of an earlier refinement that describe its own poses; they do not apply to predicted poses and are removed.
 STALE_COLUMNS = [
@@ -88,18 +91,34 @@ class Predictions:
             raise HetacumnError(f"class {number} has no particles; expected one of the classes 1 to {last}")
         return rows
 
+    def rows_with_gain(self, least: float) -> Int[np.ndarray, " m"]:
+        """Return the rows, from 0, of the particles with a log-likelihood gain of at least ``least`` nats.
+
+        Raises:
+            HetacumnError: the gains are unknown, or no particle has such a gain.
+        """
+        if self.log_ratios is None:
+            raise HetacumnError("no log-likelihood gains; expected a prediction of another grade than encoder")
+        rows = (self.log_ratios >= least).numpy().nonzero()[0]
+        if not len(rows):
+            raise HetacumnError(f"no particle has a gain of {least:g} nats; expected up to {float(self.log_ratios.max()):g}")
+        return rows
+
     def _where_known(self) -> Iterator[tuple[str, Tensor]]:
         for field in WHERE_KNOWN:
             if getattr(self, field) is not None:
                 yield field, getattr(self, field)
 
     def write(self, out_dir: Path | str, source: Path | str, data_dir: Path | str | None = None) -> None:
-        """Write ``predictions.star`` and ``latents.csv`` to ``out_dir``, atomically.
+        """Write ``predictions.star``, ``latents.csv`` and, for a .cs ``source``, ``predictions.cs`` to ``out_dir``, atomically.
 
-        ``predictions.star`` is a RELION 3.1 STAR file, also if ``source`` is a .cs file. It contains the rows of the source for
+        ``predictions.star`` is a RELION 3.1 STAR file. It contains the rows of the source for
         these particles, with unchanged optics and CTF, the predicted angles and origins, rlnClassNumber (from 1), and the log
         ratios as rlnLogLikeliContribution. If the source does not state the box, the function reads it from the first stack
         of each optics group, if the stack is found (``read_particles`` explains ``data_dir``).
+
+        ``predictions.cs`` contains the same rows of the .cs file with all its fields, the predicted poses and shifts, and the
+        classes, counted from 0.
 
         ``latents.csv`` contains one row per particle: particle, z1, z2, …, class (from 1), and class_probability,
         log_likelihood_ratio and class_settled where known.
@@ -107,9 +126,10 @@ class Predictions:
         Raises:
             HetacumnError: the source does not contain one of the names, or contains a name twice.
         """
-        out_dir = Path(out_dir)
+        out_dir, source = Path(out_dir), Path(source)
         table = star.read_table(source)
-        particles = table.particles.iloc[self._rows_of(table)].reset_index(drop=True)
+        rows = self._rows_of(table)
+        particles = table.particles.iloc[rows].reset_index(drop=True)
         particles = particles.drop(columns=STALE_COLUMNS, errors="ignore")
         star.set_poses(particles, self.rotations, self.shifts_A)
         particles["rlnClassNumber"] = self.classes.cpu().numpy() + 1
@@ -119,12 +139,24 @@ class Predictions:
             particles["rlnRandomSubset"] = self.half_sets.cpu().numpy()
         star.write_table(out_dir / "predictions.star", particles, _with_box(table, data_dir))
         _warn_of_stack_names(out_dir / "predictions.star", table)
+        (out_dir / CRYOSPARC).unlink(missing_ok=True)
+        if source.suffix == ".cs":
+            self._write_cs(out_dir / CRYOSPARC, load_rows(source)[rows])
         columns = {f"z{i + 1}": z for i, z in enumerate(self.latents.cpu().numpy().T)}
         columns["class"] = self.classes.cpu().numpy() + 1
         columns |= {WHERE_KNOWN[field]: values.cpu().numpy() for field, values in self._where_known()}
         latents = pd.DataFrame({"particle": self.names, **columns})
         with atomic_path(out_dir / "latents.csv") as temporary:
             latents.to_csv(temporary, index=False, float_format="%.9g")
+
+    def _write_cs(self, path: Path, rows: Shaped[np.ndarray, " n"]) -> None:
+        """Write the rows of a .cs file with the predictions as alignments."""
+        others = {"class": self.classes.cpu().numpy()}
+        if self.class_probabilities is not None:
+            others["class_posterior"] = self.class_probabilities.cpu().numpy()
+        if self.half_sets is not None:
+            others["split"] = (self.half_sets == 2).cpu().numpy()
+        write_aligned(path, rows, self.rotations, self.shifts_A, others)
 
     def _rows_of(self, table: star.ParticleTable) -> Int[np.ndarray, " n"]:
         """Return the row of the source table for each prediction."""
@@ -183,7 +215,7 @@ def _warn_of_stack_names(path: Path, table: star.ParticleTable) -> None:
     if names:
         warnings.warn(
             f"{path}: stack {names[0]} does not end in .mrcs, as RELION expects; for RELION, link such stacks under names that "
-            "end in .mrcs and replace the names in the file",
+            "end in .mrcs and replace the names in the file (docs/other_programs.md)",
             stacklevel=3,
         )
 

@@ -70,7 +70,8 @@ def prepare_stack(
         if same and _unchanged(made_from["files"]) and holds(made, earlier):
             return PreparedStack.of(folder, source, table, earlier)
     reader = ParticleReader(table, np.arange(len(table)), settings, data_dir)
-    files = [_identity(path) for path in (Path(os.path.abspath(source)), *reader.stacks.stacks)]
+    read_files = dict.fromkeys([Path(os.path.abspath(path)) for path in (source, *star.table_files(source))])
+    files = [_identity(path) for path in (*read_files, *reader.stacks.stacks)]
     read = {Path(name).resolve() for name, *_ in files}
     for path in (made, folder / TABLE):
         if path.resolve() in read:

@@ -17,6 +17,7 @@ from jaxtyping import Int, Num
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_json
 from hetacumn.io import star
+from hetacumn.io.stack_reader import find_stack
 from hetacumn.io.stacks import open_stack, read_layout
 from hetacumn.particles.metadata import ParticleMetadata, Particles, metadata_of
 from hetacumn.particles.preprocessing import Preprocessing
@@ -86,6 +87,15 @@ class PreparedStack:
     def stack(self) -> Path:
         """The image stack file of the prepared images."""
         return self.folder / STACK
+
+    @property
+    def stack_folder(self) -> Path:
+        """The folder that the names of the raw image stacks are relative to; the folder of the source if no stack is found."""
+        name = self.metadata.names[0].partition("@")[2]
+        found = find_stack(name, self.source, self.data_dir or None)
+        if found is None or Path(name).is_absolute():
+            return Path(self.data_dir) if self.data_dir else self.source.parent
+        return found.parents[len(Path(name).parts) - 1]
 
     @property
     def images(self) -> Num[np.ndarray, "n {self.box} {self.box}"]:
@@ -162,7 +172,9 @@ def holds(stack: Path, content: dict) -> bool:
 
 
 def table_digest(source: Path) -> str:
-    """Return the first 16 hex digits of the SHA-256 of a table; for a bare stack, of its CSV table."""
-    path = source.with_suffix(".csv") if source.suffix in star.STACK_SUFFIXES else source
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    """Return the first 16 hex digits of the SHA-256 of the files of a table, see :func:`~hetacumn.io.star.table_files`."""
+    digest = hashlib.sha256()
+    for path in star.table_files(source):
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()[:16]

@@ -13,15 +13,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
+from hetacumn.common.files import atomic_path
 from hetacumn.common.run_files import read_run
 from hetacumn.common.settings import read_settings
 from hetacumn.compute.batches import batch_slices
 from hetacumn.compute.devices import pick_device
 from hetacumn.io import star
+from hetacumn.io.cryosparc import load_rows, write_rows
 from hetacumn.io.mrc import read_volumes, write_mrc
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations, observe
-from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.predictions import CRYOSPARC, Predictions
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.run_paths import find_prepared
 from hetacumn.physics.volumes import soft_sphere
@@ -205,24 +207,33 @@ class Answer:
         first, second = (self.reconstruct(rows[np.sort(half)]) for half in np.array_split(order, 2))
         return first, second
 
-    def export(self, rows: Int[np.ndarray, " m"], stem: Path | str) -> tuple[Path, Path]:
-        """Write the predictions of the particles in ``rows`` to ``<stem>.star`` and their reconstruction to ``<stem>.mrc``.
+    def export(self, rows: Int[np.ndarray, " m"], stem: Path | str) -> list[Path]:
+        """Write the predictions of the particles in ``rows`` and their reconstruction for other programs; return the files.
 
-        The STAR file follows RELION 3.1.
+        - ``<stem>.star``: RELION 3.1. The names of stacks are those of the source, relative to ``stack.stack_folder``.
+        - ``<stem>.mrc``: the reconstruction.
+        - ``<stem>_rows.txt``: the rows of ``predictions.star``, counted from 1.
+        - ``<stem>.cs``: cryoSPARC, if the source is a .cs file.
 
         Raises:
-            HetacumnError: ``rows`` is empty, or a row is out of range; or ``<stem>.star`` is the file of the predictions, of
-                the prepared stack or of the source.
+            HetacumnError: ``rows`` is empty, or a row is out of range; or a file of the predictions, of the prepared stack or
+                of the source would be overwritten.
         """
         rows = self._existing(rows)
-        own, paths = self.folder / "predictions.star", [Path(f"{stem}.{kind}") for kind in ("star", "mrc")]
-        sources = {path.resolve() for path in (own, self.stack.star, self.stack.source)}
-        if paths[0].resolve() in sources:
-            raise HetacumnError(f"{paths[0]}: would overwrite a particle table of these predictions; expected another name")
+        own, aligned = self.folder / "predictions.star", self.folder / CRYOSPARC
+        paths = [Path(f"{stem}{end}") for end in (".star", ".mrc", "_rows.txt", *([".cs"] if aligned.is_file() else []))]
+        sources = {path.resolve() for path in (own, aligned, self.stack.star, self.stack.source)}
+        for path in paths:
+            if path.resolve() in sources:
+                raise HetacumnError(f"{path}: would overwrite a particle table of these predictions; expected another name")
         table = star.read_table(own)
         star.write_table(paths[0], table.particles.iloc[rows].reset_index(drop=True), table.optics)
         write_mrc(paths[1], self.reconstruct(rows), self.voxel_A)
-        return paths[0], paths[1]
+        with atomic_path(paths[2]) as temporary:
+            temporary.write_text("".join(f"{row + 1}\n" for row in rows.tolist()))
+        if aligned.is_file():
+            write_rows(paths[3], load_rows(aligned)[rows])
+        return paths
 
     def _existing(self, rows: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
         rows, count = np.asarray(rows, dtype=np.int64), len(self.predictions)
