@@ -62,20 +62,45 @@ def test_a_selection_shows_its_images_and_its_volume(explorer):
     explorer.choose(rows)
     assert bytes(explorer.picture.value).startswith(b"\x89PNG")
     assert f"{len(rows)} particles: {len(rows)} of class 2" in explorer.message.value
-    shown = torch.from_numpy(explorer.selected.scalar_field)
+    shown = torch.from_numpy(explorer.of_selection.surface.scalar_field)
     right, wrong = (fsc(shown[None], explorer.run.volume(torch.tensor([z, 0.0]))[None])[0, 2:8].mean() for z in (1.0, -1.0))
     assert right > 0.8 and right > wrong
     before = bytes(explorer.picture.value)
     explorer.choose(np.array([3]))
-    assert bytes(explorer.picture.value) != before and explorer.message.value.startswith("1 particles")
+    assert bytes(explorer.picture.value) != before and explorer.message.value.startswith("1 particle:")
 
 
 def test_the_slider_moves_along_the_path(explorer):
-    before = explorer.surface.scalar_field.copy()
+    before = explorer.along.surface.scalar_field.copy()
     explorer.slider.value = 1.0
-    after = explorer.surface.scalar_field
+    after = explorer.along.surface.scalar_field
     assert np.abs(after - before).max() > 0.1 * np.abs(before).max()
-    np.testing.assert_allclose(after, explorer.run.volume(explorer.ends[1]).numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(after, explorer.run.volume(explorer.path[-1]).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_contour_is_a_fraction_of_the_largest_density_along_the_path(explorer):
+    highest = max(float(explorer.run.volume(z).max()) for z in explorer.path)
+    for fraction, position in ((0.5, 0.0), (0.1, 0.5)):
+        explorer.contour.value, explorer.slider.value = fraction, position
+        assert explorer.along.surface.level == pytest.approx(fraction * highest, rel=1e-5)
+    explorer.choose(np.arange(50))
+    assert explorer.of_selection.surface.level == pytest.approx(
+        0.1 * explorer.of_selection.surface.scalar_field.max(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("axes", ("principal axes", "independent motions"))
+def test_the_path_is_drawn_among_the_particles(explorer, axes):
+    """The path through the latents of two particles passes through the points of these particles, in any axes."""
+    explorer.axes.value = axes
+    for button, row in ((explorer.begin, 3), (explorer.end, 8)):
+        explorer.choose([row])
+        button.click()
+    explorer.slider.value = 0.0
+    particles, path, here = ([np.asarray(axis) for axis in (trace.x, trace.y)] for trace in explorer.scatter.data)
+    for particle, path_axis, here_axis in zip(particles, path, here, strict=True):
+        np.testing.assert_allclose(path_axis[[0, -1]], particle[[3, 8]], atol=1e-4)
+        np.testing.assert_allclose(here_axis, particle[[3]], atol=1e-4)
 
 
 def test_a_path_can_join_two_selections(explorer):
@@ -83,10 +108,10 @@ def test_a_path_can_join_two_selections(explorer):
     for button, label in ((explorer.begin, 0), (explorer.end, 1)):
         explorer.choose((explorer.run.predictions.classes == label).nonzero().squeeze(1).numpy())
         button.click()
-    for end, label in zip(explorer.ends, (0, 1), strict=True):
-        torch.testing.assert_close(end, latents[explorer.run.predictions.classes == label].mean(0))
+    ends = [latents[explorer.run.predictions.classes == label].mean(0) for label in (0, 1)]
+    torch.testing.assert_close(explorer.path[[0, -1]], torch.stack(ends))
     explorer.slider.value = 0.5
-    torch.testing.assert_close(explorer.latent(), sum(explorer.ends) / 2)
+    torch.testing.assert_close(explorer.latent(), sum(ends) / 2)
 
 
 def test_colours_and_axes_change_the_plot(explorer):
@@ -102,11 +127,46 @@ def test_colours_and_axes_change_the_plot(explorer):
     assert not np.allclose(before, trace.x) and explorer.scatter.layout.xaxis.title.text == "motion 1 (sd)"
 
 
-def test_the_lasso_of_the_browser_selects_rows(explorer):
-    trace = explorer.scatter.data[0]
-    for callback in trace._select_callbacks:
-        callback(trace, type("Points", (), {"point_inds": [1, 5]})(), None)
-    assert explorer.rows.tolist() == [1, 5]
+def outlined(explorer: Explorer, *outlines: dict) -> None:
+    """Act like the browser after the user has drawn outlines with the lasso or the box."""
+    explorer.scatter.plotly_relayout({"selections": list(outlines)})
+
+
+def test_lasso_and_box_select_the_particles_inside(explorer):
+    x, y = (np.asarray(axis) for axis in (explorer.scatter.data[0].x, explorer.scatter.data[0].y))
+    box = {"type": "rect", "x0": 0.5, "x1": -0.9, "y0": -0.1, "y1": 0.2}
+    inside = (x < 0.5) & (x > -0.9) & (y > -0.1) & (y < 0.2)
+    outlined(explorer, box)
+    assert explorer.rows.tolist() == np.flatnonzero(inside).tolist() and 0 < inside.sum() < N
+    triangle = {"type": "path", "path": "M0,-1e1L10,-10L1.0e+1,20.5Z"}
+    outlined(explorer, box, triangle)
+    under = (y < -10 + 3.05 * x) & (x < 10) & (y > -10)
+    assert explorer.rows.tolist() == np.flatnonzero(inside | under).tolist()
+    assert explorer.scatter.data[0].selectedpoints == tuple(explorer.rows.tolist())
+
+
+def test_a_selection_keeps_its_particles_when_the_axes_change(explorer):
+    outlined(explorer, {"type": "rect", "x0": 0, "x1": 9, "y0": 0, "y1": 9})
+    rows = explorer.rows.tolist()
+    explorer.axes.value = "independent motions"
+    assert explorer.rows.tolist() == rows == list(explorer.scatter.data[0].selectedpoints)
+    assert not explorer.scatter.layout.to_plotly_json()["selections"]  # the outline belongs to the axes before
+
+
+def test_no_selection_shows_no_volume(explorer):
+    explorer.choose([1, 5])
+    outlined(explorer, {"type": "rect", "x0": 50, "x1": 51, "y0": 50, "y1": 51})
+    assert not len(explorer.rows) and not explorer.of_selection.surface.visible
+    assert explorer.scatter.data[0].selectedpoints is None and explorer.picture.layout.display == "none"
+    explorer.choose([1])
+    assert explorer.of_selection.surface.visible
+
+
+def test_the_legend_names_the_classes_and_counts_their_particles(explorer):
+    for k, count in enumerate(explorer.run.predictions.classes.bincount().tolist()):
+        assert f"class&nbsp;{k + 1}&nbsp;({count})" in explorer.legend.value
+    explorer.colour.value = "tilt of view (°)"
+    assert not explorer.legend.value
 
 
 def test_a_selection_is_written_for_other_programs(explorer, tmp_path):

@@ -122,23 +122,29 @@ class Answer:
         """Compute the volume V(z) at one latent z."""
         return volumes_at(z[None], self.basis)[0]
 
-    def coordinates(self, axes: str) -> Float[np.ndarray, "n 2"]:
-        """Compute two coordinates of each particle for a plot of the latent space.
+    def coordinates(self, axes: str, z: Float[Tensor, "m q"] | None = None) -> Float[np.ndarray, "m 2"]:
+        """Compute two coordinates of each particle, or of each latent in ``z``, for a plot of the latent space.
 
-        ``axes`` is ``"independent motions"``, ``"UMAP"`` (McInnes et al. 2018), or any other text for the principal axes. If
-        the latent space has one dimension, the second coordinate is 0.
+        ``axes`` is ``"independent motions"``, ``"UMAP"`` (McInnes et al. 2018), or any other text for the principal axes. UMAP
+        maps particles only; a latent in ``z`` is placed at the nearest particle. If the latent space has one dimension, the
+        second coordinate is 0.
         """
-        z = self.predictions.latents
+        own = self.predictions.latents
+        asked = own if z is None else z
         if axes == "independent motions":
-            two = self.motions.coordinates
+            two = self.motions.place(asked)
         elif axes == "UMAP":
-            from umap import UMAP
-
-            two = torch.from_numpy(UMAP(random_state=0).fit_transform(z.numpy()))
+            two = self._umap if z is None else self._umap[torch.cdist(z, own).argmin(1)]
         else:
-            centred = z - z.mean(0)
-            two = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+            centre = own.mean(0)
+            two = (asked - centre) @ torch.linalg.svd(own - centre, full_matrices=False).Vh[:2].T
         return torch.nn.functional.pad(two, (0, 2 - min(2, two.shape[1])))[:, :2].numpy()
+
+    @cached_property
+    def _umap(self) -> Float[Tensor, "n 2"]:
+        from umap import UMAP
+
+        return torch.from_numpy(UMAP(random_state=0).fit_transform(self.predictions.latents.numpy()))
 
     def posed(self, rows: Int[np.ndarray, " m"], device: torch.device | str = "cpu") -> tuple[Observations, Poses]:
         """Read particles as :class:`Observations` on a device, with their predicted poses.

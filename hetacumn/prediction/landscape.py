@@ -18,11 +18,17 @@ class LatentAxes:
     - ``coordinates``: positions of the particles along each direction, with unit variance.
     - ``middle``: the mean latent.
     - ``directions``: change of z for a unit step along each direction.
+    - ``readout``: change of the positions for a unit step of each latent.
     """
 
     coordinates: Float[Tensor, "n k"]
     middle: Float[Tensor, " q"]
     directions: Float[Tensor, "k q"]
+    readout: Float[Tensor, "k q"]
+
+    def place(self, z: Float[Tensor, "m q"]) -> Float[Tensor, "m k"]:
+        """Return the positions of latents along each direction."""
+        return (z - self.middle) @ self.readout.T
 
     def path(self, axis: int, points: int) -> Float[Tensor, "{points} q"]:
         """Return equally spaced latents along an axis, from the 5th to the 95th percentile of the particles."""
@@ -47,16 +53,18 @@ def latent_axes(
     plane = (z - middle) @ principal[:used].T
     if used > 1:
         fitted = FastICA(used, whiten="unit-variance", max_iter=2000, tol=1e-5, random_state=seed).fit(plane)
-        sources, directions = fitted.transform(plane), fitted.mixing_.T @ principal[:used]
+        readout, directions = fitted.components_ @ principal[:used], fitted.mixing_.T @ principal[:used]
     else:
         scale = max(plane.std(), 1e-12)
-        sources, directions = plane / scale, scale * principal[:1]
+        readout, directions = principal[:1] / scale, scale * principal[:1]
     change = directions @ basis[1:].flatten(1).cpu().double().numpy()  # change of the volume for a unit step
     order = np.argsort(-np.linalg.norm(change, axis=1), kind="stable")[:count]
-    sources, directions = sources[:, order], directions[order]
+    readout, directions = readout[order], directions[order]
     largest = directions[np.arange(len(order)), np.abs(directions).argmax(1)]
-    sign = np.where(largest < 0, -1.0, 1.0)  # fix the free sign of an axis: its largest component is positive
-    return LatentAxes(*(torch.from_numpy(part).float() for part in (sources * sign, middle, directions * sign[:, None])))
+    sign = np.where(largest < 0, -1.0, 1.0)[:, None]  # fix the free sign of an axis: its largest component is positive
+    readout, directions = sign * readout, sign * directions
+    coordinates = (z - middle) @ readout.T
+    return LatentAxes(*(torch.from_numpy(part).float() for part in (coordinates, middle, directions, readout)))
 
 
 def latent_path(latents: Float[Tensor, "n q"], points: int) -> Float[Tensor, "{points} q"]:
