@@ -22,7 +22,7 @@ from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.fsc import fsc
 from hetacumn.physics.rotations import random_rotations
 from hetacumn.prediction.answer import Answer
-from hetacumn.run.explorer import Explorer, default_run
+from hetacumn.run.explorer import POINTS, Explorer, default_run
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
 
@@ -108,10 +108,33 @@ def test_a_path_can_join_two_selections(explorer):
     for button, label in ((explorer.begin, 0), (explorer.end, 1)):
         explorer.choose((explorer.run.predictions.classes == label).nonzero().squeeze(1).numpy())
         button.click()
-    ends = [latents[explorer.run.predictions.classes == label].mean(0) for label in (0, 1)]
-    torch.testing.assert_close(explorer.path[[0, -1]], torch.stack(ends))
-    explorer.slider.value = 0.5
-    torch.testing.assert_close(explorer.latent(), sum(ends) / 2)
+    ends = torch.stack([latents[explorer.run.predictions.classes == label].mean(0) for label in (0, 1)])
+    torch.testing.assert_close(explorer.ends, ends)
+    torch.testing.assert_close(explorer.path, explorer.run.density_path(ends, POINTS))
+    explorer.slider.value = 0.5 / (POINTS - 1)
+    torch.testing.assert_close(explorer.latent(), explorer.path[:2].mean(0))
+
+
+def test_a_motion_ends_among_its_extreme_particles_and_its_path_stays_near_particles(explorer):
+    run = explorer.run
+    latents, coordinate = run.predictions.latents, run.motions.coordinates[:, 0]
+    ends = run.ends(1)
+    for end, low in zip(ends, (True, False), strict=True):
+        extreme = coordinate.argsort(descending=not low)[: N // 10]
+        torch.testing.assert_close(end, latents[extreme].quantile(0.5, 0, interpolation="lower"))
+    path, straight = run.density_path(ends, 9), run.path(1, 9)
+    nearest = [torch.cdist(points, latents).min(1).values.median() for points in (path, straight)]
+    assert nearest[0] < nearest[1]
+    for motion, points, fault in (
+        (3, 9, "motion 3: no such motion; expected 1 to 2"),
+        (1, 1, "points is 1; expected at least 2"),
+    ):
+        with pytest.raises(HetacumnError, match=fault):
+            run.path(motion, points)
+    with pytest.raises(HetacumnError, match="motion 0: no such motion"):
+        run.ends(0)
+    with pytest.raises(HetacumnError, match="points is 1; expected at least 2"):
+        run.density_path(ends, 1)
 
 
 def test_colours_and_axes_change_the_plot(explorer):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hetacumn.prediction.landscape import latent_axes, latent_path
+from hetacumn.prediction.landscape import density_path, latent_axes, latent_path
 
 
 def volumes(*sizes: float) -> torch.Tensor:
@@ -80,3 +80,52 @@ def test_a_path_ends_at_the_percentiles_of_the_longest_axis(device):
     torch.testing.assert_close(place, torch.linspace(-9, 9, 7, device=device), rtol=0, atol=0.05)
     middle = path - latents.mean(0)
     assert (middle - (middle @ axis)[:, None] * axis).norm(dim=1).max() < 0.05
+
+
+def arc(count: int, noise: float) -> torch.Tensor:
+    """Return latents ``(count, 2)`` on the upper half of the unit circle, with noise."""
+    generator = torch.Generator().manual_seed(0)
+    angle = torch.pi * torch.rand(count, generator=generator)
+    return torch.stack([-angle.cos(), angle.sin()], 1) + noise * torch.randn(count, 2, generator=generator)
+
+
+ENDS = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+
+
+def test_a_path_follows_the_density_where_the_straight_line_crosses_empty_space():
+    path = density_path(arc(3000, 0.03), ENDS, 9, volumes(1, 1)[1:])
+    assert (path.norm(dim=1) - 1).abs().max() < 0.06
+    torch.testing.assert_close(path[:, 0], -torch.linspace(0, torch.pi, 9).cos(), rtol=0, atol=0.25)
+    torch.testing.assert_close(path[[0, -1]], ENDS, rtol=0, atol=0.08)
+
+
+def test_a_path_starts_and_ends_at_particles_and_does_not_depend_on_their_order():
+    latents = arc(500, 0.05)
+    path = density_path(latents, ENDS, 5, volumes(1, 1)[1:])
+    for end, reached in zip(ENDS, path[[0, -1]], strict=True):
+        torch.testing.assert_close(reached, latents[(latents - end).norm(dim=1).argmin()])
+    torch.testing.assert_close(density_path(latents.flip(0), ENDS, 5, volumes(1, 1)[1:]), path)
+    torch.testing.assert_close(density_path(latents, ENDS.flip(0), 5, volumes(1, 1)[1:]), path.flip(0), rtol=0, atol=1e-4)
+
+
+def test_a_latent_that_does_not_change_the_volume_does_not_change_the_path():
+    latents = arc(500, 0.05)
+    idle = 100 * torch.randn(500, 1, generator=torch.Generator().manual_seed(1))
+    path = density_path(torch.cat([latents, idle], 1), torch.nn.functional.pad(ENDS, (0, 1)), 7, volumes(1, 1, 0)[1:])
+    torch.testing.assert_close(path[:, :2], density_path(latents, ENDS, 7, volumes(1, 1)[1:]))
+
+
+def test_a_path_between_separate_states_visits_the_state_between_them():
+    centres = torch.tensor([[0.0, 0.0], [4.0, 3.0], [8.0, 0.0]])
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.cat([centre + 0.2 * torch.randn(200, 2, generator=generator) for centre in centres])
+    path = density_path(latents, centres[[0, 2]], 30, volumes(1, 1)[1:])
+    near = (torch.cdist(path, centres) < 0.8).sum(0)
+    assert (near >= 3).all() and near.sum() >= 0.6 * len(path)  # most points are where the particles are
+
+
+@pytest.mark.parametrize("latents", (torch.zeros(40, 2), torch.rand(2, 2), torch.rand(1, 2)), ids=("equal", "two", "one"))
+def test_few_or_equal_particles_have_a_path(latents):
+    path = density_path(latents, latents[[0, -1]], 4, volumes(1, 1)[1:])
+    assert path.shape == (4, 2) and path.isfinite().all()
+    torch.testing.assert_close(path[[0, -1]], latents[[0, -1]])

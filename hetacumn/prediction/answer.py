@@ -27,7 +27,7 @@ from hetacumn.particles.predictions import CRYOSPARC, Predictions
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.run_paths import find_prepared
 from hetacumn.physics.volumes import soft_sphere
-from hetacumn.prediction.landscape import LatentAxes, latent_axes
+from hetacumn.prediction.landscape import LatentAxes, density_path, latent_axes
 from hetacumn.prediction.trust import TRUST, ClassTrust
 from hetacumn.reconstruction.back_projection import back_project_parts
 from hetacumn.reconstruction.maps import MAPS, TABLE, Reconstruction
@@ -91,20 +91,43 @@ class Answer:
         return latent_axes(self.predictions.latents, MOTIONS, self.basis)
 
     def path(self, motion: int, points: int) -> Float[Tensor, "points q"]:
-        """Return equally spaced latents along an independent motion, counted from 1.
+        """Return equally spaced latents on the straight line of an independent motion, counted from 1.
 
         Raises:
             HetacumnError: there is no such motion.
         """
+        _check_points(points)
+        return self._axes_with(motion).path(motion - 1, points)
+
+    def ends(self, motion: int) -> Float[Tensor, "2 q"]:
+        """Return the ends of an independent motion, counted from 1.
+
+        An end is the median latent of the tenth of the particles with the lowest, or highest, coordinate.
+
+        Raises:
+            HetacumnError: there is no such motion.
+        """
+        order = self._axes_with(motion).coordinates[:, motion - 1].argsort()
+        count = max(1, len(order) // 10)
+        return torch.stack([self.predictions.latents[some].median(0).values for some in (order[:count], order[-count:])])
+
+    def density_path(self, ends: Float[Tensor, "2 q"], points: int) -> Float[Tensor, "points q"]:
+        """Return latents between two ends along a path that follows the density of the particles.
+
+        See :func:`~hetacumn.prediction.landscape.density_path`; :meth:`ends` returns the ends of a motion.
+        """
+        _check_points(points)
+        return density_path(self.predictions.latents, ends, points, self.basis[1:])
+
+    def _axes_with(self, motion: int) -> LatentAxes:
+        """Return the independent motions, among them the motion with the given number."""
         if not self.predictions.latents.shape[1]:
             raise HetacumnError(f"{self.folder}: no latents; expected predictions with a latent space")
-        axes = latent_axes(self.predictions.latents, max(MOTIONS, motion), self.basis)
+        axes = self.motions if motion <= MOTIONS else latent_axes(self.predictions.latents, motion, self.basis)
         found = axes.coordinates.shape[1]
-        if points < 2:
-            raise HetacumnError(f"points is {points}; expected at least 2")
         if not 1 <= motion <= found:
             raise HetacumnError(f"motion {motion}: no such motion; expected 1 to {found}")
-        return axes.path(motion - 1, points)
+        return axes
 
     def refined_predictions(self) -> Predictions:
         """Return the predictions with the poses and half sets in the folder ``maps``.
@@ -247,3 +270,9 @@ class Answer:
             wrong = rows[(rows < 0) | (rows >= count)].tolist()[:5]
             raise HetacumnError(f"rows are {wrong or 'empty'}; expected at least one row, each from 0 to {count - 1}")
         return rows
+
+
+def _check_points(points: int) -> None:
+    """Raise :class:`HetacumnError` if a path has fewer than two points."""
+    if points < 2:
+        raise HetacumnError(f"points is {points}; expected at least 2")

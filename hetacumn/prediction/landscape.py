@@ -1,4 +1,4 @@
-"""Axes of the latent space of a stack: independent motions, and paths along them."""
+"""Axes of the latent space of a stack: independent motions, and paths along them or along the density of the particles."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components, dijkstra
+from scipy.spatial import cKDTree
 from sklearn.decomposition import FastICA
 from torch import Tensor
+
+NEIGHBOURS = 15  # particles to which a path can continue from a particle
+POWER = 4  # of the distance in the cost of a step: many short steps are cheaper than a long step across empty space
+LEAST_STEP = 1e-6  # sparse graphs treat a distance of zero as no edge
+SMOOTHING = 2.0  # standard deviation, in steps, of the Gaussian that smooths a path
 
 
 @dataclass(frozen=True)
@@ -73,3 +81,67 @@ def latent_path(latents: Float[Tensor, "n q"], points: int) -> Float[Tensor, "{p
     axis = torch.linalg.svd(latents - centre, full_matrices=False).Vh[0]
     low, high = torch.quantile((latents - centre) @ axis, torch.tensor([0.05, 0.95], device=latents.device))
     return centre + torch.linspace(float(low), float(high), points, device=latents.device)[:, None] * axis
+
+
+def density_path(
+    latents: Float[Tensor, "n q"], ends: Float[Tensor, "2 q"], points: int, components: Float[Tensor, "q box box box"]
+) -> Float[Tensor, "{points} q"]:
+    """Return latents along a path that follows the density of the particles, from the first end to the second.
+
+    The path is the shortest path from particle to particle on the graph of nearest neighbours, where a step costs the fourth
+    power of its distance. A straight path may cross regions without particles, where V(z) is a conformation that no image
+    shows; this path avoids them if it can. The distance of two latents is the norm of the difference of their volumes, and
+    ``components`` are the changes of the volume for a unit step of each latent. The path is smoothed. It starts and ends at the
+    particles nearest to the ends. Its points are equally spaced in steps, and therefore dense where the particles are dense.
+    """
+    flat = components.flatten(1).double()
+    scales, axes = torch.linalg.eigh(flat @ flat.T)
+    metric = axes * scales.clamp(min=0).sqrt()
+    places = (latents.cpu().double() @ metric.cpu()).numpy()
+    first, last = _nearest(places, (ends.cpu().double() @ metric.cpu()).numpy(), 1)[1][:, 0].tolist()
+    graph = _neighbour_graph(places)
+    graph.data = graph.data**POWER
+    before = dijkstra(graph, directed=False, indices=first, return_predecessors=True)[1]
+    steps = [last]
+    while steps[-1] != first:
+        steps.append(int(before[steps[-1]]))
+    return _smooth(latents[steps[::-1]], points)
+
+
+def _neighbour_graph(places: Float[np.ndarray, "n q"]) -> csr_array:
+    """Return the graph of nearest neighbours, with the distances as weights; the shortest edges join separate parts."""
+    count = len(places)
+    distances, nearest = _nearest(places, places, min(NEIGHBOURS + 1, count))  # the particle itself is among them
+    own = np.repeat(np.arange(count), distances.shape[1])
+    graph = csr_array((distances.ravel() + LEAST_STEP, (own, nearest.ravel())), shape=(count, count))
+    while (found := connected_components(graph, directed=False))[0] > 1:
+        graph = graph.maximum(_bridges(places, found[1]))
+    return graph
+
+
+def _bridges(places: Float[np.ndarray, "n q"], part: Int[np.ndarray, " n"]) -> csr_array:
+    """Return the shortest edge from each part of a graph to the other parts."""
+    edges = []
+    for number in range(part.max() + 1):
+        own, others = np.flatnonzero(part == number), np.flatnonzero(part != number)
+        distances, nearest = _nearest(places[others], places[own], 1)
+        shortest = distances.argmin()
+        edges.append((own[shortest], others[nearest[shortest, 0]], distances[shortest, 0] + LEAST_STEP))
+    rows, columns, weights = zip(*edges, strict=True)
+    return csr_array((weights, (rows, columns)), shape=(len(places), len(places)))
+
+
+def _nearest(
+    places: Float[np.ndarray, "n q"], asked: Float[np.ndarray, "m q"], count: int
+) -> tuple[Float[np.ndarray, "m {count}"], Int[np.ndarray, "m {count}"]]:
+    """Return the distances and the rows of the places that are nearest to each asked place."""
+    distances, rows = cKDTree(places).query(asked, np.arange(1, count + 1))
+    return np.asarray(distances), np.asarray(rows)
+
+
+def _smooth(path: Float[Tensor, "m q"], points: int) -> Float[Tensor, "{points} q"]:
+    """Smooth a path by a Gaussian that narrows towards both ends, and return points equally spaced in steps."""
+    last = len(path) - 1
+    places, steps = torch.linspace(0, last, points, device=path.device), torch.arange(last + 1, device=path.device)
+    widths = (torch.minimum(places, last - places) / 2).clamp(1e-3, SMOOTHING)
+    return torch.softmax(-0.5 * ((places[:, None] - steps) / widths[:, None]).square(), 1) @ path

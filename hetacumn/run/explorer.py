@@ -59,7 +59,7 @@ class Explorer:
     """Widgets for a finished run. Display the attribute ``box`` in a notebook.
 
     Code may also set the values of the widgets. ``truth`` holds the true classes of the particles, from 0, if known. ``rows``
-    are the selected particles, and ``path`` contains latents along the path.
+    are the selected particles. ``path`` contains latents along the path that follows the density between ``ends``.
     """
 
     def __init__(self, run: Answer, truth: Int[np.ndarray, " n"] | None = None) -> None:
@@ -71,7 +71,7 @@ class Explorer:
         axes = ["principal axes", "independent motions", *(["UMAP"] if importlib.util.find_spec("umap") else [])]
         self.colour = ipywidgets.Dropdown(options=colours, description="colour", layout=_width(212))
         self.axes = ipywidgets.Dropdown(options=axes, description="axes", layout=_width(212))
-        motions = [(f"motion {i + 1}", i) for i in range(run.motions.coordinates.shape[1])]
+        motions = [(f"motion {i}", i) for i in range(1, 1 + run.motions.coordinates.shape[1])]
         self.motion = ipywidgets.Dropdown(options=motions, description="path", layout=_width(170))
         self.slider = ipywidgets.FloatSlider(0.0, min=0.0, max=1.0, step=0.05, description="position", layout=_width(230))
         self.contour = ipywidgets.FloatSlider(
@@ -89,9 +89,8 @@ class Explorer:
         self.along = SurfaceView(extent_A, plots.CLASS_COLOURS[0])
         self.of_selection = SurfaceView(extent_A, plots.CLASS_COLOURS[1])
         self.scatter = _scatter_plot()
-        self.path = run.motions.path(0, POINTS)
         self._draw_scatter()
-        self._take_path(self.path)
+        self._take_path(run.ends(1))
         self._connect()
         self.box = self._arrange()
 
@@ -188,11 +187,11 @@ class Explorer:
     def _connect(self) -> None:
         self.axes.observe(lambda _: self._take_axes(), "value")
         self.colour.observe(lambda _: self._draw_scatter(), "value")
-        self.motion.observe(lambda change: self._take_path(self.run.motions.path(change["new"], POINTS)), "value")
+        self.motion.observe(lambda change: self._take_path(self.run.ends(change["new"])), "value")
         self.slider.observe(lambda _: self._show_position(), "value")
         self.contour.observe(lambda change: self._set_contour(change["new"]), "value")
         self.begin.on_click(lambda _: self._take_end(0))
-        self.end.on_click(lambda _: self._take_end(-1))
+        self.end.on_click(lambda _: self._take_end(1))
         self.write.on_click(lambda _: self._write())
         # plotly may lose the event of a selection if a hover event follows at once; it never loses the outlines
         self.scatter.layout.on_change(lambda *_: self._take_outlines(), "selections")
@@ -207,16 +206,17 @@ class Explorer:
         self._remove_outlines()
         self._mark_rows()
 
-    def _take_path(self, path: Float[Tensor, "p q"]) -> None:
-        """Show another path. Its surfaces have one contour level, from the largest density of all its volumes."""
-        self.path, self._highest = path, float(volumes_at(path, self.run.basis).max())
+    def _take_path(self, ends: Float[Tensor, "2 q"]) -> None:
+        """Show the path between two ends. Its surfaces have one contour level, from the largest density of all its volumes."""
+        self.ends, self.path = ends, self.run.density_path(ends, POINTS)
+        self._highest = float(volumes_at(self.path, self.run.basis).max())
         self._show_position()
 
     def _take_end(self, which: int) -> None:
         if len(self.rows):
-            ends = [self.path[0], self.path[-1]]
+            ends = self.ends.clone()
             ends[which] = self.run.predictions.latents[torch.from_numpy(self.rows)].mean(0)
-            self._take_path(torch.lerp(ends[0], ends[1], torch.linspace(0, 1, POINTS)[:, None]))
+            self._take_path(ends)
 
     def _show_position(self) -> None:
         self.along.show(self.run.volume(self.latent()), self._highest)
