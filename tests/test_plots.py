@@ -139,6 +139,7 @@ def made(blobs):
         ),
         "latent_scatter": ({d: random.normal(size=(200, 4)) for d in DATASETS}, classes),
         "log_ratio_histogram": ({"class 1": random.normal(300, 60, 200), "class 2": random.normal(0, 5, 20)},),
+        "pose_changes": (random.lognormal(1, 1, 300), random.lognormal(-1, 1, 300)),
         "pose_error_histogram": (
             {d: {m: random.lognormal(1, 1, 300) for m in METHODS[-2:]} for d in DATASETS},
             dict.fromkeys(DATASETS, 1.0),

@@ -21,7 +21,9 @@ Images without the molecule often form a peak of their own, which counts as a st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,6 +42,8 @@ from hetacumn.ab_initio.start import Start, StateNumber, Steps, Tensors
 from hetacumn.particles.observations import Observations, without_empty
 from hetacumn.physics.slices import Slicer
 from hetacumn.search.subspace import LatentPosterior, infer_latents, volumes_at
+
+BeginRun = Callable[..., AbstractContextManager[AbInitioRun]]  # with the arguments ``config`` and ``steps``
 
 FIRST_VOLUMES, MOST_VOLUMES = 6, 64  # of a start that finds the number of states
 FEWEST_PER_VOLUME = 60  # images per volume, for more than FIRST_VOLUMES
@@ -66,14 +70,22 @@ def ab_initio(
     interrupted run with the same images, settings and seed; the steps in ``done`` are not repeated. On a CPU the result is
     bitwise equal to the result of an uninterrupted run.
     """
-    config, steps = config.adapted_to(data), Steps(log, done or {}, keep)
+    return start_with(partial(begin, data, seed=seed), data, config, Steps(log, done or {}, keep))
+
+
+def start_with(begin_run: BeginRun, data: Observations, config: AbInitioConfig, steps: Steps) -> Start:
+    """Compute a start with ``config.volumes`` volumes, or with as many as the images need if this number is 0.
+
+    ``begin_run`` begins a run with given settings and steps.
+    """
+    config = config.adapted_to(data)
     if not config.volumes:
-        return _find_number(data, config, seed, steps)
-    with begin(data, config, seed, steps) as run:
+        return _find_number(begin_run, len(data), config, steps)
+    with begin_run(config=config, steps=steps) as run:
         return replace(run.run(), number=StateNumber(config.volumes, config.volumes))
 
 
-def _find_number(data: Observations, config: AbInitioConfig, seed: int, steps: Steps) -> Start:
+def _find_number(begin_run: BeginRun, images: int, config: AbInitioConfig, steps: Steps) -> Start:
     """Fit more and more volumes until they outnumber the states; return the start with the number of states."""
     found, made = dict(steps.done), steps.keep
 
@@ -83,10 +95,10 @@ def _find_number(data: Observations, config: AbInitioConfig, seed: int, steps: S
             made(name, tensors)
 
     best: Start | None = None
-    counts, evidence, number = _volume_counts(len(data)), torch.empty(0), StateNumber(1, 1)
+    counts, evidence, number = _volume_counts(images), torch.empty(0), StateNumber(1, 1)
     for volumes in counts:
         one = replace(config, volumes=volumes, components=config.components or components_for(volumes))
-        with begin(data, one, seed, replace(steps, done=found, keep=keep, label=f"{volumes} volumes, ")) as run:
+        with begin_run(config=one, steps=replace(steps, done=found, keep=keep, label=f"{volumes} volumes, ")) as run:
             start = run.run()
             higher = run.held_evidence(start)
             if best is not None and not is_significant(higher - evidence):
@@ -97,7 +109,7 @@ def _find_number(data: Observations, config: AbInitioConfig, seed: int, steps: S
             reason = f"of {volumes} volumes, held-out images need {number.states}"
             return _found(best, replace(number, reason=reason), steps)
     full = f"a start fits at most {MOST_VOLUMES} volumes"
-    few = f"{len(data)} images are too few for more than {counts[-1]} volumes"
+    few = f"{images} images are too few for more than {counts[-1]} volumes"
     return _found(start, replace(number, reason=full if counts[-1] == MOST_VOLUMES else few), steps)
 
 

@@ -106,7 +106,7 @@ def saved_settings(path: Path) -> dict:
 def check_settings(path: Path, settings: dict, requested: dict) -> None:
     """Raise :class:`HetacumnError` if the ``settings`` of a saved start or step differ from the ``requested`` settings."""
     if settings != requested:
-        differing = (name for name in requested if requested[name] != settings.get(name))
+        differing = (name for name in {**requested, **settings} if requested.get(name) != settings.get(name))
         names = ", ".join(START_NAMES.get(name, name) for name in differing)
         raise HetacumnError(
             f"{path}: made with other values of {names} than requested; delete it to begin anew, or choose another folder"

@@ -129,10 +129,12 @@ def check_run(settings: Mapping, particles: Path, out: Path, prepared: Path | No
     from hetacumn.network.config import method_config, requested_classes
     from hetacumn.network.training import TrainingJob
     from hetacumn.particles.preprocessing import Preprocessing
+    from hetacumn.search.initial import InitialSettings
 
     complete = read_params(settings, settings="")
     config = method_config(complete, "hetacumn", classes=requested_classes(complete), seed=complete["seed"])
-    job = TrainingJob("hetacumn", config, out, complete["stack"]["trained_share"])
+    share, initial = complete["stack"]["trained_share"], InitialSettings.from_params(complete)
+    job = TrainingJob("hetacumn", config, out, share, initial=initial)
     check_training(job, Preprocessing.from_params(complete["stack"]), particles, prepared or out / "prepared")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hetacumn.prediction.answer import Answer
 
 #: Sections of the settings that training reads.
-TRAINING_SECTIONS = ("seed", "classes", "stack", "train", "methods.hetacumn")
+TRAINING_SECTIONS = ("seed", "classes", "stack", "initial", "train", "methods.hetacumn")
 #: Path of the notebook of each command, relative to the folder of notebooks.
 NOTEBOOKS = {
     "simulate": "pipeline/1_simulate.ipynb",

@@ -50,6 +50,7 @@ from hetacumn.cli.options import (
     Model,
     Out,
     Particles,
+    Poses,
     PredictedClasses,
     PredictedImages,
     Prepared,
@@ -83,6 +84,7 @@ def train(
     classes: Classes = None,
     out: Out = Path("results/mine"),
     box: Box = None,
+    poses: Poses = None,
     seed: Seed = None,
     set_: Set = None,
     config: Config = None,
@@ -93,7 +95,7 @@ def train(
 ) -> None:
     """Train a model on a particle stack, or resume training."""
     check_is_file(particles, TABLE)
-    options = {"classes": classes, "seed": seed, "stack": {"box": box}}
+    options = {"classes": classes, "seed": seed, "stack": {"box": box}, "initial": {"poses": poses}}
     settings = collect_settings(config, set_, options, TRAINING_SECTIONS)
     check_folders(out=out, prepared=prepared)
     check_devices(device, devices)

@@ -29,7 +29,8 @@ PreparedFolder = Annotated[Path | None, _option("Folder for the prepared images.
 
 Classes = Annotated[int | None, _option("Number of classes.", default="as many as the images need")]
 PredictedClasses = Annotated[int | None, _option("Number of classes.", default="as in training")]
-Box = Annotated[int | None, _option("Box after Fourier cropping, in pixels; even.", default="32")]
+Poses = Annotated[str | None, _option("search, given (from the file) or fixed.", default="search")]
+Box = Annotated[int | None, _option("Fourier-cropped box in pixels; even.", default="32")]
 Seed = Annotated[int | None, _option("Seed of all random numbers.", default="0")]
 
 

@@ -14,7 +14,7 @@ from hetacumn.common.settings import check_names, merged
 PIPELINE_SETTINGS = "params.yaml"
 #: The sections of settings files.
 SECTIONS = (
-    "seed", "stack", "classes", "train", "methods", "datasets",  # of params.yaml
+    "seed", "stack", "classes", "initial", "train", "methods", "datasets",  # of params.yaml
     "molecules", "realistic", "peers", "peer_seconds", "peers_environment",  # of benchmark/params.yaml
     "entry", "count", "leading",  # of real/params.yaml
 )  # fmt: skip

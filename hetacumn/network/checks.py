@@ -17,7 +17,7 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config
 from hetacumn.network.config import TrainConfig
 from hetacumn.network.model_files import CHECKPOINT, checkpoint_settings, read_checkpoint
-from hetacumn.network.training import TrainingJob
+from hetacumn.network.training import TrainingJob, start_settings
 from hetacumn.particles.prepared_stack import read_made_from, table_digest
 from hetacumn.particles.preprocessing import Preprocessing
 
@@ -38,6 +38,7 @@ def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str
     """
     out = Path(job.out)
     variants = job.config.variants()  # the images, not yet read, decide which variant applies
+    job.initial.check_table(source)
     if job.config.warm_start or job.method == "em":
         _check_start(job, variants, settings)
     if job.method != "em" and (out / CHECKPOINT).exists():
@@ -57,7 +58,7 @@ def _holds_run(out: Path) -> bool:
 def _check_start(job: TrainingJob, variants: tuple[TrainConfig, ...], settings: Preprocessing) -> None:
     """Refuse a start whose settings, box or number of components are not the requested ones."""
     path = Path(job.start or job.out) / START
-    requested = [config.start_settings() for config in variants]
+    requested = [start_settings(config, job.initial) for config in variants]
     if not job.start:
         for file in [path] if path.exists() else UnfinishedStart.files(path.parent):
             saved = saved_settings(file)

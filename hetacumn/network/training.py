@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.ab_initio.number_of_states import ab_initio
+from hetacumn.ab_initio.guided import guided_start
 from hetacumn.ab_initio.start import (
     MODEL,
     START,
@@ -34,6 +34,7 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path, make_folder, write_json
 from hetacumn.common.memory import peak_memory_mb
 from hetacumn.common.run_files import read_config, read_run, write_facts
+from hetacumn.common.settings import flattened
 from hetacumn.compute.devices import device_name
 from hetacumn.compute.launching import ONE_DEVICE, DeviceRequest, launch, run_process
 from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
@@ -43,6 +44,7 @@ from hetacumn.network.trainer import Trainer
 from hetacumn.particles.observations import Observations, StackFingerprint, observe
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.search.initial import InitialData, InitialSettings, given_poses, pose_change
 
 MISFIT_SAMPLE = 4000  # particles from which ``misfit_limit`` is estimated
 
@@ -59,11 +61,12 @@ def training_share(count: int, share: float) -> Int[np.ndarray, " m"]:
 
 @dataclass(frozen=True)
 class TrainingStack:
-    """The particles to train on, their pixel size in Å, and their preprocessing, if known."""
+    """The particles to train on, their pixel size in Å, their preprocessing, if known, and the information to begin with."""
 
     data: Observations
     pixel_A: float
     preprocessing: Preprocessing | None = None
+    initial: InitialData = field(default_factory=InitialData)
 
 
 def run_method(
@@ -93,7 +96,7 @@ def run_method(
     config, begin, seconds = config.adapted_to(data), None, 0.0
     facts = {"method": method, "config": asdict(config), "box": data.plane.box, "pixel_A": pixel_A,
              "stack": StackFingerprint.of(data).to_json(),
-             "preprocessing": preprocessing and asdict(preprocessing)}  # fmt: skip
+             "preprocessing": preprocessing and asdict(preprocessing), **stack.initial.settings.facts()}  # fmt: skip
     finished = method != "em" and _is_finished(out, facts)
     group.barrier()  # rank 0 must not write files while other ranks read them
     if finished:
@@ -102,7 +105,7 @@ def run_method(
     if config.warm_start or method == "em":
         for turn in (group.is_leader, not group.is_leader):  # other ranks load the start of rank 0
             if turn:
-                begin, seconds = find_or_make_start(data, config, out, start)
+                begin, seconds = find_or_make_start(stack, config, out, start)
             group.barrier()
     if method != "em":
         searched = config if begin is None else config.with_start(begin)
@@ -113,6 +116,8 @@ def run_method(
         facts = {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}
         if begin is not None and begin.number is not None:
             facts["states"] = asdict(begin.number)
+        if begin is not None and stack.initial.poses is not None:
+            facts["start_pose_change"] = pose_change(begin.poses, stack.initial.poses)
         write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device, group)})
 
 
@@ -126,8 +131,8 @@ def _is_finished(out: Path, facts: dict) -> bool:
     return saved.matches(stack) and {**before, **requested, "stack": before["stack"]} == before
 
 
-def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start: Path | str | None) -> tuple[Start, float]:
-    """Load or compute the *ab initio* start; return the start and the seconds that its computation took.
+def find_or_make_start(stack: TrainingStack, config: TrainConfig, out: Path, start: Path | str | None) -> tuple[Start, float]:
+    """Load or compute the start; return the start and the seconds that its computation took.
 
     The function loads the start in the folder ``start`` if it is given, otherwise the start in ``out``. If ``out`` contains no
     start, the function computes a start and writes it into ``out``.
@@ -137,10 +142,11 @@ def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start
             computed with other settings.
     """
     path = (Path(start) if start else out) / START
-    requested, stack = config.start_settings(), StackFingerprint.of(data)
-    under_way = UnfinishedStart(out, stack, requested)
+    data, fingerprint = stack.data, StackFingerprint.of(stack.data)
+    requested = start_settings(config, stack.initial.settings)
+    under_way = UnfinishedStart(out, fingerprint, requested)
     if start or path.exists():
-        begin, settings = load_start(path, stack).to(data.y.device), saved_settings(path)
+        begin, settings = load_start(path, fingerprint).to(data.y.device), saved_settings(path)
         if not start:
             check_settings(path, settings, requested)
             under_way.remove()
@@ -157,12 +163,17 @@ def find_or_make_start(data: Observations, config: TrainConfig, out: Path, start
     def keep(name: str, made: dict[str, Tensor]) -> None:
         under_way.write(name, made, time.perf_counter() - began)
 
-    begin = ab_initio(data, config.start_config, config.seed, done=done, keep=keep)
+    begin = guided_start(data, stack.initial, config.start_config, config.seed, done, keep)
     seconds = time.perf_counter() - began
-    save_start(path, begin, stack, requested)
+    save_start(path, begin, fingerprint, requested)
     write_json(out / "run.json", {**read_run(out), "start_seconds": round(seconds, 1)})
     under_way.remove()
     return begin, seconds
+
+
+def start_settings(config: TrainConfig, initial: InitialSettings) -> dict:
+    """Return all settings that a start depends on, in JSON types, by dotted name."""
+    return {**config.start_settings(), **flattened(initial.facts())}
 
 
 def train_network(
@@ -205,6 +216,7 @@ class TrainingJob:
     - ``out``: the folder of the run.
     - ``share``: fraction of the particles to train on, chosen at random.
     - ``start``: folder of a finished ``em`` run whose start is used, or None.
+    - ``initial``: the information that the start begins with, beside the images.
     """
 
     method: str
@@ -212,6 +224,7 @@ class TrainingJob:
     out: Path | str
     share: float = 1.0
     start: Path | str | None = None
+    initial: InitialSettings = field(default_factory=InitialSettings)
 
     def to_json(self) -> dict:
         """Return the fields by name, in JSON types."""
@@ -220,7 +233,8 @@ class TrainingJob:
     @classmethod
     def from_json(cls, content: dict) -> TrainingJob:
         """Rebuild a job from the result of :meth:`to_json`."""
-        return cls(**{**content, "config": TrainConfig.from_params(content["config"])})
+        config, initial = TrainConfig.from_params(content["config"]), InitialSettings(**content["initial"])
+        return cls(**{**content, "config": config, "initial": initial})
 
 
 def train_stack(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest = ONE_DEVICE) -> None:
@@ -234,8 +248,11 @@ def train_stack(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest =
 
 def work(stack: PreparedStack, job: TrainingJob, device: torch.device, group: ProcessGroup) -> None:
     """Run the part of one process in a job."""
-    data = observe(stack.read(training_share(len(stack), job.share)), device)
-    run_method(job.method, TrainingStack(data, stack.pixel_A, stack.settings), job.config, job.out, job.start, group)
+    rows = training_share(len(stack), job.share)
+    poses = given_poses(stack, device, rows) if job.initial.takes_poses else None
+    data = observe(stack.read(rows), device)
+    trained = TrainingStack(data, stack.pixel_A, stack.settings, InitialData(job.initial, poses))
+    run_method(job.method, trained, job.config, job.out, job.start, group)
 
 
 def main(path: str) -> int:

@@ -14,6 +14,7 @@ from hetacumn.plots.distributions import (
     latent_scatter,
     log_ratio_histogram,
     motion_scatter,
+    pose_changes,
     pose_error_histogram,
     view_distribution,
 )
@@ -30,6 +31,6 @@ __all__ = [
     "defocus_histogram", "fsc_curves", "full_box_fsc", "full_box_surfaces", "half_map_fsc", "latent_density",
     "latent_scatter", "log_ratio_histogram", "map_fsc",
     "map_surfaces", "mixture_scores", "motion_scatter", "noise_spectrum", "overview", "particle_gallery", "path_surfaces",
-    "pictures", "pose_error_histogram", "scaling", "settled_bars", "settled_shares", "stage_bars", "state_scores",
-    "training_curves", "view_distribution", "volume_surfaces",
+    "pictures", "pose_changes", "pose_error_histogram", "scaling", "settled_bars", "settled_shares", "stage_bars",
+    "state_scores", "training_curves", "view_distribution", "volume_surfaces",
 ]  # fmt: skip

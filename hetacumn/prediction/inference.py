@@ -9,6 +9,9 @@ A *state* is the pose and the latent z of an image. Four prediction grades infer
 - *searched*: an exhaustive pose search under the volumes of the *ab initio* start, followed by Gauss-Newton steps to the
   peak. In low-signal stacks several poses of the grid compete. This grade uses no network; it is the ``em`` baseline.
 
+If the poses of a run are fixed, the grades *refined* and *searched* take the poses of the particle table instead, and infer z
+alone.
+
 The grades *refined* and *searched* refit the volumes to the inferred states (:func:`refit_volumes`). If many poses fit an image
 almost equally well, EM fits the volumes, and class likelihoods marginalised over all poses classify the images
 (:func:`weigh_classes`).
@@ -29,6 +32,7 @@ from hetacumn.ab_initio.stochastic_em import poses_are_open, soften
 from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace
 from hetacumn.compute.batches import Result, batch_size, batch_slices, map_threads
 from hetacumn.network.model import HetACUMN
+from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.slices import Slicer
 from hetacumn.prediction.classes import class_centres
@@ -204,8 +208,13 @@ def refit_volumes(
 def settle_states(data: Observations, basis: Float[Tensor, "j box box box"], state: State, config: AbInitioConfig) -> State:
     """Adapt states to refitted volumes: climb to the peak, then compute the most likely z at the pose."""
     state, _ = climb(data, Tangent(basis, config.padding), state, (config.refine.last_fit,))
+    return state_at(data, basis, state.poses, config)
+
+
+def state_at(data: Observations, basis: Float[Tensor, "j box box box"], poses: Poses, config: AbInitioConfig) -> State:
+    """Return the state of images at known poses: the poses and the most likely z."""
     band = data.within(config.refine.last_fit * data.plane.box)
-    return State(state.poses, infer_latents(band, Slicer(basis, config.padding), state.poses).mean)
+    return State(poses, infer_latents(band, Slicer(basis, config.padding), poses).mean)
 
 
 @torch.no_grad()

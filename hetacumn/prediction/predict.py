@@ -26,10 +26,11 @@ from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.prediction.answer import RATE, Answer
 from hetacumn.prediction.landscape import latent_path
-from hetacumn.prediction.request import EarlierPrediction, PredictionRequest, model_digest
+from hetacumn.prediction.request import FITTED, EarlierPrediction, PredictionRequest, model_digest
 from hetacumn.prediction.search_model import SearchModel, load_em
 from hetacumn.prediction.stack_inference import StackInference
 from hetacumn.prediction.trust import TRUST, doubts, measure_trust, settled_of_images, to_json
+from hetacumn.search.initial import InitialSettings, given_poses, pose_change
 
 SAME_PIXEL = 0.02  # largest relative difference of two pixel sizes that count as equal
 
@@ -51,9 +52,11 @@ def predict_stack(
     rate in particles per second includes inference and excludes the reading of files. At the end, the function tests the poses
     of each class (:mod:`hetacumn.prediction.trust`); the leader warns of each class whose poses are not determined.
 
+    If the model was trained at fixed poses, grades in ``FITTED`` keep the poses of the particle table.
+
     Raises:
-        HetacumnError: the stack does not fit the model (box, pixel size, number of classes), or has fewer particles than
-            ``group`` has processes.
+        HetacumnError: the stack does not fit the model (box, pixel size, number of classes), has fewer particles than
+            ``group`` has processes, or lacks the angles for fixed poses.
     """
     keep_freed_memory()
     out = make_folder(out)
@@ -66,7 +69,9 @@ def predict_stack(
         raise HetacumnError(
             f"{stack.folder}: {len(stack)} particles for {group.size} devices; expected at least one per device"
         )
-    inference = StackInference(stack, trained, request, classes, earlier, torch.device(device), group)
+    initial = InitialSettings.of_run(model)
+    fixed = given_poses(stack, device) if initial.poses == "fixed" and request.grade in FITTED else None
+    inference = StackInference(stack, trained, request, classes, earlier, torch.device(device), group, fixed)
     state, ratios, usable = inference.infer()
     latents = state.latents.cpu()
     found = inference.classify(latents, usable)
@@ -89,9 +94,11 @@ def predict_stack(
     predictions = replace(predictions, class_settled=settled_of_images(trust, predictions.classes))
     answer = replace(answer, predictions=predictions, trust=trust)
     if group.is_leader:
+        known = stack.metadata.poses if initial.takes_poses else None
         _write(answer, model, {
             TRUST: to_json(trust), "model": digest, "grade": request.grade, "class_centres": found.centres.tolist(),
             "class_mixture": None if found.mixture is None else found.mixture.content(),
+            **({} if known is None else {"pose_change": pose_change(state.poses.to("cpu"), known)}),
         })  # fmt: skip
         for message in doubts(trust):
             warnings.warn(message, stacklevel=2)

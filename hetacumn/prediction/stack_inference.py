@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TypeVar, cast
 
@@ -18,6 +18,7 @@ from hetacumn.compute.batches import prefetch
 from hetacumn.compute.processes import ProcessGroup
 from hetacumn.network.model import HetACUMN
 from hetacumn.network.model_files import TrainedModel
+from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations, low_power, observe, strong_images, without_empty
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.prediction.classes import Classes, class_centres, classify_by_likelihood, classify_from
@@ -30,6 +31,7 @@ from hetacumn.prediction.inference import (
     search_misfits,
     search_poses,
     settle_states,
+    state_at,
     weigh_classes,
 )
 from hetacumn.prediction.request import FITTED, EarlierPrediction, PredictionRequest
@@ -45,6 +47,7 @@ class StackInference:
     """Inference on a stack: the part that one process of the process group ``group`` computes.
 
     ``classes`` is the number of classes. ``earlier`` supplies volumes and classes, if given.
+    ``fixed`` are the poses of the particle table, which grades in ``FITTED`` keep; None if they infer the poses.
 
     Inference sets these attributes:
 
@@ -61,10 +64,13 @@ class StackInference:
     earlier: EarlierPrediction | None
     device: torch.device
     group: ProcessGroup
+    fixed: Poses | None = None
 
     def __post_init__(self) -> None:
         config, self.seconds = self.model.config, 0.0
         self.config, self.seed, self.grade = config.ab_initio, config.seed, self.request.grade
+        if self.fixed is not None:  # no EM over all poses
+            self.config = replace(self.config, soft=replace(self.config.soft, steps=0))
         self.basis: Float[Tensor, "j box box box"] = self.model.basis()
         self.centres: Float[Tensor, "k q"] | None = None
         self.search_centres: Float[Tensor, "k q"] | None = None
@@ -101,7 +107,7 @@ class StackInference:
             fits = to_fit and number == 0
             own = data[self.group.part(len(data))] if fits else data
             with self._timed():
-                state = self._graded(own)
+                state = self._graded(own, self.own_rows[number])
             if fits:
                 found = State.cat(_together([state], self.group))
                 fit = refit_volumes(
@@ -110,7 +116,7 @@ class StackInference:
                 self.basis, self.centres = _take_leader(fit, self.group)
             if self.grade in FITTED:
                 with self._timed():
-                    state = settle_states(own, self.basis, state, self.config)
+                    state = self._settled(own, state)
             if renders:
                 with self._timed():
                     ratios.append(log_ratios(own, self.basis, state, self.config))
@@ -157,8 +163,10 @@ class StackInference:
         """Compute the position of each particle of the stack in the concatenated chunks."""
         return torch.from_numpy(np.concatenate(self.chunks).argsort()).to(self.device)
 
-    def _graded(self, data: Observations) -> State:
-        """Infer the states of images with the requested grade."""
+    def _graded(self, data: Observations, rows: Int[np.ndarray, " n"]) -> State:
+        """Infer the states of images with the requested grade; ``rows`` are their rows in the stack."""
+        if self.fixed is not None:
+            return state_at(data, self.basis, self.fixed[torch.from_numpy(rows)].to(self.device), self.config)
         if self.grade == "searched":
             return search_poses(data, self.basis, self.start_centres, self.config)
         model = self.network
@@ -169,6 +177,12 @@ class StackInference:
                 self.search_centres = class_centres(latents, self.classes, self.seed)
             return search_misfits(data, found, model.misfit_limit, self.basis, self.search_centres, self.config)
         return amortize(model, data, feedback=self.grade == "amortized")
+
+    def _settled(self, data: Observations, state: State) -> State:
+        """Adapt states to refitted volumes; fixed poses stay."""
+        if self.fixed is not None:
+            return state_at(data, self.basis, state.poses, self.config)
+        return settle_states(data, self.basis, state, self.config)
 
     def _read(self, rows: list[Int[np.ndarray, " _m"]]) -> Iterator[Observations]:
         read = partial(self.stack.read, pinned=self.device.type == "cuda")

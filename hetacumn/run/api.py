@@ -41,6 +41,7 @@ from hetacumn.prediction.answer import Answer
 from hetacumn.prediction.predict import PredictionJob, run_prediction
 from hetacumn.prediction.request import PredictionRequest
 from hetacumn.run.lock import hold
+from hetacumn.search.initial import InitialSettings
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
 from hetacumn.simulation.truth import Truth
@@ -147,6 +148,7 @@ def train(
     classes: int | None = None,
     out: Path | str = "results/mine",
     *,
+    poses: str = "search",
     config: TrainConfig | None = None,
     device: str | None = None,
     devices: int = 1,
@@ -158,6 +160,8 @@ def train(
         stack: the particles, from :func:`prepare`.
         classes: number of classes; None for the number in ``config``. Without both, or with 0, the start finds the number.
         out: folder of the run.
+        poses: ``search`` for poses from the images alone; ``given`` to start from the angles and origins of the particle table
+            and refine them; ``fixed`` to keep them (:class:`~hetacumn.search.initial.InitialSettings`).
         config: all training settings; None for the defaults.
         device: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.
         devices: number of GPUs of this machine, or of processes on its CPU, that share each batch.
@@ -166,7 +170,8 @@ def train(
             and ``trained_share``, the fraction of the particles to train on (default 0.7).
 
     Raises:
-        HetacumnError: a setting is unknown, ``out`` holds a run with other settings, or another process uses the folder.
+        HetacumnError: a setting is unknown, the particle table lacks the angles that ``poses`` needs, ``out`` holds a run with
+            other settings, or another process uses the folder.
     """
     _check_kind("stack", stack, PreparedStack, "a PreparedStack, as hetacumn.prepare returns it")
     _check_kind("config", config, TrainConfig | None, "a TrainConfig")
@@ -176,7 +181,8 @@ def train(
     given = nested(settings)
     check_determined(given)
     complete = with_settings(config or TrainConfig(), merged({"settings": given, "classes": own}), "train.")
-    job, request = TrainingJob("hetacumn", complete, out, share), DeviceRequest(device, devices)
+    initial = InitialSettings.from_params({"initial": {"poses": poses}})
+    job, request = TrainingJob("hetacumn", complete, out, share, initial=initial), DeviceRequest(device, devices)
     request.check()
     chosen = training_share(len(stack), share)
     check_training(job, stack.settings, stack.source, stack.folder)

@@ -12,6 +12,7 @@ from hetacumn.common.project import DEFAULTS, SECTIONS, read_yaml
 from hetacumn.common.settings import check_names, check_seed, merged, nested, setting_names
 from hetacumn.network.config import TrainConfig, check_share, method_config, requested_classes
 from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.search.initial import SECTION, InitialSettings
 
 
 def collect(config: Path | None, assignments: Sequence[str], options: Mapping, sections: Sequence[str]) -> dict:
@@ -67,6 +68,7 @@ def known_settings(layers: Collection[Mapping]) -> list[str]:
         *setting_names(TrainConfig, "train."),
         *setting_names(Preprocessing, "stack."),
         "stack.trained_share",
+        *setting_names(InitialSettings, f"{SECTION}."),
         *(f"methods.{name}" for name in methods),
         *(full for name in methods for full in setting_names(TrainConfig, f"methods.{name}.")),
     ]
@@ -85,6 +87,7 @@ def check_values(settings: Mapping) -> None:
         HetacumnError: a value has the wrong type or is out of range.
     """
     Preprocessing.from_params(settings["stack"])
+    InitialSettings.from_params(settings)
     check_seed(settings["seed"])
     method_config(settings, "hetacumn", classes=requested_classes(settings), seed=settings["seed"])
     check_share(settings["stack"]["trained_share"])

@@ -1,0 +1,114 @@
+"""The start with information beside the images: from given poses.
+
+Particles of a consensus refinement have poses. The start from given poses needs no search: at known poses, probabilistic PCA
+fits the mean volume and the components without wrong local optima, however large the motions are. The start
+
+1. back-projects the images at the given poses to the mean volume,
+2. fits the subspace at these poses,
+3. alternates between Gauss-Newton steps of poses and latents and fits of the subspace, unless the poses are fixed.
+
+The frame and the hand are those of the given poses. The start does not search for missed volumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from tqdm import tqdm
+
+from hetacumn.ab_initio.config import AbInitioConfig
+from hetacumn.ab_initio.evidence import choose_factor
+from hetacumn.ab_initio.number_of_states import ab_initio, start_with
+from hetacumn.ab_initio.routes import AbInitioRun
+from hetacumn.ab_initio.start import Start, Steps, Tensors
+from hetacumn.ab_initio.stochastic_em import voxel_unit
+from hetacumn.ab_initio.subspace_fit import principal
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import Observations
+from hetacumn.physics.volumes import soft_sphere
+from hetacumn.reconstruction.back_projection import back_project
+from hetacumn.search.initial import InitialData
+
+ROUTE = "given"  # the route of a start from given poses
+ROUNDS = 1  # alternations between pose steps and fits, before the last one
+
+
+def guided_start(
+    data: Observations,
+    initial: InitialData,
+    config: AbInitioConfig,
+    seed: int,
+    done: Mapping[str, Tensors] | None = None,
+    keep: Callable[[str, Tensors], object] | None = None,
+) -> Start:
+    """Compute the start with the information ``initial``; without information it is the start from images alone.
+
+    See :func:`~hetacumn.ab_initio.number_of_states.ab_initio` for ``done`` and ``keep``.
+    """
+    if initial.poses is None:
+        return ab_initio(data, config, seed, done=done, keep=keep)
+    return start_with(
+        partial(_begin, data, initial.poses, initial.settings.poses == "fixed", seed),
+        data,
+        config,
+        Steps(tqdm.write, done or {}, keep),
+    )
+
+
+@contextmanager
+def _begin(
+    data: Observations, given: Poses, is_fixed: bool, seed: int, config: AbInitioConfig, steps: Steps
+) -> Iterator[PosedRun]:
+    """Begin a start from given poses, and show its progress."""
+    generator = torch.Generator().manual_seed(seed)
+    total = config.subspace_steps * (3 if is_fixed else 3 + ROUNDS)
+    with tqdm(total=total, desc="start from given poses", mininterval=5) as progress:
+        yield PosedRun(data, config, generator, progress, steps, given=given, is_fixed=is_fixed)
+
+
+@dataclass(kw_only=True)
+class PosedRun(AbInitioRun):
+    """A start from the poses ``given`` of all images; ``is_fixed`` keeps these poses."""
+
+    given: Poses
+    is_fixed: bool
+
+    def run(self) -> Start:
+        """Fit the subspace at the given poses, refine the poses unless they are fixed, and return the start."""
+        config = self.config
+        start = self._step("given poses", ROUTE, self._fit_given)
+        if not self.is_fixed:
+            self._widen(start)
+            for turn in range(1, ROUNDS + 1):
+                radii, radius = config.refine.fine, config.refine.fit
+                start = self._step(f"round {turn}", ROUTE, partial(self._improve, start, radii, radius, config.subspace_steps))
+        start = self._step("last fit", ROUTE, partial(self._finish, start))
+        return replace(start, scores={ROUTE: float(self.held_evidence(start).mean())}, shift_extent=self.config.grid.extent)
+
+    def _fit_given(self) -> Start:
+        """Back-project the images at the given poses, and fit the subspace from this mean volume."""
+        config, data, box = self.config, self.data, self.data.plane.box
+        self.progress.set_postfix_str("subspace at the given poses")
+        mean = back_project(data[self.fit], self.given[self.fit]) * soft_sphere(box, device=data.y.device)
+        one = torch.ones(1, device=data.y.device)
+        basis = principal(mean[None], one, config.components, self.generator, voxel_unit(data, box))
+        start = Start(basis, self.given, torch.zeros(len(data), config.components, device=data.y.device), ROUTE, {})
+        return self._fit(start, self.given, config.refine.fit, config.refine.fit, config.subspace_steps)
+
+    def _widen(self, start: Start) -> None:
+        """Widen the shift grid, which predictions use, if the images ask for it."""
+        seen = self.data[self.usable]
+        chosen = self._once("shift extent", lambda: {"factor": torch.tensor(choose_factor(seen, start.basis[0], self.config))})
+        self.config = self.config.with_extent(int(chosen["factor"]) * self.config.grid.extent)
+
+    def _finish(self, start: Start) -> Start:
+        """Do the last fit, after the last pose steps unless the poses are fixed."""
+        refine, steps = self.config.refine, 2 * self.config.subspace_steps
+        self.progress.set_postfix_str("last fit")
+        if self.is_fixed:
+            return self._fit(start, self.given, refine.last_fit, refine.last_fit, steps)
+        return self._improve(start, refine.last, refine.last_fit, steps)
