@@ -89,7 +89,7 @@ def run_once(
         method: a name under ``methods`` in params.yaml.
         seed: the seed of training.
         device: cpu or cuda; empty for CUDA where available.
-        classes: number of classes; None for the number of states of the truth.
+        classes: number of classes; None for the number of states of the truth, 0 to find it.
         share: fraction of the images to train on; None for the fraction in params.yaml.
         overrides: settings that replace those of params.yaml.
 
@@ -99,7 +99,7 @@ def run_once(
     out, params, devices = known.folder / method, read_params(overrides or ""), DeviceRequest(device or None)
     if RATE not in read_run(out):  # a prediction writes this entry at its end
         stack = prepare_stack(known.star, known.folder / "prepared", Preprocessing.from_params(params["stack"]))
-        config = method_config(params, method, classes=classes or len(known.volumes), seed=seed)
+        config = method_config(params, method, classes=len(known.volumes) if classes is None else classes, seed=seed)
         train_stack(stack, TrainingJob(method, config, out, share or params["stack"]["trained_share"]), devices)
         run_prediction(stack, PredictionJob(out, PredictionRequest(GRADES[method]), out), devices)
     run = read_run(out)

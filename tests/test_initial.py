@@ -15,10 +15,11 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config, read_run
 from hetacumn.evaluation.scores import accuracy
 from hetacumn.io import star
+from hetacumn.io.star import set_poses
 from hetacumn.network.checks import check_training
 from hetacumn.network.config import TrainConfig
 from hetacumn.network.training import TrainingJob, train_stack
-from hetacumn.particles.metadata import Poses, set_poses
+from hetacumn.particles.metadata import Poses
 from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.physics.fsc import fsc

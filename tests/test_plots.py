@@ -107,6 +107,7 @@ def made(blobs):
                 ]
             ),
         ),
+        "state_numbers": (pd.DataFrame({"stack": ["a", "a", "b"], "states": [2, 2, 4], "found": [2, 3, 4]}),),
         "settled_bars": ([0.97, 0.08, None], 0.5),
         "settled_shares": (
             pd.DataFrame({"stack": ["a", "a", "b"], "settled": [0.9, 0.1, np.nan], "true_share": [0.95, 0.05, 0.4]}),
@@ -179,6 +180,7 @@ def made(blobs):
         "ablation_bars",
         "settled_bars",
         "settled_shares",
+        "state_numbers",
         "stage_bars",
         "latent_scatter",
         "pose_error_histogram",

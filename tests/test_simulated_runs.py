@@ -1,4 +1,4 @@
-"""benchmark/realistic.py, mixtures.py and stop_sign.py: one row per state, mixture or class, and no run twice."""
+"""benchmark/realistic.py, mixtures.py, states.py and stop_sign.py: one row per state, mixture, stack or class; no run twice."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import realistic
 import simulated_runs
+import states
 import stop_sign
 import torch
 
@@ -36,7 +37,8 @@ def answer_truth(stack: PreparedStack, out: Path) -> None:
     volumes, voxel_A = read_volumes(particles.parent, "truth_class")
     write_volumes(out / "volumes", volumes, "class_", voxel_A)
     trust = [{"images": 90, "settled": share, "half_map_A": 9.0} for share in (0.97, 0.3)]
-    run = {"train_seconds": 7.0, "device": "a toy", "predict_particles_per_second": 10, "class_trust": trust}
+    run = {"train_seconds": 7.0, "device": "a toy", "predict_particles_per_second": 10, "class_trust": trust,
+           "states": {"states": 5, "volumes": 6, "reason": "a toy"}}  # fmt: skip
     write_json(out / "run.json", run)
 
 
@@ -54,7 +56,7 @@ def runs(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(simulated_runs, "train_stack", train_stack)
     monkeypatch.setattr(simulated_runs, "run_prediction", run_prediction)
-    for script in (realistic, mixtures, stop_sign):
+    for script in (realistic, mixtures, states, stop_sign):
         monkeypatch.setattr(script, "use_one_thread", lambda: None)
     monkeypatch.chdir(ROOT)
     return ran
@@ -111,6 +113,16 @@ def test_each_class_has_its_settled_and_its_true_share(runs, tmp_path):
     assert [runs[0], runs[2]] == [f"train em, {classes} classes, share 1.0, classes" for classes in (2, 3)]
     with pytest.raises(HetacumnError, match="unknown stack 'adk-3'; expected <molecule>-snr"):
         stop_sign.main(["--stacks", "adk-3", *files(tmp_path)])
+
+
+@needs_data
+def test_each_stack_has_its_true_and_its_found_number_of_states(runs, tmp_path):
+    states.main(["--stacks", "adk-snr1000-200-junk", "mixture3-40", "--box", "64", *files(tmp_path)])
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table["states"].tolist() == [2, 3] and table["found"].tolist() == [5, 5] and table["volumes"].tolist() == [6, 6]
+    assert table["accuracy"].tolist() == [1, 1] and (tmp_path / "figure.png").stat().st_size < 300_000
+    lines = [line for line in runs if line.startswith("train")]
+    assert lines == ["train em, 0 classes, share 1.0, classes", "train em, 0 classes, share 1.0, independent"]
 
 
 def test_a_smaller_box_has_the_same_field_of_view_and_the_same_shifts():

@@ -7,7 +7,7 @@ a scale bar in Å if the caller gives the size of a pixel or voxel.
 """
 
 from hetacumn.plots.accuracy import accuracy_against_time, accuracy_lines, confusion_matrix, settled_shares, state_scores
-from hetacumn.plots.bars import ablation_bars, accuracy_bars, settled_bars, stage_bars
+from hetacumn.plots.bars import ablation_bars, accuracy_bars, settled_bars, stage_bars, state_numbers
 from hetacumn.plots.distributions import (
     defocus_histogram,
     latent_density,
@@ -32,5 +32,5 @@ __all__ = [
     "latent_scatter", "log_ratio_histogram", "map_fsc",
     "map_surfaces", "mixture_scores", "motion_scatter", "noise_spectrum", "overview", "particle_gallery", "path_surfaces",
     "pictures", "pose_changes", "pose_error_histogram", "scaling", "settled_bars", "settled_shares", "stage_bars",
-    "state_scores", "training_curves", "view_distribution", "volume_surfaces",
+    "state_numbers", "state_scores", "training_curves", "view_distribution", "volume_surfaces",
 ]  # fmt: skip

@@ -9,13 +9,14 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
 
 from hetacumn.plots.theme import (
     BOUND_COLOUR,
     CLASS_COLOURS,
     CLASS_HATCHES,
     NEUTRAL_COLOUR,
+    WIDTH_IN,
     MethodStyle,
     dataset_label,
     in_order,
@@ -186,3 +187,24 @@ def _mean_bars(axis: Axes, rows: pd.DataFrame, quantity: str, styles: Mapping[st
         bar.set_hatch(looks[round(bar.get_y() + bar.get_height() / 2)].hatch)
     axis.set_yticks(range(len(looks)), [look.label for look in looks])
     axis.tick_params(axis="y", length=0)
+
+
+def state_numbers(table: pd.DataFrame) -> Figure:
+    """Plot the true and the found number of states of each stack, one line per stack.
+
+    Args:
+        table: Rows with stack, states (true number) and found; a stack may have several rows.
+    """
+    stacks = list(dict.fromkeys(table["stack"]))
+    figure = Figure(figsize=(WIDTH_IN, 1.2 + 0.35 * len(stacks)), layout="constrained")
+    axis = figure.add_subplot()
+    places = [stacks.index(stack) for stack in table["stack"]]
+    axis.plot(table["states"], places, linestyle="none", marker="o", markersize=14, markerfacecolor="none",
+              markeredgecolor=BOUND_COLOUR, markeredgewidth=2, label="true number of states")  # fmt: skip
+    axis.plot(table["found"], places, linestyle="none", marker="D", markersize=6, color=CLASS_COLOURS[0], label="found number")
+    axis.set(xlim=(0, max(table["states"].max(), table["found"].max()) + 1), xlabel="number of states")
+    axis.set(ylim=(len(stacks) - 0.4, -0.6), yticks=range(len(stacks)), yticklabels=stacks)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(axis="x", alpha=0.4)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
