@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_particles import blob_images, write_stack
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.io import star
@@ -14,6 +15,8 @@ from hetacumn.io.mrc import read_mrc
 from hetacumn.io.stacks import new_stack
 from hetacumn.particles.metadata import ParticleMetadata, Poses, metadata_of, optics_of, write_star
 from hetacumn.particles.observations import observe
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.particles.reader import read_particles
 from hetacumn.physics.fourier import fft2c, ifft2c
 from hetacumn.physics.fsc import fsc
@@ -164,3 +167,18 @@ def test_columns_of_relion_are_read_and_wrong_values_refused(tmp_path):
         wrong = star.ParticleTable(path, table.particles, table.optics.assign(**{column: value}))
         with pytest.raises(HetacumnError, match=message):
             metadata_of(wrong, np.arange(2), 1.0, centred=False)
+
+
+def test_the_star_file_of_prepared_images_states_the_aberrations(tmp_path):
+    write_stack(tmp_path / "stack.mrcs", blob_images(4), PIXEL_A)
+    one = torch.ones(4)
+    optics = Optics(1e4 * one, 1e4 * one, 0 * one, 300 * one, 2.7 * one, 0.1 * one, 0 * one, pixel_A=PIXEL_A)
+    write_star(tmp_path / "a.star", ParticleMetadata([f"{i + 1}@stack.mrcs" for i in range(4)], optics), 32)
+    stated = optics_columns(star.read_table(tmp_path / "a.star"))
+    star.write_table(tmp_path / "a.star", stated.particles, stated.optics.assign(rlnEvenZernike="[0.5,-3e-07,2]"))
+    with pytest.warns(UserWarning, match="magnification"):
+        stack = prepare_stack(tmp_path / "a.star", tmp_path / "prepared", Preprocessing(box=16), progress=False)
+    found, expected = optics_of(star.read_table(stack.star)), stack.metadata.optics
+    for field in ("odd_rad", "even_rad", "magnification"):
+        torch.testing.assert_close(getattr(found, field), getattr(expected, field))
+    assert len(star.read_table(stack.star).optics) == 1

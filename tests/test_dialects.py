@@ -430,3 +430,8 @@ def test_stack_names_that_relion_reads_as_maps_are_reported(folder):
     path = rewritten(folder, {"rlnImageName": [f"{i + 1}@stack.mrc" for i in range(N)]})
     with pytest.warns(UserWarning, match="stack stack.mrc does not end in .mrcs, as RELION expects"):
         written(folder, path)
+
+
+def test_an_optics_group_is_not_rounded(folder):
+    with pytest.raises(HetacumnError, match="row 1: optics group 1.5 is not in the optics table; expected one of 1"):
+        star.read_table(rewritten(folder, {"rlnOpticsGroup": "1.5"})).pixel_sizes()

@@ -77,14 +77,13 @@ class ParticleTable:
         """Return the row of the optics table for each particle."""
         if GROUP not in self.particles:
             raise HetacumnError(f"{self.path}: no column {GROUP}; expected it for every particle, as there is an optics table")
-        groups = finite(self.optics[GROUP], f"{self.path}: optics table, row").astype(int)
-        group_of = self.numbers(GROUP).astype(int)
+        groups, group_of = finite(self.optics[GROUP], f"{self.path}: optics table, row"), self.numbers(GROUP)
         unknown = ~np.isin(group_of, groups)
         if unknown.any():
             row = int(unknown.argmax())
             raise HetacumnError(
-                f"{self.path}: row {row + 1}: optics group {group_of[row]} is not in the optics "
-                f"table; expected one of {', '.join(map(str, groups))}"
+                f"{self.path}: row {row + 1}: optics group {group_of[row]:g} is not in the optics "
+                f"table; expected one of {', '.join(f'{group:g}' for group in groups)}"
             )
         order = np.argsort(groups)
         return order[np.searchsorted(groups, group_of, sorter=order)]

@@ -20,6 +20,7 @@ from hetacumn.io.cryosparc import find_passthrough, read_cs
 from hetacumn.io.particle_table import GROUP, ParticleTable, finite
 from hetacumn.io.stacks import read_layout
 from hetacumn.io.star_text import read_blocks, write_blocks
+from hetacumn.physics.optics import Optics
 from hetacumn.physics.rotations import to_euler
 
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
@@ -248,6 +249,17 @@ def _with_origins_A(path: Path, particles: pd.DataFrame, pixel_A: Float[np.ndarr
             )
         particles = particles.drop(columns=old)
     return particles
+
+
+def set_aberrations(particles: pd.DataFrame, optics: Optics) -> None:
+    """Set the RELION columns of Zernike coefficients (rad) and of magnification matrices where the optics have them."""
+    for column, coefficients in (("rlnOddZernike", optics.odd_rad), ("rlnEvenZernike", optics.even_rad)):
+        if coefficients is not None:
+            particles[column] = ["[" + ",".join(f"{value:.8g}" for value in row) + "]" for row in coefficients.tolist()]
+    if optics.magnification is not None:
+        for i in range(2):
+            for j in range(2):
+                particles[f"rlnMagMat{i}{j}"] = optics.magnification[:, i, j].double().numpy()
 
 
 def set_poses(particles: pd.DataFrame, rotations: Float[Tensor, "n 3 3"], shifts_A: Float[Tensor, "n 2"]) -> None:

@@ -273,9 +273,7 @@ def write_star(
     classes: Int[Tensor, " n"] | None = None,
     shifts_A: Float[Tensor, "n 2"] | None = None,
 ) -> None:
-    """Write a RELION 3.1 STAR file atomically, with the names and CTFs of images, and with poses and classes if given.
-
-    The file contains angles in degrees and origins (minus the shifts) in Å.
+    """Write a RELION 3.1 STAR file atomically, with the names and optics of images, and with poses and classes if given.
 
     Args:
         path: the file to write.
@@ -290,6 +288,7 @@ def write_star(
     particles = pd.DataFrame({"rlnImageName": metadata.names, **columns})
     particles["rlnImagePixelSize"] = optics.pixel_A
     particles["rlnImageSize"] = box
+    star.set_aberrations(particles, optics)
     if poses is not None:
         star.set_poses(particles, poses.rotations, poses.shifts_px * optics.pixel_A)
     elif shifts_A is not None:
