@@ -22,6 +22,7 @@ from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.fsc import fsc
 from hetacumn.physics.rotations import random_rotations
 from hetacumn.prediction.answer import Answer
+from hetacumn.reconstruction.maps import Reconstruction
 from hetacumn.run.explorer import POINTS, Explorer, default_run
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
@@ -97,10 +98,9 @@ def test_the_path_is_drawn_among_the_particles(explorer, axes):
         explorer.choose([row])
         button.click()
     explorer.slider.value = 0.0
-    particles, path, here = ([np.asarray(axis) for axis in (trace.x, trace.y)] for trace in explorer.scatter.data)
-    for particle, path_axis, here_axis in zip(particles, path, here, strict=True):
-        np.testing.assert_allclose(path_axis[[0, -1]], particle[[3, 8]], atol=1e-4)
-        np.testing.assert_allclose(here_axis, particle[[3]], atol=1e-4)
+    particles, path, here = (np.stack([trace.x, trace.y], 1) for trace in explorer.latent_plot.figure.data)
+    np.testing.assert_allclose(path[[0, -1]], particles[[3, 8]], atol=1e-4)
+    np.testing.assert_allclose(here[0], particles[3], atol=1e-4)
 
 
 def test_a_path_can_join_two_selections(explorer):
@@ -138,7 +138,7 @@ def test_a_motion_ends_among_its_extreme_particles_and_its_path_stays_near_parti
 
 
 def test_colours_and_axes_change_the_plot(explorer):
-    trace, colours = explorer.scatter.data[0], []
+    trace, colours = explorer.latent_plot.figure.data[0], []
     for colour in explorer.colour.options:
         explorer.colour.value = colour
         colours.append(str(trace.marker.color))
@@ -147,16 +147,16 @@ def test_colours_and_axes_change_the_plot(explorer):
     assert len(set(colours)) == 5  # class and truth are the same here
     before = np.array(trace.x)
     explorer.axes.value = "independent motions"
-    assert not np.allclose(before, trace.x) and explorer.scatter.layout.xaxis.title.text == "motion 1 (sd)"
+    assert not np.allclose(before, trace.x) and explorer.latent_plot.figure.layout.xaxis.title.text == "motion 1 (sd)"
 
 
 def outlined(explorer: Explorer, *outlines: dict) -> None:
     """Act like the browser after the user has drawn outlines with the lasso or the box."""
-    explorer.scatter.plotly_relayout({"selections": list(outlines)})
+    explorer.latent_plot.figure.plotly_relayout({"selections": list(outlines)})
 
 
 def test_lasso_and_box_select_the_particles_inside(explorer):
-    x, y = (np.asarray(axis) for axis in (explorer.scatter.data[0].x, explorer.scatter.data[0].y))
+    x, y = (np.asarray(axis) for axis in (explorer.latent_plot.figure.data[0].x, explorer.latent_plot.figure.data[0].y))
     box = {"type": "rect", "x0": 0.5, "x1": -0.9, "y0": -0.1, "y1": 0.2}
     inside = (x < 0.5) & (x > -0.9) & (y > -0.1) & (y < 0.2)
     outlined(explorer, box)
@@ -165,24 +165,59 @@ def test_lasso_and_box_select_the_particles_inside(explorer):
     outlined(explorer, box, triangle)
     under = (y < -10 + 3.05 * x) & (x < 10) & (y > -10)
     assert explorer.rows.tolist() == np.flatnonzero(inside | under).tolist()
-    assert explorer.scatter.data[0].selectedpoints == tuple(explorer.rows.tolist())
+    assert explorer.latent_plot.figure.data[0].selectedpoints == tuple(explorer.rows.tolist())
 
 
 def test_a_selection_keeps_its_particles_when_the_axes_change(explorer):
     outlined(explorer, {"type": "rect", "x0": 0, "x1": 9, "y0": 0, "y1": 9})
     rows = explorer.rows.tolist()
     explorer.axes.value = "independent motions"
-    assert explorer.rows.tolist() == rows == list(explorer.scatter.data[0].selectedpoints)
-    assert not explorer.scatter.layout.to_plotly_json()["selections"]  # the outline belongs to the axes before
+    assert explorer.rows.tolist() == rows == list(explorer.latent_plot.figure.data[0].selectedpoints)
+    assert not explorer.latent_plot.figure.layout.to_plotly_json()["selections"]  # the outline belongs to the axes before
 
 
 def test_no_selection_shows_no_volume(explorer):
     explorer.choose([1, 5])
     outlined(explorer, {"type": "rect", "x0": 50, "x1": 51, "y0": 50, "y1": 51})
     assert not len(explorer.rows) and not explorer.of_selection.surface.visible
-    assert explorer.scatter.data[0].selectedpoints is None and explorer.picture.layout.display == "none"
+    assert explorer.latent_plot.figure.data[0].selectedpoints is None and explorer.picture.layout.display == "none"
     explorer.choose([1])
     assert explorer.of_selection.surface.visible
+
+
+def test_maps_at_the_full_box_replace_the_volumes_of_their_path(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    explorer = Explorer(Answer.open(tmp_path / "run", folder / "prepared"))
+    explorer.detail.value = "full box"
+    assert "no full-box maps yet" in explorer.message.value and explorer.along.surface.scalar_field.shape == (BOX,) * 3
+    with pytest.warns(UserWarning, match="maps along a motion need at least"):
+        explorer.make_path.click()
+    again = Explorer(Answer.open(tmp_path / "run", folder / "prepared"))
+    again.detail.value = "full box"
+    for one in (explorer, again):
+        maps, _ = one.path_maps.read()
+        one.slider.value = 1.0
+        np.testing.assert_allclose(one.along.surface.scalar_field, maps[-1].numpy())
+        assert maps.shape == (POINTS, 64, 64, 64) and one.latent().equal(one.path[-1])
+        assert one.along.surface.level == pytest.approx(0.25 * float(maps.max()), rel=1e-5)
+        assert str(tmp_path / "run/motion_1/morph.cxc") in one.message.value
+    explorer.choose(np.arange(60))
+    explorer.end.click()
+    assert explorer.path_maps is None and explorer.path_folder().name == "path_selection"
+    assert explorer.along.surface.scalar_field.shape == (BOX,) * 3
+
+
+def test_the_map_of_a_selection_is_shown_at_the_full_box(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    explorer = Explorer(Answer.open(tmp_path / "run", folder / "prepared"))
+    explorer.make_selection.click()
+    assert "rows are empty; expected at least one row" in explorer.message.value
+    explorer.choose((explorer.run.predictions.classes == 0).nonzero().squeeze(1).numpy())
+    explorer.make_selection.click()
+    found = Reconstruction.open(tmp_path / "run/maps_selection")
+    assert f"{found.results[0].resolution_A:.1f} Å" in explorer.message.value
+    masked = found.maps["selection"] * found.masks["selection"]
+    np.testing.assert_allclose(explorer.of_selection.surface.scalar_field, masked.numpy())
 
 
 def test_the_legend_names_the_classes_and_counts_their_particles(explorer):

@@ -18,6 +18,7 @@ from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.particles.source_images import SourceImages
+from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.fsc import fsc, resolution_A
 from hetacumn.physics.rotations import distance_deg, perturb
 from hetacumn.physics.volumes import radius_grid
@@ -291,16 +292,20 @@ def test_maps_along_a_motion_are_nearer_to_their_own_conformation_than_the_map_o
     basis = torch.stack([true[0], true[1] - true[0]])
     settings = ReconstructionSettings(refine=False)
     path = torch.tensor([[0.1], [0.9]])
-    maps, table = reconstruct_path(stack, predictions, LatentPath(path, basis), tmp_path / "path", settings, QUIET)
+    found = reconstruct_path(stack, predictions, LatentPath(path, basis), tmp_path / "path", settings, QUIET)
     everything = reconstruct_groups(stack, predictions, {"selection": np.arange(3000)}, tmp_path / "all", settings, QUIET).maps[
         "selection"
     ]
-    for volume, own, other in zip(maps, true, true[::-1], strict=True):
+    for volume, own, other in zip(found.read()[0], true, true[::-1], strict=True):
         right, blurred, wrong = (masked_fsc(*pair)[1:20] for pair in ((volume, own), (everything, own), (volume, other)))
         assert right.mean() > blurred.mean() + 0.05 and right.mean() > wrong.mean() + 0.3
-    assert (table["particles_low"] >= 200).all() and table["z1"].tolist() == pytest.approx([0.1, 0.9])
-    again, _ = reconstruct_path(stack, predictions, LatentPath(path, basis), tmp_path / "path", settings, QUIET)
-    assert again.equal(maps) and (tmp_path / "path/morph.cxc").is_file()
+    maps, voxel_A = found.read()
+    assert (found.table["particles_low"] >= 200).all() and voxel_A == pytest.approx(PIXEL_A)
+    small, small_A = found.read(most=48)
+    assert small_A == pytest.approx(PIXEL_A * BOX / 48) and small.allclose(crop_volumes(maps, 48), atol=1e-5)
+    again = reconstruct_path(stack, predictions, LatentPath(path, basis), tmp_path / "path", settings, QUIET)
+    assert again.read()[0].equal(maps) and (tmp_path / "path/morph.cxc").is_file()
+    assert again.belong_to(path) and not again.belong_to(path + 0.01) and not again.belong_to(path[:1])
 
 
 def test_the_number_of_particles_follows_the_conformations(continuous, tmp_path):

@@ -31,6 +31,7 @@ from hetacumn.prediction.landscape import LatentAxes, density_path, latent_axes
 from hetacumn.prediction.trust import TRUST, ClassTrust
 from hetacumn.reconstruction.back_projection import back_project_parts
 from hetacumn.reconstruction.maps import MAPS, TABLE, Reconstruction
+from hetacumn.reconstruction.motion_maps import LatentPath, PathMaps, reconstruct_path
 from hetacumn.reconstruction.reconstruct import SELECTION, Execution, ReconstructionSettings, choose_groups, reconstruct_groups
 from hetacumn.search.subspace import volumes_at
 
@@ -223,6 +224,24 @@ class Answer:
         folder = self.folder / (MAPS if rows is None else f"{MAPS}_{SELECTION}") if out is None else Path(out)
         execution = Execution(pick_device(device), progress)
         return reconstruct_groups(self.stack, self.predictions, groups, folder, complete, execution)
+
+    def path_maps(
+        self,
+        path: Float[Tensor, "p q"],
+        out: Path | str,
+        box: int | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool = True,
+    ) -> PathMaps:
+        """Reconstruct maps at the latents of a path from the raw images, at the poses and half sets in ``maps`` if they exist.
+
+        See :mod:`hetacumn.reconstruction.motion_maps` for the files in the folder ``out``. ``seed`` is the seed of the half sets;
+        the other arguments and the errors are those of :meth:`maps`.
+        """
+        settings, execution = ReconstructionSettings(box, refine=False, seed=seed), Execution(pick_device(device), progress)
+        points = LatentPath(path, self.basis)
+        return reconstruct_path(self.stack, self.refined_predictions(), points, out, settings, execution)
 
     def half_maps(
         self, rows: Int[np.ndarray, " m"], seed: int = 0

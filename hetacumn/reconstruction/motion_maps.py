@@ -26,12 +26,14 @@ from hetacumn.io.mrc import read_mrc, write_morph, write_mrc
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.source_images import SourceImages
+from hetacumn.physics.fourier import crop_volumes
 from hetacumn.reconstruction.kernel_maps import FEWEST, KernelRegression
-from hetacumn.reconstruction.maps import VOLUMES, OutputFolder, check_particles, digest_of
+from hetacumn.reconstruction.maps import VOLUMES, OutputFolder, check_particles, digest_of, read_csv
 from hetacumn.reconstruction.reconstruct import Execution, ReconstructionSettings, show
 
-POINTS = "points.csv"
+POINTS, MORPH = "points.csv", "morph.cxc"
 FEW_FOR_MOTION = 8 * FEWEST  # with fewer particles, the maps of different points share most of their images
+SAME_LATENT = 1e-3  # largest difference of two latents that count as equal
 SURFACE_LEVEL = 0.25  # contour level of the morph, as a fraction of the largest density
 
 
@@ -47,6 +49,46 @@ class LatentPath:
     basis: Float[Tensor, "channels small small small"]
 
 
+@dataclass(frozen=True)
+class PathMaps:
+    """Finished maps at the points of a path, in ``folder``.
+
+    - ``table``: one row per point: point, particles_low and particles_high (numbers of particles at low and at high frequency),
+      resolution_A, and the latent z1, z2, ….
+    """
+
+    folder: Path
+    table: pd.DataFrame
+
+    @classmethod
+    def open(cls, folder: Path | str) -> PathMaps:
+        """Read the table of finished maps. Raises :class:`HetacumnError` if there is none."""
+        return cls(Path(folder), read_csv(Path(folder) / POINTS, "the points of a path"))
+
+    @property
+    def morph(self) -> Path:
+        """The ChimeraX script that plays the maps as a morph."""
+        return self.folder / MORPH
+
+    def read(self, most: int | None = None) -> tuple[Float[Tensor, "p box box box"], float]:
+        """Read the filtered maps, and their voxel size in Å; Fourier-crop them to at most ``most`` voxels per side.
+
+        Raises:
+            HetacumnError: a map is missing.
+        """
+        names, maps = self.table["point"].tolist(), []
+        for name in names:
+            volume, voxel_A = read_mrc(self.folder / VOLUMES / f"{name}.mrc")
+            box = min(most or len(volume), len(volume))
+            maps.append(volume if box == len(volume) else crop_volumes(volume, box))
+        return torch.stack(maps), voxel_A * len(volume) / box
+
+    def belong_to(self, points: Float[Tensor, "_p _q"]) -> bool:
+        """Return whether the maps are those at the latents ``points``."""
+        own = torch.from_numpy(self.table.filter(regex=r"^z\d+$").to_numpy()).float()
+        return own.shape == points.shape and own.allclose(points, rtol=SAME_LATENT, atol=SAME_LATENT)
+
+
 def reconstruct_path(
     stack: PreparedStack,
     predictions: Predictions,
@@ -54,7 +96,7 @@ def reconstruct_path(
     out: Path | str,
     settings: ReconstructionSettings,
     execution: Execution = Execution(),  # noqa: B008  # frozen
-) -> tuple[Float[Tensor, "p box box box"], pd.DataFrame]:
+) -> PathMaps:
     """Reconstruct the maps at the points of a path by kernel regression, and write them to ``out``.
 
     Args:
@@ -65,10 +107,6 @@ def reconstruct_path(
         out: folder for the files.
         settings: box and seed. The function does not refine poses and makes a mask for each map.
         execution: device, and whether to show a progress bar.
-
-    Returns:
-        The filtered maps, and the table of the points: point, particles_low and particles_high (numbers of particles at low
-        and at high frequency), resolution_A, and the latent z1, z2, ….
 
     Raises:
         HetacumnError: the predictions are not those of the stack, the images are missing or have changed, the box is larger
@@ -87,7 +125,7 @@ def reconstruct_path(
         getattr(predictions, name) for name in ("rotations", "shifts_A", "latents")
     ))  # fmt: skip
     images.check(np.arange(1))
-    folder = OutputFolder(Path(out), "motion", [*(f"{VOLUMES}/{name}.mrc" for name in names), "morph.cxc", POINTS])
+    folder = OutputFolder(Path(out), "motion", [*(f"{VOLUMES}/{name}.mrc" for name in names), MORPH, POINTS])
     finished = folder.begin(digest)
     poses = images.poses(predictions.rotations, predictions.shifts_A)
     with tqdm(desc="maps along the path", unit=" images", disable=not execution.progress or finished, mininterval=1) as bar:
@@ -104,10 +142,10 @@ def reconstruct_path(
                 "point": name, "particles_low": int(found.particles[1]), "particles_high": int(found.particles[-1]),
                 "resolution_A": found.maps.resolution_A, **{f"z{j + 1}": float(value) for j, value in enumerate(z)},
             })  # fmt: skip
-    maps = torch.stack([read_mrc(folder.path / VOLUMES / f"{name}.mrc")[0] for name in names])
     if not finished:
-        write_morph(folder.path / "morph.cxc", [f"{VOLUMES}/{name}.mrc" for name in names], SURFACE_LEVEL * float(maps.max()))
+        highest = max(float(read_mrc(folder.path / VOLUMES / f"{name}.mrc")[0].max()) for name in names)
+        write_morph(folder.path / MORPH, [f"{VOLUMES}/{name}.mrc" for name in names], SURFACE_LEVEL * highest)
         rows = [read_json(folder.part(f"{name}.json"), "a point of a path") for name in names]
         write_table(folder.path / POINTS, pd.DataFrame(rows))  # written last: it marks the path as finished
         folder.end()
-    return maps, pd.read_csv(folder.path / POINTS)
+    return PathMaps.open(folder.path)

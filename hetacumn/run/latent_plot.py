@@ -1,0 +1,92 @@
+"""An interactive plot of the latent space, drawn by plotly in the browser: particles, a path, and a selection."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Bool, Float, Int
+from matplotlib.path import Path as Outline
+
+from hetacumn import plots
+
+PATH_COLOUR = plots.CLASS_COLOURS[4]
+NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"  # in the outline of a lasso
+
+
+class LatentPlot:
+    """The plot, as the widget ``figure``. It calls ``choose`` with the rows that the user selects by lasso, box or click."""
+
+    def __init__(self, choose: Callable[[Int[np.ndarray, " m"]], None]) -> None:
+        layout = {
+            "width": 435,
+            "height": 400,
+            "margin": {"l": 50, "r": 10, "t": 10, "b": 45},
+            "dragmode": "lasso",
+            "template": "simple_white",
+            "showlegend": False,
+        }
+        particles = go.Scattergl(mode="markers", hovertemplate="row %{customdata}<extra></extra>")
+        line, dot = {"color": PATH_COLOUR, "width": 2}, {"color": PATH_COLOUR, "line": {"color": "white", "width": 1}}
+        path = go.Scattergl(mode="lines+markers", line=line, marker={"size": 7} | dot, hoverinfo="skip")
+        position = go.Scattergl(mode="markers", marker={"size": 14} | dot, hoverinfo="skip")
+        self.figure = go.FigureWidget([particles, path, position], layout)
+        self._particles, self._path, self._position = self.figure.data
+        self._choose, self._follows_outlines = choose, True
+        self._rows = np.arange(0)
+        # plotly may lose the event of a selection if a hover event follows at once; it never loses the outlines
+        self.figure.layout.on_change(lambda *_: self._take_outlines(), "selections")
+        self._position.on_selection(lambda *_: self._restore_marks())  # plotly removes all marks with the outlines
+        self._particles.on_deselect(lambda *_: choose(np.arange(0)))
+        self._particles.on_click(lambda trace, points, how: choose(np.asarray(points.point_inds, dtype=np.int64)))
+
+    def draw_particles(
+        self, coordinates: Float[np.ndarray, "n 2"], marker: Mapping[str, object], labels: tuple[str, str]
+    ) -> None:
+        """Draw the particles; ``marker`` is in plotly's form, and ``labels`` are those of the axes."""
+        with self.figure.batch_update():
+            self._particles.x, self._particles.y = coordinates.T
+            self._particles.marker, self._particles.customdata = marker, np.arange(1, len(coordinates) + 1)
+            self.figure.layout.xaxis.title.text, self.figure.layout.yaxis.title.text = labels
+
+    def draw_path(self, path: Float[np.ndarray, "p 2"], position: Float[np.ndarray, "1 2"]) -> None:
+        """Draw a path and a position on it, above the particles."""
+        with self.figure.batch_update():
+            self._path.x, self._path.y = path.T
+            self._position.x, self._position.y = position.T
+
+    def mark(self, rows: Int[np.ndarray, " m"], keep_outlines: bool = False) -> None:
+        """Mark selected rows, and remove the outlines of lassos and boxes, which become wrong when the axes change."""
+        self._rows = rows
+        if not keep_outlines:
+            self._follows_outlines = False
+            self.figure.plotly_relayout({"selections": []})
+            self._follows_outlines = True
+        self._restore_marks()
+
+    def _restore_marks(self) -> None:
+        """Mark the selected rows, and the path with them: plotly draws marked points above all others."""
+        for trace, rows in zip(self.figure.data, (self._rows, np.arange(len(self._path.x)), np.arange(1)), strict=True):
+            trace.selectedpoints = None  # without this change, plotly sends nothing to a browser without the marks
+            trace.selectedpoints = rows.tolist() if len(self._rows) else None
+
+    def _take_outlines(self) -> None:
+        if self._follows_outlines:
+            outlines = self.figure.layout.to_plotly_json().get("selections", [])
+            points = np.stack([self._particles.x, self._particles.y], axis=1)
+            self._choose(np.flatnonzero(_inside(outlines, points)))
+
+
+def _inside(outlines: Iterable[Mapping[str, Any]], points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
+    """Return which points lie inside any of the outlines, in plotly's form, that a user has drawn with the lasso or the box."""
+    found = np.zeros(len(points), dtype=bool)
+    for one in outlines:
+        if one["type"] == "path":
+            corners = np.array(re.findall(NUMBER, one["path"]), dtype=float).reshape(-1, 2)
+        else:
+            corners = np.array([(one[x], one[y]) for x, y in (("x0", "y0"), ("x1", "y0"), ("x1", "y1"), ("x0", "y1"))])
+        found |= Outline(corners).contains_points(points)
+    return found
