@@ -1,7 +1,11 @@
-"""The start with information beside the images: from given poses.
+"""The start with information beside the images: from given poses, or from a reference map.
 
-Particles of a consensus refinement have poses. The start from given poses needs no search: at known poses, probabilistic PCA
-fits the mean volume and the components without wrong local optima, however large the motions are. The start
+*Reference.* EM of all images begins with the reference map, low-passed, instead of random volumes. The usual start follows.
+A wrong reference explains the images within its low-pass radius worse than the volume that EM makes of it. The start then warns
+and begins with random volumes.
+
+*Given poses.* Particles of a consensus refinement have poses. The start from given poses needs no search: at known poses,
+probabilistic PCA fits the mean volume and the components without wrong local optima, however large the motions are. The start
 
 1. back-projects the images at the given poses to the mean volume,
 2. fits the subspace at these poses,
@@ -12,28 +16,34 @@ The frame and the hand are those of the given poses. The start does not search f
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.evidence import choose_factor
 from hetacumn.ab_initio.number_of_states import ab_initio, start_with
-from hetacumn.ab_initio.routes import AbInitioRun
+from hetacumn.ab_initio.routes import AbInitioRun, begin
 from hetacumn.ab_initio.start import Start, Steps, Tensors
-from hetacumn.ab_initio.stochastic_em import voxel_unit
+from hetacumn.ab_initio.stochastic_em import stochastic_em, voxel_unit
 from hetacumn.ab_initio.subspace_fit import principal
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.reconstruction.back_projection import back_project
 from hetacumn.search.initial import InitialData
+from hetacumn.search.reference import Reference, explained_share, prepare_reference
 
 ROUTE = "given"  # the route of a start from given poses
+RIGHT = 0.9  # least share of the evidence that the right reference explains
+SAMPLE = 500  # images that test the reference
 ROUNDS = 1  # alternations between pose steps and fits, before the last one
 
 
@@ -49,18 +59,26 @@ def guided_start(
 
     See :func:`~hetacumn.ab_initio.number_of_states.ab_initio` for ``done`` and ``keep``.
     """
-    if initial.poses is None:
-        return ab_initio(data, config, seed, done=done, keep=keep)
-    return start_with(
-        partial(_begin, data, initial.poses, initial.settings.poses == "fixed", seed),
-        data,
-        config,
-        Steps(tqdm.write, done or {}, keep),
-    )
+    steps = Steps(tqdm.write, done or {}, keep)
+    if initial.poses is not None:
+        posed = partial(_begin_posed, data, initial.poses, initial.settings.poses == "fixed", seed)
+        return start_with(posed, data, config, steps)
+    if initial.reference is not None:
+        return start_with(partial(_begin_reference, data, initial.reference, seed), data, config, steps)
+    return ab_initio(data, config, seed, done=done, keep=keep)
 
 
 @contextmanager
-def _begin(
+def _begin_reference(
+    data: Observations, reference: Reference, seed: int, config: AbInitioConfig, steps: Steps
+) -> Iterator[ReferenceRun]:
+    """Begin a start from a reference map, and show its progress."""
+    with begin(data, config, seed, steps) as run:
+        yield ReferenceRun(run.data, run.config, run.generator, run.progress, run.steps, reference=reference)
+
+
+@contextmanager
+def _begin_posed(
     data: Observations, given: Poses, is_fixed: bool, seed: int, config: AbInitioConfig, steps: Steps
 ) -> Iterator[PosedRun]:
     """Begin a start from given poses, and show its progress."""
@@ -68,6 +86,38 @@ def _begin(
     total = config.subspace_steps * (3 if is_fixed else 3 + ROUNDS)
     with tqdm(total=total, desc="start from given poses", mininterval=5) as progress:
         yield PosedRun(data, config, generator, progress, steps, given=given, is_fixed=is_fixed)
+
+
+@dataclass(kw_only=True)
+class ReferenceRun(AbInitioRun):
+    """A start from a ``reference`` map."""
+
+    reference: Reference
+
+    def _consensus(self, guess: Float[Tensor, "box box box"] | None = None) -> Tensors:
+        """Fit the consensus volume by EM from the reference; from random volumes if the reference is wrong."""
+        if guess is not None:  # the fit before was in a narrower shift grid
+            return super()._consensus(guess)
+        config, box, seen = self.config, self.data.plane.box, self.data[self.fit]
+        radius = min(self.reference.radius, config.consensus.radius[1] * box)
+        reference = prepare_reference(self.reference.volume, radius, seen)
+        schedule = replace(config.division.together, radius=(0.9 * radius / box, config.consensus.radius[1]))
+        self.progress.set_postfix_str("consensus from the reference")
+        volume = stochastic_em(seen, reference[None], schedule, config, self.generator, self.progress)[0][0]
+        share = explained_share(seen.evenly_spaced(SAMPLE), reference, volume, radius, config.poses(box, volume.device))
+        if share < RIGHT:
+            warnings.warn(
+                f"{self.reference.name}: explains only {100 * share:.0f} % of the evidence of the images at low resolution; it may show "
+                "another molecule; the start continues without it",
+                stacklevel=2,
+            )
+            self.progress.total += schedule.steps
+            return super()._consensus()
+        self.steps.log(
+            f"start: {self.reference.name} explains {100 * share:.0f} % of the evidence of the images at low resolution"
+        )
+        self.progress.update(config.consensus.restarts * config.consensus.steps - schedule.steps)
+        return {"volume": volume}
 
 
 @dataclass(kw_only=True)

@@ -47,6 +47,7 @@ from hetacumn.cli.options import (
     Devices,
     Grade,
     Like,
+    LowPass,
     Model,
     Out,
     Particles,
@@ -55,6 +56,7 @@ from hetacumn.cli.options import (
     PredictedImages,
     Prepared,
     PreparedFolder,
+    Reference,
     Seed,
     Set,
     SimulatedBox,
@@ -85,6 +87,8 @@ def train(
     out: Out = Path("results/mine"),
     box: Box = None,
     poses: Poses = None,
+    reference: Reference = None,
+    lowpass: LowPass = None,
     seed: Seed = None,
     set_: Set = None,
     config: Config = None,
@@ -95,7 +99,8 @@ def train(
 ) -> None:
     """Train a model on a particle stack, or resume training."""
     check_is_file(particles, TABLE)
-    options = {"classes": classes, "seed": seed, "stack": {"box": box}, "initial": {"poses": poses}}
+    initial = {"poses": poses, "reference": reference and str(reference), "lowpass_A": lowpass}
+    options = {"classes": classes, "seed": seed, "stack": {"box": box}, "initial": initial}
     settings = collect_settings(config, set_, options, TRAINING_SECTIONS)
     check_folders(out=out, prepared=prepared)
     check_devices(device, devices)

@@ -29,7 +29,9 @@ PreparedFolder = Annotated[Path | None, _option("Folder for the prepared images.
 
 Classes = Annotated[int | None, _option("Number of classes.", default="as many as the images need")]
 PredictedClasses = Annotated[int | None, _option("Number of classes.", default="as in training")]
-Poses = Annotated[str | None, _option("search, given (from the file) or fixed.", default="search")]
+Poses = Annotated[str | None, _option("search, given or fixed.", default="search")]
+Reference = Annotated[Path | None, _option("Initial map, an MRC file.", metavar="FILE", default="none")]
+LowPass = Annotated[float | None, _option("Low-pass of --reference in Å.", "--lowpass", default="40")]
 Box = Annotated[int | None, _option("Fourier-cropped box in pixels; even.", default="32")]
 Seed = Annotated[int | None, _option("Seed of all random numbers.", default="0")]
 

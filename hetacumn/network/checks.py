@@ -38,7 +38,7 @@ def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str
     """
     out = Path(job.out)
     variants = job.config.variants()  # the images, not yet read, decide which variant applies
-    job.initial.check_table(source)
+    job.initial.check_files(source)
     if job.config.warm_start or job.method == "em":
         _check_start(job, variants, settings)
     if job.method != "em" and (out / CHECKPOINT).exists():

@@ -44,7 +44,7 @@ from hetacumn.network.trainer import Trainer
 from hetacumn.particles.observations import Observations, StackFingerprint, observe
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.preprocessing import Preprocessing
-from hetacumn.search.initial import InitialData, InitialSettings, given_poses, pose_change
+from hetacumn.search.initial import InitialData, InitialSettings, pose_change
 
 MISFIT_SAMPLE = 4000  # particles from which ``misfit_limit`` is estimated
 
@@ -249,9 +249,8 @@ def train_stack(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest =
 def work(stack: PreparedStack, job: TrainingJob, device: torch.device, group: ProcessGroup) -> None:
     """Run the part of one process in a job."""
     rows = training_share(len(stack), job.share)
-    poses = given_poses(stack, device, rows) if job.initial.takes_poses else None
-    data = observe(stack.read(rows), device)
-    trained = TrainingStack(data, stack.pixel_A, stack.settings, InitialData(job.initial, poses))
+    initial = InitialData.read(job.initial, stack, rows, device)
+    trained = TrainingStack(observe(stack.read(rows), device), stack.pixel_A, stack.settings, initial)
     run_method(job.method, trained, job.config, job.out, job.start, group)
 
 

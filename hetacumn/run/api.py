@@ -149,6 +149,8 @@ def train(
     out: Path | str = "results/mine",
     *,
     poses: str = "search",
+    reference: Path | str = "",
+    lowpass_A: float = 40.0,
     config: TrainConfig | None = None,
     device: str | None = None,
     devices: int = 1,
@@ -162,6 +164,8 @@ def train(
         out: folder of the run.
         poses: ``search`` for poses from the images alone; ``given`` to start from the angles and origins of the particle table
             and refine them; ``fixed`` to keep them (:class:`~hetacumn.search.initial.InitialSettings`).
+        reference: MRC file of a map with which the search begins; empty for random volumes.
+        lowpass_A: resolution in Å to which the reference is low-passed.
         config: all training settings; None for the defaults.
         device: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.
         devices: number of GPUs of this machine, or of processes on its CPU, that share each batch.
@@ -170,8 +174,8 @@ def train(
             and ``trained_share``, the fraction of the particles to train on (default 0.7).
 
     Raises:
-        HetacumnError: a setting is unknown, the particle table lacks the angles that ``poses`` needs, ``out`` holds a run with
-            other settings, or another process uses the folder.
+        HetacumnError: a setting is unknown, the particle table lacks the angles that ``poses`` needs, the reference is not a
+            map, ``out`` holds a run with other settings, or another process uses the folder.
     """
     _check_kind("stack", stack, PreparedStack, "a PreparedStack, as hetacumn.prepare returns it")
     _check_kind("config", config, TrainConfig | None, "a TrainConfig")
@@ -181,7 +185,8 @@ def train(
     given = nested(settings)
     check_determined(given)
     complete = with_settings(config or TrainConfig(), merged({"settings": given, "classes": own}), "train.")
-    initial = InitialSettings.from_params({"initial": {"poses": poses}})
+    known = {"poses": poses, "reference": str(reference), "lowpass_A": lowpass_A}
+    initial = InitialSettings.from_params({"initial": known})
     job, request = TrainingJob("hetacumn", complete, out, share, initial=initial), DeviceRequest(device, devices)
     request.check()
     chosen = training_share(len(stack), share)

@@ -1,4 +1,4 @@
-"""The information that a run begins with, beside the images: poses of a particle table."""
+"""The information that a run begins with, beside the images: poses of a particle table, or a reference map."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config
-from hetacumn.common.settings import read_settings
+from hetacumn.common.settings import check_fields, read_settings
+from hetacumn.search.reference import Reference, read_cube
 
 if TYPE_CHECKING:
     from hetacumn.particles.metadata import Poses
@@ -29,9 +30,18 @@ class InitialSettings:
 
     - ``poses``: ``search`` finds the poses by an exhaustive search. ``given`` begins with the angles and origins of the
       particle table and refines them. ``fixed`` takes them as they are: the run infers classes and z alone.
+    - ``reference``: MRC file of a map of any box and voxel size; the search begins with this map instead of random volumes.
+    - ``lowpass_A``: resolution in Å to which the reference is low-passed.
     """
 
     poses: Literal["search", "given", "fixed"] = "search"
+    reference: str = ""
+    lowpass_A: float = 40.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, lowpass_A=(self.lowpass_A > 0, "a resolution above 0 Å"))
+        if self.reference and self.takes_poses:
+            raise HetacumnError(f"reference is {self.reference!r}; expected none, because poses {self.poses!r} needs no search")
 
     @classmethod
     def from_params(cls, params: Mapping) -> InitialSettings:
@@ -44,16 +54,20 @@ class InitialSettings:
         return cls.from_params(read_config(out))
 
     def facts(self) -> dict:
-        """Return the section by name for the files of a run; an empty dict for the defaults."""
-        return {} if self == InitialSettings() else {SECTION: asdict(self)}
+        """Return the section for the files of a run: the settings that are not the defaults; empty if there are none."""
+        usual = asdict(InitialSettings())
+        chosen = {name: value for name, value in asdict(self).items() if value != usual[name]}
+        return {SECTION: chosen} if chosen else {}
 
     @property
     def takes_poses(self) -> bool:
         """Whether the run begins with the poses of the particle table."""
         return self.poses != "search"
 
-    def check_table(self, path: Path | str) -> None:
-        """Raise :class:`HetacumnError` if the settings need angles that the particle table ``path`` lacks."""
+    def check_files(self, path: Path | str) -> None:
+        """Raise :class:`HetacumnError` if the reference is unusable, or the particle table ``path`` lacks angles."""
+        if self.reference:
+            read_cube(self.reference)
         if self.takes_poses:
             from hetacumn.io.star import ANGLES, read_table
 
@@ -69,10 +83,24 @@ class InitialData:
 
     - ``settings``: the settings that the information was read with.
     - ``poses``: the poses of the images; None if the start searches for them.
+    - ``reference``: the reference map, or None.
     """
 
     settings: InitialSettings = field(default_factory=InitialSettings)
     poses: Poses | None = None
+    reference: Reference | None = None
+
+    @classmethod
+    def read(cls, settings: InitialSettings, stack: PreparedStack, rows: Rows, device: torch.device | str) -> InitialData:
+        """Read the information for the images ``rows`` of a prepared stack.
+
+        Raises:
+            HetacumnError: the particle table lacks angles, or the reference is unusable.
+        """
+        poses = given_poses(stack, device, rows) if settings.takes_poses else None
+        if not settings.reference:
+            return cls(settings, poses)
+        return cls(settings, poses, Reference.read(settings.reference, settings.lowpass_A, stack.box, stack.pixel_A))
 
 
 def given_poses(stack: PreparedStack, device: torch.device | str, rows: Rows = slice(None)) -> Poses:

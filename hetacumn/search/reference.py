@@ -1,0 +1,146 @@
+"""A reference map for pose searches: read from an MRC file, resampled to the training box, low-passed and scaled to the images.
+
+The images do not determine the hand: the slices of a map and of its mirror image are equal at mirrored poses. A start from a
+reference therefore keeps the hand of the reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hetacumn.common.errors import HetacumnError
+from hetacumn.io.mrc import read_mrc
+from hetacumn.particles.observations import Observations, signal_power
+from hetacumn.physics.fourier import crop_volumes, fft3c, ifft3c
+from hetacumn.physics.rotations import random_rotations
+from hetacumn.physics.slices import Slicer
+from hetacumn.physics.volumes import radius_grid, recentred, soft_sphere
+from hetacumn.search.grid import search_grid
+
+EDGE = 1.0  # half-width of the low-pass edge, in Fourier shells
+VIEWS = 200  # random slices from which the power of a map is estimated
+FAR_OFF = 0.05  # a map is centred if its centre of mass is farther from the origin than this fraction of the box
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference map at the box and the pixel size of the images.
+
+    - ``volume``: the map, in any scale.
+    - ``radius``: its low-pass radius, in integer frequencies.
+    - ``name``: its name in messages.
+    """
+
+    volume: Float[Tensor, "box box box"]
+    radius: float
+    name: str
+
+    @classmethod
+    def read(cls, path: str, lowpass_A: float, box: int, pixel_A: float) -> Reference:
+        """Read a map from an MRC file; ``lowpass_A`` is the resolution in Å to which it is low-passed. See :func:`read_map`."""
+        return cls(read_map(path, box, pixel_A), box * pixel_A / lowpass_A, path)
+
+
+def read_map(path: Path | str, box: int, pixel_A: float) -> Float[Tensor, "{box} {box} {box}"]:
+    """Read a map from an MRC file and resample it to ``box`` voxels of ``pixel_A`` Å per side, about the middle of the map.
+
+    The result is 0 outside the map.
+
+    Raises:
+        HetacumnError: see :func:`read_cube`.
+    """
+    return resampled(*read_cube(path), box, pixel_A)
+
+
+def read_cube(path: Path | str) -> tuple[Float[Tensor, "size size size"], float]:
+    """Read a map and its voxel size in Å.
+
+    Raises:
+        HetacumnError: the file is not an MRC volume, not a cube, or has no voxel size.
+    """
+    volume, voxel_A = read_mrc(path)
+    if volume.ndim != 3 or len(set(volume.shape)) != 1:
+        raise HetacumnError(f"{path}: {tuple(volume.shape)} voxels; expected a cube")
+    if not voxel_A > 0:
+        raise HetacumnError(f"{path}: voxel size {voxel_A:g} Å; expected the voxel size in the header")
+    return volume, voxel_A
+
+
+def resampled(
+    volume: Float[Tensor, "size size size"], voxel_A: float, box: int, pixel_A: float
+) -> Float[Tensor, "{box} {box} {box}"]:
+    """Resample a volume by trilinear interpolation, on a grid of at most half the new voxel size."""
+    size = len(volume)
+    finer = 2 * round(size * voxel_A / pixel_A)
+    if 0 < finer < size:
+        volume, voxel_A, size = crop_volumes(volume, finer), voxel_A * size / finer, finer
+    index = (torch.arange(box) - box // 2) * (pixel_A / voxel_A) + size // 2
+    axis = 2 * index / (size - 1) - 1
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    points = torch.stack([x, y, z], dim=-1)
+    return torch.nn.functional.grid_sample(
+        volume[None, None], points[None], mode="bilinear", padding_mode="zeros", align_corners=True
+    )[0, 0]
+
+
+def low_passed(volume: Float[Tensor, "box box box"], radius: float) -> Float[Tensor, "box box box"]:
+    """Remove frequencies beyond ``radius`` (integer frequencies), with a cosine edge of two shells."""
+    ramp = ((radius_grid(volume.shape[-1], volume.device) - radius + EDGE) / (2 * EDGE)).clamp(0, 1)
+    return ifft3c(fft3c(volume) * (0.5 + 0.5 * torch.cos(torch.pi * ramp)))
+
+
+def prepare_reference(volume: Float[Tensor, "box box box"], radius: float, data: Observations) -> Float[Tensor, "box box box"]:
+    """Prepare a map as the reference of a pose search: subtract the background, centre and low-pass the map, and scale it.
+
+    The background is the mean outside the largest sphere in the box. The function centres the map only if its centre of mass is
+    far from the origin. The scale gives the slices of the map the power of the projections that the images show, within
+    ``radius`` (integer frequencies).
+    """
+    box = volume.shape[-1]
+    volume = volume.to(data.y.device)
+    outside = radius_grid(box, volume.device) > box // 2
+    volume = (volume - volume[outside].mean()) * soft_sphere(box, device=volume.device)
+    if offset_px(volume) > FAR_OFF * box:
+        volume = recentred(volume) * soft_sphere(box, device=volume.device)
+    volume = low_passed(volume, radius)
+    band = data.within(radius)
+    rotations = random_rotations(VIEWS, torch.Generator().manual_seed(0)).to(volume.device)
+    power = Slicer(volume[None])(rotations, band.k)[:, 0].abs().square().mean(0)
+    shown = signal_power(data)[: len(power)]
+    inside = band.weight * (band.k.norm(dim=1) > 0)  # the mean of an image depends on the estimate of its background
+    return volume * ((shown * inside).sum() / (power * inside).sum().clamp(min=1e-12)).sqrt()
+
+
+def offset_px(volume: Float[Tensor, "box box box"]) -> float:
+    """Return the distance of the centre of mass from the origin, in voxels; see :func:`~hetacumn.physics.volumes.recentred`."""
+    box = volume.shape[-1]
+    axis = torch.arange(box, device=volume.device) - box // 2
+    mass = volume.clamp(min=0).square()
+    centre = torch.stack([(mass.sum(others) * axis).sum() for others in ((0, 1), (0, 2), (1, 2))]) / mass.sum().clamp(min=1e-12)
+    return float(centre.norm())
+
+
+def explained_share(
+    data: Observations,
+    reference: Float[Tensor, "box box box"],
+    consensus: Float[Tensor, "box box box"],
+    radius: float,
+    grid: tuple[Float[Tensor, "r 3 3"], Float[Tensor, "t 2"]],
+) -> float:
+    """Return the mean evidence of images under a reference, as a share of the evidence under the consensus volume.
+
+    The evidence is the log of the mean likelihood over all poses of a ``grid`` of rotations and shifts, minus the
+    log-likelihood without a molecule, within ``radius`` (integer frequencies). The share of the right reference is near 1.
+    """
+    band = data.within(radius)
+
+    def evidence(volume: Float[Tensor, "box box box"]) -> float:
+        return float(search_grid(band, low_passed(volume, radius)[None], *grid).log_evidence.mean())
+
+    of_consensus = evidence(consensus)
+    return evidence(reference) / of_consensus if of_consensus > 0 else 1.0
