@@ -107,8 +107,8 @@ class ReferenceRun(AbInitioRun):
         share = explained_share(seen.evenly_spaced(SAMPLE), reference, volume, radius, config.poses(box, volume.device))
         if share < RIGHT:
             warnings.warn(
-                f"{self.reference.name}: explains only {100 * share:.0f} % of the evidence of the images at low resolution; it may show "
-                "another molecule; the start continues without it",
+                f"{self.reference.name}: explains only {100 * share:.0f} % of the evidence of the images at low resolution; it "
+                "may show another molecule; the start continues without it",
                 stacklevel=2,
             )
             self.progress.total += schedule.steps

@@ -236,8 +236,8 @@ class Answer:
     ) -> PathMaps:
         """Reconstruct maps at the latents of a path from the raw images, at the poses and half sets in ``maps`` if they exist.
 
-        See :mod:`hetacumn.reconstruction.motion_maps` for the files in the folder ``out``. ``seed`` is the seed of the half sets;
-        the other arguments and the errors are those of :meth:`maps`.
+        See :mod:`hetacumn.reconstruction.motion_maps` for the files in the folder ``out``. ``seed`` is the seed of the half
+        sets; the other arguments and the errors are those of :meth:`maps`.
         """
         settings, execution = ReconstructionSettings(box, refine=False, seed=seed), Execution(pick_device(device), progress)
         points = LatentPath(path, self.basis)
