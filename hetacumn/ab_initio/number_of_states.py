@@ -114,7 +114,8 @@ def _find_number(begin_run: BeginRun, images: int, config: AbInitioConfig, steps
 
 
 def _found(start: Start, number: StateNumber, steps: Steps) -> Start:
-    steps.log(f"ab initio: found {number.states} states; {number.reason}")
+    plural = "" if number.states == 1 else "s"
+    steps.log(f"ab initio: found {number.states} state{plural}; {number.reason}")
     return replace(start, number=number)
 
 
