@@ -1,11 +1,13 @@
 """The table and the folders that a run uses if its parameters do not give them."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from hetacumn.common.errors import HetacumnError
+from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.particles.run_paths import (
     RunPaths,
     evaluation_folder,
@@ -26,11 +28,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def write_note(model: str, source: str) -> None:
+def write_note(model: str, source: str, **facts: object) -> None:
     """Write the prepared.json that a preparation of ``source`` writes in the folder of the model."""
     note = Path(model) / "prepared/prepared.json"
     note.parent.mkdir(parents=True)
-    note.write_text(json.dumps({"made_from": {"files": [[str(Path(source).resolve()), 1, 1]]}}))
+    note.write_text(json.dumps({"made_from": {"files": [[str(Path(source).resolve()), 1, 1]], **facts}}))
 
 
 def test_the_methods_of_a_dataset_share_its_prepared_images():
@@ -59,6 +61,14 @@ def test_prediction_uses_the_prepared_images_of_training_only_for_the_same_table
     assert prediction_paths("", "my/a.star", "", "", "out") == RunPaths(
         Path("my/a.star"), Path("out/prepared"), Path("out"), Path("out")
     )
+
+
+def test_prediction_with_another_preprocessing_does_not_replace_the_prepared_images_of_training():
+    write_note("model", "my/a.star", settings=asdict(Preprocessing(box=32)))
+    same, others = (
+        prediction_paths("", "my/a.star", "", "model", "out", Preprocessing(box=32, mask=mask)) for mask in (False, True)
+    )
+    assert same.prepared == Path("model/prepared") and others.prepared == Path("out/prepared")
 
 
 def test_a_dataset_does_not_use_the_images_in_a_models_folder():

@@ -6,12 +6,13 @@ the prepared images that all methods share, and one output folder for each metho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_run
-from hetacumn.particles.prepared_stack import NOTE, is_made_from
+from hetacumn.particles.prepared_stack import NOTE, is_made_from, read_made_from
+from hetacumn.particles.preprocessing import Preprocessing
 
 RESULTS = Path("results")
 
@@ -39,18 +40,27 @@ def training_paths(dataset: str, particles: Path | str, prepared: Path | str, ou
     return RunPaths(source, Path(prepared or _prepared_by_default(dataset, source, Path(out))), Path(out), Path(out))
 
 
-def prediction_paths(dataset: str, particles: Path | str, prepared: Path | str, model: Path | str, out: Path | str) -> RunPaths:
+def prediction_paths(
+    dataset: str,
+    particles: Path | str,
+    prepared: Path | str,
+    model: Path | str,
+    out: Path | str,
+    settings: Preprocessing | None = None,
+) -> RunPaths:
     """Return the paths of a prediction; defaults replace an empty ``particles``, ``prepared`` or ``model``.
 
     By default, the model is in ``out``, and the prepared images of a dataset are in the folder of :func:`training_paths`. For
     particles outside a dataset, the prepared images in the folder of the model are used if they were made from the same
-    source; otherwise the images are prepared in ``out/prepared``.
+    source, with the preprocessing ``settings`` if given; otherwise the images are prepared in ``out/prepared``.
 
     Raises:
         HetacumnError: neither ``dataset`` nor ``particles`` is given.
     """
     source, model = source_table(dataset, particles), Path(model or out)
-    owner = model if is_made_from(model / "prepared", source) else Path(out)
+    made_from = read_made_from(model / "prepared") if is_made_from(model / "prepared", source) else None
+    same = made_from is not None and (settings is None or made_from.get("settings") == asdict(settings))
+    owner = model if same else Path(out)
     return RunPaths(source, Path(prepared or _prepared_by_default(dataset, source, owner)), model, Path(out))
 
 
