@@ -15,7 +15,6 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config, read_run
 from hetacumn.evaluation.scores import accuracy
 from hetacumn.io import star
-from hetacumn.io.star import set_poses
 from hetacumn.network.checks import check_training
 from hetacumn.network.config import TrainConfig
 from hetacumn.network.training import TrainingJob, train_stack
@@ -118,7 +117,7 @@ def posed(tmp_path_factory):
     truth = simulate_stack(Simulation.from_params(settings), out, 0, DATA, progress=False)
     table = star.read_table(out / "particles.star")
     particles = table.particles.copy()
-    set_poses(particles, truth.rotations, truth.shifts_A)
+    star.set_poses(particles, truth.rotations, truth.shifts_A)
     star.write_table(out / "posed.star", particles, table.optics)
     return out / "particles.star", out / "posed.star", truth
 

@@ -9,7 +9,8 @@ probabilistic PCA fits the mean volume and the components without wrong local op
 
 1. back-projects the images at the given poses to the mean volume,
 2. fits the subspace at these poses,
-3. alternates between Gauss-Newton steps of poses and latents and fits of the subspace, unless the poses are fixed.
+3. alternates between Gauss-Newton steps of poses and latents and fits of the subspace, unless the poses are fixed. The steps
+   have a prior about the given poses (:mod:`~hetacumn.search.pose_prior`): they move bad poses far and good poses little.
 
 The frame and the hand are those of the given poses. The start does not search for missed volumes.
 """
@@ -39,7 +40,10 @@ from hetacumn.particles.observations import Observations
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.reconstruction.back_projection import back_project
 from hetacumn.search.initial import InitialData
+from hetacumn.search.pose_prior import Near, PosePrior, climb_near, fit_prior
 from hetacumn.search.reference import Reference, explained_share, prepare_reference
+from hetacumn.search.refinement import Tangent
+from hetacumn.search.state import State
 
 ROUTE = "given"  # the route of a start from given poses
 RIGHT = 0.9  # least share of the evidence that the right reference explains
@@ -105,17 +109,12 @@ class ReferenceRun(AbInitioRun):
         self.progress.set_postfix_str("consensus from the reference")
         volume = stochastic_em(seen, reference[None], schedule, config, self.generator, self.progress)[0][0]
         share = explained_share(seen.evenly_spaced(SAMPLE), reference, volume, radius, config.poses(box, volume.device))
+        found = f"{self.reference.name}: explains {100 * share:.0f} % of the evidence of the images at low resolution"
         if share < RIGHT:
-            warnings.warn(
-                f"{self.reference.name}: explains only {100 * share:.0f} % of the evidence of the images at low resolution; it "
-                "may show another molecule; the start continues without it",
-                stacklevel=2,
-            )
+            warnings.warn(f"{found}; it may show another molecule; the start continues without it", stacklevel=2)
             self.progress.total += schedule.steps
             return super()._consensus()
-        self.steps.log(
-            f"start: {self.reference.name} explains {100 * share:.0f} % of the evidence of the images at low resolution"
-        )
+        self.steps.log(found)
         self.progress.update(config.consensus.restarts * config.consensus.steps - schedule.steps)
         return {"volume": volume}
 
@@ -148,6 +147,21 @@ class PosedRun(AbInitioRun):
         basis = principal(mean[None], one, config.components, self.generator, voxel_unit(data, box))
         start = Start(basis, self.given, torch.zeros(len(data), config.components, device=data.y.device), ROUTE, {})
         return self._fit(start, self.given, config.refine.fit, config.refine.fit, config.subspace_steps)
+
+    def _improve(self, start: Start, radii: tuple[float, ...], fit_radius: float, steps: int) -> Start:
+        """Refine the pose and z of each image near its given pose, fit the subspace at these poses, and infer z again."""
+        estimate = self._once("errors of the given poses", partial(self._estimate_errors, start))
+        prior, tangent = PosePrior(*estimate["prior"].tolist()), Tangent(start.basis, self.config.padding)
+        state = climb_near(self.data, tangent, State(start.poses, start.latents), Near(self.given, prior), radii)
+        return self._fit(start, state.poses, fit_radius, self.config.refine.fit, steps)
+
+    def _estimate_errors(self, start: Start) -> Tensors:
+        """Estimate the errors of the given poses from held-out images."""
+        held, radius = self.held, self.config.refine.fit
+        state = State(self.given[held], start.latents[held])
+        prior = fit_prior(self.data[held], Tangent(start.basis, self.config.padding), state, radius)
+        self.steps.log(f"errors of the given poses: about {prior.rotation_deg:.2g}° and {prior.shift_px:.2g} px per axis")
+        return {"prior": torch.tensor([prior.rotation_deg, prior.shift_px])}
 
     def _widen(self, start: Start) -> None:
         """Widen the shift grid, which predictions use, if the images ask for it."""
