@@ -104,7 +104,8 @@ def test_a_start_of_another_folder_must_fit(finished, source, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interrupted_run_continues_only_with_its_own_settings(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("config", [TINY, replace(TINY, classes=0, latent_dim=0)], ids=["given number", "found number"])
+def test_an_interrupted_run_continues_only_with_its_own_settings(config, source, tmp_path, monkeypatch):
     """The run is stopped once in the ab initio start and once in training."""
 
     def stop(*given, **more):
@@ -113,9 +114,9 @@ def test_an_interrupted_run_continues_only_with_its_own_settings(source, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr("hetacumn.ab_initio.routes.fit_subspace", stop)
         with pytest.raises(KeyboardInterrupt):
-            run(TrainingJob("hetacumn", TINY, tmp_path), IMAGES, source)
+            run(TrainingJob("hetacumn", config, tmp_path), IMAGES, source)
     assert list((tmp_path / UNDER_WAY).iterdir()) and not (tmp_path / START).exists()
-    refused(source, tmp_path, {"classes": 3}, f"{UNDER_WAY}.*made with other values of classes")
+    refused(source, tmp_path, config, {"classes": 3}, f"{UNDER_WAY}.*made with other values of classes")
 
     with monkeypatch.context() as patch:
         advance = Trainer._advance
@@ -128,20 +129,20 @@ def test_an_interrupted_run_continues_only_with_its_own_settings(source, tmp_pat
 
         patch.setattr(Trainer, "_advance", stop_later)
         with pytest.raises(KeyboardInterrupt):
-            run(TrainingJob("hetacumn", TINY, tmp_path), IMAGES, source)
+            run(TrainingJob("hetacumn", config, tmp_path), IMAGES, source)
     assert (tmp_path / CHECKPOINT).exists() and not (tmp_path / UNDER_WAY).exists()
-    refused(source, tmp_path, {"alone_steps": 5}, f"{CHECKPOINT}: from a run with other settings")
-    run(TrainingJob("hetacumn", TINY, tmp_path), IMAGES, source)
+    refused(source, tmp_path, config, {"alone_steps": 5}, f"{CHECKPOINT}: from a run with other settings")
+    run(TrainingJob("hetacumn", config, tmp_path), IMAGES, source)
     assert (tmp_path / MODEL).exists() and not (tmp_path / CHECKPOINT).exists()
 
 
-def refused(source: Path, out: Path, other: dict, message: str) -> None:
+def refused(source: Path, out: Path, config: TrainConfig, other: dict, message: str) -> None:
     """Check that other settings and another box are refused and change no file."""
     before = content(out)
     with pytest.raises(HetacumnError, match=message):
-        run(TrainingJob("hetacumn", replace(TINY, **other), out), IMAGES, source)
+        run(TrainingJob("hetacumn", replace(config, **other), out), IMAGES, source)
     with pytest.raises(HetacumnError, match="made with stack.box 16; expected 24"):
-        run(TrainingJob("hetacumn", TINY, out), replace(IMAGES, box=24), source)
+        run(TrainingJob("hetacumn", config, out), replace(IMAGES, box=24), source)
     assert content(out) == before
 
 
