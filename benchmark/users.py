@@ -1,0 +1,194 @@
+"""Starts with information beside the images: given poses, fixed true poses, and reference maps.
+
+The script simulates datasets of benchmark/params.yaml, trains `em`, and predicts all images with the grade `searched`. It
+writes benchmark/users.csv, with one row per measured quantity: its value, and the value that it needs to reach.
+
+- `given_poses_*_accuracy`: with poses that have a median error of 2°; needs the accuracy of the start from images alone in
+  benchmark/results.csv.
+- `given_poses_*_time_share`: processor time of that start, as a share of the time of the start from images alone in
+  benchmark/results.csv; needs to be at most 0.333.
+- `given_poses_*_error_deg`: median rotation error of the start's poses; needs to be at most 2°.
+- `fixed_true_poses_*_accuracy`: with the true poses, kept; needs the Bayes bound at known poses minus 0.01.
+- `reference_*_accuracy`: the pose search begins with one state, low-passed to 40 Å; needs the accuracy of the start from images
+  alone minus 0.005.
+- `wrong_reference_*_warnings`: number of warnings of a start from a map of another molecule; needs 1.
+
+A quantity whose row is in the table is not measured again; delete its row and its folder in results/benchmark/users to measure
+it again.
+
+Usage, after `make data`: python benchmark/users.py
+A quick trial: python benchmark/users.py --particles 400 --out /tmp/trial --table /tmp/trial/t.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from simulated_runs import simulate_once, use_one_thread
+
+from hetacumn.ab_initio.start import START, load_start
+from hetacumn.common.files import make_folder, write_json
+from hetacumn.common.project import project_root, read_params
+from hetacumn.common.run_files import read_json
+from hetacumn.compute.launching import DeviceRequest
+from hetacumn.evaluation.dataset import SimulatedDataset
+from hetacumn.evaluation.scores import accuracy
+from hetacumn.evaluation.tables import replace_rows
+from hetacumn.io.star import read_table, set_poses, write_table
+from hetacumn.network.config import method_config
+from hetacumn.network.training import TrainingJob, train_stack, training_share
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.physics.rotations import distance_deg, perturb
+from hetacumn.prediction.predict import PredictionJob, run_prediction
+from hetacumn.prediction.request import PredictionRequest
+from hetacumn.search.initial import InitialSettings
+from hetacumn.simulation.settings import Simulation
+
+ERROR_DEG = 2.0  # median error of the given poses
+MEDIAN_OF_NORMAL = 1.538  # median length of a vector of three standard normal components
+CPU = DeviceRequest("cpu")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The options of a run: settings, folder of the runs, number of images (None: as in the settings)."""
+
+    params: dict
+    out: Path
+    particles: int | None
+
+    def dataset(self, name: str) -> SimulatedDataset:
+        """Simulate a dataset unless it exists."""
+        settings = Simulation.of_dataset(self.params, name)
+        if self.particles:
+            settings = replace(settings, particles=self.particles)
+        return simulate_once(settings, name, 0, self.out / name)
+
+    def run(self, known: SimulatedDataset, name: str, initial: InitialSettings, error_deg: float = 0.0) -> Path:
+        """Train and predict with information beside the images; return the folder of the run.
+
+        The poses in the table have the median rotation error ``error_deg``. ``seconds.json`` contains the processor time of the
+        start.
+        """
+        folder = make_folder(known.folder / name)
+        table, chosen = write_posed(known, folder / "posed.star", error_deg), self.params["stack"]
+        stack = prepare_stack(table, folder / "prepared", Preprocessing.from_params(chosen), known.star.parent)
+        config = method_config(self.params, "em", classes=len(known.volumes), seed=0)
+        began, is_new = time.process_time(), not (folder / START).exists()
+        train_stack(stack, TrainingJob("em", config, folder, chosen["trained_share"], initial=initial), CPU)
+        if is_new:
+            write_json(folder / "seconds.json", {"processor_seconds": round(time.process_time() - began, 1)})
+        run_prediction(stack, PredictionJob(folder, PredictionRequest("searched"), folder), CPU)
+        return folder
+
+
+def write_posed(known: SimulatedDataset, path: Path, error_deg: float) -> Path:
+    """Write the table of a dataset with true poses, rotated at random by the median angle ``error_deg``; return its path."""
+    if not path.exists():
+        table, truth = read_table(known.star), known.truth
+        particles = table.particles.copy()
+        rotations = perturb(truth.rotations.float(), error_deg / MEDIAN_OF_NORMAL, torch.Generator().manual_seed(0))
+        set_poses(particles, rotations, truth.shifts_A)
+        write_table(path, particles, table.optics)
+    return path
+
+
+def score(known: SimulatedDataset, folder: Path) -> float:
+    """Compute the accuracy of the predictions in a folder."""
+    found, truth = known.match(Predictions.read(folder))
+    return accuracy(found.classes, truth.classes)
+
+
+def baseline(name: str) -> pd.Series:
+    """Return the row of the start from images alone in benchmark/results.csv."""
+    table = pd.read_csv(project_root() / "benchmark/results.csv")
+    settings = Simulation.of_dataset(read_params(project_root() / "benchmark/params.yaml"), name)
+    chosen = (table["dataset"] == name.split("-")[0]) & (table["snr"] == settings.snr)
+    chosen &= (table["particles"] == settings.particles) & (table["method"] == "em") & (table["seed"] == 0)
+    return table[chosen].iloc[0]
+
+
+def measure_given(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
+    """Measure the start from given poses with errors: value and needed value by quantity."""
+    known, alone = bench.dataset(name), baseline(name)
+    folder = bench.run(known, "given", InitialSettings("given"), ERROR_DEG)
+    seconds = read_json(folder / "seconds.json", "the time of a start")["processor_seconds"]
+    rows = training_share(len(known.truth.classes), bench.params["stack"]["trained_share"])
+    error = distance_deg(load_start(folder / START).poses.rotations, known.truth.rotations[rows].float()).median()
+    return {
+        f"given_poses_{name}_accuracy": (score(known, folder), alone["accuracy"]),
+        f"given_poses_{name}_time_share": (seconds / alone["train_seconds"], 0.333),
+        f"given_poses_{name}_error_deg": (float(error), ERROR_DEG),
+    }
+
+
+def measure_fixed(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
+    """Measure the start at the true poses."""
+    known = bench.dataset(name)
+    folder = bench.run(known, "fixed", InitialSettings("fixed"))
+    return {f"fixed_true_poses_{name}_accuracy": (score(known, folder), baseline(name)["bound_known_pose"] - 0.01)}
+
+
+def measure_reference(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
+    """Measure the start from the first state of the molecule."""
+    known = bench.dataset(name)
+    folder = bench.run(known, "reference", InitialSettings(reference=str(known.star.parent / "truth_class1.mrc")))
+    return {f"reference_{name}_accuracy": (score(known, folder), baseline(name)["accuracy"] - 0.005)}
+
+
+def measure_wrong_reference(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
+    """Count the warnings of a start from a map of the ribosome."""
+    known = bench.dataset(name)
+    ribosome = Simulation.from_params({**bench.params["molecules"]["ribosome"], "particles": 10, "snr": 0.1})
+    other = simulate_once(ribosome, "ribosome", 0, bench.out / "ribosome")
+    initial = InitialSettings(reference=str(other.star.parent / "truth_class1.mrc"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bench.run(known, "wrong-reference", initial)
+    said = [str(one.message) for one in caught if "another molecule" in str(one.message)]
+    print("\n".join(said))
+    return {f"wrong_reference_{name}_warnings": (len(said), 1)}
+
+
+MEASURES = {
+    "fixed_true_poses_adk-snr10": (measure_fixed, "adk-snr10"),
+    "given_poses_adk-snr10": (measure_given, "adk-snr10"),
+    "reference_adk-snr100-3k": (measure_reference, "adk-snr100-3k"),
+    "wrong_reference_adk-snr100-3k": (measure_wrong_reference, "adk-snr100-3k"),
+    "given_poses_spliceosome-snr10": (measure_given, "spliceosome-snr10"),
+}  # each measures quantities whose names begin with its name
+
+
+def main(arguments: list[str] | None = None) -> None:
+    root = project_root()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--measures", nargs="+", default=list(MEASURES), choices=list(MEASURES))
+    parser.add_argument("--particles", type=int, help="number of images of a dataset; default: as in the settings")
+    parser.add_argument("--out", type=Path, default=root / "results/benchmark/users", help="folder of the runs")
+    parser.add_argument("--table", type=Path, default=root / "benchmark/users.csv", help="table of the quantities")
+    options = parser.parse_args(arguments)
+    use_one_thread()
+    bench = Bench(read_params(root / "benchmark/params.yaml"), options.out, options.particles)
+    for name in options.measures:
+        measure, dataset = MEASURES[name]
+        known = pd.read_csv(options.table)["quantity"] if options.table.exists() else pd.Series(dtype=str)
+        if known.str.startswith(name).any():
+            print(f"{name}: skipped, because its rows are in {options.table}")
+            continue
+        found = measure(bench, dataset)
+        rows = [{"quantity": key, "value": round(value, 4), "needed": round(need, 4)} for key, (value, need) in found.items()]
+        table = pd.DataFrame(rows)
+        replace_rows(options.table, table, ["quantity"])
+        print(table.to_string(index=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()
