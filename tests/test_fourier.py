@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from hetacumn.physics.fourier import crop_images, crop_volumes, fft2c, fft3c, ifft2c, ifft3c, pad_volumes, padded_rfft3c, shells
+from hetacumn.physics.fourier import (
+    crop_images,
+    crop_large_volumes,
+    crop_volumes,
+    fft2c,
+    fft3c,
+    ifft2c,
+    ifft3c,
+    pad_volumes,
+    padded_rfft3c,
+    shells,
+)
 from hetacumn.physics.half_plane import HalfPlane
 
 
@@ -71,6 +82,12 @@ def test_crop_volumes_keeps_the_coefficients_below_the_new_nyquist_frequency(dev
     inside = fft3c(whole)[:, 5:20, 5:20, 5:20]  # -7 to 7, of -12 to 11
     torch.testing.assert_close(small[:, 1:, 1:, 1:], inside, rtol=1e-4, atol=1e-3)
     assert small[:, 0].abs().max() < 1e-3  # the coefficients at -Nyquist have no partners at +Nyquist
+
+
+def test_only_volumes_above_the_largest_box_are_cropped(generator, device):
+    volumes = torch.randn(2, 16, 16, 16, generator=generator, device=device)
+    assert crop_large_volumes(volumes, 16) is volumes
+    assert crop_large_volumes(volumes, 8).equal(crop_volumes(volumes, 8))
 
 
 def test_crop_to_the_same_box_changes_nothing_within_the_band(device, generator):

@@ -1,9 +1,10 @@
 """Independent motions of a latent space, and paths through it."""
 
+import numpy as np
 import pytest
 import torch
 
-from hetacumn.prediction.landscape import density_path, latent_axes, latent_path
+from hetacumn.prediction.landscape import density_path, energy_landscape, latent_axes, latent_path
 
 
 def volumes(*sizes: float) -> torch.Tensor:
@@ -129,3 +130,30 @@ def test_few_or_equal_particles_have_a_path(latents):
     path = density_path(latents, latents[[0, -1]], 4, volumes(1, 1)[1:])
     assert path.shape == (4, 2) and path.isfinite().all()
     torch.testing.assert_close(path[[0, -1]], latents[[0, -1]])
+
+
+def test_the_energy_of_a_normal_distribution_is_a_parabola_within_its_error():
+    found = energy_landscape(np.random.default_rng(0).normal(size=(20_000, 2)) * [1.0, 3.0])
+    (width, height), known = found.bandwidth, np.isfinite(found.energy_kT)
+    x, y = np.meshgrid(*found.centres, indexing="ij")
+    parabola = (x**2 / (1 + width**2) + y**2 / (9 + height**2)) / 2  # the kernel widens the distribution
+    difference = (found.energy_kT - parabola)[known]
+    assert np.median(np.abs(difference)) < 0.1 and 0.5 < np.std(difference / found.error_kT[known]) < 1.5
+    assert known[(x**2 + y**2 / 9) < 4].all() and not known[(x**2 + y**2 / 9) > 20].any()
+
+
+def test_the_energy_keeps_narrow_states_apart_and_is_unknown_between_them():
+    generator = np.random.default_rng(0)
+    states = generator.choice([-1.0, 1.0], 10_000, p=[0.2, 0.8])
+    coordinates = np.stack([states + 0.05 * generator.normal(size=10_000), generator.normal(size=10_000)], 1)
+    found = energy_landscape(coordinates)
+    assert found.bandwidth[0] < 0.05 < found.bandwidth[1]
+    assert np.isnan(found.energy_kT[np.abs(found.centres[0]) < 0.5]).all()
+    rare = np.nanmin(found.energy_kT[found.centres[0] < 0])
+    error = found.error_kT[found.centres[0] < 0][found.energy_kT[found.centres[0] < 0] == rare][0]
+    assert abs(rare - np.log(4)) < 4 * error < 0.5  # a state with a quarter of the particles
+
+
+def test_the_error_of_the_energy_falls_with_the_number_of_particles():
+    few, many = (energy_landscape(np.random.default_rng(0).normal(size=(count, 2))) for count in (500, 20_000))
+    assert np.nanmedian(few.error_kT) > 2 * np.nanmedian(many.error_kT)

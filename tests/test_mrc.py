@@ -42,7 +42,20 @@ def test_writing_fewer_volumes_removes_the_earlier_ones(tmp_path):
     assert read_volumes(tmp_path / "new", "class_half")[0].unique().tolist() == [2.0]
 
 
-def test_volumes_are_read_in_the_order_of_their_numbers(tmp_path):
+def test_ten_or_more_volumes_sort_by_name_in_the_order_of_their_numbers(tmp_path):
+    volumes = torch.arange(11.0)[:, None, None, None].expand(11, 4, 4, 4)
+    for count in (9, 11):
+        write_volumes(tmp_path, volumes[:count], "path_", 2.5)
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert [float(read_mrc(tmp_path / name)[0][0, 0, 0]) for name in names] == list(range(count))
+        assert read_volumes(tmp_path, "path_")[0].equal(volumes[:count])
+    assert names[0] == "path_01.mrc" and names[-1] == "path_11.mrc"
+    (tmp_path / "path_03.mrc").unlink()
+    with pytest.raises(HetacumnError, match="path_1.mrc: 10 volumes; expected volumes numbered from 1 without gaps"):
+        read_volumes(tmp_path, "path_")
+
+
+def test_volumes_of_earlier_versions_are_read_in_the_order_of_their_numbers(tmp_path):
     for k in range(1, 12):
         write_mrc(tmp_path / f"class_{k}.mrc", torch.full((4, 4, 4), float(k)), 2.5)
     volumes, voxel_A = read_volumes(tmp_path, "class_")

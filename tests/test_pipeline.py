@@ -120,7 +120,7 @@ def test_every_method_writes_the_same_set_of_files(done, method, own):
     assert names == own | {"predictions.star", "latents.csv", "run.json", "volumes", "3_predict.ipynb"}
     volumes = {path.name for path in (folder / "volumes").iterdir()}
     basis = {f"basis_{i}.mrc" for i in (1, 2, 3)}  # a mean and two components
-    assert volumes == {"class_1.mrc", "class_2.mrc"} | basis | {f"path_{i}.mrc" for i in range(1, 11)}
+    assert volumes == {"class_1.mrc", "class_2.mrc"} | basis | {f"path_{i:02d}.mrc" for i in range(1, 11)}
     given, found = (
         star.read_table(path).particles for path in (done / "particles/particles.star", folder / "predictions.star")
     )

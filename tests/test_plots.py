@@ -12,7 +12,7 @@ from jaxtyping import TypeCheckError
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from hetacumn import plots
 from hetacumn.physics.fsc import resolution_A
@@ -153,6 +153,7 @@ def made(blobs):
             ("batch", "batches"),
         ),
         "latent_density": (random.normal(size=(500, 4)), np.linspace(-1, 1, 6)[:, None] * np.ones(4)),
+        "energy_landscape": (random.uniform(0, 5, (20, 20)), random.uniform(0, 1, (20, 20)), np.ones((2, 20)).cumsum(1)),
         "view_distribution": (random.uniform(-180, 180, 500), np.rad2deg(np.arccos(random.uniform(-1, 1, 500)))),
         "noise_spectrum": (1 + np.exp(-np.arange(16) / 5), 3.2),
         "motion_scatter": (random.normal(size=(500, 2)), random.uniform(size=(500, 2)), ["one", "two"], [0.9, 0.1]),
@@ -188,6 +189,7 @@ def made(blobs):
         "fsc_curves",
         "training_curves",
         "latent_density",
+        "energy_landscape",
         "view_distribution",
         "map_fsc",
         "defocus_histogram",
@@ -209,6 +211,16 @@ def test_a_figure_is_reproducible_to_the_byte_and_small_enough_for_git(name, mad
     assert first == second
     assert 2_000 < len(first) < 300_000
     assert b"Software" not in first
+
+
+def test_a_movie_plays_the_volumes_forwards_and_backwards(made, tmp_path):
+    volumes = made["path_surfaces"][0][:1] * np.linspace(0.4, 1, 4)[:, None, None, None]
+    plots.save_movie(plots.path_movie(volumes, 3.2), tmp_path / "movie.gif")
+    movie = Image.open(tmp_path / "movie.gif")
+    frames = [np.asarray(frame.convert("L"), dtype=float) for frame in ImageSequence.Iterator(movie)]
+    assert len(frames) == 6 and movie.info["loop"] == 0
+    for there, back in ((1, 5), (2, 4)):
+        assert (frames[there] == frames[back]).all() and (frames[there] != frames[0]).any()
 
 
 def settings():

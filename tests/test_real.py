@@ -61,7 +61,8 @@ def done(project, archive):
 def test_the_report_writes_figures_half_maps_and_fsc_curves(done):
     figures = {path.name for path in (done / "figures/empiar-10076").iterdir()}
     assert figures == {
-        f"{name}.png" for name in ("landscape", "path_1", "path_2", "fsc", "views", "defocus", "particles", "settled")
+        f"{name}.png"
+        for name in ("landscape", "energy", "classes", "path_1", "path_2", "fsc", "views", "defocus", "particles", "settled")
     }
     folder = done / "results/empiar-10076/refined"
     halves = {path.name for path in (folder / "halves").iterdir()}
@@ -77,6 +78,7 @@ def test_the_chimerax_script_opens_existing_volumes(done):
     folder = done / "results/empiar-10076/refined"
     opened = [line.split()[1] for line in (folder / "motion_1.cxc").read_text().splitlines() if line.startswith("open ")]
     assert len(opened) == 10 and all((folder / name).is_file() for name in opened)
+    assert (folder / "motion_1.gif").is_file()
 
 
 def test_an_entry_of_unknown_layout_is_refused(project):

@@ -26,7 +26,7 @@ from hetacumn.reconstruction import reconstruct as module
 from hetacumn.reconstruction.class_maps import ClassReconstruction
 from hetacumn.reconstruction.kernel_maps import KernelRegression
 from hetacumn.reconstruction.maps import Reconstruction
-from hetacumn.reconstruction.motion_maps import LatentPath, reconstruct_path
+from hetacumn.reconstruction.motion_maps import LatentPath, PathMaps, reconstruct_path
 from hetacumn.reconstruction.postprocessing import make_mask
 from hetacumn.reconstruction.reconstruct import Execution, ReconstructionSettings, choose_groups, reconstruct_groups
 from hetacumn.simulation.projection import density
@@ -305,7 +305,9 @@ def test_maps_along_a_motion_are_nearer_to_their_own_conformation_than_the_map_o
     assert small_A == pytest.approx(PIXEL_A * BOX / 48) and small.allclose(crop_volumes(maps, 48), atol=1e-5)
     again = reconstruct_path(stack, predictions, LatentPath(path, basis), tmp_path / "path", settings, QUIET)
     assert again.read()[0].equal(maps) and (tmp_path / "path/morph.cxc").is_file()
-    assert again.belong_to(path) and not again.belong_to(path + 0.01) and not again.belong_to(path[:1])
+    same, moved = (PathMaps.find(tmp_path / "path", lambda points, by=by: path[:points] + by) for by in (0, 0.01))
+    assert same is not None and same.table.equals(found.table)
+    assert moved is None and PathMaps.find(tmp_path, lambda points: path) is None
 
 
 def test_the_number_of_particles_follows_the_conformations(continuous, tmp_path):

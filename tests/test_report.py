@@ -1,8 +1,10 @@
 """The report of a run whose predictions are the truth: half maps, paths, files, and scores against the truth."""
 
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -23,6 +25,7 @@ from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.prediction.answer import Answer
+from hetacumn.prediction.trust import ClassTrust
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
 from hetacumn.simulation.truth import Truth
@@ -83,7 +86,7 @@ def test_rendered_particles_correlate_with_the_images(report):
 
 def test_a_report_replaces_the_files_of_an_earlier_one(report):
     folder = report.run.folder
-    for stale in ("halves/class_9_half1.mrc", "paths/motion_9_01.mrc", "motion_9.cxc"):
+    for stale in ("halves/class_9_half1.mrc", "paths/motion_9_01.mrc", "motion_9.cxc", "motion_9.gif"):
         (folder / stale).parent.mkdir(exist_ok=True)
         (folder / stale).write_text("")
     write_report(report)
@@ -95,6 +98,32 @@ def test_a_report_replaces_the_files_of_an_earlier_one(report):
     mean = (read_mrc(folder / "halves/all_half1.mrc")[0] + read_mrc(folder / "halves/all_half2.mrc")[0]) / 2
     torch.testing.assert_close(read_mrc(folder / "halves/all.mrc")[0], mean)
     assert pd.read_csv(folder / "fsc.csv")["class 2"].tolist() == pytest.approx(report.curves["class 2"].tolist(), rel=1e-5)
+
+
+def test_a_report_shows_maps_at_the_full_box_where_they_exist(report, tmp_path):
+    assert report.maps is None and report.full_box_maps()[0] == {} and not len(report.full_box_table())
+    shutil.copytree(report.run.folder, tmp_path / "run")
+    run = replace(
+        Answer.open(tmp_path / "run", report.run.stack.folder), trust=(ClassTrust(90, 0.9, 8.0), ClassTrust(110, 0.1, 8.0))
+    )
+    maps = run.maps(refine=False, progress=False)
+    with pytest.warns(UserWarning, match="maps along a motion need at least"):
+        path_maps = run.path_maps(run.density_path(run.ends(1), 3), run.folder / "motion_1", progress=False)
+    found = make_report(run)
+    names = ["class 1", "class 2\nposes not determined"]
+    shown, voxel_A = found.full_box_maps()
+    assert list(shown) == list(found.class_volumes()) == names and voxel_A == pytest.approx(maps.voxel_A, rel=1e-5)
+    np.testing.assert_allclose(shown[names[1]], (maps.maps["class_2"] * maps.masks["class_2"]).numpy())
+    table = found.full_box_table()
+    assert table["resolution (Å)"].tolist() == pytest.approx([one.resolution_A for one in maps.results])
+    assert table["warning"].tolist() == ["", "poses not determined"] and table.index.tolist() == ["class 1", "class 2"]
+    volumes, size_A = found.movie_volumes(0)
+    assert volumes.shape == (3, 64, 64, 64) and size_A == pytest.approx(1.6) and found.path_maps[1] is None
+    assert found.paths[0].shape[0] == len(path_maps.table) == 3 and found.movie_volumes(1)[0].shape == (10, BOX, BOX, BOX)
+    write_report(found)
+    for motion, first in ((1, "motion_1/volumes/point_01.mrc"), (2, "paths/motion_2_01.mrc")):
+        opened = [line.split()[1] for line in (run.folder / f"motion_{motion}.cxc").read_text().splitlines() if "open " in line]
+        assert opened[0] == first and all((run.folder / name).is_file() for name in opened)
 
 
 def test_predictions_that_are_the_truth_score_best(report, truth, tmp_path, monkeypatch):

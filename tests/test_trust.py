@@ -12,7 +12,16 @@ from hetacumn.compute.processes import ProcessGroup
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.rotations import perturb, random_rotations
 from hetacumn.prediction import trust
-from hetacumn.prediction.trust import ClassTrust, describe, doubts, measure_trust, settled_of_images, settled_share, to_json
+from hetacumn.prediction.trust import (
+    ClassTrust,
+    class_names,
+    describe,
+    doubts,
+    measure_trust,
+    settled_of_images,
+    settled_share,
+    to_json,
+)
 
 GOOD, BAD, FEW = ClassTrust(900, 0.974, 8.1), ClassTrust(700, 0.08, 31.0), ClassTrust(12, None, 40.0)
 N, BOX = 200, 24
@@ -71,6 +80,8 @@ def test_the_lines_of_the_command():
         "class 3: too few images to test the poses (12); the volume may not be reliable",
     ]
     assert describe(()) == "poses: not tested"
+    assert class_names((GOOD, BAD, FEW), 3) == ["class 1", "class 2\nposes not determined", "class 3\nnot tested"]
+    assert class_names((), 2) == ["class 1", "class 2"]
     assert to_json((FEW,)) == [{"images": 12, "settled": None, "half_map_A": 40.0}]
     assert ClassTrust(**to_json((GOOD,))[0]) == GOOD
 

@@ -1,20 +1,36 @@
-"""Agreement of two predictions of the same particles, for stacks without known truth."""
+"""Agreement of two predictions of the same particles, and of maps along a motion with the true volumes.
+
+:func:`compare_path` needs a simulated stack; the comparison of two predictions needs no known truth.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.evaluation.scores import Score, score
+from hetacumn.common.project import project_root
+from hetacumn.evaluation.dataset import dampen, envelope_of
+from hetacumn.evaluation.scores import Score, pose_errors, score
 from hetacumn.io.mrc import read_volumes
 from hetacumn.particles.predictions import Predictions
-from hetacumn.physics.rotations import NEAR_DEG
+from hetacumn.physics.alignment import place_volume
+from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.fsc import fsc, resolution_A, shell_frequencies
+from hetacumn.physics.rotations import NEAR_DEG, Frame
+from hetacumn.prediction.answer import Answer
+from hetacumn.reconstruction.kernel_maps import FEWEST, latent_distances
+from hetacumn.reconstruction.postprocessing import filter_shells, make_mask
+from hetacumn.simulation.projection import density
+from hetacumn.simulation.structures import load_motion
+from hetacumn.simulation.truth import Truth
 
 
 @dataclass(frozen=True)
@@ -75,3 +91,51 @@ def compare_answers(first: Path | str, second: Path | str) -> Comparison:
     (volumes, voxel_A), (other_volumes, _) = (read_volumes(folder / "volumes", "class_") for folder in (first, second))
     found = score(other, other_volumes, one, volumes, voxel_A, np.zeros(len(one), dtype=bool))
     return Comparison(len(one), found, volumes, voxel_A)
+
+
+def compare_path(
+    maps: Float[Tensor, "p box box box"], path: Float[Tensor, "p q"], answer: Answer, truth: Path | str
+) -> pd.DataFrame:
+    """Compare the maps at latents of a path with the true volumes.
+
+    The true volume of a point is the volume at the median true coordinates of the 200 nearest particles (:data:`FEWEST`). Each
+    map is aligned to the true volume.
+
+    Returns:
+        One row per point: ``point``, the true coordinate of each moving part, ``resolution_A`` at an FSC of 0.5 inside a mask
+        around the true volume, and ``correlation`` inside this mask with both volumes low-passed to this resolution. The
+        columns ``…_training_box`` state the same of the volume V(z) at the training box.
+    """
+    truth = Path(truth)
+    known = Truth.read(truth / "truth.npz")[answer.stack.rows]
+    settings = json.loads((truth / "config.json").read_text())
+    simulation = settings["simulation"]
+    motion = load_motion(simulation["molecule"], project_root() / "data")
+    _, frame = pose_errors(answer.predictions.rotations, known.rotations)
+    box = maps.shape[-1]
+    voxel_A = simulation["pixel_A"] * simulation["box"] / box
+    rows = []
+    for i, (volume, z) in enumerate(zip(maps, path, strict=True)):
+        near = latent_distances(answer.predictions.latents, z, answer.basis[1:]).argsort()[:FEWEST]
+        coordinates = known.coordinate[near].median(0).values
+        atoms = motion.move(coordinates.float())
+        true = density(atoms, simulation["box"], simulation["pixel_A"])
+        true = dampen(true[None], simulation["pixel_A"], envelope_of(settings))[0]
+        row: dict[str, float] = {"point": i + 1, **dict(zip(motion.names, coordinates.tolist(), strict=True))}
+        for name, found, size_A in (("", volume, voxel_A), ("_training_box", answer.volume(z), answer.voxel_A)):
+            limit_A, correlation = _agreement(found, crop_volumes(true, found.shape[-1]), size_A, frame)
+            row |= {f"resolution_A{name}": limit_A, f"correlation{name}": correlation}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _agreement(
+    found: Float[Tensor, "box box box"], true: Float[Tensor, "box box box"], voxel_A: float, frame: Frame
+) -> tuple[float, float]:
+    """Return the resolution of a volume in Å, and its correlation with the truth at this resolution."""
+    aligned, mask = place_volume(found, true, frame).apply(found), make_mask(true, voxel_A)
+    curve = fsc(aligned * mask, true * mask)
+    limit_A = resolution_A(curve, voxel_A)
+    band = (shell_frequencies(len(true), voxel_A) <= 1 / limit_A).float()
+    inside = [filter_shells(one, band)[mask > 0.5] for one in (aligned, true)]
+    return limit_A, float(torch.corrcoef(torch.stack(inside))[0, 1])

@@ -1,13 +1,14 @@
 """The report of a prediction without known truth: half maps and their FSC, independent motions, volumes along the motions.
 
-If the particles are simulated, :func:`compare_with_truth` compares the report with the truth, and :func:`compare_path` compares
-full-box maps along a motion with the true volumes.
+The report also shows the maps at the full box that ``hetacumn reconstruct`` has written. If the particles are simulated,
+:func:`compare_with_truth` compares the report with the truth.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +26,21 @@ from hetacumn.evaluation.scores import motion_correlations, pose_errors
 from hetacumn.io.mrc import read_volumes, write_morph, write_mrc
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.run_paths import RESULTS
-from hetacumn.physics.alignment import place_volume
-from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.fourier import crop_large_volumes
 from hetacumn.physics.fsc import HALF_MAP_FSC, fsc, resolution_A, shell_frequencies
-from hetacumn.physics.rotations import Frame
 from hetacumn.prediction.answer import Answer
 from hetacumn.prediction.landscape import LatentAxes, latent_axes
+from hetacumn.prediction.trust import class_names
 from hetacumn.reconstruction.back_projection import reproject
-from hetacumn.reconstruction.kernel_maps import FEWEST, latent_distances
-from hetacumn.reconstruction.postprocessing import filter_shells, make_mask
+from hetacumn.reconstruction.maps import MAPS, VOLUMES, Reconstruction
+from hetacumn.reconstruction.motion_maps import PathMaps
 from hetacumn.search.subspace import volumes_at
-from hetacumn.simulation.projection import density
 from hetacumn.simulation.structures import load_motion
 from hetacumn.simulation.truth import Truth
 
 PATH_POINTS = 10
+SHOWN_CLASSES = 8  # classes in the figures of volumes
+SHOWN_BOX = 96  # largest box of the maps in figures
 SURFACE_LEVEL = 0.25  # contour level, as a fraction of the largest density along a path
 BOUND_PARTICLES = 1500  # particles in the pose search with the true volumes
 
@@ -66,16 +67,61 @@ class Report:
     - ``half_maps``, ``curves``: half maps and their FSC by group. The groups are ``all`` (all particles), ``class 1``, ….
       Classes with fewer than two particles are left out.
     - ``axes``: the independent motions.
-    - ``paths``: latents along each independent motion.
+    - ``paths``: latents along each independent motion, on a path that follows the density of the particles.
     - ``path_volumes``: volumes at these latents.
+    - ``path_maps``: maps at the full box along the same paths; None where ``hetacumn reconstruct --motion`` has made none.
+    - ``maps``: maps of the classes at the full box; None if ``hetacumn reconstruct`` has made none of these predictions.
     """
 
     run: Answer
     half_maps: dict[str, tuple[Float[Tensor, "box box box"], Float[Tensor, "box box box"]]]
     curves: dict[str, Float[Tensor, " shells"]]
     axes: LatentAxes
-    paths: list[Float[Tensor, "p q"]]
-    path_volumes: list[Float[Tensor, "p box box box"]]
+    paths: list[Float[Tensor, "_p q"]]
+    path_volumes: list[Float[Tensor, "_p box box box"]]
+    path_maps: list[PathMaps | None]
+    maps: Reconstruction | None
+
+    def class_volumes(self) -> dict[str, Float[np.ndarray, "box box box"]]:
+        """Return the volumes of the largest classes, at most :data:`SHOWN_CLASSES`, by the names of :meth:`class_names`."""
+        names = self.class_names()
+        return {names[k]: self.run.class_volumes[k].numpy() for k in self._largest_classes()}
+
+    def full_box_maps(self) -> tuple[dict[str, Float[np.ndarray, "small small small"]], float]:
+        """Return the masked maps of the largest classes at the full box, by name, and their voxel size in Å.
+
+        Maps of more than :data:`SHOWN_BOX` voxels per side are Fourier-cropped to this box.
+        """
+        names, maps = self.class_names(), self.maps
+        if maps is None:
+            return {}, self.run.voxel_A
+        groups = {names[k]: f"class_{k + 1}" for k in self._largest_classes() if f"class_{k + 1}" in maps.maps}
+        shown = {name: crop_large_volumes(maps.maps[group] * maps.masks[group], SHOWN_BOX) for name, group in groups.items()}
+        voxel_A = self.run.stack.box * self.run.voxel_A / len(next(iter(shown.values())))
+        return {name: volume.numpy() for name, volume in shown.items()}, voxel_A
+
+    def full_box_table(self) -> pd.DataFrame:
+        """Tabulate the maps at the full box: particles, resolution and B-factor of each class, and the fault of its poses."""
+        names = [name.partition("\n")[2] for name in self.class_names()]
+        rows = [] if self.maps is None else self.maps.results
+        return pd.DataFrame(
+            {"particles": one.particles, "resolution (Å)": one.resolution_A, "B-factor (Å²)": one.b_factor_A2,
+             "warning": names[int(one.group.removeprefix("class_")) - 1]} for one in rows
+        ).set_axis([one.group.replace("_", " ") for one in rows])  # fmt: skip
+
+    def class_names(self) -> list[str]:
+        """Return the name of each class; a second line warns of poses that are not determined or not tested."""
+        return class_names(self.run.trust, len(self.run.class_volumes))
+
+    def _largest_classes(self) -> list[int]:
+        sizes = self.run.predictions.classes.bincount(minlength=len(self.run.class_volumes))
+        return sorted(sizes.argsort(descending=True, stable=True)[:SHOWN_CLASSES].tolist())
+
+    def movie_volumes(self, motion: int) -> tuple[Float[np.ndarray, "p small small small"], float]:
+        """Return the volumes along a motion, from 0, and their voxel size in Å: maps at the full box if they exist."""
+        maps = self.path_maps[motion]
+        volumes, voxel_A = (self.path_volumes[motion], self.run.voxel_A) if maps is None else maps.read(SHOWN_BOX)
+        return volumes.numpy(), voxel_A
 
     def resolutions_A(self) -> dict[str, float]:
         """Compute the resolution of each group in Å, at which the FSC of its half maps falls to 0.143."""
@@ -96,18 +142,24 @@ def make_report(run: Answer, motions: int = 2) -> Report:
     half_maps = {group: run.half_maps(rows) for group, rows in groups.items() if len(rows) > 1}
     curves = {group: fsc(first[None], second[None])[0] for group, (first, second) in half_maps.items()}
     axes = latent_axes(run.predictions.latents, motions, run.basis)
-    paths = [axes.path(i, PATH_POINTS) for i in range(axes.coordinates.shape[1])]
-    return Report(run, half_maps, curves, axes, paths, [volumes_at(path, run.basis) for path in paths])
+    ways = [partial(run.density_path, run.ends(i + 1)) for i in range(axes.coordinates.shape[1])]
+    path_maps = [PathMaps.find(run.folder / f"motion_{i}", way) for i, way in enumerate(ways, 1)]
+    paths = [way(PATH_POINTS if maps is None else len(maps.table)) for way, maps in zip(ways, path_maps, strict=True)]
+    maps = None if run.refined_predictions() is run.predictions else Reconstruction.open(run.folder / MAPS)
+    volumes = [volumes_at(path, run.basis) for path in paths]
+    return Report(run, half_maps, curves, axes, paths, volumes, path_maps, maps)
 
 
 def write_report(report: Report) -> None:
     """Write half maps, ``fsc.csv``, volumes along each motion and a ChimeraX script per motion into the predictions folder.
 
-    The function first removes the half maps, volumes and scripts of an earlier report, which may have more classes or motions.
+    A script opens maps at the full box where they exist, and volumes at the training box otherwise. The function first removes
+    the half maps, volumes, scripts and movies of an earlier report, which may have more classes or motions.
     """
     folder, voxel_A = report.run.folder, report.run.voxel_A
-    for stale in [*folder.glob("halves/*.mrc"), *folder.glob("paths/*.mrc"), *folder.glob("motion_*.cxc")]:
-        stale.unlink()
+    stale = ("halves/*.mrc", "paths/*.mrc", "motion_*.cxc", "motion_*.gif")
+    for old in [path for pattern in stale for path in folder.glob(pattern)]:
+        old.unlink()
     for group, halves in report.half_maps.items():
         stem = group.replace(" ", "_")
         for i, half in enumerate(halves):
@@ -120,7 +172,11 @@ def write_report(report: Report) -> None:
         files = [f"paths/motion_{i + 1}_{k + 1:02d}.mrc" for k in range(len(volumes))]
         for file, volume in zip(files, volumes, strict=True):
             write_mrc(folder / file, volume, voxel_A)
-        write_morph(folder / f"motion_{i + 1}.cxc", files, SURFACE_LEVEL * float(volumes.max()))
+        highest, maps = float(volumes.max()), report.path_maps[i]
+        if maps is not None:
+            files = [f"{maps.folder.name}/{VOLUMES}/{point}.mrc" for point in maps.table["point"]]
+            highest = float(maps.read()[0].max())
+        write_morph(folder / f"motion_{i + 1}.cxc", files, SURFACE_LEVEL * highest)
 
 
 def describe_resolutions(report: Report) -> dict[str, str]:
@@ -195,51 +251,3 @@ def write_truth_scores(out: Path, comparison: TruthComparison) -> None:
     """Write the columns ``quantity,value`` beside the figure folder ``out``: ``real_twin.csv`` beside ``real-twin``."""
     table = pd.DataFrame(comparison.scores.items(), columns=["quantity", "value"])
     write_table(out.with_name(f"{out.name.replace('-', '_')}.csv"), table, digits=4)
-
-
-def compare_path(
-    maps: Float[Tensor, "p box box box"], path: Float[Tensor, "p q"], answer: Answer, truth: Path | str
-) -> pd.DataFrame:
-    """Compare the maps at latents of a path with the true volumes.
-
-    The true volume of a point is the volume at the median true coordinates of the 200 nearest particles (:data:`FEWEST`). Each
-    map is aligned to the true volume.
-
-    Returns:
-        One row per point: ``point``, the true coordinate of each moving part, ``resolution_A`` at an FSC of 0.5 inside a mask
-        around the true volume, and ``correlation`` inside this mask with both volumes low-passed to this resolution. The
-        columns ``…_training_box`` state the same of the volume V(z) at the training box.
-    """
-    truth = Path(truth)
-    known = Truth.read(truth / "truth.npz")[answer.stack.rows]
-    settings = json.loads((truth / "config.json").read_text())
-    simulation = settings["simulation"]
-    motion = load_motion(simulation["molecule"], project_root() / "data")
-    _, frame = pose_errors(answer.predictions.rotations, known.rotations)
-    box = maps.shape[-1]
-    voxel_A = simulation["pixel_A"] * simulation["box"] / box
-    rows = []
-    for i, (volume, z) in enumerate(zip(maps, path, strict=True)):
-        near = latent_distances(answer.predictions.latents, z, answer.basis[1:]).argsort()[:FEWEST]
-        coordinates = known.coordinate[near].median(0).values
-        atoms = motion.move(coordinates.float())
-        true = density(atoms, simulation["box"], simulation["pixel_A"])
-        true = dampen(true[None], simulation["pixel_A"], envelope_of(settings))[0]
-        row: dict[str, float] = {"point": i + 1, **dict(zip(motion.names, coordinates.tolist(), strict=True))}
-        for name, found, size_A in (("", volume, voxel_A), ("_training_box", answer.volume(z), answer.voxel_A)):
-            limit_A, correlation = _agreement(found, crop_volumes(true, found.shape[-1]), size_A, frame)
-            row |= {f"resolution_A{name}": limit_A, f"correlation{name}": correlation}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _agreement(
-    found: Float[Tensor, "box box box"], true: Float[Tensor, "box box box"], voxel_A: float, frame: Frame
-) -> tuple[float, float]:
-    """Return the resolution of a volume in Å, and its correlation with the truth at this resolution."""
-    aligned, mask = place_volume(found, true, frame).apply(found), make_mask(true, voxel_A)
-    curve = fsc(aligned * mask, true * mask)
-    limit_A = resolution_A(curve, voxel_A)
-    band = (shell_frequencies(len(true), voxel_A) <= 1 / limit_A).float()
-    inside = [filter_shells(one, band)[mask > 0.5] for one in (aligned, true)]
-    return limit_A, float(torch.corrcoef(torch.stack(inside))[0, 1])

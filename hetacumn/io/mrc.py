@@ -38,12 +38,12 @@ def read_mrc(path: Path | str) -> tuple[Float[Tensor, "z y x"], float]:
 
 
 def write_volumes(folder: Path | str, volumes: Float[Tensor, "k z y x"], stem: str, voxel_A: float) -> None:
-    """Write volumes as ``<stem>1.mrc``, ``<stem>2.mrc``, … in a folder.
+    """Write volumes as ``<stem>1.mrc``, ``<stem>2.mrc``, … in a folder; ten or more have numbers of equal length, from 01 on.
 
-    The function removes files with higher numbers, which an earlier run with more volumes left.
+    The function removes other numbered files, which an earlier run with more or fewer volumes left.
     """
-    folder = make_folder(folder)
-    paths = [folder / f"{stem}{i}.mrc" for i in range(1, len(volumes) + 1)]
+    folder, digits = make_folder(folder), len(str(len(volumes)))
+    paths = [folder / f"{stem}{i:0{digits}d}.mrc" for i in range(1, len(volumes) + 1)]
     for path, volume in zip(paths, volumes, strict=True):
         write_mrc(path, volume, voxel_A)
     numbered = re.compile(re.escape(stem) + r"\d+\.mrc")
@@ -55,15 +55,14 @@ def write_volumes(folder: Path | str, volumes: Float[Tensor, "k z y x"], stem: s
 def read_volumes(folder: Path | str, stem: str) -> tuple[Float[Tensor, "k z y x"], float]:
     """Read the volumes that :func:`write_volumes` wrote, and their voxel size in Å.
 
-    Raises :class:`HetacumnError` if there is no such volume.
+    The numbers may have zeros in front. Raises :class:`HetacumnError` if there is no volume, or a number is missing.
     """
-    volumes: list[Tensor] = []
-    while (path := Path(folder) / f"{stem}{len(volumes) + 1}.mrc").is_file():
-        volume, voxel_A = read_mrc(path)
-        volumes.append(volume)
-    if not volumes:
-        raise HetacumnError(f"{path}: no such file; expected volumes numbered from 1")
-    return torch.stack(volumes), voxel_A
+    numbered = re.compile(re.escape(stem) + r"(\d+)\.mrc")
+    found = sorted((int(name[1]), path) for path in Path(folder).glob("*.mrc") if (name := numbered.fullmatch(path.name)))
+    if not found or [number for number, _ in found] != list(range(1, len(found) + 1)):
+        raise HetacumnError(f"{Path(folder) / stem}1.mrc: {len(found)} volumes; expected volumes numbered from 1 without gaps")
+    volumes, sizes_A = zip(*(read_mrc(path) for _, path in found), strict=True)
+    return torch.stack(volumes), sizes_A[0]
 
 
 def write_morph(path: Path | str, volumes: Sequence[Path | str], level: float) -> None:

@@ -66,6 +66,11 @@ def crop_volumes(volumes: Float[Tensor, "*batch size size size"], box: int) -> F
     return (narrow @ cropped.flatten(-2)).unflatten(-1, (box, box))
 
 
+def crop_large_volumes(volumes: Float[Tensor, "*batch size size size"], most: int) -> Float[Tensor, "*batch small small small"]:
+    """Fourier-crop volumes of more than ``most`` voxels per side to ``most``; return smaller volumes unchanged."""
+    return crop_volumes(volumes, most) if volumes.shape[-1] > most else volumes
+
+
 @lru_cache(maxsize=8)
 def _narrowing(size: int, box: int, device: torch.device) -> Float[Tensor, "{box} {size}"]:
     """Return the matrix that resamples ``size`` voxels of an axis to ``box``; it keeps frequencies below the new Nyquist."""

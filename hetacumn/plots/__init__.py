@@ -10,6 +10,7 @@ from hetacumn.plots.accuracy import accuracy_against_time, accuracy_lines, confu
 from hetacumn.plots.bars import ablation_bars, accuracy_bars, settled_bars, stage_bars, state_numbers
 from hetacumn.plots.distributions import (
     defocus_histogram,
+    energy_landscape,
     latent_density,
     latent_scatter,
     log_ratio_histogram,
@@ -22,15 +23,26 @@ from hetacumn.plots.images import particle_gallery, pictures
 from hetacumn.plots.lines import curves, mixture_scores, scaling, training_curves
 from hetacumn.plots.overview import Overview, overview
 from hetacumn.plots.spectra import fsc_curves, full_box_fsc, half_map_fsc, map_fsc, noise_spectrum
-from hetacumn.plots.surfaces import full_box_surfaces, map_surfaces, path_surfaces, volume_surfaces
-from hetacumn.plots.theme import CLASS_COLOURS, CLASS_MARKERS, DATASETS, DPI, METHODS, MethodStyle, in_order, save, style
+from hetacumn.plots.surfaces import full_box_surfaces, map_surfaces, path_movie, path_surfaces, volume_surfaces
+from hetacumn.plots.theme import (
+    CLASS_COLOURS,
+    CLASS_MARKERS,
+    DATASETS,
+    DPI,
+    METHODS,
+    MethodStyle,
+    in_order,
+    save,
+    save_movie,
+    style,
+)
 
 __all__ = [
-    "CLASS_COLOURS", "CLASS_MARKERS", "DATASETS", "DPI", "METHODS", "MethodStyle", "Overview", "in_order", "save", "style",
-    "ablation_bars", "accuracy_against_time", "accuracy_bars", "accuracy_lines", "confusion_matrix", "curves",
-    "defocus_histogram", "fsc_curves", "full_box_fsc", "full_box_surfaces", "half_map_fsc", "latent_density",
-    "latent_scatter", "log_ratio_histogram", "map_fsc",
-    "map_surfaces", "mixture_scores", "motion_scatter", "noise_spectrum", "overview", "particle_gallery", "path_surfaces",
-    "pictures", "pose_changes", "pose_error_histogram", "scaling", "settled_bars", "settled_shares", "stage_bars",
-    "state_numbers", "state_scores", "training_curves", "view_distribution", "volume_surfaces",
+    "CLASS_COLOURS", "CLASS_MARKERS", "DATASETS", "DPI", "METHODS", "MethodStyle", "Overview", "in_order", "save",
+    "save_movie", "style", "ablation_bars", "accuracy_against_time", "accuracy_bars", "accuracy_lines", "confusion_matrix",
+    "curves", "defocus_histogram", "energy_landscape", "fsc_curves", "full_box_fsc", "full_box_surfaces", "half_map_fsc",
+    "latent_density", "latent_scatter", "log_ratio_histogram", "map_fsc", "map_surfaces", "mixture_scores", "motion_scatter",
+    "noise_spectrum", "overview", "particle_gallery", "path_movie", "path_surfaces", "pictures", "pose_changes",
+    "pose_error_histogram", "scaling", "settled_bars", "settled_shares", "stage_bars", "state_numbers", "state_scores",
+    "training_curves", "view_distribution", "volume_surfaces",
 ]  # fmt: skip

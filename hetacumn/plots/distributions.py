@@ -105,6 +105,28 @@ def latent_density(latents: Float[np.ndarray, "n d"], path: Float[np.ndarray, "p
     return figure
 
 
+def energy_landscape(
+    energy_kT: Float[np.ndarray, "cells cells"], error_kT: Float[np.ndarray, "cells cells"], axes: Float[np.ndarray, "2 cells"]
+) -> Figure:
+    """Plot the energy of two motions (left) and its standard error (right) in kT as contours; NaN where they are unknown.
+
+    Args:
+        energy_kT: The negative logarithm of the density of particles, relative to the densest point.
+        error_kT: The standard error of the energy.
+        axes: The coordinates of the two motions, in standard deviations.
+    """
+    figure, panes = panels(1, 2, 3.0, sharey=True)
+    for pane, values, label, colours in (
+        (panes[0, 0], energy_kT, "−log density (kT), relative\nto the densest point", "viridis"),
+        (panes[0, 1], error_kT, "standard error (kT),\nbootstrap of the particles", "Greys"),
+    ):
+        figure.colorbar(pane.contourf(*axes, values.T, levels=12, cmap=colours), ax=pane, label=label, format="%.2g")
+        pane.set(xlabel="motion 1 (sd)")
+    panes[0, 0].contour(*axes, energy_kT.T, levels=np.arange(1, 20), colors="white", linewidths=0.5)
+    panes[0, 0].set_ylabel("motion 2 (sd)")
+    return figure
+
+
 def motion_scatter(
     found: Float[np.ndarray, "n m"], true: Float[np.ndarray, "n m"], names: Sequence[str], correlations: Sequence[float]
 ) -> Figure:

@@ -1,6 +1,6 @@
 """Volumes as surfaces."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from textwrap import fill
 
@@ -167,6 +167,25 @@ def path_surfaces(volumes: Float[np.ndarray, "p z y x"], max_volumes: int = 5, v
                 add_bar(axis, view, voxel_A)
     _name_rows_and_columns(figure, ["front", "side (90°)"], [f"volume {number + 1}" for number in numbers], (left, top, size))
     return figure
+
+
+def path_movie(volumes: Float[np.ndarray, "p z y x"], voxel_A: float) -> Iterator[Figure]:
+    """Show each volume along a path in a figure of its own, from the front (left) and from the side (right), for a movie.
+
+    Args:
+        volumes: Volumes in their order along the path.
+        voxel_A: The size of a voxel in Å.
+    """
+    front, level, size = principal_view(volumes), 0.25 * float(np.max(volumes)), 2.4
+    for number, volume in enumerate(volumes, 1):
+        figure = Figure(figsize=(2 * size, size + BAR_IN + 0.3), layout=None)
+        for column, view in enumerate((front, front.from_the_side())):
+            axis = add_panel(figure, column * size, 0.3, size)
+            show_surface(axis, volume, level, CLASS_COLOURS[0], view)
+            if column == 0:
+                add_bar(axis, view, voxel_A)
+        figure.text(0.5, 0.95, f"volume {number} of {len(volumes)}", ha="center", fontsize=9)
+        yield figure
 
 
 def add_panel(figure: Figure, left_in: float, top_in: float, size_in: float) -> Axes3D:

@@ -146,6 +146,24 @@ def save(figure: Figure, path: Path | str, title: str = "") -> None:
         small.save(temporary, optimize=True, dpi=(DPI, DPI))
 
 
+def save_movie(frames: Iterable[Figure], path: Path | str, seconds: float = 0.2) -> None:
+    """Write figures of equal size as a GIF that plays forwards and backwards without end, atomically.
+
+    Args:
+        frames: The figures.
+        path: The file.
+        seconds: The time that each figure is shown.
+    """
+    images = []
+    for frame in frames:
+        png = BytesIO()
+        frame.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+        images.append(Image.open(png).convert("RGB").quantize(64, dither=Image.Dither.NONE))
+    first, *others = images + images[-2:0:-1]
+    with atomic_path(path) as temporary:
+        first.save(temporary, format="GIF", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0)
+
+
 def panels(rows: int, columns: int, height_in: float, **options: Any) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
     """Create a figure as wide as the page, and its axes; ``options`` go to ``Figure.subplots``."""
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")

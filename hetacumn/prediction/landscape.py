@@ -1,18 +1,24 @@
-"""Axes of the latent space of a stack: independent motions, and paths along them or along the density of the particles."""
+"""Axes of the latent space of a stack, paths along them or along the density of the particles, and the energy landscape."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, dijkstra
 from scipy.spatial import cKDTree
 from sklearn.decomposition import FastICA
 from torch import Tensor
 
+CELLS = 100  # of the energy landscape along each axis
+WIDTHS = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6)  # candidates for the standard deviation of the kernel along an axis, in cells
+MARGIN = 0.1  # of the energy landscape around the particles, as a fraction of their range
+LEAST_PARTICLES = 5.0  # the energy is undefined where the kernel covers fewer particles
 NEIGHBOURS = 15  # particles to which a path can continue from a particle
 POWER = 4  # of the distance in the cost of a step: many short steps are cheaper than a long step across empty space
 LEAST_STEP = 1e-6  # sparse graphs treat a distance of zero as no edge
@@ -145,3 +151,60 @@ def _smooth(path: Float[Tensor, "m q"], points: int) -> Float[Tensor, "{points} 
     places, steps = torch.linspace(0, last, points, device=path.device), torch.arange(last + 1, device=path.device)
     widths = (torch.minimum(places, last - places) / 2).clamp(1e-3, SMOOTHING)
     return torch.softmax(-0.5 * ((places[:, None] - steps) / widths[:, None]).square(), 1) @ path
+
+
+@dataclass(frozen=True)
+class EnergyLandscape:
+    """The negative logarithm of the density of particles, in kT, on a grid of two coordinates.
+
+    The energy is a free energy only if the particles are an equilibrium ensemble, their selection does not depend on the
+    conformation, and the coordinates are exact; noise of the latents broadens each state and lowers barriers.
+
+    - ``energy_kT``: energy relative to the densest cell, by the cells of x and y; NaN where the particles are too few.
+    - ``error_kT``: its standard error, from a bootstrap of the particles.
+    - ``centres``: centres of the cells along x and y.
+    - ``bandwidth``: standard deviations of the Gaussian kernel along x and y.
+    """
+
+    energy_kT: Float[np.ndarray, "cells cells"]
+    error_kT: Float[np.ndarray, "cells cells"]
+    centres: Float[np.ndarray, "2 cells"]
+    bandwidth: tuple[float, float]
+
+
+def energy_landscape(coordinates: Float[np.ndarray, "n 2"], bootstraps: int = 100, seed: int = 0) -> EnergyLandscape:
+    """Estimate the energy landscape of particles by a Gaussian kernel density, with errors by a bootstrap.
+
+    Cross-validation between two random halves of the particles selects the width of the kernel along each axis.
+    A bootstrap sample draws as many particles as there are, with replacement.
+    """
+    low, high = coordinates.min(0), coordinates.max(0)
+    margin = MARGIN * np.maximum(high - low, 1e-12)
+    edges = np.linspace(low - margin, high + margin, CELLS + 1)
+    counts, _, _ = np.histogram2d(coordinates[:, 0], coordinates[:, 1], bins=(edges[:, 0], edges[:, 1]))
+    random, total = np.random.default_rng(seed), len(coordinates)
+    width = _choose_width(counts, random)
+    drawn = random.multinomial(total, counts.ravel() / total, size=bootstraps).reshape(-1, CELLS, CELLS)
+    density, *samples = (gaussian_filter(one.astype(float), width, mode="constant") for one in (counts, *drawn))
+    covered = 4 * np.pi * np.prod(width) * density  # effective number of particles under the kernel
+    energies = [-np.log(np.maximum(one, 1e-12) / one.max()) for one in (density, *samples)]
+    known = covered >= LEAST_PARTICLES
+    energy, error = (np.where(known, values, np.nan) for values in (energies[0], np.std(energies[1:], axis=0)))
+    size = edges[1] - edges[0]
+    return EnergyLandscape(
+        energy, error, edges[:-1].T + size[:, None] / 2, (width[0] * float(size[0]), width[1] * float(size[1]))
+    )
+
+
+def _choose_width(counts: Float[np.ndarray, "cells cells"], random: np.random.Generator) -> tuple[float, float]:
+    """Choose the widths of the kernel, in cells, by the likelihood of one random half of the particles given the other."""
+    first = random.binomial(counts.astype(int), 0.5).astype(float)
+    halves = (first, counts - first)
+
+    def likelihood(width: tuple[float, float]) -> float:
+        densities = (gaussian_filter(half, width, mode="constant") for half in halves)
+        return sum(
+            float((other * np.log(np.maximum(one, 1e-12))).sum()) for one, other in zip(densities, halves[::-1], strict=True)
+        )
+
+    return max(product(WIDTHS, WIDTHS), key=likelihood)

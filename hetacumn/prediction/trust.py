@@ -89,6 +89,14 @@ def doubts(classes: tuple[ClassTrust, ...]) -> list[str]:
     ]
 
 
+def class_names(classes: tuple[ClassTrust, ...], count: int) -> list[str]:
+    """Return the names of ``count`` classes for figures; a second line warns of poses that are not determined or not tested."""
+    faults = [
+        "" if one.is_determined else "\nnot tested" if one.settled is None else "\nposes not determined" for one in classes
+    ]
+    return [f"class {k + 1}{faults[k] if classes else ''}" for k in range(count)]
+
+
 def settled_of_images(classes: tuple[ClassTrust, ...], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Return the settled share of the class of each image; NaN for a class that is not tested. ``labels`` count from 0."""
     return torch.tensor([float("nan") if trust.settled is None else trust.settled for trust in classes])[labels]

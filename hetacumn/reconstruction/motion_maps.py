@@ -8,6 +8,7 @@ interrupted reconstruction continues with the first point that is not finished.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from hetacumn.io.mrc import read_mrc, write_morph, write_mrc
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.source_images import SourceImages
-from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.fourier import crop_large_volumes
 from hetacumn.reconstruction.kernel_maps import FEWEST, KernelRegression
 from hetacumn.reconstruction.maps import VOLUMES, OutputFolder, check_particles, digest_of, read_csv
 from hetacumn.reconstruction.reconstruct import Execution, ReconstructionSettings, show
@@ -65,6 +66,17 @@ class PathMaps:
         """Read the table of finished maps. Raises :class:`HetacumnError` if there is none."""
         return cls(Path(folder), read_csv(Path(folder) / POINTS, "the points of a path"))
 
+    @classmethod
+    def find(cls, folder: Path | str, path: Callable[[int], Float[Tensor, "p q"]]) -> PathMaps | None:
+        """Return the finished maps in a folder if they are those of a path; None if they are not, or if there are none.
+
+        ``path`` returns the latents of the path for a number of points.
+        """
+        if not (Path(folder) / POINTS).is_file():
+            return None
+        found = cls.open(folder)
+        return found if found._are_at(path(len(found.table))) else None
+
     @property
     def morph(self) -> Path:
         """The ChimeraX script that plays the maps as a morph."""
@@ -79,12 +91,10 @@ class PathMaps:
         names, maps = self.table["point"].tolist(), []
         for name in names:
             volume, voxel_A = read_mrc(self.folder / VOLUMES / f"{name}.mrc")
-            box = min(most or len(volume), len(volume))
-            maps.append(volume if box == len(volume) else crop_volumes(volume, box))
-        return torch.stack(maps), voxel_A * len(volume) / box
+            maps.append(crop_large_volumes(volume, most or len(volume)))
+        return torch.stack(maps), voxel_A * len(volume) / len(maps[0])
 
-    def belong_to(self, points: Float[Tensor, "_p _q"]) -> bool:
-        """Return whether the maps are those at the latents ``points``."""
+    def _are_at(self, points: Float[Tensor, "_p _q"]) -> bool:
         own = torch.from_numpy(self.table.filter(regex=r"^z\d+$").to_numpy()).float()
         return own.shape == points.shape and own.allclose(points, rtol=SAME_LATENT, atol=SAME_LATENT)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -21,10 +22,9 @@ from torch import Tensor
 from hetacumn import plots
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.project import project_root
-from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.fourier import crop_large_volumes
 from hetacumn.physics.rotations import to_euler
 from hetacumn.prediction.answer import Answer
-from hetacumn.reconstruction.motion_maps import POINTS as POINTS_TABLE
 from hetacumn.reconstruction.motion_maps import PathMaps
 from hetacumn.reconstruction.reconstruct import SELECTION
 from hetacumn.run.latent_plot import LatentPlot
@@ -187,12 +187,9 @@ class Explorer:
 
     def _take_path(self, ends: Float[Tensor, "2 q"]) -> None:
         """Show the path between two ends, with its maps at the full box if they exist."""
-        self.ends, self.path, self.path_maps = ends, self.run.density_path(ends, POINTS), None
-        if (self.path_folder() / POINTS_TABLE).is_file():
-            found = PathMaps.open(self.path_folder())
-            path = self.run.density_path(ends, len(found.table))
-            if found.belong_to(path):
-                self.path, self.path_maps = path, found
+        self.ends, path = ends, partial(self.run.density_path, ends)
+        self.path_maps = PathMaps.find(self.path_folder(), path)
+        self.path = path(POINTS if self.path_maps is None else len(self.path_maps.table))
         self._show_path()
 
     def _take_end(self, which: int) -> None:
@@ -246,9 +243,7 @@ class Explorer:
 
     def _make_selection_map(self) -> None:
         found = self.run.maps(rows=self.rows)
-        volume = found.maps[SELECTION] * found.masks[SELECTION]
-        if len(volume) > SHOWN_BOX:
-            volume = crop_volumes(volume, SHOWN_BOX)
+        volume = crop_large_volumes(found.maps[SELECTION] * found.masks[SELECTION], SHOWN_BOX)
         self.of_selection.show(volume, float(volume.max()))
         self.message.value = f"{len(self.rows):,} particles: {found.results[0].resolution_A:.1f} Å, in {found.folder}"
 
