@@ -19,7 +19,19 @@ from hetacumn.cli.main import main
 from hetacumn.io import star
 
 REPO = Path(__file__).resolve().parents[1]
-COMMANDS = ("train", "predict", "reconstruct", "report", "compare", "explore", "export", "simulate", "prepare", "run")
+COMMANDS = (
+    "train",
+    "predict",
+    "reconstruct",
+    "report",
+    "compare",
+    "explore",
+    "flip-hand",
+    "export",
+    "simulate",
+    "prepare",
+    "run",
+)
 QUICK = kills.QUICK | {"alone_steps": 60, "joint_epochs": 1.0, "batch": 50, "checkpoint_seconds": 60.0}
 needs_data = pytest.mark.skipif(not (REPO / "data/adk.npz").exists(), reason="data/ is absent: run `dvc pull`")
 

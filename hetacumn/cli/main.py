@@ -67,7 +67,7 @@ from hetacumn.cli.options import (
     Structures,
     Words,
 )
-from hetacumn.cli.results import compare, explore, export, reconstruct, report
+from hetacumn.cli.results import compare, explore, export, flip_hand, reconstruct, report
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.warning_lines import print_warnings_in_lines
 
@@ -143,7 +143,7 @@ def predict(
     say_next(out, ["report", out])
 
 
-for command in (reconstruct, report, compare, explore, export):
+for command in (reconstruct, report, compare, explore, flip_hand, export):
     app.command()(command)
 
 

@@ -23,6 +23,7 @@ Words = Annotated[list[str] | None, Argument(help="Arguments of python -m hetacu
 
 Out = Annotated[Path, Option(help="Folder for the results.")]
 FigureFolder = Annotated[Path | None, _option("Folder for the figures.", default="FOLDER/report")]
+FlippedFolder = Annotated[Path | None, _option("New folder for the mirrored result.", default="FOLDER_flipped")]
 ComparisonFolder = Annotated[Path | None, _option("Folder for the comparison.", default="FIRST/compared_SECOND")]
 StackFolder = Annotated[Path | None, _option("Folder for the stack.", default="results/DATASET/particles")]
 PreparedFolder = Annotated[Path | None, _option("Folder for the prepared images.", default="PARTICLES_BOXpx")]

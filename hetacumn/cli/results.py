@@ -1,4 +1,4 @@
-"""The commands that read predictions: reconstruct, report, compare, explore and export."""
+"""The commands that read predictions: reconstruct, report, compare, explore, flip-hand and export."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hetacumn.cli.options import (
     ComparisonFolder,
     Device,
     FigureFolder,
+    FlippedFolder,
     Label,
     LocalResolution,
     MapBox,
@@ -127,6 +128,17 @@ def explore(
                *([] if browser else ["--no-browser"])]  # fmt: skip
     print(f"JupyterLab opens {notebook}; press Ctrl-C to stop it", flush=True)
     os.execv(sys.executable, command)
+
+
+def flip_hand(folder: AnswerFolder, out: FlippedFolder = None, prepared: AnswerImages = None) -> None:
+    """Mirror volumes, maps and poses into a new folder."""
+    from hetacumn.run.hand import flip_hand
+
+    check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
+    out = out or folder.with_name(f"{folder.resolve().name}_flipped")
+    check_folders(out=out)
+    flip_hand(open_answer(folder, prepared), out)
+    say_next(out, ["report", out])
 
 
 def export(

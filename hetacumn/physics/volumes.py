@@ -49,6 +49,11 @@ def rotate(
     )[0, 0]
 
 
+def mirror(volumes: Float[Tensor, "*batch box box box"]) -> Float[Tensor, "*batch box box box"]:
+    """Mirror volumes at the origin: ``W(x) = V(-x)``. The plane of index 0 along an axis has no mirror plane and stays."""
+    return volumes.flip(-3, -2, -1).roll((1, 1, 1), (-3, -2, -1))
+
+
 def recentred(volumes: Float[Tensor, "*batch box box box"]) -> Float[Tensor, "*batch box box box"]:
     """Shift volumes so that the centre of mass of each volume is at the origin.
 

@@ -27,8 +27,7 @@ from hetacumn.physics.rotations import to_euler
 from hetacumn.prediction.answer import Answer
 from hetacumn.reconstruction.motion_maps import PathMaps
 from hetacumn.reconstruction.reconstruct import SELECTION
-from hetacumn.run.latent_plot import LatentPlot
-from hetacumn.run.surface_view import CONTOUR, SurfaceView
+from hetacumn.run.views import CONTOUR, LatentPlot, SurfaceView
 from hetacumn.search.subspace import volumes_at
 
 SHOWN = 7  # number of images of a selection to show

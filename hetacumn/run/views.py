@@ -1,4 +1,4 @@
-"""An interactive plot of the latent space, drawn by plotly in the browser: particles, a path, and a selection."""
+"""Interactive views in the browser: the latent space with a path and a selection (plotly), and surfaces of volumes (k3d)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import k3d
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float, Int
 from matplotlib.path import Path as Outline
+from torch import Tensor
 
 from hetacumn import plots
 
+CONTOUR = 0.25  # contour level of a surface, as a fraction of the largest density
+DISTANCE = 0.9  # distance of the camera, in units of the field of view
 PATH_COLOUR = plots.CLASS_COLOURS[4]
 NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"  # in the outline of a lasso
 
@@ -90,3 +94,48 @@ def _inside(outlines: Iterable[Mapping[str, Any]], points: Float[np.ndarray, "n 
             corners = np.array([(one[x], one[y]) for x, y in (("x0", "y0"), ("x1", "y0"), ("x1", "y1"), ("x0", "y1"))])
         found |= Outline(corners).contains_points(points)
     return found
+
+
+class SurfaceView:
+    """A plot of one surface, seen along -y with z up. All volumes have the same field of view of ``extent_A`` Å.
+
+    - ``plot``: the widget.
+    - ``surface``: the object of k3d; None until the first volume.
+    """
+
+    def __init__(self, extent_A: float, colour: str, height_px: int = 400) -> None:
+        self.extent_A, self.colour, self.contour = extent_A, colour, CONTOUR
+        self.plot = k3d.plot(
+            height=height_px, grid_visible=False, menu_visibility=False, camera_auto_fit=False, axes_helper=0.0
+        )
+        self.plot.camera = [0.0, -DISTANCE * extent_A, 0.2 * DISTANCE * extent_A, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]  # from, at, up
+        self.surface: k3d.objects.MarchingCubes | None = None
+        self._highest = 1.0
+
+    def show(self, volume: Float[Tensor, "box box box"], highest: float) -> None:
+        """Show the surface at ``contour`` times the density ``highest``; it replaces the surface before."""
+        self._highest, field = highest, volume.numpy().astype(np.float32)
+        if self.surface is None:
+            half = self.extent_A / 2
+            self.surface = k3d.marching_cubes(
+                field,
+                level=self.contour * highest,
+                color=int(self.colour[1:], 16),
+                flat_shading=False,
+                bounds=[-half, half] * 3,
+            )
+            self.plot += self.surface
+        else:
+            with self.surface.hold_sync():
+                self.surface.scalar_field, self.surface.level, self.surface.visible = field, self.contour * highest, True
+
+    def set_contour(self, fraction: float) -> None:
+        """Set the contour level, as a fraction of the largest density."""
+        self.contour = fraction
+        if self.surface is not None:
+            self.surface.level = fraction * self._highest
+
+    def clear(self) -> None:
+        """Hide the surface."""
+        if self.surface is not None:
+            self.surface.visible = False
