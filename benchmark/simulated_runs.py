@@ -89,7 +89,7 @@ def run_once(
         method: a name under ``methods`` in params.yaml.
         seed: the seed of training.
         device: cpu or cuda; empty for CUDA where available.
-        classes: number of classes; None for the number of states of the truth, 0 to find it.
+        classes: number of classes; None for the true number of states, 0 to let the start find the number.
         share: fraction of the images to train on; None for the fraction in params.yaml.
         overrides: settings that replace those of params.yaml.
 

@@ -1,17 +1,17 @@
 """The number of states that the *ab initio* start finds, against the true number.
 
-The stacks are those of stop_sign.py, whose suffix `-junk` means 40 % of images without a particle, and mixtures of different
-molecules, `mixture<species>-<images of a species>`, for which the script selects the route `independent`. For each stack and
-seed the script simulates the images, trains `em` without a number of classes on all images, and predicts all images. It writes
-benchmark/states.csv, with one row per run:
+Names of stacks are those of stop_sign.py; the suffix `-junk` means that 40 % of the images contain no particle. The names
+`mixture<species>-<images of a species>` are mixtures of different molecules, for which the script selects the route
+`independent`. For each stack and seed the script simulates the images, trains `em` on all images without a given number of
+classes, and predicts all images. It writes benchmark/states.csv, with one row per run:
 
 - `states`: the true number of states.
-- `found`: the number of classes that the start found; images without a particle often form a class of their own.
-- `volumes`, `reason`: number of volumes of the last start, and the reason for `found`.
-- `accuracy`: share of the images with a particle in a class whose images mostly have the same state.
+- `found`: the number of states that the start found. Images without a particle often form a state of their own.
+- `volumes`, `reason`: the number of volumes of the returned start, and the reason for `found`.
+- `accuracy`: fraction of the images with a particle whose state is the most frequent state of their class.
 
-A run whose row is in the table is not repeated; delete its row to score it again, and its folder in results/benchmark/states to
-run it again.
+The script does not repeat a run whose row is in the table. Delete the row to score the run again, and also its folder in
+results/benchmark/states to repeat the run.
 
 Usage, after `make data`: python benchmark/states.py
 A quick trial: python benchmark/states.py --stacks adk-snr100-600 --box 48 --out /tmp/trial --table /tmp/trial/t.csv
@@ -44,10 +44,10 @@ STACKS = [
 
 
 def read_stack(name: str, molecules: dict) -> tuple[Simulation, dict | None]:
-    """Return the settings of a stack, and the settings of training that differ from the default settings.
+    """Return the settings of the simulation of a stack, and the training settings that differ from the defaults.
 
     Raises:
-        HetacumnError: the name is not the name of a stack.
+        HetacumnError: there is no stack with this name.
     """
     parts = re.fullmatch(r"mixture(\d+)-(\d+)", name)
     return (read_name(name, molecules), None) if parts is None else (mixture(int(parts[1]), int(parts[2])), SETTINGS)

@@ -1,20 +1,20 @@
 """Starts with information beside the images: given poses, fixed true poses, and reference maps.
 
 The script simulates datasets of benchmark/params.yaml, trains `em`, and predicts all images with the grade `searched`. It
-writes benchmark/users.csv, with one row per measured quantity: its value, and the value that it needs to reach.
+writes benchmark/users.csv, with one row per quantity: the measured value, and the required value.
 
-- `given_poses_*_accuracy`: with poses that have a median error of 2°; needs the accuracy of the start from images alone in
-  benchmark/results.csv.
-- `given_poses_*_time_share`: processor time of that start, as a share of the time of the start from images alone in
-  benchmark/results.csv; needs to be at most 0.333.
-- `given_poses_*_error_deg`: median rotation error of the start's poses; needs to be at most 2°.
-- `fixed_true_poses_*_accuracy`: with the true poses, kept; needs the Bayes bound at known poses minus 0.01.
-- `reference_*_accuracy`: the pose search begins with one state, low-passed to 40 Å; needs the accuracy of the start from images
-  alone minus 0.005.
-- `wrong_reference_*_warnings`: number of warnings of a start from a map of another molecule; needs 1.
+- `given_poses_*_accuracy`: accuracy with given poses that have a median error of 2°. Required: at least the accuracy of the
+  start from images alone in benchmark/results.csv.
+- `given_poses_*_time_share`: processor time of the start from these poses, divided by the time of the start from images alone
+  in benchmark/results.csv. Required: at most 0.333.
+- `given_poses_*_error_deg`: median rotation error of the poses after the start. Required: at most 2°.
+- `fixed_true_poses_*_accuracy`: accuracy with fixed true poses. Required: at least the Bayes bound at known poses minus 0.01.
+- `reference_*_accuracy`: accuracy of a start from the map of one state, low-passed to 40 Å. Required: at least the accuracy of
+  the start from images alone minus 0.005.
+- `wrong_reference_*_warnings`: number of warnings of a start from a map of another molecule. Required: 1.
 
-A quantity whose row is in the table is not measured again; delete its row and its folder in results/benchmark/users to measure
-it again.
+The script does not repeat a measurement whose rows are in the table. Delete the rows and the folder in results/benchmark/users
+to repeat the measurement.
 
 Usage, after `make data`: python benchmark/users.py
 A quick trial: python benchmark/users.py --particles 400 --out /tmp/trial --table /tmp/trial/t.csv
@@ -59,7 +59,7 @@ CPU = DeviceRequest("cpu")
 
 @dataclass(frozen=True)
 class Bench:
-    """The options of a run: settings, folder of the runs, number of images (None: as in the settings)."""
+    """The options of the script: settings, folder of the runs, and number of images (None: as in the settings)."""
 
     params: dict
     out: Path
@@ -73,10 +73,10 @@ class Bench:
         return simulate_once(settings, name, 0, self.out / name)
 
     def run(self, known: SimulatedDataset, name: str, initial: InitialSettings, error_deg: float = 0.0) -> Path:
-        """Train and predict with information beside the images; return the folder of the run.
+        """Train and predict with given poses or a reference map; return the folder of the run.
 
-        The poses in the table have the median rotation error ``error_deg``. ``seconds.json`` contains the processor time of the
-        start.
+        The poses in the particle table have the median rotation error ``error_deg``. The function writes the processor time of
+        training to ``seconds.json``.
         """
         folder = make_folder(known.folder / name)
         table, chosen = write_posed(known, folder / "posed.star", error_deg), self.params["stack"]
@@ -91,7 +91,7 @@ class Bench:
 
 
 def write_posed(known: SimulatedDataset, path: Path, error_deg: float) -> Path:
-    """Write the table of a dataset with true poses, rotated at random by the median angle ``error_deg``; return its path."""
+    """Write the particle table of a dataset with true poses plus random rotations of median ``error_deg``; return its path."""
     if not path.exists():
         table, truth = read_table(known.star), known.truth
         particles = table.particles.copy()
@@ -108,7 +108,7 @@ def score(known: SimulatedDataset, folder: Path) -> float:
 
 
 def baseline(name: str) -> pd.Series:
-    """Return the row of the start from images alone in benchmark/results.csv."""
+    """Return the row of the method `em` (start from images alone, seed 0) in benchmark/results.csv."""
     table = pd.read_csv(project_root() / "benchmark/results.csv")
     settings = Simulation.of_dataset(read_params(project_root() / "benchmark/params.yaml"), name)
     chosen = (table["dataset"] == name.split("-")[0]) & (table["snr"] == settings.snr)
@@ -117,7 +117,7 @@ def baseline(name: str) -> pd.Series:
 
 
 def measure_given(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
-    """Measure the start from given poses with errors: value and needed value by quantity."""
+    """Measure the start from given poses with errors; return the measured and the required value of each quantity."""
     known, alone = bench.dataset(name), baseline(name)
     folder = bench.run(known, "given", InitialSettings("given"), ERROR_DEG)
     seconds = read_json(folder / "seconds.json", "the time of a start")["processor_seconds"]
@@ -131,14 +131,14 @@ def measure_given(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
 
 
 def measure_fixed(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
-    """Measure the start at the true poses."""
+    """Measure the start at fixed true poses."""
     known = bench.dataset(name)
     folder = bench.run(known, "fixed", InitialSettings("fixed"))
     return {f"fixed_true_poses_{name}_accuracy": (score(known, folder), baseline(name)["bound_known_pose"] - 0.01)}
 
 
 def measure_reference(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
-    """Measure the start from the first state of the molecule."""
+    """Measure the start from the true volume of the first state."""
     known = bench.dataset(name)
     folder = bench.run(known, "reference", InitialSettings(reference=str(known.star.parent / "truth_class1.mrc")))
     return {f"reference_{name}_accuracy": (score(known, folder), baseline(name)["accuracy"] - 0.005)}
@@ -164,7 +164,7 @@ MEASURES = {
     "reference_adk-snr100-3k": (measure_reference, "adk-snr100-3k"),
     "wrong_reference_adk-snr100-3k": (measure_wrong_reference, "adk-snr100-3k"),
     "given_poses_spliceosome-snr10": (measure_given, "spliceosome-snr10"),
-}  # each measures quantities whose names begin with its name
+}  # the names of the quantities of a measurement begin with its key
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -127,7 +127,7 @@ def test_a_wrong_setting_is_refused_without_the_imports_of_training(tmp_path):
     (["predict", "table.star", "--grade", "searched"], "results/mine: no start.safetensors; expected a folder with an ab"),
     (["predict", "table.star", "--grade", "refind"], "--grade is 'refind'; did you mean refined?"),
     (["report", "."], ".: no predictions.star; expected a folder with predictions"),
-    (["export", ".", "--to", "x"], "expected either --rows, or --class, --min-gain or both"),
+    (["export", ".", "--to", "x"], "expected --rows, or at least one of --class and --min-gain"),
     (["export", ".", "--to", "x", "--rows", "absent.txt"], "absent.txt: no such file; expected a text file of row numbers"),
     (["simulate", "adq", "--set", "train.rate=1"], "--set train.rate=1: this command does not read this setting"),
     (["train", "table.star", "--set", "methods=3"], "--set methods=3: methods is 3; expected a mapping of names to values"),

@@ -73,13 +73,13 @@ def test_a_flat_table_states_the_pixel_size_in_three_ways(folder, columns):
 
 def test_contradicting_pixel_sizes_are_reported(folder):
     path = rewritten(folder, {"rlnPixelSize": ["1.5"] * 5 + ["3.0"] * 3})
-    with pytest.warns(UserWarning, match="row 6: pixel size 3 Å by rlnPixelSize, and 1.5 Å elsewhere in the file; using 1.5 Å"):
+    with pytest.warns(UserWarning, match="row 6: pixel size 3 Å from rlnPixelSize, and 1.5 Å from other columns; using 1.5 Å"):
         assert (star.read_table(path).pixel_sizes() == 1.5).all()
     path = rewritten(folder, {"rlnImagePixelSize": "2.0"}, drop=["rlnPixelSize"])
-    with pytest.warns(UserWarning, match="row 1: pixel size 2 Å by rlnImagePixelSize, and 1.5 Å"):
-        assert (star.read_table(path).pixel_sizes() == 1.5).all()  # RELION takes the size of the optics group
+    with pytest.warns(UserWarning, match="row 1: pixel size 2 Å from rlnImagePixelSize, and 1.5 Å"):
+        assert (star.read_table(path).pixel_sizes() == 1.5).all()  # as in RELION, the size of the optics group counts
     path = flat(folder, rlnImagePixelSize="2.0", rlnDetectorPixelSize=5.0, rlnMagnification=1e4)
-    with pytest.warns(UserWarning, match="pixel size 5 Å by rlnDetectorPixelSize and rlnMagnification, and 2 Å elsewhere"):
+    with pytest.warns(UserWarning, match="pixel size 5 Å from rlnDetectorPixelSize and rlnMagnification, and 2 Å from"):
         assert (star.read_table(path).pixel_sizes() == 2.0).all()
 
 
@@ -90,7 +90,7 @@ def test_origins_in_pixels_beside_an_optics_table_are_converted_and_do_not_survi
     found = written(folder, path)
     assert not {"rlnOriginX", "rlnOriginY"} & set(found.particles) and (found.numbers("rlnOriginXAngst") == -1).all()
     path = rewritten(folder, {"rlnOriginX": 4.0, "rlnOriginXAngst": 9.0})
-    with pytest.warns(UserWarning, match="row 1: rlnOriginX is 6 Å, and rlnOriginXAngst is 9.0*; using rlnOriginXAngst"):
+    with pytest.warns(UserWarning, match="row 1: rlnOriginX is 6 Å, but rlnOriginXAngst is 9.0*; using rlnOriginXAngst"):
         assert (star.read_table(path).numbers("rlnOriginXAngst") == 9).all()
 
 
@@ -107,7 +107,7 @@ def two_rows(folder, **second):
 def test_an_optics_group_with_two_meanings_is_refused_and_a_repeated_row_is_not(folder):
     assert len(star.read_table(two_rows(folder)).optics) == 1
     with pytest.raises(
-        HetacumnError, match="row 2: optics group 1 again, and rlnImagePixelSize is not 1.5.* but 3.0; expected"
+        HetacumnError, match="row 2: optics group 1 has rlnImagePixelSize 3.0, and 1.5.* in an earlier row; expected"
     ):
         star.read_table(two_rows(folder, rlnImagePixelSize="3.0"))
 
@@ -115,7 +115,7 @@ def test_an_optics_group_with_two_meanings_is_refused_and_a_repeated_row_is_not(
 def test_joined_files_are_refused(folder):
     text = (folder / "a.star").read_text()
     (folder / "a.star").write_text(text + text)
-    with pytest.raises(HetacumnError, match="2 tables of particles and 2 of optics groups; expected one of each"):
+    with pytest.raises(HetacumnError, match="2 tables of particles and 2 tables of optics groups; expected one of each"):
         star.read_table(folder / "a.star")
 
 
@@ -151,7 +151,7 @@ def test_scale_and_b_factor_damp_the_ctf(folder):
     path = rewritten(folder, {"rlnCtfScalefactor": 0.5, "rlnCtfBfactor": 200.0})
     per_A2 = (k / PIXEL_A).square().sum(1)
     torch.testing.assert_close(optics_of(star.read_table(path)).ctf(k), 0.5 * plain.ctf(k) * torch.exp(-200 * per_A2 / 4))
-    with pytest.warns(UserWarning, match="rlnCtf(Scale|B)factor is .* and damps the CTFs"):
+    with pytest.warns(UserWarning, match="rlnCtf(Scale|B)factor is .*; the CTF includes it"):
         stack = prepare_stack(path, folder / "prepared", SETTINGS, progress=False)
     again = optics_of(star.read_table(stack.star), PIXEL_A)
     torch.testing.assert_close(again.ctf(k), optics_of(star.read_table(path)).ctf(k))
@@ -208,7 +208,7 @@ def test_one_image_under_two_names_is_refused(folder, name):
     (folder / "link.mrcs").symlink_to(folder / "stack.mrcs")
     names = [f"{i + 1:06d}@stack.mrcs" for i in range(N)]
     path = rewritten(folder, {"rlnImageName": [*names[:5], name, *names[6:]]})
-    with pytest.raises(HetacumnError, match="row 6 names image 3 of .*stack.mrcs, which row 3 names too; expected every image"):
+    with pytest.raises(HetacumnError, match="row 6 names image 3 of .*stack.mrcs, as row 3 does; expected every image"):
         prepare_stack(path, folder / "prepared", SETTINGS, progress=False)
     assert not (folder / "prepared").exists()
 
@@ -217,7 +217,7 @@ def test_one_image_under_two_names_is_refused(folder, name):
 
 
 def mrc_bytes(images: np.ndarray, order: str = "<", mode: int = 2, ext: bytes = b"", **fields: int | float) -> bytes:
-    """Return an MRC stack, written by hand; ``fields`` are 4-byte words of the header by offset, as ``at_<offset>``."""
+    """Return the bytes of an MRC stack; ``fields`` are 4-byte words of the header, named ``at_<offset>``."""
     header = np.zeros(HEADER_BYTES // 4, f"{order}i4")
     header[:4] = *images.shape[::-1], mode
     header[7:10] = *images.shape[1:], 1
@@ -250,7 +250,7 @@ def test_bytes_are_unsigned_if_the_header_says_so(tmp_path, fields, unsigned):
 
 
 @pytest.mark.parametrize("fields, ext, message", [
-    ({}, b"x" * 3 * 4096, r"stack.mrcs: \d+ bytes; expected \d+, 8 images as its header says: the header does not count"),
+    ({}, b"x" * 3 * 4096, r"stack.mrcs: \d+ bytes; expected \d+ for the 8 images of its header, which does not count"),
     ({"at_8": 5}, b"", "row 6 names image 6 of .*stack.mrcs, which holds 5"),
     ({"at_92": 1024}, b"", "truncated"),
     ({"at_12": 154285104}, b"", "mode 154285104 .little-endian. or -?[0-9]+ .big-endian.; expected 0, 1, 2, 6 or 12"),
@@ -274,7 +274,7 @@ def test_a_pointer_of_git_lfs_is_named(folder, name, what):
 
 
 def cs_rows(n: int = N, extra=()) -> np.ndarray:
-    """Return a cryoSPARC table of ``stack.mrcs`` with the optics of all particles equal, and further fields."""
+    """Return a cryoSPARC table of ``stack.mrcs`` with equal optics for all particles, and with further fields."""
     numbers = {"blob/psize_A": PIXEL_A, "ctf/accel_kv": 300, "ctf/cs_mm": 2.7, "ctf/amp_contrast": 0.1, "ctf/df1_A": 1e4,
                "ctf/df2_A": 1e4, "ctf/df_angle_rad": 0, "ctf/phase_shift_rad": 0}  # fmt: skip
     rows = np.zeros(n, [("uid", "<u8"), ("blob/path", "S12"), ("blob/idx", "<u4"), ("blob/shape", "<u4", (2,)),
@@ -322,7 +322,7 @@ def test_beam_tilt_of_a_cs_file_belongs_to_the_optics_groups(folder):
 
 
 def aligned(rows):
-    """Return a table with an alignment at the end, and fields of other jobs."""
+    """Return a table with the fields of an alignment at its end, and with fields of other jobs."""
     fields = [("alignments3D/shift", "<f4", (2,)), ("alignments3D/pose", "<f4", (3,)), ("alignments3D/psize_A", "<f4"),
               ("alignments3D/class", "<u4"), ("alignments3D/split", "<u4"), ("pick_stats/ncc_score", "<f4"),
               ("x/path", "S3")]  # fmt: skip
@@ -370,7 +370,7 @@ def test_cryosparc_tools_reads_the_predictions(folder):
 
 
 def split_fields(path, rows, beside):
-    """Write a table without its CTF, and the CTF of further particles, in another order, to ``beside``; return both paths."""
+    """Write a table without CTF, and to ``beside`` the CTF of its and other particles in another order; return both paths."""
     ctf = [name for name in rows.dtype.names if name.startswith("ctf/")]
     rest = [name for name in rows.dtype.names if name not in ctf]
     own = np.empty(len(rows) - 2, [(name, rows.dtype[name]) for name in rest])
@@ -390,7 +390,7 @@ def test_fields_of_the_passthrough_file_are_joined_by_uid(folder, name, beside):
     rows = cs_rows()
     rows["ctf/df1_A"] = 1e4 + np.arange(N)
     path, other = split_fields(folder / name, rows, folder / beside)
-    with pytest.warns(UserWarning, match=f"ctf/df1_A.* are taken from {beside}, by uid"):
+    with pytest.warns(UserWarning, match=f"ctf/df1_A.* are read from {beside}, by uid"):
         table = star.read_table(path)
     assert table.numbers("rlnDefocusU").tolist() == (1e4 + np.arange(N - 2)).tolist()
     stack = prepare_stack(path, folder / "prepared", SETTINGS, progress=False)
@@ -428,7 +428,7 @@ def test_the_file_of_a_cryosparc_group_is_refused(folder):
 def test_stack_names_that_relion_reads_as_maps_are_reported(folder):
     (folder / "stack.mrcs").rename(folder / "stack.mrc")
     path = rewritten(folder, {"rlnImageName": [f"{i + 1}@stack.mrc" for i in range(N)]})
-    with pytest.warns(UserWarning, match="stack stack.mrc does not end in .mrcs, as RELION expects"):
+    with pytest.warns(UserWarning, match="the name of stack stack.mrc does not end in .mrcs, as RELION expects"):
         written(folder, path)
 
 

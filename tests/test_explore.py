@@ -92,7 +92,7 @@ def test_the_contour_is_a_fraction_of_the_largest_density_along_the_path(explore
 
 @pytest.mark.parametrize("axes", ("principal axes", "independent motions"))
 def test_the_path_is_drawn_among_the_particles(explorer, axes):
-    """The path through the latents of two particles passes through the points of these particles, in any axes."""
+    """In any axes, a path between the latents of two particles passes through the points of these particles."""
     explorer.axes.value = axes
     for button, row in ((explorer.begin, 3), (explorer.end, 8)):
         explorer.choose([row])
@@ -151,7 +151,7 @@ def test_colours_and_axes_change_the_plot(explorer):
 
 
 def outlined(explorer: Explorer, *outlines: dict) -> None:
-    """Act like the browser after the user has drawn outlines with the lasso or the box."""
+    """Do what the browser does after the user has drawn outlines with the lasso or the box."""
     explorer.latent_plot.figure.plotly_relayout({"selections": list(outlines)})
 
 
@@ -173,7 +173,7 @@ def test_a_selection_keeps_its_particles_when_the_axes_change(explorer):
     rows = explorer.rows.tolist()
     explorer.axes.value = "independent motions"
     assert explorer.rows.tolist() == rows == list(explorer.latent_plot.figure.data[0].selectedpoints)
-    assert not explorer.latent_plot.figure.layout.to_plotly_json()["selections"]  # the outline belongs to the axes before
+    assert not explorer.latent_plot.figure.layout.to_plotly_json()["selections"]  # the outline was drawn in the earlier axes
 
 
 def test_no_selection_shows_no_volume(explorer):

@@ -62,7 +62,7 @@ def test_a_start_at_fixed_true_poses_keeps_them_and_finds_the_states(toy, at_tru
     found = classify(start.latents, 2)
     assert accuracy(found.labels, toy.classes) >= 0.98
     volumes = volumes_at(found.centres, start.basis)
-    for k in (0, 1):  # in the frame of the poses, without alignment
+    for k in (0, 1):  # in the frame of the given poses, without alignment
         curves = torch.stack([fsc(volume, toy.volumes[k])[1:7].min() for volume in volumes])
         assert curves.max() > 0.85
 

@@ -122,7 +122,7 @@ def test_a_path_between_separate_states_visits_the_state_between_them():
     latents = torch.cat([centre + 0.2 * torch.randn(200, 2, generator=generator) for centre in centres])
     path = density_path(latents, centres[[0, 2]], 30, volumes(1, 1)[1:])
     near = (torch.cdist(path, centres) < 0.8).sum(0)
-    assert (near >= 3).all() and near.sum() >= 0.6 * len(path)  # most points are where the particles are
+    assert (near >= 3).all() and near.sum() >= 0.6 * len(path)  # most points are near particles
 
 
 @pytest.mark.parametrize("latents", (torch.zeros(40, 2), torch.rand(2, 2), torch.rand(1, 2)), ids=("equal", "two", "one"))

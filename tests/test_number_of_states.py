@@ -1,4 +1,4 @@
-"""The number of states of a start, counted in latents with a known answer and in images of a toy molecule."""
+"""The number of states of a start, in latents with a known number of states and in images of a toy molecule."""
 
 import numpy as np
 import pytest
@@ -14,11 +14,11 @@ from hetacumn.common.settings import with_settings
 from hetacumn.particles.observations import StackFingerprint
 from hetacumn.search.subspace import LatentPosterior
 
-PRECISION = 400.0  # of the likelihood of an image, per latent unit squared
+PRECISION = 400.0  # precision of the likelihood of an image, per squared unit of the latents
 
 
 def make_sample(centres, count=400, spread=0.05, noise=0.0, seed=0):
-    """Latents around centres, image noise included; the last tenth of each cluster is held out."""
+    """Return latents around centres, with image noise; the last tenth of each cluster is held out."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.as_tensor(centres, dtype=torch.float64)
     labels = torch.arange(count * len(centres)) % len(centres)
@@ -51,7 +51,9 @@ def test_images_with_wrong_poses_form_no_state():
     true, sample = make_sample([[0.0, 0.0], [2.0, 0.0], [1.0, 2.0]])
     third = np.isclose(true.numpy(), [1.0, 2.0], atol=0.5).all(1)
     searched = true.clone()
-    searched[torch.from_numpy(third)] -= torch.tensor([1.0, 2.0]).double()  # with right poses they fit the first volume
+    searched[torch.from_numpy(third)] -= torch.tensor(
+        [1.0, 2.0]
+    ).double()  # at the right poses, these images fit the first volume
     assert count_states(sample, likelihoods(true[sample.held]), most=6) == 3
     assert count_states(sample, likelihoods(searched[sample.held]), most=6) == 2
 
@@ -63,7 +65,7 @@ def test_one_state_of_varying_contrast_is_one_state():
     held = np.arange(3000) % 10 == 0
     sample = LatentSample(z.numpy(), np.zeros((2, 2)), ~held, held)
     mixture = number_of_states._density(sample, 12, seed=0)
-    assert mixture.n_components > 2  # the skewed density of the first state takes several Gaussians
+    assert mixture.n_components > 2  # the skewed density of the first state needs several Gaussians
     assert count_states(sample, likelihoods(z[held]), most=12) == 2
 
 
@@ -110,14 +112,14 @@ def test_the_start_finds_two_states_of_a_toy_and_keeps_the_number_in_its_file(bl
     config = with_settings(QUICK, {"volumes": 0, "components": 0, "held_out": 0.2, "division": {"turns": 0}})
     start = ab_initio(toy.data, config, seed=0, log=lines.append)
     assert start.number.states == 2 and start.number.volumes == 4 and len(start.basis) == 5
-    assert lines[-1] == "ab initio: found 2 states; of 4 volumes, held-out images need 2"
+    assert lines[-1] == "ab initio: found 2 states; held-out images need 2 of 4 volumes"
     stack = StackFingerprint.of(toy.data)
     save_start(tmp_path / "start.safetensors", start, stack, {})
     assert load_start(tmp_path / "start.safetensors", stack).number == start.number
 
 
 def test_the_number_of_volumes_doubles_while_they_explain_more(blobs, monkeypatch):
-    """A start of one volume finds one state of one; the start of two volumes shares its consensus."""
+    """The start of one volume finds one state; the start of two volumes reuses the consensus volume."""
     toy, steps, lines = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 300, 16, snr=1.0), {}, []
     monkeypatch.setattr(number_of_states, "FIRST_VOLUMES", 1)
     config = with_settings(BRIEF, {"volumes": 0})

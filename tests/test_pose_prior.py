@@ -1,4 +1,4 @@
-"""Refinement near given poses: the estimated errors are the true ones, and good poses of noisy images stay good."""
+"""Refinement of given poses: the estimated errors are the true errors, and accurate poses of noisy images stay accurate."""
 
 import pytest
 import torch

@@ -133,7 +133,7 @@ def test_bad_input_is_named(source, tmp_path):
 def test_particles_are_selected_by_their_gain():
     some = replace(predictions(["a", "b", "c", "d"]), log_ratios=torch.tensor([3.0, -1.0, 50.0, 3.0]))
     assert some.rows_with_gain(3).tolist() == [0, 2, 3] and some.rows_with_gain(-9).tolist() == [0, 1, 2, 3]
-    with pytest.raises(HetacumnError, match="no particle has a gain of 51 nats; expected up to 50"):
+    with pytest.raises(HetacumnError, match="no particle has a gain of 51 nats; expected at most 50"):
         some.rows_with_gain(51)
-    with pytest.raises(HetacumnError, match="no log-likelihood gains; expected a prediction of another grade than encoder"):
+    with pytest.raises(HetacumnError, match="no log-likelihood gains; expected predictions of another grade than encoder"):
         replace(some, log_ratios=None).rows_with_gain(3)

@@ -1,4 +1,4 @@
-"""A reference map: resampling, scale, the start from it, and the warning of a wrong one."""
+"""Reference maps: resampling, scale, the start from a reference, and the warning of a wrong reference."""
 
 import warnings
 
@@ -79,10 +79,12 @@ def test_a_start_from_one_state_stays_in_its_frame_without_a_warning(toy):
 def test_a_wrong_reference_is_said_in_one_line_and_left(toy):
     other = Blobs(8, width=0.09).moved(shift=(0.1, 0.1, 0.0)).volume(BOX)
     volume, said = begin(toy, other)
-    assert len(said) == 1 and said[0].startswith("map.mrc: explains") and "the start continues without it" in said[0]
+    assert len(said) == 1 and said[0].startswith("map.mrc: explains") and "the start continues without the reference" in said[0]
     grid = QUICK.poses(BOX, torch.device("cpu"))
     truth = toy.volumes.mean(0)
-    assert explained_share(toy.data[:100], volume, truth, RADIUS, grid) > 0.9  # although the reference was wrong
+    assert (
+        explained_share(toy.data[:100], volume, truth, RADIUS, grid) > 0.9
+    )  # the start finds the volume in spite of the wrong reference
 
 
 def test_unusable_references_are_refused_in_one_line(tmp_path):
@@ -95,9 +97,9 @@ def test_unusable_references_are_refused_in_one_line(tmp_path):
         InitialSettings(reference=str(tmp_path / "flat.mrc")).check_files("table.star")
     with mrcfile.new(tmp_path / "unsized.mrc") as mrc:
         mrc.set_data(np.zeros((8, 8, 8), np.float32))
-    with pytest.raises(HetacumnError, match="unsized.mrc: voxel size 0 Å; expected the voxel size in the header"):
+    with pytest.raises(HetacumnError, match="unsized.mrc: voxel size 0 Å; expected a voxel size above 0 in the header"):
         InitialSettings(reference=str(tmp_path / "unsized.mrc")).check_files("table.star")
-    with pytest.raises(HetacumnError, match="expected none, because poses 'given' needs no search"):
+    with pytest.raises(HetacumnError, match="expected none, because poses 'given' exclude a pose search"):
         InitialSettings("given", "map.mrc")
     with pytest.raises(HetacumnError, match="lowpass_A is -3.0; expected a resolution above 0 Å"):
         InitialSettings(lowpass_A=-3.0)

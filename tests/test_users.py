@@ -1,4 +1,4 @@
-"""benchmark/users.py: the given poses have the stated error, each measure has a baseline, and no measure runs twice."""
+"""benchmark/users.py: given poses have the stated error, each dataset has a baseline, and no measurement runs twice."""
 
 from pathlib import Path
 

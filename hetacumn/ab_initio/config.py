@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hetacumn.particles.observations import Observations
 
 Grid = tuple[int, int]  # a rotation grid: HEALPix nside, and the number of in-plane rotations
-FEWEST_COMPONENTS = 4  # of a subspace
+FEWEST_COMPONENTS = 4  # smallest number of components of a subspace
 LARGEST_BATCH = 5.0  # largest batch for low-signal images, in units of ``batch``
 
 
@@ -76,7 +76,7 @@ class SearchGrid:
 
     - ``rotations``: HEALPix nside and number of in-plane rotations; the spacing of (4, 24) is 15°.
     - ``extent``: largest shift along x and y, as a fraction of the box; the default is 1.5 px of a box of 32 px. The start
-      multiplies it by 2 or 3 if the images ask for it (:mod:`~hetacumn.ab_initio.evidence`).
+      multiplies it by 2 or 3 if this raises the evidence of the images (:mod:`~hetacumn.ab_initio.evidence`).
     - ``step_px``: largest spacing of the shifts, in pixels, for a search that takes the likeliest pose.
     - ``fine_step_px``: largest spacing of the shifts, in pixels, for a search in which poses compete and for the last EM.
     """
@@ -183,7 +183,7 @@ FAINT_SEARCH = SearchEffort(early_radii=(0.35,) * 4, last_radii=(0.45,) * 8, com
 
 
 def components_for(volumes: int) -> int:
-    """Return the number of components of a subspace of volumes: K different volumes span K - 1 dimensions; at least 4."""
+    """Return the number of components of a subspace of K volumes, which span K - 1 dimensions: K - 1, but at least 4."""
     return max(FEWEST_COMPONENTS, volumes - 1)
 
 
@@ -191,8 +191,8 @@ def components_for(volumes: int) -> int:
 class AbInitioConfig:
     """Settings of the *ab initio* start.
 
-    - ``volumes``: number K of volumes of the K-class route; 0 to find it. A training run sets it to its ``classes``.
-    - ``components``: number of components of the linear subspace; 0 for ``volumes`` - 1, but at least 4 (``latent_dim``).
+    - ``volumes``: number K of volumes of the K-class route; 0 to find the number. A training run sets it to its ``classes``.
+    - ``components``: number of components of the linear subspace; 0 for ``volumes`` - 1, but at least 4. It is ``latent_dim``.
     - ``routes``: ``classes``, ``consensus`` or both, between which the log-likelihood of held-out images chooses; or
       ``independent``, for different molecules.
     - ``held_out``: fraction of the images that no fit uses.

@@ -1,7 +1,7 @@
-"""Choices by the evidence of images: the extent of the shift grid, and the volumes that a stack needs.
+"""Selection by the evidence of images: the extent of the shift grid, and the volumes that a stack needs.
 
-The evidence of an image is its likelihood, averaged over the poses of a grid or over the volumes of a mixture. It falls if a
-grid or a mixture becomes larger without becoming better.
+The evidence of an image is its mean likelihood over the poses of a grid, or over the volumes of a mixture. A larger grid or
+mixture without better poses or volumes has a lower evidence.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from hetacumn.particles.observations import Observations
 from hetacumn.search.grid import search_grid
 
 SAMPLE = 500  # images, evenly spaced in the stack
-LARGEST_FACTOR = 3  # of the shift grid, in units of the extent of the settings
-LARGEST_EXTENT = 0.25  # of the shift grid, as a fraction of the box; a larger extent of the settings stays as it is
-SHIFT_ERRORS = 1.0  # standard errors by which a wider shift grid must raise the evidence
-NEEDED_NATS = 1.0  # least mean loss of the images of a volume, if the volume goes
+LARGEST_FACTOR = 3  # largest extent of the shift grid, in units of the extent in the settings
+LARGEST_EXTENT = 0.25  # largest extent, as a fraction of the box; a larger extent in the settings is not changed
+SHIFT_ERRORS = 1.0  # a wider shift grid must raise the mean evidence by this number of standard errors
+NEEDED_NATS = 1.0  # a volume is needed if its images lose at least this mean log-likelihood without it
 
 
 def is_significant(gain: Float[Tensor, " m"], errors: float = 2.0) -> bool:
-    """Return whether the mean gain of images is larger than ``errors`` standard errors of the mean."""
+    """Return whether the mean ``gain`` over images is larger than ``errors`` standard errors of the mean."""
     return bool(gain.mean() > errors * gain.std() / len(gain) ** 0.5)
 
 
@@ -32,7 +32,7 @@ def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], conf
     """Return the factor of ``config.grid.extent`` with the highest mean evidence of a sample of images under a volume.
 
     If the grid is too small, images that are off centre get wrong poses and then form classes of their own. A grid that is too
-    large costs time. All grids have the same spacing. The function stops at the first factor whose gain is not significant.
+    large costs time. All grids have the same spacing. The function stops at the first factor without a significant gain.
     """
     band = data.evenly_spaced(SAMPLE).within(config.consensus.radius[1] * data.plane.box)
 
@@ -54,7 +54,7 @@ def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], conf
 def choose(scores: Float[Tensor, "n v"], most: int) -> list[int]:
     """Choose at most ``most`` volumes by the log-likelihood ``scores`` of images under each volume.
 
-    The volume whose removal costs the least evidence goes first, then the next one, until ``most`` are left.
+    The function removes the volume whose removal costs the least evidence, and repeats this until ``most`` volumes are left.
     """
     kept = list(range(scores.shape[1]))
     while len(kept) > most:
@@ -69,7 +69,7 @@ def mixed_evidence(scores: Float[Tensor, "n v"], rounds: int = 50) -> Float[Tens
 
 
 def mixture_log_shares(scores: Float[Tensor, "n v"], rounds: int) -> Float[Tensor, " v"]:
-    """Estimate the log weights of a mixture of volumes by EM, from the log-likelihoods ``scores`` of images."""
+    """Estimate the log weights of a mixture of volumes by EM; ``scores`` are log-likelihoods of images under each volume."""
     log_share = scores.new_zeros(scores.shape[1]) - math.log(scores.shape[1])
     for _ in range(rounds):
         log_share = (scores + log_share).log_softmax(1).logsumexp(0) - math.log(len(scores))
@@ -77,10 +77,11 @@ def mixture_log_shares(scores: Float[Tensor, "n v"], rounds: int) -> Float[Tenso
 
 
 def needed_volumes(scores: Float[Tensor, "m k"]) -> list[int]:
-    """Return the indices of the volumes that held-out images need, from their log-likelihood ``scores`` under each volume.
+    """Return the indices of the volumes that held-out images need, from the log-likelihood ``scores`` under each volume.
 
-    The volume whose removal costs the least goes, one by one, until its images lose :data:`NEEDED_NATS` or more on average, and
-    the mean loss of all images is significant. The images of a volume are those that it fits best.
+    The function removes the volume whose removal costs the least evidence, and repeats this. It stops if the images of this
+    volume would lose :data:`NEEDED_NATS` or more on average, and the mean loss of all images would be significant. An image
+    belongs to the volume of its highest log-likelihood.
     """
     scores, kept = scores.double().cpu(), list(range(scores.shape[1]))
     while len(kept) > 1:

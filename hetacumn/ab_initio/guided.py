@@ -1,18 +1,18 @@
-"""The start with information beside the images: from given poses, or from a reference map.
+"""The start from given poses, or from a reference map.
 
-*Reference.* EM of all images begins with the reference map, low-passed, instead of random volumes. The usual start follows.
-A wrong reference explains the images within its low-pass radius worse than the volume that EM makes of it. The start then warns
-and begins with random volumes.
+*Reference.* EM of all images begins with the low-passed reference map instead of random volumes. The other steps are those of
+the start from images alone. EM of the images turns a wrong reference into a volume that explains the images much better,
+within the low-pass radius. The start then warns and begins again with random volumes.
 
-*Given poses.* Particles of a consensus refinement have poses. The start from given poses needs no search: at known poses,
+*Given poses.* A consensus refinement has determined the poses, so that the start needs no search. At known poses,
 probabilistic PCA fits the mean volume and the components without wrong local optima, however large the motions are. The start
 
 1. back-projects the images at the given poses to the mean volume,
 2. fits the subspace at these poses,
 3. alternates between Gauss-Newton steps of poses and latents and fits of the subspace, unless the poses are fixed. The steps
-   have a prior about the given poses (:mod:`~hetacumn.search.pose_prior`): they move bad poses far and good poses little.
+   have a prior about the given poses (:mod:`~hetacumn.search.pose_prior`), so that accurate poses change little.
 
-The frame and the hand are those of the given poses. The start does not search for missed volumes.
+The start keeps the frame and the hand of the given poses. It does not search for missed volumes.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from hetacumn.search.refinement import Tangent
 from hetacumn.search.state import State
 
 ROUTE = "given"  # the route of a start from given poses
-RIGHT = 0.9  # least share of the evidence that the right reference explains
+RIGHT = 0.9  # a reference is right if it explains at least this share of the evidence
 SAMPLE = 500  # images that test the reference
-ROUNDS = 1  # alternations between pose steps and fits, before the last one
+ROUNDS = 1  # rounds of pose steps and a fit, before the last round
 
 
 def guided_start(
@@ -59,7 +59,7 @@ def guided_start(
     done: Mapping[str, Tensors] | None = None,
     keep: Callable[[str, Tensors], object] | None = None,
 ) -> Start:
-    """Compute the start with the information ``initial``; without information it is the start from images alone.
+    """Compute the start from the poses or the reference map in ``initial``, or from images alone without them.
 
     See :func:`~hetacumn.ab_initio.number_of_states.ab_initio` for ``done`` and ``keep``.
     """
@@ -99,8 +99,8 @@ class ReferenceRun(AbInitioRun):
     reference: Reference
 
     def _consensus(self, guess: Float[Tensor, "box box box"] | None = None) -> Tensors:
-        """Fit the consensus volume by EM from the reference; from random volumes if the reference is wrong."""
-        if guess is not None:  # the fit before was in a narrower shift grid
+        """Fit the consensus volume by EM from the reference, or from random volumes if the reference is wrong."""
+        if guess is not None:  # a second fit, in a wider shift grid
             return super()._consensus(guess)
         config, box, seen = self.config, self.data.plane.box, self.data[self.fit]
         radius = min(self.reference.radius, config.consensus.radius[1] * box)
@@ -111,7 +111,7 @@ class ReferenceRun(AbInitioRun):
         share = explained_share(seen.evenly_spaced(SAMPLE), reference, volume, radius, config.poses(box, volume.device))
         found = f"{self.reference.name}: explains {100 * share:.0f} % of the evidence of the images at low resolution"
         if share < RIGHT:
-            warnings.warn(f"{found}; it may show another molecule; the start continues without it", stacklevel=2)
+            warnings.warn(f"{found}; it may show another molecule; the start continues without the reference", stacklevel=2)
             self.progress.total += schedule.steps
             return super()._consensus()
         self.steps.log(found)
@@ -121,7 +121,7 @@ class ReferenceRun(AbInitioRun):
 
 @dataclass(kw_only=True)
 class PosedRun(AbInitioRun):
-    """A start from the poses ``given`` of all images; ``is_fixed`` keeps these poses."""
+    """A start from the poses ``given`` of all images, which it keeps if ``is_fixed``."""
 
     given: Poses
     is_fixed: bool
@@ -139,7 +139,7 @@ class PosedRun(AbInitioRun):
         return replace(start, scores={ROUTE: float(self.held_evidence(start).mean())}, shift_extent=self.config.grid.extent)
 
     def _fit_given(self) -> Start:
-        """Back-project the images at the given poses, and fit the subspace from this mean volume."""
+        """Back-project the images at the given poses to the mean volume, and fit the subspace from this volume."""
         config, data, box = self.config, self.data, self.data.plane.box
         self.progress.set_postfix_str("subspace at the given poses")
         mean = back_project(data[self.fit], self.given[self.fit]) * soft_sphere(box, device=data.y.device)
@@ -160,17 +160,17 @@ class PosedRun(AbInitioRun):
         held, radius = self.held, self.config.refine.fit
         state = State(self.given[held], start.latents[held])
         prior = fit_prior(self.data[held], Tangent(start.basis, self.config.padding), state, radius)
-        self.steps.log(f"errors of the given poses: about {prior.rotation_deg:.2g}° and {prior.shift_px:.2g} px per axis")
+        self.steps.log(f"errors of the given poses: sd {prior.rotation_deg:.2g}° and {prior.shift_px:.2g} px per axis")
         return {"prior": torch.tensor([prior.rotation_deg, prior.shift_px])}
 
     def _widen(self, start: Start) -> None:
-        """Widen the shift grid, which predictions use, if the images ask for it."""
+        """Widen the shift grid for later predictions if this raises the evidence of the images."""
         seen = self.data[self.usable]
         chosen = self._once("shift extent", lambda: {"factor": torch.tensor(choose_factor(seen, start.basis[0], self.config))})
         self.config = self.config.with_extent(int(chosen["factor"]) * self.config.grid.extent)
 
     def _finish(self, start: Start) -> Start:
-        """Do the last fit, after the last pose steps unless the poses are fixed."""
+        """Refine the poses a last time unless they are fixed, and do the last fit."""
         refine, steps = self.config.refine, 2 * self.config.subspace_steps
         self.progress.set_postfix_str("last fit")
         if self.is_fixed:

@@ -1,19 +1,19 @@
 """The *ab initio* start with a given number of volumes, or with as many as the images need.
 
-If the number of states is not given, the start fits 6 volumes and counts the states among them. If it finds as many states as
-volumes, it starts again with twice as many, up to :data:`MOST_VOLUMES`. It stops when a start finds fewer states than volumes,
-or does not raise the log-likelihood of held-out images.
+If the number of states is not given, the start fits 6 volumes and counts the states. If it finds at least as many states as
+volumes, it fits twice as many volumes, up to :data:`MOST_VOLUMES`. It stops if it finds fewer states than volumes, or if more
+volumes do not raise the log-likelihood of held-out images.
 
 :func:`count_states` counts in three steps:
 
-1. *Density.* A Gaussian mixture describes the density of the latents. Held-out images choose the number of its components.
-2. *Evidence.* The volumes at the means of the components compete for held-out images, whose poses are searched under each
-   volume. A component goes if its images lose less than a nat without its volume
-   (:func:`~hetacumn.ab_initio.evidence.needed_volumes`). This step removes groups of images with wrong poses: such images fit
-   the volume of their state once their poses are searched again.
+1. *Density.* A Gaussian mixture describes the density of the latents. The density of held-out images selects the number of
+   components.
+2. *Evidence.* The poses of held-out images are searched under the volume at the mean of each component. A component is removed
+   if its images lose less than a nat without its volume (:func:`~hetacumn.ab_initio.evidence.needed_volumes`). This step
+   removes components of images with wrong poses: with new poses, these images fit the volume of their true state.
 3. *Peaks.* One state may need several components, for example for images of different contrast. Two components are one state
-   unless the density between them falls below :data:`DIP` of the lower peak. The density is taken along the ridgeline (Ray &
-   Lindsay 2005), after the noise of the latents is removed from the covariances.
+   unless the density between them falls below :data:`DIP` of the lower peak. The density is computed along the ridgeline (Ray &
+   Lindsay 2005), after the noise of the latents has been subtracted from the covariances.
 
 Images without the molecule often form a peak of their own, which counts as a state.
 """
@@ -45,12 +45,12 @@ from hetacumn.search.subspace import LatentPosterior, infer_latents, volumes_at
 
 BeginRun = Callable[..., AbstractContextManager[AbInitioRun]]  # with the arguments ``config`` and ``steps``
 
-FIRST_VOLUMES, MOST_VOLUMES = 6, 64  # of a start that finds the number of states
-FEWEST_PER_VOLUME = 60  # images per volume, for more than FIRST_VOLUMES
+FIRST_VOLUMES, MOST_VOLUMES = 6, 64  # numbers of volumes of the first and of the last start
+FEWEST_PER_VOLUME = 60  # images per volume of a start with more than FIRST_VOLUMES
 SPREADS = ("full", "tied")  # one covariance per component of a mixture, or one for all components
 FEWEST_HELD = 20  # held-out images; fewer images cannot choose between mixtures
 MISSES = 2  # the search for more components ends after this number of mixtures without a significant gain
-DIP = 0.8  # highest density between two states, as a fraction of the lower peak
+DIP = 0.8  # two states have a density between them of at most this fraction of the lower peak
 RIDGE_POINTS = 41  # points of a ridgeline at which the density is computed
 LEAST_SPREAD = 0.02  # least variance of a component along an axis, as a fraction of its mean variance
 
@@ -66,17 +66,17 @@ def ab_initio(
     """Reconstruct a linear subspace of volumes from images alone.
 
     If ``config.volumes`` is 0, the function finds the number of states. ``log`` receives lines of text about the progress.
-    ``keep`` receives the name and the tensors of each step as it ends. ``done`` holds these tensors by step, from an
-    interrupted run with the same images, settings and seed; the steps in ``done`` are not repeated. On a CPU the result is
-    bitwise equal to the result of an uninterrupted run.
+    ``keep`` receives the name and the tensors of each step at its end. ``done`` contains these tensors, by the names of the
+    steps, from an interrupted run with the same images, settings and seed; the function does not repeat these steps. On a CPU
+    the result is bitwise equal to the result of an uninterrupted run.
     """
     return start_with(partial(begin, data, seed=seed), data, config, Steps(log, done or {}, keep))
 
 
 def start_with(begin_run: BeginRun, data: Observations, config: AbInitioConfig, steps: Steps) -> Start:
-    """Compute a start with ``config.volumes`` volumes, or with as many as the images need if this number is 0.
+    """Compute a start with ``config.volumes`` volumes; if this number is 0, find the number of states.
 
-    ``begin_run`` begins a run with given settings and steps.
+    ``begin_run`` begins a run for given settings and steps.
     """
     config = config.adapted_to(data)
     if not config.volumes:
@@ -86,10 +86,10 @@ def start_with(begin_run: BeginRun, data: Observations, config: AbInitioConfig, 
 
 
 def _find_number(begin_run: BeginRun, images: int, config: AbInitioConfig, steps: Steps) -> Start:
-    """Fit more and more volumes until they outnumber the states; return the start with the number of states."""
+    """Fit more and more volumes until they outnumber the states; return the start, which states the number of states."""
     found, made = dict(steps.done), steps.keep
 
-    def keep(name: str, tensors: Tensors) -> None:  # the next start repeats no step that the numbers of volumes share
+    def keep(name: str, tensors: Tensors) -> None:  # the next start does not repeat shared steps
         found[name] = tensors
         if made is not None:
             made(name, tensors)
@@ -106,7 +106,7 @@ def _find_number(begin_run: BeginRun, images: int, config: AbInitioConfig, steps
                 return _found(best, replace(number, reason=reason), steps)
             best, evidence, number = start, higher, StateNumber(_count(run, start), volumes)
         if number.states < volumes:
-            reason = f"of {volumes} volumes, held-out images need {number.states}"
+            reason = f"held-out images need {number.states} of {volumes} volumes"
             return _found(best, replace(number, reason=reason), steps)
     full = f"a start fits at most {MOST_VOLUMES} volumes"
     few = f"{images} images are too few for more than {counts[-1]} volumes"
@@ -120,7 +120,7 @@ def _found(start: Start, number: StateNumber, steps: Steps) -> Start:
 
 
 def _volume_counts(images: int) -> list[int]:
-    """Return the numbers of volumes to fit, one after the other, to a number of images."""
+    """Return the numbers of volumes of successive starts, for a number of images."""
     counts = [min(FIRST_VOLUMES, images)]
     while counts[-1] < MOST_VOLUMES and 2 * counts[-1] * FEWEST_PER_VOLUME <= images:
         counts.append(min(2 * counts[-1], MOST_VOLUMES))
@@ -147,7 +147,7 @@ class LatentSample:
     """Latents of images, in double precision.
 
     - ``means``: posterior means of z.
-    - ``noise``: mean covariance of the part of ``means`` that image noise causes.
+    - ``noise``: mean covariance that image noise adds to ``means``.
     - ``fit``: marks the images to which mixtures are fitted.
     - ``held``: marks the held-out images.
     """
@@ -161,7 +161,7 @@ class LatentSample:
     def of(cls, posterior: LatentPosterior, fit: Bool[Tensor, " n"], held: Bool[Tensor, " n"]) -> LatentSample:
         """Take the sample from the posterior of z under the prior N(0, I).
 
-        A posterior of covariance S shrinks z towards 0. Image noise then contributes S - S² to the covariance of its mean.
+        A posterior with covariance S shrinks z towards 0. Image noise then contributes S - S² to the covariance of the mean.
         """
         covariances = posterior.precision.double().inverse()
         noise = (covariances - covariances @ covariances).mean(0)
@@ -189,7 +189,7 @@ def count_states(
 
 
 def _density(sample: LatentSample, most: int, seed: int) -> GaussianMixture:
-    """Fit the Gaussian mixture of the highest held-out density, with the fewest components that the gain justifies."""
+    """Fit Gaussian mixtures; return the smallest mixture without a significant gain of held-out density by more components."""
     fitted, held = sample.means[sample.fit], sample.means[sample.held]
     best, highest, misses = None, torch.empty(0), 0
     for count in component_counts(min(most, len(fitted) // 2)):
@@ -205,7 +205,7 @@ def _density(sample: LatentSample, most: int, seed: int) -> GaussianMixture:
 
 
 def component_counts(most: int) -> list[int]:
-    """Return the numbers of components to try, up to ``most``: every number up to 8, then steps of about an eighth."""
+    """Return the numbers of components to try, up to ``most``: all numbers up to 16, then with steps of about an eighth."""
     counts = [1]
     while (following := counts[-1] + max(1, counts[-1] // 8)) <= most:
         counts.append(following)
@@ -228,7 +228,7 @@ def _without_noise(covariance: Float[np.ndarray, "q q"], noise: Float[np.ndarray
 
 
 def _least_density(mixture: GaussianMixture, spreads: list[np.ndarray], i: int, j: int) -> float:
-    """Return the least density along the ridgeline between two components, as a fraction of the lower of its two ends."""
+    """Return the least density on the ridgeline between two components, divided by the lower density of its ends."""
     first, second = np.linalg.inv(spreads[i]), np.linalg.inv(spreads[j])
     line = np.stack([
         np.linalg.solve((1 - a) * first + a * second, (1 - a) * first @ mixture.means_[i] + a * second @ mixture.means_[j])

@@ -1,4 +1,4 @@
-"""The result of the *ab initio* start, its file, and the files of the finished steps of an interrupted start."""
+"""The result of a start, its file, and the files of the finished steps of an interrupted start."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Tensors = dict[str, Tensor]  # by name
 SHARED_STEPS = ("consensus", "shift extent", "consensus, wide shifts")  # steps that do not depend on the number of volumes
 START, MODEL = "start.safetensors", "model.safetensors"
 UNDER_WAY = "start_under_way"
-START_NAMES = {"volumes": "classes", "components": "latent_dim"}  # names of the training settings
+START_NAMES = {"volumes": "classes", "components": "latent_dim"}  # setting of a start: training setting that sets it
 
 
 @dataclass(frozen=True)
 class StateNumber:
-    """The number of states of a start, the number of volumes that it fitted, and the reason for the number."""
+    """The number of states of a start, the number of fitted volumes, and the reason for the number of states."""
 
     states: int
     volumes: int
@@ -74,7 +74,7 @@ class Start:
 def save_start(path: Path, start: Start, stack: StackFingerprint, settings: dict) -> None:
     """Write a start as safetensors, with the fingerprint of its stack.
 
-    ``settings`` are its settings, from :meth:`~hetacumn.network.config.TrainConfig.start_settings`.
+    ``settings`` are the settings of the start, from :func:`~hetacumn.network.training.start_settings`.
     """
     facts = {
         "route": start.route,
@@ -88,7 +88,7 @@ def save_start(path: Path, start: Start, stack: StackFingerprint, settings: dict
 
 
 def load_start(path: Path, stack: StackFingerprint | None = None) -> Start:
-    """Read a start. Raises :class:`HetacumnError` if ``stack`` is given and is not the stack of the start."""
+    """Read a start. Raises :class:`HetacumnError` if ``stack`` is given and the start was computed from another stack."""
     tensors, facts = read_tensors(path)
     if stack is not None:
         check_stack(path, facts, stack)
@@ -122,12 +122,12 @@ def check_stack(path: Path, facts: dict, stack: StackFingerprint) -> None:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of a start, of which finished ones are kept and not repeated.
+    """The steps of a start. Finished steps are kept and not repeated.
 
     - ``log``: receives lines of text about the progress.
     - ``done``: the tensors of finished steps, by name.
     - ``keep``: receives the name and the tensors of each step as it ends; None keeps nothing.
-    - ``label``: begins the names of all steps that depend on the number of volumes.
+    - ``label``: prefix of the names of all steps that depend on the number of volumes.
     """
 
     log: Callable[[str], object]

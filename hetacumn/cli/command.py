@@ -65,10 +65,9 @@ def open_answer(folder: Path, prepared: Path | None) -> Answer:
 
 
 def export_particles(answer: Answer, to: Path, rows: Path | None, number: int | None, least_gain: float | None) -> list[Path]:
-    """Export the particles of the row numbers in a text file, or of a class and above a gain, with their volume.
+    """Export selected particles with their volume, and return the files.
 
-    Returns:
-        The files.
+    Either ``rows``, a text file of row numbers, selects the particles, or the class ``number`` and the least gain in nats.
     """
     import numpy as np
 

@@ -30,9 +30,9 @@ PreparedFolder = Annotated[Path | None, _option("Folder for the prepared images.
 
 Classes = Annotated[int | None, _option("Number of classes.", default="as many as the images need")]
 PredictedClasses = Annotated[int | None, _option("Number of classes.", default="as in training")]
-Poses = Annotated[str | None, _option("search, given or fixed.", default="search")]
+Poses = Annotated[str | None, _option("Poses: search, given or fixed.", default="search")]
 Reference = Annotated[Path | None, _option("Initial map, an MRC file.", metavar="FILE", default="none")]
-LowPass = Annotated[float | None, _option("Low-pass of --reference in Å.", "--lowpass", default="40")]
+LowPass = Annotated[float | None, _option("Low-pass of the map, in Å.", "--lowpass", default="40")]
 Box = Annotated[int | None, _option("Fourier-cropped box in pixels; even.", default="32")]
 Seed = Annotated[int | None, _option("Seed of all random numbers.", default="0")]
 
@@ -73,7 +73,7 @@ Motions = Annotated[int, Option(help="Number of independent motions to show.", m
 Browser = Annotated[bool, Option(help="Open JupyterLab in a browser.")]
 Port = Annotated[int, Option(help="Port of JupyterLab on this machine; 0: any free port.", min=0, max=65535)]
 
-Stem = Annotated[Path, _option("Output files STEM.star, STEM.mrc and so on.", "--to", metavar="STEM")]
+Stem = Annotated[Path, _option("Output files STEM.star, STEM.mrc, ….", "--to", metavar="STEM")]
 ClassNumber = Annotated[int | None, _option("Class to export, counted from 1.  [default: all]", "--class")]
 MinGain = Annotated[float | None, _option("Least log-likelihood gain, in nats.", "--min-gain", default="no limit")]
 Rows = Annotated[Path | None, _option("Text file of rows of predictions.star, from 1.", metavar="FILE")]

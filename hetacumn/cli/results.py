@@ -151,7 +151,7 @@ def export(
 ) -> None:
     """Write selected particles (STAR, .cs) and their volume (MRC)."""
     if (class_ is None and min_gain is None) == (rows is None):
-        raise HetacumnError("expected either --rows, or --class, --min-gain or both")
+        raise HetacumnError("expected --rows, or at least one of --class and --min-gain")
     if rows is not None:
         check_is_file(rows, "a text file of row numbers")
     check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")

@@ -18,7 +18,7 @@ from hetacumn.common.errors import HetacumnError
 if TYPE_CHECKING:
     import pandas as pd
 
-POINTER = b"version https://git-lfs.github.com/spec/"  # first bytes of a file that stands for data in Git LFS
+POINTER = b"version https://git-lfs.github.com/spec/"  # first bytes of a pointer file of Git LFS
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk or the quota is full, or the file exceeds the size limit
 
 
@@ -42,7 +42,7 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 
 def refuse_pointer(path: str | os.PathLike, what: str) -> None:
-    """Raise :class:`HetacumnError` if a file cannot be read, or is a pointer of Git LFS in place of the expected ``what``."""
+    """Raise :class:`HetacumnError` if a file cannot be read, or is a pointer file of Git LFS and not the expected ``what``."""
     path = Path(path)
     try:
         with open(path, "rb") as file:

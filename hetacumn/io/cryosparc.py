@@ -1,4 +1,4 @@
-"""CryoSPARC particle tables (.cs): reading into one flat table with RELION's column names, and writing of new alignments."""
+"""CryoSPARC particle tables (.cs): read into one flat table with RELION's column names, and written with new alignments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COLUMNS = [
     ("rlnImagePixelSize", "blob/psize_A", 1.0),
 ]
 
-LONGEST_HEADER = 2**20  # bytes; NumPy's limit of 10,000 bytes is less than the header after a classification into 16 classes
+LONGEST_HEADER = 2**20  # bytes; NumPy's default limit is 10,000, and a classification into 16 classes has a longer header
 NUMBERS, TEXT = "fiu", "SU"  # kinds of NumPy dtypes
 OPTIONAL = ("alignments3D", "ctf/anisomag", "ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/bfactor", "ctf/exp_group_id",
             "location")  # fmt: skip
@@ -50,7 +50,7 @@ _EXPECTED: list[tuple[str, str, tuple[int, ...]]] = [
     ("alignments3D/pose", NUMBERS, (3,)), ("alignments3D/shift", NUMBERS, (2,)), ("alignments3D/psize_A", NUMBERS, ()),
 ]  # fmt: skip
 
-#: Fields of an alignment, which are added to a table without alignments: dtype, shape and value of every particle.
+#: Fields of an alignment, for a table without alignments: dtype, shape and initial value.
 _ALIGNMENT = {
     "split": ("<u4", (), 0), "shift": ("<f4", (2,), 0), "pose": ("<f4", (3,), 0), "psize_A": ("<f4", (), 0),
     **{name: ("<f4", (), 0) for name in ("error", "error_min", "resid_pow", "slice_pow", "image_pow", "cross_cor")},
@@ -60,7 +60,7 @@ _ALIGNMENT = {
 
 
 def load_rows(path: Path) -> Shaped[np.ndarray, " n"]:
-    """Load the table of a .cs file as a structured array, with all its fields. No pickled object is loaded.
+    """Load the table of a .cs file as a structured array with all its fields. The function loads no pickled object.
 
     Raises:
         HetacumnError: the file is not a .cs table.
@@ -83,10 +83,9 @@ def load_rows(path: Path) -> Shaped[np.ndarray, " n"]:
 def read_cs(path: Path) -> pd.DataFrame:
     """Read one row per particle: rlnImageName, CTF, pixel size and image size.
 
-    The table also contains the angles, origins, half sets, exposure groups (as rlnOpticsGroup), micrographs and coordinates of
-    the file.
-
-    Fields that the file lacks are taken from the file of :func:`find_passthrough`, if it has all particles of this file.
+    The table also contains the angles, origins, half sets, exposure groups (as rlnOpticsGroup), micrographs and coordinates, if
+    the file has them. If the file lacks fields, the function reads them from the passthrough file of the job
+    (:func:`find_passthrough`), provided that the passthrough file contains all particles.
 
     A cryoSPARC pose is a rotation vector from view to object. A cryoSPARC shift is RELION's origin, in pixels of
     ``alignments3D/psize_A``.
@@ -142,10 +141,11 @@ def read_cs(path: Path) -> pd.DataFrame:
 
 
 def find_passthrough(path: Path) -> Path | None:
-    """Find the file with the fields that a cryoSPARC job passed through; return None if there is none.
+    """Find the passthrough file of a cryoSPARC job: the fields that the job did not change; return None if there is no file.
 
-    CryoSPARC writes it into the same folder: ``J7_passthrough_particles_selected.cs`` for ``particles_selected.cs``,
-    ``J7_passthrough_particles.cs`` or ``J7_passthrough_particles_all_classes.cs`` for ``J7_012_particles.cs``.
+    CryoSPARC writes the passthrough file to the folder of the particle table: ``J7_passthrough_particles_selected.cs`` for
+    ``particles_selected.cs``, and ``J7_passthrough_particles.cs`` or ``J7_passthrough_particles_all_classes.cs`` for
+    ``J7_012_particles.cs``.
     """
     kind = re.search(r"particles\w*$", path.stem)
     if kind is None or "passthrough" in path.stem:
@@ -157,7 +157,7 @@ def find_passthrough(path: Path) -> Path | None:
 
 
 def _with_passthrough(rows: Shaped[np.ndarray, " n"], path: Path) -> Shaped[np.ndarray, " n"]:
-    """Add the fields of the passthrough file that a table lacks, joined by uid."""
+    """Add fields of the passthrough file that the table lacks; the uid identifies the particles in both files."""
     own, beside = rows.dtype.names or (), find_passthrough(path)
     if beside is None or "uid" not in own:
         return rows
@@ -168,12 +168,12 @@ def _with_passthrough(rows: Shaped[np.ndarray, " n"], path: Path) -> Shaped[np.n
     order = np.argsort(other["uid"])
     other = other[order[np.searchsorted(other["uid"], rows["uid"], sorter=order)]]
     if needed := [name for name in new if not name.startswith(OPTIONAL)]:
-        warnings.warn(f"{path}: {', '.join(needed)} are taken from {beside.name}, by uid", stacklevel=5)
+        warnings.warn(f"{path}: {', '.join(needed)} are read from {beside.name}, by uid", stacklevel=5)
     return _extended(rows, {name: other[name] for name in new})
 
 
 def _extended(rows: Shaped[np.ndarray, " n"], fields: Mapping[str, Shaped[np.ndarray, "n ..."]]) -> Shaped[np.ndarray, " n"]:
-    """Return a structured array with further fields at its end."""
+    """Return a structured array with additional fields after its own fields."""
     own = [(name, rows.dtype[name]) for name in rows.dtype.names or ()]
     extended = np.empty(len(rows), [*own, *((name, values.dtype, values.shape[1:]) for name, values in fields.items())])
     for name, _ in own:
@@ -190,17 +190,17 @@ def write_aligned(
     shifts_A: Float[Tensor, "n 2"],
     others: Mapping[str, Shaped[np.ndarray, " n"]],
 ) -> None:
-    """Write the rows of a .cs table with new alignments, atomically; all other fields keep their type, order and values.
+    """Write rows of a .cs table with new alignments, atomically; all other fields keep their type, order and values.
 
     Args:
         path: the file to write.
-        rows: rows of a .cs file, see :func:`load_rows`. If they have no ``alignments3D/pose``, the fields of an alignment
-            follow their own fields.
+        rows: rows of a .cs file, see :func:`load_rows`. If they have no ``alignments3D/pose``, the function adds the fields of
+            an alignment after the other fields.
         rotations: rotations that map object to view.
         shifts_A: shifts (x, y) that move the image, in Å. The file contains minus the shift, in pixels of
             ``alignments3D/psize_A``.
-        others: values of further fields of the alignment, such as ``class``, counted from 0; a field that the table lacks is
-            left out.
+        others: values of other fields of the alignment, such as ``class``, counted from 0. The function ignores a field that
+            the table lacks.
     """
     fields, n = rows.dtype.names or (), len(rows)
     if "alignments3D/pose" not in fields:

@@ -1,4 +1,4 @@
-"""Volumes in MRC files, single or as a numbered series in a folder, and a ChimeraX script that shows them as a morph."""
+"""Volumes in MRC files, single or as a numbered series in a folder, and a ChimeraX script that plays a series as a morph."""
 
 from __future__ import annotations
 

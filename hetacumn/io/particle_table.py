@@ -1,4 +1,4 @@
-"""A particle table in memory, in the form of RELION 3.1, and text files of its row numbers."""
+"""A particle table in memory, in the form of RELION 3.1, and text files with row numbers of such a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from hetacumn.common.errors import HetacumnError
 
 GROUP = "rlnOpticsGroup"
-LARGEST_PIXEL_A = 1e4  # no microscope has larger pixels
+LARGEST_PIXEL_A = 1e4  # a larger pixel size is an error in the file
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ class ParticleTable:
         return column in self.particles or column in self.optics
 
     def with_default(self, column: str, value: float | None) -> ParticleTable:
-        """Return the table with ``value`` in every optics group, if it has no such column and the value is not None."""
+        """Return the table with a column that contains ``value`` for every optics group; a table with the column is unchanged.
+
+        None as ``value`` also leaves the table unchanged.
+        """
         if value is None or self.has(column):
             return self
         return replace(self, optics=self.optics.assign(**{column: value}))
@@ -76,7 +79,7 @@ class ParticleTable:
     def _group_rows(self) -> Int[np.ndarray, " n"]:
         """Return the row of the optics table for each particle."""
         if GROUP not in self.particles:
-            raise HetacumnError(f"{self.path}: no column {GROUP}; expected it for every particle, as there is an optics table")
+            raise HetacumnError(f"{self.path}: no column {GROUP}; expected it for every particle beside an optics table")
         groups, group_of = finite(self.optics[GROUP], f"{self.path}: optics table, row"), self.numbers(GROUP)
         unknown = ~np.isin(group_of, groups)
         if unknown.any():
@@ -89,13 +92,13 @@ class ParticleTable:
         return order[np.searchsorted(groups, group_of, sorter=order)]
 
     def first_of_each_group(self) -> list[int | None]:
-        """Return for each optics group its first particle's row, from 0; None for a group without particles."""
+        """Return the row, from 0, of the first particle of each optics group; None for a group without particles."""
         rows, first = np.unique(self._group_rows(), return_index=True)
         found = dict(zip(rows.tolist(), first.tolist(), strict=True))
         return [found.get(row) for row in range(len(self.optics))]
 
     def pixel_sizes(self) -> Float[np.ndarray, " n"]:
-        """Return the pixel size of each image in Å: that of its optics group, as in RELION.
+        """Return the pixel size of each image in Å. As in RELION, it is the pixel size of the optics group of the image.
 
         Raises:
             HetacumnError: a value is out of range.
@@ -136,7 +139,7 @@ class ParticleTable:
 
 
 def finite(column: pd.Series, where: str) -> Float[np.ndarray, " n"]:
-    """Convert a column to float64. Raises HetacumnError if a value is not a finite number; the row follows ``where``."""
+    """Convert a column to float64. Raises HetacumnError, beginning with ``where``, if a value is not a finite number."""
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     wrong = ~np.isfinite(values)
     if wrong.any():

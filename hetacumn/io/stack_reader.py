@@ -21,9 +21,9 @@ def find_stack(name: str, star: Path, data_dir: Path | str | None = None) -> Pat
     """Find the stack ``name`` of a STAR file; return None if there is no such file.
 
     The function searches ``data_dir`` if given, else the folder of the STAR file and all its parent folders (RELION's stack
-    names are relative to the project folder), also those of the file that a symbolic link stands for. It then searches the
-    working directory. An absolute name whose file is missing is searched in ``data_dir`` without its first folders, the longest
-    remaining path first.
+    names are relative to the project folder). If the STAR file is a symbolic link, it also searches the folders of the target.
+    It then searches the working directory. If the file of an absolute name is missing, the function removes one leading folder
+    after the other from the name, and searches ``data_dir`` for the rest.
     """
     if data_dir is None:
         places = dict.fromkeys((Path(os.path.abspath(star)).parent, star.resolve().parent))
@@ -131,7 +131,7 @@ class StackReader:
         return _Part(path, positions, height, pixel_A)
 
     def _refuse_repeated(self) -> None:
-        """Raise :class:`HetacumnError` if two rows name the same image, also by different names of its stack."""
+        """Raise :class:`HetacumnError` if two rows name the same image, even by different names of its stack."""
         files = {path: number for number, path in enumerate(dict.fromkeys(path.resolve() for path in self.stacks))}
         places = np.concatenate([part.positions for part in self._parts])
         stacks = np.concatenate([np.full(len(part.positions), files[part.path.resolve()]) for part in self._parts])
@@ -142,8 +142,8 @@ class StackReader:
         if again.any():
             at = int(again.argmax())
             raise HetacumnError(
-                f"{self.star}: row {rows[at + 1] + 1} names image {index[at] + 1} of {list(files)[stacks[at]]}, which row "
-                f"{rows[at] + 1} names too; expected every image once"
+                f"{self.star}: row {rows[at + 1] + 1} names image {index[at] + 1} of {list(files)[stacks[at]]}, as "
+                f"row {rows[at] + 1} does; expected every image once"
             )
 
     def _warn_of_misstated(self) -> None:

@@ -19,7 +19,7 @@ from hetacumn.common.files import atomic_path, refuse_pointer
 
 HEADER_BYTES = 1024  # the header of an MRC file, without its extended header
 HIGHEST_MODE, ENDS = 12, ("little", "big")
-IMOD_OFFSET, IMOD_STAMP = 152, 1146047817  # stamp and flags of the program IMOD
+IMOD_OFFSET, IMOD_STAMP = 152, 1146047817  # position and value of the stamp of the program IMOD; its flags follow
 MAXIMUM_SIGNED = 127  # largest signed byte
 CHUNK_BYTES = 32 * 2**20  # size of the float32 images in memory at once while a stack is read or written
 
@@ -95,14 +95,14 @@ class Layout:
         return self.offset + self.shape[0] * self.image_bytes
 
     def refuse_longer(self, path: Path) -> None:
-        """Raise :class:`HetacumnError` if the file ``path`` contains more than its header states.
+        """Raise :class:`HetacumnError` if the file ``path`` is longer than its header states.
 
-        The first image may then begin later than the header says.
+        The first image may then begin later than the header states.
         """
         if (actual := path.stat().st_size) > self.end:
             raise HetacumnError(
-                f"{path}: {actual} bytes; expected {self.end}, {self.shape[0]} images as its header says: the header does "
-                "not count an extended header (nsymbt) or further images (nz)"
+                f"{path}: {actual} bytes; expected {self.end} for the {self.shape[0]} images of its header, which does not "
+                "count an extended header (nsymbt) or more images (nz)"
             )
 
     @classmethod
@@ -128,7 +128,7 @@ class Layout:
 def _parse_header(raw: bytes) -> tuple[np.void, str]:
     """Return the MRC header and its byte order, "<" or ">". Raises ValueError if the bytes are not a header.
 
-    Mode 0 reads the same in both orders; the sizes of the images then decide, which are far too large in the wrong order.
+    Mode 0 is the same in both byte orders. The function then selects the order with the smaller image width.
     """
     if len(raw) < HEADER_BYTES:
         raise ValueError(f"{len(raw)} bytes, less than a header")
@@ -142,10 +142,10 @@ def _parse_header(raw: bytes) -> tuple[np.void, str]:
 
 
 def _dtype(header: np.void, raw: bytes, order: str) -> np.dtype:
-    """Return the type of the pixel values. Raises ValueError for a mode that has none.
+    """Return the type of the pixel values. Raises ValueError for an unknown mode.
 
-    Bytes are signed by the MRC standard of 2014. They are unsigned if the header states a maximum above 127, or has the stamp
-    of IMOD without its flag of signed bytes.
+    In the MRC standard of 2014, bytes (mode 0) are signed. The function reads unsigned bytes if the header states a maximum
+    above 127, or has the stamp of IMOD without the flag for signed bytes.
     """
     stamp, flags = np.frombuffer(raw, f"{order}i4", count=2, offset=IMOD_OFFSET)
     if header["mode"] == 0 and (MAXIMUM_SIGNED < header["dmax"] <= 255 or (stamp == IMOD_STAMP and not flags & 1)):

@@ -29,7 +29,7 @@ PIXEL_ORIGINS = ["rlnOriginX", "rlnOriginY"]  # RELION 3.0, in pixels
 PIXEL = "rlnImagePixelSize"
 GROUP_COLUMNS = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]  # RELION 3.1: one value per optics group
 ABERRATIONS = ["rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike",
-               *(f"rlnMagMat{i}{j}" for i in range(2) for j in range(2))]  # also per optics group  # fmt: skip
+               *(f"rlnMagMat{i}{j}" for i in range(2) for j in range(2))]  # also one value per optics group  # fmt: skip
 STACK_SUFFIXES = (".mrcs", ".mrc")
 SAME_PIXEL = 0.01  # largest relative difference of two pixel sizes that count as equal
 SAME_ORIGIN_A = 0.01  # largest difference of two origins that count as equal
@@ -46,9 +46,9 @@ def read_table(path: Path | str) -> ParticleTable:
     """Read a particle table from a RELION 3.1 or 3.0 STAR file, a cryoSPARC .cs file, or a bare stack (by suffix).
 
     RELION 3.0 states origins in pixels, and the pixel size as rlnPixelSize or as the ratio of rlnDetectorPixelSize and
-    rlnMagnification. The function converts these columns to those of RELION 3.1, also beside an optics table. All other columns
-    keep the text of the file. A bare stack (``x.mrcs``) needs a CSV table of the same name in the same folder (``x.csv``): one
-    line per image, in the order of the stack, with RELION's column names (rlnDefocusU, …, rlnImagePixelSize).
+    rlnMagnification. The function converts these columns to those of RELION 3.1, even if the file has an optics table. All
+    other columns keep the text of the file. A bare stack (``x.mrcs``) needs a CSV table of the same name in the same folder
+    (``x.csv``): one line per image, in the order of the stack, with RELION's column names (rlnDefocusU, …, rlnImagePixelSize).
 
     Raises:
         HetacumnError: the file is missing, is not a particle table, or lacks a column; an optics group has two rows; or the
@@ -66,7 +66,7 @@ def read_table(path: Path | str) -> ParticleTable:
 
 
 def table_files(path: Path) -> list[Path]:
-    """Return the files that :func:`read_table` reads: the table, or the CSV table of a bare stack, and a passthrough file."""
+    """Return the files that :func:`read_table` reads: the table or the CSV table of a bare stack, and any passthrough file."""
     if path.suffix in STACK_SUFFIXES:
         return [path.with_suffix(".csv")]
     beside = find_passthrough(path) if path.suffix == ".cs" else None
@@ -78,7 +78,7 @@ def _read(path: Path) -> ParticleTable:
         raise HetacumnError(f"{path}: no such file; expected a STAR or .cs file of particles")
     if path.suffix == ".csg":
         raise HetacumnError(
-            f"{path}: lists the files of a cryoSPARC group; expected a STAR or .cs file, such as the .cs it names"
+            f"{path}: lists the files of a cryoSPARC group; expected a STAR or .cs file, such as a .cs file in this list"
         )
     if path.suffix in (".cs", *STACK_SUFFIXES):
         flat = read_cs(path) if path.suffix == ".cs" else _read_bare_stack(path)
@@ -91,7 +91,7 @@ def _read(path: Path) -> ParticleTable:
     groups = [block for block in blocks if block.name == "optics"]
     if len(named) > 1 or len(groups) > 1:
         raise HetacumnError(
-            f"{path}: {len(named)} tables of particles and {len(groups)} of optics groups; expected one of each "
+            f"{path}: {len(named)} tables of particles and {len(groups)} tables of optics groups; expected one of each "
             "(relion_star_handler --combine joins files)"
         )
     particles = _with_rows(path, named[0].table)
@@ -117,7 +117,7 @@ def _with_rows(path: Path, particles: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one_row_per_group(path: Path, optics: pd.DataFrame) -> pd.DataFrame:
-    """Remove repeated rows of the optics table; raise :class:`HetacumnError` if two rows of one group differ."""
+    """Remove repeated rows of the optics table; raise :class:`HetacumnError` if two rows of a group differ."""
     optics = optics.drop_duplicates(ignore_index=True)
     groups = pd.Series(finite(optics[GROUP], f"{path}: optics table, row"))
     if groups.duplicated().any():
@@ -125,8 +125,8 @@ def _one_row_per_group(path: Path, optics: pd.DataFrame) -> pd.DataFrame:
         other = optics.iloc[int((groups == groups[row]).argmax())]
         column = next(name for name in optics.columns if optics[name].iloc[row] != other[name])
         raise HetacumnError(
-            f"{path}: optics table, row {row + 1}: optics group {groups[row]:g} again, and {column} is not {other[column]} but "
-            f"{optics[column].iloc[row]}; expected one row for each group"
+            f"{path}: optics table, row {row + 1}: optics group {groups[row]:g} has {column} {optics[column].iloc[row]}, and "
+            f"{other[column]} in an earlier row; expected one row for each group"
         )
     return optics
 
@@ -139,9 +139,8 @@ def write_table(path: Path | str, particles: pd.DataFrame, optics: pd.DataFrame)
 def group_optics(path: Path, particles: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Divide a flat table into RELION 3.1's tables ``(optics, particles)``.
 
-    Particles with equal voltage, Cs, amplitude contrast, pixel size, image size, aberrations and (where known) earlier group
-    form one optics group. These columns move to the optics table. The amplitude contrast and the columns after it may be
-    missing.
+    Particles with equal voltage, Cs, amplitude contrast, pixel size, image size, CTF corrections, aberrations and group number
+    form one optics group. These columns move to the optics table. All columns except voltage and Cs may be missing.
 
     Raises:
         HetacumnError: one of these columns is missing or contains a value that is not a finite number.
@@ -186,7 +185,7 @@ def _read_bare_stack(path: Path) -> pd.DataFrame:
     return table
 
 
-#: Columns that state the pixel size in Å, or its ratio, in the order of precedence in a table without optics groups.
+#: Columns that state the pixel size, by the first column, in the order of precedence for a table without optics groups.
 _STATED_PIXELS = {
     PIXEL: [PIXEL],
     "rlnPixelSize": ["rlnPixelSize"],
@@ -195,24 +194,24 @@ _STATED_PIXELS = {
 
 
 def _stated_pixels_A(path: Path, particles: pd.DataFrame) -> dict[str, Float[np.ndarray, " n"]]:
-    """Return the pixel sizes in Å that the columns of the particles state, by the name of the first column."""
+    """Return the pixel sizes in Å that the particle table states, by the keys of ``_STATED_PIXELS``."""
     stated = {}
     for name, columns in _STATED_PIXELS.items():
         if all(column in particles for column in columns):
             values = [finite(particles[column], f"{path}: row") for column in columns]
             with np.errstate(divide="ignore", invalid="ignore"):
-                stated[name] = values[0] if len(values) == 1 else values[0] * 1e4 / values[1]  # the detector's is in µm
+                stated[name] = values[0] if len(values) == 1 else values[0] * 1e4 / values[1]  # rlnDetectorPixelSize is in µm
     return stated
 
 
 def _warn_of_pixel_sizes(path: Path, particles: pd.DataFrame, pixel_A: Float[np.ndarray, " n"]) -> None:
-    """Warn if a column of the particles states another pixel size than the one in use."""
+    """Warn if a column of the particle table states another pixel size than ``pixel_A``, which the program uses."""
     for name, stated_A in _stated_pixels_A(path, particles).items():
         if (apart := ~(np.abs(stated_A - pixel_A) <= SAME_PIXEL * pixel_A)).any():
             row = int(apart.argmax())
             warnings.warn(
-                f"{path}: row {row + 1}: pixel size {stated_A[row]:g} Å by {' and '.join(_STATED_PIXELS[name])}, and "
-                f"{pixel_A[row]:g} Å elsewhere in the file; using {pixel_A[row]:g} Å",
+                f"{path}: row {row + 1}: pixel size {stated_A[row]:g} Å from {' and '.join(_STATED_PIXELS[name])}, and "
+                f"{pixel_A[row]:g} Å from other columns; using {pixel_A[row]:g} Å",
                 stacklevel=5,
             )
 
@@ -234,7 +233,7 @@ def _from_relion30(path: Path, particles: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_origins_A(path: Path, particles: pd.DataFrame, pixel_A: Float[np.ndarray, " n"]) -> pd.DataFrame:
-    """Replace origins in pixels by origins in Å; if a table has both, keep those in Å, and warn if they differ."""
+    """Replace origins in pixels by origins in Å. If a table has both, keep the origins in Å, and warn if the two differ."""
     for old, new in zip(PIXEL_ORIGINS, ORIGINS, strict=True):
         if old not in particles:
             continue
@@ -244,7 +243,7 @@ def _with_origins_A(path: Path, particles: pd.DataFrame, pixel_A: Float[np.ndarr
         elif (apart := np.abs(finite(particles[new], f"{path}: row") - origins_A) > SAME_ORIGIN_A).any():
             row = int(apart.argmax())
             warnings.warn(
-                f"{path}: row {row + 1}: {old} is {origins_A[row]:g} Å, and {new} is {particles[new].iloc[row]}; using {new}",
+                f"{path}: row {row + 1}: {old} is {origins_A[row]:g} Å, but {new} is {particles[new].iloc[row]}; using {new}",
                 stacklevel=5,
             )
         particles = particles.drop(columns=old)
@@ -252,7 +251,7 @@ def _with_origins_A(path: Path, particles: pd.DataFrame, pixel_A: Float[np.ndarr
 
 
 def set_aberrations(particles: pd.DataFrame, optics: Optics) -> None:
-    """Set the RELION columns of Zernike coefficients (rad) and of magnification matrices where the optics have them."""
+    """Set the RELION columns of Zernike coefficients (rad) and magnification matrices, if the optics have them."""
     for column, coefficients in (("rlnOddZernike", optics.odd_rad), ("rlnEvenZernike", optics.even_rad)):
         if coefficients is not None:
             particles[column] = ["[" + ",".join(f"{value:.8g}" for value in row) + "]" for row in coefficients.tolist()]

@@ -1,14 +1,14 @@
-"""The text of STAR files: reading and writing of named blocks of values, by the rules of RELION.
+"""Text of STAR files: named blocks of values, read and written by the rules of RELION.
 
-- White space separates values. A value that begins with a quote (' or ") ends at the next equal quote before white space. A
-  quote inside a value is an ordinary character.
-- ``#`` at the beginning of a value starts a comment, inside a value it is an ordinary character.
+- White space separates values. A value that begins with a quote (' or ") ends at the next quote of the same kind before white
+  space. A quote inside a value is an ordinary character.
+- ``#`` at the beginning of a value starts a comment. Inside a value it is an ordinary character.
 - ``data_NAME`` alone in a line begins a block. A row of several values may begin with ``data_``.
-- Blank lines and comment lines may stand anywhere. RELION ends a table at a blank line; this reader reads the rows below it.
+- Blank lines and comment lines may occur anywhere. RELION ends a table at a blank line; this reader reads the rows after it.
 
-A value stays the text that the file contains, so that a column of any program passes through unchanged: nan, numbers with
-leading zeros, 64-bit identifiers. The package ``starfile`` breaks these rules and converts values: it cuts a value at ``#`` and
-ends a table at a row that begins with ``data_``. The tests compare both readers on plain files.
+Values keep the text of the file, so that columns of any program are written unchanged: nan, numbers with leading zeros, 64-bit
+identifiers. The package ``starfile`` converts values, cuts a value at ``#``, and ends a table at a row that begins with
+``data_``. The tests compare both readers on files without these cases.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from hetacumn.common.files import atomic_path, refuse_pointer
 SPACE = " \t\r\n\v\f"
 _VALUE = re.compile(r"""(['"])(.*?)\1(?=[ \t\v\f]|$)|([^ \t\v\f]+)""")
 _NEEDS_QUOTES = re.compile(r"""[ \t\v\f]|^['"#]|^$|[^\x00-\x7f]""", re.MULTILINE)
-ROWS_AT_ONCE = 50_000  # rows that are Python strings at a time
-SMALL = 1e-3  # RELION writes smaller numbers with an exponent
+ROWS_AT_ONCE = 50_000  # rows that are lists of strings at a time, which limits the memory
+SMALL = 1e-3  # numbers with a smaller magnitude are written with an exponent, as in RELION
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def read_blocks(path: Path | str) -> list[Block]:
 
     Raises:
         HetacumnError: the file is not a STAR file in UTF-8, a row has too few or too many values, or two columns of a table
-            have the same label but other values. The message names the block and the row, counted from 1.
+            have the same label but different values. The message names the block and the row, counted from 1.
     """
     path = Path(path)
     refuse_pointer(path, "a STAR file")
@@ -58,7 +58,7 @@ def read_blocks(path: Path | str) -> list[Block]:
         elif blocks:
             blocks[-1].read_line(text)
         else:
-            raise HetacumnError(f"{path}: not a STAR file: line {number} is {text[:40]!r}; expected data_ and a name first")
+            raise HetacumnError(f"{path}: not a STAR file: line {number} is {text[:40]!r}; expected data_NAME first")
     return [block.close() for block in blocks]
 
 
@@ -76,7 +76,7 @@ def split_values(text: str) -> list[str]:
 
 @dataclass
 class _OpenBlock:
-    """A block while its lines are read."""
+    """A block whose lines are being read."""
 
     path: Path
     name: str
@@ -94,7 +94,7 @@ class _OpenBlock:
             self.is_loop = True
         elif not self.is_loop:
             if not text.startswith("_") or len(values) > 2:
-                raise HetacumnError(f"{self.path}: data_{self.name}: {text[:40]!r}; expected loop_, or a label and its value")
+                raise HetacumnError(f"{self.path}: data_{self.name}: {text[:40]!r}; expected loop_, or a label and a value")
             self.labels.append(values[0][1:])
             self.rows = [[*(self.rows[0] if self.rows else []), *(values[1:] or [""])]]
         elif text.startswith("_") and len(values) == 1 and not self.count:
@@ -150,11 +150,11 @@ def _read_lines(path: Path) -> list[str]:
 def write_blocks(path: Path | str, blocks: Mapping[str, pd.DataFrame]) -> None:
     """Write tables as the blocks of a STAR file, atomically.
 
-    Text stays as it is, with quotes where the rules above need them. A float has six decimals, and as in RELION an exponent
-    below :data:`SMALL`. The file contains no date.
+    Text is written unchanged, with quotes if the rules above need them. A float has six decimals, and an exponent if its
+    magnitude is below :data:`SMALL`, as in RELION. The file contains no date.
 
     Raises:
-        HetacumnError: a text contains white space and both kinds of quotes, or a line end.
+        HetacumnError: a value contains a line end, or white space and both kinds of quotes.
     """
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write("# version 30001\n\n")  # the first line of RELION 3.1
@@ -180,12 +180,10 @@ def _format(column: pd.Series, path: Path) -> list[str]:
 
 
 def _quote(text: str, path: Path) -> str:
-    """Put a text into quotes if the rules of the format need them."""
+    """Put a value in quotes if the rules of the format need them."""
     if split_values(text) == [text]:
         return text
     for quote in "\"'":
         if split_values(f"{quote}{text}{quote}") == [text]:
             return f"{quote}{text}{quote}"
-    raise HetacumnError(
-        f"{path}: {text!r} cannot be written: white space and both kinds of quotes; expected a text without them"
-    )
+    raise HetacumnError(f"{path}: {text!r} contains white space and both kinds of quotes; expected at most one kind of quotes")

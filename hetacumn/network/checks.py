@@ -43,7 +43,7 @@ def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str
         _check_start(job, variants, settings)
     if job.method != "em" and (out / CHECKPOINT).exists():
         if (path := Path(job.start or out) / START).exists() and job.config.warm_start:
-            start = load_start(path)  # the network is trained with the values that the start found
+            start = load_start(path)  # training uses the values that the start found
             variants = tuple(config.with_start(start) for config in variants)
         if read_checkpoint(out / CHECKPOINT)["config"] not in map(checkpoint_settings, variants):
             raise HetacumnError(f"{out / CHECKPOINT}: from a run with other settings; {REMEDY}")

@@ -133,7 +133,7 @@ class TrainConfig:
 
     Targets:
 
-    - ``classes``: number of classes; 0 to take the number of states that the *ab initio* start finds.
+    - ``classes``: number of classes; 0 for the number of states that the *ab initio* start finds.
     - ``latent_dim``: number of dimensions of z; 0 stands for ``classes`` - 1, but at least 4.
     - ``seed``: seed of all random numbers.
 
@@ -204,7 +204,7 @@ class TrainConfig:
             **{name: (getattr(self, name) >= 0, NOT_NEGATIVE) for name in not_negative},
             radius=(all(0 < radius <= 0.5 for radius in self.radius), "radii above 0 and up to 0.5 cycles per pixel"),
             checkpoint_seconds=(self.checkpoint_seconds >= 0, NOT_NEGATIVE),
-            warm_start=(self.warm_start or self.classes > 0, "true, or a number of classes, which only the start can find"),
+            warm_start=(self.warm_start or self.classes > 0, "true for classes 0, because only the start finds the number"),
         )
 
     @property
@@ -222,7 +222,7 @@ class TrainConfig:
         return replace(self, ab_initio=self.ab_initio.with_brightness_of(data))
 
     def with_start(self, start: Start) -> TrainConfig:
-        """Return the settings with the values that the start found: extent of the shift grid, classes, latent dimensions."""
+        """Return the settings with the values of a start: extent of the shift grid, number of classes, latent dimensions."""
         classes = self.classes or (start.number.states if start.number else 0)
         ab_initio = self.ab_initio.with_extent(start.shift_extent)
         return replace(self, ab_initio=ab_initio, classes=classes, latent_dim=len(start.basis) - 1)
@@ -273,7 +273,7 @@ def check_determined(settings: Mapping) -> None:
 def requested_classes(params: Mapping, dataset: str = "", asked: int | None = None) -> int:
     """Return the number of classes: ``asked``, else ``classes`` in params.yaml (a number, or one per dataset), else 0.
 
-    With 0, the *ab initio* start finds the number.
+    0 means that the *ab initio* start finds the number.
     """
     known = params.get("classes")
     found = known.get(dataset) if isinstance(known, dict) else known

@@ -61,7 +61,7 @@ def training_share(count: int, share: float) -> Int[np.ndarray, " m"]:
 
 @dataclass(frozen=True)
 class TrainingStack:
-    """The particles to train on, their pixel size in Å, their preprocessing, if known, and the information to begin with."""
+    """The particles to train on, their pixel size in Å, their preprocessing (if known), and the initial information."""
 
     data: Observations
     pixel_A: float
@@ -216,7 +216,7 @@ class TrainingJob:
     - ``out``: the folder of the run.
     - ``share``: fraction of the particles to train on, chosen at random.
     - ``start``: folder of a finished ``em`` run whose start is used, or None.
-    - ``initial``: the information that the start begins with, beside the images.
+    - ``initial``: settings of the initial information of the start: given poses, or a reference map.
     """
 
     method: str

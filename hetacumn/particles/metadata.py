@@ -118,7 +118,7 @@ class Particles:
 LARGEST_TILT_MRAD, LARGEST_ZERNIKE_RAD = 100.0, 1e7  # larger values are errors of the file
 SMALLEST_STRETCH, LARGEST_STRETCH = 1e-6, 0.2  # deviations from the identity: ignored, and an error
 
-#: For each field of Optics: RELION's column, the value for a missing column (None: required), and the range of values.
+#: For each field of Optics: RELION's column, the value for a missing column (None: required), and the allowed range.
 OPTICS_COLUMNS = {
     "defocus_u_A": ("rlnDefocusU", None, -1e6, 1e6),
     "defocus_v_A": ("rlnDefocusV", None, -1e6, 1e6),
@@ -130,7 +130,7 @@ OPTICS_COLUMNS = {
     "scale": ("rlnCtfScalefactor", 1.0, 1e-3, 1e3),
     "b_factor_A2": ("rlnCtfBfactor", 0.0, -1e3, 1e5),
 }
-DAMPING = ("scale", "b_factor_A2")  # fields that are None if all values are those for a missing column
+DAMPING = ("scale", "b_factor_A2")  # fields that are None if all values are equal to the value for a missing column
 
 
 def metadata_of(

@@ -98,10 +98,10 @@ class Predictions:
             HetacumnError: the gains are unknown, or no particle has such a gain.
         """
         if self.log_ratios is None:
-            raise HetacumnError("no log-likelihood gains; expected a prediction of another grade than encoder")
+            raise HetacumnError("no log-likelihood gains; expected predictions of another grade than encoder")
         rows = (self.log_ratios >= least).numpy().nonzero()[0]
         if not len(rows):
-            raise HetacumnError(f"no particle has a gain of {least:g} nats; expected up to {float(self.log_ratios.max()):g}")
+            raise HetacumnError(f"no particle has a gain of {least:g} nats; expected at most {float(self.log_ratios.max()):g}")
         return rows
 
     def _where_known(self) -> Iterator[tuple[str, Tensor]]:
@@ -112,13 +112,13 @@ class Predictions:
     def write(self, out_dir: Path | str, source: Path | str, data_dir: Path | str | None = None) -> None:
         """Write ``predictions.star``, ``latents.csv`` and, for a .cs ``source``, ``predictions.cs`` to ``out_dir``, atomically.
 
-        ``predictions.star`` is a RELION 3.1 STAR file. It contains the rows of the source for
-        these particles, with unchanged optics and CTF, the predicted angles and origins, rlnClassNumber (from 1), and the log
-        ratios as rlnLogLikeliContribution. If the source does not state the box, the function reads it from the first stack
+        ``predictions.star`` is a RELION 3.1 STAR file. It contains the rows of the source for these particles, with unchanged
+        optics and CTF, the predicted angles and origins, rlnClassNumber (from 1), and the log ratios as
+        rlnLogLikeliContribution. If the source does not state the box, the function reads it from the first stack
         of each optics group, if the stack is found (``read_particles`` explains ``data_dir``).
 
-        ``predictions.cs`` contains the same rows of the .cs file with all its fields, the predicted poses and shifts, and the
-        classes, counted from 0.
+        ``predictions.cs`` contains the rows of the .cs file for the same particles, with all fields of the file, the predicted
+        poses and shifts, and the classes, counted from 0.
 
         ``latents.csv`` contains one row per particle: particle, z1, z2, …, class (from 1), and class_probability,
         log_likelihood_ratio and class_settled where known.
@@ -210,12 +210,12 @@ class Predictions:
 
 
 def _warn_of_stack_names(path: Path, table: star.ParticleTable) -> None:
-    """Warn if stack names end in .mrc, because RELION reads such files as maps."""
+    """Warn if names of stacks do not end in .mrcs, because RELION reads such files as maps."""
     names = [name for name in pd.unique(table.images()[0]) if not name.endswith(".mrcs")]
     if names:
         warnings.warn(
-            f"{path}: stack {names[0]} does not end in .mrcs, as RELION expects; for RELION, link such stacks under names that "
-            "end in .mrcs and replace the names in the file (docs/other_programs.md)",
+            f"{path}: the name of stack {names[0]} does not end in .mrcs, as RELION expects; for RELION, make links with names "
+            "that end in .mrcs, and use these names in the file (docs/other_programs.md)",
             stacklevel=3,
         )
 

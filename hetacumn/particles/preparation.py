@@ -138,12 +138,12 @@ def _warn_of_magnification(table: star.ParticleTable) -> None:
 
 
 def _warn_of_damping(table: star.ParticleTable) -> None:
-    """Warn if columns of a table damp the CTF, because few files have them and they change the scale of the volumes."""
+    """Warn if columns of a table scale or damp the CTF: few files have such columns, and they change the scale of volumes."""
     for column, neutral, *_ in (OPTICS_COLUMNS[name] for name in DAMPING):
         values = table.numbers(column, neutral)
         if (values != neutral).any():
             warnings.warn(
-                f"{table.path}: {column} is {values.min():g} to {values.max():g} and damps the CTFs, as in RELION",
+                f"{table.path}: {column} is {values.min():g} to {values.max():g}; the CTF includes it, as in RELION",
                 stacklevel=3,
             )
 

@@ -90,7 +90,7 @@ class PreparedStack:
 
     @property
     def stack_folder(self) -> Path:
-        """The folder that the names of the raw image stacks are relative to; the folder of the source if no stack is found."""
+        """The folder to which the names of the raw stacks are relative; the folder of the source if no stack is found."""
         name = self.metadata.names[0].partition("@")[2]
         found = find_stack(name, self.source, self.data_dir or None)
         if found is None or Path(name).is_absolute():
@@ -172,7 +172,7 @@ def holds(stack: Path, content: dict) -> bool:
 
 
 def table_digest(source: Path) -> str:
-    """Return the first 16 hex digits of the SHA-256 of the files of a table, see :func:`~hetacumn.io.star.table_files`."""
+    """Return the first 16 hex digits of the SHA-256 of the files of a table (:func:`~hetacumn.io.star.table_files`)."""
     digest = hashlib.sha256()
     for path in star.table_files(source):
         with open(path, "rb") as file:

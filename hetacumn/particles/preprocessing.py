@@ -39,8 +39,8 @@ class Preprocessing:
       the spectrum is clearly not flat).
     - ``outlier_std``: pixels that differ from the mean of the background by more than this number of standard deviations are
       replaced by the mean.
-    - ``amplitude_contrast``: amplitude contrast, from 0 to 1, for a file without the column rlnAmplitudeContrast; None refuses
-      such a file.
+    - ``amplitude_contrast``: amplitude contrast, from 0 to 1, for a file without the column rlnAmplitudeContrast. With None,
+      the program refuses such a file.
     """
 
     box: int | None = None

@@ -51,8 +51,8 @@ def prediction_paths(
     """Return the paths of a prediction; defaults replace an empty ``particles``, ``prepared`` or ``model``.
 
     By default, the model is in ``out``, and the prepared images of a dataset are in the folder of :func:`training_paths`. For
-    particles outside a dataset, the prepared images in the folder of the model are used if they were made from the same
-    source, with the preprocessing ``settings`` if given; otherwise the images are prepared in ``out/prepared``.
+    particles outside a dataset, the prepared images in the folder of the model are used if they were made from the same source
+    and with the preprocessing ``settings`` (if given). Otherwise the images are prepared in ``out/prepared``.
 
     Raises:
         HetacumnError: neither ``dataset`` nor ``particles`` is given.

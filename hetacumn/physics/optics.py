@@ -2,7 +2,7 @@
 
 Aberrations follow RELION 3.1. The transform of an image is ``Y(k) = C(k) exp(iφ(k)) X(M k)`` plus noise: the odd Zernike
 polynomials and the beam tilt make the phase φ, the even polynomials change the phase χ of the CTF ``C = sin χ``, and M is the
-matrix of anisotropic magnification. A scale and a B-factor of a particle damp its CTF.
+matrix of anisotropic magnification. The CTF also includes a scale factor and a B-factor envelope of each particle.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Optics:
     - ``odd_rad``, ``even_rad``: coefficients of the odd and even Zernike polynomials in radians, in RELION's order, for
       frequencies in 1/Å; ``odd_rad`` includes the beam tilt. None without these aberrations.
     - ``magnification``: matrix of anisotropic magnification; None for the identity.
-    - ``scale``, ``b_factor_A2``: factor and B-factor (Å²), which damp the CTF as ``scale exp(-B k²/4)``; None for 1 and 0.
+    - ``scale``, ``b_factor_A2``: scale factor, and B-factor (Å²), by which the CTF is multiplied: ``scale exp(-B k²/4)``. None
+      for 1 and 0.
     """
 
     defocus_u_A: Float[Tensor, " n"]
@@ -71,7 +72,8 @@ class Optics:
 
         The sign is RELION's: ``sin(χ + arcsin w)`` with ``χ = πλ Δf k² - π/2 Cs λ³ k⁴ + phase shift``. The CTF is ``+w`` (the
         amplitude contrast) at the origin and positive at low frequency for underfocus, so that bright protein stays bright.
-        The values were checked against ``relion_project --ctf`` of RELION 3.1.3. ``scale`` and ``b_factor_A2`` damp the CTF.
+        The values were checked against ``relion_project --ctf`` of RELION 3.1.3. The result includes
+        ``scale`` and ``b_factor_A2``.
         """
         wavelength = wavelength_A(self.voltage_kv)[:, None]
         per_A = frequencies / self.pixel_A

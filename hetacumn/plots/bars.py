@@ -193,7 +193,7 @@ def state_numbers(table: pd.DataFrame) -> Figure:
     """Plot the true and the found number of states of each stack, one line per stack.
 
     Args:
-        table: Rows with stack, states (true number) and found; a stack may have several rows.
+        table: Rows with the columns stack, states (true number) and found (found number); a stack may have several rows.
     """
     stacks = list(dict.fromkeys(table["stack"]))
     figure = Figure(figsize=(WIDTH_IN, 1.2 + 0.35 * len(stacks)), layout="constrained")

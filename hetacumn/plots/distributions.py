@@ -251,16 +251,16 @@ def pose_error_histogram(
 
 
 def pose_changes(rotation_deg: Float[np.ndarray, " n"], shift_px: Float[np.ndarray, " n"]) -> Figure:
-    """Plot histograms of the distance of each pose from its given pose: rotation in degrees, and shift in pixels.
+    """Plot histograms of the change of each pose from the given pose: rotation in degrees, and shift in pixels.
 
-    A line marks the median. The panels end at the 99th percentile.
+    A line marks the median. The axes end at the 99th percentile.
     """
     figure, axes = panels(1, 2, 2.6, sharey=True)
     for axis, values, name in zip(axes[0], (rotation_deg, shift_px), ("rotation (°)", "shift (px)"), strict=True):
         most = max(float(np.quantile(values, 0.99)), 1e-3)
         axis.hist(values, bins=40, range=(0, most), color=NEUTRAL_COLOUR)
         axis.axvline(float(np.median(values)), color=PATH_COLOUR, label="median")
-        axis.set_xlabel(f"change of the given pose, {name}")
+        axis.set_xlabel(f"change from the given pose: {name}")
     axes[0, 0].set_ylabel("particles")
     legend_below(figure, [axes[0, 0]])
     return figure

@@ -92,7 +92,7 @@ class Answer:
         return latent_axes(self.predictions.latents, MOTIONS, self.basis)
 
     def path(self, motion: int, points: int) -> Float[Tensor, "points q"]:
-        """Return equally spaced latents on the straight line of an independent motion, counted from 1.
+        """Return equally spaced latents on the straight path along an independent motion, counted from 1.
 
         Raises:
             HetacumnError: there is no such motion.
@@ -103,7 +103,8 @@ class Answer:
     def ends(self, motion: int) -> Float[Tensor, "2 q"]:
         """Return the ends of an independent motion, counted from 1.
 
-        An end is the median latent of the tenth of the particles with the lowest, or highest, coordinate.
+        The ends are the median latents of the tenth of the particles with the lowest coordinates along the motion, and of the
+        tenth with the highest coordinates.
 
         Raises:
             HetacumnError: there is no such motion.
@@ -113,7 +114,7 @@ class Answer:
         return torch.stack([self.predictions.latents[some].median(0).values for some in (order[:count], order[-count:])])
 
     def density_path(self, ends: Float[Tensor, "2 q"], points: int) -> Float[Tensor, "points q"]:
-        """Return latents between two ends along a path that follows the density of the particles.
+        """Return latents along a path between two ends that follows the density of the particles.
 
         See :func:`~hetacumn.prediction.landscape.density_path`; :meth:`ends` returns the ends of a motion.
         """
@@ -121,7 +122,7 @@ class Answer:
         return density_path(self.predictions.latents, ends, points, self.basis[1:])
 
     def _axes_with(self, motion: int) -> LatentAxes:
-        """Return the independent motions, among them the motion with the given number."""
+        """Return independent motions, including the motion with the number ``motion``."""
         if not self.predictions.latents.shape[1]:
             raise HetacumnError(f"{self.folder}: no latents; expected predictions with a latent space")
         axes = self.motions if motion <= MOTIONS else latent_axes(self.predictions.latents, motion, self.basis)
@@ -149,8 +150,8 @@ class Answer:
     def coordinates(self, axes: str, z: Float[Tensor, "m q"] | None = None) -> Float[np.ndarray, "m 2"]:
         """Compute two coordinates of each particle, or of each latent in ``z``, for a plot of the latent space.
 
-        ``axes`` is ``"independent motions"``, ``"UMAP"`` (McInnes et al. 2018), or any other text for the principal axes. UMAP
-        maps particles only; a latent in ``z`` is placed at the nearest particle. If the latent space has one dimension, the
+        ``axes`` is ``"independent motions"``, ``"UMAP"`` (McInnes et al. 2018), or any other text for the principal axes. For
+        UMAP, a latent in ``z`` has the coordinates of the nearest particle. If the latent space has one dimension, the
         second coordinate is 0.
         """
         own = self.predictions.latents
@@ -234,10 +235,10 @@ class Answer:
         device: str | None = None,
         progress: bool = True,
     ) -> PathMaps:
-        """Reconstruct maps at the latents of a path from the raw images, at the poses and half sets in ``maps`` if they exist.
+        """Reconstruct maps at the latents of a path from the raw images, with poses and half sets from ``maps`` if they exist.
 
-        See :mod:`hetacumn.reconstruction.motion_maps` for the files in the folder ``out``. ``seed`` is the seed of the half
-        sets; the other arguments and the errors are those of :meth:`maps`.
+        :mod:`hetacumn.reconstruction.motion_maps` lists the files in the folder ``out``. ``seed`` is the seed of the half sets.
+        :meth:`maps` explains the other arguments and the errors.
         """
         settings, execution = ReconstructionSettings(box, refine=False, seed=seed), Execution(pick_device(device), progress)
         points = LatentPath(path, self.basis)
@@ -258,14 +259,14 @@ class Answer:
     def export(self, rows: Int[np.ndarray, " m"], stem: Path | str) -> list[Path]:
         """Write the predictions of the particles in ``rows`` and their reconstruction for other programs; return the files.
 
-        - ``<stem>.star``: RELION 3.1. The names of stacks are those of the source, relative to ``stack.stack_folder``.
+        - ``<stem>.star``: the predictions, for RELION 3.1. Names of stacks are relative to ``stack.stack_folder``.
         - ``<stem>.mrc``: the reconstruction.
         - ``<stem>_rows.txt``: the rows of ``predictions.star``, counted from 1.
-        - ``<stem>.cs``: cryoSPARC, if the source is a .cs file.
+        - ``<stem>.cs``: the predictions for cryoSPARC, if the source is a .cs file.
 
         Raises:
-            HetacumnError: ``rows`` is empty, or a row is out of range; or a file of the predictions, of the prepared stack or
-                of the source would be overwritten.
+            HetacumnError: ``rows`` is empty, a row is out of range, or the export would overwrite a file of the predictions, of
+                the prepared stack or of the source.
         """
         rows = self._existing(rows)
         own, aligned = self.folder / "predictions.star", self.folder / CRYOSPARC

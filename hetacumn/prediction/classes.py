@@ -65,8 +65,8 @@ class Classes:
 def classify(latents: Float[Tensor, "n q"], classes: int, seed: int = 0) -> Classes:
     """Fit a Gaussian mixture of ``classes`` components to latents, and sort the classes by weight, the largest first.
 
-    BIC selects between one covariance per class and one covariance for all classes, which describes the noise of low-signal
-    images.
+    BIC selects between one covariance per class and one covariance for all classes. The single covariance suits low-signal
+    images, whose latents are mostly noise.
 
     Raises:
         HetacumnError: ``classes`` is out of range.

@@ -9,8 +9,7 @@ A *state* is the pose and the latent z of an image. Four prediction grades infer
 - *searched*: an exhaustive pose search under the volumes of the *ab initio* start, followed by Gauss-Newton steps to the
   peak. In low-signal stacks several poses of the grid compete. This grade uses no network; it is the ``em`` baseline.
 
-If the poses of a run are fixed, the grades *refined* and *searched* take the poses of the particle table instead, and infer z
-alone.
+If the poses of a run are fixed, the grades *refined* and *searched* use the poses in the particle table, and infer only z.
 
 The grades *refined* and *searched* refit the volumes to the inferred states (:func:`refit_volumes`). If many poses fit an image
 almost equally well, EM fits the volumes, and class likelihoods marginalised over all poses classify the images
@@ -212,7 +211,7 @@ def settle_states(data: Observations, basis: Float[Tensor, "j box box box"], sta
 
 
 def state_at(data: Observations, basis: Float[Tensor, "j box box box"], poses: Poses, config: AbInitioConfig) -> State:
-    """Return the state of images at known poses: the poses and the most likely z."""
+    """Return the states of images at known poses: the poses, and the most likely z."""
     band = data.within(config.refine.last_fit * data.plane.box)
     return State(poses, infer_latents(band, Slicer(basis, config.padding), poses).mean)
 

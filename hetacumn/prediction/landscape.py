@@ -19,9 +19,9 @@ CELLS = 100  # of the energy landscape along each axis
 WIDTHS = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6)  # candidates for the standard deviation of the kernel along an axis, in cells
 MARGIN = 0.1  # of the energy landscape around the particles, as a fraction of their range
 LEAST_PARTICLES = 5.0  # the energy is undefined where the kernel covers fewer particles
-NEIGHBOURS = 15  # particles to which a path can continue from a particle
-POWER = 4  # of the distance in the cost of a step: many short steps are cheaper than a long step across empty space
-LEAST_STEP = 1e-6  # sparse graphs treat a distance of zero as no edge
+NEIGHBOURS = 15  # nearest particles that an edge of the graph connects with a particle
+POWER = 4  # exponent of the distance in the cost of a step, so that many short steps cost less than one long step
+LEAST_STEP = 1e-6  # added to distances, because a distance of 0 means no edge in a sparse graph
 SMOOTHING = 2.0  # standard deviation, in steps, of the Gaussian that smooths a path
 
 
@@ -32,7 +32,7 @@ class LatentAxes:
     - ``coordinates``: positions of the particles along each direction, with unit variance.
     - ``middle``: the mean latent.
     - ``directions``: change of z for a unit step along each direction.
-    - ``readout``: change of the positions for a unit step of each latent.
+    - ``readout``: change of the coordinates for a unit step along each latent dimension.
     """
 
     coordinates: Float[Tensor, "n k"]
@@ -41,7 +41,7 @@ class LatentAxes:
     readout: Float[Tensor, "k q"]
 
     def place(self, z: Float[Tensor, "m q"]) -> Float[Tensor, "m k"]:
-        """Return the positions of latents along each direction."""
+        """Return the coordinates of latents along each direction."""
         return (z - self.middle) @ self.readout.T
 
     def path(self, axis: int, points: int) -> Float[Tensor, "{points} q"]:
@@ -94,10 +94,10 @@ def density_path(
 ) -> Float[Tensor, "{points} q"]:
     """Return latents along a path that follows the density of the particles, from the first end to the second.
 
-    The path is the shortest path from particle to particle on the graph of nearest neighbours, where a step costs the fourth
-    power of its distance. A straight path may cross regions without particles, where V(z) is a conformation that no image
-    shows; this path avoids them if it can. The distance of two latents is the norm of the difference of their volumes, and
-    ``components`` are the changes of the volume for a unit step of each latent. The path is smoothed. It starts and ends at the
+    The path is the shortest path on the graph of nearest particles, where a step costs the fourth power of its distance. The
+    distance of two latents is the norm of the difference of their volumes; ``components`` contains the change of the volume for
+    a unit step along each latent dimension. A straight path may cross regions without particles, where V(z) may be a
+    conformation that no image shows. This path avoids such regions if possible. The path is smoothed. It starts and ends at the
     particles nearest to the ends. Its points are equally spaced in steps, and therefore dense where the particles are dense.
     """
     flat = components.flatten(1).double()
@@ -115,7 +115,7 @@ def density_path(
 
 
 def _neighbour_graph(places: Float[np.ndarray, "n q"]) -> csr_array:
-    """Return the graph of nearest neighbours, with the distances as weights; the shortest edges join separate parts."""
+    """Return the graph of nearest particles, with distances as weights; the shortest possible edges join separate parts."""
     count = len(places)
     distances, nearest = _nearest(places, places, min(NEIGHBOURS + 1, count))  # the particle itself is among them
     own = np.repeat(np.arange(count), distances.shape[1])
@@ -140,13 +140,13 @@ def _bridges(places: Float[np.ndarray, "n q"], part: Int[np.ndarray, " n"]) -> c
 def _nearest(
     places: Float[np.ndarray, "n q"], asked: Float[np.ndarray, "m q"], count: int
 ) -> tuple[Float[np.ndarray, "m {count}"], Int[np.ndarray, "m {count}"]]:
-    """Return the distances and the rows of the places that are nearest to each asked place."""
+    """Return the distances and the rows of the ``count`` places that are nearest to each place in ``asked``."""
     distances, rows = cKDTree(places).query(asked, np.arange(1, count + 1))
     return np.asarray(distances), np.asarray(rows)
 
 
 def _smooth(path: Float[Tensor, "m q"], points: int) -> Float[Tensor, "{points} q"]:
-    """Smooth a path by a Gaussian that narrows towards both ends, and return points equally spaced in steps."""
+    """Smooth a path by a Gaussian that becomes narrower towards both ends, and return points equally spaced in steps."""
     last = len(path) - 1
     places, steps = torch.linspace(0, last, points, device=path.device), torch.arange(last + 1, device=path.device)
     widths = (torch.minimum(places, last - places) / 2).clamp(1e-3, SMOOTHING)

@@ -52,11 +52,11 @@ def predict_stack(
     rate in particles per second includes inference and excludes the reading of files. At the end, the function tests the poses
     of each class (:mod:`hetacumn.prediction.trust`); the leader warns of each class whose poses are not determined.
 
-    If the model was trained at fixed poses, grades in ``FITTED`` keep the poses of the particle table.
+    If the model was trained at fixed poses, grades in ``FITTED`` keep the poses in the particle table.
 
     Raises:
         HetacumnError: the stack does not fit the model (box, pixel size, number of classes), has fewer particles than
-            ``group`` has processes, or lacks the angles for fixed poses.
+            ``group`` has processes, or lacks the angles that fixed poses need.
     """
     keep_freed_memory()
     out = make_folder(out)

@@ -47,7 +47,7 @@ class StackInference:
     """Inference on a stack: the part that one process of the process group ``group`` computes.
 
     ``classes`` is the number of classes. ``earlier`` supplies volumes and classes, if given.
-    ``fixed`` are the poses of the particle table, which grades in ``FITTED`` keep; None if they infer the poses.
+    ``fixed`` contains the poses in the particle table, which grades in ``FITTED`` keep; None to infer the poses.
 
     Inference sets these attributes:
 
@@ -69,7 +69,7 @@ class StackInference:
     def __post_init__(self) -> None:
         config, self.seconds = self.model.config, 0.0
         self.config, self.seed, self.grade = config.ab_initio, config.seed, self.request.grade
-        if self.fixed is not None:  # no EM over all poses
+        if self.fixed is not None:  # fixed poses need no EM over all poses
             self.config = replace(self.config, soft=replace(self.config.soft, steps=0))
         self.basis: Float[Tensor, "j box box box"] = self.model.basis()
         self.centres: Float[Tensor, "k q"] | None = None
@@ -179,7 +179,7 @@ class StackInference:
         return amortize(model, data, feedback=self.grade == "amortized")
 
     def _settled(self, data: Observations, state: State) -> State:
-        """Adapt states to refitted volumes; fixed poses stay."""
+        """Adapt states to refitted volumes; fixed poses are kept."""
         if self.fixed is not None:
             return state_at(data, self.basis, state.poses, self.config)
         return settle_states(data, self.basis, state, self.config)

@@ -54,8 +54,8 @@ class LatentPath:
 class PathMaps:
     """Finished maps at the points of a path, in ``folder``.
 
-    - ``table``: one row per point: point, particles_low and particles_high (numbers of particles at low and at high frequency),
-      resolution_A, and the latent z1, z2, ….
+    - ``table``: one row per point, with the columns point, particles_low and particles_high (numbers of particles at low and at
+      high frequency), resolution_A, and the latent z1, z2, ….
     """
 
     folder: Path
@@ -83,7 +83,7 @@ class PathMaps:
         return self.folder / MORPH
 
     def read(self, most: int | None = None) -> tuple[Float[Tensor, "p box box box"], float]:
-        """Read the filtered maps, and their voxel size in Å; Fourier-crop them to at most ``most`` voxels per side.
+        """Read the filtered maps and their voxel size in Å, Fourier-cropped to at most ``most`` voxels per side.
 
         Raises:
             HetacumnError: a map is missing.

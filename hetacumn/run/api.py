@@ -160,12 +160,12 @@ def train(
 
     Args:
         stack: the particles, from :func:`prepare`.
-        classes: number of classes; None for the number in ``config``. Without both, or with 0, the start finds the number.
+        classes: number of classes; None for the number in ``config``. With 0, or without both, the start finds the number.
         out: folder of the run.
-        poses: ``search`` for poses from the images alone; ``given`` to start from the angles and origins of the particle table
-            and refine them; ``fixed`` to keep them (:class:`~hetacumn.search.initial.InitialSettings`).
-        reference: MRC file of a map with which the search begins; empty for random volumes.
-        lowpass_A: resolution in Å to which the reference is low-passed.
+        poses: ``search`` to determine the poses from the images alone; ``given`` to start from the angles and origins in the
+            particle table and refine them; ``fixed`` to keep them (:class:`~hetacumn.search.initial.InitialSettings`).
+        reference: MRC file of a map with which the pose search begins; empty for random volumes.
+        lowpass_A: resolution in Å of the low-pass filter for the reference.
         config: all training settings; None for the defaults.
         device: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.
         devices: number of GPUs of this machine, or of processes on its CPU, that share each batch.

@@ -1,8 +1,8 @@
 """Interactive exploration of a finished run: the latent space, selected particles, and volumes along a path.
 
 :class:`Explorer` shows an :class:`~hetacumn.prediction.answer.Answer` with JupyterLab widgets. plotly plots the latent space,
-and k3d renders surfaces; neither needs internet access. Surfaces are those of volumes at the training box, which follow every
-change at once, or of maps at the full box, which are reconstructed from the raw images on request.
+and k3d renders surfaces; neither needs internet access. Surfaces show volumes at the training box, which change at once with
+every selection and position, or maps at the full box, which the user can reconstruct from the raw images.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from hetacumn.search.subspace import volumes_at
 
 SHOWN = 7  # number of images of a selection to show
 MOST_USED = 3000  # particles used for the average and volume of a selection; the limit keeps the response fast
-POINTS = 10  # latents of a path, and maps along it
-SHOWN_BOX = 128  # larger maps are Fourier-cropped to this box for display; the files keep the full box
+POINTS = 10  # number of latents, and of maps, along a path
+SHOWN_BOX = 128  # box to which larger maps are Fourier-cropped for display; the files keep the full box
 TRAINING_BOX, FULL_BOX = "training box", "full box"
 COLOUR_FIELDS = {"class probability": "class_probabilities", "log-likelihood ratio": "log_ratios"}
 AXIS_LABELS = {"independent motions": ("motion 1 (sd)", "motion 2 (sd)"), "UMAP": ("UMAP 1", "UMAP 2")}
@@ -59,9 +59,9 @@ def default_run() -> Path:
 class Explorer:
     """Widgets for a finished run. Display the attribute ``box`` in a notebook.
 
-    Code may also set the values of the widgets. ``truth`` holds the true classes of the particles, from 0, if known. ``rows``
-    are the selected particles. ``path`` contains latents along the path that follows the density between ``ends``, and
-    ``path_maps`` the maps at the full box at these latents; None until they are made.
+    Code may also set the values of the widgets. ``truth`` contains the true classes of the particles, from 0, if known.
+    ``rows`` contains the rows of the selected particles. ``path`` contains latents along the density path between ``ends``.
+    ``path_maps`` contains the full-box maps at these latents; None until they are made.
     """
 
     def __init__(self, run: Answer, truth: Int[np.ndarray, " n"] | None = None) -> None:
@@ -127,7 +127,7 @@ class Explorer:
         return torch.lerp(self.path[before], self.path[before + 1], position - before)
 
     def path_folder(self) -> Path:
-        """Return the folder of the maps of the path: that of ``hetacumn reconstruct --motion``, or one for selected ends."""
+        """Return the folder of the maps of the path: ``motion_N``, as ``hetacumn reconstruct``, or ``path_selection``."""
         motion = self.motion.value
         return self.run.folder / (f"motion_{motion}" if self.ends.equal(self.run.ends(motion)) else f"path_{SELECTION}")
 
@@ -201,7 +201,7 @@ class Explorer:
         return self.detail.value == FULL_BOX and self.path_maps is not None
 
     def _show_path(self) -> None:
-        """Show the volumes of the path. Its surfaces have one contour level, from the largest density of all its volumes."""
+        """Show the volumes of the path. The largest density of all these volumes sets the contour level of every surface."""
         if self.path_maps is not None and self._at_full_box():
             self._volumes, _ = self.path_maps.read(SHOWN_BOX)
             self.message.value = f"{len(self._volumes)} full-box maps; ChimeraX opens {self.path_maps.morph}"
@@ -209,7 +209,7 @@ class Explorer:
             self._volumes = volumes_at(self.path, self.run.basis)
             if self.detail.value == FULL_BOX:
                 self.message.value = (
-                    "This path has no full-box maps yet; the button <i>full-box maps of the path</i> makes them."
+                    "This path has no full-box maps yet. The button <i>full-box maps of the path</i> reconstructs them."
                 )
         self._show_position()
 
@@ -226,7 +226,7 @@ class Explorer:
             view.set_contour(fraction)
 
     def _run_long(self, work: Callable[[], None]) -> None:
-        """Run work of minutes with its progress bar, and show an error as a message."""
+        """Run ``work``, which takes minutes, with its progress bar, and show an error as a message."""
         self.message.value = "Reading the raw images; this takes minutes."
         with self.progress:
             try:
@@ -254,7 +254,7 @@ class Explorer:
         self.message.value = f"{len(self.rows)} particles written to {paths[0]}, their volume to {paths[1]}"
 
     def _arrange(self) -> ipywidgets.Widget:
-        """Arrange latent space and path beside each other; the selection follows where the window has space for it."""
+        """Place latent space and path side by side; the selection is placed where the window has space for it."""
         across, down = ipywidgets.HBox, ipywidgets.VBox
         size = {"width": "410px", "height": "350px", "overflow": "hidden"}
         path, selection = (ipywidgets.Box([view.plot], layout=size) for view in (self.along, self.of_selection))
@@ -277,7 +277,7 @@ def _button(text: str) -> ipywidgets.Button:
 
 
 def _legend(labels: Int[np.ndarray, " n"]) -> str:
-    """Return the colours of the classes that occur, and the numbers of their particles, as HTML."""
+    """Return a legend as HTML: the colour and the number of particles of each class that occurs."""
     colours, (found, counts) = plots.CLASS_COLOURS, np.unique(labels, return_counts=True)
     entries = [
         f'<span style="color: {colours[k % len(colours)]}">●</span>&nbsp;class&nbsp;{k + 1}&nbsp;({count:,})'

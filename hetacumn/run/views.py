@@ -18,11 +18,11 @@ from hetacumn import plots
 CONTOUR = 0.25  # contour level of a surface, as a fraction of the largest density
 DISTANCE = 0.9  # distance of the camera, in units of the field of view
 PATH_COLOUR = plots.CLASS_COLOURS[4]
-NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"  # in the outline of a lasso
+NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"  # pattern of a coordinate in the outline of a lasso
 
 
 class LatentPlot:
-    """The plot, as the widget ``figure``. It calls ``choose`` with the rows that the user selects by lasso, box or click."""
+    """The plot: its widget is ``figure``. It calls ``choose`` with the rows that the user selects by lasso, box or click."""
 
     def __init__(self, choose: Callable[[Int[np.ndarray, " m"]], None]) -> None:
         layout = {
@@ -41,16 +41,16 @@ class LatentPlot:
         self._particles, self._path, self._position = self.figure.data
         self._choose, self._follows_outlines = choose, True
         self._rows = np.arange(0)
-        # plotly may lose the event of a selection if a hover event follows at once; it never loses the outlines
+        # plotly may lose a selection event if a hover event follows at once, but it always sends the outlines
         self.figure.layout.on_change(lambda *_: self._take_outlines(), "selections")
-        self._position.on_selection(lambda *_: self._restore_marks())  # plotly removes all marks with the outlines
+        self._position.on_selection(lambda *_: self._restore_marks())  # plotly removes all marks together with the outlines
         self._particles.on_deselect(lambda *_: choose(np.arange(0)))
         self._particles.on_click(lambda trace, points, how: choose(np.asarray(points.point_inds, dtype=np.int64)))
 
     def draw_particles(
         self, coordinates: Float[np.ndarray, "n 2"], marker: Mapping[str, object], labels: tuple[str, str]
     ) -> None:
-        """Draw the particles; ``marker`` is in plotly's form, and ``labels`` are those of the axes."""
+        """Draw the particles; ``marker`` has plotly's form, and ``labels`` are the labels of the axes."""
         with self.figure.batch_update():
             self._particles.x, self._particles.y = coordinates.T
             self._particles.marker, self._particles.customdata = marker, np.arange(1, len(coordinates) + 1)
@@ -63,7 +63,7 @@ class LatentPlot:
             self._position.x, self._position.y = position.T
 
     def mark(self, rows: Int[np.ndarray, " m"], keep_outlines: bool = False) -> None:
-        """Mark selected rows, and remove the outlines of lassos and boxes, which become wrong when the axes change."""
+        """Mark the selected rows, and remove outlines unless ``keep_outlines``: they are wrong after a change of axes."""
         self._rows = rows
         if not keep_outlines:
             self._follows_outlines = False
@@ -72,9 +72,9 @@ class LatentPlot:
         self._restore_marks()
 
     def _restore_marks(self) -> None:
-        """Mark the selected rows, and the path with them: plotly draws marked points above all others."""
+        """Mark the selected rows and the path, because plotly draws marked points above all others."""
         for trace, rows in zip(self.figure.data, (self._rows, np.arange(len(self._path.x)), np.arange(1)), strict=True):
-            trace.selectedpoints = None  # without this change, plotly sends nothing to a browser without the marks
+            trace.selectedpoints = None  # a browser that has lost its marks gets new marks only after this change
             trace.selectedpoints = rows.tolist() if len(self._rows) else None
 
     def _take_outlines(self) -> None:
@@ -85,7 +85,7 @@ class LatentPlot:
 
 
 def _inside(outlines: Iterable[Mapping[str, Any]], points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
-    """Return which points lie inside any of the outlines, in plotly's form, that a user has drawn with the lasso or the box."""
+    """Return which points lie inside any outline of a lasso or a box; ``outlines`` have plotly's form."""
     found = np.zeros(len(points), dtype=bool)
     for one in outlines:
         if one["type"] == "path":

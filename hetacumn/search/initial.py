@@ -1,4 +1,4 @@
-"""The information that a run begins with, beside the images: poses of a particle table, or a reference map."""
+"""Initial information beside the images: the poses in the particle table, or a reference map."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
     from hetacumn.particles.prepared_stack import PreparedStack
     from hetacumn.physics.optics import Rows
 
-SECTION = "initial"  # of settings files, and key in config.json
+SECTION = "initial"  # name of the section in settings files and in config.json
 
 
 @dataclass(frozen=True)
 class InitialSettings:
-    """Settings of the information that a run begins with.
+    """Settings of the initial information.
 
-    - ``poses``: ``search`` finds the poses by an exhaustive search. ``given`` begins with the angles and origins of the
-      particle table and refines them. ``fixed`` takes them as they are: the run infers classes and z alone.
+    - ``poses``: ``search`` determines the poses by an exhaustive search. ``given`` begins with the angles and origins in the
+      particle table and refines them. ``fixed`` keeps them; the run then infers only classes and z.
     - ``reference``: MRC file of a map of any box and voxel size; the search begins with this map instead of random volumes.
+      Empty for no map.
     - ``lowpass_A``: resolution in Å to which the reference is low-passed.
     """
 
@@ -41,11 +42,13 @@ class InitialSettings:
     def __post_init__(self) -> None:
         check_fields(self, lowpass_A=(self.lowpass_A > 0, "a resolution above 0 Å"))
         if self.reference and self.takes_poses:
-            raise HetacumnError(f"reference is {self.reference!r}; expected none, because poses {self.poses!r} needs no search")
+            raise HetacumnError(
+                f"reference is {self.reference!r}; expected none, because poses {self.poses!r} exclude a pose search"
+            )
 
     @classmethod
     def from_params(cls, params: Mapping) -> InitialSettings:
-        """Read the section ``initial`` of settings, or of the ``config.json`` of a run; a missing section has the defaults."""
+        """Read the section ``initial`` of settings or of the ``config.json`` of a run; a missing section means the defaults."""
         return read_settings(cls, params.get(SECTION) or {}, f"{SECTION}.")
 
     @classmethod
@@ -54,14 +57,14 @@ class InitialSettings:
         return cls.from_params(read_config(out))
 
     def facts(self) -> dict:
-        """Return the section for the files of a run: the settings that are not the defaults; empty if there are none."""
+        """Return the section ``initial`` for the files of a run: only settings that differ from the defaults; else empty."""
         usual = asdict(InitialSettings())
         chosen = {name: value for name, value in asdict(self).items() if value != usual[name]}
         return {SECTION: chosen} if chosen else {}
 
     @property
     def takes_poses(self) -> bool:
-        """Whether the run begins with the poses of the particle table."""
+        """Whether the run begins with the poses in the particle table."""
         return self.poses != "search"
 
     def check_files(self, path: Path | str) -> None:
@@ -79,10 +82,10 @@ class InitialSettings:
 
 @dataclass(frozen=True)
 class InitialData:
-    """The information that a start begins with, for the images of the start.
+    """The initial information of a start, for its images.
 
-    - ``settings``: the settings that the information was read with.
-    - ``poses``: the poses of the images; None if the start searches for them.
+    - ``settings``: the settings of the information.
+    - ``poses``: the given poses of the images; None if the start searches the poses.
     - ``reference``: the reference map, or None.
     """
 
@@ -104,7 +107,7 @@ class InitialData:
 
 
 def given_poses(stack: PreparedStack, device: torch.device | str, rows: Rows = slice(None)) -> Poses:
-    """Return the poses of the particle table of a prepared stack, in pixels of the prepared images.
+    """Return the poses in the particle table of a prepared stack, with shifts in pixels of the prepared images.
 
     Raises:
         HetacumnError: the table has no angles.
@@ -112,15 +115,15 @@ def given_poses(stack: PreparedStack, device: torch.device | str, rows: Rows = s
     found = stack.metadata[rows].poses
     if found is None:
         raise HetacumnError(
-            f"{stack.source}: no angles; expected the angles of every particle, because the poses are not searched"
+            f"{stack.source}: no angles; expected the angles of every particle, because the run uses the poses in the table"
         )
     return found.to(device)
 
 
 def pose_change(found: Poses, given: Poses) -> dict[str, dict[str, float]]:
-    """Measure how far poses moved from the given poses, in the same frame.
+    """Measure the change of poses from the given poses, in the same frame.
 
-    Returns the median and the 90th percentile over the particles, for the rotation in degrees and for the shift in pixels.
+    Returns the median and the 90th percentile over the particles, of the rotation in degrees and of the shift in pixels.
     """
     changes = pose_distances(found, given)
     return {

@@ -1,14 +1,14 @@
-"""Refinement of given poses under a prior about them, whose width follows from the images.
+"""Refinement of given poses under a prior, whose width is estimated from the images.
 
-The poses of a consensus refinement are often better than the poses that the images determine at the training box: there, a
-refinement without a prior moves good poses by several degrees. The deviation of a pose from the given pose therefore has the
-prior N(0, σ²), with one σ for the components of the rotation vector and one for the components of the shift. The Gauss-Newton
+The poses of a consensus refinement may be more accurate than the poses that the images determine at the training box. A
+refinement without a prior would make such poses worse. The deviation of a pose from the given pose therefore has the prior
+N(0, σ²), with one σ for the components of the rotation vector and one for the components of the shift. The Gauss-Newton
 expansion of the log joint about the given pose gives the evidence of an image for each σ, in closed form:
 
     log p(Y | σ) = ½ gᵀ A⁻¹ g - ½ log det A + ½ log det Λ + const,   A = H + Λ,
 
-with the slope g, the curvature H and the precision Λ of the prior, which is 0 for z. The σ of the highest evidence of held-out
-images estimates the error of the given poses (empirical Bayes).
+with the slope g and the curvature H of the expansion and the precision Λ of the prior; Λ is 0 for z. The σ with the highest
+evidence of held-out images is an estimate of the error of the given poses (empirical Bayes).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BATCH = 500  # images per step
 
 @dataclass(frozen=True)
 class PosePrior:
-    """The standard deviations of given poses: each component of the rotation vector in degrees, and of the shift in pixels."""
+    """Standard deviations of the errors of given poses, per component: rotation vector in degrees, shift in pixels."""
 
     rotation_deg: float
     shift_px: float
@@ -46,7 +46,7 @@ class PosePrior:
         return diagonal
 
     def log_evidence(self, expansion: Quadratic) -> float:
-        """Compute the mean log evidence of images from their expansions at the given poses, up to a constant."""
+        """Compute the mean log evidence of images, up to a constant, from their expansions about the given poses."""
         precision = self.precision(expansion.slope).double()
         factor = torch.linalg.cholesky(expansion.curvature.double() + precision.diag())
         slope = expansion.slope.double()[..., None]
@@ -56,12 +56,12 @@ class PosePrior:
 
 
 def fit_prior(data: Observations, tangent: Tangent, state: State, radius: float) -> PosePrior:
-    """Estimate the errors of given poses: the prior of highest evidence.
+    """Estimate the errors of given poses: return the prior with the highest evidence.
 
     Args:
-        data: images that did not fit the volumes of ``tangent``.
-        tangent: the table of mean and components.
-        state: the given poses, and the latents there.
+        data: held-out images, which were not used to fit the volumes of ``tangent``.
+        tangent: the table of mean volume and components.
+        state: the given poses, and the latents at these poses.
         radius: Fourier radius in cycles per pixel.
     """
     expansion = tangent.expand(tangent.band(data, radius), state)
@@ -83,7 +83,7 @@ class Near:
         return Near(self.given[rows], self.prior)
 
     def added(self, plain: Quadratic, state: State) -> Quadratic:
-        """Add the prior to the expansions of images about their states."""
+        """Return the expansions of images about their states, with the prior added to the ``plain`` expansions."""
         away = torch.zeros_like(plain.slope)
         away[:, :3] = torch.rad2deg(roma.rotmat_to_rotvec(state.poses.rotations @ self.given.rotations.mT))
         away[:, 3:5] = state.poses.shifts_px - self.given.shifts_px
@@ -93,14 +93,14 @@ class Near:
 
 
 class _NearTangent(Tangent):
-    """The table of another :class:`Tangent`, whose expansions include a prior about the poses of ``b`` images."""
+    """A :class:`Tangent` whose expansions include the prior ``near`` about the poses of the images."""
 
     def __init__(self, tangent: Tangent, near: Near) -> None:
         self.__dict__.update(tangent.__dict__)
         self.near = near
 
     def expand(self, data: Observations, state: State) -> Quadratic:
-        """Expand the log joint of each image, with the prior, to second order about its state."""
+        """Expand the log joint of each image, including the prior, to second order about the state of the image."""
         return self.near.added(super().expand(data, state), state)
 
 

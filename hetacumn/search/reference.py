@@ -1,7 +1,7 @@
-"""A reference map for pose searches: read from an MRC file, resampled to the training box, low-passed and scaled to the images.
+"""A reference map for pose searches: reading, resampling to the training box, low-pass filter, and scale of the images.
 
-The images do not determine the hand: the slices of a map and of its mirror image are equal at mirrored poses. A start from a
-reference therefore keeps the hand of the reference.
+The images do not determine the hand: the projections of a map and of its mirror image are equal at mirrored poses. A start from
+a reference therefore keeps the hand of the reference.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Reference:
     """A reference map at the box and the pixel size of the images.
 
     - ``volume``: the map, in any scale.
-    - ``radius``: its low-pass radius, in integer frequencies.
-    - ``name``: its name in messages.
+    - ``radius``: radius of the low-pass filter for the map, in integer frequencies.
+    - ``name``: name of the map in messages.
     """
 
     volume: Float[Tensor, "box box box"]
@@ -42,7 +42,7 @@ class Reference:
 
     @classmethod
     def read(cls, path: str, lowpass_A: float, box: int, pixel_A: float) -> Reference:
-        """Read a map from an MRC file; ``lowpass_A`` is the resolution in Å to which it is low-passed. See :func:`read_map`."""
+        """Read a map from an MRC file, see :func:`read_map`; ``lowpass_A`` is the resolution in Å of its low-pass filter."""
         return cls(read_map(path, box, pixel_A), box * pixel_A / lowpass_A, path)
 
 
@@ -67,14 +67,14 @@ def read_cube(path: Path | str) -> tuple[Float[Tensor, "size size size"], float]
     if volume.ndim != 3 or len(set(volume.shape)) != 1:
         raise HetacumnError(f"{path}: {tuple(volume.shape)} voxels; expected a cube")
     if not voxel_A > 0:
-        raise HetacumnError(f"{path}: voxel size {voxel_A:g} Å; expected the voxel size in the header")
+        raise HetacumnError(f"{path}: voxel size {voxel_A:g} Å; expected a voxel size above 0 in the header")
     return volume, voxel_A
 
 
 def resampled(
     volume: Float[Tensor, "size size size"], voxel_A: float, box: int, pixel_A: float
 ) -> Float[Tensor, "{box} {box} {box}"]:
-    """Resample a volume by trilinear interpolation, on a grid of at most half the new voxel size."""
+    """Resample a volume by trilinear interpolation, after Fourier cropping if its voxels are finer than half the new size."""
     size = len(volume)
     finer = 2 * round(size * voxel_A / pixel_A)
     if 0 < finer < size:
@@ -98,7 +98,7 @@ def prepare_reference(volume: Float[Tensor, "box box box"], radius: float, data:
     """Prepare a map as the reference of a pose search: subtract the background, centre and low-pass the map, and scale it.
 
     The background is the mean outside the largest sphere in the box. The function centres the map only if its centre of mass is
-    far from the origin. The scale gives the slices of the map the power of the projections that the images show, within
+    far from the origin. The scale is such that the slices of the map have the power of the signal in the images, within
     ``radius`` (integer frequencies).
     """
     box = volume.shape[-1]
@@ -112,7 +112,7 @@ def prepare_reference(volume: Float[Tensor, "box box box"], radius: float, data:
     rotations = random_rotations(VIEWS, torch.Generator().manual_seed(0)).to(volume.device)
     power = Slicer(volume[None])(rotations, band.k)[:, 0].abs().square().mean(0)
     shown = signal_power(data)[: len(power)]
-    inside = band.weight * (band.k.norm(dim=1) > 0)  # the mean of an image depends on the estimate of its background
+    inside = band.weight * (band.k.norm(dim=1) > 0)  # the mean of an image depends on its estimated background
     return volume * ((shown * inside).sum() / (power * inside).sum().clamp(min=1e-12)).sqrt()
 
 
@@ -132,10 +132,11 @@ def explained_share(
     radius: float,
     grid: tuple[Float[Tensor, "r 3 3"], Float[Tensor, "t 2"]],
 ) -> float:
-    """Return the mean evidence of images under a reference, as a share of the evidence under the consensus volume.
+    """Return the mean evidence of images under a reference, divided by the mean evidence under the consensus volume.
 
     The evidence is the log of the mean likelihood over all poses of a ``grid`` of rotations and shifts, minus the
-    log-likelihood without a molecule, within ``radius`` (integer frequencies). The share of the right reference is near 1.
+    log-likelihood without a molecule, within ``radius`` (integer frequencies). The result is near 1 for a right reference. It
+    is 1 if the consensus volume has no positive evidence.
     """
     band = data.within(radius)
 
