@@ -20,7 +20,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -121,10 +121,11 @@ class ReferenceRun(AbInitioRun):
 
 @dataclass(kw_only=True)
 class PosedRun(AbInitioRun):
-    """A start from the poses ``given`` of all images, which it keeps if ``is_fixed``."""
+    """A start from the poses ``given`` of all images, which it keeps if ``is_fixed``; ``prior`` describes their errors."""
 
     given: Poses
     is_fixed: bool
+    prior: PosePrior = field(init=False)
 
     def run(self) -> Start:
         """Fit the subspace at the given poses, refine the poses unless they are fixed, and return the start."""
@@ -132,6 +133,7 @@ class PosedRun(AbInitioRun):
         start = self._step("given poses", ROUTE, self._fit_given)
         if not self.is_fixed:
             self._widen(start)
+            self.prior = PosePrior(*self._once("pose errors", partial(self._estimate_errors, start))["prior"].tolist())
             for turn in range(1, ROUNDS + 1):
                 radii, radius = config.refine.fine, config.refine.fit
                 start = self._step(f"round {turn}", ROUTE, partial(self._improve, start, radii, radius, config.subspace_steps))
@@ -150,9 +152,8 @@ class PosedRun(AbInitioRun):
 
     def _improve(self, start: Start, radii: tuple[float, ...], fit_radius: float, steps: int) -> Start:
         """Refine the pose and z of each image near its given pose, fit the subspace at these poses, and infer z again."""
-        estimate = self._once("errors of the given poses", partial(self._estimate_errors, start))
-        prior, tangent = PosePrior(*estimate["prior"].tolist()), Tangent(start.basis, self.config.padding)
-        state = climb_near(self.data, tangent, State(start.poses, start.latents), Near(self.given, prior), radii)
+        tangent, near = Tangent(start.basis, self.config.padding), Near(self.given, self.prior)
+        state = climb_near(self.data, tangent, State(start.poses, start.latents), near, radii)
         return self._fit(start, state.poses, fit_radius, self.config.refine.fit, steps)
 
     def _estimate_errors(self, start: Start) -> Tensors:
