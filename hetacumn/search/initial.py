@@ -1,4 +1,7 @@
-"""Initial information beside the images: the poses in the particle table, or a reference map."""
+"""Initial information beside the images: the poses in the particle table, or a reference map.
+
+Methods import the modules that read files when called, so that a command can check its settings without these modules.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config
 from hetacumn.common.settings import check_fields, read_settings
-from hetacumn.search.reference import Reference, read_cube
 
 if TYPE_CHECKING:
     from hetacumn.particles.metadata import Poses
     from hetacumn.particles.prepared_stack import PreparedStack
     from hetacumn.physics.optics import Rows
+    from hetacumn.search.reference import Reference
 
 SECTION = "initial"  # name of the section in settings files and in config.json
 
@@ -70,6 +73,8 @@ class InitialSettings:
     def check_files(self, path: Path | str) -> None:
         """Raise :class:`HetacumnError` if the reference is unusable, or the particle table ``path`` lacks angles."""
         if self.reference:
+            from hetacumn.search.reference import read_cube
+
             read_cube(self.reference)
         if self.takes_poses:
             from hetacumn.io.star import ANGLES, read_table
@@ -103,6 +108,8 @@ class InitialData:
         poses = given_poses(stack, device, rows) if settings.takes_poses else None
         if not settings.reference:
             return cls(settings, poses)
+        from hetacumn.search.reference import Reference
+
         return cls(settings, poses, Reference.read(settings.reference, settings.lowpass_A, stack.box, stack.pixel_A))
 
 
