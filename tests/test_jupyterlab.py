@@ -130,7 +130,7 @@ def test_the_notebook_runs_and_follows_the_lasso_and_the_slider(lab, browser):
     assert before.std() > 5
 
     angles = np.linspace(0, 2 * np.pi, 25)
-    circle = np.stack([210 * np.cos(angles), 160 * np.sin(angles)], 1).astype(int)  # around nearly all points
+    circle = np.stack([170 * np.cos(angles), 130 * np.sin(angles)], 1).astype(int)  # around nearly all points
     drag = ActionChains(browser, duration=50).move_to_element_with_offset(plot, *circle[0].tolist()).click_and_hold()
     for step in np.diff(circle, axis=0).tolist():
         drag = drag.move_by_offset(*step)
