@@ -66,7 +66,7 @@ def make_stack(folder: Path, images: int, box: int) -> Path:
     for copy in range(copies):
         link = own / f"copy{copy}.mrcs"
         if not link.exists():
-            link.symlink_to(own.resolve() / "particles.mrcs")
+            link.hardlink_to(own / "particles.mrcs")  # the reader refuses one file under two names
         parts.append(table.particles.assign(rlnImageName=[f"{i + 1:06d}@{link.name}" for i in range(count)]))
     path = own / f"copies{images}.star"
     star.write_table(path, pd.concat(parts, ignore_index=True).iloc[:images], table.optics)

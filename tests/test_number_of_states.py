@@ -108,7 +108,7 @@ def test_numbers_to_try_grow_by_an_eighth_and_by_doubling():
 
 def test_the_start_finds_two_states_of_a_toy_and_keeps_the_number_in_its_file(blobs, tmp_path, monkeypatch):
     monkeypatch.setattr(number_of_states, "FIRST_VOLUMES", 4)
-    toy, lines = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 600, 24, snr=2.0), []
+    toy, lines = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 600, 24, snr=4.0), []
     config = with_settings(QUICK, {"volumes": 0, "components": 0, "held_out": 0.2, "division": {"turns": 0}})
     start = ab_initio(toy.data, config, seed=0, log=lines.append)
     assert start.number.states == 2 and start.number.volumes == 4 and len(start.basis) == 5

@@ -126,7 +126,7 @@ RIGHT = {
     "a state for each image": lambda: project_atoms(replace(ATOMS, positions_A=torch.zeros(2, 4, 3)), rotations(2), 32, 2.0),
     "a basis of the latents": lambda: latent_axes(torch.rand(20, 2), 1, torch.rand(3, 4, 4, 4)),
     "a frame": lambda: Frame(EYE, True),
-    "axes": lambda: LatentAxes(torch.zeros(9, 2), torch.zeros(3), torch.zeros(2, 3)),
+    "axes": lambda: LatentAxes(torch.zeros(9, 2), torch.zeros(3), torch.zeros(2, 3), torch.zeros(2, 3)),
     "a mixture": lambda: TrueMixture(torch.zeros(2, 8, 8, 8), torch.ones(2), poses(5), torch.zeros(5, dtype=torch.long)),
     "the truth of states": lambda: truth(clean=torch.zeros(0, 8, 8)),
     "the truth of a motion": lambda: truth(coordinate=torch.zeros(5, 2)),
@@ -183,7 +183,7 @@ WRONG = {
     "a frame (3, 2)": lambda: Frame(torch.zeros(3, 2), True),
     "optics of two lengths": lambda: replace(optics(3), cs_mm=torch.ones(2)),
     "weights of other atoms": lambda: replace(ATOMS, weights=torch.ones(5)),
-    "axes of another space": lambda: LatentAxes(torch.zeros(9, 2), torch.zeros(4), torch.zeros(2, 3)),
+    "axes of another space": lambda: LatentAxes(torch.zeros(9, 2), torch.zeros(4), torch.zeros(2, 3), torch.zeros(2, 3)),
     "priors of other classes": lambda: TrueMixture(
         torch.zeros(2, 8, 8, 8), torch.ones(3), poses(5), torch.zeros(5, dtype=torch.long)
     ),

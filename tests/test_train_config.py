@@ -128,7 +128,7 @@ def test_every_method_of_the_projects_settings_is_understood():
 
 @pytest.mark.parametrize("wrong, message", [
     ({"classes": -1}, "^train.classes is -1; expected a number of at least 0"),
-    ({"classes": 0, "warm_start": False}, "^train.warm_start is False; expected true, or a number of classes, which only"),
+    ({"classes": 0, "warm_start": False}, "^train.warm_start is False; expected true for classes 0"),
     ({"seed": -1}, "^train.seed is -1; expected a whole number from 0"),
     ({"joint_rate": -1e-3}, "^train.joint_rate is -0.001; expected a number of at least 0"),
     ({"radius": [0.25, 0.6]}, "^train.radius is .*; expected radii above 0 and up to 0.5 cycles per pixel"),

@@ -283,7 +283,7 @@ def test_a_malicious_or_truncated_checkpoint_is_refused_and_runs_no_code(toy, st
 
 def test_a_run_uses_its_own_start_or_that_of_another_run(toy, start, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(training, "ab_initio", lambda data, config, seed, **steps: made.append(config) or start)
+    monkeypatch.setattr(training, "guided_start", lambda data, initial, config, *more: made.append(config) or start)
     run_method("em", TrainingStack(toy.data, 7.5), TINY, tmp_path / "em")
     assert {p.name for p in (tmp_path / "em").iterdir()} == {"config.json", "run.json", START}
     assert (made[0].volumes, made[0].components) == (TINY.classes, TINY.latent_dim)
@@ -496,7 +496,7 @@ def test_the_training_share_is_random_and_in_order():
 
 
 def test_a_start_of_another_stack_is_refused(toy, start, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "ab_initio", lambda data, config, seed, **steps: start)
+    monkeypatch.setattr(training, "guided_start", lambda *given: start)
     run_method("em", TrainingStack(toy.data, 7.5), TINY, tmp_path / "em")
     other = Observations(2 * toy.data.y, toy.data.ctf, toy.data.plane)
     with pytest.raises(HetacumnError, match=f"{START}: made from another stack"):

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -110,15 +110,17 @@ class AbInitioRun:
         """Run the step ``make`` and return its result, or restore the kept result, random state and progress."""
         kept = self.steps.find(name)
         if kept is None:
-            made, progress = make(), self.progress
-            steps = torch.tensor([progress.n, progress.total])
-            self.steps.finish(name, {**made, "random": self.generator.get_state(), "steps": steps})
+            made = make()
+            self.steps.finish(name, lambda: {**made, "random": self.generator.get_state(), "steps": self._progress()})
             return made
         made = {key: value.to(self.data.y.device) for key, value in kept.items()}
         self.generator.set_state(made.pop("random").cpu())
         at, self.progress.total = made.pop("steps").tolist()
         self.progress.update(at - self.progress.n)
         return made
+
+    def _progress(self) -> Int[Tensor, 2]:
+        return torch.tensor([self.progress.n, self.progress.total])
 
     def _consensus(self, guess: Float[Tensor, "box box box"] | None = None) -> Tensors:
         return {"volume": consensus(self.data[self.fit], self.config, self.generator, self.progress, guess)}

@@ -144,10 +144,10 @@ class Steps:
         found = self.done.get(self.name(step))
         return None if found is None else dict(found)
 
-    def finish(self, step: str, made: Tensors) -> None:
-        """Keep the tensors of a step."""
+    def finish(self, step: str, made: Callable[[], Tensors]) -> None:
+        """Keep the tensors of a step, which ``made`` returns."""
         if self.keep is not None:
-            self.keep(self.name(step), made)
+            self.keep(self.name(step), made())
 
 
 class UnfinishedStart:
