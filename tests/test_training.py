@@ -303,11 +303,7 @@ def test_a_run_uses_its_own_start_or_that_of_another_run(toy, start, tmp_path, m
         BOX,
         7.5,
     ) and "git_commit" in facts
-    assert set(json.loads((tmp_path / "one/run.json").read_text())) == {
-        "train_seconds",
-        "peak_memory_mb",
-        "device",
-    }
+    assert set(json.loads((tmp_path / "one/run.json").read_text())) == {"train_seconds", "peak_memory_mb", "device", "states"}
 
 
 def test_an_interrupted_start_continues_after_its_last_finished_step(toy, tmp_path, monkeypatch, capsys):
