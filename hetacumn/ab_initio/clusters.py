@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.mixture import GaussianMixture
@@ -19,6 +20,8 @@ from hetacumn.physics.alignment import Placement, place_core, settle_hand
 from hetacumn.physics.rotations import Frame
 from hetacumn.search.subspace import volumes_at
 
+SPREADS = ("full", "tied")  # one covariance per component of a mixture, or one for all components
+
 
 @dataclass(frozen=True)
 class Clusters:
@@ -28,6 +31,14 @@ class Clusters:
     centres: Float[Tensor, "k q"]
     volumes: Float[Tensor, "k box box box"]
     counts: Int[Tensor, " k"]
+
+
+def fit_mixtures(z: Float[np.ndarray, "n q"], count: int, runs: int, seed: int) -> list[GaussianMixture]:
+    """Fit a Gaussian mixture of ``count`` components for each of :data:`SPREADS`; keep the best of ``runs`` runs."""
+    return [
+        GaussianMixture(count, covariance_type=spread, n_init=runs, reg_covar=1e-4, random_state=seed).fit(z)
+        for spread in SPREADS
+    ]
 
 
 def find_clusters(

@@ -35,6 +35,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from tqdm import tqdm
 
+from hetacumn.ab_initio.clusters import fit_mixtures
 from hetacumn.ab_initio.config import AbInitioConfig, components_for
 from hetacumn.ab_initio.evidence import is_significant, needed_volumes
 from hetacumn.ab_initio.routes import AbInitioRun, begin
@@ -47,7 +48,6 @@ BeginRun = Callable[..., AbstractContextManager[AbInitioRun]]  # with the argume
 
 FIRST_VOLUMES, MOST_VOLUMES = 6, 64  # numbers of volumes of the first and of the last start
 FEWEST_PER_VOLUME = 60  # images per volume of a start with more than FIRST_VOLUMES
-SPREADS = ("full", "tied")  # one covariance per component of a mixture, or one for all components
 FEWEST_HELD = 20  # held-out images; fewer images cannot choose between mixtures
 MISSES = 2  # the search for more components ends after this number of mixtures without a significant gain
 DIP = 0.8  # two states have a density between them of at most this fraction of the lower peak
@@ -193,9 +193,7 @@ def _density(sample: LatentSample, most: int, seed: int) -> GaussianMixture:
     fitted, held = sample.means[sample.fit], sample.means[sample.held]
     best, highest, misses = None, torch.empty(0), 0
     for count in component_counts(min(most, len(fitted) // 2)):
-        fits = [GaussianMixture(count, covariance_type=spread, n_init=3, reg_covar=1e-4, random_state=seed).fit(fitted)
-                for spread in SPREADS]  # fmt: skip
-        found = max(fits, key=lambda fit: fit.score(held))
+        found = max(fit_mixtures(fitted, count, 3, seed), key=lambda fit: fit.score(held))
         density = torch.from_numpy(found.score_samples(held))
         if best is None or is_significant(density - highest):
             best, highest, misses = found, density, 0

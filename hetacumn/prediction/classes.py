@@ -12,14 +12,12 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from hetacumn.ab_initio.clusters import fit_mixtures
 from hetacumn.ab_initio.evidence import mixture_log_shares
 from hetacumn.common.errors import HetacumnError
-
-SPREADS = ("full", "tied")  # one covariance per class, or one covariance for all classes
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,7 @@ def classify(latents: Float[Tensor, "n q"], classes: int, seed: int = 0) -> Clas
     if len(z) == 1:
         alone = Mixture(torch.ones(1).double(), torch.from_numpy(z), 1e-4 * torch.eye(z.shape[1]).double()[None])
         return Classes(torch.ones(1, 1), latents.cpu().float(), alone)
-    mixtures = [GaussianMixture(classes, covariance_type=spread, n_init=5, reg_covar=1e-4, random_state=seed).fit(z)
-                for spread in SPREADS]  # fmt: skip
-    best = min(mixtures, key=lambda fit: fit.bic(z))
+    best = min(fit_mixtures(z, classes, 5, seed), key=lambda fit: fit.bic(z))
     order = np.argsort(-best.weights_)
     spreads = np.broadcast_to(best.covariances_, (len(order), *best.covariances_.shape[-2:]))[order]
     mixture = Mixture(*(torch.from_numpy(part) for part in (best.weights_[order], best.means_[order], spreads)))
