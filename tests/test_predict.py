@@ -237,7 +237,7 @@ def test_classes_with_too_few_images_and_files_of_an_earlier_version_have_no_sha
 
 
 def test_no_mixture_is_fitted_while_a_search_model_loads(model, monkeypatch):
-    monkeypatch.setattr("hetacumn.prediction.classes.GaussianMixture", None)
+    monkeypatch.setattr("hetacumn.prediction.classes.fit_mixtures", None)
     assert load_em(model).box == BOX
 
 
