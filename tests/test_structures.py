@@ -9,7 +9,8 @@ import roma
 import torch
 
 from hetacumn.common.errors import HetacumnError
-from hetacumn.simulation.molecules import Atoms, rotate_about
+from hetacumn.simulation.linker import BASIN_WIDTH_DEG, BASINS_DEG, BEFORE, C, N, backbone_angles_deg, bend, linker_rows
+from hetacumn.simulation.molecules import Atoms, read_structure, rotate_about
 from hetacumn.simulation.projection import density, project_atoms
 from hetacumn.simulation.structures import load_motion, load_states
 
@@ -163,9 +164,51 @@ def test_ribosome_states_are_the_full_model_without_the_parts_left_out():
     full, no_head, large = load_states(SPECS["ribosome"], DATA)
     assert full.centre_of_mass().norm() < 0.01
     for state, parts in ((no_head, ["small/head"]), (large, ["small/head", "small/body"])):
-        gone = torch.from_numpy(np.isin(full.parts, parts))
+        gone = torch.tensor([part.startswith(tuple(parts)) for part in full.parts])
         assert torch.equal(state.positions_A, full.positions_A[~gone])
         assert full.weights[gone].sum() > 0.1 * full.weights.sum()
+
+
+@needs_data
+def test_one_molecule_of_a_part_can_be_left_out():
+    full, smaller = load_states({"structure": "ribosome", "left_out": [[], ["small/head/uS3", "large/core/uL2"]]}, DATA)
+    assert len(full.parts) - len(smaller.parts) == 213 + 246
+    assert {*full.parts} - {*smaller.parts} == {"small/head/uS3", "large/core/uL2"}
+
+
+@needs_data
+def test_linkers_have_the_angles_of_a_basin_and_bend_rigidly_without_clashes():
+    stored = read_structure(DATA, "igg")
+    states, residues = load_states({"structure": "igg", "linkers": 6}, DATA), linker_rows(stored)
+    fab = torch.from_numpy((stored["chain"] == "L") | ((stored["chain"] == "H") & (stored["residue_number"] <= BEFORE)))
+    rest = torch.from_numpy(np.isin(stored["chain"], ["K", "M"]))
+    for state in states:
+        angles = backbone_angles_deg(state.positions_A, residues)
+        away = (angles[:, None] - np.array(BASINS_DEG) + 180) % 360 - 180
+        assert np.abs(away).max(2).min(1).max() < 4.5 * BASIN_WIDTH_DEG
+        for part in (fab, rest):
+            first, here = states[0].positions_A[part][::40], state.positions_A[part][::40]
+            assert torch.allclose(torch.pdist(first), torch.pdist(here), atol=2e-3)
+        assert torch.allclose(states[0].positions_A[rest], state.positions_A[rest], atol=1e-3)
+        assert torch.cdist(state.positions_A[fab], state.positions_A[rest]).min() > 2.9
+        bonds = torch.tensor([(rows[C], after[N]) for rows, after in zip(residues, residues[1:], strict=False)])
+        assert ((state.positions_A[bonds[:, 0]] - state.positions_A[bonds[:, 1]]).norm(dim=1) - 1.33).abs().max() < 0.05
+    spread = torch.stack([state.positions_A[fab].mean(0) for state in states])
+    assert torch.pdist(spread).min() > 5  # Å: the Fab is elsewhere in each conformation
+    fewer = load_states({"structure": "igg", "linkers": 2}, DATA)
+    assert all(torch.equal(one.positions_A, other.positions_A) for one, other in zip(fewer, states, strict=False))
+
+
+def test_bending_reaches_the_requested_angles():
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.randn(28, 3, generator=generator)  # seven residues of N, CA, C and O
+    residues = [np.arange(first, first + 4) for first in range(0, 28, 4)]
+    moving = torch.arange(28) < 4
+    target = np.random.default_rng(0).uniform(-180, 180, (5, 2))
+    bent = bend(positions, moving, residues, target)
+    away = (backbone_angles_deg(bent, residues) - target + 180) % 360 - 180
+    assert np.abs(away).max() < 0.01
+    assert torch.equal(bent[-5:], positions[-5:])  # the last residue, and O of the one before
 
 
 @needs_data
@@ -241,8 +284,10 @@ def test_the_arms_of_the_spliceosome_move_independently():
     ("spec", "expected"),
     [
         ({"structure": "hsp90"}, "adk, complexes, igg, ribosome, spliceosome"),
-        ({"structure": "igg"}, "fab_deg"),
+        ({"structure": "igg"}, "fab_deg or linkers"),
         ({"structure": "igg", "fab_deg": 90}, "list of numbers"),
+        ({"structure": "igg", "linkers": [3]}, "expected a number"),
+        ({"structure": "igg", "linkers": 0}, "at least 1"),
         ({"structure": "complexes", "species": []}, "list of names, or their number"),
         pytest.param({"structure": "complexes", "species": 46}, "1 to 45", marks=needs_data),
         pytest.param({"structure": "complexes", "species": ["1ABC"]}, "1AHW, 1ATN", marks=needs_data),

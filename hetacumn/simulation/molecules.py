@@ -51,10 +51,12 @@ class Atoms:
 
         Raises HetacumnError for an unknown name.
         """
-        wholes = np.array([part.split("/")[0] for part in self.parts])
+        levels = [part.split("/") for part in self.parts.tolist()]
+        wholes = [{"/".join(level[: depth + 1]) for depth in range(len(level))} for level in levels]
+        known = set().union(*wholes)
         for name in names:
-            check_known("part", name, {*self.parts.tolist(), *wholes.tolist()})
-        keep = ~(np.isin(self.parts, names) | np.isin(wholes, names))
+            check_known("part", name, known)
+        keep = np.array([whole.isdisjoint(names) for whole in wholes])
         positions = self.positions_A[..., keep, :]
         return Atoms(positions, self.weights[keep], self.widths_A[keep], self.parts[keep])
 
@@ -78,7 +80,8 @@ def check_known(kind: str, name: object, known: set[str]) -> str:
     return name
 
 
-def _read(data_dir: Path | str, name: str) -> dict[str, np.ndarray]:
+def read_structure(data_dir: Path | str, name: str) -> dict[str, np.ndarray]:
+    """Read the arrays of a structure in the data folder. Raises :class:`HetacumnError` if the file is missing."""
     path = Path(data_dir) / f"{name}.npz"
     if not path.exists():
         raise HetacumnError(f"{path}: no such file; expected an atomic model (`dvc pull` fetches it)")
@@ -88,9 +91,9 @@ def _read(data_dir: Path | str, name: str) -> dict[str, np.ndarray]:
 
 def load_adk(data_dir: Path | str) -> Callable[[Tensor], Atoms]:
     """Return a function from the progress (0 open, 1 closed) to the heavy atoms, linear between the stored states."""
-    stored = _read(data_dir, "adk")
+    stored = read_structure(data_dir, "adk")
     path, coordinate = torch.from_numpy(stored["path_xyz_A"]), torch.from_numpy(stored["path_coordinate"])
-    atoms = _heavy_atoms(path[0], stored["element"], np.full(len(stored["element"]), "adk"))
+    atoms = _with_elements(path[0], stored["element"], np.full(len(stored["element"]), "adk"))
 
     def move(t: Float[Tensor, "*batch"]) -> Atoms:
         after = torch.searchsorted(coordinate, t).clamp(1, len(coordinate) - 1)
@@ -102,18 +105,24 @@ def load_adk(data_dir: Path | str) -> Callable[[Tensor], Atoms]:
 
 
 def load_residues(data_dir: Path | str, name: str) -> Atoms:
-    """Load the residues of a large molecule as points, in the deposited conformation."""
-    stored = _read(data_dir, name)
+    """Load the residues of a large molecule as points, in the deposited conformation.
+
+    The part of a residue ends with the name of its molecule (``small/head/uS3``) if the file contains these names.
+    """
+    stored = read_structure(data_dir, name)
+    parts = stored["part"]
+    if "chain_name" in stored:
+        parts = np.char.add(np.char.add(parts, "/"), stored["chain_name"])
     widths = np.where(stored["is_nucleotide"], NUCLEOTIDE_WIDTH_A, AMINO_ACID_WIDTH_A).astype(np.float32)
     positions, weights = torch.from_numpy(stored["xyz_A"]), torch.from_numpy(stored["weight"])
-    return Atoms(positions, weights, torch.from_numpy(widths), stored["part"])
+    return Atoms(positions, weights, torch.from_numpy(widths), parts)
 
 
 def load_hinged(data_dir: Path | str, name: str, arms: tuple[str, ...]) -> Callable[..., Atoms]:
     """Return a function from the angles of the arms in degrees to the atoms with these parts rotated about their hinges."""
-    stored = _read(data_dir, name)
+    stored = read_structure(data_dir, name)
     if "element" in stored:
-        atoms = _heavy_atoms(torch.from_numpy(stored["xyz_A"]), stored["element"], stored["part"])
+        atoms = heavy_atoms(stored)
     else:
         atoms = load_residues(data_dir, name).without(["rest"])
     turns = [
@@ -143,7 +152,7 @@ def load_complexes(data_dir: Path | str, species: list[str] | int) -> list[Atoms
     Raises:
         HetacumnError: the file is missing, a name is unknown, or the number of species is not in the file.
     """
-    stored = _read(data_dir, "complexes")
+    stored = read_structure(data_dir, "complexes")
     names, ends = stored["species"].tolist(), stored["residues"].cumsum()
     chosen = names[:species] if isinstance(species, int) else species
     if isinstance(species, int) and not 1 <= species <= len(names):
@@ -161,7 +170,12 @@ def load_complexes(data_dir: Path | str, species: list[str] | int) -> list[Atoms
     return complexes
 
 
-def _heavy_atoms(
+def heavy_atoms(stored: dict[str, np.ndarray]) -> Atoms:
+    """Return the heavy atoms of a structure in the deposited conformation."""
+    return _with_elements(torch.from_numpy(stored["xyz_A"]), stored["element"], stored["part"])
+
+
+def _with_elements(
     positions_A: Float[Tensor, "n 3"], elements: Shaped[np.ndarray, " n"], parts: Shaped[np.ndarray, " n"]
 ) -> Atoms:
     weights = torch.tensor([float(ATOMIC_NUMBER[element]) for element in elements])

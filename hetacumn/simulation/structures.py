@@ -7,12 +7,15 @@ The specification of a molecule is a dict, as in params.yaml::
     {structure: ribosome, left_out: [[], [small/head], [small]]}     one list of missing parts for each state
     {structure: spliceosome, arm_b_deg: [0, 50], top_deg: [0, 40]}   one state for every pair of angles
     {structure: igg, fab_deg: [0, 90, 180]}                          an antibody, one state for every angle of one Fab
+    {structure: igg, linkers: 100}                                   100 random conformations of the linker of one Fab
     {structure: complexes, species: [1EXB, 1N2C]}                    a mixture of different molecules, one state for each
     {structure: complexes, species: 8}                               the first 8 of the 45 complexes
 
 ``arm_b_deg``, ``top_deg`` and ``fab_deg`` are rotations of parts about their hinges, in degrees; ``top_deg`` varies fastest.
-The Fab of ``igg`` turns about the axis from Cα of residue 213 to Cα of residue 242 of its heavy chain. Species are entries of
-the PDB. The data folder lists them in a fixed order, so that the first 8 are among the first 16.
+The Fab of ``igg`` turns about the axis from Cα of residue 213 to Cα of residue 242 of its heavy chain.
+:mod:`hetacumn.simulation.linker` explains ``linkers``. ``left_out`` names a whole (``small``), a part (``small/head``) or a
+molecule of a part (``small/head/uS3``). Species are entries of the PDB. The data folder lists them in a fixed order, so that
+the first 8 are among the first 16.
 :func:`load_motion` explains the specification of a continuous motion.
 """
 
@@ -27,6 +30,7 @@ import torch
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
+from hetacumn.simulation.linker import random_linkers
 from hetacumn.simulation.molecules import Atoms, check_known, load_adk, load_complexes, load_hinged, load_residues
 
 HINGED = {"spliceosome": ("arm_b", "top"), "igg": ("fab",)}  #: the parts of each structure that turn about a hinge
@@ -34,10 +38,10 @@ STATE_KEYS: dict[str, list[set[str]]] = {
     "adk": [{"states"}, {"path"}],
     "ribosome": [{"left_out"}],
     "spliceosome": [{"arm_b_deg", "top_deg"}],
-    "igg": [{"fab_deg"}],
+    "igg": [{"fab_deg"}, {"linkers"}],
     "complexes": [{"species"}],
 }
-MOTION_KEYS: dict[str, list[set[str]]] = {"adk": [set()], **{name: STATE_KEYS[name] for name in HINGED}}
+MOTION_KEYS: dict[str, list[set[str]]] = {"adk": [set()], **{name: STATE_KEYS[name][:1] for name in HINGED}}
 #: For each key: the type of the entries of its list, and the name of this type in messages.
 ENTRY_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "states": (str, "names"),
@@ -48,6 +52,7 @@ ENTRY_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "fab_deg": ((int, float), "numbers"),
     "species": (str, "names, or their number"),
 }
+COUNTS = ("species", "linkers")  #: keys whose value may be a number of states
 ADK_STATES = {"open": 0.0, "closed": 1.0}  # positions on the path of adk
 
 
@@ -66,7 +71,9 @@ def load_states(spec: dict, data_dir: Path | str) -> list[Atoms]:
     structure = _check_spec(spec)
     if structure == "complexes":
         return load_complexes(data_dir, spec["species"])
-    if structure == "adk":
+    if "linkers" in spec:
+        states = random_linkers(data_dir, spec["linkers"])
+    elif structure == "adk":
         for name in spec.get("states", []):
             check_known("state of adk", name, set(ADK_STATES))
         move = load_adk(data_dir)
@@ -133,9 +140,14 @@ def _check_spec(spec: dict, motion: bool = False) -> str:
         expected = " or ".join(" and ".join(sorted(keys)) or "no other key" for keys in known)
         raise HetacumnError(f"structure {structure} has the keys {sorted(given)}; expected {expected}")
     for key in given:
-        (entry_type, plural), entries = ENTRY_TYPES[key], spec[key]
-        if key == "species" and isinstance(entries, int):
+        entries = spec[key]
+        if key in COUNTS and isinstance(entries, int):
+            if entries < 1:
+                raise HetacumnError(f"{key} of {structure} is {entries}; expected at least 1")
             continue
+        if key not in ENTRY_TYPES:
+            raise HetacumnError(f"{key} of {structure} is {entries!r}; expected a number")
+        entry_type, plural = ENTRY_TYPES[key]
         if not isinstance(entries, list) or not entries or not all(isinstance(entry, entry_type) for entry in entries):
             raise HetacumnError(f"{key} of {structure} is {entries!r}; expected a list of {plural}")
     if not all(0 <= t <= 1 for t in spec.get("path", [])):
