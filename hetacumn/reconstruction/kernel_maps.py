@@ -59,7 +59,10 @@ class KernelRegression:
 
     def at(self, z: Float[Tensor, " q"]) -> KernelMap:
         """Reconstruct the map at a latent."""
-        nearest = latent_distances(self.latents, z, self.components).argsort(stable=True).numpy()
+        return self.of_nearest(latent_distances(self.latents, z, self.components).argsort(stable=True).numpy())
+
+    def of_nearest(self, nearest: Int[np.ndarray, " n"]) -> KernelMap:
+        """Reconstruct a map from the first rows of ``nearest``, in which the distance from the map's conformation increases."""
         counts = _counts(len(nearest))
         halves = split_halves(np.sort(nearest[: counts[-1]]), self.images.half_sets, self.seed)
         levels = [self._levels(half, nearest, counts) for half in halves]
