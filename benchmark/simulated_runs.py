@@ -1,4 +1,4 @@
-"""Runs on simulated stacks with known truth, for realistic.py, mixtures.py and stop_sign.py: each step runs only once."""
+"""Runs on simulated stacks with known truth, for realistic.py, mixtures.py, cryobench.py and others: each step runs once."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from hetacumn.evaluation.dataset import SimulatedDataset
 from hetacumn.network.config import method_config
 from hetacumn.network.training import TrainingJob, train_stack
 from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.prediction.answer import RATE
 from hetacumn.prediction.predict import PredictionJob, run_prediction
@@ -28,7 +29,7 @@ from hetacumn.prediction.request import PredictionRequest
 from hetacumn.simulation.settings import Simulation
 from hetacumn.simulation.simulate import simulate_stack
 
-GRADES = {"em": "searched", "hetacumn": "amortized"}  # grade of the prediction of each method
+GRADES = {"em": "searched", "hetacumn": "amortized", "hetacumn-refined": "refined"}  # grade of the prediction of each method
 
 
 def add_options(parser: argparse.ArgumentParser, name: str) -> None:
@@ -96,11 +97,21 @@ def run_once(
     Returns:
         ``seconds`` of training and prediction, and the ``device``.
     """
-    out, params, devices = known.folder / method, read_params(overrides or ""), DeviceRequest(device or None)
+    out, params = known.folder / method, read_params(overrides or "")
+    stack = prepare_stack(known.star, known.folder / "prepared", Preprocessing.from_params(params["stack"]))
+    config = method_config(params, method, classes=len(known.volumes) if classes is None else classes, seed=seed)
+    job = TrainingJob(method, config, out, share or params["stack"]["trained_share"])
+    return train_and_predict(stack, job, GRADES[method], out, DeviceRequest(device or None))
+
+
+def train_and_predict(stack: PreparedStack, job: TrainingJob, grade: str, out: Path, devices: DeviceRequest) -> dict:
+    """Train, and predict all images with ``grade`` in the folder ``out``, unless this was done.
+
+    Returns:
+        ``seconds`` of training and prediction, and the ``device``.
+    """
     if RATE not in read_run(out):  # a prediction writes this entry at its end
-        stack = prepare_stack(known.star, known.folder / "prepared", Preprocessing.from_params(params["stack"]))
-        config = method_config(params, method, classes=len(known.volumes) if classes is None else classes, seed=seed)
-        train_stack(stack, TrainingJob(method, config, out, share or params["stack"]["trained_share"]), devices)
-        run_prediction(stack, PredictionJob(out, PredictionRequest(GRADES[method]), out), devices)
+        train_stack(stack, job, devices)
+        run_prediction(stack, PredictionJob(job.out, PredictionRequest(grade), out), devices)
     run = read_run(out)
-    return {"seconds": run["train_seconds"] + len(known.truth.classes) / run[RATE], "device": run["device"]}
+    return {"seconds": run["train_seconds"] + len(stack) / run[RATE], "device": run["device"]}

@@ -127,18 +127,18 @@ def test_the_area_of_known_curves():
 
 def test_an_equal_volume_has_the_largest_area_at_any_box_and_in_any_frame_and_hand():
     true = density(molecule(), 48, 3.0)
-    curve = compare_conformations(true, true, in_true_frame=True)
+    curve = compare_conformations(true, true)
     assert area_under_fsc(curve, 48) == pytest.approx(23 / 48, abs=1e-4)
-    small = compare_conformations(crop_volumes(true, 32), true, in_true_frame=True)
+    small = compare_conformations(crop_volumes(true, 32), true)
     assert area_under_fsc(small, 48) == pytest.approx(15 / 48, abs=1e-3)
     turned = mirror(rotate(true, random_rotations(1, GENERATOR)[0], shift_px=torch.tensor([1.0, -2.0, 0.5])))
-    assert area_under_fsc(compare_conformations(turned, true, in_true_frame=True), 48) < 0.25
-    assert compare_conformations(turned, true, in_true_frame=False)[:12].min() > 0.9
+    assert area_under_fsc(compare_conformations(turned, true), 48) < 0.25
+    assert compare_conformations(turned, true, aligned=False)[:12].min() > 0.9
 
 
 def test_the_area_of_another_conformation_is_smaller():
     true, other = (density(molecule(seed), 32, 3.0) for seed in (0, 1))
-    assert area_under_fsc(compare_conformations(other, true, True), 32) < 0.3 < 15 / 32 - 0.1
+    assert area_under_fsc(compare_conformations(other, true), 32) < 0.3 < 15 / 32 - 0.1
 
 
 def test_mutual_information_is_adjusted_for_chance():

@@ -24,7 +24,7 @@ from hetacumn.physics.rotations import distance_deg, perturb
 from hetacumn.physics.volumes import radius_grid
 from hetacumn.reconstruction import reconstruct as module
 from hetacumn.reconstruction.class_maps import ClassReconstruction
-from hetacumn.reconstruction.kernel_maps import KernelRegression
+from hetacumn.reconstruction.kernel_maps import KernelRegression, nearest_particles
 from hetacumn.reconstruction.maps import Reconstruction
 from hetacumn.reconstruction.motion_maps import LatentPath, PathMaps, reconstruct_path
 from hetacumn.reconstruction.postprocessing import make_mask
@@ -316,7 +316,7 @@ def test_the_number_of_particles_follows_the_conformations(continuous, tmp_path)
     rigid = replace(predictions, latents=torch.randn(3000, 1, generator=torch.Generator().manual_seed(1)))
     images = SourceImages(stack)
     poses = images.poses(rigid.rotations, rigid.shifts_A)
-    found = KernelRegression(images, poses, rigid.latents, torch.ones(1, 4, 4, 4)).at(torch.zeros(1))
+    found = KernelRegression(images, poses).map_of(nearest_particles(rigid.latents, torch.zeros(1), torch.ones(1, 4, 4, 4)))
     assert int(found.particles[1:20].min()) >= 1600
 
 

@@ -24,6 +24,7 @@ from hetacumn.compute.batches import batch_slices
 from hetacumn.physics.alignment import align_volume
 from hetacumn.physics.fourier import crop_large_volumes, crop_volumes
 from hetacumn.physics.fsc import fsc
+from hetacumn.physics.rotations import Frame
 from hetacumn.simulation.molecules import Atoms
 
 ROWS_AT_ONCE = 500  # images whose distances from all images are in memory at once
@@ -31,16 +32,20 @@ COMPARED_BOX = 32  # largest box of the volumes that define a distance of confor
 
 
 def compare_conformations(
-    found: Float[Tensor, "box box box"], true: Float[Tensor, "full full full"], in_true_frame: bool
+    found: Float[Tensor, "box box box"],
+    true: Float[Tensor, "full full full"],
+    aligned: bool = True,
+    frame: Frame | None = None,
 ) -> Float[Tensor, " shells"]:
     """Compute the FSC of a volume with the volume of its true conformation, at the smaller box and without a mask.
 
-    A volume that is not ``in_true_frame``, because its poses were found *ab initio*, is first aligned to the true volume in
-    rotation, shift and hand. Like CryoBench, the function aligns each volume on its own.
+    A volume that is not ``aligned``, because its poses were found *ab initio*, is first aligned to the true volume in rotation,
+    shift and hand. Like CryoBench, the function aligns each volume on its own. The alignment begins with ``frame``, or with a
+    search of all rotations and both hands; see :func:`~hetacumn.physics.alignment.align_volume`.
     """
     box = min(found.shape[-1], true.shape[-1])
     found, true = crop_volumes(found, box), crop_volumes(true, box)
-    return fsc(found if in_true_frame else align_volume(found, true), true)
+    return fsc(found if aligned else align_volume(found, true, frame), true)
 
 
 def area_under_fsc(curves: Float[Tensor, "*batch shells"], box: int) -> Float[Tensor, "*batch"]:

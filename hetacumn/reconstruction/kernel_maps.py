@@ -39,30 +39,22 @@ class KernelMap:
 
 @dataclass(frozen=True)
 class KernelRegression:
-    """Kernel regression of full-box maps over the latent space.
+    """Kernel regression of full-box maps.
 
     - ``images``: the raw images of the stack.
     - ``poses``: poses of all rows of the stack.
-    - ``latents``: latents of all rows.
-    - ``components``: change of the volume for a unit step of each latent, which defines the distance.
     - ``seed``: seed of the split into half sets, if the particle table has no rlnRandomSubset.
     - ``device``, ``report``: as in :class:`~hetacumn.reconstruction.class_maps.ClassReconstruction`.
     """
 
     images: SourceImages
     poses: Poses
-    latents: Float[Tensor, "n q"]
-    components: Float[Tensor, "q box box box"]
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Report = lambda what, count: None
 
-    def at(self, z: Float[Tensor, " q"]) -> KernelMap:
-        """Reconstruct the map at a latent."""
-        return self.of_nearest(latent_distances(self.latents, z, self.components).argsort(stable=True).numpy())
-
-    def of_nearest(self, nearest: Int[np.ndarray, " n"]) -> KernelMap:
-        """Reconstruct a map from the first rows of ``nearest``, in which the distance from the map's conformation increases."""
+    def map_of(self, nearest: Int[np.ndarray, " n"]) -> KernelMap:
+        """Reconstruct the map at a point, from the rows of the stack in the order of their distance from this point."""
         counts = _counts(len(nearest))
         halves = split_halves(np.sort(nearest[: counts[-1]]), self.images.half_sets, self.seed)
         levels = [self._levels(half, nearest, counts) for half in halves]
@@ -78,6 +70,13 @@ class KernelRegression:
             sums = back_project_rows(self.images, ring, self.poses, self.device, self.report)
             levels.append(sums + levels[-1] if levels else sums)
         return levels
+
+
+def nearest_particles(
+    latents: Float[Tensor, "n q"], z: Float[Tensor, " q"], components: Float[Tensor, "q box box box"]
+) -> Int[np.ndarray, " n"]:
+    """Return all rows of ``latents`` in the order of their distance from ``z``, see :func:`latent_distances`."""
+    return latent_distances(latents, z, components).argsort(stable=True).numpy()
 
 
 def latent_distances(

@@ -28,7 +28,7 @@ from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.source_images import SourceImages
 from hetacumn.physics.fourier import crop_large_volumes
-from hetacumn.reconstruction.kernel_maps import FEWEST, KernelRegression
+from hetacumn.reconstruction.kernel_maps import FEWEST, KernelRegression, nearest_particles
 from hetacumn.reconstruction.maps import VOLUMES, OutputFolder, check_particles, digest_of, read_csv
 from hetacumn.reconstruction.reconstruct import Execution, ReconstructionSettings, show
 
@@ -139,14 +139,12 @@ def reconstruct_path(
     finished = folder.begin(digest)
     poses = images.poses(predictions.rotations, predictions.shifts_A)
     with tqdm(desc="maps along the path", unit=" images", disable=not execution.progress or finished, mininterval=1) as bar:
-        regression = KernelRegression(
-            images, poses, predictions.latents, path.basis[1:], settings.seed, device, partial(show, bar)
-        )
+        regression = KernelRegression(images, poses, settings.seed, device, partial(show, bar))
         for name, z in zip(names, path.points, strict=True):
             note, map_file = folder.part(f"{name}.json"), folder.path / VOLUMES / f"{name}.mrc"
             if finished or (note.is_file() and map_file.is_file()):
                 continue
-            found = regression.at(z)
+            found = regression.map_of(nearest_particles(predictions.latents, z, path.basis[1:]))
             write_mrc(map_file, found.maps.filtered, images.pixel_A)
             write_json(note, {
                 "point": name, "particles_low": int(found.particles[1]), "particles_high": int(found.particles[-1]),

@@ -1,0 +1,262 @@
+"""Sets and metrics of CryoBench (Jeon et al. 2024, arXiv 2408.05526), simulated anew from public structures.
+
+The sets have the image formation of CryoBench (cryobench_sets.py):
+
+- igg-1d: an antibody whose Fab turns about one axis, in 100 steps of 3.6°.
+- igg-rl: the antibody with 100 random conformations of the linker of this Fab.
+- assembly: 16 assembly states of a ribosome; the numbers of their images fall linearly, the largest 16 times the smallest.
+- mixture-<N>: N different protein complexes.
+
+Methods:
+
+- bound: back-projection of all images of a conformation at true poses.
+- bound-kernel: kernel regression as for the methods of this package, at true poses and among the true conformations.
+- em, hetacumn, hetacumn-refined: training and prediction; volumes are kernel regressions of the images at the predicted poses.
+
+`--poses search` finds the poses, and `--poses fixed` keeps the true poses, as in most tables of CryoBench. Training and
+prediction read images of `--training-box` pixels, and the compared volumes have `--box` voxels. The script writes one row per
+run to benchmark/cryobench.csv, with the metrics of hetacumn.evaluation.heterogeneity. The runs are in
+results/benchmark/cryobench. A run whose row is in the table is not repeated; delete its row to score it again, and its folder
+to run it again.
+
+Usage, after `make data`: python benchmark/cryobench.py --sets igg-1d --methods bound hetacumn --poses fixed
+At the size of the paper: python benchmark/cryobench.py --sets igg-1d --images 100000 --box 128 --training-box 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from cryobench_sets import BOX, CryobenchSet, read_set
+from jaxtyping import Float, Int
+from simulated_runs import GRADES, simulate_once, train_and_predict, use_one_thread
+from torch import Tensor
+from users import write_posed
+
+from hetacumn.common.files import atomic_path
+from hetacumn.common.project import project_root, read_params
+from hetacumn.compute.devices import device_name
+from hetacumn.compute.launching import DeviceRequest
+from hetacumn.evaluation.dataset import SimulatedDataset
+from hetacumn.evaluation.heterogeneity import (
+    adjusted_mutual_information,
+    area_under_fsc,
+    compare_conformations,
+    conformation_space,
+    information_imbalance,
+    latent_space,
+    neighbourhood_similarity,
+)
+from hetacumn.evaluation.scores import adjusted_rand, pose_errors
+from hetacumn.evaluation.states import majority_accuracy, species_rotation_errors_deg
+from hetacumn.evaluation.tables import has_rows, replace_rows
+from hetacumn.io.mrc import read_volumes
+from hetacumn.network.config import method_config
+from hetacumn.network.training import TrainingJob
+from hetacumn.particles.predictions import Predictions
+from hetacumn.particles.preparation import prepare_stack
+from hetacumn.particles.prepared_stack import PreparedStack
+from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.particles.source_images import SourceImages
+from hetacumn.physics.rotations import align
+from hetacumn.reconstruction.class_maps import back_project_rows
+from hetacumn.reconstruction.kernel_maps import FEWEST, KernelRegression, nearest_particles
+from hetacumn.search.initial import InitialSettings
+from hetacumn.simulation.structures import load_states
+from hetacumn.simulation.truth import Truth
+
+NEIGHBOURS, MOST_COMPARED = 200, 20_000  # of the neighbourhood similarity, and images that the metrics of spaces compare
+BOUNDS = ("bound", "bound-kernel")
+KEY = ["set", "images", "box", "training_box", "method", "poses", "seed"]
+COLUMNS = [*KEY, "auc_fsc", "auc_sd", "auc_per_conformation", f"neighbourhood_{NEIGHBOURS}", "imbalance_true_to_z",
+           "imbalance_z_to_true", "imbalance_pose_to_z", "accuracy", "ari", "ami", "rotation_median_deg", "seconds",
+           "device"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One simulated set with its truth, and the options of the script."""
+
+    chosen: CryobenchSet
+    known: SimulatedDataset
+    seed: int
+    options: argparse.Namespace
+
+    @property
+    def devices(self) -> DeviceRequest:
+        return DeviceRequest(self.options.device or None)
+
+    def prepare(self, poses: str) -> PreparedStack:
+        """Prepare the images; with ``fixed`` poses the source table contains the true poses."""
+        star = self.known.star if poses == "search" else write_posed(self.known, self.known.star.with_name("posed.star"), 0.0)
+        box = self.options.training_box
+        return prepare_stack(star, self.known.folder / f"prepared-{box}-{poses}", Preprocessing(box=box))
+
+    def run(self, method: str, poses: str) -> tuple[Path, dict]:
+        """Train and predict unless this was done; return the folder of the predictions, and the seconds and the device."""
+        trained, *grade = method.split("-")
+        params = read_params(self.chosen.overrides or "")
+        model = self.known.folder / f"{trained}-{self.options.training_box}-{poses}"
+        config = method_config(params, trained, classes=self.chosen.classes, seed=self.seed)
+        job = TrainingJob(trained, config, model, initial=InitialSettings(poses))  # type: ignore[arg-type]
+        out = model.with_name("-".join([model.name, *grade]))
+        return out, train_and_predict(self.prepare(poses), job, GRADES[method], out, self.devices)
+
+    def score(self, method: str, poses: str) -> dict:
+        """Run and score a method; return the columns of its row, and save curves and latents for the figure."""
+        folder, cost = self.run(method, poses)
+        stack = self.prepare(poses)
+        found, truth = self.known.match(Predictions.read(folder))
+        basis, _ = read_volumes(folder / "volumes", "basis_")
+        regression = self.regression(stack, found)
+
+        def curve(z: Float[Tensor, " q"], label: int) -> Float[Tensor, " shells"]:
+            nearest = nearest_particles(found.latents, z, basis[1:])
+            volume, few = regression.map_of(nearest).maps.filtered.cpu(), nearest[:FEWEST]
+            frame = align(found.rotations[few], truth.rotations[few])
+            return compare_conformations(volume, self.known.volumes[label], poses == "fixed", frame)
+
+        rows = spread_rows(truth.classes, self.options.points)
+        per_image = torch.stack([curve(found.latents[row], int(truth.classes[row])) for row in rows])
+        labels = spread_labels(truth.classes, self.options.points)
+        per_conformation = torch.stack([curve(found.latents[truth.classes == k].mean(0), k) for k in labels])
+        self.save(folder, per_image, per_conformation)
+        return {
+            **self.areas(per_image, per_conformation),
+            **self.compare_spaces(truth, latent_space(found.latents, basis[1:])),
+            **self.partition(found, truth),
+            **cost,
+        }
+
+    def score_bound(self, method: str) -> dict:
+        """Score the reconstruction from true poses and conformations."""
+        stack, began = self.prepare("fixed"), time.perf_counter()
+        truth = self.known.truth[stack.rows]
+        exact = Predictions(stack.metadata.names, truth.rotations, truth.shifts_A, truth.classes, torch.zeros(len(stack), 0))
+        regression, space = self.regression(stack, exact), self.space(truth)
+        curves, labels = [], spread_labels(truth.classes, self.options.points)
+        for k in labels:
+            members = (truth.classes == k).numpy().nonzero()[0]
+            if method == "bound":
+                volume = back_project_rows(regression.images, members, regression.poses, regression.device).volume()
+            else:
+                order = (space - space[members[0]]).norm(dim=1).argsort(stable=True).numpy()
+                volume = regression.map_of(order).maps.filtered
+            curves.append(compare_conformations(volume.cpu(), self.known.volumes[k]))
+        own = torch.stack(curves)
+        self.save(self.known.folder / method, own, own)
+        seconds, device = time.perf_counter() - began, device_name(regression.device)
+        return {
+            **self.areas(own, own),
+            **self.compare_spaces(truth, space),
+            **self.partition(exact, truth),
+            "seconds": seconds,
+            "device": device,
+        }
+
+    def regression(self, stack: PreparedStack, found: Predictions) -> KernelRegression:
+        images = SourceImages(stack, self.options.box)
+        poses = images.poses(found.rotations, found.shifts_A)
+        return KernelRegression(images, poses, self.seed, self.devices.check())
+
+    def areas(self, per_image: Float[Tensor, "m shells"], per_conformation: Float[Tensor, "k shells"]) -> dict:
+        own = area_under_fsc(per_image, BOX)
+        mean = float(area_under_fsc(per_conformation, BOX).mean())
+        return {"auc_fsc": float(own.mean()), "auc_sd": float(own.std()), "auc_per_conformation": mean}
+
+    def space(self, truth: Truth) -> Float[Tensor, "n d"]:
+        states = load_states(self.chosen.molecule, project_root() / "data")
+        return conformation_space(states, self.known.volumes, truth.classes)
+
+    def compare_spaces(self, truth: Truth, z: Float[Tensor, "n q"]) -> dict:
+        rows = np.arange(len(z))[:: -(-len(z) // MOST_COMPARED)]
+        true, z, poses = self.space(truth)[rows], z[rows], truth.rotations.flatten(1)[rows]
+        return {
+            f"neighbourhood_{NEIGHBOURS}": neighbourhood_similarity(true, z, min(NEIGHBOURS, len(rows) - 1)),
+            "imbalance_true_to_z": information_imbalance(true, z),
+            "imbalance_z_to_true": information_imbalance(z, true),
+            "imbalance_pose_to_z": information_imbalance(poses, z),
+        }
+
+    def partition(self, found: Predictions, truth: Truth) -> dict:
+        """Score classes and poses; the accuracy is NaN if the run has fewer classes than the set has states."""
+        comparable = self.chosen.classes == len(self.known.volumes) or found.classes.equal(truth.classes)
+        if self.chosen.molecule["structure"] == "complexes":  # every species has a frame of its own
+            states = load_states(self.chosen.molecule, project_root() / "data")
+            rotation_deg = float(np.nanmedian(species_rotation_errors_deg(found, truth, states)))
+        else:
+            rotation_deg = float(pose_errors(found.rotations, truth.rotations)[0].median())
+        return {
+            "accuracy": majority_accuracy(found.classes, truth.classes) if comparable else float("nan"),
+            "ari": adjusted_rand(found.classes, truth.classes),
+            "ami": adjusted_mutual_information(found.classes, truth.classes),
+            "rotation_median_deg": rotation_deg,
+        }
+
+    def save(self, folder: Path, per_image: Float[Tensor, "m shells"], per_conformation: Float[Tensor, "k shells"]) -> None:
+        with atomic_path(folder / "heterogeneity.npz") as path:
+            np.savez(path, per_image=per_image.numpy(), per_conformation=per_conformation.numpy())
+
+
+def spread_rows(classes: Int[Tensor, " n"], count: int) -> list[int]:
+    """Return ``count`` rows that are spread evenly over the images, which are sorted by their conformations."""
+    order = classes.argsort(stable=True)
+    return order[torch.linspace(0, len(order) - 1, min(count, len(order))).round().long()].tolist()
+
+
+def spread_labels(classes: Int[Tensor, " n"], count: int) -> list[int]:
+    """Return at most ``count`` conformations that have images, spread evenly."""
+    labels = classes.unique()
+    return labels[:: -(-len(labels) // count)].tolist()
+
+
+def list_runs(methods: list[str], poses: list[str]) -> Iterator[tuple[str, str]]:
+    """List pairs of a method and its poses; the bounds have the exact poses."""
+    for method in methods:
+        yield from ((method, one) for one in (["exact"] if method in BOUNDS else poses))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    root = project_root()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", default=["igg-1d"], help="igg-1d, igg-rl, assembly or mixture-<N>")
+    parser.add_argument("--methods", nargs="+", default=["bound", "hetacumn"], choices=[*BOUNDS, *GRADES])
+    parser.add_argument("--poses", nargs="+", default=["fixed"], choices=["fixed", "search"], help="true poses, or no poses")
+    parser.add_argument("--images", type=int, default=10_000, help="images of a set; CryoBench has 100,000")
+    parser.add_argument("--box", type=int, default=64, help="voxels of the compared volumes; CryoBench has 128")
+    parser.add_argument("--training-box", type=int, default=32, help="pixels of the images for training and prediction")
+    parser.add_argument("--points", type=int, default=100, help="images, and conformations, whose volumes are compared")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the simulation and of the training")
+    parser.add_argument("--device", default="", help="cpu or cuda; empty: CUDA where available")
+    parser.add_argument("--out", type=Path, default=root / "results/benchmark/cryobench", help="folder of the runs")
+    parser.add_argument("--table", type=Path, default=root / "benchmark/cryobench.csv", help="table of the scores")
+    options = parser.parse_args(arguments)
+    use_one_thread()
+    for seed, name in itertools.product(options.seeds, options.sets):
+        chosen, bench = read_set(name), None
+        for method, poses in list_runs(options.methods, options.poses):
+            values = (name, options.images, options.box, options.training_box, method, poses, seed)
+            run = dict(zip(KEY, values, strict=True))
+            if has_rows(options.table, **run):
+                print(f"{name}, {method}, {poses} poses, seed {seed}: skipped, because its row is in {options.table}")
+                continue
+            if bench is None:
+                folder = options.out / f"{name}-{options.images}-{seed}"
+                known = simulate_once(chosen.simulation(options.images), name, seed, folder)
+                bench = Bench(chosen, known, seed, options)
+            scores = bench.score_bound(method) if method in BOUNDS else bench.score(method, poses)
+            row = pd.DataFrame([run | scores])[COLUMNS]
+            replace_rows(options.table, row, KEY)
+            print(row.to_string(index=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()
