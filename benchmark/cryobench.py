@@ -15,9 +15,9 @@ Methods:
 
 `--poses search` finds the poses, and `--poses fixed` keeps the true poses, as in most tables of CryoBench. Training and
 prediction read images of `--training-box` pixels, and the compared volumes have `--box` voxels. The script writes one row per
-run to benchmark/cryobench.csv, with the metrics of hetacumn.evaluation.heterogeneity. The runs are in
-results/benchmark/cryobench. A run whose row is in the table is not repeated; delete its row to score it again, and its folder
-to run it again.
+run to benchmark/cryobench.csv, with the metrics of hetacumn.evaluation.heterogeneity, and draws figures/cryobench-<set>.png.
+The runs are in results/benchmark/cryobench. A run whose row is in the table is not repeated; delete its row to score it again,
+and its folder to run it again.
 
 Usage, after `make data`: python benchmark/cryobench.py --sets igg-1d --methods bound hetacumn --poses fixed
 At the size of the paper: python benchmark/cryobench.py --sets igg-1d --images 100000 --box 128 --training-box 64
@@ -35,12 +35,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from cryobench_sets import BOX, CryobenchSet, read_set
+from cryobench_sets import BOX, PIXEL_A, CryobenchSet, read_set
 from jaxtyping import Float, Int
+from matplotlib.figure import Figure
 from simulated_runs import GRADES, simulate_once, train_and_predict, use_one_thread
 from torch import Tensor
 from users import write_posed
 
+from hetacumn import plots
 from hetacumn.common.files import atomic_path
 from hetacumn.common.project import project_root, read_params
 from hetacumn.compute.devices import device_name
@@ -111,7 +113,7 @@ class Bench:
         return out, train_and_predict(self.prepare(poses), job, GRADES[method], out, self.devices)
 
     def score(self, method: str, poses: str) -> dict:
-        """Run and score a method; return the columns of its row, and save curves and latents for the figure."""
+        """Run and score a method; return the columns of its row, and save its curves and latents."""
         folder, cost = self.run(method, poses)
         stack = self.prepare(poses)
         found, truth = self.known.match(Predictions.read(folder))
@@ -128,10 +130,11 @@ class Bench:
         per_image = torch.stack([curve(found.latents[row], int(truth.classes[row])) for row in rows])
         labels = spread_labels(truth.classes, self.options.points)
         per_conformation = torch.stack([curve(found.latents[truth.classes == k].mean(0), k) for k in labels])
-        self.save(folder, per_image, per_conformation)
+        z = latent_space(found.latents, basis[1:])
+        self.save(method, poses, per_image, z)
         return {
             **self.areas(per_image, per_conformation),
-            **self.compare_spaces(truth, latent_space(found.latents, basis[1:])),
+            **self.compare_spaces(truth, z),
             **self.partition(found, truth),
             **cost,
         }
@@ -152,7 +155,7 @@ class Bench:
                 volume = regression.map_of(order).maps.filtered
             curves.append(compare_conformations(volume.cpu(), self.known.volumes[k]))
         own = torch.stack(curves)
-        self.save(self.known.folder / method, own, own)
+        self.save(method, "exact", own, torch.zeros(0, 0))
         seconds, device = time.perf_counter() - began, device_name(regression.device)
         return {
             **self.areas(own, own),
@@ -201,9 +204,19 @@ class Bench:
             "rotation_median_deg": rotation_deg,
         }
 
-    def save(self, folder: Path, per_image: Float[Tensor, "m shells"], per_conformation: Float[Tensor, "k shells"]) -> None:
-        with atomic_path(folder / "heterogeneity.npz") as path:
-            np.savez(path, per_image=per_image.numpy(), per_conformation=per_conformation.numpy())
+    def save(self, method: str, poses: str, curves: Float[Tensor, "m shells"], z: Float[Tensor, "_n _q"]) -> None:
+        """Save the FSC curves and the latents of a run for the figure of the set."""
+        with atomic_path(self.known.folder / f"scores/{method}, {poses} poses.npz") as path:
+            np.savez(path, curves=curves.numpy(), z=z.numpy())
+
+    def draw(self) -> Figure:
+        """Draw the curves and the latents of all runs of the set."""
+        stored = {path.stem: dict(np.load(path)) for path in sorted((self.known.folder / "scores").glob("*.npz"))}
+        curves = {name: arrays["curves"] for name, arrays in stored.items()}
+        areas = {name: area_under_fsc(torch.from_numpy(own), BOX).numpy() for name, own in curves.items()}
+        latents = {name: arrays["z"] for name, arrays in stored.items() if arrays["z"].size}
+        last = len(self.known.volumes) - 1
+        return plots.heterogeneity_scores(curves, areas, latents, self.known.truth.classes.numpy() / last, BOX * PIXEL_A)
 
 
 def spread_rows(classes: Int[Tensor, " n"], count: int) -> list[int]:
@@ -238,8 +251,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="", help="cpu or cuda; empty: CUDA where available")
     parser.add_argument("--out", type=Path, default=root / "results/benchmark/cryobench", help="folder of the runs")
     parser.add_argument("--table", type=Path, default=root / "benchmark/cryobench.csv", help="table of the scores")
+    parser.add_argument("--figures", type=Path, default=root / "figures", help="folder of the figures, one per set")
     options = parser.parse_args(arguments)
     use_one_thread()
+    plots.style()
     for seed, name in itertools.product(options.seeds, options.sets):
         chosen, bench = read_set(name), None
         for method, poses in list_runs(options.methods, options.poses):
@@ -256,6 +271,8 @@ def main(arguments: list[str] | None = None) -> None:
             row = pd.DataFrame([run | scores])[COLUMNS]
             replace_rows(options.table, row, KEY)
             print(row.to_string(index=False), flush=True)
+        if bench is not None:
+            plots.save(bench.draw(), options.figures / f"cryobench-{name}.png", name)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def runs(monkeypatch) -> list[str]:
 @needs_data
 def test_each_method_and_kind_of_poses_has_a_row_and_no_run_is_repeated(runs, tmp_path):
     small = ["--sets", "mixture-2", "--images", "260", "--box", "48", "--points", "3",
-             "--out", str(tmp_path / "runs"), "--table", str(tmp_path / "table.csv")]  # fmt: skip
+             "--out", str(tmp_path / "runs"), "--table", str(tmp_path / "table.csv"), "--figures", str(tmp_path)]  # fmt: skip
     cryobench.main([*small, "--methods", "bound", "bound-kernel", "hetacumn-refined", "--poses", "fixed", "search"])
     table = pd.read_csv(tmp_path / "table.csv").set_index(["method", "poses"])
     assert table.index.tolist() == [
@@ -73,6 +73,7 @@ def test_each_method_and_kind_of_poses_has_a_row_and_no_run_is_repeated(runs, tm
     assert table["imbalance_true_to_z"].to_numpy() == pytest.approx(table["imbalance_z_to_true"].to_numpy())
     assert table["imbalance_pose_to_z"].between(0.9, 1.1).all()
     assert table["seconds"].tolist()[2:] == [33, 33]
+    assert (tmp_path / "cryobench-mixture-2.png").stat().st_size < 300_000
     assert runs == [
         "train hetacumn at 32 px, 2 classes, poses fixed",
         "predict refined by hetacumn-32-fixed in hetacumn-32-fixed-refined",

@@ -162,6 +162,13 @@ def made(blobs):
         "map_fsc": ({"all": np.exp(-np.arange(16) / 9), "class 1": np.exp(-np.arange(16) / 5)}, 3.2),
         "defocus_histogram": (random.normal(15_000, 3000, 500), random.normal(15_000, 3000, 500)),
         "path_surfaces": (np.concatenate([truth, truth[:1]]), 5, 3.2),
+        "heterogeneity_scores": (
+            {name: random.uniform(0, 1, (20, 32)) for name in ("bound", "hetacumn")},
+            {name: random.uniform(0, 0.2, 20) for name in ("bound", "hetacumn")},
+            {"hetacumn": random.normal(size=(200, 4))},
+            random.uniform(size=200),
+            384.0,
+        ),
         "overview": (
             plots.Overview("toy", clean[0], 1.6, random.normal(size=(200, 4)), classes["adk"] % 2, truth, truth, 3.2),
         ),
@@ -200,6 +207,7 @@ def made(blobs):
         "curves",
         "scaling",
         "log_ratio_histogram",
+        "heterogeneity_scores",
         "overview",
     ],
 )

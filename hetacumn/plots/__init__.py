@@ -19,6 +19,7 @@ from hetacumn.plots.distributions import (
     pose_error_histogram,
     view_distribution,
 )
+from hetacumn.plots.heterogeneity import heterogeneity_scores
 from hetacumn.plots.images import particle_gallery, pictures
 from hetacumn.plots.lines import curves, mixture_scores, scaling, training_curves
 from hetacumn.plots.overview import Overview, overview
@@ -41,8 +42,8 @@ __all__ = [
     "CLASS_COLOURS", "CLASS_MARKERS", "DATASETS", "DPI", "METHODS", "MethodStyle", "Overview", "in_order", "save",
     "save_movie", "style", "ablation_bars", "accuracy_against_time", "accuracy_bars", "accuracy_lines", "confusion_matrix",
     "curves", "defocus_histogram", "energy_landscape", "fsc_curves", "full_box_fsc", "full_box_surfaces", "half_map_fsc",
-    "latent_density", "latent_scatter", "log_ratio_histogram", "map_fsc", "map_surfaces", "mixture_scores", "motion_scatter",
-    "noise_spectrum", "overview", "particle_gallery", "path_movie", "path_surfaces", "pictures", "pose_changes",
-    "pose_error_histogram", "scaling", "settled_bars", "settled_shares", "stage_bars", "state_numbers", "state_scores",
-    "training_curves", "view_distribution", "volume_surfaces",
+    "heterogeneity_scores", "latent_density", "latent_scatter", "log_ratio_histogram", "map_fsc", "map_surfaces",
+    "mixture_scores", "motion_scatter", "noise_spectrum", "overview", "particle_gallery", "path_movie", "path_surfaces",
+    "pictures", "pose_changes", "pose_error_histogram", "scaling", "settled_bars", "settled_shares", "stage_bars",
+    "state_numbers", "state_scores", "training_curves", "view_distribution", "volume_surfaces",
 ]  # fmt: skip

@@ -1,0 +1,45 @@
+"""Figure of the metrics of heterogeneous reconstructions."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from hetacumn.plots.theme import CLASS_COLOURS, DASHES, legend_below, panels
+
+MOST_POINTS = 5000  # points of a panel
+
+
+def heterogeneity_scores(
+    curves: Mapping[str, Float[np.ndarray, "_m _shells"]],
+    areas: Mapping[str, Float[np.ndarray, " _m"]],
+    latents: Mapping[str, Float[np.ndarray, "_n _q"]],
+    conformations: Float[np.ndarray, " n"],
+    field_A: float,
+) -> Figure:
+    """Plot mean FSC curves, the area under each curve against its conformation, and latents coloured by conformation.
+
+    Args:
+        curves: FSC curves of volumes with their true volumes by method, sorted by conformation.
+        areas: The area under each curve by method.
+        latents: Latents of all images by method; the figure shows their two principal axes.
+        conformations: The true conformation of each image, from 0 to 1; the colours are cyclic.
+        field_A: Field of view of the volumes in Å.
+    """
+    figure, axes = panels(1, 2 + len(latents), 2.9)
+    fsc, area, *planes = axes[0]
+    for i, (method, own) in enumerate(curves.items()):
+        look = {"color": CLASS_COLOURS[i % len(CLASS_COLOURS)], "linestyle": DASHES[i % len(DASHES)], "label": method}
+        fsc.plot(np.arange(own.shape[1]) / field_A, own.mean(0), **look)
+        area.plot(np.linspace(0, 1, len(areas[method])), areas[method], **look)
+    fsc.set(xlabel="spatial frequency (1/Å)", ylabel="mean FSC with the true volume", ylim=(0, 1), xlim=(0, None))
+    area.set(xlabel="conformation", ylabel="area under the FSC", ylim=(0, None), xlim=(0, 1))
+    for axis, (method, own) in zip(planes, latents.items(), strict=True):
+        centred = own - own.mean(0)
+        plane = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+        some = np.random.default_rng(0).permutation(len(own))[:MOST_POINTS]
+        axis.scatter(*plane[some].T, s=2, c=conformations[some], cmap="twilight", vmin=0, vmax=1, linewidths=0)
+        axis.set(title=method, xticks=[], yticks=[], xlabel="first principal axis of z", ylabel="second principal axis of z")
+    legend_below(figure, [fsc, area])
+    return figure
