@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 
 ATOM_WIDTH_A, AMINO_ACID_WIDTH_A, NUCLEOTIDE_WIDTH_A = 2.0, 3.0, 4.0  # standard deviations of the Gaussians
+RING_SPACING_A = 45.0  # distance of neighbouring copies in a ring
 ATOMIC_NUMBER = {"C": 6, "N": 7, "O": 8, "S": 16}
 AMINO_ACID_WEIGHT = 52.5  # mean sum of the atomic numbers of the heavy atoms of a residue, where only Cα is known
 
@@ -102,6 +104,24 @@ def load_adk(data_dir: Path | str) -> Callable[[Tensor], Atoms]:
         return replace(atoms, positions_A=torch.lerp(path[after - 1], path[after], fraction))
 
     return move
+
+
+def load_ring(data_dir: Path | str, progress: list[float]) -> Atoms:
+    """Load a ring of copies of adenylate kinase about the z axis, with the progress (0 open, 1 closed) of each copy.
+
+    The first copy is on the x axis, the second one follows towards the y axis. The centres of neighbours are
+    :data:`RING_SPACING_A` apart. A ring of ``n`` copies with equal progress has the symmetry ``Cn``.
+    """
+    move, count = load_adk(data_dir), len(progress)
+    radius_A = RING_SPACING_A / (2 * math.sin(math.pi / count))
+    out = torch.tensor([radius_A, 0.0, 0.0]) - move(torch.tensor(0.0)).centre_of_mass()
+    copies = [move(torch.tensor(float(t))).moved(out) for t in progress]
+    origin, axis = torch.zeros(3), torch.tensor([0.0, 0.0, 1.0])
+    angles = torch.arange(count) * (360.0 / count)
+    positions = [rotate_about(copy.positions_A, origin, axis, angle) for copy, angle in zip(copies, angles, strict=True)]
+    weights, widths, parts = (torch.cat([copy.weights for copy in copies]), torch.cat([copy.widths_A for copy in copies]),
+                              np.repeat([f"copy{k}" for k in range(count)], len(copies[0].weights)))  # fmt: skip
+    return Atoms(torch.cat(positions), weights, widths, parts)
 
 
 def load_residues(data_dir: Path | str, name: str) -> Atoms:

@@ -8,6 +8,7 @@ The specification of a molecule is a dict, as in params.yaml::
     {structure: spliceosome, arm_b_deg: [0, 50], top_deg: [0, 40]}   one state for every pair of angles
     {structure: igg, fab_deg: [0, 90, 180]}                          an antibody, one state for every angle of one Fab
     {structure: igg, linkers: 100}                                   100 random conformations of the linker of one Fab
+    {structure: ring, copies: [[0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]}    a ring of adk: for each state the progress of each copy
     {structure: complexes, species: [1EXB, 1N2C]}                    a mixture of different molecules, one state for each
     {structure: complexes, species: 8}                               the first 8 of the 45 complexes
 
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.simulation.linker import random_linkers
-from hetacumn.simulation.molecules import Atoms, check_known, load_adk, load_complexes, load_hinged, load_residues
+from hetacumn.simulation.molecules import Atoms, check_known, load_adk, load_complexes, load_hinged, load_residues, load_ring
 
 HINGED = {"spliceosome": ("arm_b", "top"), "igg": ("fab",)}  #: the parts of each structure that turn about a hinge
 STATE_KEYS: dict[str, list[set[str]]] = {
@@ -39,6 +40,7 @@ STATE_KEYS: dict[str, list[set[str]]] = {
     "ribosome": [{"left_out"}],
     "spliceosome": [{"arm_b_deg", "top_deg"}],
     "igg": [{"fab_deg"}, {"linkers"}],
+    "ring": [{"copies"}],
     "complexes": [{"species"}],
 }
 MOTION_KEYS: dict[str, list[set[str]]] = {"adk": [set()], **{name: STATE_KEYS[name][:1] for name in HINGED}}
@@ -50,6 +52,7 @@ ENTRY_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "arm_b_deg": ((int, float), "numbers"),
     "top_deg": ((int, float), "numbers"),
     "fab_deg": ((int, float), "numbers"),
+    "copies": (list, "lists of numbers from 0 (open) to 1 (closed)"),
     "species": (str, "names, or their number"),
 }
 COUNTS = ("species", "linkers")  #: keys whose value may be a number of states
@@ -59,7 +62,8 @@ ADK_STATES = {"open": 0.0, "closed": 1.0}  # positions on the path of adk
 def load_states(spec: dict, data_dir: Path | str) -> list[Atoms]:
     """Load the discrete states of a molecule in a common frame, whose origin is the centre of mass of the first state.
 
-    The species of a mixture have no common frame. The centre of mass of each species is at the origin.
+    The species of a mixture have no common frame. The centre of mass of each species is at the origin. The origin of a ring is
+    on its axis.
 
     Args:
         spec: the specification, as in the docstring of this module.
@@ -71,6 +75,8 @@ def load_states(spec: dict, data_dir: Path | str) -> list[Atoms]:
     structure = _check_spec(spec)
     if structure == "complexes":
         return load_complexes(data_dir, spec["species"])
+    if structure == "ring":
+        return [load_ring(data_dir, progress) for progress in spec["copies"]]
     if "linkers" in spec:
         states = random_linkers(data_dir, spec["linkers"])
     elif structure == "adk":
@@ -152,4 +158,9 @@ def _check_spec(spec: dict, motion: bool = False) -> str:
             raise HetacumnError(f"{key} of {structure} is {entries!r}; expected a list of {plural}")
     if not all(0 <= t <= 1 for t in spec.get("path", [])):
         raise HetacumnError(f"path of {structure} is {spec['path']!r}; expected numbers from 0 (open) to 1 (closed)")
+    for progress in spec.get("copies", []):
+        if len(progress) < 2 or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in progress):
+            raise HetacumnError(
+                f"copies of {structure} is {progress!r}; expected two or more numbers from 0 (open) to 1 (closed)"
+            )
     return structure
