@@ -11,6 +11,9 @@ writes benchmark/users.csv, with one row per quantity: the measured value, and t
 - `fixed_true_poses_*_accuracy`: accuracy with fixed true poses. Required: at least the Bayes bound at known poses minus 0.01.
 - `reference_*_accuracy`: accuracy of a start from the map of one state, low-passed to 40 Å. Required: at least the accuracy of
   the start from images alone minus 0.005.
+- `symmetry_*_copy_accuracy`: share of the images of a ring of six copies whose differing copy is right, up to one rotation of
+  the ring for all images. The start uses images alone and the symmetry C6. Required: the Bayes bound at known poses minus 0.03.
+- `symmetry_*_poses_within_10deg`: share of the images whose pose has an error below 10°, up to the symmetry. Required: 0.97.
 - `wrong_reference_*_warnings`: number of warnings of a start from a map of another molecule. Required: 1.
 
 The script does not repeat a measurement whose rows are in the table. Delete the rows and the folder in results/benchmark/users
@@ -30,26 +33,35 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 from simulated_runs import simulate_once, use_one_thread
+from torch import Tensor
 
 from hetacumn.ab_initio.start import START, load_start
 from hetacumn.common.files import make_folder, write_json
 from hetacumn.common.project import project_root, read_params
 from hetacumn.common.run_files import read_json
+from hetacumn.common.settings import with_settings
 from hetacumn.compute.launching import DeviceRequest
-from hetacumn.evaluation.dataset import SimulatedDataset
+from hetacumn.evaluation.dataset import SimulatedDataset, scale_to_images
 from hetacumn.evaluation.scores import accuracy
 from hetacumn.evaluation.tables import replace_rows
 from hetacumn.io.star import read_table, set_poses, write_table
 from hetacumn.network.config import method_config
 from hetacumn.network.training import TrainingJob, train_stack, training_share
+from hetacumn.particles.metadata import Poses
+from hetacumn.particles.observations import observe
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.preprocessing import Preprocessing
-from hetacumn.physics.rotations import distance_deg, perturb
+from hetacumn.particles.reader import read_particles
+from hetacumn.physics.rotations import NEAR_DEG, align, distance_deg, equivalent, perturb
+from hetacumn.physics.slices import Slicer
+from hetacumn.physics.symmetry import symmetry_rotations
 from hetacumn.prediction.predict import PredictionJob, run_prediction
 from hetacumn.prediction.request import PredictionRequest
 from hetacumn.search.initial import InitialSettings
+from hetacumn.search.subspace import likeliest_copies
 from hetacumn.simulation.settings import Simulation
 
 ERROR_DEG = 2.0  # median error of the given poses
@@ -72,8 +84,15 @@ class Bench:
             settings = replace(settings, particles=self.particles)
         return simulate_once(settings, name, 0, self.out / name)
 
-    def run(self, known: SimulatedDataset, name: str, initial: InitialSettings, error_deg: float = 0.0) -> Path:
-        """Train and predict with given poses or a reference map; return the folder of the run.
+    def molecule(self, name: str, snr: float, particles: int) -> SimulatedDataset:
+        """Simulate a molecule of the settings that is no dataset of the benchmark, unless it exists."""
+        settings = {**self.params["molecules"][name], "particles": self.particles or particles, "snr": snr}
+        return simulate_once(Simulation.from_params(settings), name, 0, self.out / name)
+
+    def run(
+        self, known: SimulatedDataset, name: str, initial: InitialSettings, error_deg: float = 0.0, symmetry: str = "C1"
+    ) -> Path:
+        """Train and predict with given poses, a reference map or a symmetry; return the folder of the run.
 
         The poses in the particle table have the median rotation error ``error_deg``. The function writes the processor time of
         training to ``seconds.json``.
@@ -82,6 +101,7 @@ class Bench:
         table, chosen = write_posed(known, folder / "posed.star", error_deg), self.params["stack"]
         stack = prepare_stack(table, folder / "prepared", Preprocessing.from_params(chosen), known.star.parent)
         config = method_config(self.params, "em", classes=len(known.volumes), seed=0)
+        config = with_settings(config, {"ab_initio": {"consensus": {"symmetry": symmetry}}}, "train.")
         began, is_new = time.process_time(), not (folder / START).exists()
         train_stack(stack, TrainingJob("em", config, folder, chosen["trained_share"], initial=initial), CPU)
         if is_new:
@@ -147,8 +167,7 @@ def measure_reference(bench: Bench, name: str) -> dict[str, tuple[float, float]]
 def measure_wrong_reference(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
     """Count the warnings of a start from a map of the ribosome."""
     known = bench.dataset(name)
-    ribosome = Simulation.from_params({**bench.params["molecules"]["ribosome"], "particles": 10, "snr": 0.1})
-    other = simulate_once(ribosome, "ribosome", 0, bench.out / "ribosome")
+    other = bench.molecule("ribosome", 0.1, 10)
     initial = InitialSettings(reference=str(other.star.parent / "truth_class1.mrc"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -158,7 +177,30 @@ def measure_wrong_reference(bench: Bench, name: str) -> dict[str, tuple[float, f
     return {f"wrong_reference_{name}_warnings": (len(said), 1)}
 
 
+def measure_symmetry(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
+    """Measure poses and copies of a ring whose copies differ, in a start from images alone with the symmetry of the ring."""
+    known = bench.molecule(name, 0.1, 2000)
+    folder, group = bench.run(known, "symmetric", InitialSettings(), symmetry="C6"), symmetry_rotations("C6")
+    found, truth = known.match(Predictions.read(folder))
+    frame = align(found.rotations, truth.rotations.float(), symmetry=group)
+    errors, copies = distance_deg(frame.apply(found.rotations)[:, None], equivalent(truth.rotations.float(), group)).min(1)
+    return {
+        f"symmetry_{name}_copy_accuracy": (float(copies.bincount().max() / len(copies)), copy_bound(known, group) - 0.03),
+        f"symmetry_{name}_poses_within_10deg": (float((errors < NEAR_DEG).float().mean()), 0.97),
+    }
+
+
+def copy_bound(known: SimulatedDataset, group: Float[Tensor, "g 3 3"], box: int = 32) -> float:
+    """Compute the Bayes bound of the copy of each image, for the true volume and true poses up to a point group."""
+    truth, particles = known.truth, read_particles(known.star, box=box, centre=False)
+    poses = Poses(truth.rotations.float(), truth.shifts_A.float() / particles.pixel_A)
+    (volume,) = scale_to_images(known.volumes, box, truth.noise_std)
+    found = likeliest_copies(observe(particles), Slicer(volume[None]), poses, group)
+    return float((distance_deg(found.poses.rotations, poses.rotations) < 1).float().mean())
+
+
 MEASURES = {
+    "symmetry_ring": (measure_symmetry, "ring"),
     "fixed_true_poses_adk-snr10": (measure_fixed, "adk-snr10"),
     "given_poses_adk-snr10": (measure_given, "adk-snr10"),
     "reference_adk-snr100-3k": (measure_reference, "adk-snr100-3k"),

@@ -9,7 +9,6 @@ from conftest import Blobs
 from toys import hinged, make_toy
 from tqdm import tqdm
 
-from hetacumn.ab_initio.clusters import find_clusters
 from hetacumn.ab_initio.config import AbInitioConfig, SearchGrid
 from hetacumn.ab_initio.division import Division
 from hetacumn.ab_initio.evidence import choose, choose_factor, mixed_evidence
@@ -28,6 +27,7 @@ from hetacumn.physics.rotations import MIRROR, Frame, distance_deg, random_rotat
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import rotate, soft_sphere
 from hetacumn.prediction.classes import classify
+from hetacumn.search.clusters import find_clusters
 from hetacumn.search.grid import search_grid
 from hetacumn.search.subspace import latent_posterior, volumes_at
 

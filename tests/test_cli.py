@@ -128,6 +128,8 @@ def test_a_wrong_setting_is_refused_without_the_imports_of_training(tmp_path):
     (["predict", "table.star", "--grade", "refind"], "--grade is 'refind'; did you mean refined?"),
     (["report", "."], ".: no predictions.star; expected a folder with predictions"),
     (["export", ".", "--to", "x"], "expected --rows, or at least one of --class and --min-gain"),
+    (["export", ".", "--to", "x", "--class", "1", "--symmetry", "C"], "--symmetry is 'C'; expected Cn, Dn, T, O, I or I1"),
+    (["reconstruct", ".", "--symmetry", "7"], "--symmetry is '7'; expected Cn, Dn, T, O, I or I1 to I4"),
     (["export", ".", "--to", "x", "--rows", "absent.txt"], "absent.txt: no such file; expected a text file of row numbers"),
     (["simulate", "adq", "--set", "train.rate=1"], "--set train.rate=1: this command does not read this setting"),
     (["train", "table.star", "--set", "methods=3"], "--set methods=3: methods is 3; expected a mapping of names to values"),

@@ -16,9 +16,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 from toys import hinged, make_toy
 from tqdm import tqdm
 
-from hetacumn.ab_initio import clusters as clusters_module
 from hetacumn.ab_initio import routes, subspace_fit
-from hetacumn.ab_initio.clusters import Clusters
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.routes import AbInitioRun
 from hetacumn.ab_initio.start import Start, Steps
@@ -31,6 +29,8 @@ from hetacumn.physics.half_plane import HalfPlane
 from hetacumn.physics.rotations import Frame
 from hetacumn.prediction.classes import Classes, class_centres
 from hetacumn.prediction.inference import Refit, follow_hypotheses, refit_volumes, search_misfits, search_poses, weigh_classes
+from hetacumn.search import clusters as clusters_module
+from hetacumn.search.clusters import Clusters
 from hetacumn.search.competing_poses import Candidates, search_competing
 from hetacumn.search.grid import pose_grid, search_grid, shift_grid
 from hetacumn.search.refinement import Tangent, climb

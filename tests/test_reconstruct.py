@@ -110,6 +110,20 @@ def test_half_sets_are_written_and_read_and_the_maps_use_only_their_own_half(sim
     assert float((first - written).abs().max()) < 1e-3 * float(written.abs().max())
 
 
+def test_maps_and_half_maps_have_the_imposed_symmetry(simulated, tmp_path):
+    stack, predictions, _, _ = simulated
+    groups, settings = {"selection": np.arange(150)}, ReconstructionSettings(refine=False, symmetry="C4")
+    found = reconstruct_groups(stack, predictions, groups, tmp_path / "C4", settings, QUIET)
+    plain = reconstruct_groups(stack, predictions, groups, tmp_path / "C1", replace(settings, symmetry="C1"), QUIET)
+    inside, alike = radius_grid(BOX) < BOX // 2 - 2, []
+    for volume in (*found.half_maps("selection"), plain.half_maps("selection")[0]):
+        turned = volume.rot90(dims=(1, 2)).roll(1, 1)  # about the voxel BOX // 2
+        alike.append(float(torch.corrcoef(torch.stack([volume[inside], turned[inside]]))[0, 1]))
+    assert min(alike[:2]) > 0.999 > 0.9 > alike[2]
+    with pytest.raises(HetacumnError, match="symmetry is 'C'; expected Cn, Dn, T, O, I or I1 to I4"):
+        replace(settings, symmetry="C")
+
+
 def test_known_half_sets_are_kept_and_unknown_ones_are_split():
     half_sets = 1 + (np.arange(40) % 3 == 0).astype(int)
     first, second = module.split_halves(np.arange(30), half_sets, 0)

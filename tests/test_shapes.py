@@ -7,7 +7,6 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from hetacumn.ab_initio.clusters import Clusters, find_clusters
 from hetacumn.ab_initio.start import Start
 from hetacumn.ab_initio.stochastic_em import smooth_noise
 from hetacumn.evaluation.bound import TrueMixture
@@ -25,6 +24,7 @@ from hetacumn.physics.rotations import Frame, align, distance_deg, from_euler, r
 from hetacumn.physics.slices import Slicer, make_stencil
 from hetacumn.physics.volumes import rotate, soft_sphere
 from hetacumn.prediction.landscape import LatentAxes, latent_axes
+from hetacumn.search.clusters import Clusters, find_clusters
 from hetacumn.search.grid import GridSearchResult, log_likelihood, pose_grid, posterior_, shift_grid
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import Quadratic, State

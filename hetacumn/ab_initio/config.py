@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from hetacumn.common.point_groups import GROUP_NAMES, is_group
 from hetacumn.common.settings import check_fields
 
 if TYPE_CHECKING:
@@ -32,11 +33,11 @@ class EMSchedule:
 
     - ``steps``: number of gradient steps.
     - ``radius``: Fourier radius at the first step, and the radius reached after 80 % of the steps, in cycles per pixel.
-    - ``grids``: rotation grids (HEALPix nside, number of in-plane rotations). EM uses the first grid up to ``coarse_radius``,
-      and the last grid beyond.
+    - ``grids``: rotation grids (HEALPix nside, number of in-plane rotations). EM uses the first grid up to the Fourier radius
+      ``coarse_radius``, in cycles per pixel, and the last grid beyond.
     - ``temper``: factor of the log-likelihood in the posterior at the first step. It grows to 1 by the middle of the run.
     - ``rate``: learning rate of Adam, in units of the typical voxel value; it decays to 10 % over the last 40 % of steps.
-    - ``coarse_radius``: Fourier radius up to which the first of several grids is fine enough, in cycles per pixel.
+    - ``symmetry``: point group that EM imposes on the volumes (:mod:`hetacumn.physics.symmetry`).
     """
 
     steps: int
@@ -45,6 +46,7 @@ class EMSchedule:
     temper: float
     rate: float
     coarse_radius: float = 0.13
+    symmetry: str = "C1"
 
     def __post_init__(self) -> None:
         check_fields(
@@ -53,6 +55,7 @@ class EMSchedule:
             radius=(0 <= self.radius[0] < self.radius[1], "two radii of at least 0, the second larger"),
             grids=(len(self.grids) > 0, "at least one grid"),
             temper=(self.temper > 0, "a number above 0"),
+            symmetry=(is_group(self.symmetry), GROUP_NAMES),
         )
 
 
@@ -106,11 +109,8 @@ class SearchGrid:
 class RefinementRadii:
     """Fourier radii, in cycles per pixel, of Gauss-Newton pose steps and of the fits of volumes that follow them.
 
-    - ``climb``: one radius per step, for the steps that start from grid poses.
-    - ``fine``: one radius per step, for the steps after the first fit.
-    - ``last``: one radius per step, for the last steps.
-    - ``fit``: radius of all fits of volumes but the last.
-    - ``last_fit``: radius of the last fit.
+    - ``climb``, ``fine``, ``last``: one radius per step, for the steps from grid poses, after the first fit, and at the end.
+    - ``fit``, ``last_fit``: radius of all fits of volumes but the last, and of the last fit.
     """
 
     climb: tuple[float, ...] = (0.15, 0.2, 0.2, 0.25, 0.25)
@@ -195,8 +195,7 @@ class AbInitioConfig:
     - ``components``: number of components of the linear subspace; 0 for ``volumes`` - 1, but at least 4. It is ``latent_dim``.
     - ``routes``: ``classes``, ``consensus`` or both, between which the log-likelihood of held-out images chooses; or
       ``independent``, for different molecules.
-    - ``held_out``: fraction of the images that no fit uses.
-    - ``padding``: zero-padding factor of volumes before the Fourier transform.
+    - ``held_out``: fraction of the images that no fit uses. ``padding``: zero-padding factor of volumes.
     - ``unfit_share``: the images that fit no volume are fitted alone if they are at least this fraction of all images.
     - ``division``: settings of the search for volumes that a route has missed.
     - ``batch``: images per EM step, before :meth:`adapted_to`; a step of a subspace fit uses twice as many.

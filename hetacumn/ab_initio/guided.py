@@ -12,6 +12,9 @@ probabilistic PCA fits the mean volume and the components without wrong local op
 3. alternates between Gauss-Newton steps of poses and latents and fits of the subspace, unless the poses are fixed. The steps
    have a prior about the given poses (:mod:`~hetacumn.search.pose_prior`), so that accurate poses change little.
 
+With a symmetry, the given poses determine a symmetric volume. The relaxation (:mod:`~hetacumn.ab_initio.relaxation`) then
+chooses one of the equivalent poses of each image.
+
 The start keeps the frame and the hand of the given poses. It does not search for missed volumes.
 """
 
@@ -31,16 +34,17 @@ from tqdm import tqdm
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.evidence import choose_factor
 from hetacumn.ab_initio.number_of_states import ab_initio, start_with
+from hetacumn.ab_initio.relaxation import Relaxation
 from hetacumn.ab_initio.routes import AbInitioRun, begin
 from hetacumn.ab_initio.start import Start, Steps, Tensors
-from hetacumn.ab_initio.stochastic_em import stochastic_em, voxel_unit
+from hetacumn.ab_initio.stochastic_em import stochastic_em, voxel_unit, with_symmetry
 from hetacumn.ab_initio.subspace_fit import principal
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.reconstruction.back_projection import back_project
 from hetacumn.search.initial import InitialData
-from hetacumn.search.pose_prior import Near, PosePrior, climb_near, fit_prior
+from hetacumn.search.pose_prior import Near, PosePrior, climb_near, fit_prior, nearest_copies
 from hetacumn.search.reference import Reference, explained_share, prepare_reference
 from hetacumn.search.refinement import Tangent
 from hetacumn.search.state import State
@@ -116,7 +120,7 @@ class ReferenceRun(AbInitioRun):
             return super()._consensus()
         self.steps.log(found)
         self.progress.update(config.consensus.restarts * config.consensus.steps - schedule.steps)
-        return {"volume": volume}
+        return {"volume": with_symmetry(seen, volume, config, self.generator, self.progress)}
 
 
 @dataclass(kw_only=True)
@@ -143,6 +147,9 @@ class PosedRun(AbInitioRun):
     def _fit_given(self) -> Start:
         """Back-project the images at the given poses to the mean volume, and fit the subspace from this volume."""
         config, data, box = self.config, self.data, self.data.plane.box
+        if len(self.group) > 1:
+            start = Relaxation(self).relax(self.given, ROUTE)
+            return self._fit(start, start.poses, config.refine.fit, config.refine.fit, config.subspace_steps)
         self.progress.set_postfix_str("subspace at the given poses")
         mean = back_project(data[self.fit], self.given[self.fit]) * soft_sphere(box, device=data.y.device)
         one = torch.ones(1, device=data.y.device)
@@ -152,14 +159,15 @@ class PosedRun(AbInitioRun):
 
     def _improve(self, start: Start, radii: tuple[float, ...], fit_radius: float, steps: int) -> Start:
         """Refine the pose and z of each image near its given pose, fit the subspace at these poses, and infer z again."""
-        tangent, near = Tangent(start.basis, self.config.padding), Near(self.given, self.prior)
+        given = nearest_copies(self.given, start.poses, self.group)
+        tangent, near = Tangent(start.basis, self.config.padding), Near(given, self.prior)
         state = climb_near(self.data, tangent, State(start.poses, start.latents), near, radii)
         return self._fit(start, state.poses, fit_radius, self.config.refine.fit, steps)
 
     def _estimate_errors(self, start: Start) -> Tensors:
         """Estimate the errors of the given poses from held-out images."""
         held, radius = self.held, self.config.refine.fit
-        state = State(self.given[held], start.latents[held])
+        state = State(start.poses[held], start.latents[held])  # a given pose, or an equivalent one
         prior = fit_prior(self.data[held], Tangent(start.basis, self.config.padding), state, radius)
         self.steps.log(f"errors of the given poses: sd {prior.rotation_deg:.2g}° and {prior.shift_px:.2g} px per axis")
         return {"prior": torch.tensor([prior.rotation_deg, prior.shift_px])}
@@ -175,5 +183,5 @@ class PosedRun(AbInitioRun):
         refine, steps = self.config.refine, 2 * self.config.subspace_steps
         self.progress.set_postfix_str("last fit")
         if self.is_fixed:
-            return self._fit(start, self.given, refine.last_fit, refine.last_fit, steps)
+            return self._fit(start, start.poses, refine.last_fit, refine.last_fit, steps)
         return self._improve(start, refine.last, refine.last_fit, steps)

@@ -35,13 +35,13 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.ab_initio.clusters import fit_mixtures
 from hetacumn.ab_initio.config import AbInitioConfig, components_for
 from hetacumn.ab_initio.evidence import is_significant, needed_volumes
 from hetacumn.ab_initio.routes import AbInitioRun, begin
 from hetacumn.ab_initio.start import Start, StateNumber, Steps, Tensors
 from hetacumn.particles.observations import Observations, without_empty
 from hetacumn.physics.slices import Slicer
+from hetacumn.search.clusters import fit_mixtures
 from hetacumn.search.subspace import LatentPosterior, infer_latents, volumes_at
 
 BeginRun = Callable[..., AbstractContextManager[AbInitioRun]]  # with the arguments ``config`` and ``steps``

@@ -12,6 +12,7 @@
 3. *Choice.* The log-likelihood of images held out from every fit decides between the routes.
 4. *Missed volumes.* EM of the images of each cluster alone may find volumes that the route has missed
    (:mod:`hetacumn.ab_initio.division`). The poses and latents of all images are then inferred again, from these volumes.
+   With a symmetry, the route ``relaxed`` (:mod:`hetacumn.ab_initio.relaxation`) replaces the other routes and this step.
 5. *Competing poses.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
    start alternates between a competition of several poses of each image (:mod:`hetacumn.search.competing_poses`) and subspace
    fits, until few poses change. A prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises noise.
@@ -31,10 +32,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from hetacumn.ab_initio.clusters import Clusters, align_conformations, find_clusters
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.division import Division, search_one_by_one
 from hetacumn.ab_initio.evidence import choose_factor
+from hetacumn.ab_initio.relaxation import Relaxation
 from hetacumn.ab_initio.start import Start, Steps, Tensors
 from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
 from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal, unfit_images
@@ -43,12 +44,16 @@ from hetacumn.particles.observations import Observations, low_power, strong_imag
 from hetacumn.physics.alignment import place_core, place_volume
 from hetacumn.physics.rotations import distance_deg
 from hetacumn.physics.slices import Slicer
+from hetacumn.physics.symmetry import symmetry_rotations
+from hetacumn.search.clusters import Clusters, align_conformations, find_clusters
 from hetacumn.search.competing_poses import Candidates, search_competing
 from hetacumn.search.grid import search_grid
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import State
-from hetacumn.search.subspace import infer_latents, volumes_at
+from hetacumn.search.subspace import infer_latents, likeliest_copies, volumes_at
 
+RELAXED = "relaxed"  # the route with a symmetry
+OWN_FRAMES = ("independent", RELAXED)  # routes whose volumes need no alignment and no search for missed volumes
 MOVED_DEG = 5.0  # an image counts as moved if its rotation changes by more between two searches
 
 
@@ -76,19 +81,20 @@ class AbInitioRun:
         count = len(self.data)
         held = torch.arange(count, device=self.data.y.device) % max(2, round(1 / self.config.held_out)) == 0
         self.usable = ~strong_images(low_power(self.data))
+        self.group = symmetry_rotations(self.config.consensus.symmetry).to(self.data.y.device)
         self.held, self.fit = held & self.usable, (~held & self.usable).nonzero().squeeze(1)
 
     def run(self) -> Start:
         """Follow all routes, and finish the route with the highest log-likelihood of held-out images; return its start."""
         first = self._fit_extent(self._once("consensus", self._consensus)["volume"])
-        routes = self.config.routes
+        routes = self.config.routes if len(self.group) == 1 else (RELAXED,)
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, first)) for route in routes}
         scores = {route: float(self.held_evidence(start).mean()) for route, start in found.items()}
         for route, score in scores.items():
             self.steps.log(f"ab initio, {self.steps.label}route {route}: held-out log-likelihood {score:.2f} per image")
         route = max(scores, key=lambda name: scores[name])
         best = self._step("last fits", route, partial(self._finish, found[route]))
-        if route != "independent":  # which ends with a division
+        if route not in OWN_FRAMES:
             best = self._step("division", route, partial(self._divide, best))
         return replace(self._soften(best), scores=scores, shift_extent=self.config.grid.extent)
 
@@ -141,6 +147,9 @@ class AbInitioRun:
         """Follow a route from the consensus volume to a subspace: through EM of K volumes, or from the consensus itself."""
         config, volumes = self.config, first[None]
         self.progress.set_postfix_str(f"route {route}")
+        if route == RELAXED:
+            start = Relaxation(self).relax(Relaxation(self).find_poses(first), route)
+            return self._improve(start, config.refine.fine, config.refine.fit, config.subspace_steps)
         if route == "independent":
             return self._from_volumes(self.division(self.data).from_noise(first), route, one_by_one=True)
         if route == "classes":
@@ -237,9 +246,9 @@ class AbInitioRun:
     def _settle_frames(self, start: Start, hands: bool = False) -> Start:
         """Align the volumes of K clusters of z to one frame (with ``hands`` also to one hand), and recompute the subspace.
 
-        Volumes of the route ``independent`` stay in frames of their own.
+        Volumes of the route ``independent`` stay in frames of their own, and of ``relaxed`` in the frame of the group.
         """
-        if start.route == "independent":
+        if start.route in OWN_FRAMES:
             return start
         config, clusters = self.config, self._clusters(start)
         volumes, poses, mirrored = align_conformations(clusters, start.poses, self.generator, hands)
@@ -279,12 +288,13 @@ class AbInitioRun:
         return search_competing(self.data, Tangent(start.basis, padding), candidates, radius)[0]
 
     def _fit(self, start: Start, poses: Poses, fit_radius: float, radius: float, steps: int) -> Start:
-        """Fit the subspace at given poses within ``fit_radius``, and infer z within ``radius``."""
+        """Fit the subspace at given poses within ``fit_radius``, and infer z and the copy within ``radius``."""
         config, box = self.config, self.data.plane.box
         seen, fit = self.data.within(fit_radius * box)[self.fit], SubspaceFit.of(config, steps)
         basis = fit_subspace(seen, start.basis, poses[self.fit], fit, self.generator, self.progress)
-        latents = infer_latents(self.data.within(radius * box), Slicer(basis, config.padding), poses).mean
+        state = likeliest_copies(self.data.within(radius * box), Slicer(basis, config.padding), poses, self.group)
+        latents = state.latents
         if config.effort.component_share:  # rescales z to unit variance without changing V(z)
             spread = latents.std(0).clamp(min=1e-3)
             basis, latents = torch.cat([basis[:1], basis[1:] * spread[:, None, None, None]]), latents / spread
-        return replace(start, basis=basis, poses=poses, latents=latents)
+        return replace(start, basis=basis, poses=state.poses, latents=latents)

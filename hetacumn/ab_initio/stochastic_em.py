@@ -18,8 +18,11 @@ from hetacumn.compute.batches import batch_slices
 from hetacumn.particles.observations import Observations, signal_nats
 from hetacumn.physics.fourier import padded_size
 from hetacumn.physics.slices import Slicer, Stencil, make_stencil
+from hetacumn.physics.symmetry import align_axes, symmetrised, symmetry_rotations
 from hetacumn.physics.volumes import soft_sphere
-from hetacumn.search.grid import images_at_once, log_likelihood, open_rotations, pose_grid, posterior_
+from hetacumn.search.grid import images_at_once, log_likelihood, open_rotations, posterior_, unique_poses
+
+SYMMETRIC_FROM = 0.1  # Fourier radius in cycles per pixel at the first step of EM that imposes a symmetry
 
 
 def voxel_unit(data: Observations, box: int) -> float:
@@ -46,18 +49,19 @@ def stochastic_em(
 ) -> tuple[Float[Tensor, "v box box box"], float]:
     """Fit volumes, beginning with ``start``, by EM with a posterior over all poses of a grid and all volumes.
 
+    If ``schedule`` has a symmetry, the volumes are symmetric, and the grid contains one of the equivalent rotations.
     ``config`` gives the shifts, the batch and the padding. ``generator`` is on the CPU. Returns the volumes, and the mean log
     evidence per image over the last 20 % of the steps.
     """
     steps, radius, coarse = schedule.steps, schedule.radius, schedule.coarse_radius
     box, device = start.shape[-1], start.device
     shifts = config.grid.shifts(box, config.grid.step_px).to(device)
-    size = padded_size(box, config.padding)
+    size, group = padded_size(box, config.padding), symmetry_rotations(schedule.symmetry).to(device)
     switch = 0.8 * (coarse - radius[0]) / (radius[1] - radius[0])
     stages = []
     for i, grid in enumerate(schedule.grids):
         last = i == len(schedule.grids) - 1
-        rotations = pose_grid(*grid).to(device)
+        rotations = unique_poses(*grid, group)
         outer = data.plane.count((radius[1] if last else coarse) * box)
         stencil = make_stencil(rotations, data.k[:outer], size, box)
         stages.append(_Stage(stencil, 1.0 if last else switch))
@@ -75,7 +79,7 @@ def stochastic_em(
         optimiser.param_groups[0]["lr"] = schedule.rate * (1 if done < 0.6 else 0.1 ** ((done - 0.6) / 0.4))
         rows = torch.randint(len(data), (config.batch,), generator=generator).to(device, non_blocking=True)
         part = Observations(data.y[rows, :m], data.ctf[rows, :m], data.plane)
-        slicer = Slicer(voxels * mask * unit, config.padding)
+        slicer = Slicer(symmetrised(voxels * mask * unit, group), config.padding)
         flat = slicer.read(stage.stencil.narrow(m)).transpose(1, 2).flatten(0, 1)  # (r * v, m)
         with torch.no_grad():
             gradient, log_sum = _expected_gradient(part, flat, shifts, sharpness)
@@ -85,7 +89,7 @@ def stochastic_em(
         optimiser.step()
         progress.update()
     score = torch.stack(evidence[-max(1, steps // 5) :]).mean()
-    return (voxels.detach() * mask * unit), float(score)
+    return symmetrised(voxels.detach() * mask * unit, group), float(score)
 
 
 def _expected_gradient(
@@ -134,12 +138,12 @@ def consensus(
     progress: tqdm,
     guess: Float[Tensor, "box box box"] | None = None,
 ) -> Float[Tensor, "box box box"]:
-    """Fit one volume by several EM runs from smooth random noise, and return the likeliest volume.
+    """Fit one volume by several EM runs from smooth random noise, and return the likeliest volume, with its symmetry imposed.
 
     The first run starts from ``guess`` if one is given. Runs that end in the correct fold reach the same likelihood, and few
     runs end in a wrong fold. The function therefore stops as soon as the two best runs agree in their likelihood.
     """
-    found, schedule = [], config.consensus
+    found, schedule = [], replace(config.consensus, symmetry="C1")
     for restart in range(schedule.restarts):
         progress.set_postfix_str(f"consensus, restart {restart + 1}")
         noise = random_volumes(1, data, generator)  # also for the guess, so that later restarts do not depend on it
@@ -150,7 +154,24 @@ def consensus(
         if len(found) > 1 and found[0][0] - found[1][0] < schedule.agreement * abs(found[0][0]):
             break
     progress.update((schedule.restarts - len(found)) * schedule.steps)
-    return found[0][1]
+    return with_symmetry(data, found[0][1], config, generator, progress)
+
+
+def with_symmetry(
+    data: Observations, volume: Float[Tensor, "box box box"], config: AbInitioConfig, generator: torch.Generator, progress: tqdm
+) -> Float[Tensor, "box box box"]:
+    """Place the symmetry axes of a volume on the axes of the group ``config.consensus.symmetry``, and refit it with symmetry.
+
+    EM from noise without symmetry is more reliable than EM from noise with symmetry, which may place the axes wrongly. Without
+    a symmetry, the function returns the volume unchanged.
+    """
+    symmetry = config.consensus.symmetry
+    if symmetry == "C1":
+        return volume
+    schedule = replace(config.division.together, radius=(SYMMETRIC_FROM, config.consensus.radius[1]), symmetry=symmetry)
+    progress.total += schedule.steps
+    aligned = align_axes(volume, symmetry_rotations(symmetry).to(volume))
+    return stochastic_em(data, aligned[None], schedule, config, generator, progress)[0][0]
 
 
 def poses_are_open(

@@ -112,6 +112,14 @@ def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_f
               "ab initio start", file=sys.stderr)  # fmt: skip
 
 
+def check_symmetry(name: str) -> None:
+    """Raise :class:`HetacumnError` if ``name`` is not the name of a point group."""
+    from hetacumn.common.point_groups import GROUP_NAMES, is_group
+
+    if not is_group(name):
+        raise HetacumnError(f"--symmetry is {name!r}; expected {GROUP_NAMES}")
+
+
 def check_devices(device: str, devices: int) -> None:
     """Raise :class:`HetacumnError` if this machine lacks the device or has too few devices."""
     from hetacumn.compute.launching import DeviceRequest

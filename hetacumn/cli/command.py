@@ -64,10 +64,13 @@ def open_answer(folder: Path, prepared: Path | None) -> Answer:
     return Answer.open(folder, prepared or "")
 
 
-def export_particles(answer: Answer, to: Path, rows: Path | None, number: int | None, least_gain: float | None) -> list[Path]:
+def export_particles(
+    answer: Answer, to: Path, rows: Path | None, number: int | None, least_gain: float | None, symmetry: str = "C1"
+) -> list[Path]:
     """Export selected particles with their volume, and return the files.
 
     Either ``rows``, a text file of row numbers, selects the particles, or the class ``number`` and the least gain in nats.
+    The point group ``symmetry`` expands the tables.
     """
     import numpy as np
 
@@ -82,7 +85,7 @@ def export_particles(answer: Answer, to: Path, rows: Path | None, number: int | 
     if not len(chosen):
         raise HetacumnError(f"class {number} has no particle with a gain of {least_gain:g} nats; expected a lower --min-gain")
     make_folder(to.parent)
-    paths = answer.export(chosen, to)
+    paths = answer.export(chosen, to, symmetry)
     print(f"exported {len(chosen)} of {len(found)} particles: {', '.join(map(str, paths))}")
     return paths
 

@@ -65,6 +65,7 @@ from hetacumn.cli.options import (
     StackFolder,
     StackSet,
     Structures,
+    Symmetry,
     Words,
 )
 from hetacumn.cli.results import compare, explore, export, flip_hand, reconstruct, report
@@ -89,6 +90,7 @@ def train(
     poses: Poses = None,
     reference: Reference = None,
     lowpass: LowPass = None,
+    symmetry: Symmetry = None,
     seed: Seed = None,
     set_: Set = None,
     config: Config = None,
@@ -100,7 +102,8 @@ def train(
     """Train a model on a particle stack, or resume training."""
     check_is_file(particles, TABLE)
     initial = {"poses": poses, "reference": reference and str(reference), "lowpass_A": lowpass}
-    options = {"classes": classes, "seed": seed, "stack": {"box": box}, "initial": initial}
+    options = {"classes": classes, "seed": seed, "stack": {"box": box}, "initial": initial,
+               "train": {"ab_initio": {"consensus": {"symmetry": symmetry}}}}  # fmt: skip
     settings = collect_settings(config, set_, options, TRAINING_SECTIONS)
     check_folders(out=out, prepared=prepared)
     check_devices(device, devices)

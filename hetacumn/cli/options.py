@@ -33,6 +33,7 @@ PredictedClasses = Annotated[int | None, _option("Number of classes.", default="
 Poses = Annotated[str | None, _option("Poses: search, given or fixed.", default="search")]
 Reference = Annotated[Path | None, _option("Initial map, an MRC file.", metavar="FILE", default="none")]
 LowPass = Annotated[float | None, _option("Low-pass of the map, in Å.", "--lowpass", default="40")]
+Symmetry = Annotated[str | None, _option("Point group, such as C7, D2 or O.", default="C1")]
 Box = Annotated[int | None, _option("Fourier-cropped box in pixels; even.", default="32")]
 Seed = Annotated[int | None, _option("Seed of all random numbers.", default="0")]
 
@@ -48,9 +49,7 @@ DatasetSet = Annotated[list[str] | None, _settings("datasets.adk.shift_px=2")]
 Config = Annotated[Path | None, _option("YAML file of settings; --set overrides it.", metavar="FILE")]
 Device = Annotated[str, _option("cpu, cuda or cuda:N.", default="cuda if available")]
 Devices = Annotated[int, Option(help="Number of GPUs, or of processes on a CPU.")]
-DataDir = Annotated[
-    Path | None, _option("Folder of the image stacks.", metavar="FOLDER", default="folder of PARTICLES or a parent")
-]
+DataDir = Annotated[Path | None, _option("Folder of the image stacks.", metavar="FOLDER", default="near PARTICLES")]
 Prepared = Annotated[Path | None, _option("Folder for the prepared images.", metavar="FOLDER", default="OUT/prepared")]
 PredictedImages = Annotated[
     Path | None,
@@ -76,15 +75,17 @@ Port = Annotated[int, Option(help="Port of JupyterLab on this machine; 0: any fr
 Stem = Annotated[Path, _option("Output files STEM.star, STEM.mrc, ….", "--to", metavar="STEM")]
 ClassNumber = Annotated[int | None, _option("Class to export, counted from 1.  [default: all]", "--class")]
 MinGain = Annotated[float | None, _option("Least log-likelihood gain, in nats.", "--min-gain", default="no limit")]
+ExpandedSymmetry = Annotated[str, Option("--symmetry", help="Write each particle at all poses equivalent by this point group.")]
 Rows = Annotated[Path | None, _option("Text file of rows of predictions.star, from 1.", metavar="FILE")]
 
 MapBox = Annotated[int | None, _option("Voxels per side; even.", "--box", default="box of the files")]
-MapFolder = Annotated[Path | None, _option("Folder for the maps.", default="maps… or motion_N in FOLDER")]
+MapFolder = Annotated[Path | None, _option("Folder for the maps.", default="maps… in FOLDER")]
 MapClass = Annotated[int | None, _option("Reconstruct only this class, from 1.", "--class")]
 Motion = Annotated[int | None, _option("Maps along this motion, from 1.", "--motion")]
 Points = Annotated[int, Option(help="Number of maps along the motion.", min=2)]
 Refine = Annotated[bool, Option(help="Refine the poses at this box.")]
 Mask = Annotated[Path | None, _option("MRC file of a soft mask.", metavar="FILE", default="from each map")]
+MapSymmetry = Annotated[str, Option("--symmetry", help="Point group imposed on the maps.")]
 LocalResolution = Annotated[
     bool, Option("--local-resolution", help="Also map the local resolution.  [default: off]", show_default=False)
 ]

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from hetacumn.cli.checks import ANSWER_FILES, check_devices, check_folders, check_holds, check_is_file
+from hetacumn.cli.checks import ANSWER_FILES, check_devices, check_folders, check_holds, check_is_file, check_symmetry
 from hetacumn.cli.command import NOTEBOOKS, execute, export_particles, notebook_of, open_answer, say_next
 from hetacumn.cli.options import (
     AnswerFolder,
@@ -15,6 +15,7 @@ from hetacumn.cli.options import (
     ClassNumber,
     ComparisonFolder,
     Device,
+    ExpandedSymmetry,
     FigureFolder,
     FlippedFolder,
     Label,
@@ -22,6 +23,7 @@ from hetacumn.cli.options import (
     MapBox,
     MapClass,
     MapFolder,
+    MapSymmetry,
     Mask,
     MinGain,
     Motion,
@@ -48,6 +50,7 @@ def reconstruct(
     refine: Refine = True,
     mask: Mask = None,
     local_resolution: LocalResolution = False,
+    symmetry: MapSymmetry = "C1",
     seed: SplitSeed = 0,
     device: Device = "",
     prepared: AnswerImages = None,
@@ -56,10 +59,9 @@ def reconstruct(
     chosen = {"--class": class_, "--rows": rows, "--motion": motion}
     if len(both := [name for name, value in chosen.items() if value is not None]) > 1:
         raise HetacumnError(f"{' and '.join(both)} given; expected at most one of {', '.join(chosen)}")
-    if motion is not None and (mask is not None or not refine):
-        raise HetacumnError(
-            "--mask or --no-refine given with --motion; expected neither, as maps along a motion need no refinement"
-        )
+    if motion is not None and (mask is not None or not refine or symmetry != "C1"):
+        raise HetacumnError("--mask, --no-refine or --symmetry given with --motion; expected none of them")
+    check_symmetry(symmetry)
     for file, what in ((rows, "a text file of row numbers"), (mask, "an MRC file of a mask")):
         if file is not None:
             check_is_file(file, what)
@@ -77,6 +79,7 @@ def reconstruct(
             "refine": refine,
             "mask": str(mask or ""),
             "local_resolution": local_resolution,
+            "symmetry": symmetry,
         }
         execute(notebook_of("reconstruct"), given | one)
     else:
@@ -147,6 +150,7 @@ def export(
     class_: ClassNumber = None,
     min_gain: MinGain = None,
     rows: Rows = None,
+    symmetry: ExpandedSymmetry = "C1",
     prepared: AnswerImages = None,
 ) -> None:
     """Write selected particles (STAR, .cs) and their volume (MRC)."""
@@ -154,7 +158,8 @@ def export(
         raise HetacumnError("expected --rows, or at least one of --class and --min-gain")
     if rows is not None:
         check_is_file(rows, "a text file of row numbers")
+    check_symmetry(symmetry)
     check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     answer = open_answer(folder, prepared)
-    paths = export_particles(answer, to, rows, class_, min_gain)
+    paths = export_particles(answer, to, rows, class_, min_gain, symmetry)
     say_next(to.parent, ["train", paths[0], "--data-dir", answer.stack.stack_folder, "--out", f"{to}_trained"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from hetacumn.io.particle_table import GROUP, ParticleTable, finite
 from hetacumn.io.stacks import read_layout
 from hetacumn.io.star_text import read_blocks, write_blocks
 from hetacumn.physics.optics import Optics
-from hetacumn.physics.rotations import to_euler
+from hetacumn.physics.rotations import from_euler, to_euler
 
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst"]
@@ -265,6 +266,16 @@ def set_poses(particles: pd.DataFrame, rotations: Float[Tensor, "n 3 3"], shifts
     """Set the RELION columns of angles and origins in a table from rotations and shifts in Å."""
     particles[ANGLES] = to_euler(rotations.double()).cpu().numpy()
     set_origins(particles, shifts_A)
+
+
+def expanded(particles: pd.DataFrame, group: Float[Tensor, "g 3 3"]) -> pd.DataFrame:
+    """Repeat each row at its equivalent poses ``R g``, for the rotations ``g`` of a point group."""
+    angles = torch.from_numpy(particles[ANGLES].to_numpy(dtype=np.float64))
+    copies = from_euler(angles)[:, None] @ group.double()
+    repeated = particles.loc[particles.index.repeat(len(group))].reset_index(drop=True)
+    if len(group) > 1:
+        repeated[ANGLES] = to_euler(copies.flatten(0, 1)).numpy()
+    return repeated
 
 
 def set_origins(particles: pd.DataFrame, shifts_A: Float[Tensor, "n 2"]) -> None:

@@ -117,7 +117,8 @@ def run_method(
         if begin is not None and begin.number is not None:
             facts["states"] = asdict(begin.number)
         if begin is not None and stack.initial.poses is not None:
-            facts["start_pose_change"] = pose_change(begin.poses, stack.initial.poses)
+            symmetry = config.ab_initio.consensus.symmetry
+            facts["start_pose_change"] = pose_change(begin.poses, stack.initial.poses, symmetry)
         write_json(out / "run.json", {**read_run(out), **facts, "device": device_name(data.y.device, group)})
 
 

@@ -14,7 +14,6 @@ equal images. The axes are those of RELION:
 
 from __future__ import annotations
 
-import re
 from math import atan, pi, sqrt
 
 import numpy as np
@@ -26,6 +25,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
+from hetacumn.common.point_groups import GROUP_NAMES, is_group
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.rotations import inplane, view_grid
 from hetacumn.physics.volumes import recentred, rotate, soft_sphere
@@ -34,23 +34,16 @@ ORDERS = range(8, 1, -1)  # the orders that are tried, the highest first
 TOLERANCE_A = 1.0  # largest root mean square distance from a rotated point to the nearest point
 COARSE_BOX, COMPARED = 24, 6  # voxels per side, and number of rotated copies, of the comparison that finds symmetry axes
 CLEARLY = 0.02  # least gain of the correlation with the copies for which a volume turns by a large angle
-GROUP_NAMES = "Cn, Dn, T, O, I or I1 to I4, with n from 1 to 99"
-_NAME = re.compile(r"([CD])([1-9]\d?)|T|O|I[1-4]?")
 _TO_5_FOLD = np.rad2deg(atan(2 / (1 + sqrt(5))))  # 31.7°, angle from a 2-fold axis of an icosahedron to the nearest 5-fold axis
 _ABOUT_Y_DEG = {"I": -90, "I1": 0, "I2": -90, "I3": -90 - _TO_5_FOLD, "I4": -90 + _TO_5_FOLD}  # from SciPy's axes to RELION's
 _MIDDLE = torch.tensor([0.48, 0.36, 0.8])  # viewing direction in the middle of the asymmetric unit, on no axis of any group
-
-
-def is_group(name: str) -> bool:
-    """Return whether ``name`` is the name of a point group, in capital letters."""
-    return _NAME.fullmatch(name) is not None
 
 
 def symmetry_rotations(name: str) -> Float[Tensor, "g 3 3"]:
     """Return the rotations of a point group in RELION's axes; the first is the identity.
 
     Raises:
-        HetacumnError: ``name`` is not one of :data:`GROUP_NAMES`.
+        HetacumnError: ``name`` is not one of :data:`~hetacumn.common.point_groups.GROUP_NAMES`.
     """
     if not is_group(name):
         raise HetacumnError(f"symmetry is {name!r}; expected {GROUP_NAMES}")

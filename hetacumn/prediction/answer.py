@@ -26,6 +26,7 @@ from hetacumn.particles.observations import Observations, observe
 from hetacumn.particles.predictions import CRYOSPARC, Predictions
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.run_paths import find_prepared
+from hetacumn.physics.symmetry import symmetry_rotations
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.prediction.landscape import LatentAxes, density_path, latent_axes
 from hetacumn.prediction.trust import TRUST, ClassTrust
@@ -256,12 +257,12 @@ class Answer:
         first, second = (self.reconstruct(rows[np.sort(half)]) for half in np.array_split(order, 2))
         return first, second
 
-    def export(self, rows: Int[np.ndarray, " m"], stem: Path | str) -> list[Path]:
+    def export(self, rows: Int[np.ndarray, " m"], stem: Path | str, symmetry: str = "C1") -> list[Path]:
         """Write the predictions of the particles in ``rows`` and their reconstruction for other programs; return the files.
 
-        - ``<stem>.star``: the predictions, for RELION 3.1. Names of stacks are relative to ``stack.stack_folder``.
-        - ``<stem>.mrc``: the reconstruction.
-        - ``<stem>_rows.txt``: the rows of ``predictions.star``, counted from 1.
+        - ``<stem>.star``: the predictions, for RELION 3.1. Names of stacks are relative to ``stack.stack_folder``. With a point
+          group ``symmetry``, each particle has one row for each equivalent pose, as from relion_particle_symmetry_expand.
+        - ``<stem>.mrc``: the reconstruction. ``<stem>_rows.txt``: the rows of ``predictions.star``, counted from 1.
         - ``<stem>.cs``: the predictions for cryoSPARC, if the source is a .cs file.
 
         Raises:
@@ -276,7 +277,7 @@ class Answer:
             if path.resolve() in sources:
                 raise HetacumnError(f"{path}: would overwrite a particle table of these predictions; expected another name")
         table = star.read_table(own)
-        star.write_table(paths[0], table.particles.iloc[rows].reset_index(drop=True), table.optics)
+        star.write_table(paths[0], star.expanded(table.particles.iloc[rows], symmetry_rotations(symmetry)), table.optics)
         write_mrc(paths[1], self.reconstruct(rows), self.voxel_A)
         with atomic_path(paths[2]) as temporary:
             temporary.write_text("".join(f"{row + 1}\n" for row in rows.tolist()))

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from hetacumn.ab_initio.clusters import fit_mixtures
 from hetacumn.ab_initio.evidence import mixture_log_shares
 from hetacumn.common.errors import HetacumnError
+from hetacumn.search.clusters import fit_mixtures
 
 
 @dataclass(frozen=True)

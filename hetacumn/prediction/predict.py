@@ -94,11 +94,12 @@ def predict_stack(
     predictions = replace(predictions, class_settled=settled_of_images(trust, predictions.classes))
     answer = replace(answer, predictions=predictions, trust=trust)
     if group.is_leader:
+        symmetry = trained.config.ab_initio.consensus.symmetry
         known = stack.metadata.poses if initial.takes_poses else None
         _write(answer, model, {
             TRUST: to_json(trust), "model": digest, "grade": request.grade, "class_centres": found.centres.tolist(),
             "class_mixture": None if found.mixture is None else found.mixture.content(),
-            **({} if known is None else {"pose_change": pose_change(state.poses.to("cpu"), known)}),
+            **({} if known is None else {"pose_change": pose_change(state.poses.to("cpu"), known, symmetry)}),
         })  # fmt: skip
         for message in doubts(trust):
             warnings.warn(message, stacklevel=2)

@@ -21,6 +21,9 @@ from hetacumn.network.model_files import TrainedModel
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations, low_power, observe, strong_images, without_empty
 from hetacumn.particles.prepared_stack import PreparedStack
+from hetacumn.physics.rotations import distance_deg
+from hetacumn.physics.slices import Slicer
+from hetacumn.physics.symmetry import symmetry_rotations
 from hetacumn.prediction.classes import Classes, class_centres, classify_by_likelihood, classify_from
 from hetacumn.prediction.inference import (
     Refit,
@@ -37,8 +40,9 @@ from hetacumn.prediction.inference import (
 from hetacumn.prediction.request import FITTED, EarlierPrediction, PredictionRequest
 from hetacumn.prediction.search_model import SearchModel
 from hetacumn.search.state import State
-from hetacumn.search.subspace import volumes_at
+from hetacumn.search.subspace import likeliest_copies, volumes_at
 
+SAME_DEG = 1.0  # poses that differ by less are one copy
 Part = TypeVar("Part", State, Tensor)
 
 
@@ -71,6 +75,7 @@ class StackInference:
         self.config, self.seed, self.grade = config.ab_initio, config.seed, self.request.grade
         if self.fixed is not None:  # fixed poses need no EM over all poses
             self.config = replace(self.config, soft=replace(self.config.soft, steps=0))
+        self.copies = symmetry_rotations(self.config.consensus.symmetry).to(self.device)
         self.basis: Float[Tensor, "j box box box"] = self.model.basis()
         self.centres: Float[Tensor, "k q"] | None = None
         self.search_centres: Float[Tensor, "k q"] | None = None
@@ -107,7 +112,7 @@ class StackInference:
             fits = to_fit and number == 0
             own = data[self.group.part(len(data))] if fits else data
             with self._timed():
-                state = self._graded(own, self.own_rows[number])
+                state = self._in_likeliest_copies(own, self._graded(own, self.own_rows[number]))
             if fits:
                 found = State.cat(_together([state], self.group))
                 fit = refit_volumes(
@@ -116,7 +121,7 @@ class StackInference:
                 self.basis, self.centres = _take_leader(fit, self.group)
             if self.grade in FITTED:
                 with self._timed():
-                    state = self._settled(own, state)
+                    state = self._in_likeliest_copies(own, self._settled(own, state))
             if renders:
                 with self._timed():
                     ratios.append(log_ratios(own, self.basis, state, self.config))
@@ -177,6 +182,14 @@ class StackInference:
                 self.search_centres = class_centres(latents, self.classes, self.seed)
             return search_misfits(data, found, model.misfit_limit, self.basis, self.search_centres, self.config)
         return amortize(model, data, feedback=self.grade == "amortized")
+
+    def _in_likeliest_copies(self, data: Observations, state: State) -> State:
+        """Replace each pose by its likeliest equivalent pose under the symmetry of the consensus, except for ``encoder``."""
+        if len(self.copies) == 1 or self.grade == "encoder":
+            return state
+        band = data.within(self.config.refine.last_fit * data.plane.box)
+        found = likeliest_copies(band, Slicer(self.basis, self.config.padding), state.poses, self.copies)
+        return found.where(distance_deg(found.poses.rotations, state.poses.rotations) > SAME_DEG, state)
 
     def _settled(self, data: Observations, state: State) -> State:
         """Adapt states to refitted volumes; fixed poses are kept."""

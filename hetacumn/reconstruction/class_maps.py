@@ -19,6 +19,7 @@ from torch import Tensor
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import observe
 from hetacumn.particles.source_images import SourceImages
+from hetacumn.physics.symmetry import symmetry_rotations
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.reconstruction.back_projection import BackProjector, FourierSums
 from hetacumn.reconstruction.postprocessing import (
@@ -95,12 +96,19 @@ class ClassMap:
 
 
 def back_project_rows(
-    images: SourceImages, rows: Rows, poses: Poses, device: torch.device, report: Report = lambda what, count: None
+    images: SourceImages,
+    rows: Rows,
+    poses: Poses,
+    device: torch.device,
+    report: Report = lambda what, count: None,
+    symmetry: str = "C1",
 ) -> FourierSums:
-    """Read rows of a stack and add them up at the poses of all rows of the stack."""
-    projector = BackProjector(images.box, device)
+    """Read rows of a stack and add them up at the poses of all rows of the stack, and at all equivalent poses."""
+    projector, group = BackProjector(images.box, device), symmetry_rotations(symmetry).to(device)
     for chosen, particles in images.chunks(rows):
-        projector.add(observe(particles, device), poses[chosen].to(device))
+        data, here = observe(particles, device), poses[chosen].to(device)
+        for g in group:
+            projector.add(data, Poses(here.rotations @ g, here.shifts_px))
         report("back-projection", len(chosen))
     return projector.sums()
 
@@ -127,6 +135,7 @@ class ClassReconstruction:
     - ``mask``: a soft mask; None to make one from the map.
     - ``device``: the device of the computation.
     - ``report``: called for each chunk of images.
+    - ``symmetry``: point group that is imposed on the maps.
     """
 
     images: SourceImages
@@ -134,10 +143,12 @@ class ClassReconstruction:
     mask: Float[Tensor, "box box box"] | None = None
     device: torch.device = torch.device("cpu")
     report: Report = lambda what, count: None
+    symmetry: str = "C1"
 
     def back_project(self, poses: Poses) -> ClassMap:
         """Reconstruct the maps at the poses of all rows of the stack."""
-        sums = [back_project_rows(self.images, rows, poses, self.device, self.report) for rows in self.halves]
+        given = poses, self.device, self.report, self.symmetry
+        sums = [back_project_rows(self.images, rows, *given) for rows in self.halves]
         return make_class_map(sums[0], sums[1], self.images.pixel_A, self.mask)
 
     def refine(self, poses: Poses, start: ClassMap) -> tuple[Poses, ClassMap]:

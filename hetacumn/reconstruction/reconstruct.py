@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path, write_json, write_table
+from hetacumn.common.point_groups import GROUP_NAMES, is_group
 from hetacumn.common.run_files import read_json
-from hetacumn.common.settings import check_seed
+from hetacumn.common.settings import check_fields, check_seed
 from hetacumn.io.mrc import read_mrc, write_mrc
 from hetacumn.io.particle_table import read_row_numbers
 from hetacumn.particles.metadata import Poses
@@ -61,6 +62,7 @@ class ReconstructionSettings:
     - ``mask``: MRC file of a soft mask, from 0 to 1, of this box and voxel size; empty to make one from each map.
     - ``seed``: seed of the split into halves, if the particle table has no rlnRandomSubset.
     - ``local_resolution``: whether to write maps of the local resolution, in Å.
+    - ``symmetry``: point group that is imposed on maps and half maps (:mod:`hetacumn.physics.symmetry`).
     """
 
     box: int | None = None
@@ -68,6 +70,10 @@ class ReconstructionSettings:
     mask: str = ""
     seed: int = 0
     local_resolution: bool = False
+    symmetry: str = "C1"
+
+    def __post_init__(self) -> None:
+        check_fields(self, symmetry=(is_group(self.symmetry), GROUP_NAMES))
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def reconstruct_groups(
             with tqdm(
                 desc=f"{group} ({number} of {len(groups)})", unit=" images", disable=not execution.progress, mininterval=1
             ) as bar:
-                one = ClassReconstruction(images, halves, mask, device, partial(show, bar))
+                one = ClassReconstruction(images, halves, mask, device, partial(show, bar), settings.symmetry)
                 found = _reconstruct_group(folder, group, one, poses, rows, settings)
         rotations[rows], shifts_px[rows] = found.rotations, found.shifts_px
     shifts_A = images.metadata.shifts_in_source_A(shifts_px * images.pixel_A)

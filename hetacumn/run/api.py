@@ -151,6 +151,7 @@ def train(
     poses: str = "search",
     reference: Path | str = "",
     lowpass_A: float = 40.0,
+    symmetry: str = "C1",
     config: TrainConfig | None = None,
     device: str | None = None,
     devices: int = 1,
@@ -166,6 +167,8 @@ def train(
             particle table and refine them; ``fixed`` to keep them (:class:`~hetacumn.search.initial.InitialSettings`).
         reference: MRC file of a map with which the pose search begins; empty for random volumes.
         lowpass_A: resolution in Å of the low-pass filter for the reference.
+        symmetry: point group of the consensus volume, such as C7. The start then relaxes it, so that the volumes of single
+            particles may break it (:mod:`hetacumn.ab_initio.relaxation`). With C1, ``config`` determines the symmetry.
         config: all training settings; None for the defaults.
         device: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.
         devices: number of GPUs of this machine, or of processes on its CPU, that share each batch.
@@ -183,6 +186,8 @@ def train(
     asked = classes if classes is not None or config is None else config.classes
     own = {"classes": requested_classes({}, asked=asked)}
     given = nested(settings)
+    if symmetry != "C1":
+        given = merged({"settings": given, "symmetry": {"ab_initio": {"consensus": {"symmetry": symmetry}}}})
     check_determined(given)
     complete = with_settings(config or TrainConfig(), merged({"settings": given, "classes": own}), "train.")
     known = {"poses": poses, "reference": str(reference), "lowpass_A": lowpass_A}

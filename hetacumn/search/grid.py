@@ -23,8 +23,10 @@ from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.rotations import inplane, view_grid
 from hetacumn.physics.slices import Slicer
+from hetacumn.physics.symmetry import asymmetric_unit
 
 SCORES_AT_ONCE = 2**25  # scores in memory at once (128 MB): a large grid leaves room for few images per batch
+VIEW_STEP_DEG = 58.6  # spacing of the views of a HEALPix grid, times nside: the square root of 4π / 12 in degrees
 NEGLIGIBLE = -80.0  # log of a posterior weight, relative to the largest, that a single-precision sum cannot resolve
 
 
@@ -32,6 +34,12 @@ def pose_grid(nside: int, turns: int) -> Float[Tensor, "{12*nside**2*turns} 3 3"
     """Return a rotation grid: each HEALPix view of ``nside`` with ``turns`` equally spaced in-plane rotations."""
     psi = inplane(torch.arange(turns) * (360.0 / turns))
     return (psi[None] @ view_grid(nside)[:, None]).flatten(0, 1)
+
+
+def unique_poses(nside: int, turns: int, group: Float[Tensor, "g 3 3"]) -> Float[Tensor, "r 3 3"]:
+    """Return the poses of a :func:`pose_grid` in the asymmetric unit of a point group, or within half a step outside it."""
+    rotations = pose_grid(nside, turns).to(group)
+    return rotations[asymmetric_unit(rotations, group, VIEW_STEP_DEG / nside / 2)]
 
 
 def shift_grid(extent_px: float, steps: int) -> Float[Tensor, "{steps**2} 2"]:

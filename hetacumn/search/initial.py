@@ -127,23 +127,28 @@ def given_poses(stack: PreparedStack, device: torch.device | str, rows: Rows = s
     return found.to(device)
 
 
-def pose_change(found: Poses, given: Poses) -> dict[str, dict[str, float]]:
-    """Measure the change of poses from the given poses, in the same frame.
+def pose_change(found: Poses, given: Poses, symmetry: str = "C1") -> dict[str, dict[str, float]]:
+    """Measure the change of poses from the given poses, in the same frame, up to the point group ``symmetry``.
 
     Returns the median and the 90th percentile over the particles, of the rotation in degrees and of the shift in pixels.
     """
-    changes = pose_distances(found, given)
+    changes = pose_distances(found, given, symmetry)
     return {
         name: {"median": round(float(values.quantile(0.5)), 3), "p90": round(float(values.quantile(0.9)), 3)}
         for name, values in changes.items()
     }
 
 
-def pose_distances(found: Poses, given: Poses) -> dict[str, Float[Tensor, " n"]]:
-    """Return the distance of each pose from the given pose: ``rotation_deg`` in degrees and ``shift_px`` in pixels."""
-    from hetacumn.physics.rotations import distance_deg
+def pose_distances(found: Poses, given: Poses, symmetry: str = "C1") -> dict[str, Float[Tensor, " n"]]:
+    """Return the distance of each pose from the given pose: ``rotation_deg`` in degrees and ``shift_px`` in pixels.
 
+    The rotation is the distance from the nearest pose that is equivalent to the given pose by the point group ``symmetry``.
+    """
+    from hetacumn.physics.rotations import distance_deg, equivalent
+    from hetacumn.physics.symmetry import symmetry_rotations
+
+    copies = equivalent(given.rotations, symmetry_rotations(symmetry))
     return {
-        "rotation_deg": distance_deg(found.rotations, given.rotations),
+        "rotation_deg": distance_deg(found.rotations[:, None], copies).amin(1),
         "shift_px": (found.shifts_px - given.shifts_px).norm(dim=1),
     }

@@ -24,6 +24,7 @@ from hetacumn.compute.batches import batch_slices
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.optics import Rows
+from hetacumn.physics.rotations import distance_deg, equivalent
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import Quadratic, State
 
@@ -102,6 +103,13 @@ class _NearTangent(Tangent):
     def expand(self, data: Observations, state: State) -> Quadratic:
         """Expand the log joint of each image, including the prior, to second order about the state of the image."""
         return self.near.added(super().expand(data, state), state)
+
+
+def nearest_copies(given: Poses, poses: Poses, group: Float[Tensor, "g 3 3"]) -> Poses:
+    """Return for each image the one of its equivalent given poses ``R g`` that is nearest to its pose in ``poses``."""
+    copies = equivalent(given.rotations, group)
+    nearest = distance_deg(copies, poses.rotations[:, None]).argmin(1)
+    return Poses(copies[torch.arange(len(copies), device=copies.device), nearest], given.shifts_px)
 
 
 def climb_near(data: Observations, tangent: Tangent, state: State, near: Near, radii: tuple[float, ...]) -> State:

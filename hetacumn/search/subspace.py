@@ -20,6 +20,7 @@ from hetacumn.compute.batches import batch_slices
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.slices import Slicer
+from hetacumn.search.state import State
 
 LEAST_POWER = 1e-4  # smallest power of a shell in the prior, as a fraction of the strongest shell's
 
@@ -102,3 +103,17 @@ def infer_latents(data: Observations, slicer: Slicer, poses: Poses, batch: int =
         torch.cat([p.precision for p in parts]),
         torch.cat([p.log_evidence for p in parts]),
     )
+
+
+@torch.no_grad()
+def likeliest_copies(data: Observations, slicer: Slicer, poses: Poses, group: Float[Tensor, "g 3 3"]) -> State:
+    """Choose the likeliest of the poses ``R g`` of each image, for the rotations ``g`` of a point group.
+
+    The evidence of a pose is the log-likelihood with z integrated out. Returns the chosen poses, and the posterior means of z.
+    """
+    copies = [Poses(poses.rotations @ g, poses.shifts_px) for g in group]
+    found = [infer_latents(data, slicer, copy) for copy in copies]
+    best = torch.stack([one.log_evidence for one in found]).argmax(0)
+    rows = torch.arange(len(best), device=best.device)
+    rotations = torch.stack([copy.rotations for copy in copies])[best, rows]
+    return State(Poses(rotations, poses.shifts_px), torch.stack([one.mean for one in found])[best, rows])

@@ -1,0 +1,108 @@
+"""The start with a symmetry: poses up to the group, the copy of each image, and expanded particle tables."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import Blobs
+from test_ab_initio import QUICK
+from toys import likelihood_at, make_toy
+
+from hetacumn.ab_initio.guided import guided_start
+from hetacumn.ab_initio.number_of_states import ab_initio
+from hetacumn.ab_initio.relaxation import log_likelihoods
+from hetacumn.common.settings import with_settings
+from hetacumn.io.star import ANGLES, expanded
+from hetacumn.particles.metadata import Poses
+from hetacumn.physics.rotations import align, distance_deg, equivalent, from_euler, random_rotations, to_euler
+from hetacumn.physics.slices import Slicer
+from hetacumn.physics.symmetry import symmetry_rotations
+from hetacumn.search.initial import InitialData, InitialSettings, pose_distances
+from hetacumn.search.pose_prior import nearest_copies
+from hetacumn.search.subspace import likeliest_copies
+
+BOX = 24
+GROUP = symmetry_rotations("C5")
+SYMMETRIC = with_settings(replace(QUICK, volumes=1), {"consensus": {"symmetry": "C5"}})
+
+
+def ring(different: int | None) -> Blobs:
+    """Return a ring of five copies of six blobs, of which one may have another shape."""
+    generator = torch.Generator().manual_seed(3)
+    copy = torch.tensor([0.2, 0.0, 0.0]) + torch.randn(6, 3, generator=generator) * torch.tensor([0.04, 0.04, 0.06])
+    other = torch.cat([copy[:3] + torch.tensor([0.06, 0.0, 0.16]), copy[3:]])
+    molecule = Blobs()
+    molecule.points = torch.cat([(other if k == different else copy) @ g.T for k, g in enumerate(GROUP)])
+    return molecule
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return make_toy([ring(0)], 400, BOX, snr=1.0)
+
+
+def scrambled(poses: Poses) -> Poses:
+    """Replace each pose by a random equivalent one."""
+    chosen = torch.randint(len(GROUP), (len(poses.rotations),), generator=torch.Generator().manual_seed(1))
+    return Poses(poses.rotations @ GROUP[chosen], poses.shifts_px)
+
+
+def copy_accuracy(rotations, true) -> tuple[float, float]:
+    """Return the share of images with one and the same copy, and with an error below 10° up to the group."""
+    frame = align(rotations, true, symmetry=GROUP)
+    errors, copies = distance_deg(frame.apply(rotations)[:, None], equivalent(true, GROUP)).min(1)
+    return float(copies.bincount().max() / len(copies)), float((errors < 10).float().mean())
+
+
+@pytest.mark.slow
+def test_a_start_from_images_alone_finds_the_differing_copy(toy):
+    start = ab_initio(toy.data, SYMMETRIC, seed=0, log=lambda line: None)
+    right, near = copy_accuracy(start.poses.rotations, toy.poses.rotations)
+    assert near > 0.9 and right > 0.9 and start.route == "relaxed"
+
+
+@pytest.mark.parametrize("poses", ["given", "fixed"])
+def test_a_start_from_poses_up_to_the_group_finds_the_differing_copy(toy, poses):
+    given = scrambled(toy.poses)
+    start = guided_start(toy.data, InitialData(InitialSettings(poses), given), SYMMETRIC, 0)
+    right, near = copy_accuracy(start.poses.rotations, toy.poses.rotations)
+    assert near > 0.98 and right > 0.98
+    moved = pose_distances(start.poses, given, "C5")["rotation_deg"]
+    assert moved.max() < 0.05 if poses == "fixed" else moved.median() < 3
+
+
+def test_the_likelihood_of_a_copy_is_the_likelihood_at_its_pose(toy):
+    few, poses, volumes = toy.data[:5], toy.poses[:5], torch.stack([toy.volumes[0], toy.volumes[0].flip(0)])
+    found = log_likelihoods(few, volumes, poses, GROUP).unflatten(1, (5, 2))
+    for k, g in enumerate(GROUP):
+        for v in range(2):
+            mixing = torch.eye(2)[v].expand(5, 2)
+            expected = likelihood_at(few, volumes, mixing, Poses(poses.rotations @ g, poses.shifts_px))
+            torch.testing.assert_close(found[:, k, v], expected, rtol=1e-3, atol=0.05)
+
+
+def test_the_likeliest_copy_under_the_true_volume_is_the_true_pose(toy):
+    given = scrambled(toy.poses)
+    found = likeliest_copies(toy.data, Slicer(toy.volumes), given, GROUP)
+    right = distance_deg(found.poses.rotations, toy.poses.rotations) < 0.1
+    assert right.float().mean() > 0.99
+    assert torch.equal(found.poses.shifts_px, toy.poses.shifts_px)
+
+
+def test_the_nearest_copy_of_a_pose_is_the_pose(toy):
+    found = nearest_copies(scrambled(toy.poses), toy.poses, GROUP)
+    assert distance_deg(found.rotations, toy.poses.rotations).max() < 0.05
+
+
+def test_an_expanded_table_has_all_equivalent_poses_of_each_row():
+    rotations = random_rotations(3, torch.Generator().manual_seed(0)).double()
+    table = pd.DataFrame({"rlnImageName": list("abc"), "rlnOriginXAngst": [1.0, 2.0, 3.0]}, index=[4, 7, 9])
+    table[ANGLES] = to_euler(rotations).numpy()
+    found = expanded(table, GROUP)
+    assert found["rlnImageName"].tolist() == list("aaaaabbbbbccccc")
+    assert found["rlnOriginXAngst"].tolist() == list(np.repeat([1.0, 2.0, 3.0], 5))
+    poses = from_euler(torch.from_numpy(found[ANGLES].to_numpy())).unflatten(0, (3, 5))
+    assert distance_deg(poses, equivalent(rotations, GROUP)).max() < 1e-3
+    pd.testing.assert_frame_equal(expanded(table, GROUP[:1]), table.reset_index(drop=True))
