@@ -43,6 +43,7 @@ BRIEF = read_settings(AbInitioConfig, {
     "volumes": 2, "components": 2, "subspace_steps": 3, "batch": 20,
     "consensus": {"restarts": 1, "steps": 6, "grids": [[1, 6], [1, 6]]},
     "classes": {"steps": 6, "grids": [[1, 6]]},
+    "soft": {"steps": 3, "grids": [[1, 6]]}, "open_poses": 1000,
     "grid": {"rotations": [1, 6], "extent": 0.0},
     "division": {"turns": 1, "alone": {"steps": 3, "grids": [[1, 6]]}, "together": {"steps": 3, "grids": [[1, 6]]}},
 })  # fmt: skip
@@ -194,8 +195,33 @@ def test_the_same_seed_gives_the_same_start(blobs):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 16, snr=1.0)
     one, again = (ab_initio(toy.data, BRIEF, 0, log=lambda line: None) for _ in range(2))
     assert torch.equal(one.basis, again.basis) and torch.equal(one.poses.rotations, again.poses.rotations)
-    assert one.scores == again.scores and set(one.scores) == {"classes", "consensus"}
+    assert one.scores == again.scores and set(one.scores) == {"classes", "consensus"}  # poses are not open
     assert one.scores[one.route] == max(one.scores.values())
+
+
+@pytest.mark.parametrize("already", [2, 3, 4, 6])
+def test_a_resumed_start_with_open_poses_equals_an_uninterrupted_one_bit_for_bit(blobs, already):
+    toy, steps, made = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 16, snr=0.1), {}, {}
+    config = replace(BRIEF, open_poses=0.0)
+    whole = ab_initio(toy.data, config, 0, log=lambda line: None, keep=steps.__setitem__)
+    fits = ["volumes from noise", "shift extent, volumes from noise", "route classes", "route consensus", "route noise"]
+    assert list(steps)[: 2 + len(fits)] == ["consensus", "shift extent", *fits]
+    assert set(whole.scores) == {"classes", "consensus", "noise"}
+    done = dict(list(steps.items())[:already])
+    resumed = ab_initio(toy.data, config, 0, log=lambda line: None, done=done, keep=made.__setitem__)
+    assert list(made) == list(steps)[already:]
+    assert all(torch.equal(value, resumed.tensors()[name]) for name, value in whole.tensors().items())
+    assert (whole.route, whole.scores, whole.shift_extent) == (resumed.route, resumed.scores, resumed.shift_extent)
+
+
+def test_the_route_noise_finds_both_states_and_their_common_frame_without_fits_at_the_likeliest_poses(blobs, device):
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 1500, BOX, snr=0.25, device=device)
+    config = with_settings(QUICK, {"routes": ["noise"], "open_poses": 0, "soft": {"grids": [[3, 18]]}, "batch": 200})
+    start = ab_initio(toy.data, config, seed=0, log=lambda line: None)
+    assert start.route == "noise" and accuracy(classify(start.latents, 2).labels, toy.classes.cpu()) > 0.8
+    errors, _ = pose_errors(start.poses.rotations, toy.poses.rotations)  # in one frame and hand
+    for k in range(2):
+        assert errors[toy.classes.cpu() == k].median() < 20
 
 
 @pytest.mark.parametrize("already", [1, 2, 4, 6])

@@ -58,7 +58,7 @@ def test_impossible_numbers_of_classes_are_refused(wrong):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"routes": ()}, "routes is ..; expected classes, consensus or both, or independent alone"),
+    ({"routes": ()}, "routes is ..; expected classes, consensus and noise, or some of them, or independent alone"),
     ({"routes": ("both",)}, "routes"), ({"routes": ("classes", "independent")}, "routes"),
     ({"held_out": 0.0}, "held_out is 0.0; expected a number above 0"),
     ({"grid": {"extent": 0.5}}, "grid.extent is 0.5"), ({"grid": {"step_px": 0.0}}, "grid.step_px is 0.0"),

@@ -193,18 +193,16 @@ class AbInitioConfig:
 
     - ``volumes``: number K of volumes of the K-class route; 0 to find the number. A training run sets it to its ``classes``.
     - ``components``: number of components of the linear subspace; 0 for ``volumes`` - 1, but at least 4. It is ``latent_dim``.
-    - ``routes``: ``classes``, ``consensus`` or both, between which the log-likelihood of held-out images chooses; or
-      ``independent``, for different molecules.
+    - ``routes``: some of ``classes``, ``consensus`` and ``noise``, between which the log-likelihood of held-out images chooses;
+      or ``independent`` alone, for different molecules.
     - ``held_out``: fraction of the images that no fit uses. ``padding``: zero-padding factor of volumes.
     - ``unfit_share``: the images that fit no volume are fitted alone if they are at least this fraction of all images.
     - ``division``: settings of the search for volumes that a route has missed.
     - ``batch``: images per EM step, before :meth:`adapted_to`; a step of a subspace fit uses twice as many.
-    - ``consensus``: schedule of EM of one volume. :meth:`adapted_to` raises its ``temper`` for low-signal images.
-    - ``classes``: schedule of EM of the K-class route.
+    - ``consensus``, ``classes``: schedules of EM of one volume and of the K-class route.
     - ``soft``: schedule of the last EM, which weighs all poses by their posterior; 0 ``steps`` disables this EM.
     - ``open_poses``: the last EM runs if the posterior of the median image is spread over more than this number of rotations.
-    - ``grid``: pose grid of the exhaustive searches.
-    - ``refine``: Fourier radii of the Gauss-Newton pose steps and of the fits that follow them.
+    - ``grid``, ``refine``: pose grid of the exhaustive searches, and Fourier radii of the pose steps and fits that follow.
     - ``subspace_steps``: gradient steps of a subspace fit.
     - ``bright``, ``faint``: settings of the pose searches for a stack of high-signal images and of low-signal images.
     - ``settled``: the repeated search ends if the last search rotated less than this fraction of the images by more than 5°.
@@ -214,7 +212,7 @@ class AbInitioConfig:
 
     volumes: int = 4
     components: int = 4
-    routes: tuple[str, ...] = ("classes", "consensus")
+    routes: tuple[str, ...] = ("classes", "consensus", "noise")
     held_out: float = 0.1
     padding: float = 2.0
     unfit_share: float = 0.03
@@ -234,10 +232,13 @@ class AbInitioConfig:
     brightness: Literal["auto", "bright", "faint"] = "auto"
 
     def __post_init__(self) -> None:
-        one_molecule = len(self.routes) > 0 and set(self.routes) <= {"classes", "consensus"}
+        one_molecule = len(self.routes) > 0 and set(self.routes) <= {"classes", "consensus", "noise"}
         check_fields(
             self,
-            routes=(one_molecule or tuple(self.routes) == ("independent",), "classes, consensus or both, or independent alone"),
+            routes=(
+                one_molecule or tuple(self.routes) == ("independent",),
+                "classes, consensus and noise, or some of them, or independent alone",
+            ),
             held_out=(0 < self.held_out <= 0.5, "a number above 0 and up to 0.5"),
             settled=(0 <= self.settled <= 1, "a number from 0 to 1"),
         )

@@ -88,17 +88,34 @@ class Division:
 
         The volume ``consensus`` centres the images.
         """
+        volumes, groups = self._from_noise(consensus)
+        if not self._can_choose:
+            return volumes
+        better = self._improve(volumes, self._alone(groups))
+        return volumes if better is None else better
+
+    def weighed_from_noise(self, consensus: Float[Tensor, "box box box"]) -> Float[Tensor, "k box box box"]:
+        """Fit ``config.volumes`` volumes to all images, from random noise, by EM at increasing resolution.
+
+        Each EM weighs all poses and volumes by their posterior. The volumes centre the images between one EM and the next, so
+        that EM takes no shifts. The volume ``consensus`` centres the images first.
+        """
+        volumes, _ = self._from_noise(consensus)
+        for schedule in (self.config.division.together, self.config.soft):
+            volumes, _ = self._centre(self._em(self.fit, volumes, schedule, 0.0))
+        return volumes
+
+    def _from_noise(
+        self, consensus: Float[Tensor, "box box box"]
+    ) -> tuple[Float[Tensor, "k box box box"], list[Bool[Tensor, " n"]]]:
+        """Centre the images by ``consensus``, fit ``config.volumes`` volumes from random noise, and centre both by these."""
         config, box = self.config, self.data.plane.box
         grid = config.competing_poses(box, consensus.device)
         band = self.data.within(config.consensus.coarse_radius * box)
         self.data = self.data.translated(-search_grid(band, consensus[None], *grid, padding=config.padding).poses.shifts_px)
         self.progress.set_postfix_str("volumes from noise")
-        start = random_volumes(self.config.volumes, self.data, self.generator)
-        volumes, groups = self._centre(self._em(self.fit, start, self.config.division.alone, 0.0))
-        if not self._can_choose:
-            return volumes
-        better = self._improve(volumes, self._alone(groups))
-        return volumes if better is None else better
+        start = random_volumes(config.volumes, self.data, self.generator)
+        return self._centre(self._em(self.fit, start, config.division.alone, 0.0))
 
     @property
     def _can_choose(self) -> bool:

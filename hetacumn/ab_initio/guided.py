@@ -32,10 +32,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig
-from hetacumn.ab_initio.evidence import choose_factor
-from hetacumn.ab_initio.number_of_states import ab_initio, start_with
+from hetacumn.ab_initio.number_of_states import ab_initio, begin, start_with
 from hetacumn.ab_initio.relaxation import Relaxation
-from hetacumn.ab_initio.routes import AbInitioRun, begin
+from hetacumn.ab_initio.routes import AbInitioRun
 from hetacumn.ab_initio.start import Start, Steps, Tensors
 from hetacumn.ab_initio.stochastic_em import stochastic_em, voxel_unit, with_symmetry
 from hetacumn.ab_initio.subspace_fit import principal
@@ -102,6 +101,10 @@ class ReferenceRun(AbInitioRun):
 
     reference: Reference
 
+    def _is_open(self, first: Float[Tensor, "box box box"]) -> bool:
+        """Return False: volumes from noise would not have the frame of the reference."""
+        return False
+
     def _consensus(self, guess: Float[Tensor, "box box box"] | None = None) -> Tensors:
         """Fit the consensus volume by EM from the reference, or from random volumes if the reference is wrong."""
         if guess is not None:  # a second fit, in a wider shift grid
@@ -136,7 +139,7 @@ class PosedRun(AbInitioRun):
         config = self.config
         start = self._step("given poses", ROUTE, self._fit_given)
         if not self.is_fixed:
-            self._widen(start)
+            self._widen(start.basis[0], "shift extent")
             self.prior = PosePrior(*self._once("pose errors", partial(self._estimate_errors, start))["prior"].tolist())
             for turn in range(1, ROUNDS + 1):
                 radii, radius = config.refine.fine, config.refine.fit
@@ -171,12 +174,6 @@ class PosedRun(AbInitioRun):
         prior = fit_prior(self.data[held], Tangent(start.basis, self.config.padding), state, radius)
         self.steps.log(f"errors of the given poses: sd {prior.rotation_deg:.2g}° and {prior.shift_px:.2g} px per axis")
         return {"prior": torch.tensor([prior.rotation_deg, prior.shift_px])}
-
-    def _widen(self, start: Start) -> None:
-        """Widen the shift grid for later predictions if this raises the evidence of the images."""
-        seen = self.data[self.usable]
-        chosen = self._once("shift extent", lambda: {"factor": torch.tensor(choose_factor(seen, start.basis[0], self.config))})
-        self.config = self.config.with_extent(int(chosen["factor"]) * self.config.grid.extent)
 
     def _finish(self, start: Start) -> Start:
         """Refine the poses a last time unless they are fixed, and do the last fit."""

@@ -20,8 +20,8 @@ Images without the molecule often form a peak of their own, which counts as a st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig, components_for
 from hetacumn.ab_initio.evidence import is_significant, needed_volumes
-from hetacumn.ab_initio.routes import AbInitioRun, begin
+from hetacumn.ab_initio.routes import AbInitioRun
 from hetacumn.ab_initio.start import Start, StateNumber, Steps, Tensors
 from hetacumn.particles.observations import Observations, without_empty
 from hetacumn.physics.slices import Slicer
@@ -71,6 +71,16 @@ def ab_initio(
     the result is bitwise equal to the result of an uninterrupted run.
     """
     return start_with(partial(begin, data, seed=seed), data, config, Steps(log, done or {}, keep))
+
+
+@contextmanager
+def begin(data: Observations, config: AbInitioConfig, seed: int, steps: Steps) -> Iterator[AbInitioRun]:
+    """Begin a start with settings that are adapted to the images, and show its progress."""
+    effort, em_steps = config.effort, config.classes.steps * ("classes" in config.routes) + config.soft.steps
+    total = config.consensus.restarts * config.consensus.steps + em_steps
+    total += (effort.route_fits * len(config.routes) + effort.last_fits) * config.subspace_steps
+    with tqdm(total=total, desc="ab initio", mininterval=5) as progress:
+        yield AbInitioRun(data, config, torch.Generator().manual_seed(seed), progress, steps)
 
 
 def start_with(begin_run: BeginRun, data: Observations, config: AbInitioConfig, steps: Steps) -> Start:

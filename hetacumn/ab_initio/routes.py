@@ -1,11 +1,10 @@
 """The routes of the *ab initio* start: EM of volumes at low resolution, then a linear subspace of volumes, from images alone.
 
-1. *Consensus.* Stochastic EM fits one volume from random noise. Every step takes a few images, weighs all poses of a grid by
-   their posterior and moves the voxels along the gradient of the expected log-likelihood. The Fourier radius grows and the
-   posterior is tempered early, so that coarse features settle first. The start keeps the likeliest of several short runs.
-   If particles are off centre, the start widens the shift grid and repeats this step (:mod:`hetacumn.ab_initio.evidence`).
-2. *Routes.* The route ``classes`` suits large motions: the same EM fits K volumes, which start as the consensus times smooth
-   random fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. The route
+1. *Consensus.* Stochastic EM (:mod:`~hetacumn.ab_initio.stochastic_em`) fits one volume from random noise. The Fourier radius
+   grows and the posterior is tempered early, so that coarse features settle first. The likeliest of several short runs counts.
+   If particles are off centre, the start widens the shift grid and begins again (:mod:`~hetacumn.ab_initio.evidence`).
+2. *Routes.* The route ``classes`` suits large motions: EM fits K volumes, which start as the consensus times smooth random
+   fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. The route
    ``independent`` is for different molecules: EM fits K volumes from noise. Each route then alternates between two steps:
    probabilistic PCA fits a linear subspace of volumes ``V(z) = V_0 + Σ z_j V_j``, and the pose of each image is refined under
    its volume ``V(z)``. Conformations are aligned by the largest rigid body that they share, and get one hand.
@@ -14,21 +13,21 @@
    (:mod:`hetacumn.ab_initio.division`). The poses and latents of all images are then inferred again, from these volumes.
    With a symmetry, the route ``relaxed`` (:mod:`hetacumn.ab_initio.relaxation`) replaces the other routes and this step.
 5. *Competing poses.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
-   start alternates between a competition of several poses of each image (:mod:`hetacumn.search.competing_poses`) and subspace
-   fits, until few poses change. A prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises noise.
+   start alternates between a competition of poses (:mod:`hetacumn.search.competing_poses`) and subspace fits, until few poses
+   change. A prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises noise.
 6. *Open poses.* Poses are open if pose posteriors are broad. Volumes that are fitted at the likeliest poses then fit noise.
-   The start therefore refits the class volumes by EM, which weighs all poses of a grid by their posterior.
+   The start therefore refits the class volumes by EM, which weighs all poses of a grid by their posterior. It also follows
+   the route ``noise``: EM from noise, which weighs all poses up to the end, and no fit at the likeliest poses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -41,30 +40,19 @@ from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_n
 from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal, unfit_images
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations, low_power, strong_images, without_empty
-from hetacumn.physics.alignment import place_core, place_volume
 from hetacumn.physics.rotations import distance_deg
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.symmetry import symmetry_rotations
-from hetacumn.search.clusters import Clusters, align_conformations, find_clusters
+from hetacumn.search.clusters import Clusters, align_conformations, align_volumes, find_clusters
 from hetacumn.search.competing_poses import Candidates, search_competing
 from hetacumn.search.grid import search_grid
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import State
 from hetacumn.search.subspace import infer_latents, likeliest_copies, volumes_at
 
-RELAXED = "relaxed"  # the route with a symmetry
+NOISE, RELAXED = "noise", "relaxed"  # routes: for open poses, and with a symmetry
 OWN_FRAMES = ("independent", RELAXED)  # routes whose volumes need no alignment and no search for missed volumes
 MOVED_DEG = 5.0  # an image counts as moved if its rotation changes by more between two searches
-
-
-@contextmanager
-def begin(data: Observations, config: AbInitioConfig, seed: int, steps: Steps) -> Iterator[AbInitioRun]:
-    """Begin a start with settings that are adapted to the images, and show its progress."""
-    effort, em_steps = config.effort, config.classes.steps * ("classes" in config.routes) + config.soft.steps
-    total = config.consensus.restarts * config.consensus.steps + em_steps
-    total += (effort.route_fits * len(config.routes) + effort.last_fits) * config.subspace_steps
-    with tqdm(total=total, desc="ab initio", mininterval=5) as progress:
-        yield AbInitioRun(data, config, torch.Generator().manual_seed(seed), progress, steps)
 
 
 @dataclass
@@ -88,20 +76,27 @@ class AbInitioRun:
         """Follow all routes, and finish the route with the highest log-likelihood of held-out images; return its start."""
         first = self._fit_extent(self._once("consensus", self._consensus)["volume"])
         routes = self.config.routes if len(self.group) == 1 else (RELAXED,)
-        found = {route: self._step(f"route {route}", route, partial(self._follow, route, first)) for route in routes}
+        volumes = {route: first[None] for route in routes if route != NOISE}
+        if NOISE in routes and self._is_open(first):
+            volumes[NOISE] = self._fit_noise(first)
+        found = {route: self._step(f"route {route}", route, partial(self._follow, route, v)) for route, v in volumes.items()}
         scores = {route: float(self.held_evidence(start).mean()) for route, start in found.items()}
         for route, score in scores.items():
             self.steps.log(f"ab initio, {self.steps.label}route {route}: held-out log-likelihood {score:.2f} per image")
         route = max(scores, key=lambda name: scores[name])
-        best = self._step("last fits", route, partial(self._finish, found[route]))
-        if route not in OWN_FRAMES:
-            best = self._step("division", route, partial(self._divide, best))
-        return replace(self._soften(best), scores=scores, shift_extent=self.config.grid.extent)
+        if route == NOISE:  # its volumes weigh all poses already
+            best, self.progress.total = found[route], self.progress.n
+        else:
+            best = self._step("last fits", route, partial(self._finish, found[route]))
+            if route not in OWN_FRAMES:
+                best = self._step("division", route, partial(self._divide, best))
+            best = self._soften(best)
+        return replace(best, scores=scores, shift_extent=self.config.grid.extent)
 
     def held_evidence(self, start: Start) -> Float[Tensor, " m"]:
         """Compute the log-likelihood of each held-out image, with z integrated out."""
-        fine = self.data.within(self.config.refine.fit * self.data.plane.box)[self.held]
-        return infer_latents(fine, Slicer(start.basis, self.config.padding), start.poses[self.held]).log_evidence
+        fine, slicer = self.data.within(self.config.refine.fit * self.data.plane.box), Slicer(start.basis, self.config.padding)
+        return infer_latents(fine[self.held], slicer, start.poses[self.held]).log_evidence
 
     def division(self, data: Observations) -> Division:
         """Return a search for volumes that a start has missed; ``data`` are the centred images."""
@@ -113,43 +108,50 @@ class AbInitioRun:
         return Start.of(self._once(name, lambda: make().tensors()), route, {})
 
     def _once(self, name: str, make: Callable[[], Tensors]) -> Tensors:
-        """Run the step ``make`` and return its result, or restore the kept result, random state and progress."""
-        kept = self.steps.find(name)
-        if kept is None:
-            made = make()
-            self.steps.finish(name, lambda: {**made, "random": self.generator.get_state(), "steps": self._progress()})
-            return made
-        made = {key: value.to(self.data.y.device) for key, value in kept.items()}
-        self.generator.set_state(made.pop("random").cpu())
-        at, self.progress.total = made.pop("steps").tolist()
-        self.progress.update(at - self.progress.n)
-        return made
-
-    def _progress(self) -> Int[Tensor, 2]:
-        return torch.tensor([self.progress.n, self.progress.total])
+        """Run the step ``make`` and return its result, or restore the kept result; see :meth:`Steps.once`."""
+        made = self.steps.once(name, make, self.generator, self.progress)
+        return {key: value.to(self.data.y.device) for key, value in made.items()}
 
     def _consensus(self, guess: Float[Tensor, "box box box"] | None = None) -> Tensors:
         return {"volume": consensus(self.data[self.fit], self.config, self.generator, self.progress, guess)}
 
     def _fit_extent(self, first: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
         """Widen the shift grid if the images ask for it; then fit the consensus volume again."""
-        seen = self.data[self.usable]
-        chosen = self._once("shift extent", lambda: {"factor": torch.tensor(choose_factor(seen, first, self.config))})
-        if (factor := int(chosen["factor"])) == 1:
+        if not self._widen(first, "shift extent"):
             return first
-        self.config, box = self.config.with_extent(factor * self.config.grid.extent), self.data.plane.box
-        extent_px = self.config.grid.extent * box
-        self.steps.log(f"ab initio: particles are off centre; searching shifts up to {extent_px:.1f} of {box} px")
         self.progress.total += self.config.consensus.restarts * self.config.consensus.steps
         return self._once("consensus, wide shifts", partial(self._consensus, first))["volume"]
 
-    def _follow(self, route: str, first: Float[Tensor, "box box box"]) -> Start:
-        """Follow a route from the consensus volume to a subspace: through EM of K volumes, or from the consensus itself."""
-        config, volumes = self.config, first[None]
+    def _widen(self, volume: Float[Tensor, "box box box"], step: str) -> bool:
+        """Widen the shift grid if this raises the evidence of the images under a volume; return whether it did."""
+        seen = self.data[self.usable]
+        chosen = self._once(step, lambda: {"factor": torch.tensor(choose_factor(seen, volume, self.config))})
+        if (factor := int(chosen["factor"])) > 1:
+            self.config, box = self.config.with_extent(factor * self.config.grid.extent), self.data.plane.box
+            extent_px = self.config.grid.extent * box
+            self.steps.log(f"ab initio: particles are off centre; searching shifts up to {extent_px:.1f} of {box} px")
+        return factor > 1
+
+    def _is_open(self, first: Float[Tensor, "box box box"]) -> bool:
+        """Return whether the poses of low-signal images are open under the consensus volume of several volumes."""
+        config = self.config
+        return config.volumes > 1 and config.brightness == "faint" and poses_are_open(self.data, first[None], config)
+
+    def _fit_noise(self, first: Float[Tensor, "box box box"]) -> Float[Tensor, "k box box box"]:
+        """Fit the volumes of the route ``noise``, align them, and widen the shift grid if the images ask for it."""
+        found = self._once("volumes from noise", lambda: {"volumes": self.division(self.data).weighed_from_noise(first)})
+        self._widen(found["volumes"][0], "shift extent, volumes from noise")
+        return align_volumes(found["volumes"], self.generator)
+
+    def _follow(self, route: str, volumes: Float[Tensor, "k box box box"]) -> Start:
+        """Follow a route to a subspace, from the consensus volume or, on the route ``noise``, from its volumes."""
+        config, first = self.config, volumes[0]
         self.progress.set_postfix_str(f"route {route}")
         if route == RELAXED:
             start = Relaxation(self).relax(Relaxation(self).find_poses(first), route)
             return self._improve(start, config.refine.fine, config.refine.fit, config.subspace_steps)
+        if route == NOISE:
+            return self._pose(volumes, route)
         if route == "independent":
             return self._from_volumes(self.division(self.data).from_noise(first), route, one_by_one=True)
         if route == "classes":
@@ -161,20 +163,16 @@ class AbInitioRun:
     def _from_volumes(self, volumes: Float[Tensor, "k box box box"], route: str, one_by_one: bool = False) -> Start:
         """Align volumes to the first one, search poses under them, and alternate between pose refinement and subspace fits.
 
-        With ``one_by_one`` the volumes compete after Gauss-Newton steps under each of them. This takes longer. Without these
-        steps, a grid pose may explain a high-signal image so badly that a wrong volume wins.
+        With ``one_by_one`` the volumes compete after Gauss-Newton steps under each of them. Without these steps, a grid pose
+        may explain a high-signal image so badly that a wrong volume wins.
         """
-        config, first = self.config, volumes[0]
-        if route != "independent":
-            placed = [place_core(v, first, place_volume(v, first), self.generator).apply(v) for v in volumes[1:]]
-            volumes = torch.stack([first, *placed])
-        start = self._search(volumes, route, one_by_one)
+        config, volumes = self.config, volumes if route == "independent" else align_volumes(volumes, self.generator)
+        start, refine, steps = self._search(volumes, route, one_by_one), config.refine, config.subspace_steps
         if radii := config.faint.early_radii if one_by_one else config.effort.early_radii:
             start = self._search_again(start, radii, clusters=len(volumes) > 1)
         else:
-            start = self._improve(start, config.refine.climb, config.refine.fit, config.subspace_steps)
-        start = self._settle_frames(start)
-        return self._improve(start, config.refine.fine, config.refine.fit, config.subspace_steps)
+            start = self._improve(start, refine.climb, refine.fit, steps)
+        return self._improve(self._settle_frames(start), refine.fine, refine.fit, steps)
 
     def _search(self, volumes: Float[Tensor, "k box box box"], route: str, one_by_one: bool = False) -> Start:
         """Find each image's likeliest pose under K volumes, and compute the principal subspace of the volumes."""
@@ -202,7 +200,7 @@ class AbInitioRun:
         return self._improve(start, config.refine.last, config.refine.last_fit, 2 * config.subspace_steps)
 
     def _divide(self, start: Start) -> Start:
-        """Search for volumes that the route has missed; keep them if they raise the held-out log-likelihood."""
+        """Search for missed volumes; keep them if they raise the held-out log-likelihood."""
         clusters, unfit = self._clusters(start), unfit_images(self.data, start, self.config)
         groups = [clusters.labels == k for k in range(len(clusters.counts))]
         if unfit.float().mean() >= self.config.unfit_share:
@@ -216,24 +214,27 @@ class AbInitioRun:
         found = self._finish(self._from_volumes(volumes, start.route, one_by_one=True))
         before, after = (float(self.held_evidence(one).mean()) for one in (start, found))
         self.steps.log(
-            f"ab initio, with volumes from single clusters: held-out log-likelihood {after:.2f} per image, {before:.2f} without"
+            f"ab initio, volumes of single clusters: held-out log-likelihood {after:.2f} per image, {before:.2f} without"
         )
         return found if after > before else start
 
     def _soften(self, start: Start) -> Start:
         """If poses are open, refit the volumes of K clusters by EM over all poses of a grid; find poses and z under them."""
         config = self.config
-        volumes = self._clusters(start).volumes
-        if not poses_are_open(self.data, volumes, config):
+        if not poses_are_open(self.data, volumes := self._clusters(start).volumes, config):
             self.progress.update(config.soft.steps)
             return start
         volumes = soften(self.data[self.fit], volumes, config, config.soft.steps, self.generator, self.progress)
-        found = self._search(volumes, start.route)
+        return self._pose(volumes, start.route)
+
+    def _pose(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
+        """Find poses and z of all images under volumes that weigh all poses, without a further fit."""
+        config, found = self.config, self._search(volumes, route)
         if config.effort.last_radii:
             state = self._search_competing(found, self._clusters(found).centres, config.effort.last_radii[-1])
         else:
-            tangent = Tangent(found.basis, config.padding)
-            state, _ = climb(self.data, tangent, State(found.poses, found.latents), config.refine.climb)
+            state = State(found.poses, found.latents)
+            state, _ = climb(self.data, Tangent(found.basis, config.padding), state, config.refine.climb)
         return replace(found, poses=state.poses, latents=state.latents)
 
     def _clusters(self, start: Start) -> Clusters:
@@ -283,7 +284,7 @@ class AbInitioRun:
 
     def _search_competing(self, start: Start, centres: Float[Tensor, "k q"], radius: float) -> State:
         """Find poses and z by the competition of grid poses under the volumes at the latents ``centres``."""
-        padding, grid = self.config.padding, self.config.competing_poses(self.data.plane.box, self.data.y.device)
+        grid, padding = self.config.competing_poses(self.data.plane.box, self.data.y.device), self.config.padding
         candidates = Candidates(volumes_at(centres, start.basis), centres, *grid, padding)
         return search_competing(self.data, Tangent(start.basis, padding), candidates, radius)[0]
 

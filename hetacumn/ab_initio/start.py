@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.tensors import read_tensors, write_tensors
@@ -139,15 +140,20 @@ class Steps:
         """Return the name under which a step is kept."""
         return step if step in SHARED_STEPS else self.label + step
 
-    def find(self, step: str) -> Tensors | None:
-        """Return a copy of the tensors of a finished step, or None."""
-        found = self.done.get(self.name(step))
-        return None if found is None else dict(found)
-
-    def finish(self, step: str, made: Callable[[], Tensors]) -> None:
-        """Keep the tensors of a step, which ``made`` returns."""
-        if self.keep is not None:
-            self.keep(self.name(step), made())
+    def once(self, step: str, make: Callable[[], Tensors], generator: torch.Generator, progress: tqdm) -> Tensors:
+        """Run ``make`` and keep its tensors, or restore kept tensors with the states of ``generator`` and ``progress``."""
+        kept = self.done.get(self.name(step))
+        if kept is None:
+            made = make()
+            if self.keep is not None:
+                done = torch.tensor([progress.n, progress.total])
+                self.keep(self.name(step), {**made, "random": generator.get_state(), "steps": done})
+            return made
+        made = dict(kept)
+        generator.set_state(made.pop("random").cpu())
+        at, progress.total = made.pop("steps").tolist()
+        progress.update(at - progress.n)
+        return made
 
 
 class UnfinishedStart:

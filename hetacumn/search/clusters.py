@@ -16,7 +16,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from hetacumn.particles.metadata import Poses
-from hetacumn.physics.alignment import Placement, place_core, settle_hand
+from hetacumn.physics.alignment import Placement, place_core, place_volume, settle_hand
 from hetacumn.physics.rotations import Frame
 from hetacumn.search.subspace import volumes_at
 
@@ -61,6 +61,13 @@ def find_clusters(
     counts = labels.bincount(minlength=shares.shape[1])
     centres = torch.stack([latents[fit & (labels == k)].mean(0) for k in range(len(counts))])
     return Clusters(labels, centres, volumes_at(centres, basis), counts)
+
+
+def align_volumes(volumes: Float[Tensor, "k box box box"], generator: torch.Generator) -> Float[Tensor, "k box box box"]:
+    """Align volumes to the first one by their common rigid body, in the hand of the highest correlation."""
+    first = volumes[0]
+    placed = [place_core(volume, first, place_volume(volume, first), generator).apply(volume) for volume in volumes[1:]]
+    return torch.stack([first, *placed])
 
 
 def align_conformations(
