@@ -1,4 +1,4 @@
-"""Starts with information beside the images: given poses, fixed true poses, and reference maps.
+"""Starts with information beside the images: given poses, fixed true poses, reference maps, and a mask.
 
 The script simulates datasets of benchmark/params.yaml, trains `em`, and predicts all images with the grade `searched`. It
 writes benchmark/users.csv, with one row per quantity: the measured value, and the required value.
@@ -15,6 +15,11 @@ writes benchmark/users.csv, with one row per quantity: the measured value, and t
   the ring for all images. The start uses images alone and the symmetry C6. Required: the Bayes bound at known poses minus 0.03.
 - `symmetry_*_poses_within_10deg`: share of the images whose pose has an error below 10°, up to the symmetry. Required: 0.97.
 - `wrong_reference_*_warnings`: number of warnings of a start from a map of another molecule. Required: 1.
+- `focus_accuracy`: accuracy of the two states of a small motion in a mask, beside a large motion of another part with three
+  positions, for given poses with a median error of 2°. Required: at least the accuracy of the Bayes classifier that knows the
+  true poses and volumes, and for which the position of the other part is unknown, minus 0.03.
+- `focus_gain_points`: this accuracy minus the accuracy with the same settings without the mask, in percentage points.
+  Required: at least 10.
 
 The script does not repeat a measurement whose rows are in the table. Delete the rows and the folder in results/benchmark/users
 to repeat the measurement.
@@ -33,7 +38,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from simulated_runs import simulate_once, use_one_thread
 from torch import Tensor
 
@@ -60,13 +65,15 @@ from hetacumn.physics.slices import Slicer
 from hetacumn.physics.symmetry import symmetry_rotations
 from hetacumn.prediction.predict import PredictionJob, run_prediction
 from hetacumn.prediction.request import PredictionRequest
+from hetacumn.reconstruction.masks import MaskSettings, write_mask
 from hetacumn.search.initial import InitialSettings
-from hetacumn.search.subspace import likeliest_copies
+from hetacumn.search.subspace import infer_latents, likeliest_copies
 from hetacumn.simulation.settings import Simulation
 
 ERROR_DEG = 2.0  # median error of the given poses
 MEDIAN_OF_NORMAL = 1.538  # median length of a vector of three standard normal components
 CPU = DeviceRequest("cpu")
+ARM_B = (-67.0, 29.0, 11.0, 60.0)  # x, y, z of the centre, and radius, in Å, of a sphere around most of arm B
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,17 @@ class Bench:
         return simulate_once(Simulation.from_params(settings), name, 0, self.out / name)
 
     def run(
-        self, known: SimulatedDataset, name: str, initial: InitialSettings, error_deg: float = 0.0, symmetry: str = "C1"
+        self,
+        known: SimulatedDataset,
+        name: str,
+        initial: InitialSettings,
+        error_deg: float = 0.0,
+        symmetry: str = "C1",
+        classes: int | None = None,
     ) -> Path:
-        """Train and predict with given poses, a reference map or a symmetry; return the folder of the run.
+        """Train and predict with given poses, a reference map, a symmetry or a mask; return the folder of the run.
+
+        ``classes`` is the number of classes; None for the true number of states.
 
         The poses in the particle table have the median rotation error ``error_deg``. The function writes the processor time of
         training to ``seconds.json``.
@@ -100,7 +115,7 @@ class Bench:
         folder = make_folder(known.folder / name)
         table, chosen = write_posed(known, folder / "posed.star", error_deg), self.params["stack"]
         stack = prepare_stack(table, folder / "prepared", Preprocessing.from_params(chosen), known.star.parent)
-        config = method_config(self.params, "em", classes=len(known.volumes), seed=0)
+        config = method_config(self.params, "em", classes=classes or len(known.volumes), seed=0)
         config = with_settings(config, {"ab_initio": {"consensus": {"symmetry": symmetry}}}, "train.")
         began, is_new = time.process_time(), not (folder / START).exists()
         train_stack(stack, TrainingJob("em", config, folder, chosen["trained_share"], initial=initial), CPU)
@@ -199,6 +214,36 @@ def copy_bound(known: SimulatedDataset, group: Float[Tensor, "g 3 3"], box: int 
     return float((distance_deg(found.poses.rotations, poses.rotations) < 1).float().mean())
 
 
+def measure_focus(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
+    """Measure the accuracy of the states of arm B with and without a mask around this arm."""
+    known = bench.molecule(name, 0.05, 2000)
+    states, mask = known.truth.classes // (len(known.volumes) // 2), known.folder / "mask.mrc"
+    write_mask(known.star.parent / "truth_class1.mrc", MaskSettings(sphere=ARM_B, edge_A=15.0), mask)
+    found = {}
+    for run, initial in (("whole", InitialSettings("given")), ("masked", InitialSettings("given", mask=str(mask)))):
+        folder = bench.run(known, run, initial, ERROR_DEG, classes=2)
+        found[run] = accuracy(Predictions.read(folder).classes, states)
+    bound = bound_of_states(known, bench.params["stack"]["box"], states)
+    return {
+        "focus_accuracy": (found["masked"], bound - 0.03),
+        "focus_gain_points": (100 * (found["masked"] - found["whole"]), 10),
+    }
+
+
+def bound_of_states(known: SimulatedDataset, box: int, states: Int[Tensor, " n"]) -> float:
+    """Compute the accuracy of the Bayes classifier of states of one part, at true poses, for equally frequent conformations.
+
+    The likelihood of a state is the mean of the likelihoods of its volumes, which differ in the position of the other part. The
+    volumes of a state follow one another.
+    """
+    truth, particles = known.truth, read_particles(known.star, box=box, centre=False)
+    data, poses = observe(particles), Poses(truth.rotations.float(), (truth.shifts_A / particles.pixel_A).float())
+    slicers = (Slicer(volume[None], 2.0) for volume in scale_to_images(known.volumes, box, truth.noise_std))
+    evidence = torch.stack([infer_latents(data.within(0.45 * box), slicer, poses).log_evidence for slicer in slicers], 1)
+    of_states = evidence.unflatten(1, (int(states.max()) + 1, -1)).logsumexp(2)
+    return float((of_states.argmax(1) == states).float().mean())
+
+
 MEASURES = {
     "symmetry_ring": (measure_symmetry, "ring"),
     "fixed_true_poses_adk-snr10": (measure_fixed, "adk-snr10"),
@@ -206,6 +251,7 @@ MEASURES = {
     "reference_adk-snr100-3k": (measure_reference, "adk-snr100-3k"),
     "wrong_reference_adk-snr100-3k": (measure_wrong_reference, "adk-snr100-3k"),
     "given_poses_spliceosome-snr10": (measure_given, "spliceosome-snr10"),
+    "focus": (measure_focus, "two-motions"),
 }  # the names of the quantities of a measurement begin with its key
 
 

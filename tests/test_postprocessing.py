@@ -7,7 +7,8 @@ from hetacumn.physics.fourier import fft3c, shells
 from hetacumn.physics.fsc import shell_frequencies
 from hetacumn.physics.volumes import radius_grid
 from hetacumn.reconstruction.local_resolution import local_resolution
-from hetacumn.reconstruction.postprocessing import compare_halves, filter_shells, guinier_b_factor, make_mask, sharpened
+from hetacumn.reconstruction.masks import make_mask
+from hetacumn.reconstruction.postprocessing import compare_halves, filter_shells, guinier_b_factor, sharpened
 
 BOX, VOXEL_A = 64, 1.0
 

@@ -26,8 +26,8 @@ from hetacumn.reconstruction import reconstruct as module
 from hetacumn.reconstruction.class_maps import ClassReconstruction
 from hetacumn.reconstruction.kernel_maps import KernelRegression, nearest_particles
 from hetacumn.reconstruction.maps import Reconstruction
+from hetacumn.reconstruction.masks import make_mask
 from hetacumn.reconstruction.motion_maps import LatentPath, PathMaps, reconstruct_path
-from hetacumn.reconstruction.postprocessing import make_mask
 from hetacumn.reconstruction.reconstruct import Execution, ReconstructionSettings, choose_groups, reconstruct_groups
 from hetacumn.simulation.projection import density
 from hetacumn.simulation.settings import Simulation
@@ -158,6 +158,8 @@ def test_another_input_replaces_the_maps_of_a_finished_reconstruction(simulated,
     one_mask = run(predictions, rows, masked)
     write_mrc(tmp_path / "mask.mrc", (radius_grid(BOX) < 16).float(), PIXEL_A)
     other_mask = run(predictions, rows, masked)
+    flat, _ = read_mrc(tmp_path / "out/volumes/selection_masked.mrc")
+    assert torch.equal(flat, other_mask * (radius_grid(BOX) < 16))
     maps = [first, other_rows, other_poses, one_mask, other_mask]
     assert not any(a.equal(b) for i, a in enumerate(maps) for b in maps[:i])
 
@@ -235,8 +237,9 @@ def test_wrong_boxes_and_masks_are_refused(simulated, tmp_path):
     for box, message in ((BOX + 2, "expected an even number up to 64"), (33, "expected an even number")):
         refuse(message, stack, predictions, tmp_path / "out", ReconstructionSettings(box=box))
     mask = tmp_path / "mask.mrc"
-    for volume, voxel_A, message in ((torch.ones(32, 32, 32), PIXEL_A, "32 × 32 × 32 voxels; expected 64 × 64 × 64"),
-                                     (torch.ones(64, 64, 64), 2.0, "voxels of 2 Å; expected 1.6 Å"),
+    for volume, voxel_A, message in ((torch.ones(32, 32, 32), PIXEL_A, "field of view of 51.2 Å; expected 102.4 Å"),
+                                     (torch.ones(64, 64, 64), 2.0, "64 voxels of 2 Å, .* of 128 Å; expected 102.4 Å"),
+                                     ((radius_grid(64) < 2).float(), PIXEL_A, "27 voxels above 0.5 .*; expected at least 0.1%"),
                                      (torch.full((64, 64, 64), 7.0), PIXEL_A, "values from 7 to 7, .* a mask")):  # fmt: skip
         write_mrc(mask, volume, voxel_A)
         refuse(message, stack, predictions, tmp_path / "out", ReconstructionSettings(mask=str(mask)))

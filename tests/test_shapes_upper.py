@@ -15,9 +15,16 @@ from hetacumn.evaluation.scores import Score, disentanglement, motion_correlatio
 from hetacumn.network.config import NetworkConfig, TrainConfig
 from hetacumn.network.decoder import CoordinateDecoder, VoxelDecoder, imitate
 from hetacumn.network.encoder import Encoder, Hypotheses, TemplateStem
-from hetacumn.network.losses import DrawnImages, LatentDraws, PosePrediction, Reconstruction, kl_divergence, pose_distance
+from hetacumn.network.losses import (
+    DrawnImages,
+    LatentDraws,
+    PosePrediction,
+    Reconstruction,
+    StepLosses,
+    kl_divergence,
+    pose_distance,
+)
 from hetacumn.network.model import HetACUMN, build_model
-from hetacumn.network.trainer import StepLosses
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.half_plane import HalfPlane

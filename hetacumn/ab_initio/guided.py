@@ -16,6 +16,10 @@ With a symmetry, the given poses determine a symmetric volume. The relaxation (:
 chooses one of the equivalent poses of each image.
 
 The start keeps the frame and the hand of the given poses. It does not search for missed volumes.
+
+*Mask.* In the frame of given poses, a mask may confine the conformation to a part of the molecule. Further components then
+describe the variation outside the mask (:mod:`~hetacumn.search.focus`). Pose steps use all components, and therefore the whole
+molecule.
 """
 
 from __future__ import annotations
@@ -40,13 +44,16 @@ from hetacumn.ab_initio.stochastic_em import stochastic_em, voxel_unit, with_sym
 from hetacumn.ab_initio.subspace_fit import principal
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
+from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.reconstruction.back_projection import back_project
+from hetacumn.search.focus import WHOLE
 from hetacumn.search.initial import InitialData
 from hetacumn.search.pose_prior import Near, PosePrior, climb_near, fit_prior, nearest_copies
 from hetacumn.search.reference import Reference, explained_share, prepare_reference
 from hetacumn.search.refinement import Tangent
 from hetacumn.search.state import State
+from hetacumn.search.subspace import infer_latents, volumes_at
 
 ROUTE = "given"  # the route of a start from given poses
 RIGHT = 0.9  # a reference is right if it explains at least this share of the evidence
@@ -68,7 +75,7 @@ def guided_start(
     """
     steps = Steps(tqdm.write, done or {}, keep)
     if initial.poses is not None:
-        posed = partial(_begin_posed, data, initial.poses, initial.settings.poses == "fixed", seed)
+        posed = partial(_begin_posed, data, initial, initial.poses, seed)
         return start_with(posed, data, config, steps)
     if initial.reference is not None:
         return start_with(partial(_begin_reference, data, initial.reference, seed), data, config, steps)
@@ -86,13 +93,14 @@ def _begin_reference(
 
 @contextmanager
 def _begin_posed(
-    data: Observations, given: Poses, is_fixed: bool, seed: int, config: AbInitioConfig, steps: Steps
+    data: Observations, initial: InitialData, given: Poses, seed: int, config: AbInitioConfig, steps: Steps
 ) -> Iterator[PosedRun]:
     """Begin a start from given poses, and show its progress."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, is_fixed = torch.Generator().manual_seed(seed), initial.settings.poses == "fixed"
     total = config.subspace_steps * (3 if is_fixed else 3 + ROUNDS)
     with tqdm(total=total, desc="start from given poses", mininterval=5) as progress:
-        yield PosedRun(data, config, generator, progress, steps, given=given, is_fixed=is_fixed)
+        kind = PosedRun if initial.focus is None else FocusedRun
+        yield kind(data, config, generator, progress, steps, initial.focus or WHOLE, given=given, is_fixed=is_fixed)
 
 
 @dataclass(kw_only=True)
@@ -156,8 +164,9 @@ class PosedRun(AbInitioRun):
         self.progress.set_postfix_str("subspace at the given poses")
         mean = back_project(data[self.fit], self.given[self.fit]) * soft_sphere(box, device=data.y.device)
         one = torch.ones(1, device=data.y.device)
-        basis = principal(mean[None], one, config.components, self.generator, voxel_unit(data, box))
-        start = Start(basis, self.given, torch.zeros(len(data), config.components, device=data.y.device), ROUTE, {})
+        components = config.components + self.focus.outside
+        basis = principal(mean[None], one, components, self.generator, voxel_unit(data, box))
+        start = Start(basis, self.given, torch.zeros(len(data), components, device=data.y.device), ROUTE, {})
         return self._fit(start, self.given, config.refine.fit, config.refine.fit, config.subspace_steps)
 
     def _improve(self, start: Start, radii: tuple[float, ...], fit_radius: float, steps: int) -> Start:
@@ -182,3 +191,18 @@ class PosedRun(AbInitioRun):
         if self.is_fixed:
             return self._fit(start, start.poses, refine.last_fit, refine.last_fit, steps)
         return self._improve(start, refine.last, refine.last_fit, steps)
+
+
+class FocusedRun(PosedRun):
+    """A start from given poses with components inside and outside a mask."""
+
+    def compare_held(self, start: Start, z: Float[Tensor, "k q"]) -> Float[Tensor, "m k"]:
+        """Compute the log-likelihood of held-out images at their poses for each latent inside the mask.
+
+        The variation outside the mask is integrated out.
+        """
+        fine = self.data.within(self.config.refine.fit * self.data.plane.box)[self.held]
+        outside = start.basis[len(start.basis) - self.focus.outside :]
+        means = volumes_at(self.focus.padded(z.to(start.basis)), start.basis)
+        slicers = (Slicer(torch.cat([mean[None], outside]), self.config.padding) for mean in means)
+        return torch.stack([infer_latents(fine, slicer, start.poses[self.held]).log_evidence for slicer in slicers], 1)

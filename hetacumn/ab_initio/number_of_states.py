@@ -42,7 +42,7 @@ from hetacumn.ab_initio.start import Start, StateNumber, Steps, Tensors
 from hetacumn.particles.observations import Observations, without_empty
 from hetacumn.physics.slices import Slicer
 from hetacumn.search.clusters import fit_mixtures
-from hetacumn.search.subspace import LatentPosterior, infer_latents, volumes_at
+from hetacumn.search.subspace import LatentPosterior, infer_latents
 
 BeginRun = Callable[..., AbstractContextManager[AbInitioRun]]  # with the arguments ``config`` and ``steps``
 
@@ -141,15 +141,10 @@ def _count(run: AbInitioRun, start: Start) -> int:
     """Count the states of a start, with the images and settings of its run."""
     config = run.config
     fine = run.data.within(config.refine.fit * run.data.plane.box)
-    posterior = infer_latents(fine, Slicer(start.basis, config.padding), start.poses)
+    posterior = run.focus.marginal(infer_latents(fine, Slicer(start.basis, config.padding), start.poses))
     usable = without_empty(run.usable, posterior.log_evidence, config.unfit_share)
     sample = LatentSample.of(posterior, usable & ~run.held, usable & run.held)
-    division = run.division(run.data.translated(-start.poses.shifts_px))
-
-    def compete(z: Float[Tensor, "k q"]) -> Float[Tensor, "m k"]:
-        return division.compete(volumes_at(z.to(start.basis), start.basis))
-
-    return count_states(sample, compete, 2 * config.volumes)
+    return count_states(sample, partial(run.compare_held, start), 2 * config.volumes)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """The routes of the *ab initio* start: EM of volumes at low resolution, then a linear subspace of volumes, from images alone.
 
-1. *Consensus.* Stochastic EM (:mod:`~hetacumn.ab_initio.stochastic_em`) fits one volume from random noise. The Fourier radius
-   grows and the posterior is tempered early, so that coarse features settle first. The likeliest of several short runs counts.
-   If particles are off centre, the start widens the shift grid and begins again (:mod:`~hetacumn.ab_initio.evidence`).
+1. *Consensus.* Stochastic EM fits one volume from random noise, several times; the likeliest volume counts. If particles are off
+   centre, the start widens the shift grid and begins again (:mod:`~hetacumn.ab_initio.evidence`).
 2. *Routes.* The route ``classes`` suits large motions: EM fits K volumes, which start as the consensus times smooth random
    fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. The route
    ``independent`` is for different molecules: EM fits K volumes from noise. Each route then alternates between two steps:
@@ -14,10 +13,10 @@
    With a symmetry, the route ``relaxed`` (:mod:`hetacumn.ab_initio.relaxation`) replaces the other routes and this step.
 5. *Competing poses.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
    start alternates between a competition of poses (:mod:`hetacumn.search.competing_poses`) and subspace fits, until few poses
-   change. A prior on components (:class:`~hetacumn.search.subspace.ComponentPrior`) penalises noise.
-6. *Open poses.* Poses are open if pose posteriors are broad. Volumes that are fitted at the likeliest poses then fit noise.
-   The start therefore refits the class volumes by EM, which weighs all poses of a grid by their posterior. It also follows
-   the route ``noise``: EM from noise, which weighs all poses up to the end, and no fit at the likeliest poses.
+   change. A prior on components penalises noise.
+6. *Open poses.* Poses are open if pose posteriors are broad. Volumes that are fitted at the likeliest poses then fit noise. The
+   start therefore refits the class volumes by EM that weighs all poses of a grid. It also follows the route ``noise``, which
+   fits K volumes from noise and weighs all poses up to the end.
 """
 
 from __future__ import annotations
@@ -45,6 +44,7 @@ from hetacumn.physics.slices import Slicer
 from hetacumn.physics.symmetry import symmetry_rotations
 from hetacumn.search.clusters import Clusters, align_conformations, align_volumes, find_clusters
 from hetacumn.search.competing_poses import Candidates, search_competing
+from hetacumn.search.focus import WHOLE, Focus
 from hetacumn.search.grid import search_grid
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import State
@@ -57,17 +57,17 @@ MOVED_DEG = 5.0  # an image counts as moved if its rotation changes by more betw
 
 @dataclass
 class AbInitioRun:
-    """One *ab initio* run: the data, settings, random state (on the CPU) and progress bar that its ``steps`` share."""
+    """One *ab initio* run: data, settings, random state (on the CPU), progress bar, and focus that its ``steps`` share."""
 
     data: Observations
     config: AbInitioConfig
     generator: torch.Generator
     progress: tqdm
     steps: Steps
+    focus: Focus = WHOLE
 
     def __post_init__(self) -> None:
-        count = len(self.data)
-        held = torch.arange(count, device=self.data.y.device) % max(2, round(1 / self.config.held_out)) == 0
+        held = torch.arange(len(self.data), device=self.data.y.device) % max(2, round(1 / self.config.held_out)) == 0
         self.usable = ~strong_images(low_power(self.data))
         self.group = symmetry_rotations(self.config.consensus.symmetry).to(self.data.y.device)
         self.held, self.fit = held & self.usable, (~held & self.usable).nonzero().squeeze(1)
@@ -98,10 +98,13 @@ class AbInitioRun:
         fine, slicer = self.data.within(self.config.refine.fit * self.data.plane.box), Slicer(start.basis, self.config.padding)
         return infer_latents(fine[self.held], slicer, start.poses[self.held]).log_evidence
 
+    def compare_held(self, start: Start, z: Float[Tensor, "k q"]) -> Float[Tensor, "m k"]:
+        """Compute the log-likelihood of held-out images at their best poses under the volume at each latent."""
+        return self.division(self.data.translated(-start.poses.shifts_px)).compete(volumes_at(z.to(start.basis), start.basis))
+
     def division(self, data: Observations) -> Division:
         """Return a search for volumes that a start has missed; ``data`` are the centred images."""
-        usable = ~self.held & self.usable
-        return Division(data, usable, self.held, self.config, self.generator, self.progress, self.steps.log)
+        return Division(data, ~self.held & self.usable, self.held, self.config, self.generator, self.progress, self.steps.log)
 
     def _step(self, name: str, route: str, make: Callable[[], Start]) -> Start:
         """Run a step that returns a start, or restore its result; see :meth:`_once`."""
@@ -117,10 +120,10 @@ class AbInitioRun:
 
     def _fit_extent(self, first: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
         """Widen the shift grid if the images ask for it; then fit the consensus volume again."""
-        if not self._widen(first, "shift extent"):
-            return first
-        self.progress.total += self.config.consensus.restarts * self.config.consensus.steps
-        return self._once("consensus, wide shifts", partial(self._consensus, first))["volume"]
+        if self._widen(first, "shift extent"):
+            self.progress.total += self.config.consensus.restarts * self.config.consensus.steps
+            first = self._once("consensus, wide shifts", partial(self._consensus, first))["volume"]
+        return first
 
     def _widen(self, volume: Float[Tensor, "box box box"], step: str) -> bool:
         """Widen the shift grid if this raises the evidence of the images under a volume; return whether it did."""
@@ -147,11 +150,11 @@ class AbInitioRun:
         """Follow a route to a subspace, from the consensus volume or, on the route ``noise``, from its volumes."""
         config, first = self.config, volumes[0]
         self.progress.set_postfix_str(f"route {route}")
+        if route == NOISE:
+            return self._pose(volumes, route)
         if route == RELAXED:
             start = Relaxation(self).relax(Relaxation(self).find_poses(first), route)
             return self._improve(start, config.refine.fine, config.refine.fit, config.subspace_steps)
-        if route == NOISE:
-            return self._pose(volumes, route)
         if route == "independent":
             return self._from_volumes(self.division(self.data).from_noise(first), route, one_by_one=True)
         if route == "classes":
@@ -163,8 +166,7 @@ class AbInitioRun:
     def _from_volumes(self, volumes: Float[Tensor, "k box box box"], route: str, one_by_one: bool = False) -> Start:
         """Align volumes to the first one, search poses under them, and alternate between pose refinement and subspace fits.
 
-        With ``one_by_one`` the volumes compete after Gauss-Newton steps under each of them. Without these steps, a grid pose
-        may explain a high-signal image so badly that a wrong volume wins.
+        With ``one_by_one`` the volumes compete after Gauss-Newton steps, because a grid pose may fit a high-signal image badly.
         """
         config, volumes = self.config, volumes if route == "independent" else align_volumes(volumes, self.generator)
         start, refine, steps = self._search(volumes, route, one_by_one), config.refine, config.subspace_steps
@@ -185,10 +187,9 @@ class AbInitioRun:
             found = search_grid(band, volumes, *config.poses(data.plane.box, volumes.device), padding=config.padding)
             poses, share = found.poses, found.log_volume.exp().mean(0)
         basis = principal(volumes, share, config.components, self.generator, voxel_unit(data, data.plane.box))
+        latents = torch.zeros(len(data), config.components, device=volumes.device)
         if len(volumes) > 1:
             latents = infer_latents(band, Slicer(basis, config.padding), poses).mean
-        else:
-            latents = torch.zeros(len(data), config.components, device=volumes.device)
         return Start(basis, poses, latents, route, {})
 
     def _finish(self, start: Start) -> Start:
@@ -205,12 +206,12 @@ class AbInitioRun:
         groups = [clusters.labels == k for k in range(len(clusters.counts))]
         if unfit.float().mean() >= self.config.unfit_share:
             groups.append(unfit)
-        centred = self.data.translated(-start.poses.shifts_px)
-        volumes = self.division(centred).run(clusters.volumes, groups, start.poses.rotations)
+        volumes = self.division(self.data.translated(-start.poses.shifts_px)).run(
+            clusters.volumes, groups, start.poses.rotations
+        )
         if volumes is None:
             return start
-        fits = self.config.faint.route_fits + self.config.effort.last_fits
-        self.progress.total += fits * self.config.subspace_steps
+        self.progress.total += (self.config.faint.route_fits + self.config.effort.last_fits) * self.config.subspace_steps
         found = self._finish(self._from_volumes(volumes, start.route, one_by_one=True))
         before, after = (float(self.held_evidence(one).mean()) for one in (start, found))
         self.steps.log(
@@ -220,8 +221,8 @@ class AbInitioRun:
 
     def _soften(self, start: Start) -> Start:
         """If poses are open, refit the volumes of K clusters by EM over all poses of a grid; find poses and z under them."""
-        config = self.config
-        if not poses_are_open(self.data, volumes := self._clusters(start).volumes, config):
+        config, volumes = self.config, self._clusters(start).volumes
+        if not poses_are_open(self.data, volumes, config):
             self.progress.update(config.soft.steps)
             return start
         volumes = soften(self.data[self.fit], volumes, config, config.soft.steps, self.generator, self.progress)
@@ -233,8 +234,8 @@ class AbInitioRun:
         if config.effort.last_radii:
             state = self._search_competing(found, self._clusters(found).centres, config.effort.last_radii[-1])
         else:
-            state = State(found.poses, found.latents)
-            state, _ = climb(self.data, Tangent(found.basis, config.padding), state, config.refine.climb)
+            tangent, state = Tangent(found.basis, config.padding), State(found.poses, found.latents)
+            state, _ = climb(self.data, tangent, state, config.refine.climb)
         return replace(found, poses=state.poses, latents=state.latents)
 
     def _clusters(self, start: Start) -> Clusters:
@@ -291,7 +292,7 @@ class AbInitioRun:
     def _fit(self, start: Start, poses: Poses, fit_radius: float, radius: float, steps: int) -> Start:
         """Fit the subspace at given poses within ``fit_radius``, and infer z and the copy within ``radius``."""
         config, box = self.config, self.data.plane.box
-        seen, fit = self.data.within(fit_radius * box)[self.fit], SubspaceFit.of(config, steps)
+        seen, fit = self.data.within(fit_radius * box)[self.fit], SubspaceFit.of(config, steps, focus=self.focus)
         basis = fit_subspace(seen, start.basis, poses[self.fit], fit, self.generator, self.progress)
         state = likeliest_copies(self.data.within(radius * box), Slicer(basis, config.padding), poses, self.group)
         latents = state.latents

@@ -16,6 +16,7 @@ from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations, far_above
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import soft_sphere
+from hetacumn.search.focus import WHOLE, Focus
 from hetacumn.search.refinement import Tangent, climb, misfit
 from hetacumn.search.state import State
 from hetacumn.search.subspace import ComponentPrior, latent_posterior
@@ -32,6 +33,7 @@ class SubspaceFit:
     - ``padding``: zero-padding factor of volumes.
     - ``component_share``: expected power of a component as a fraction of the power of the mean volume; 0 for no prior.
     - ``rate``: learning rate of Adam, in units of the typical voxel value.
+    - ``focus``: the region in which the components differ from 0.
     """
 
     steps: int
@@ -39,11 +41,12 @@ class SubspaceFit:
     padding: float
     component_share: float
     rate: float = 0.03
+    focus: Focus = WHOLE
 
     @classmethod
-    def of(cls, config: AbInitioConfig, steps: int, rate: float = 0.03) -> SubspaceFit:
+    def of(cls, config: AbInitioConfig, steps: int, rate: float = 0.03, focus: Focus = WHOLE) -> SubspaceFit:
         """Return the settings of a fit for given settings of the *ab initio* start."""
-        return cls(steps, 2 * config.batch, config.padding, config.effort.component_share, rate)
+        return cls(steps, 2 * config.batch, config.padding, config.effort.component_share, rate, focus)
 
 
 def fit_subspace(
@@ -60,14 +63,14 @@ def fit_subspace(
     (:class:`~hetacumn.search.subspace.ComponentPrior`).
     """
     box, steps = basis.shape[-1], fit.steps
-    mask, unit = soft_sphere(box, device=basis.device), voxel_unit(data, box)
+    support, unit = fit.focus.support(len(basis), box, basis.device), voxel_unit(data, box)
     prior = ComponentPrior(box, fit.component_share, basis.device) if fit.component_share else None
     voxels = (basis / unit).clone().requires_grad_()
     optimiser = torch.optim.Adam([voxels], lr=fit.rate)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = fit.rate * min(1.0, 2 * (1 - step / steps)) + 1e-4
         rows = torch.randint(len(data), (fit.batch,), generator=generator).to(basis.device, non_blocking=True)
-        volumes = voxels * mask * unit
+        volumes = voxels * support * unit
         loss = -latent_posterior(data[rows], Slicer(volumes, fit.padding), poses[rows]).log_evidence.mean()
         if prior is not None:
             loss = loss + prior.penalty(volumes) / len(data)
@@ -75,7 +78,7 @@ def fit_subspace(
         loss.backward()
         optimiser.step()
         progress.update()
-    return voxels.detach() * mask * unit
+    return voxels.detach() * support * unit
 
 
 def principal(

@@ -56,20 +56,24 @@ class Demand:
 
     - ``box``: box in pixels after cropping; None for the box of the stack.
     - ``classes``, ``devices``: number of classes and of devices; the stack needs at least one particle for each.
+    - ``mask``: a mask that must cover the field of view of the images; empty for none.
     """
 
     box: int | None = None
     classes: int = 1
     devices: int = 1
+    mask: str = ""
 
 
 def requested(settings: Mapping, devices: int = 1) -> Demand:
     """Return the requirements of training or preparation with a user's settings on a particle stack."""
     from hetacumn.common.project import read_params
     from hetacumn.network.config import requested_classes
+    from hetacumn.search.initial import InitialSettings
 
     complete = read_params(settings, settings="")
-    return Demand(complete["stack"]["box"], max(1, requested_classes(complete)), devices)
+    mask = InitialSettings.from_params(complete).mask
+    return Demand(complete["stack"]["box"], max(1, requested_classes(complete)), devices, mask)
 
 
 def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_few: bool = False) -> None:
@@ -80,7 +84,7 @@ def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_f
 
     Raises:
         HetacumnError: the file is not a particle table; a column, a row or a stack is invalid; the box is odd or larger than
-            the images; or there are more classes or devices than particles.
+            the images; there are more classes or devices than particles; or the mask has another field of view.
     """
     box = demand.box
     if box is not None and (box % 2 or box < LEAST_BOX):
@@ -107,6 +111,10 @@ def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_f
     for name, count in (("classes", demand.classes), ("--devices", demand.devices)):
         if count > len(table):
             raise HetacumnError(f"{name} is {count}; expected at most {len(table)}, the number of particles in {path}")
+    if demand.mask:
+        from hetacumn.search.focus import check_mask
+
+        check_mask(demand.mask, images.field_A)
     if warn_of_few and len(table) < FEW_PARTICLES:
         print(f"warning: {path}: {len(table)} particles are few; expected {FEW_PARTICLES} or more for a reliable "
               "ab initio start", file=sys.stderr)  # fmt: skip

@@ -45,6 +45,7 @@ from hetacumn.cli.options import (
     DatasetSet,
     Device,
     Devices,
+    FocusMask,
     Grade,
     Like,
     LowPass,
@@ -68,7 +69,7 @@ from hetacumn.cli.options import (
     Symmetry,
     Words,
 )
-from hetacumn.cli.results import compare, explore, export, flip_hand, reconstruct, report
+from hetacumn.cli.results import compare, explore, export, flip_hand, mask, reconstruct, report
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.warning_lines import print_warnings_in_lines
 
@@ -91,6 +92,7 @@ def train(
     reference: Reference = None,
     lowpass: LowPass = None,
     symmetry: Symmetry = None,
+    mask: FocusMask = None,
     seed: Seed = None,
     set_: Set = None,
     config: Config = None,
@@ -101,7 +103,7 @@ def train(
 ) -> None:
     """Train a model on a particle stack, or resume training."""
     check_is_file(particles, TABLE)
-    initial = {"poses": poses, "reference": reference and str(reference), "lowpass_A": lowpass}
+    initial = {"poses": poses, "reference": reference and str(reference), "lowpass_A": lowpass, "mask": mask and str(mask)}
     options = {"classes": classes, "seed": seed, "stack": {"box": box}, "initial": initial,
                "train": {"ab_initio": {"consensus": {"symmetry": symmetry}}}}  # fmt: skip
     settings = collect_settings(config, set_, options, TRAINING_SECTIONS)
@@ -146,7 +148,7 @@ def predict(
     say_next(out, ["report", out])
 
 
-for command in (reconstruct, report, compare, explore, flip_hand, export):
+for command in (reconstruct, report, compare, explore, flip_hand, export, mask):
     app.command()(command)
 
 

@@ -34,6 +34,7 @@ Poses = Annotated[str | None, _option("Poses: search, given or fixed.", default=
 Reference = Annotated[Path | None, _option("Initial map, an MRC file.", metavar="FILE", default="none")]
 LowPass = Annotated[float | None, _option("Low-pass of the map, in Å.", "--lowpass", default="40")]
 Symmetry = Annotated[str | None, _option("Point group, such as C7, D2 or O.", default="C1")]
+FocusMask = Annotated[Path | None, _option("Soft mask of the motions, MRC.", "--mask", metavar="FILE", default="none")]
 Box = Annotated[int | None, _option("Fourier-cropped box in pixels; even.", default="32")]
 Seed = Annotated[int | None, _option("Seed of all random numbers.", default="0")]
 
@@ -90,6 +91,14 @@ LocalResolution = Annotated[
     bool, Option("--local-resolution", help="Also map the local resolution.  [default: off]", show_default=False)
 ]
 SplitSeed = Annotated[int, Option(help="Seed of the half sets.", min=0)]
+
+Map = Annotated[Path, Argument(help="MRC file of a map of the molecule.", show_default=False)]
+Threshold = Annotated[float | None, _option("The region is the density above it.", metavar="DENSITY", default="none")]
+Sphere = Annotated[tuple[float, float, float, float] | None, _option(
+    "The region is in this sphere, in Å.", metavar="X Y Z RADIUS", default="none")]  # fmt: skip
+Extend = Annotated[float, Option(help="Distance in Å by which the mask exceeds the region.")]
+Soft = Annotated[float, Option(help="Width of the soft edge in Å.")]
+MaskFile = Annotated[Path, Option(help="File for the mask.")]
 
 Count = Annotated[int | None, _option("Number of particles.", "--particles", default="as in the dataset")]
 SimulatedBox = Annotated[int | None, _option("Box in pixels; even.", "--box", default="as in the dataset")]

@@ -1,4 +1,4 @@
-"""The commands that read predictions: reconstruct, report, compare, explore, flip-hand and export."""
+"""The commands that read predictions or maps: reconstruct, report, compare, explore, flip-hand, export and mask."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from hetacumn.cli.options import (
     ComparisonFolder,
     Device,
     ExpandedSymmetry,
+    Extend,
     FigureFolder,
     FlippedFolder,
     Label,
     LocalResolution,
+    Map,
     MapBox,
     MapClass,
     MapFolder,
     MapSymmetry,
     Mask,
+    MaskFile,
     MinGain,
     Motion,
     Motions,
@@ -33,8 +36,11 @@ from hetacumn.cli.options import (
     Port,
     Refine,
     Rows,
+    Soft,
+    Sphere,
     SplitSeed,
     Stem,
+    Threshold,
 )
 from hetacumn.common.errors import HetacumnError
 
@@ -163,3 +169,22 @@ def export(
     answer = open_answer(folder, prepared)
     paths = export_particles(answer, to, rows, class_, min_gain, symmetry)
     say_next(to.parent, ["train", paths[0], "--data-dir", answer.stack.stack_folder, "--out", f"{to}_trained"])
+
+
+def mask(
+    volume: Map,
+    threshold: Threshold = None,
+    sphere: Sphere = None,
+    extend: Extend = 0.0,
+    soft: Soft = 10.0,
+    out: MaskFile = Path("mask.mrc"),
+) -> None:
+    """Make a soft mask of a region of a map, for train --mask."""
+    check_is_file(volume, "an MRC file of a map")
+    if out.resolve() == volume.resolve():
+        raise HetacumnError(f"--out: {out} is the map; expected another file")
+    from hetacumn.reconstruction.masks import MaskSettings, write_mask
+
+    inside_A3 = write_mask(volume, MaskSettings(threshold, sphere, extend, soft), out)
+    print(f"{out}: {inside_A3:.4g} Å³ inside the mask")
+    say_next(out.parent, ["train", "PARTICLES", "--poses", "fixed", "--mask", out])

@@ -27,7 +27,8 @@ from hetacumn.physics.fsc import fsc, resolution_A, shell_frequencies
 from hetacumn.physics.rotations import NEAR_DEG, Frame
 from hetacumn.prediction.answer import Answer
 from hetacumn.reconstruction.kernel_maps import FEWEST, latent_distances
-from hetacumn.reconstruction.postprocessing import filter_shells, make_mask
+from hetacumn.reconstruction.masks import make_mask
+from hetacumn.reconstruction.postprocessing import filter_shells
 from hetacumn.simulation.projection import density
 from hetacumn.simulation.structures import load_motion
 from hetacumn.simulation.truth import Truth

@@ -26,7 +26,7 @@ from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.fsc import fsc, resolution_A
 from hetacumn.reconstruction.class_maps import ClassReconstruction, split_halves
 from hetacumn.reconstruction.maps import MAPS, TABLE, Reconstruction
-from hetacumn.reconstruction.postprocessing import make_mask
+from hetacumn.reconstruction.masks import make_mask
 
 SHOWN_BOX = 96  # largest box of the aligned maps that are kept for figures
 TRUE_POSES = "true poses"  # method of the curves at true poses and labels

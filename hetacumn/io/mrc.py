@@ -15,17 +15,20 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path, make_folder
 
+Position = tuple[float, float, float]  # x, y, z
 
-def write_mrc(path: Path | str, volume: Float[Tensor, "z y x"], voxel_A: float) -> None:
-    """Write a volume as an MRC file, atomically, with the physical origin (0, 0, 0) Å at index ``box // 2``.
 
+def write_mrc(path: Path | str, volume: Float[Tensor, "z y x"], voxel_A: float, origin_A: Position | None = None) -> None:
+    """Write a volume as an MRC file, atomically.
+
+    ``origin_A`` is the position (x, y, z) of the first voxel in Å; None places the position (0, 0, 0) at index ``box // 2``.
     The header contains no date, so that equal volumes give equal files.
     """
     with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
         mrc.set_data(volume.detach().cpu().float().numpy())
         mrc.voxel_size = voxel_A
         mrc.header.label[0] = "hetacumn"
-        mrc.header.origin = tuple([-(volume.shape[-1] // 2) * voxel_A] * 3)
+        mrc.header.origin = origin_A or (-(volume.shape[-1] // 2) * voxel_A,) * 3
 
 
 def read_mrc(path: Path | str) -> tuple[Float[Tensor, "z y x"], float]:
@@ -35,6 +38,23 @@ def read_mrc(path: Path | str) -> tuple[Float[Tensor, "z y x"], float]:
             return torch.from_numpy(np.array(mrc.data, dtype=np.float32)), float(mrc.voxel_size.x)
     except (OSError, ValueError) as error:
         raise HetacumnError(f"{path}: cannot be read ({error}); expected an MRC volume") from error
+
+
+def read_origin_A(path: Path | str) -> Position:
+    """Read the position (x, y, z) of the first voxel in Å, as ChimeraX reads it: the origin, or else the start in voxels.
+
+    Raises:
+        HetacumnError: the file is missing or is not MRC.
+    """
+    try:
+        with mrcfile.open(path, header_only=True) as mrc:
+            header, voxel = mrc.header, mrc.voxel_size
+            origin = [float(header.origin[axis]) for axis in "xyz"]
+            start = [float(header[f"n{axis}start"]) * float(voxel[axis]) for axis in "xyz"]
+    except (OSError, ValueError) as error:
+        raise HetacumnError(f"{path}: cannot be read ({error}); expected an MRC volume") from error
+    x, y, z = origin if any(origin) else start
+    return x, y, z
 
 
 def write_volumes(folder: Path | str, volumes: Float[Tensor, "k z y x"], stem: str, voxel_A: float) -> None:

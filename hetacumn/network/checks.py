@@ -70,7 +70,8 @@ def _check_start(job: TrainingJob, variants: tuple[TrainConfig, ...], settings: 
         basis = load_start(path).basis
         if settings.box not in (None, basis.shape[-1]):
             raise HetacumnError(f"{path}: made with stack.box {basis.shape[-1]}; expected {settings.box}; {REMEDY}")
-        found, expected = len(basis) - 1, job.config.latent_dim
+        outside = job.initial.outside_components if job.initial.mask else 0
+        found, expected = len(basis) - 1 - outside, job.config.latent_dim
         if expected not in (0, found):
             raise HetacumnError(f"{path}: the start has {found} components; expected {expected}, the value of latent_dim")
 

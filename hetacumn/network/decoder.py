@@ -15,7 +15,7 @@ from tqdm import tqdm
 from hetacumn.compute.precision import autocast
 from hetacumn.physics.rotations import random_rotations
 from hetacumn.physics.slices import Slicer
-from hetacumn.physics.volumes import soft_sphere
+from hetacumn.search.focus import WHOLE, Focus
 from hetacumn.search.subspace import mixing_of
 
 #: A function that renders the slice of each latent at a rotation and at integer frequencies (kx, ky).
@@ -66,20 +66,20 @@ class Decoder(Protocol):
 
 
 class VoxelDecoder(nn.Module):
-    """A decoder of explicit volumes, ``V(z) = V_0 + Σ_j z_j V_j``, masked by a soft sphere.
+    """A decoder of explicit volumes, ``V(z) = V_0 + Σ_j z_j V_j``, masked by a soft sphere and by the ``focus``.
 
     ``basis`` holds the initial mean and components. Voxels are stored divided by ``unit``, the standard deviation of the mean
     volume, so that one learning rate suits every dataset. ``padding`` is the zero-padding factor before the Fourier transform.
     """
 
     unit: Float[Tensor, ""]
-    mask: Float[Tensor, "box box box"]
+    mask: Float[Tensor, "j box box box"]
 
-    def __init__(self, basis: Float[Tensor, "j box box box"], padding: float = 2.0) -> None:
+    def __init__(self, basis: Float[Tensor, "j box box box"], padding: float = 2.0, focus: Focus = WHOLE) -> None:
         super().__init__()
         self.box, self.latent_dim, self.padding = basis.shape[-1], len(basis) - 1, padding
         self.register_buffer("unit", _unit_of(basis))
-        self.register_buffer("mask", soft_sphere(self.box, device=basis.device), persistent=False)
+        self.register_buffer("mask", focus.support(len(basis), self.box, basis.device), persistent=False)
         self.voxels = nn.Parameter(basis / self.unit)
 
     def linear_basis(self) -> Float[Tensor, "{1+self.latent_dim} {self.box} {self.box} {self.box}"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
@@ -57,6 +57,26 @@ class PosePrediction:
 
     pose: Float[Tensor, ""]
     conformation: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """The losses of one training step, None for terms that it does not train, and the norm of the ``gradient``."""
+
+    misfit: Float[Tensor, ""] | None = None
+    kl: Float[Tensor, ""] | None = None
+    pose: Float[Tensor, ""] | None = None
+    conformation: Float[Tensor, ""] | None = None
+    gradient: Float[Tensor, ""] | None = None
+
+    def present(self) -> dict[str, Float[Tensor, ""]]:
+        """Return the losses that are not None, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def detached(self) -> StepLosses:
+        """Return the same losses without their gradients."""
+        return StepLosses(**{name: value.detach() for name, value in self.present().items()})
 
 
 def kl_divergence(mean: Float[Tensor, "b q"], log_variance: Float[Tensor, "b q"]) -> Float[Tensor, " b"]:

@@ -29,6 +29,7 @@ from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.half_plane import HalfPlane
 from hetacumn.physics.rotations import inplane, random_rotations
+from hetacumn.search.focus import WHOLE, Focus
 from hetacumn.search.refinement import Tangent, compete, misfit
 from hetacumn.search.state import State
 
@@ -278,17 +279,19 @@ def build_model(
     basis: Float[Tensor, "j {box} {box} {box}"] | None = None,
     power: Float[Tensor, " m"] | None = None,
     scale: float = 1.0,
+    focus: Focus = WHOLE,
 ) -> HetACUMN:
     """Build the model of a config.
 
     ``basis`` is the initial mean and components of a voxel decoder (zeros by default). ``power`` is the signal power of the
-    particles. ``scale`` is the amplitude that a coordinate decoder expects of a coefficient.
+    particles. ``scale`` is the amplitude that a coordinate decoder expects of a coefficient. ``focus`` is the region in which
+    the components of a voxel decoder differ from 0.
     """
     encoder = Encoder(HalfPlane(box), config.latent_dim, config.network, power)
     decoder: Decoder
     if config.network.decoder == "voxel":
         basis = torch.zeros(1 + config.latent_dim, box, box, box) if basis is None else basis
-        decoder = VoxelDecoder(basis, config.network.padding)
+        decoder = VoxelDecoder(basis, config.network.padding, focus)
     else:
         decoder = CoordinateDecoder(box, config.latent_dim, scale=scale)
     effort = config.effort

@@ -19,6 +19,7 @@ from hetacumn.network.config import TrainConfig
 from hetacumn.network.model import HetACUMN, build_model
 from hetacumn.particles.observations import StackFingerprint
 from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.search.focus import Focus
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -56,7 +57,7 @@ def load_model(out: Path | str, device: torch.device | str = "cpu") -> TrainedMo
     """Read the network in the folder ``out`` of a finished run."""
     tensors, facts = read_tensors(Path(out) / MODEL)
     config = TrainConfig.from_params(facts["config"])
-    model = build_model(config, facts["box"])
+    model = build_model(config, facts["box"], focus=Focus.of_run(out))
     model.load_state_dict(tensors)
     return TrainedModel(model.to(device).eval(), config, facts["box"], facts["pixel_A"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -24,34 +24,15 @@ from hetacumn.compute.interruption import Interruption
 from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
 from hetacumn.network.config import TrainConfig
 from hetacumn.network.decoder import Drawing
-from hetacumn.network.losses import LatentDraws
+from hetacumn.network.losses import LatentDraws, StepLosses
 from hetacumn.network.model import build_model
 from hetacumn.network.model_files import CHECKPOINT, check_checkpoint, checkpoint_settings, read_checkpoint
 from hetacumn.particles.observations import Observations, StackFingerprint, signal_power
 from hetacumn.physics.rotations import random_rotations
 from hetacumn.physics.volumes import soft_sphere
+from hetacumn.search.focus import WHOLE, Focus
 
 LOOK_EVERY = 25  # steps between two rows of the history
-
-
-@dataclass(frozen=True)
-class StepLosses:
-    """The losses of one training step, None for terms that it does not train, and the norm of the ``gradient``."""
-
-    misfit: Float[Tensor, ""] | None = None
-    kl: Float[Tensor, ""] | None = None
-    pose: Float[Tensor, ""] | None = None
-    conformation: Float[Tensor, ""] | None = None
-    gradient: Float[Tensor, ""] | None = None
-
-    def present(self) -> dict[str, Float[Tensor, ""]]:
-        """Return the losses that are not None, by name."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in named.items() if value is not None}
-
-    def detached(self) -> StepLosses:
-        """Return the same losses without their gradients."""
-        return StepLosses(**{name: value.detach() for name, value in self.present().items()})
 
 
 class Trainer:
@@ -62,7 +43,13 @@ class Trainer:
     """
 
     def __init__(
-        self, data: Observations, config: TrainConfig, out: Path, start: Start | None, group: ProcessGroup = SINGLE_PROCESS
+        self,
+        data: Observations,
+        config: TrainConfig,
+        out: Path,
+        start: Start | None,
+        group: ProcessGroup = SINGLE_PROCESS,
+        focus: Focus = WHOLE,
     ) -> None:
         self.data, self.config, self.out, self.group, self.stack = data, config, out, group, StackFingerprint.of(data)
         device, box = data.y.device, data.plane.box
@@ -75,7 +62,7 @@ class Trainer:
             basis = 0.3 * unit * noise * soft_sphere(box, edge=box / 3)
             basis[0] += 0.5 * unit * soft_sphere(box, edge=box / 2 - 2)
         scale = float(data.within(4).y.abs().mean())
-        self.model = build_model(config, box, basis, signal_power(data), scale).to(device)
+        self.model = build_model(config, box, basis, signal_power(data), scale, focus).to(device)
         self.draws = LatentDraws(
             data.ctf[:, : self.model.encoder.used],
             None if start is None else start.latents.to(device),

@@ -44,6 +44,7 @@ from hetacumn.network.trainer import Trainer
 from hetacumn.particles.observations import Observations, StackFingerprint, observe
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.search.focus import WHOLE
 from hetacumn.search.initial import InitialData, InitialSettings, pose_change
 
 MISFIT_SAMPLE = 4000  # particles from which ``misfit_limit`` is estimated
@@ -102,6 +103,8 @@ def run_method(
     if finished:
         tqdm.write(f"{out / MODEL}: trained already with these settings; delete it to train again")
         return
+    if group.is_leader:
+        (stack.initial.focus or WHOLE).write(out, pixel_A)
     if config.warm_start or method == "em":
         for turn in (group.is_leader, not group.is_leader):  # other ranks load the start of rank 0
             if turn:
@@ -151,7 +154,7 @@ def find_or_make_start(stack: TrainingStack, config: TrainConfig, out: Path, sta
         if not start:
             check_settings(path, settings, requested)
             under_way.remove()
-        found = len(begin.basis) - 1
+        found = len(begin.basis) - 1 - (stack.initial.focus or WHOLE).outside
         if config.latent_dim not in (0, found):
             expected = f"{config.latent_dim}, the value of latent_dim"
             raise HetacumnError(f"{path}: the start has {found} components; expected {expected}")
@@ -194,7 +197,7 @@ def train_network(
     """
     torch.manual_seed(config.seed)
     data = stack.data
-    trainer = Trainer(data, config, out, start, group)
+    trainer = Trainer(data, config, out, start, group, stack.initial.focus or WHOLE)
     trainer.run()
     if not group.is_leader:
         return trainer.seconds
@@ -217,7 +220,10 @@ class TrainingJob:
     - ``out``: the folder of the run.
     - ``share``: fraction of the particles to train on, chosen at random.
     - ``start``: folder of a finished ``em`` run whose start is used, or None.
-    - ``initial``: settings of the initial information of the start: given poses, or a reference map.
+    - ``initial``: settings of the initial information of the start: given poses, a reference map, or a mask.
+
+    Raises:
+        HetacumnError: the method, or a symmetry, cannot keep the conformation inside a mask.
     """
 
     method: str
@@ -226,6 +232,20 @@ class TrainingJob:
     share: float = 1.0
     start: Path | str | None = None
     initial: InitialSettings = field(default_factory=InitialSettings)
+
+    def __post_init__(self) -> None:
+        if self.initial.mask and (group := self.config.ab_initio.consensus.symmetry) != "C1":
+            raise HetacumnError(
+                f"mask is {self.initial.mask!r} with symmetry {group}; expected C1 with a mask; hetacumn export --symmetry "
+                f"{group} writes all equivalent poses of the particles"
+            )
+        if self.initial.mask and self.method != "em":
+            network = self.config.network
+            if network.decoder != "voxel" or not self.config.warm_start:
+                raise HetacumnError(
+                    f"mask is {self.initial.mask!r} with network.decoder {network.decoder!r} and warm_start "
+                    f"{self.config.warm_start}; expected the decoder 'voxel' and warm_start True with a mask"
+                )
 
     def to_json(self) -> dict:
         """Return the fields by name, in JSON types."""

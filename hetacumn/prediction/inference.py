@@ -36,6 +36,7 @@ from hetacumn.particles.observations import Observations
 from hetacumn.physics.slices import Slicer
 from hetacumn.prediction.classes import class_centres
 from hetacumn.search.competing_poses import Candidates, search_competing
+from hetacumn.search.focus import WHOLE, Focus
 from hetacumn.search.grid import search_grid
 from hetacumn.search.refinement import Tangent, climb, compete, misfit
 from hetacumn.search.state import State
@@ -73,11 +74,13 @@ class Refit:
     - ``classes``: number of classes.
     - ``steps``: gradient steps; 0 for no refit.
     - ``seed``: seed of the random numbers.
+    - ``focus``: the region in which the components differ from 0.
     """
 
     classes: int
     steps: int
     seed: int
+    focus: Focus = WHOLE
 
 
 def follow_hypotheses(
@@ -192,13 +195,13 @@ def refit_volumes(
     if not refit.steps:
         return basis, None
     generator = torch.Generator().manual_seed(refit.seed)
-    centres = class_centres(state.latents, refit.classes, refit.seed)
+    centres = refit.focus.padded(class_centres(refit.focus.inside(state.latents), refit.classes, refit.seed))
     volumes = volumes_at(centres, basis)
     is_open = poses_are_open(data, volumes, config)
     steps = min(refit.steps, config.soft.steps) if is_open else refit.steps
     with tqdm(total=steps, desc="volumes", mininterval=5) as progress:
         if not is_open:
-            band, fit = data.within(config.refine.last_fit * data.plane.box), SubspaceFit.of(config, steps, rate=0.015)
+            band, fit = data.within(config.refine.last_fit * data.plane.box), SubspaceFit.of(config, steps, 0.015, refit.focus)
             return fit_subspace(band, basis, state.poses, fit, generator, progress), None
         change = soften(data, volumes, config.adapted_to(data), steps, generator, progress) - volumes
     return basis + torch.einsum("jk,kxyz->jxyz", torch.linalg.pinv(mixing_of(centres)), change), centres

@@ -26,10 +26,11 @@ from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.prediction.answer import RATE, Answer
 from hetacumn.prediction.landscape import latent_path
-from hetacumn.prediction.request import FITTED, EarlierPrediction, PredictionRequest, model_digest
+from hetacumn.prediction.request import FITTED, OUTSIDE, EarlierPrediction, PredictionRequest, model_digest
 from hetacumn.prediction.search_model import SearchModel, load_em
 from hetacumn.prediction.stack_inference import StackInference
 from hetacumn.prediction.trust import TRUST, doubts, measure_trust, settled_of_images, to_json
+from hetacumn.search.focus import Focus
 from hetacumn.search.initial import InitialSettings, given_poses, pose_change
 
 SAME_PIXEL = 0.02  # largest relative difference of two pixel sizes that count as equal
@@ -48,9 +49,10 @@ def predict_stack(
     The function reads the images in chunks and keeps only a few numbers per particle in memory. Each process of a ``group``
     calls this function and infers its part of every chunk; the leader writes the files. Grades in ``FITTED`` refit the volumes
     to the poses of the first chunk, whose particles are spread evenly over the stack. ``out/volumes`` receives the class
-    volumes, the volumes along the first axis of the latent space, and the basis of V(z): the mean, then the components. The
-    rate in particles per second includes inference and excludes the reading of files. At the end, the function tests the poses
-    of each class (:mod:`hetacumn.prediction.trust`); the leader warns of each class whose poses are not determined.
+    volumes, the volumes along the first axis of the latent space, and the basis of V(z): the mean, then the components. If the
+    model has a mask, z contains the coordinates inside the mask, and ``outside_*.mrc`` are the components outside.
+    The rate in particles per second includes inference and excludes the reading of files. At the end, the function tests the
+    poses of each class (:mod:`hetacumn.prediction.trust`); the leader warns of each class whose poses are not determined.
 
     If the model was trained at fixed poses, grades in ``FITTED`` keep the poses in the particle table.
 
@@ -71,9 +73,10 @@ def predict_stack(
         )
     initial = InitialSettings.of_run(model)
     fixed = given_poses(stack, device) if initial.poses == "fixed" and request.grade in FITTED else None
-    inference = StackInference(stack, trained, request, classes, earlier, torch.device(device), group, fixed)
+    focus = Focus.of_run(model)
+    inference = StackInference(stack, trained, request, classes, earlier, torch.device(device), group, fixed, focus)
     state, ratios, usable = inference.infer()
-    latents = state.latents.cpu()
+    latents = focus.inside(state.latents.cpu())
     found = inference.classify(latents, usable)
     shifts_A = stack.metadata.shifts_in_source_A(state.poses.shifts_px.cpu() * stack.pixel_A)
     predictions = Predictions(
@@ -86,7 +89,7 @@ def predict_stack(
         predictions=predictions,
         class_volumes=inference.volumes(found.centres),
         path_volumes=inference.volumes(latent_path(latents, request.path_points)),
-        basis=inference.basis.cpu(),
+        basis=inference.basis[: 1 + latents.shape[1]].cpu(),
         voxel_A=stack.pixel_A,
         particles_per_second=len(stack) / max(group.gather(inference.seconds)),
     )
@@ -95,6 +98,7 @@ def predict_stack(
     answer = replace(answer, predictions=predictions, trust=trust)
     if group.is_leader:
         symmetry = trained.config.ab_initio.consensus.symmetry
+        write_volumes(out / "volumes", inference.basis[1 + latents.shape[1] :], OUTSIDE, stack.pixel_A)
         known = stack.metadata.poses if initial.takes_poses else None
         _write(answer, model, {
             TRUST: to_json(trust), "model": digest, "grade": request.grade, "class_centres": found.centres.tolist(),

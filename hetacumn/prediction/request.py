@@ -18,6 +18,7 @@ from hetacumn.io.mrc import read_volumes
 from hetacumn.prediction.classes import Mixture
 
 GRADES = ("encoder", "amortized", "refined", "searched")
+OUTSIDE = "outside_"  # stem of the files of the components outside a mask
 FITTED = ("refined", "searched")  # grades that refit the volumes to the inferred states
 
 
@@ -59,11 +60,13 @@ class EarlierPrediction:
     - ``basis``: the mean volume and the components.
     - ``centres``: the latents of the classes.
     - ``mixture``: classifies an image by its z; None if the classes come from likelihoods marginalised over all poses.
+    - ``outside``: the components outside the mask of the model; None without such components.
     """
 
     basis: Float[Tensor, "j box box box"]
     centres: Float[Tensor, "k j-1"]
     mixture: Mixture | None
+    outside: Float[Tensor, "p box box box"] | None = None
 
     @classmethod
     def read(cls, folder: Path | str, model: str, grade: str) -> EarlierPrediction:
@@ -82,9 +85,14 @@ class EarlierPrediction:
             raise HetacumnError(
                 f"{path}: no entry class_mixture; expected a prediction by this version of hetacumn; predict again"
             )
-        basis, _ = read_volumes(Path(folder) / "volumes", "basis_")
-        mixture = run["class_mixture"]
-        return cls(basis, torch.tensor(run["class_centres"]), None if mixture is None else Mixture.of(mixture))
+        volumes, mixture = Path(folder) / "volumes", run["class_mixture"]
+        outside = read_volumes(volumes, OUTSIDE)[0] if list(volumes.glob(f"{OUTSIDE}*.mrc")) else None
+        centres = torch.tensor(run["class_centres"])
+        return cls(read_volumes(volumes, "basis_")[0], centres, None if mixture is None else Mixture.of(mixture), outside)
+
+    def volumes(self) -> Float[Tensor, "all box box box"]:
+        """Return the mean volume, the components, and the components outside the mask."""
+        return self.basis if self.outside is None else torch.cat([self.basis, self.outside])
 
 
 def model_digest(model: Path | str, grade: str) -> str:

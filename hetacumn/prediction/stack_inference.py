@@ -39,6 +39,7 @@ from hetacumn.prediction.inference import (
 )
 from hetacumn.prediction.request import FITTED, EarlierPrediction, PredictionRequest
 from hetacumn.prediction.search_model import SearchModel
+from hetacumn.search.focus import WHOLE, Focus
 from hetacumn.search.state import State
 from hetacumn.search.subspace import likeliest_copies, volumes_at
 
@@ -51,7 +52,8 @@ class StackInference:
     """Inference on a stack: the part that one process of the process group ``group`` computes.
 
     ``classes`` is the number of classes. ``earlier`` supplies volumes and classes, if given.
-    ``fixed`` contains the poses in the particle table, which grades in ``FITTED`` keep; None to infer the poses.
+    ``fixed`` contains the poses in the particle table, which grades in ``FITTED`` keep; None to infer the poses. ``focus`` is
+    the region of the conformations: the latents of states contain the coordinates outside the mask, all other latents z alone.
 
     Inference sets these attributes:
 
@@ -69,18 +71,19 @@ class StackInference:
     device: torch.device
     group: ProcessGroup
     fixed: Poses | None = None
+    focus: Focus = WHOLE
 
     def __post_init__(self) -> None:
         config, self.seconds = self.model.config, 0.0
         self.config, self.seed, self.grade = config.ab_initio, config.seed, self.request.grade
-        if self.fixed is not None:  # fixed poses need no EM over all poses
+        if self.fixed is not None or self.focus.mask is not None:  # given poses need no EM over all poses
             self.config = replace(self.config, soft=replace(self.config.soft, steps=0))
         self.copies = symmetry_rotations(self.config.consensus.symmetry).to(self.device)
         self.basis: Float[Tensor, "j box box box"] = self.model.basis()
         self.centres: Float[Tensor, "k q"] | None = None
         self.search_centres: Float[Tensor, "k q"] | None = None
         if self.earlier is not None:
-            self.basis, self.search_centres = self.earlier.basis.to(self.device), self.earlier.centres.to(self.device)
+            self.basis, self.search_centres = self.earlier.volumes().to(self.device), self.earlier.centres.to(self.device)
             self.centres = self.search_centres if self.earlier.mixture is None else None
         every = np.arange(len(self.stack))
         chunk = self.request.chunk
@@ -116,7 +119,11 @@ class StackInference:
             if fits:
                 found = State.cat(_together([state], self.group))
                 fit = refit_volumes(
-                    data, self.basis, found, self.config, Refit(self.classes, self.request.polish_steps, self.seed)
+                    data,
+                    self.basis,
+                    found,
+                    self.config,
+                    Refit(self.classes, self.request.polish_steps, self.seed, self.focus),
                 )
                 self.basis, self.centres = _take_leader(fit, self.group)
             if self.grade in FITTED:
@@ -155,14 +162,14 @@ class StackInference:
     @torch.no_grad()
     def volumes(self, z: Float[Tensor, "n q"]) -> Float[Tensor, "n box box box"]:
         """Compute V(z) at latents, from the fitted basis or with the decoder; the result is on the CPU."""
-        z = z.to(self.device)
+        z = self.focus.padded(z.to(self.device))
         return (volumes_at(z, self.basis) if self.grade in FITTED else self.network.decoder.volumes(z)).cpu()
 
     @cached_property
     def start_centres(self) -> Float[Tensor, "k q"]:
         """Latent centres of the classes of the *ab initio* start; the training config sets their number."""
         start, config = cast(SearchModel, self.model).start, self.model.config
-        return class_centres(start.latents, config.classes, config.seed)
+        return class_centres(self.focus.inside(start.latents), config.classes, config.seed)
 
     def _order(self) -> Int[Tensor, " n"]:
         """Compute the position of each particle of the stack in the concatenated chunks."""
@@ -173,14 +180,15 @@ class StackInference:
         if self.fixed is not None:
             return state_at(data, self.basis, self.fixed[torch.from_numpy(rows)].to(self.device), self.config)
         if self.grade == "searched":
-            return search_poses(data, self.basis, self.start_centres, self.config)
+            return search_poses(data, self.basis, self.focus.padded(self.start_centres), self.config)
         model = self.network
         if self.grade == "refined":
             found = follow_hypotheses(model, data, self.basis, self.config)
             if self.search_centres is None:  # the first chunk of all processes determines the centres
                 latents = torch.cat(_together([found.state.latents], self.group))
-                self.search_centres = class_centres(latents, self.classes, self.seed)
-            return search_misfits(data, found, model.misfit_limit, self.basis, self.search_centres, self.config)
+                self.search_centres = class_centres(self.focus.inside(latents), self.classes, self.seed)
+            centres = self.focus.padded(self.search_centres)
+            return search_misfits(data, found, model.misfit_limit, self.basis, centres, self.config)
         return amortize(model, data, feedback=self.grade == "amortized")
 
     def _in_likeliest_copies(self, data: Observations, state: State) -> State:

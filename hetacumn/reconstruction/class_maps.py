@@ -22,12 +22,12 @@ from hetacumn.particles.source_images import SourceImages
 from hetacumn.physics.symmetry import symmetry_rotations
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.reconstruction.back_projection import BackProjector, FourierSums
+from hetacumn.reconstruction.masks import make_mask
 from hetacumn.reconstruction.postprocessing import (
     ShellCurves,
     compare_halves,
     filter_shells,
     guinier_b_factor,
-    make_mask,
     sharpened,
 )
 from hetacumn.search.refinement import Tangent, climb

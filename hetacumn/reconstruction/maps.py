@@ -5,6 +5,7 @@ The folder of a reconstruction contains
 - ``volumes/G_half1_unfil.mrc``, ``volumes/G_half2_unfil.mrc``: half maps of each group ``G`` (``class_1``, ``class_2``, … or
   ``selection``), with the names that RELION's postprocessing expects;
 - ``volumes/G.mrc``, ``volumes/G_mask.mrc``: filtered and sharpened map of all images, and its soft mask;
+- ``volumes/G_masked.mrc``: the map times the mask, if a mask was given;
 - ``volumes/G_locres.mrc``: local resolution in Å, if it was requested;
 - ``maps.csv``: numbers of the maps, see :class:`GroupResult`; ``fsc.csv``: FSC curves;
 - ``predictions.star``, ``latents.csv``: the predictions with refined poses and half sets (rlnRandomSubset).

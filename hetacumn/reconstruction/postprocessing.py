@@ -1,6 +1,5 @@
-"""Masks, resolution and sharpening of maps from two half maps.
+"""Resolution and sharpening of maps from two half maps.
 
-- *Mask*: the voxels of the low-passed map that exceed the solvent, extended, with a soft edge.
 - *Resolution*: FSC of the masked half maps, corrected for the mask by phase randomisation (Chen et al. 2013).
 - *Sharpening*: exp(-B k² / 4) with B from the Guinier plot (Rosenthal & Henderson 2003).
 
@@ -14,18 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import ndimage
 from torch import Tensor
 
 from hetacumn.physics.fourier import fft3c, ifft3c, shells
 from hetacumn.physics.fsc import HALF_MAP_FSC, first_shell_below, fsc, resolution_A, shell_frequencies
-from hetacumn.physics.volumes import radius_grid
 
-MASK_RESOLUTION_A = 15.0  # the map is low-passed to this resolution before its mask is made
-SOLVENT_DEVIATIONS = 4.0  # a voxel belongs to the molecule if it exceeds the solvent by this number of standard deviations
-LEAST_DENSITY = 0.1  # a voxel of the molecule also exceeds this fraction of the largest density
-LEAST_PART = 0.1  # connected parts smaller than this fraction of the largest part do not enter the mask
-EXTENSION, EDGE = 0.03, 0.05  # extension and soft edge of the mask, as fractions of the box
 RANDOMISED_BELOW = 0.8  # phases are randomised from the shell on in which the unmasked FSC falls below this value
 SOFT_SHELLS = 3  # width of the edge of the low-pass filter at the resolution
 GUINIER_A = (10.0, 6.0)  # a Guinier fit starts at 10 Å, and needs a resolution of 6 Å; the fold shapes lower frequencies
@@ -80,30 +72,6 @@ def _randomise_phases(volume: Float[Tensor, "box box box"], start: int, generato
     noise = fft3c(torch.randn(volume.shape, generator=generator).to(volume))
     random = transform.abs() * noise / noise.abs().clamp(min=1e-12)
     return ifft3c(torch.where(shells(volume.shape[-1], 3, volume.device) >= start, random, transform))
-
-
-def make_mask(volume: Float[Tensor, "box box box"], voxel_A: float) -> Float[Tensor, "box box box"]:
-    """Make a soft mask, from 0 to 1, around the molecule in a map.
-
-    A voxel belongs to the molecule if its low-passed density exceeds the level of the solvent and 10 % of the largest density.
-    The solvent is the region outside the largest sphere in the box. If no voxel qualifies, the mask is this sphere.
-    """
-    box = volume.shape[-1]
-    frequency = shell_frequencies(box, voxel_A).to(volume.device)
-    smooth = filter_shells(volume, torch.exp(-0.5 * (frequency * MASK_RESOLUTION_A).square()))
-    outside = radius_grid(box, volume.device) > box // 2
-    solvent = smooth[outside]
-    level = max(float(solvent.mean() + SOLVENT_DEVIATIONS * solvent.std()), LEAST_DENSITY * float(smooth.max()))
-    inside = ((smooth > level) & ~outside).cpu().numpy()
-    labels, parts = ndimage.label(inside)
-    if parts == 0:
-        inside = ~outside.cpu().numpy()
-    else:
-        sizes = np.bincount(labels.ravel())[1:]
-        inside = np.isin(labels, 1 + np.flatnonzero(sizes >= LEAST_PART * sizes.max()))
-    distance = torch.from_numpy(ndimage.distance_transform_edt(~inside)).float()
-    ramp = ((distance - EXTENSION * box) / (EDGE * box)).clamp(0, 1)
-    return (0.5 + 0.5 * torch.cos(torch.pi * ramp)).to(volume.device)
 
 
 def filter_shells(volume: Float[Tensor, "box box box"], gains: Float[Tensor, " shells"]) -> Float[Tensor, "box box box"]:

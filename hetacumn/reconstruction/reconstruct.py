@@ -26,7 +26,7 @@ from hetacumn.common.files import atomic_path, write_json, write_table
 from hetacumn.common.point_groups import GROUP_NAMES, is_group
 from hetacumn.common.run_files import read_json
 from hetacumn.common.settings import check_fields, check_seed
-from hetacumn.io.mrc import read_mrc, write_mrc
+from hetacumn.io.mrc import write_mrc
 from hetacumn.io.particle_table import read_row_numbers
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.predictions import Predictions
@@ -46,11 +46,11 @@ from hetacumn.reconstruction.maps import (
     check_particles,
     digest_of,
 )
+from hetacumn.search.focus import read_mask
 
 SELECTION = "selection"  # name of the group of selected particles
 FEW_PARTICLES = 100  # a map of fewer particles is not reliable
 LEAST_MASK = 1e-3  # smallest fraction of the voxels inside a mask
-SAME_VOXEL = 0.01  # largest relative difference of two voxel sizes that count as equal
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class ReconstructionSettings:
 
     - ``box``: voxels per side of the maps, even; None for the box of the image files.
     - ``refine``: whether to refine the poses at this box.
-    - ``mask``: MRC file of a soft mask, from 0 to 1, of this box and voxel size; empty to make one from each map.
+    - ``mask``: MRC file of a soft mask, from 0 to 1, over the field of view of the images, of any box; empty to make one from
+      each map.
     - ``seed``: seed of the split into halves, if the particle table has no rlnRandomSubset.
     - ``local_resolution``: whether to write maps of the local resolution, in Å.
     - ``symmetry``: point group that is imposed on maps and half maps (:mod:`hetacumn.physics.symmetry`).
@@ -140,7 +141,8 @@ def reconstruct_groups(
     digest = digest_of(images.identity(), settings, predictions.rotations, predictions.shifts_A, predictions.half_sets, mask,
                        *(value for item in groups.items() for value in item))  # fmt: skip
     images.check(np.array([rows[0] for rows in groups.values()]))
-    ends = ["", "_mask", "_half1_unfil", "_half2_unfil", *(["_locres"] if settings.local_resolution else [])]
+    ends = ["", "_mask", "_half1_unfil", "_half2_unfil"]
+    ends += ["_masked"] * bool(settings.mask) + ["_locres"] * settings.local_resolution
     files = [f"{VOLUMES}/{group}{end}.mrc" for group in groups for end in ends]
     folder = OutputFolder(Path(out), MAPS, [*files, "fsc.csv", "predictions.star", "latents.csv", TABLE])
     if folder.begin(digest):
@@ -186,6 +188,8 @@ def _reconstruct_group(
     voxel_A, b_factor = maps.voxel_A, maps.b_factor_A2
     volumes = {f"{group}_half{half}_unfil": volume for half, volume in enumerate(maps.halves, 1)}
     volumes |= {group: maps.sharpened(), f"{group}_mask": maps.mask}
+    if settings.mask:
+        volumes[f"{group}_masked"] = volumes[group] * maps.mask
     if settings.local_resolution:
         volumes[f"{group}_locres"] = local_resolution(*maps.halves, maps.mask, voxel_A, maps.resolution_A)
     for name, volume in volumes.items():
@@ -229,18 +233,11 @@ def _finish(folder: OutputFolder, predictions: Predictions, stack: PreparedStack
 
 
 def _read_mask(path: str, box: int, voxel_A: float) -> Float[Tensor, "box box box"]:
-    """Read a mask. Raises :class:`HetacumnError` if it does not fit the maps or has values outside 0 to 1."""
-    mask, own_A = read_mrc(path)
-    if mask.shape != (box,) * 3:
+    """Read a mask at the box of the maps. Raises :class:`HetacumnError` if it does not fit the maps or is too small."""
+    mask = read_mask(path, box, voxel_A)
+    inside = int((mask > 0.5).sum())
+    if inside < LEAST_MASK * mask.numel():
         raise HetacumnError(
-            f"{path}: {' × '.join(map(str, mask.shape))} voxels; expected {box} × {box} × {box}, the box of the maps"
-        )
-    if abs(own_A - voxel_A) > SAME_VOXEL * voxel_A:
-        raise HetacumnError(f"{path}: voxels of {own_A:g} Å; expected {voxel_A:g} Å, the voxel size of the maps")
-    low, high, inside = float(mask.min()), float(mask.max()), int((mask > 0.5).sum())
-    if not (low >= 0 and high <= 1 and inside >= LEAST_MASK * mask.numel()):
-        raise HetacumnError(
-            f"{path}: values from {low:g} to {high:g}, {inside} voxels above 0.5; expected a mask from 0 to 1 with at least "
-            f"{LEAST_MASK:.1%} of its voxels above 0.5"
+            f"{path}: {inside} voxels above 0.5 at {box} voxels per side; expected at least {LEAST_MASK:.1%} of all voxels"
         )
     return mask

@@ -152,6 +152,7 @@ def train(
     reference: Path | str = "",
     lowpass_A: float = 40.0,
     symmetry: str = "C1",
+    mask: Path | str = "",
     config: TrainConfig | None = None,
     device: str | None = None,
     devices: int = 1,
@@ -169,6 +170,8 @@ def train(
         lowpass_A: resolution in Å of the low-pass filter for the reference.
         symmetry: point group of the consensus volume, such as C7. The start then relaxes it, so that the volumes of single
             particles may break it (:mod:`hetacumn.ab_initio.relaxation`). With C1, ``config`` determines the symmetry.
+        mask: MRC file of a soft mask inside which the conformation varies (:mod:`~hetacumn.search.focus`), for ``poses`` given
+            or fixed; empty for the whole molecule.
         config: all training settings; None for the defaults.
         device: cpu, cuda or cuda:N; None for CUDA if available, else the CPU.
         devices: number of GPUs of this machine, or of processes on its CPU, that share each batch.
@@ -177,8 +180,8 @@ def train(
             and ``trained_share``, the fraction of the particles to train on (default 0.7).
 
     Raises:
-        HetacumnError: a setting is unknown, the particle table lacks the angles that ``poses`` needs, the reference is not a
-            map, ``out`` holds a run with other settings, or another process uses the folder.
+        HetacumnError: a setting is unknown, the particle table lacks the angles that ``poses`` needs, the reference or the
+            mask is not usable, ``out`` holds a run with other settings, or another process uses the folder.
     """
     _check_kind("stack", stack, PreparedStack, "a PreparedStack, as hetacumn.prepare returns it")
     _check_kind("config", config, TrainConfig | None, "a TrainConfig")
@@ -190,7 +193,7 @@ def train(
         given = merged({"settings": given, "symmetry": {"ab_initio": {"consensus": {"symmetry": symmetry}}}})
     check_determined(given)
     complete = with_settings(config or TrainConfig(), merged({"settings": given, "classes": own}), "train.")
-    known = {"poses": poses, "reference": str(reference), "lowpass_A": lowpass_A}
+    known = {"poses": poses, "reference": str(reference), "lowpass_A": lowpass_A, "mask": str(mask)}
     initial = InitialSettings.from_params({"initial": known})
     job, request = TrainingJob("hetacumn", complete, out, share, initial=initial), DeviceRequest(device, devices)
     request.check()

@@ -1,4 +1,4 @@
-"""Initial information beside the images: the poses in the particle table, or a reference map.
+"""Initial information beside the images: the poses in the particle table, a reference map, or a mask.
 
 Methods import the modules that read files when called, so that a command can check its settings without these modules.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hetacumn.particles.metadata import Poses
     from hetacumn.particles.prepared_stack import PreparedStack
     from hetacumn.physics.optics import Rows
+    from hetacumn.search.focus import Focus
     from hetacumn.search.reference import Reference
 
 SECTION = "initial"  # name of the section in settings files and in config.json
@@ -36,14 +37,28 @@ class InitialSettings:
     - ``reference``: MRC file of a map of any box and voxel size; the search begins with this map instead of random volumes.
       Empty for no map.
     - ``lowpass_A``: resolution in Å to which the reference is low-passed.
+    - ``mask``: MRC file of a soft mask over the field of view of the images; the conformation varies inside the mask alone
+      (:mod:`~hetacumn.search.focus`). Empty for no mask.
+    - ``outside_components``: number of components that describe the variation outside the mask.
     """
 
     poses: Literal["search", "given", "fixed"] = "search"
     reference: str = ""
     lowpass_A: float = 40.0
+    mask: str = ""
+    outside_components: int = 4
 
     def __post_init__(self) -> None:
-        check_fields(self, lowpass_A=(self.lowpass_A > 0, "a resolution above 0 Å"))
+        check_fields(
+            self,
+            lowpass_A=(self.lowpass_A > 0, "a resolution above 0 Å"),
+            outside_components=(self.outside_components >= 0, "a number of at least 0"),
+        )
+        if self.mask and not self.takes_poses:
+            raise HetacumnError(
+                f"mask is {self.mask!r}; expected poses given or fixed with a mask, because poses {self.poses!r} have no frame "
+                "before training"
+            )
         if self.reference and self.takes_poses:
             raise HetacumnError(
                 f"reference is {self.reference!r}; expected none, because poses {self.poses!r} exclude a pose search"
@@ -71,7 +86,11 @@ class InitialSettings:
         return self.poses != "search"
 
     def check_files(self, path: Path | str) -> None:
-        """Raise :class:`HetacumnError` if the reference is unusable, or the particle table ``path`` lacks angles."""
+        """Raise :class:`HetacumnError` if the reference or the mask is unusable, or the table ``path`` lacks angles."""
+        if self.mask:
+            from hetacumn.search.focus import check_mask
+
+            check_mask(self.mask)
         if self.reference:
             from hetacumn.search.reference import read_cube
 
@@ -92,25 +111,31 @@ class InitialData:
     - ``settings``: the settings of the information.
     - ``poses``: the given poses of the images; None if the start searches the poses.
     - ``reference``: the reference map, or None.
+    - ``focus``: the mask of the conformations, or None.
     """
 
     settings: InitialSettings = field(default_factory=InitialSettings)
     poses: Poses | None = None
     reference: Reference | None = None
+    focus: Focus | None = None
 
     @classmethod
     def read(cls, settings: InitialSettings, stack: PreparedStack, rows: Rows, device: torch.device | str) -> InitialData:
         """Read the information for the images ``rows`` of a prepared stack.
 
         Raises:
-            HetacumnError: the particle table lacks angles, or the reference is unusable.
+            HetacumnError: the particle table lacks angles, or the reference or the mask is unusable.
         """
-        poses = given_poses(stack, device, rows) if settings.takes_poses else None
-        if not settings.reference:
-            return cls(settings, poses)
-        from hetacumn.search.reference import Reference
+        poses, reference, focus = given_poses(stack, device, rows) if settings.takes_poses else None, None, None
+        if settings.reference:
+            from hetacumn.search.reference import Reference
 
-        return cls(settings, poses, Reference.read(settings.reference, settings.lowpass_A, stack.box, stack.pixel_A))
+            reference = Reference.read(settings.reference, settings.lowpass_A, stack.box, stack.pixel_A)
+        if settings.mask:
+            from hetacumn.search.focus import Focus, read_mask
+
+            focus = Focus(read_mask(settings.mask, stack.box, stack.pixel_A), settings.outside_components)
+        return cls(settings, poses, reference, focus)
 
 
 def given_poses(stack: PreparedStack, device: torch.device | str, rows: Rows = slice(None)) -> Poses:
