@@ -1,6 +1,6 @@
 """The routes of the *ab initio* start: EM of volumes at low resolution, then a linear subspace of volumes, from images alone.
 
-1. *Consensus.* Stochastic EM fits one volume from random noise, several times; the likeliest volume counts. If particles are off
+1. *Consensus.* Stochastic EM fits one volume from random noise several times; the likeliest one counts. If particles are off
    centre, the start widens the shift grid and begins again (:mod:`~hetacumn.ab_initio.evidence`).
 2. *Routes.* The route ``classes`` suits large motions: EM fits K volumes, which start as the consensus times smooth random
    fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. The route
@@ -12,8 +12,7 @@
    (:mod:`hetacumn.ab_initio.division`). The poses and latents of all images are then inferred again, from these volumes.
    With a symmetry, the route ``relaxed`` (:mod:`hetacumn.ab_initio.relaxation`) replaces the other routes and this step.
 5. *Competing poses.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
-   start alternates between a competition of poses (:mod:`hetacumn.search.competing_poses`) and subspace fits, until few poses
-   change. A prior on components penalises noise.
+   start alternates between a competition of poses (:mod:`hetacumn.search.competing_poses`) and subspace fits.
 6. *Open poses.* Poses are open if pose posteriors are broad. Volumes that are fitted at the likeliest poses then fit noise. The
    start therefore refits the class volumes by EM that weighs all poses of a grid. It also follows the route ``noise``, which
    fits K volumes from noise and weighs all poses up to the end.
@@ -100,10 +99,11 @@ class AbInitioRun:
 
     def compare_held(self, start: Start, z: Float[Tensor, "k q"]) -> Float[Tensor, "m k"]:
         """Compute the log-likelihood of held-out images at their best poses under the volume at each latent."""
-        return self.division(self.data.translated(-start.poses.shifts_px)).compete(volumes_at(z.to(start.basis), start.basis))
+        return self.division(start).compete(volumes_at(z.to(start.basis), start.basis))
 
-    def division(self, data: Observations) -> Division:
-        """Return a search for volumes that a start has missed; ``data`` are the centred images."""
+    def division(self, start: Start | None = None) -> Division:
+        """Return a search for missed volumes, in images that the shifts of ``start`` centre; None keeps the images."""
+        data = self.data if start is None else self.data.translated(-start.poses.shifts_px)
         return Division(data, ~self.held & self.usable, self.held, self.config, self.generator, self.progress, self.steps.log)
 
     def _step(self, name: str, route: str, make: Callable[[], Start]) -> Start:
@@ -142,7 +142,7 @@ class AbInitioRun:
 
     def _fit_noise(self, first: Float[Tensor, "box box box"]) -> Float[Tensor, "k box box box"]:
         """Fit the volumes of the route ``noise``, align them, and widen the shift grid if the images ask for it."""
-        found = self._once("volumes from noise", lambda: {"volumes": self.division(self.data).weighed_from_noise(first)})
+        found = self._once("volumes from noise", lambda: {"volumes": self.division().weighed_from_noise(first)})
         self._widen(found["volumes"][0], "shift extent, volumes from noise")
         return align_volumes(found["volumes"], self.generator)
 
@@ -156,7 +156,7 @@ class AbInitioRun:
             start = Relaxation(self).relax(Relaxation(self).find_poses(first), route)
             return self._improve(start, config.refine.fine, config.refine.fit, config.subspace_steps)
         if route == "independent":
-            return self._from_volumes(self.division(self.data).from_noise(first), route, one_by_one=True)
+            return self._from_volumes(self.division().from_noise(first), route, one_by_one=True)
         if route == "classes":
             fields = 1 + 0.4 * smooth_noise(config.volumes, self.data.plane.box, self.generator, 4).to(first)
             seen, schedule = self.data[self.fit], config.classes
@@ -206,9 +206,7 @@ class AbInitioRun:
         groups = [clusters.labels == k for k in range(len(clusters.counts))]
         if unfit.float().mean() >= self.config.unfit_share:
             groups.append(unfit)
-        volumes = self.division(self.data.translated(-start.poses.shifts_px)).run(
-            clusters.volumes, groups, start.poses.rotations
-        )
+        volumes = self.division(start).run(clusters.volumes, groups, start.poses.rotations)
         if volumes is None:
             return start
         self.progress.total += (self.config.faint.route_fits + self.config.effort.last_fits) * self.config.subspace_steps
