@@ -28,6 +28,14 @@ def is_significant(gain: Float[Tensor, " m"], errors: float = 2.0) -> bool:
     return bool(gain.mean() > errors * gain.std() / len(gain) ** 0.5)
 
 
+def weighed_evidence(
+    data: Observations, volumes: Float[Tensor, "v box box box"], config: AbInitioConfig
+) -> Float[Tensor, " n"]:
+    """Compute the log evidence of each image: its mean likelihood over all poses of the grid and all volumes."""
+    band = data.within(config.division.together.radius[1] * data.plane.box)
+    return search_grid(band, volumes, *config.poses(data.plane.box, volumes.device), padding=config.padding).log_evidence
+
+
 def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], config: AbInitioConfig) -> int:
     """Return the factor of ``config.grid.extent`` with the highest mean evidence of a sample of images under a volume.
 

@@ -7,7 +7,7 @@
    ``independent`` is for different molecules: EM fits K volumes from noise. Each route then alternates between two steps:
    probabilistic PCA fits a linear subspace of volumes ``V(z) = V_0 + Σ z_j V_j``, and the pose of each image is refined under
    its volume ``V(z)``. Conformations are aligned by the largest rigid body that they share, and get one hand.
-3. *Choice.* The log-likelihood of images held out from every fit decides between the routes.
+3. *Choice.* The log-likelihood of images held out from every fit decides between the routes, over all poses if poses are open.
 4. *Missed volumes.* EM of the images of each cluster alone may find volumes that the route has missed
    (:mod:`hetacumn.ab_initio.division`). The poses and latents of all images are then inferred again, from these volumes.
    With a symmetry, the route ``relaxed`` (:mod:`hetacumn.ab_initio.relaxation`) replaces the other routes and this step.
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.division import Division, search_one_by_one
-from hetacumn.ab_initio.evidence import choose_factor
+from hetacumn.ab_initio.evidence import choose_factor, weighed_evidence
 from hetacumn.ab_initio.relaxation import Relaxation
 from hetacumn.ab_initio.start import Start, Steps, Tensors
 from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
@@ -79,7 +79,8 @@ class AbInitioRun:
         if NOISE in routes and self._is_open(first):
             volumes[NOISE] = self._fit_noise(first)
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, v)) for route, v in volumes.items()}
-        scores = {route: float(self.held_evidence(start).mean()) for route, start in found.items()}
+        evidence = self._weighed_evidence if NOISE in found else self.held_evidence
+        scores = {route: float(evidence(start).mean()) for route, start in found.items()}
         for route, score in scores.items():
             self.steps.log(f"ab initio, {self.steps.label}route {route}: held-out log-likelihood {score:.2f} per image")
         route = max(scores, key=lambda name: scores[name])
@@ -96,6 +97,10 @@ class AbInitioRun:
         """Compute the log-likelihood of each held-out image, with z integrated out."""
         fine, slicer = self.data.within(self.config.refine.fit * self.data.plane.box), Slicer(start.basis, self.config.padding)
         return infer_latents(fine[self.held], slicer, start.poses[self.held]).log_evidence
+
+    def _weighed_evidence(self, start: Start) -> Float[Tensor, " m"]:
+        """Compute the log-likelihood of each held-out image under the volumes of a start, with all poses weighed."""
+        return weighed_evidence(self.data[self.held], self._clusters(start).volumes, self.config)
 
     def compare_held(self, start: Start, z: Float[Tensor, "k q"]) -> Float[Tensor, "m k"]:
         """Compute the log-likelihood of held-out images at their best poses under the volume at each latent."""
@@ -228,12 +233,8 @@ class AbInitioRun:
 
     def _pose(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
         """Find poses and z of all images under volumes that weigh all poses, without a further fit."""
-        config, found = self.config, self._search(volumes, route)
-        if config.effort.last_radii:
-            state = self._search_competing(found, self._clusters(found).centres, config.effort.last_radii[-1])
-        else:
-            tangent, state = Tangent(found.basis, config.padding), State(found.poses, found.latents)
-            state, _ = climb(self.data, tangent, state, config.refine.climb)
+        found = self._search(volumes, route)
+        state = self._search_competing(found, self._clusters(found).centres, self.config.refine.last_fit)
         return replace(found, poses=state.poses, latents=state.latents)
 
     def _clusters(self, start: Start) -> Clusters:
@@ -265,18 +266,17 @@ class AbInitioRun:
         return self._fit(start, state.poses, fit_radius, self.config.refine.fit, steps)
 
     def _search_again(self, start: Start, radii: tuple[float, ...], clusters: bool = True) -> Start:
-        """Alternate between a search among competing poses and a subspace fit, once per Fourier radius.
+        """Alternate between a search among competing poses and a subspace fit, once per Fourier radius, until few poses change.
 
         The search compares the grid poses under the volumes of K clusters of z, or only the mean if ``clusters`` is false.
-        The loop ends early if few poses changed and no larger radius remains.
         """
-        config, steps = self.config, self.config.subspace_steps
+        steps = self.config.subspace_steps
         for turn, radius in enumerate(radii, 1):
             centres = self._clusters(start).centres if clusters else torch.zeros_like(start.latents[:1])
             state = self._search_competing(start, centres, radius)
             moved = distance_deg(state.poses.rotations, start.poses.rotations) > MOVED_DEG
             start = self._fit(start, state.poses, radius, radius, steps)
-            if moved.float().mean() < config.settled and radius >= max(radii[turn:], default=radius):
+            if moved.float().mean() < self.config.settled and radius >= max(radii[turn:], default=radius):
                 self.progress.update((len(radii) - turn) * steps)
                 break
         return start
