@@ -1,5 +1,6 @@
 """The start with a symmetry: poses up to the group, the copy of each image, and expanded particle tables."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import torch
 from conftest import Blobs
 from test_ab_initio import QUICK
 from toys import likelihood_at, make_toy
+from tqdm import tqdm
 
 from hetacumn.ab_initio.guided import guided_start
 from hetacumn.ab_initio.number_of_states import ab_initio
 from hetacumn.ab_initio.relaxation import log_likelihoods
+from hetacumn.ab_initio.stochastic_em import with_symmetry
 from hetacumn.common.run_files import read_run
 from hetacumn.common.settings import with_settings
 from hetacumn.evaluation.scores import accuracy
@@ -122,6 +125,18 @@ def test_a_start_from_poses_up_to_the_group_finds_the_differing_copy(toy, poses)
     assert near > 0.98 and right > 0.98
     moved = pose_distances(start.poses, given, "C5")["rotation_deg"]
     assert moved.max() < 0.05 if poses == "fixed" else moved.median() < 3
+
+
+@pytest.mark.parametrize("name, warns", [("C5", 0), ("C4", 1)])
+def test_a_wrong_symmetry_causes_a_warning(toy, name, warns):
+    config = with_settings(SYMMETRIC, {"consensus": {"symmetry": name}})
+    random, progress = torch.Generator().manual_seed(0), tqdm(total=0, disable=True)
+    progress.total = 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with_symmetry(toy.data, toy.volumes[0], config, random, progress)
+    said = [str(one.message) for one in caught if "may have another symmetry" in str(one.message)]
+    assert len(said) == warns and all(line.startswith("symmetry C4: the symmetric volume explains") for line in said)
 
 
 def test_the_likelihood_of_a_copy_is_the_likelihood_at_its_pose(toy):

@@ -6,6 +6,7 @@ expected log-likelihood.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +22,9 @@ from hetacumn.physics.slices import Slicer, Stencil, make_stencil
 from hetacumn.physics.symmetry import align_axes, symmetrised, symmetry_rotations
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.search.grid import images_at_once, log_likelihood, open_rotations, posterior_, unique_poses
+from hetacumn.search.reference import explained_share
 
+SYMMETRIC_SHARE, SYMMETRY_SAMPLE = 0.9, 500  # least share of the evidence for a right symmetry, and images that test it
 SYMMETRIC_FROM = 0.1  # Fourier radius in cycles per pixel at the first step of EM that imposes a symmetry
 
 
@@ -162,8 +165,9 @@ def with_symmetry(
 ) -> Float[Tensor, "box box box"]:
     """Place the symmetry axes of a volume on the axes of the group ``config.consensus.symmetry``, and refit it with symmetry.
 
-    EM from noise without symmetry is more reliable than EM from noise with symmetry, which may place the axes wrongly. Without
-    a symmetry, the function returns the volume unchanged.
+    EM from noise without symmetry is more reliable than EM from noise with symmetry, which may place the axes wrongly. The
+    function warns if the symmetric volume explains less than :data:`SYMMETRIC_SHARE` of the evidence that the given volume
+    explains. Without a symmetry, it returns the volume unchanged.
     """
     symmetry = config.consensus.symmetry
     if symmetry == "C1":
@@ -171,7 +175,16 @@ def with_symmetry(
     schedule = replace(config.division.together, radius=(SYMMETRIC_FROM, config.consensus.radius[1]), symmetry=symmetry)
     progress.total += schedule.steps
     aligned = align_axes(volume, symmetry_rotations(symmetry).to(volume))
-    return stochastic_em(data, aligned[None], schedule, config, generator, progress)[0][0]
+    found = stochastic_em(data, aligned[None], schedule, config, generator, progress)[0][0]
+    box, sample = data.plane.box, data.evenly_spaced(SYMMETRY_SAMPLE)
+    share = explained_share(sample, found, volume, schedule.radius[1] * box, config.poses(box, found.device))
+    if share < SYMMETRIC_SHARE:
+        warnings.warn(
+            f"symmetry {symmetry}: the symmetric volume explains {100 * share:.0f} % of the evidence that a volume without symmetry "
+            "explains; the molecule may have another symmetry",
+            stacklevel=2,
+        )
+    return found
 
 
 def poses_are_open(
