@@ -180,8 +180,8 @@ def with_symmetry(
     share = explained_share(sample, found, volume, schedule.radius[1] * box, config.poses(box, found.device))
     if share < SYMMETRIC_SHARE:
         warnings.warn(
-            f"symmetry {symmetry}: the symmetric volume explains {100 * share:.0f} % of the evidence that a volume without symmetry "
-            "explains; the molecule may have another symmetry",
+            f"symmetry {symmetry}: the symmetric volume explains {100 * share:.0f} % of the evidence that a volume without "
+            "symmetry explains; the molecule may have another symmetry",
             stacklevel=2,
         )
     return found
