@@ -108,7 +108,7 @@ def back_project_rows(
     for chosen, particles in images.chunks(rows):
         data, here = observe(particles, device), poses[chosen].to(device)
         for g in group:
-            projector.add(data, Poses(here.rotations @ g, here.shifts_px))
+            projector.add(data, Poses(here.rotations @ g.to(here.rotations), here.shifts_px))
         report("back-projection", len(chosen))
     return projector.sums()
 
