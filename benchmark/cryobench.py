@@ -20,7 +20,7 @@ The runs are in results/benchmark/cryobench. A run whose row is in the table is 
 and its folder to run it again.
 
 Usage, after `make data`: python benchmark/cryobench.py --sets igg-1d --methods bound hetacumn --poses fixed
-At the size of the paper: python benchmark/cryobench.py --sets igg-1d --images 100000 --box 128 --training-box 64
+At the size of the paper: python benchmark/cryobench.py --sets igg-1d --images 100000 --box 128 --points 100
 """
 
 from __future__ import annotations
@@ -246,7 +246,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=10_000, help="images of a set; CryoBench has 100,000")
     parser.add_argument("--box", type=int, default=64, help="voxels of the compared volumes; CryoBench has 128")
     parser.add_argument("--training-box", type=int, default=32, help="pixels of the images for training and prediction")
-    parser.add_argument("--points", type=int, default=100, help="images, and conformations, whose volumes are compared")
+    parser.add_argument(
+        "--points", type=int, default=25, help="images, and conformations, whose volumes are compared; CryoBench has 100"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the simulation and of the training")
     parser.add_argument("--device", default="", help="cpu or cuda; empty: CUDA where available")
     parser.add_argument("--out", type=Path, default=root / "results/benchmark/cryobench", help="folder of the runs")
