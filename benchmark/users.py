@@ -11,10 +11,12 @@ writes benchmark/users.csv, with one row per quantity: the measured value, and t
 - `fixed_true_poses_*_accuracy`: accuracy with fixed true poses. Required: at least the Bayes bound at known poses minus 0.01.
 - `reference_*_accuracy`: accuracy of a start from the map of one state, low-passed to 40 Å. Required: at least the accuracy of
   the start from images alone minus 0.005.
-- `symmetry_*_copy_accuracy`: share of the images of a ring of six copies whose differing copy is right, up to one rotation of
+- `symmetry_copy_accuracy`: share of the images of a ring of six copies whose differing copy is right, up to one rotation of
   the ring for all images. The start uses images alone and the symmetry C6. Required: the Bayes bound at known poses minus 0.03.
-- `symmetry_*_poses_within_10deg`: share of the images whose pose has an error below 10°, up to the symmetry. Required: 0.97.
+- `symmetry_poses_within_10deg`: share of the images whose pose has an error below 10°, up to the symmetry. Required: 0.97.
 - `wrong_reference_*_warnings`: number of warnings of a start from a map of another molecule. Required: 1.
+- `cs_round_trip_fields_equal`: 1 if predictions for a .cs table contain all its fields and rows, with equal values outside the
+  predicted fields, and equal poses (to 1e-4) when read again; else 0. Required: 1.
 - `focus_accuracy`: accuracy of the two states of a small motion in a mask, beside a large motion of another part with three
   positions, for given poses with a median error of 2°. Required: at least the accuracy of the Bayes classifier that knows the
   true poses and volumes, and for which the position of the other part is unknown, minus 0.03.
@@ -36,6 +38,7 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -51,10 +54,11 @@ from hetacumn.compute.launching import DeviceRequest
 from hetacumn.evaluation.dataset import SimulatedDataset, scale_to_images
 from hetacumn.evaluation.scores import accuracy
 from hetacumn.evaluation.tables import replace_rows
+from hetacumn.io.cryosparc import write_rows
 from hetacumn.io.star import read_table, set_poses, write_table
 from hetacumn.network.config import method_config
 from hetacumn.network.training import TrainingJob, train_stack, training_share
-from hetacumn.particles.metadata import Poses
+from hetacumn.particles.metadata import Poses, poses_of
 from hetacumn.particles.observations import observe
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.preparation import prepare_stack
@@ -73,6 +77,8 @@ from hetacumn.simulation.settings import Simulation
 ERROR_DEG = 2.0  # median error of the given poses
 MEDIAN_OF_NORMAL = 1.538  # median length of a vector of three standard normal components
 CPU = DeviceRequest("cpu")
+CTF_FIELDS = {"accel_kv": "rlnVoltage", "cs_mm": "rlnSphericalAberration", "amp_contrast": "rlnAmplitudeContrast",
+              "df1_A": "rlnDefocusU", "df2_A": "rlnDefocusV", "df_angle_rad": "rlnDefocusAngle"}  # fmt: skip
 ARM_B = (-67.0, 29.0, 11.0, 60.0)  # x, y, z of the centre, and radius, in Å, of a sphere around most of arm B
 
 
@@ -200,8 +206,8 @@ def measure_symmetry(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
     frame = align(found.rotations, truth.rotations.float(), symmetry=group)
     errors, copies = distance_deg(frame.apply(found.rotations)[:, None], equivalent(truth.rotations.float(), group)).min(1)
     return {
-        f"symmetry_{name}_copy_accuracy": (float(copies.bincount().max() / len(copies)), copy_bound(known, group) - 0.03),
-        f"symmetry_{name}_poses_within_10deg": (float((errors < NEAR_DEG).float().mean()), 0.97),
+        "symmetry_copy_accuracy": (float(copies.bincount().max() / len(copies)), copy_bound(known, group) - 0.03),
+        "symmetry_poses_within_10deg": (float((errors < NEAR_DEG).float().mean()), 0.97),
     }
 
 
@@ -212,6 +218,33 @@ def copy_bound(known: SimulatedDataset, group: Float[Tensor, "g 3 3"], box: int 
     (volume,) = scale_to_images(known.volumes, box, truth.noise_std)
     found = likeliest_copies(observe(particles), Slicer(volume[None]), poses, group)
     return float((distance_deg(found.poses.rotations, poses.rotations) < 1).float().mean())
+
+
+def measure_cs(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
+    """Write the true poses as predictions for a .cs table, read the table that this writes, and compare both."""
+    known = bench.dataset(name)
+    source, out = known.folder / "source.cs", known.folder / "round-trip"
+    table, n = read_table(known.star), len(known.truth.classes)
+    stacks = [image.split("@") for image in table.names()]
+    rows = np.zeros(n, [("uid", "<u8"), ("blob/path", "S200"), ("blob/idx", "<u4"), ("blob/shape", "<u4", (2,)),
+                        ("blob/psize_A", "<f4"), *((f"ctf/{field}", "<f4") for field in ("phase_shift_rad", *CTF_FIELDS)),
+                        ("pick_stats/ncc_score", "<f4"), ("job/unknown", "<f8", (3,))])  # fmt: skip
+    generator = np.random.default_rng(0)
+    rows["uid"], rows["job/unknown"] = generator.permutation(n) + 2**60, generator.normal(size=(n, 3))
+    rows["blob/path"], rows["blob/idx"] = [path for _, path in stacks], [int(number) - 1 for number, _ in stacks]
+    particles = read_particles(known.star, rows=np.arange(1))
+    rows["blob/shape"], rows["blob/psize_A"] = particles.box, particles.pixel_A
+    for field, column in CTF_FIELDS.items():
+        rows[f"ctf/{field}"] = np.deg2rad(table.numbers(column)) if field == "df_angle_rad" else table.numbers(column)
+    write_rows(source, rows)
+    truth = known.truth
+    latents = torch.zeros(n, 1)
+    Predictions(read_table(source).names(), truth.rotations, truth.shifts_A, truth.classes, latents).write(out, source)
+    after, again = np.load(out / "predictions.cs"), read_table(out / "predictions.cs")
+    equal = all((after[field] == rows[field]).all() for field in rows.dtype.names)
+    poses = poses_of(again, 1.0)
+    errors = (poses.rotations - truth.rotations).abs().max(), (poses.shifts_px - truth.shifts_A).abs().max()
+    return {"cs_round_trip_fields_equal": (float(equal and max(errors) < 1e-4), 1)}
 
 
 def measure_focus(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
@@ -245,12 +278,13 @@ def bound_of_states(known: SimulatedDataset, box: int, states: Int[Tensor, " n"]
 
 
 MEASURES = {
-    "symmetry_ring": (measure_symmetry, "ring"),
+    "symmetry": (measure_symmetry, "ring"),
     "fixed_true_poses_adk-snr10": (measure_fixed, "adk-snr10"),
     "given_poses_adk-snr10": (measure_given, "adk-snr10"),
     "reference_adk-snr100-3k": (measure_reference, "adk-snr100-3k"),
     "wrong_reference_adk-snr100-3k": (measure_wrong_reference, "adk-snr100-3k"),
     "given_poses_spliceosome-snr10": (measure_given, "spliceosome-snr10"),
+    "cs_round_trip": (measure_cs, "adk-snr100-3k"),
     "focus": (measure_focus, "two-motions"),
 }  # the names of the quantities of a measurement begin with its key
 
