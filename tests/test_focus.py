@@ -10,8 +10,10 @@ from test_ab_initio import QUICK
 from toys import make_toy
 from tqdm import tqdm
 
+import hetacumn
 from hetacumn.ab_initio.guided import FocusedRun, guided_start
 from hetacumn.ab_initio.start import Start, Steps
+from hetacumn.cli.checks import Demand, check_particles
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.settings import with_settings
 from hetacumn.evaluation.scores import accuracy
@@ -171,6 +173,17 @@ def test_another_mask_is_another_run(masked_run):
     _, stack, job = masked_run
     with pytest.raises(HetacumnError, match="made with other values of initial.outside_components than requested"):
         train_stack(stack, replace(job, initial=replace(job.initial, outside_components=2)))
+
+
+def test_a_mask_of_another_field_of_view_is_refused_before_preparation(masked_run, tmp_path):
+    write_mrc(tmp_path / "mask.mrc", ball(48, 0, 0.2), 4.2)
+    with pytest.raises(HetacumnError, match=r"field of view of 201.6 Å; expected 100.8 Å"):
+        check_particles(masked_run[0].parent / "posed.star", None, Demand(mask=str(tmp_path / "mask.mrc")))
+
+
+def test_the_python_api_hands_the_mask_on(masked_run, tmp_path):
+    with pytest.raises(HetacumnError, match=r"mask is 'mask.mrc'; expected poses given or fixed with a mask"):
+        hetacumn.train(masked_run[1], 2, tmp_path, mask="mask.mrc")
 
 
 def test_a_mask_of_another_box_covers_the_same_region(tmp_path):

@@ -240,7 +240,7 @@ def test_wrong_boxes_and_masks_are_refused(simulated, tmp_path):
     for volume, voxel_A, message in ((torch.ones(32, 32, 32), PIXEL_A, "field of view of 51.2 Å; expected 102.4 Å"),
                                      (torch.ones(64, 64, 64), 2.0, "64 voxels of 2 Å, .* of 128 Å; expected 102.4 Å"),
                                      ((radius_grid(64) < 2).float(), PIXEL_A, "27 voxels above 0.5 .*; expected at least 0.1%"),
-                                     (torch.full((64, 64, 64), 7.0), PIXEL_A, "values from 7 to 7, .* a mask")):  # fmt: skip
+                                     (torch.full((64, 64, 64), 7.0), PIXEL_A, "values from 7 .* from 0 to 1")):  # fmt: skip
         write_mrc(mask, volume, voxel_A)
         refuse(message, stack, predictions, tmp_path / "out", ReconstructionSettings(mask=str(mask)))
 
