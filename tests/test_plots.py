@@ -165,7 +165,7 @@ def made(blobs):
         "heterogeneity_scores": (
             {name: random.uniform(0, 1, (20, 32)) for name in ("bound", "hetacumn")},
             {name: random.uniform(0, 0.2, 20) for name in ("bound", "hetacumn")},
-            {"hetacumn": random.normal(size=(200, 4))},
+            {"hetacumn": random.normal(size=(200, 4)), "one axis": random.normal(size=(200, 1))},
             random.uniform(size=200),
             384.0,
         ),

@@ -23,7 +23,7 @@ def heterogeneity_scores(
     Args:
         curves: FSC curves of volumes with their true volumes by method, sorted by conformation.
         areas: The area under each curve by method.
-        latents: Latents of all images by method; the figure shows their two principal axes.
+        latents: Latents of all images by method; the figure shows their two principal axes. A comma in a name breaks the title.
         conformations: The true conformation of each image, from 0 to 1; the colours are cyclic.
         field_A: Field of view of the volumes in Å.
     """
@@ -38,8 +38,15 @@ def heterogeneity_scores(
     for axis, (method, own) in zip(planes, latents.items(), strict=True):
         centred = own - own.mean(0)
         plane = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+        plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))  # one latent dimension has no second axis
         some = np.random.default_rng(0).permutation(len(own))[:MOST_POINTS]
         axis.scatter(*plane[some].T, s=2, c=conformations[some], cmap="twilight", vmin=0, vmax=1, linewidths=0)
-        axis.set(title=method, xticks=[], yticks=[], xlabel="first principal axis of z", ylabel="second principal axis of z")
+        axis.set(
+            title=method.replace(", ", "\n"),
+            xticks=[],
+            yticks=[],
+            xlabel="first principal axis of z",
+            ylabel="second principal axis of z",
+        )
     legend_below(figure, [fsc, area])
     return figure
