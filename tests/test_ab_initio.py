@@ -21,11 +21,11 @@ from hetacumn.common.settings import read_settings, with_settings
 from hetacumn.evaluation.scores import accuracy, pose_errors
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import low_power, signal_nats, strong_images
-from hetacumn.physics.alignment import Placement, place_core, place_volume, settle_hand
+from hetacumn.physics.alignment import Placement, place_core, place_either_hand, place_volume, settle_hand
 from hetacumn.physics.fsc import fsc
 from hetacumn.physics.rotations import MIRROR, Frame, distance_deg, random_rotations, turn
 from hetacumn.physics.slices import Slicer
-from hetacumn.physics.volumes import rotate, soft_sphere
+from hetacumn.physics.volumes import low_passed, rotate, soft_sphere
 from hetacumn.prediction.classes import classify
 from hetacumn.search.clusters import find_clusters
 from hetacumn.search.grid import search_grid
@@ -322,6 +322,19 @@ def test_settle_hand_mirrors_a_volume_only_if_it_has_the_other_hand(blobs, mirro
     )
     assert place.frame.mirrored == mirrored
     assert distance_deg(place.frame.rotation, torch.eye(3, device=device)) < 2
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_independent_volumes_with_noise_are_placed_in_the_hand_and_frame_of_their_core(blobs, generator, mirrored, device):
+    """The volumes have any rotation to one another, and noise of the same power as the signal at high frequencies."""
+    away = random_rotations(1, generator)[0].to(device)
+    reference, moved = (hinged(blobs, degrees).volume(32, device) for degrees in (0, 70))
+    white = torch.randn(2, 32, 32, 32, generator=generator).to(device) * reference.std()
+    noise = torch.stack([one - low_passed(one, 6.0) for one in white])
+    estimated = rotate(moved, away, mirrored)
+    place = place_either_hand(estimated + noise[0], reference + noise[1], torch.Generator().manual_seed(0))
+    assert place.frame.mirrored == mirrored
+    assert distance_deg(place.frame.rotation, away.T) < 4
 
 
 def test_all_states_of_a_start_get_one_hand(blobs, device):

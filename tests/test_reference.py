@@ -17,8 +17,9 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.io.mrc import write_mrc
 from hetacumn.physics.fourier import pad_volumes
 from hetacumn.physics.fsc import fsc
+from hetacumn.physics.volumes import low_passed
 from hetacumn.search.initial import InitialSettings
-from hetacumn.search.reference import Reference, explained_share, low_passed, offset_px, prepare_reference, read_map, resampled
+from hetacumn.search.reference import Reference, explained_share, offset_px, prepare_reference, read_map, resampled
 
 BOX, RADIUS = 24, 4.0
 

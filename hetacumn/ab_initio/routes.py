@@ -41,7 +41,7 @@ from hetacumn.particles.observations import Observations, low_power, strong_imag
 from hetacumn.physics.rotations import distance_deg
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.symmetry import symmetry_rotations
-from hetacumn.search.clusters import Clusters, align_conformations, align_volumes, find_clusters
+from hetacumn.search.clusters import Clusters, align_conformations, align_independent, align_volumes, find_clusters
 from hetacumn.search.competing_poses import Candidates, search_competing
 from hetacumn.search.focus import WHOLE, Focus
 from hetacumn.search.grid import search_grid
@@ -149,7 +149,7 @@ class AbInitioRun:
         """Fit the volumes of the route ``noise``, align them, and widen the shift grid if the images ask for it."""
         found = self._once("volumes from noise", lambda: {"volumes": self.division().weighed_from_noise(first)})
         self._widen(found["volumes"][0], "shift extent, volumes from noise")
-        return align_volumes(found["volumes"], self.generator)
+        return align_independent(found["volumes"], self.generator)
 
     def _follow(self, route: str, volumes: Float[Tensor, "k box box box"]) -> Start:
         """Follow a route to a subspace, from the consensus volume or, on the route ``noise``, from its volumes."""

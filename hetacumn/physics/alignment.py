@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hetacumn.physics.fourier import crop_volumes, fft3c, ifft3c, pad_volumes
 from hetacumn.physics.rotations import Frame, inplane, view_grid
-from hetacumn.physics.volumes import rotate, soft_sphere
+from hetacumn.physics.volumes import low_passed, rotate, soft_sphere
 
 Misfit = Callable[[Tensor, Tensor, bool], Tensor]  # of a rotation (3, 3), a shift (3,) in voxels, and whether mirrored
 
@@ -24,6 +24,7 @@ _MIDDLE_BOX = 32
 _NSIDE = 3  # HEALPix grid of the global search, with a spacing of about 20°
 _LARGEST_ON_CPU = _MIDDLE_BOX  # up to this box, hundreds of small steps are faster on a CPU than on another device
 _KEPT = 8  # frames of the global search that are refined before the best one is selected
+_COARSE_RADIUS = 5.0  # integer frequency up to which independent volumes decide about their hands
 _HAND_IN_DOUBT = 1.1  # a mirrored volume is fitted to the core only if its misfit is at most this factor larger
 
 
@@ -154,6 +155,21 @@ def place_core(
         if value < lowest and similarity(place) > least:
             best, lowest = place, value
     return best.to(device)
+
+
+def place_either_hand(
+    estimated: Float[Tensor, "box box box"], reference: Float[Tensor, "box box box"], generator: torch.Generator
+) -> Placement:
+    """Find the placement of :func:`place_core` in the hand in which the cores of the low-passed volumes fit better.
+
+    Volumes that were fitted independently may have either hand. Noise at high frequencies would hide the small difference
+    between the hands; :data:`_COARSE_RADIUS` limits the frequencies.
+    """
+    coarse, target = (low_passed(volume, _COARSE_RADIUS) for volume in (estimated, reference))
+    starts = [place_volume(coarse, target, hands=(mirrored,)) for mirrored in (False, True)]
+    places = [place_core(coarse, target, start, generator, trials=24, degrees=20.0) for start in starts]
+    best = min(places, key=lambda place: _core_misfit(coarse, target, place))
+    return place_core(estimated, reference, best, generator)
 
 
 def settle_hand(

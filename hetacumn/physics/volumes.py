@@ -11,6 +11,8 @@ from torch import Tensor
 
 from hetacumn.physics.fourier import fft3c, ifft3c
 
+EDGE = 1.0  # half-width of the edge of a low-pass, in Fourier shells
+
 
 def radius_grid(box: int, device: torch.device | str = "cpu") -> Float[Tensor, "{box} {box} {box}"]:
     """Return the distance of every voxel from the origin, in voxels."""
@@ -47,6 +49,12 @@ def rotate(
         padding_mode="zeros",
         align_corners=True,
     )[0, 0]
+
+
+def low_passed(volume: Float[Tensor, "box box box"], radius: float) -> Float[Tensor, "box box box"]:
+    """Remove frequencies beyond ``radius`` (integer frequencies), with a cosine edge of two shells."""
+    ramp = ((radius_grid(volume.shape[-1], volume.device) - radius + EDGE) / (2 * EDGE)).clamp(0, 1)
+    return ifft3c(fft3c(volume) * (0.5 + 0.5 * torch.cos(torch.pi * ramp)))
 
 
 def mirror(volumes: Float[Tensor, "*batch box box box"]) -> Float[Tensor, "*batch box box box"]:

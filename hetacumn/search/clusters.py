@@ -16,7 +16,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from hetacumn.particles.metadata import Poses
-from hetacumn.physics.alignment import Placement, place_core, place_volume, settle_hand
+from hetacumn.physics.alignment import Placement, place_core, place_either_hand, place_volume, settle_hand
 from hetacumn.physics.rotations import Frame
 from hetacumn.search.subspace import volumes_at
 
@@ -67,6 +67,13 @@ def align_volumes(volumes: Float[Tensor, "k box box box"], generator: torch.Gene
     """Align volumes to the first one by their common rigid body, in the hand of the highest correlation."""
     first = volumes[0]
     placed = [place_core(volume, first, place_volume(volume, first), generator).apply(volume) for volume in volumes[1:]]
+    return torch.stack([first, *placed])
+
+
+def align_independent(volumes: Float[Tensor, "k box box box"], generator: torch.Generator) -> Float[Tensor, "k box box box"]:
+    """Align volumes that were fitted independently, each in either hand, to the first one by their common rigid body."""
+    first = volumes[0]
+    placed = [place_either_hand(volume, first, generator).apply(volume) for volume in volumes[1:]]
     return torch.stack([first, *placed])
 
 

@@ -16,13 +16,12 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 from hetacumn.io.mrc import read_mrc
 from hetacumn.particles.observations import Observations, signal_power
-from hetacumn.physics.fourier import crop_volumes, fft3c, ifft3c
+from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.rotations import random_rotations
 from hetacumn.physics.slices import Slicer
-from hetacumn.physics.volumes import radius_grid, recentred, soft_sphere
+from hetacumn.physics.volumes import low_passed, radius_grid, recentred, soft_sphere
 from hetacumn.search.grid import search_grid
 
-EDGE = 1.0  # half-width of the low-pass edge, in Fourier shells
 VIEWS = 200  # random slices from which the power of a map is estimated
 FAR_OFF = 0.05  # a map is centred if its centre of mass is farther from the origin than this fraction of the box
 
@@ -86,12 +85,6 @@ def resampled(
     return torch.nn.functional.grid_sample(
         volume[None, None], points[None], mode="bilinear", padding_mode="zeros", align_corners=True
     )[0, 0]
-
-
-def low_passed(volume: Float[Tensor, "box box box"], radius: float) -> Float[Tensor, "box box box"]:
-    """Remove frequencies beyond ``radius`` (integer frequencies), with a cosine edge of two shells."""
-    ramp = ((radius_grid(volume.shape[-1], volume.device) - radius + EDGE) / (2 * EDGE)).clamp(0, 1)
-    return ifft3c(fft3c(volume) * (0.5 + 0.5 * torch.cos(torch.pi * ramp)))
 
 
 def prepare_reference(volume: Float[Tensor, "box box box"], radius: float, data: Observations) -> Float[Tensor, "box box box"]:
