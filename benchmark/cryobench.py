@@ -4,14 +4,14 @@ The sets have the image formation of CryoBench (cryobench_sets.py):
 
 - igg-1d: an antibody whose Fab turns about one axis, in 100 steps of 3.6°.
 - igg-rl: the antibody with 100 random conformations of the linker of this Fab.
-- assembly: 16 assembly states of a ribosome; the numbers of their images fall linearly, the largest 16 times the smallest.
+- assembly: 16 assembly states of a ribosome; the number of images falls linearly, from 16 times that of the last state.
 - mixture-<N>: N different protein complexes.
 
 Methods:
 
 - bound: back-projection of all images of a conformation at true poses.
-- bound-kernel: kernel regression as for the methods of this package, at true poses and among the true conformations.
-- em, hetacumn, hetacumn-refined: training and prediction; volumes are kernel regressions of the images at the predicted poses.
+- bound-kernel: kernel regression of the images at true poses and true conformations.
+- em, hetacumn, hetacumn-refined: training and prediction; the volumes are kernel regressions of the images at predicted poses.
 
 `--poses search` finds the poses, and `--poses fixed` keeps the true poses, as in most tables of CryoBench. Training and
 prediction read images of `--training-box` pixels, and the compared volumes have `--box` voxels. The script writes one row per
@@ -20,7 +20,7 @@ The runs are in results/benchmark/cryobench. A run whose row is in the table is 
 and its folder to run it again.
 
 Usage, after `make data`: python benchmark/cryobench.py --sets igg-1d --methods bound hetacumn --poses fixed
-At the size of the paper: python benchmark/cryobench.py --sets igg-1d --images 100000 --box 128 --points 100
+At the size of the paper: add --images 100000 --box 128 --training-box 64 --points 100
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ from hetacumn.search.initial import InitialSettings
 from hetacumn.simulation.structures import load_states
 from hetacumn.simulation.truth import Truth
 
-NEIGHBOURS, MOST_COMPARED = 200, 20_000  # of the neighbourhood similarity, and images that the metrics of spaces compare
+NEIGHBOURS = 200  # neighbours of the neighbourhood similarity
+MOST_COMPARED = 20_000  # largest number of images for the metrics of spaces
 BOUNDS = ("bound", "bound-kernel")
 KEY = ["set", "images", "box", "training_box", "method", "poses", "seed"]
 COLUMNS = [*KEY, "auc_fsc", "auc_sd", "auc_per_conformation", f"neighbourhood_{NEIGHBOURS}", "imbalance_true_to_z",

@@ -17,9 +17,9 @@ from mixtures import SETTINGS
 from hetacumn.common.errors import HetacumnError
 from hetacumn.simulation.settings import Simulation
 
-BOX, PIXEL_A, SNR, SHIFT_PX = 128, 3.0, 0.034, 10.0  # of the simulated images
+BOX, PIXEL_A, SNR, SHIFT_PX = 128, 3.0, 0.034, 10.0  # settings of the simulated images
 CTF_TABLE = "ctf_empiar10180.csv"
-CONFORMATIONS = 100  # of the antibody
+CONFORMATIONS = 100  # number of conformations of the antibody
 LATE_PROTEINS = [f"large/core/{name}" for name in ("uL16", "uL30", "eL8", "eL20", "eL21", "eL24", "eL29", "eL40", "eL42")]
 PLATFORM = [f"small/body/{name}" for name in ("eS1", "uS2", "uS5", "uS11", "eS21", "eS26", "eS27")]
 
@@ -34,7 +34,7 @@ class CryobenchSet:
     overrides: dict | None = None
 
     def simulation(self, images: int) -> Simulation:
-        """Return the settings of the simulation of so many images."""
+        """Return the settings of the simulation of a number of images."""
         return Simulation(self.molecule, particles=images, box=BOX, pixel_A=PIXEL_A, snr=SNR, shift_px=SHIFT_PX,
                           weights=self.weights, ctf_table=CTF_TABLE)  # fmt: skip
 
@@ -46,7 +46,7 @@ def assembly_states() -> list[list[str]]:
 
 
 def read_set(name: str) -> CryobenchSet:
-    """Return a set by its name. Raises :class:`HetacumnError` if there is none."""
+    """Return a set by its name. Raises :class:`HetacumnError` for an unknown name."""
     if name == "igg-1d":
         angles = [round(360 / CONFORMATIONS * i, 3) for i in range(CONFORMATIONS)]
         return CryobenchSet({"structure": "igg", "fab_deg": angles}, classes=8)

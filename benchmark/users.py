@@ -1,4 +1,4 @@
-"""Starts with information beside the images: given poses, fixed true poses, reference maps, and a mask.
+"""Starts with given poses, fixed true poses, reference maps, a symmetry or a mask, and the round trip of a .cs table.
 
 The script simulates datasets of benchmark/params.yaml, trains `em`, and predicts all images with the grade `searched`. It
 writes benchmark/users.csv, with one row per quantity: the measured value, and the required value.
@@ -11,15 +11,17 @@ writes benchmark/users.csv, with one row per quantity: the measured value, and t
 - `fixed_true_poses_*_accuracy`: accuracy with fixed true poses. Required: at least the Bayes bound at known poses minus 0.01.
 - `reference_*_accuracy`: accuracy of a start from the map of one state, low-passed to 40 Å. Required: at least the accuracy of
   the start from images alone minus 0.005.
-- `symmetry_copy_accuracy`: share of the images of a ring of six copies whose differing copy is right, up to one rotation of
-  the ring for all images. The start uses images alone and the symmetry C6. Required: the Bayes bound at known poses minus 0.03.
-- `symmetry_poses_within_10deg`: share of the images whose pose has an error below 10°, up to the symmetry. Required: 0.97.
+- `symmetry_copy_accuracy`: share of the images of a ring of six copies in which the differing copy is found, up to one rotation
+  of the ring for all images. The start uses images alone and the symmetry C6. Required: at least the Bayes bound, at poses that
+  are known up to the symmetry, minus 0.03.
+- `symmetry_poses_within_10deg`: share of the images whose pose has an error below 10°, up to the symmetry. Required: at
+  least 0.97.
 - `wrong_reference_*_warnings`: number of warnings of a start from a map of another molecule. Required: 1.
 - `cs_round_trip_fields_equal`: 1 if predictions for a .cs table contain all its fields and rows, with equal values outside the
   predicted fields, and equal poses (to 1e-4) when read again; else 0. Required: 1.
 - `focus_accuracy`: accuracy of the two states of a small motion in a mask, beside a large motion of another part with three
-  positions, for given poses with a median error of 2°. Required: at least the accuracy of the Bayes classifier that knows the
-  true poses and volumes, and for which the position of the other part is unknown, minus 0.03.
+  positions, for given poses with a median error of 2°. Required: at least the accuracy of the Bayes classifier minus 0.03. The
+  classifier knows the true poses and volumes, but not the position of the other part.
 - `focus_gain_points`: this accuracy minus the accuracy with the same settings without the mask, in percentage points.
   Required: at least 10.
 
@@ -98,7 +100,7 @@ class Bench:
         return simulate_once(settings, name, 0, self.out / name)
 
     def molecule(self, name: str, snr: float, particles: int) -> SimulatedDataset:
-        """Simulate a molecule of the settings that is no dataset of the benchmark, unless it exists."""
+        """Simulate a molecule of the settings, unless its stack exists."""
         settings = {**self.params["molecules"][name], "particles": self.particles or particles, "snr": snr}
         return simulate_once(Simulation.from_params(settings), name, 0, self.out / name)
 
@@ -113,10 +115,8 @@ class Bench:
     ) -> Path:
         """Train and predict with given poses, a reference map, a symmetry or a mask; return the folder of the run.
 
-        ``classes`` is the number of classes; None for the true number of states.
-
-        The poses in the particle table have the median rotation error ``error_deg``. The function writes the processor time of
-        training to ``seconds.json``.
+        The poses in the particle table have the median rotation error ``error_deg``. ``classes`` is the number of classes; None
+        for the true number of states. The function writes the processor time of training to ``seconds.json``.
         """
         folder = make_folder(known.folder / name)
         table, chosen = write_posed(known, folder / "posed.star", error_deg), self.params["stack"]
@@ -199,7 +199,7 @@ def measure_wrong_reference(bench: Bench, name: str) -> dict[str, tuple[float, f
 
 
 def measure_symmetry(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
-    """Measure poses and copies of a ring whose copies differ, in a start from images alone with the symmetry of the ring."""
+    """Measure poses and differing copies of a ring in a start from images alone with the symmetry of the ring."""
     known = bench.molecule(name, 0.1, 2000)
     folder, group = bench.run(known, "symmetric", InitialSettings(), symmetry="C6"), symmetry_rotations("C6")
     found, truth = known.match(Predictions.read(folder))
@@ -212,7 +212,7 @@ def measure_symmetry(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
 
 
 def copy_bound(known: SimulatedDataset, group: Float[Tensor, "g 3 3"], box: int = 32) -> float:
-    """Compute the Bayes bound of the copy of each image, for the true volume and true poses up to a point group."""
+    """Compute the Bayes bound of `symmetry_copy_accuracy`, for the true volume and true poses up to a point group."""
     truth, particles = known.truth, read_particles(known.star, box=box, centre=False)
     poses = Poses(truth.rotations.float(), truth.shifts_A.float() / particles.pixel_A)
     (volume,) = scale_to_images(known.volumes, box, truth.noise_std)
@@ -221,7 +221,7 @@ def copy_bound(known: SimulatedDataset, group: Float[Tensor, "g 3 3"], box: int 
 
 
 def measure_cs(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
-    """Write the true poses as predictions for a .cs table, read the table that this writes, and compare both."""
+    """Write the true poses as predictions for a .cs table, and compare the written table with the source."""
     known = bench.dataset(name)
     source, out = known.folder / "source.cs", known.folder / "round-trip"
     table, n = read_table(known.star), len(known.truth.classes)
@@ -264,7 +264,7 @@ def measure_focus(bench: Bench, name: str) -> dict[str, tuple[float, float]]:
 
 
 def bound_of_states(known: SimulatedDataset, box: int, states: Int[Tensor, " n"]) -> float:
-    """Compute the accuracy of the Bayes classifier of states of one part, at true poses, for equally frequent conformations.
+    """Compute the accuracy of the Bayes classifier of the states of one part, at true poses, for equally frequent volumes.
 
     The likelihood of a state is the mean of the likelihoods of its volumes, which differ in the position of the other part. The
     volumes of a state follow one another.

@@ -214,6 +214,12 @@ def test_a_resumed_start_with_open_poses_equals_an_uninterrupted_one_bit_for_bit
     assert (whole.route, whole.scores, whole.shift_extent) == (resumed.route, resumed.scores, resumed.shift_extent)
 
 
+def test_the_route_noise_alone_is_followed_even_if_poses_are_not_open(blobs):
+    toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 16, snr=0.1)
+    start = ab_initio(toy.data, replace(BRIEF, routes=("noise",)), 0, log=lambda line: None)
+    assert start.route == "noise" and set(start.scores) == {"noise"}
+
+
 def test_the_route_noise_finds_both_states_and_their_common_frame_without_fits_at_the_likeliest_poses(blobs, device):
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 110)], 1500, BOX, snr=0.25, device=device)
     config = with_settings(QUICK, {"routes": ["noise"], "open_poses": 0, "soft": {"grids": [[3, 18]]}, "batch": 200})

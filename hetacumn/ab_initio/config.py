@@ -191,17 +191,17 @@ def components_for(volumes: int) -> int:
 class AbInitioConfig:
     """Settings of the *ab initio* start.
 
-    - ``volumes``: number K of volumes of the K-class route; 0 to find the number. A training run sets it to its ``classes``.
+    - ``volumes``: number K of volumes of the routes; 0 to find the number. A training run sets it to its ``classes``.
     - ``components``: number of components of the linear subspace; 0 for ``volumes`` - 1, but at least 4. It is ``latent_dim``.
-    - ``routes``: some of ``classes``, ``consensus`` and ``noise``, between which the log-likelihood of held-out images chooses;
-      or ``independent`` alone, for different molecules.
+    - ``routes``: some of ``classes``, ``consensus`` and ``noise`` (if poses are open, or alone); the likelihood of held-out
+      images chooses between them. Or ``independent`` alone, for different molecules.
     - ``held_out``: fraction of the images that no fit uses. ``padding``: zero-padding factor of volumes.
     - ``unfit_share``: the images that fit no volume are fitted alone if they are at least this fraction of all images.
     - ``division``: settings of the search for volumes that a route has missed.
     - ``batch``: images per EM step, before :meth:`adapted_to`; a step of a subspace fit uses twice as many.
     - ``consensus``, ``classes``: schedules of EM of one volume and of the K-class route.
-    - ``soft``: schedule of the last EM, which weighs all poses by their posterior; 0 ``steps`` disables this EM.
-    - ``open_poses``: the last EM runs if the posterior of the median image is spread over more than this number of rotations.
+    - ``soft``: schedule of the last EM, for open poses, which weighs all poses by their posterior; 0 ``steps`` disables it.
+    - ``open_poses``: poses are open if the posterior of the median image is spread over more than this number of rotations.
     - ``grid``, ``refine``: pose grid of the exhaustive searches, and Fourier radii of the pose steps and fits that follow.
     - ``subspace_steps``: gradient steps of a subspace fit.
     - ``bright``, ``faint``: settings of the pose searches for a stack of high-signal images and of low-signal images.

@@ -97,8 +97,8 @@ class Division:
     def weighed_from_noise(self, consensus: Float[Tensor, "box box box"]) -> Float[Tensor, "k box box box"]:
         """Fit ``config.volumes`` volumes to all images, from random noise, by EM at increasing resolution.
 
-        Each EM weighs all poses and volumes by their posterior. The volumes centre the images between one EM and the next, so
-        that EM takes no shifts. The volume ``consensus`` centres the images first.
+        Each EM weighs all poses and volumes by their posterior. The volume ``consensus`` centres the images, and the fitted
+        volumes centre them again after each EM, so that EM takes no shifts.
         """
         volumes, _ = self._from_noise(consensus)
         for schedule in (self.config.division.together, self.config.soft):
@@ -108,7 +108,10 @@ class Division:
     def _from_noise(
         self, consensus: Float[Tensor, "box box box"]
     ) -> tuple[Float[Tensor, "k box box box"], list[Bool[Tensor, " n"]]]:
-        """Centre the images by ``consensus``, fit ``config.volumes`` volumes from random noise, and centre both by these."""
+        """Centre the images by ``consensus``, fit ``config.volumes`` volumes from random noise, and centre images and volumes.
+
+        Returns the volumes, and the images of each volume as a mask.
+        """
         config, box = self.config, self.data.plane.box
         grid = config.competing_poses(box, consensus.device)
         band = self.data.within(config.consensus.coarse_radius * box)

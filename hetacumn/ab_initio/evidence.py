@@ -31,7 +31,10 @@ def is_significant(gain: Float[Tensor, " m"], errors: float = 2.0) -> bool:
 def weighed_evidence(
     data: Observations, volumes: Float[Tensor, "v box box box"], config: AbInitioConfig
 ) -> Float[Tensor, " n"]:
-    """Compute the log evidence of each image: its mean likelihood over all poses of the grid and all volumes."""
+    """Compute the log evidence of each image: the log of its mean likelihood over all poses of the grid and all volumes.
+
+    The result has no constant per image, see :func:`~hetacumn.search.grid.search_grid`.
+    """
     band = data.within(config.division.together.radius[1] * data.plane.box)
     return search_grid(band, volumes, *config.poses(data.plane.box, volumes.device), padding=config.padding).log_evidence
 

@@ -17,7 +17,7 @@ chooses one of the equivalent poses of each image.
 
 The start keeps the frame and the hand of the given poses. It does not search for missed volumes.
 
-*Mask.* In the frame of given poses, a mask may confine the conformation to a part of the molecule. Further components then
+*Mask.* In the frame of given poses, a mask can limit the conformation to a part of the molecule. Further components then
 describe the variation outside the mask (:mod:`~hetacumn.search.focus`). Pose steps use all components, and therefore the whole
 molecule.
 """
@@ -110,7 +110,7 @@ class ReferenceRun(AbInitioRun):
     reference: Reference
 
     def _is_open(self, first: Float[Tensor, "box box box"]) -> bool:
-        """Return False: volumes from noise would not have the frame of the reference."""
+        """Return False: the route ``noise`` would lose the frame of the reference."""
         return False
 
     def _consensus(self, guess: Float[Tensor, "box box box"] | None = None) -> Tensors:

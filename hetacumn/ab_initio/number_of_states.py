@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig, components_for
 from hetacumn.ab_initio.evidence import is_significant, needed_volumes
-from hetacumn.ab_initio.routes import AbInitioRun
+from hetacumn.ab_initio.routes import NOISE, AbInitioRun
 from hetacumn.ab_initio.start import Start, StateNumber, Steps, Tensors
 from hetacumn.particles.observations import Observations, without_empty
 from hetacumn.physics.slices import Slicer
@@ -78,7 +78,8 @@ def begin(data: Observations, config: AbInitioConfig, seed: int, steps: Steps) -
     """Begin a start with settings that are adapted to the images, and show its progress."""
     effort, em_steps = config.effort, config.classes.steps * ("classes" in config.routes) + config.soft.steps
     total = config.consensus.restarts * config.consensus.steps + em_steps
-    total += (effort.route_fits * len(config.routes) + effort.last_fits) * config.subspace_steps
+    fitted = [route for route in config.routes if route != NOISE]  # the route ``noise`` fits no subspace
+    total += (effort.route_fits * len(fitted) + effort.last_fits) * config.subspace_steps
     with tqdm(total=total, desc="ab initio", mininterval=5) as progress:
         yield AbInitioRun(data, config, torch.Generator().manual_seed(seed), progress, steps)
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.ab_initio.start import Start
-from hetacumn.ab_initio.stochastic_em import smooth_noise, voxel_unit
+from hetacumn.ab_initio.stochastic_em import anneal, smooth_noise, voxel_unit
 from hetacumn.ab_initio.subspace_fit import principal
 from hetacumn.compute.batches import batch_slices
 from hetacumn.particles.metadata import Poses
@@ -74,11 +74,11 @@ class Relaxation:
 
     @property
     def _radius(self) -> float:
-        """The largest integer frequency of the fits."""
+        """The Fourier radius at the end of the fits, as an integer frequency."""
         return self.run.config.classes.radius[1] * self.run.data.plane.box
 
     def _symmetric(self, poses: Poses) -> Float[Tensor, "box box box"]:
-        """Back-project images to a symmetric volume."""
+        """Back-project the images of the fits to a symmetric volume."""
         data, fit = self.run.data, self.run.fit
         volume = back_project(data[fit], poses[fit]) * soft_sphere(data.plane.box, device=data.y.device)
         return symmetrised(volume[None], self.run.group)[0]
@@ -109,9 +109,7 @@ class Relaxation:
         optimiser = torch.optim.Adam([voxels], lr=schedule.rate, betas=(0.8, 0.99))
         for step in range(schedule.steps):
             done = step / max(schedule.steps - 1, 1)
-            radius = schedule.radius[0] + (schedule.radius[1] - schedule.radius[0]) * min(1.0, done / 0.8)
-            sharpness = min(1.0, schedule.temper ** (1 - 2 * done))
-            optimiser.param_groups[0]["lr"] = schedule.rate * (1 if done < 0.6 else 0.1 ** ((done - 0.6) / 0.4))
+            radius, sharpness, optimiser.param_groups[0]["lr"] = anneal(schedule, done)
             chosen = torch.randint(len(self.run.fit), (config.batch,), generator=self.run.generator)
             rows = self.run.fit[chosen.to(start.device)]
             scores = log_likelihoods(data[rows].within(radius * box), voxels * mask * unit, poses[rows], self.run.group)

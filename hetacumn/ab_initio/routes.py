@@ -1,21 +1,21 @@
 """The routes of the *ab initio* start: EM of volumes at low resolution, then a linear subspace of volumes, from images alone.
 
-1. *Consensus.* Stochastic EM fits one volume from random noise several times; the likeliest one counts. If particles are off
-   centre, the start widens the shift grid and begins again (:mod:`~hetacumn.ab_initio.evidence`).
+1. *Consensus.* Stochastic EM fits one volume from random noise in several runs; the start keeps the likeliest volume. If
+   particles are off centre, the start widens the shift grid and repeats this step (:mod:`~hetacumn.ab_initio.evidence`).
 2. *Routes.* The route ``classes`` suits large motions: EM fits K volumes, which start as the consensus times smooth random
    fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. The route
    ``independent`` is for different molecules: EM fits K volumes from noise. Each route then alternates between two steps:
    probabilistic PCA fits a linear subspace of volumes ``V(z) = V_0 + Σ z_j V_j``, and the pose of each image is refined under
    its volume ``V(z)``. Conformations are aligned by the largest rigid body that they share, and get one hand.
-3. *Choice.* The log-likelihood of images held out from every fit decides between the routes, over all poses if poses are open.
+3. *Choice.* The log-likelihood of images held out from every fit decides between the routes.
 4. *Missed volumes.* EM of the images of each cluster alone may find volumes that the route has missed
    (:mod:`hetacumn.ab_initio.division`). The poses and latents of all images are then inferred again, from these volumes.
    With a symmetry, the route ``relaxed`` (:mod:`hetacumn.ab_initio.relaxation`) replaces the other routes and this step.
 5. *Competing poses.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
    start alternates between a competition of poses (:mod:`hetacumn.search.competing_poses`) and subspace fits.
 6. *Open poses.* Poses are open if pose posteriors are broad. Volumes that are fitted at the likeliest poses then fit noise. The
-   start therefore refits the class volumes by EM that weighs all poses of a grid. It also follows the route ``noise``, which
-   fits K volumes from noise and weighs all poses up to the end.
+   start therefore refits the class volumes by EM that weighs all poses of a grid. It also follows the route ``noise``: all its
+   fits, from noise, weigh all poses. The choice between the routes then uses the likelihood over all poses.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from hetacumn.search.state import State
 from hetacumn.search.subspace import infer_latents, likeliest_copies, volumes_at
 
 NOISE, RELAXED = "noise", "relaxed"  # routes: for open poses, and with a symmetry
-OWN_FRAMES = ("independent", RELAXED)  # routes whose volumes need no alignment and no search for missed volumes
+OWN_FRAMES = ("independent", RELAXED)  # routes whose volumes are not aligned; neither needs a search for missed volumes
 MOVED_DEG = 5.0  # an image counts as moved if its rotation changes by more between two searches
 
 
@@ -76,7 +76,7 @@ class AbInitioRun:
         first = self._fit_extent(self._once("consensus", self._consensus)["volume"])
         routes = self.config.routes if len(self.group) == 1 else (RELAXED,)
         volumes = {route: first[None] for route in routes if route != NOISE}
-        if NOISE in routes and self._is_open(first):
+        if NOISE in routes and (len(routes) == 1 or self._is_open(first)):
             volumes[NOISE] = self._fit_noise(first)
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, v)) for route, v in volumes.items()}
         evidence = self._weighed_evidence if NOISE in found else self.held_evidence
@@ -84,7 +84,7 @@ class AbInitioRun:
         for route, score in scores.items():
             self.steps.log(f"ab initio, {self.steps.label}route {route}: held-out log-likelihood {score:.2f} per image")
         route = max(scores, key=lambda name: scores[name])
-        if route == NOISE:  # its volumes weigh all poses already
+        if route == NOISE:  # all its fits weigh all poses
             best, self.progress.total = found[route], self.progress.n
         else:
             best = self._step("last fits", route, partial(self._finish, found[route]))
@@ -141,7 +141,7 @@ class AbInitioRun:
         return factor > 1
 
     def _is_open(self, first: Float[Tensor, "box box box"]) -> bool:
-        """Return whether the poses of low-signal images are open under the consensus volume of several volumes."""
+        """Return whether the run fits several volumes to low-signal images whose poses are open under the consensus volume."""
         config = self.config
         return config.volumes > 1 and config.brightness == "faint" and poses_are_open(self.data, first[None], config)
 
@@ -232,7 +232,7 @@ class AbInitioRun:
         return self._pose(volumes, start.route)
 
     def _pose(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
-        """Find poses and z of all images under volumes that weigh all poses, without a further fit."""
+        """Find poses and z of all images under volumes, without a further fit."""
         found = self._search(volumes, route)
         state = self._search_competing(found, self._clusters(found).centres, self.config.refine.last_fit)
         return replace(found, poses=state.poses, latents=state.latents)
@@ -247,7 +247,7 @@ class AbInitioRun:
     def _settle_frames(self, start: Start, hands: bool = False) -> Start:
         """Align the volumes of K clusters of z to one frame (with ``hands`` also to one hand), and recompute the subspace.
 
-        Volumes of the route ``independent`` stay in frames of their own, and of ``relaxed`` in the frame of the group.
+        Volumes of ``independent`` stay in frames of their own, and volumes of ``relaxed`` in the frame of the group.
         """
         if start.route in OWN_FRAMES:
             return start
@@ -288,7 +288,7 @@ class AbInitioRun:
         return search_competing(self.data, Tangent(start.basis, padding), candidates, radius)[0]
 
     def _fit(self, start: Start, poses: Poses, fit_radius: float, radius: float, steps: int) -> Start:
-        """Fit the subspace at given poses within ``fit_radius``, and infer z and the copy within ``radius``."""
+        """Fit the subspace at given poses within ``fit_radius``; infer z and the equivalent pose within ``radius``."""
         config, box = self.config, self.data.plane.box
         seen, fit = self.data.within(fit_radius * box)[self.fit], SubspaceFit.of(config, steps, focus=self.focus)
         basis = fit_subspace(seen, start.basis, poses[self.fit], fit, self.generator, self.progress)

@@ -24,7 +24,8 @@ from hetacumn.physics.volumes import soft_sphere
 from hetacumn.search.grid import images_at_once, log_likelihood, open_rotations, posterior_, unique_poses
 from hetacumn.search.reference import explained_share
 
-SYMMETRIC_SHARE, SYMMETRY_SAMPLE = 0.9, 500  # least share of the evidence for a right symmetry, and images that test it
+SYMMETRIC_SHARE = 0.9  # least share of the evidence that a volume with the right symmetry explains
+SYMMETRY_SAMPLE = 500  # images that test the symmetry
 SYMMETRIC_FROM = 0.1  # Fourier radius in cycles per pixel at the first step of EM that imposes a symmetry
 
 
@@ -40,6 +41,16 @@ class _Stage:
 
     stencil: Stencil
     until: float
+
+
+def anneal(schedule: EMSchedule, done: float) -> tuple[float, float, float]:
+    """Return the Fourier radius, the sharpness of the posterior and the learning rate at the fraction ``done`` of the steps.
+
+    The radius is in cycles per pixel. The sharpness is the factor of the log-likelihood in the posterior.
+    """
+    radius = schedule.radius[0] + (schedule.radius[1] - schedule.radius[0]) * min(1.0, done / 0.8)
+    sharpness = min(1.0, schedule.temper ** (1 - 2 * done))
+    return radius, sharpness, schedule.rate * (1 if done < 0.6 else 0.1 ** ((done - 0.6) / 0.4))
 
 
 def stochastic_em(
@@ -76,10 +87,8 @@ def stochastic_em(
     for step in range(steps):
         done = step / max(steps - 1, 1)
         stage = next(stage for stage in stages if done <= stage.until)
-        m = data.plane.count((radius[0] + (radius[1] - radius[0]) * min(1.0, done / 0.8)) * box)
-        m = min(m, stage.stencil.shape[1])
-        sharpness = min(1.0, schedule.temper ** (1 - 2 * done))
-        optimiser.param_groups[0]["lr"] = schedule.rate * (1 if done < 0.6 else 0.1 ** ((done - 0.6) / 0.4))
+        reached, sharpness, optimiser.param_groups[0]["lr"] = anneal(schedule, done)
+        m = min(data.plane.count(reached * box), stage.stencil.shape[1])
         rows = torch.randint(len(data), (config.batch,), generator=generator).to(device, non_blocking=True)
         part = Observations(data.y[rows, :m], data.ctf[rows, :m], data.plane)
         slicer = Slicer(symmetrised(voxels * mask * unit, group), config.padding)

@@ -56,7 +56,7 @@ class Demand:
 
     - ``box``: box in pixels after cropping; None for the box of the stack.
     - ``classes``, ``devices``: number of classes and of devices; the stack needs at least one particle for each.
-    - ``mask``: a mask that must cover the field of view of the images; empty for none.
+    - ``mask``: MRC file of a mask that must cover the field of view of the images; empty for none.
     """
 
     box: int | None = None

@@ -70,7 +70,7 @@ def export_particles(
     """Export selected particles with their volume, and return the files.
 
     Either ``rows``, a text file of row numbers, selects the particles, or the class ``number`` and the least gain in nats.
-    The point group ``symmetry`` expands the tables.
+    The point group ``symmetry`` expands the STAR table.
     """
     import numpy as np
 

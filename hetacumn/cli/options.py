@@ -34,7 +34,7 @@ Poses = Annotated[str | None, _option("Poses: search, given or fixed.", default=
 Reference = Annotated[Path | None, _option("Initial map, an MRC file.", metavar="FILE", default="none")]
 LowPass = Annotated[float | None, _option("Low-pass of the map, in Å.", "--lowpass", default="40")]
 Symmetry = Annotated[str | None, _option("Point group, such as C7, D2 or O.", default="C1")]
-FocusMask = Annotated[Path | None, _option("Soft mask of the motions, MRC.", "--mask", metavar="FILE", default="none")]
+FocusMask = Annotated[Path | None, _option("Soft mask of the conformation, MRC.", "--mask", metavar="FILE", default="none")]
 Box = Annotated[int | None, _option("Fourier-cropped box in pixels; even.", default="32")]
 Seed = Annotated[int | None, _option("Seed of all random numbers.", default="0")]
 
@@ -50,7 +50,7 @@ DatasetSet = Annotated[list[str] | None, _settings("datasets.adk.shift_px=2")]
 Config = Annotated[Path | None, _option("YAML file of settings; --set overrides it.", metavar="FILE")]
 Device = Annotated[str, _option("cpu, cuda or cuda:N.", default="cuda if available")]
 Devices = Annotated[int, Option(help="Number of GPUs, or of processes on a CPU.")]
-DataDir = Annotated[Path | None, _option("Folder of the image stacks.", metavar="FOLDER", default="near PARTICLES")]
+DataDir = Annotated[Path | None, _option("Folder of the image stacks.", metavar="FOLDER", default="above PARTICLES")]
 Prepared = Annotated[Path | None, _option("Folder for the prepared images.", metavar="FOLDER", default="OUT/prepared")]
 PredictedImages = Annotated[
     Path | None,
@@ -76,11 +76,11 @@ Port = Annotated[int, Option(help="Port of JupyterLab on this machine; 0: any fr
 Stem = Annotated[Path, _option("Output files STEM.star, STEM.mrc, ….", "--to", metavar="STEM")]
 ClassNumber = Annotated[int | None, _option("Class to export, counted from 1.  [default: all]", "--class")]
 MinGain = Annotated[float | None, _option("Least log-likelihood gain, in nats.", "--min-gain", default="no limit")]
-ExpandedSymmetry = Annotated[str, Option("--symmetry", help="Write each particle at all poses equivalent by this point group.")]
+ExpandedSymmetry = Annotated[str, Option("--symmetry", help="Write all equivalent poses of each particle (STAR).")]
 Rows = Annotated[Path | None, _option("Text file of rows of predictions.star, from 1.", metavar="FILE")]
 
 MapBox = Annotated[int | None, _option("Voxels per side; even.", "--box", default="box of the files")]
-MapFolder = Annotated[Path | None, _option("Folder for the maps.", default="maps… in FOLDER")]
+MapFolder = Annotated[Path | None, _option("Folder for the maps.", default="in FOLDER")]
 MapClass = Annotated[int | None, _option("Reconstruct only this class, from 1.", "--class")]
 Motion = Annotated[int | None, _option("Maps along this motion, from 1.", "--motion")]
 Points = Annotated[int, Option(help="Number of maps along the motion.", min=2)]

@@ -87,8 +87,9 @@ def latent_space(latents: Float[Tensor, "n q"], components: Float[Tensor, "q box
 def neighbourhood_similarity(true: Float[Tensor, "n d"], found: Float[Tensor, "n q"], neighbours: int = 200) -> float:
     """Compute the mean fraction of the nearest images in the space ``found`` that are among the nearest in the space ``true``.
 
-    CryoBench computes it for 200 to 4,000 neighbours among a fifth of 100,000 images. It is 1 if both spaces have the same
-    neighbours. Chance is the mean fraction of all images that are neighbours in ``true``: ``neighbours / n`` without ties.
+    CryoBench computes the similarity for 200 to 4,000 neighbours among a fifth of 100,000 images. The similarity is 1 if both
+    spaces have the same neighbours. Chance is the mean fraction of all images that are neighbours in ``true``; without ties
+    this fraction is ``neighbours / n``.
 
     Raises:
         ValueError: there are no more images than neighbours.
@@ -107,10 +108,10 @@ def neighbourhood_similarity(true: Float[Tensor, "n d"], found: Float[Tensor, "n
 def information_imbalance(first: Float[Tensor, "n d"], second: Float[Tensor, "n q"]) -> float:
     """Compute the information imbalance Δ(first → second) of Glielmo et al. (2022, PNAS Nexus 1, pgac039).
 
-    It is 2 / n times the mean rank, in the space ``second``, of the image that is nearest in the space ``first``. A number near
-    0 means that ``first`` predicts the distances in ``second``; 1 means that it contains no information about them. If several
-    images are nearest, the function uses the mean of their ranks. From a space to itself, the imbalance of ``k`` conformations
-    with equal numbers of images is ``1 / k``.
+    The imbalance is 2 / n times the mean rank, in the space ``second``, of the image that is nearest in the space ``first``. A
+    number near 0 means that ``first`` predicts the distances in ``second``; 1 means that ``first`` has no information about
+    them. If several images are nearest, the function uses the mean of their ranks. The imbalance from a space of ``k``
+    conformations with equal numbers of images to itself is ``1 / k``.
     """
     total = 0.0
     for rows in batch_slices(len(first), ROWS_AT_ONCE):
@@ -127,7 +128,10 @@ def adjusted_mutual_information(predicted: ArrayLike, true: ArrayLike) -> float:
 
 
 def _distances(space: Float[Tensor, "n d"], rows: slice) -> Float[Tensor, "b n"]:
-    """Return the distances of some images from all images, infinite from themselves; equal points are at distance 0 exactly."""
+    """Return the distances of some images from all images; the distance of an image from itself is infinite.
+
+    The distance of two images with equal points is exactly 0.
+    """
     distances = torch.cdist(space[rows], space, compute_mode="donot_use_mm_for_euclid_dist")
     own = torch.arange(len(space))[rows]
     distances[torch.arange(len(own)), own] = torch.inf

@@ -32,8 +32,8 @@ from hetacumn.physics.volumes import recentred, rotate, soft_sphere
 
 ORDERS = range(8, 1, -1)  # the orders that are tried, the highest first
 TOLERANCE_A = 1.0  # largest root mean square distance from a rotated point to the nearest point
-COARSE_BOX, COMPARED = 24, 6  # voxels per side, and number of rotated copies, of the comparison that finds symmetry axes
-CLEARLY = 0.02  # least gain of the correlation with the copies for which a volume turns by a large angle
+COARSE_BOX, COMPARED = 24, 6  # voxels per side, and number of rotated copies, in the comparison that finds symmetry axes
+CLEAR_GAIN = 0.02  # least gain of the correlation with the copies for which a volume turns by a large angle
 _TO_5_FOLD = np.rad2deg(atan(2 / (1 + sqrt(5))))  # 31.7°, angle from a 2-fold axis of an icosahedron to the nearest 5-fold axis
 _ABOUT_Y_DEG = {"I": -90, "I1": 0, "I2": -90, "I3": -90 - _TO_5_FOLD, "I4": -90 + _TO_5_FOLD}  # from SciPy's axes to RELION's
 _MIDDLE = torch.tensor([0.48, 0.36, 0.8])  # viewing direction in the middle of the asymmetric unit, on no axis of any group
@@ -80,10 +80,10 @@ def asymmetric_unit(
 
 
 def align_axes(volume: Float[Tensor, "box box box"], group: Float[Tensor, "g 3 3"]) -> Float[Tensor, "box box box"]:
-    """Rotate a volume about its centre of mass so that its symmetry axes lie on the axes of a point group.
+    """Centre a volume at its centre of mass, and rotate it so that its symmetry axes lie on the axes of a point group.
 
-    The function compares the volume with its rotated copies, for a grid of orientations of the axes, at low resolution. Smaller
-    and smaller rotations improve the best orientation. A volume whose axes already lie on the axes of the group does not turn.
+    At low resolution, the function compares the volume with its rotated copies for a grid of orientations of the axes. Smaller
+    and smaller rotations improve the best orientation. A volume whose axes already lie on the axes of the group turns little.
     """
     volume = recentred(volume)
     small = crop_volumes(volume, min(COARSE_BOX, volume.shape[-1]))
@@ -99,7 +99,7 @@ def align_axes(volume: Float[Tensor, "box box box"], group: Float[Tensor, "g 3 3
         frames = (frames[:, None] @ inplane(torch.arange(0, 360, 15)).to(volume)).flatten(0, 1)
         frames = frames[asymmetric_unit(frames, group, 7.5)]  # F and F g place the axes alike
     best, highest = torch.eye(3).to(volume), likeness(torch.eye(3).to(volume))
-    if (found := max((likeness(frame), k) for k, frame in enumerate(frames)))[0] > highest + CLEARLY:
+    if (found := max((likeness(frame), k) for k, frame in enumerate(frames)))[0] > highest + CLEAR_GAIN:
         highest, best = found[0], frames[found[1]]
     for step_deg in (8.0, 4.0, 2.0, 1.0):
         for axis in torch.cat([torch.eye(3), -torch.eye(3)]).to(volume):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hetacumn.physics.fourier import fft3c, ifft3c
 
-EDGE = 1.0  # half-width of the edge of a low-pass, in Fourier shells
+LOW_PASS_EDGE = 1.0  # half-width of the edge of a low-pass filter, in Fourier shells
 
 
 def radius_grid(box: int, device: torch.device | str = "cpu") -> Float[Tensor, "{box} {box} {box}"]:
@@ -53,7 +53,8 @@ def rotate(
 
 def low_passed(volume: Float[Tensor, "box box box"], radius: float) -> Float[Tensor, "box box box"]:
     """Remove frequencies beyond ``radius`` (integer frequencies), with a cosine edge of two shells."""
-    ramp = ((radius_grid(volume.shape[-1], volume.device) - radius + EDGE) / (2 * EDGE)).clamp(0, 1)
+    beyond = radius_grid(volume.shape[-1], volume.device) - radius
+    ramp = ((beyond + LOW_PASS_EDGE) / (2 * LOW_PASS_EDGE)).clamp(0, 1)
     return ifft3c(fft3c(volume) * (0.5 + 0.5 * torch.cos(torch.pi * ramp)))
 
 

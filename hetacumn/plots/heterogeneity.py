@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from hetacumn.plots.theme import CLASS_COLOURS, DASHES, legend_below, panels
 
-MOST_POINTS = 5000  # points of a panel
+MOST_POINTS = 5000  # largest number of points of a panel
 
 
 def heterogeneity_scores(
@@ -23,7 +23,8 @@ def heterogeneity_scores(
     Args:
         curves: FSC curves of volumes with their true volumes by method, sorted by conformation.
         areas: The area under each curve by method.
-        latents: Latents of all images by method; the figure shows their two principal axes. A comma in a name breaks the title.
+        latents: Latents of all images by method; the figure shows their two principal axes. A comma in the name of a method
+            starts a new line of the title.
         conformations: The true conformation of each image, from 0 to 1; the colours are cyclic.
         field_A: Field of view of the volumes in Å.
     """

@@ -43,7 +43,7 @@ from hetacumn.search.focus import WHOLE, Focus
 from hetacumn.search.state import State
 from hetacumn.search.subspace import likeliest_copies, volumes_at
 
-SAME_DEG = 1.0  # poses that differ by less are one copy
+SAME_DEG = 1.0  # rotations that differ by less count as one pose
 Part = TypeVar("Part", State, Tensor)
 
 
@@ -53,7 +53,7 @@ class StackInference:
 
     ``classes`` is the number of classes. ``earlier`` supplies volumes and classes, if given.
     ``fixed`` contains the poses in the particle table, which grades in ``FITTED`` keep; None to infer the poses. ``focus`` is
-    the region of the conformations: the latents of states contain the coordinates outside the mask, all other latents z alone.
+    the region of the conformations: only the latents of states also contain the coordinates outside the mask.
 
     Inference sets these attributes:
 

@@ -103,7 +103,10 @@ def back_project_rows(
     report: Report = lambda what, count: None,
     symmetry: str = "C1",
 ) -> FourierSums:
-    """Read rows of a stack and add them up at the poses of all rows of the stack, and at all equivalent poses."""
+    """Read rows of a stack and add up their images at their poses and at all poses equivalent by the point group ``symmetry``.
+
+    ``poses`` are the poses of all rows of the stack.
+    """
     projector, group = BackProjector(images.box, device), symmetry_rotations(symmetry).to(device)
     for chosen, particles in images.chunks(rows):
         data, here = observe(particles, device), poses[chosen].to(device)

@@ -1,4 +1,4 @@
-"""Soft masks: around a molecule, around the voxels above a threshold, or around a sphere.
+"""Soft masks: of a molecule, of the voxels above a threshold, or of a sphere.
 
 A mask is 1 in a region and near it, and falls to 0 over a soft edge with the shape of a cosine. Volumes are ``(z, y, x)``.
 """
@@ -109,8 +109,8 @@ def mask_of_map(
         if not region.any():
             ends = [" ".join(f"{start + voxel_A * at:.4g}" for start in origin_A) for at in (0, len(volume) - 1)]
             raise HetacumnError(
-                f"{path}: no voxel of the region in the sphere {' '.join(f'{x:g}' for x in settings.sphere)}; expected a"
-                f" sphere around density; the map reaches from {ends[0]} to {ends[1]} Å (x y z)"
+                f"{path}: no voxel of the region in the sphere {' '.join(f'{x:g}' for x in settings.sphere)}; expected "
+                f"a sphere around density; the map reaches from {ends[0]} to {ends[1]} Å (x y z)"
             )
     return soft_mask(region, settings.extension_A / voxel_A, settings.edge_A / voxel_A), voxel_A, origin_A
 

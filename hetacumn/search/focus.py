@@ -5,9 +5,9 @@ The components of a focused subspace are of two kinds:
     V(z, u) = V_0 + Σ_j z_j m V_j + Σ_k u_k (1 - m) U_k,   z ~ N(0, I), u ~ N(0, I),
 
 where ``m`` is a soft mask from 0 to 1. The components inside the mask describe the conformation z. The components outside the
-mask describe all other variation. Both kinds are fitted together, so that a motion outside the mask is no unexplained signal
-where its projection overlaps with the mask. The posterior of z and u is normal. The first coordinates of its mean are therefore
-the posterior mean of z with u integrated out. Classes, maps and tables contain z alone. The mean volume has no mask.
+mask describe all other variation. A fit determines both kinds together. A motion outside the mask is therefore no unexplained
+signal where its projection overlaps with the mask. The posterior of z and u is normal. The first coordinates of its mean are
+therefore the posterior mean of z with u integrated out. Classes, maps and tables contain z alone. The mean volume has no mask.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hetacumn.search.reference import read_cube, resampled
 from hetacumn.search.subspace import LatentPosterior
 
 MASK = "mask.mrc"  # the mask at the training box, in the folder of a run
-SAME_FIELD = 0.01  # largest relative difference of two fields of view that count as equal
+SAME_FIELD = 0.01  # largest relative difference between two fields of view that count as equal
 LEAST_INSIDE = 8  # smallest number of voxels of a mask above 0.5, at the box at which it is used
 ROUNDING = 1e-3  # values of a mask may exceed 0 and 1 by this number
 
@@ -36,7 +36,7 @@ ROUNDING = 1e-3  # values of a mask may exceed 0 and 1 by this number
 class Focus:
     """The region in which the conformation varies.
 
-    - ``mask``: a soft mask, from 0 to 1; None for the whole volume.
+    - ``mask``: a soft mask at the box of the volumes, from 0 to 1; None for the whole volume.
     - ``outside``: number of components outside the mask, which follow the components inside.
     """
 
@@ -96,9 +96,7 @@ def check_mask(path: Path | str, field_A: float | None = None) -> tuple[Float[Te
     mask, voxel_A = read_cube(path)
     low, high, inside = float(mask.min()), float(mask.max()), int((mask > 0.5).sum())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        raise HetacumnError(
-            f"{path}: values from {low:g} to {high:g}; expected a mask from 0 to 1, such as hetacumn mask writes"
-        )
+        raise HetacumnError(f"{path}: values from {low:g} to {high:g}; expected a mask from 0 to 1, as hetacumn mask writes it")
     if not inside:
         raise HetacumnError(f"{path}: no voxel above 0.5; expected a mask around a part of the molecule")
     if field_A is not None and abs(len(mask) * voxel_A / field_A - 1) > SAME_FIELD:

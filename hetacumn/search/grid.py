@@ -26,7 +26,7 @@ from hetacumn.physics.slices import Slicer
 from hetacumn.physics.symmetry import asymmetric_unit
 
 SCORES_AT_ONCE = 2**25  # scores in memory at once (128 MB): a large grid leaves room for few images per batch
-VIEW_STEP_DEG = 58.6  # spacing of the views of a HEALPix grid, times nside: the square root of 4π / 12 in degrees
+VIEW_STEP_DEG = 58.6  # spacing of the views of a HEALPix grid of nside 1 in degrees: the square root of 4π / 12
 NEGLIGIBLE = -80.0  # log of a posterior weight, relative to the largest, that a single-precision sum cannot resolve
 
 

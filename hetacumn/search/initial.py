@@ -1,4 +1,4 @@
-"""Initial information beside the images: the poses in the particle table, a reference map, or a mask.
+"""Initial information beside the images: the poses in the particle table, a reference map, and a mask.
 
 Methods import the modules that read files when called, so that a command can check its settings without these modules.
 """
@@ -111,7 +111,7 @@ class InitialData:
     - ``settings``: the settings of the information.
     - ``poses``: the given poses of the images; None if the start searches the poses.
     - ``reference``: the reference map, or None.
-    - ``focus``: the mask of the conformations, or None.
+    - ``focus``: the focus on the mask, or None without a mask.
     """
 
     settings: InitialSettings = field(default_factory=InitialSettings)

@@ -2,8 +2,8 @@
 
 CryoBench (Jeon et al. 2024, arXiv 2408.05526) samples the backbone dihedrals of the linker as in disordered peptides, and
 rejects conformations with clashes. Here the linker is the upper hinge of one heavy chain: five residues between the cysteine
-that binds the light chain and the cysteines that bind the other heavy chain. A conformation samples a basin of the
-Ramachandran plot for each residue, and normal deviations of both angles from the middle of this basin.
+that binds the light chain and the cysteines that bind the other heavy chain. For each residue of a conformation, the module
+samples a basin of the Ramachandran plot, and normal deviations of both angles from the middle of this basin.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BASINS_DEG = ((-70.0, 145.0), (-125.0, 135.0), (-70.0, -40.0))  #: (phi, psi) of
 BASIN_SHARES = (0.45, 0.3, 0.25)  #: share of each basin in a disordered peptide
 BASIN_WIDTH_DEG = 20.0  # standard deviation of both angles
 LEAST_DISTANCE_A = 3.0  # closest approach of heavy atoms of the Fab and of the rest
-SEED = 0  # the conformations define the set, so that they do not depend on the seed of its images
+SEED = 0  # the conformations do not depend on the seed of a simulation
 N, CA, C = 0, 1, 2  # places of the backbone atoms in a residue
 
 

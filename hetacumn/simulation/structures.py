@@ -62,8 +62,8 @@ ADK_STATES = {"open": 0.0, "closed": 1.0}  # positions on the path of adk
 def load_states(spec: dict, data_dir: Path | str) -> list[Atoms]:
     """Load the discrete states of a molecule in a common frame, whose origin is the centre of mass of the first state.
 
-    The species of a mixture have no common frame. The centre of mass of each species is at the origin. The origin of a ring is
-    on its axis.
+    The species of a mixture have no common frame; the centre of mass of each species is at the origin. The axis of a ring is
+    the z axis, and the centre of mass of an open copy is at z = 0.
 
     Args:
         spec: the specification, as in the docstring of this module.
