@@ -89,7 +89,9 @@ def test_a_wrong_reference_is_said_in_one_line_and_left(toy):
 
 
 def test_unusable_references_are_refused_in_one_line(tmp_path):
-    with pytest.raises(HetacumnError, match="absent.mrc: cannot be read .* expected an MRC volume"):
+    with pytest.raises(
+        HetacumnError, match=r"absent.mrc: cannot be read \(No such file or directory\); expected an MRC volume"
+    ):
         InitialSettings(reference=str(tmp_path / "absent.mrc")).check_files("table.star")
     with mrcfile.new(tmp_path / "flat.mrc") as mrc:
         mrc.set_data(np.zeros((4, 8, 8), np.float32))
@@ -100,6 +102,11 @@ def test_unusable_references_are_refused_in_one_line(tmp_path):
         mrc.set_data(np.zeros((8, 8, 8), np.float32))
     with pytest.raises(HetacumnError, match="unsized.mrc: voxel size 0 Å; expected a voxel size above 0 in the header"):
         InitialSettings(reference=str(tmp_path / "unsized.mrc")).check_files("table.star")
+    volume = torch.zeros(8, 8, 8)
+    volume[0, 0, :2] = torch.tensor([torch.nan, torch.inf])
+    write_mrc(tmp_path / "nan.mrc", volume, 2.0)
+    with pytest.raises(HetacumnError, match="nan.mrc: 2 voxels are NaN or infinite; expected finite densities"):
+        InitialSettings(reference=str(tmp_path / "nan.mrc")).check_files("table.star")
     with pytest.raises(HetacumnError, match="expected none, because poses 'given' exclude a pose search"):
         InitialSettings("given", "map.mrc")
     with pytest.raises(HetacumnError, match="lowpass_A is -3.0; expected a resolution above 0 Å"):

@@ -4,9 +4,11 @@ import pytest
 import roma
 import torch
 
+from hetacumn.ab_initio.config import EMSchedule
 from hetacumn.common.errors import HetacumnError
 from hetacumn.physics.rotations import distance_deg, inplane, random_rotations
 from hetacumn.physics.symmetry import align_axes, asymmetric_unit, cyclic_rotations, symmetrised, symmetry_rotations
+from hetacumn.reconstruction.reconstruct import ReconstructionSettings
 
 #: Order of each group, and the order and direction of axes that generate it in RELION.
 RELION_AXES = {
@@ -46,10 +48,16 @@ def test_a_group_is_the_group_that_the_axes_of_relion_generate(name):
     assert distance_deg(expected[:, None], found).amin(1).max() < 0.02
 
 
-@pytest.mark.parametrize("name", ["C0", "c7", "C", "C100", "I5", "S4", "D", "T1", ""])
+@pytest.mark.parametrize("name", ["C0", "c0", "C", "C100", "I5", "S4", "D", "T1", ""])
 def test_an_unknown_group_is_refused_in_one_line(name):
     with pytest.raises(HetacumnError, match=f"symmetry is '{name}'; expected Cn, Dn, T, O, I or I1 to I4"):
         symmetry_rotations(name)
+
+
+def test_small_letters_name_the_same_group():
+    assert torch.equal(symmetry_rotations("d3"), symmetry_rotations("D3"))
+    assert EMSchedule(1, (0.1, 0.2), ((1, 6),), 1.0, 0.1, symmetry="i1").symmetry == "I1"
+    assert ReconstructionSettings(symmetry="c7") == ReconstructionSettings(symmetry="C7")
 
 
 @pytest.mark.parametrize("name", ["C5", "D2", "T"])

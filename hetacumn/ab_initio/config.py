@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from hetacumn.common.point_groups import GROUP_NAMES, is_group
+from hetacumn.common.point_groups import group_name
 from hetacumn.common.settings import check_fields
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class EMSchedule:
             radius=(0 <= self.radius[0] < self.radius[1], "two radii of at least 0, the second larger"),
             grids=(len(self.grids) > 0, "at least one grid"),
             temper=(self.temper > 0, "a number above 0"),
-            symmetry=(is_group(self.symmetry), GROUP_NAMES),
         )
+        object.__setattr__(self, "symmetry", group_name(self.symmetry))
 
 
 @dataclass(frozen=True)

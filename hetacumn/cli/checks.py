@@ -122,10 +122,12 @@ def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_f
 
 def check_symmetry(name: str) -> None:
     """Raise :class:`HetacumnError` if ``name`` is not the name of a point group."""
-    from hetacumn.common.point_groups import GROUP_NAMES, is_group
+    from hetacumn.common.point_groups import group_name
 
-    if not is_group(name):
-        raise HetacumnError(f"--symmetry is {name!r}; expected {GROUP_NAMES}")
+    try:
+        group_name(name)
+    except HetacumnError as error:  # the message starts with the name of the option
+        raise HetacumnError(f"--{error}") from None
 
 
 def check_devices(device: str, devices: int) -> None:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import re
 
+from hetacumn.common.errors import HetacumnError
+
 GROUP_NAMES = "Cn, Dn, T, O, I or I1 to I4, with n from 1 to 99"
 _NAME = re.compile(r"[CD][1-9]\d?|T|O|I[1-4]?")
 
 
-def is_group(name: str) -> bool:
-    """Return whether ``name`` is the name of a point group, in capital letters."""
-    return _NAME.fullmatch(name) is not None
+def group_name(name: str) -> str:
+    """Return the name of a point group in capital letters; like RELION, the function accepts small letters.
+
+    Raises:
+        HetacumnError: ``name`` is not one of :data:`GROUP_NAMES`.
+    """
+    if not _NAME.fullmatch(name.upper()):
+        raise HetacumnError(f"symmetry is {name!r}; expected {GROUP_NAMES}")
+    return name.upper()

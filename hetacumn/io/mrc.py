@@ -37,7 +37,9 @@ def read_mrc(path: Path | str) -> tuple[Float[Tensor, "z y x"], float]:
         with mrcfile.open(path) as mrc:
             return torch.from_numpy(np.array(mrc.data, dtype=np.float32)), float(mrc.voxel_size.x)
     except (OSError, ValueError) as error:
-        raise HetacumnError(f"{path}: cannot be read ({error}); expected an MRC volume") from error
+        raise HetacumnError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); expected an MRC volume"
+        ) from error
 
 
 def read_origin_A(path: Path | str) -> Position:
@@ -52,7 +54,9 @@ def read_origin_A(path: Path | str) -> Position:
             origin = [float(header.origin[axis]) for axis in "xyz"]
             start = [float(header[f"n{axis}start"]) * float(voxel[axis]) for axis in "xyz"]
     except (OSError, ValueError) as error:
-        raise HetacumnError(f"{path}: cannot be read ({error}); expected an MRC volume") from error
+        raise HetacumnError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); expected an MRC volume"
+        ) from error
     x, y, z = origin if any(origin) else start
     return x, y, z
 

@@ -24,8 +24,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from hetacumn.common.errors import HetacumnError
-from hetacumn.common.point_groups import GROUP_NAMES, is_group
+from hetacumn.common.point_groups import group_name
 from hetacumn.physics.fourier import crop_volumes
 from hetacumn.physics.rotations import inplane, view_grid
 from hetacumn.physics.volumes import recentred, rotate, soft_sphere
@@ -45,8 +44,7 @@ def symmetry_rotations(name: str) -> Float[Tensor, "g 3 3"]:
     Raises:
         HetacumnError: ``name`` is not one of :data:`~hetacumn.common.point_groups.GROUP_NAMES`.
     """
-    if not is_group(name):
-        raise HetacumnError(f"symmetry is {name!r}; expected {GROUP_NAMES}")
+    name = group_name(name)
     group = Rotation.create_group(name[0] if name[0] in "TOI" else name)  # type: ignore[arg-type]  # the stub lists "Cn", "Dn"
     if name == "T":  # SciPy: 2-fold axes on x, y and z, 3-fold axis on (1, 1, 1)
         frame = Rotation.from_euler("zxz", [45, np.rad2deg(atan(sqrt(2))), 180], degrees=True)

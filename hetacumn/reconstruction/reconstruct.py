@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path, write_json, write_table
-from hetacumn.common.point_groups import GROUP_NAMES, is_group
+from hetacumn.common.point_groups import group_name
 from hetacumn.common.run_files import read_json
-from hetacumn.common.settings import check_fields, check_seed
+from hetacumn.common.settings import check_seed
 from hetacumn.io.mrc import write_mrc
 from hetacumn.io.particle_table import read_row_numbers
 from hetacumn.particles.metadata import Poses
@@ -74,7 +74,7 @@ class ReconstructionSettings:
     symmetry: str = "C1"
 
     def __post_init__(self) -> None:
-        check_fields(self, symmetry=(is_group(self.symmetry), GROUP_NAMES))
+        object.__setattr__(self, "symmetry", group_name(self.symmetry))
 
 
 @dataclass(frozen=True)

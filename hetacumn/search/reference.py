@@ -60,13 +60,15 @@ def read_cube(path: Path | str) -> tuple[Float[Tensor, "size size size"], float]
     """Read a map and its voxel size in Å.
 
     Raises:
-        HetacumnError: the file is not an MRC volume, not a cube, or has no voxel size.
+        HetacumnError: the file is not an MRC volume, not a cube, has no voxel size, or has a voxel that is not finite.
     """
     volume, voxel_A = read_mrc(path)
     if volume.ndim != 3 or len(set(volume.shape)) != 1:
         raise HetacumnError(f"{path}: {tuple(volume.shape)} voxels; expected a cube")
     if not voxel_A > 0:
         raise HetacumnError(f"{path}: voxel size {voxel_A:g} Å; expected a voxel size above 0 in the header")
+    if bad := int((~volume.isfinite()).sum()):
+        raise HetacumnError(f"{path}: {bad} voxels are NaN or infinite; expected finite densities")
     return volume, voxel_A
 
 
