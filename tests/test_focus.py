@@ -15,10 +15,12 @@ from hetacumn.ab_initio.guided import FocusedRun, guided_start
 from hetacumn.ab_initio.start import Start, Steps
 from hetacumn.cli.checks import Demand, check_particles
 from hetacumn.common.errors import HetacumnError
+from hetacumn.common.run_files import write_facts
 from hetacumn.common.settings import with_settings
 from hetacumn.evaluation.scores import accuracy
 from hetacumn.io import star
-from hetacumn.io.mrc import read_volumes, write_mrc
+from hetacumn.io.mrc import read_mrc, read_volumes, write_mrc
+from hetacumn.network.checks import check_training
 from hetacumn.network.config import NetworkConfig, TrainConfig
 from hetacumn.network.model_files import load_model
 from hetacumn.network.training import TrainingJob, TrainingStack, run_method, train_stack
@@ -133,8 +135,13 @@ def test_training_keeps_the_focus_of_the_decoder(toy, focus, tmp_path):
     model = load_model(tmp_path)
     assert model.config.latent_dim == 4 and leakage(model.basis(), focus) == 0
     torch.testing.assert_close(Focus.of_run(tmp_path).mask, focus.mask)
+
+
+def test_a_mask_that_lies_in_the_folder_of_a_run_without_a_mask_has_no_effect(focus, tmp_path):
+    write_facts(tmp_path, InitialSettings("fixed").facts())
+    focus.write(tmp_path, 3.0)
     WHOLE.write(tmp_path, 3.0)
-    assert Focus.of_run(tmp_path) == WHOLE
+    assert Focus.of_run(tmp_path) == WHOLE and (tmp_path / "mask.mrc").exists()
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +180,32 @@ def test_another_mask_is_another_run(masked_run):
     _, stack, job = masked_run
     with pytest.raises(HetacumnError, match="made with other values of initial.outside_components than requested"):
         train_stack(stack, replace(job, initial=replace(job.initial, outside_components=2)))
+    check_training(job, stack.settings, stack.source, stack.folder)
+    mask, voxel_A = read_mrc(job.initial.mask)
+    write_mrc(job.initial.mask, 1 - mask, voxel_A)
+    with pytest.raises(HetacumnError, match=r"half.mrc: differs from .*run/mask.mrc, the mask of the run"):
+        check_training(job, stack.settings, stack.source, stack.folder)
+    write_mrc(job.initial.mask, mask, voxel_A)
 
 
-def test_a_mask_of_another_field_of_view_is_refused_before_preparation(masked_run, tmp_path):
-    write_mrc(tmp_path / "mask.mrc", ball(48, 0, 0.2), 4.2)
-    with pytest.raises(HetacumnError, match=r"field of view of 201.6 Å; expected 100.8 Å"):
-        check_particles(masked_run[0].parent / "posed.star", None, Demand(mask=str(tmp_path / "mask.mrc")))
+def test_the_mask_of_a_run_is_never_its_input(masked_run):
+    run, stack, job = masked_run
+    own = replace(job, initial=replace(job.initial, mask=str(run / "mask.mrc")))
+    with pytest.raises(HetacumnError, match="run/mask.mrc: the run writes this file; expected the mask in another file"):
+        check_training(own, stack.settings, stack.source, stack.folder)
+
+
+@pytest.mark.parametrize(
+    "volume, voxel_A, message",
+    [
+        (ball(48, 0, 0.2), 4.2, "field of view of 201.6 Å; expected 100.8 Å"),
+        ((radius_grid(48) < 2).float(), 2.1, "1 voxels above 0.5 at 24 voxels per side"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused_before_preparation(masked_run, tmp_path, volume, voxel_A, message):
+    write_mrc(tmp_path / "mask.mrc", volume, voxel_A)
+    with pytest.raises(HetacumnError, match=message):
+        check_particles(masked_run[0].parent / "posed.star", None, Demand(BOX, mask=str(tmp_path / "mask.mrc")))
 
 
 def test_the_python_api_hands_the_mask_on(masked_run, tmp_path):

@@ -84,7 +84,8 @@ def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_f
 
     Raises:
         HetacumnError: the file is not a particle table; a column, a row or a stack is invalid; the box is odd or larger than
-            the images; there are more classes or devices than particles; or the mask has another field of view.
+            the images; there are more classes or devices than particles; or the mask has another field of view or
+            is too small.
     """
     box = demand.box
     if box is not None and (box % 2 or box < LEAST_BOX):
@@ -112,9 +113,9 @@ def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_f
         if count > len(table):
             raise HetacumnError(f"{name} is {count}; expected at most {len(table)}, the number of particles in {path}")
     if demand.mask:
-        from hetacumn.search.focus import check_mask
+        from hetacumn.search.focus import read_mask
 
-        check_mask(demand.mask, images.field_A)
+        read_mask(demand.mask, box or largest, images.field_A / (box or largest))
     if warn_of_few and len(table) < FEW_PARTICLES:
         print(f"warning: {path}: {len(table)} particles are few; expected {FEW_PARTICLES} or more for a reliable "
               "ab initio start", file=sys.stderr)  # fmt: skip

@@ -12,15 +12,20 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from hetacumn.ab_initio.start import MODEL, START, UnfinishedStart, check_settings, load_start, saved_settings
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.run_files import read_config
+from hetacumn.io.mrc import read_mrc
 from hetacumn.network.config import TrainConfig
 from hetacumn.network.model_files import CHECKPOINT, checkpoint_settings, read_checkpoint
 from hetacumn.network.training import TrainingJob, start_settings
 from hetacumn.particles.prepared_stack import read_made_from, table_digest
 from hetacumn.particles.preprocessing import Preprocessing
+from hetacumn.search.focus import MASK, read_mask
 
+SAME_MASK = 0.01  # largest difference between the voxels of two equal masks
 REMEDY = "delete it to begin anew, or choose another folder"
 
 
@@ -39,6 +44,8 @@ def check_training(job: TrainingJob, settings: Preprocessing, source: Path | str
     out = Path(job.out)
     variants = job.config.variants()  # the images, not yet read, decide which variant applies
     job.initial.check_files(source)
+    if job.initial.mask:
+        _check_mask(Path(job.initial.mask), out / MASK)
     if job.config.warm_start or job.method == "em":
         _check_start(job, variants, settings)
     if job.method != "em" and (out / CHECKPOINT).exists():
@@ -74,6 +81,18 @@ def _check_start(job: TrainingJob, variants: tuple[TrainConfig, ...], settings: 
         found, expected = len(basis) - 1 - outside, job.config.latent_dim
         if expected not in (0, found):
             raise HetacumnError(f"{path}: the start has {found} components; expected {expected}, the value of latent_dim")
+
+
+def _check_mask(mask: Path, own: Path) -> None:
+    """Refuse a mask in the file ``own`` that the run writes, and a mask that differs from the mask of an existing run."""
+    if mask.resolve() == own.resolve():
+        raise HetacumnError(f"{own}: the run writes this file; expected the mask in another file")
+    if own.exists() and _holds_run(own.parent):
+        saved, voxel_A = read_mrc(own)
+        if not torch.allclose(read_mask(mask, len(saved), voxel_A), saved, rtol=0, atol=SAME_MASK):
+            raise HetacumnError(
+                f"{mask}: differs from {own}, the mask of the run; delete the run to begin anew, or choose another folder"
+            )
 
 
 def _differences(saved: dict, requested: dict) -> int:

@@ -45,15 +45,13 @@ class Focus:
 
     @classmethod
     def of_run(cls, out: Path | str) -> Focus:
-        """Read the focus of the run in the folder ``out``; a folder without a mask means the whole volume."""
-        path = Path(out) / MASK
-        return cls(read_mrc(path)[0], InitialSettings.of_run(out).outside_components) if path.is_file() else cls()
+        """Read the focus of the finished run in the folder ``out``; its settings tell whether it has a mask."""
+        initial = InitialSettings.of_run(out)
+        return cls(read_mrc(Path(out) / MASK)[0], initial.outside_components) if initial.mask else cls()
 
     def write(self, out: Path, voxel_A: float) -> None:
-        """Write the mask into the folder of a run, or remove the mask of an earlier run."""
-        if self.mask is None:
-            (out / MASK).unlink(missing_ok=True)
-        else:
+        """Write the mask, if there is one, into the folder of a run."""
+        if self.mask is not None:
             write_mrc(out / MASK, self.mask, voxel_A)
 
     def support(
