@@ -164,6 +164,18 @@ def test_a_mistake_is_refused_in_one_line_before_anything_is_written(refused, tm
     assert [path.name for path in tmp_path.iterdir()] == ["table.star"]
 
 
+def test_a_table_without_the_fixed_poses_of_a_model_is_refused_before_preparation(refused, tmp_path):
+    (tmp_path / "fixed").mkdir()
+    (tmp_path / "fixed/start.safetensors").touch()
+    (tmp_path / "fixed/config.json").write_text('{"initial": {"poses": "fixed"}}')
+    columns = "_rlnImageName #1\n_rlnMagnification #2\n_rlnDetectorPixelSize #3\n_rlnVoltage #4\n_rlnSphericalAberration #5\n"
+    rows = "1@stack.mrcs 10000 3.0 300 2.7\n"
+    (tmp_path / "stack.star").write_text(f"data_particles\n\nloop_\n{columns}{rows}")
+    said = refused("predict", "stack.star", "--model", "fixed", "--grade", "searched", "--out", "new")
+    assert "stack.star: no column rlnAngleRot, rlnAngleTilt, rlnAnglePsi; expected the angles of each particle" in said
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_misspelt_section_of_a_file_is_refused_with_the_nearest_name(refused, tmp_path):
     (tmp_path / "my.yaml").write_text("trian: {rate: 1}\n")
     assert "my.yaml: unknown setting trian; did you mean train?" in refused("train", "table.star", "--config", "my.yaml")

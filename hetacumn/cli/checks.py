@@ -157,9 +157,15 @@ def check_run(settings: Mapping, particles: Path, out: Path, prepared: Path | No
     check_training(job, Preprocessing.from_params(complete["stack"]), particles, prepared or out / "prepared")
 
 
-def check_prediction(model: Path, grade: str, classes: int | None, like: Path | None) -> None:
-    """Raise :class:`HetacumnError` if an option of a prediction is invalid, or a folder lacks a required file."""
-    from hetacumn.prediction.request import EarlierPrediction, PredictionRequest, model_digest
+def check_prediction(particles: Path, model: Path, grade: str, classes: int | None, like: Path | None) -> None:
+    """Check the options of a prediction.
+
+    Raises:
+        HetacumnError: an option is invalid, a folder lacks a required file, or the table ``particles`` lacks the angles that a
+            model at fixed poses needs.
+    """
+    from hetacumn.prediction.request import FITTED, EarlierPrediction, PredictionRequest, model_digest
+    from hetacumn.search.initial import InitialSettings
 
     try:
         PredictionRequest(grade, classes, like)
@@ -169,6 +175,8 @@ def check_prediction(model: Path, grade: str, classes: int | None, like: Path | 
         check_holds(model, ("start.safetensors",), "an ab initio start", "hetacumn train, or another --model")
     else:
         check_holds(model, ("model.safetensors",), "a trained model", "hetacumn train, or another --model")
+    if grade in FITTED and (initial := InitialSettings.of_run(model)).poses == "fixed":
+        initial.check_angles(particles)
     if like is not None:
         check_holds(like, ANSWER_FILES, "predictions", "hetacumn predict")
         EarlierPrediction.read(like, model_digest(model, grade), grade)

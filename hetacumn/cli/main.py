@@ -136,7 +136,7 @@ def predict(
     """Predict pose, class and conformation of every particle."""
     check_is_file(particles, TABLE)
     settings = collect_settings(config, set_, {}, ("stack",))
-    check_prediction(model or out, grade, classes, like)
+    check_prediction(particles, model or out, grade, classes, like)
     check_trained_box(model or out, (settings.get("stack") or {}).get("box"))
     check_folders(out=out, prepared=prepared)
     check_devices(device, devices)

@@ -168,7 +168,11 @@ def export(
     check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     answer = open_answer(folder, prepared)
     paths = export_particles(answer, to, rows, class_, min_gain, symmetry)
-    say_next(to.parent, ["train", paths[0], "--data-dir", answer.stack.stack_folder, "--out", f"{to}_trained"])
+    if symmetry.upper() == "C1":
+        follows = ["train", paths[0], "--data-dir", answer.stack.stack_folder, "--out", f"{to}_trained"]
+    else:  # an expanded table names each image several times; training refuses it
+        follows = ["reconstruct", folder, "--symmetry", symmetry]
+    say_next(to.parent, follows)
 
 
 def mask(

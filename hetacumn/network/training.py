@@ -236,8 +236,8 @@ class TrainingJob:
     def __post_init__(self) -> None:
         if self.initial.mask and (group := self.config.ab_initio.consensus.symmetry) != "C1":
             raise HetacumnError(
-                f"mask is {self.initial.mask!r} with symmetry {group}; expected C1 with a mask; hetacumn export --symmetry "
-                f"{group} writes all equivalent poses of the particles"
+                f"mask is {self.initial.mask!r} with symmetry {group}; expected C1 with a mask; the predictions of a run "
+                f"with symmetry {group} contain one of the equivalent poses of each particle"
             )
         if self.initial.mask and self.method != "em":
             network = self.config.network

@@ -193,7 +193,7 @@ def train(
         given = merged({"settings": given, "symmetry": {"ab_initio": {"consensus": {"symmetry": symmetry}}}})
     check_determined(given)
     complete = with_settings(config or TrainConfig(), merged({"settings": given, "classes": own}), "train.")
-    known = {"poses": poses, "reference": str(reference), "lowpass_A": lowpass_A, "mask": str(mask)}
+    known = {"poses": poses, "reference": str(reference or ""), "lowpass_A": lowpass_A, "mask": str(mask or "")}
     initial = InitialSettings.from_params({"initial": known})
     job, request = TrainingJob("hetacumn", complete, out, share, initial=initial), DeviceRequest(device, devices)
     request.check()

@@ -96,12 +96,16 @@ class InitialSettings:
 
             read_cube(self.reference)
         if self.takes_poses:
-            from hetacumn.io.star import ANGLES, read_table
+            self.check_angles(path)
 
-            table = read_table(Path(path))
-            if missing := [column for column in ANGLES if not table.has(column)]:
-                names = ", ".join(missing)
-                raise HetacumnError(f"{path}: no column {names}; expected the angles of each particle for poses {self.poses!r}")
+    def check_angles(self, path: Path | str) -> None:
+        """Raise :class:`HetacumnError` if the particle table ``path`` lacks angles."""
+        from hetacumn.io.star import ANGLES, read_table
+
+        table = read_table(Path(path))
+        if missing := [column for column in ANGLES if not table.has(column)]:
+            names = ", ".join(missing)
+            raise HetacumnError(f"{path}: no column {names}; expected the angles of each particle for poses {self.poses!r}")
 
 
 @dataclass(frozen=True)
