@@ -156,6 +156,7 @@ def test_a_wrong_setting_is_refused_without_the_imports_of_training(tmp_path):
     (["simulate", "adk", "--set", "datasets=3"], "--set datasets=3: datasets is 3; expected a mapping of names to values"),
     (["simulate", "adk", "--set", "datasets.adk=3"], "datasets.adk is 3; expected a mapping of names to values"),
     (["report", ".", "--motions", "0"], "Invalid value for '--motions'"),
+    (["mask", "table.star", "--threshold", "1", "--soft", "-1"], "Invalid value for '--soft'"),
     (["explore", ".", "--port", "99999"], "Invalid value for '--port'"),
     (["run"], "hetacumn run: the following arguments are required: notebook; expected hetacumn run"),
 ])  # fmt: skip

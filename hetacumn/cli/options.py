@@ -96,8 +96,8 @@ Map = Annotated[Path, Argument(help="MRC file of a map of the molecule.", show_d
 Threshold = Annotated[float | None, _option("The region is the density above it.", metavar="DENSITY", default="none")]
 Sphere = Annotated[tuple[float, float, float, float] | None, _option(
     "The region is in this sphere, in Å.", metavar="X Y Z RADIUS", default="none")]  # fmt: skip
-Extend = Annotated[float, Option(help="Distance in Å by which the mask exceeds the region.")]
-Soft = Annotated[float, Option(help="Width of the soft edge in Å.")]
+Extend = Annotated[float, Option(help="Distance in Å by which the mask exceeds the region.", min=0)]
+Soft = Annotated[float, Option(help="Width of the soft edge in Å.", min=0)]
 MaskFile = Annotated[Path, Option(help="File for the mask.")]
 
 Count = Annotated[int | None, _option("Number of particles.", "--particles", default="as in the dataset")]
