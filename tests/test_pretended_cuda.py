@@ -16,7 +16,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 from toys import hinged, make_toy
 from tqdm import tqdm
 
-from hetacumn.ab_initio import routes, subspace_fit
+from hetacumn.ab_initio import subspace_fit
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.routes import AbInitioRun
 from hetacumn.ab_initio.start import Start, Steps
@@ -196,9 +196,9 @@ def make_run(toy, mode, monkeypatch, request):
 
     monkeypatch.setattr(AbInitioRun, "_clusters", clusters)
     for module, name in (
-        (routes, "place_volume"),
-        (routes, "place_core"),
+        (clusters_module, "place_volume"),
         (clusters_module, "place_core"),
+        (clusters_module, "place_either_hand"),
         (clusters_module, "settle_hand"),
     ):
         monkeypatch.setattr(module, name, identity)

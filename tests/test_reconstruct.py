@@ -278,7 +278,7 @@ def test_the_command_reconstructs_a_selection_and_refuses_both_choices(simulated
     assert main([*common, "--class", "1", "--rows", str(answer / "rows.txt")]) == 2
     assert "--class and --rows given; expected at most one of --class, --rows, --motion" in capfd.readouterr().err
     assert main([*common, "--motion", "1"]) == 2
-    assert "--mask or --no-refine given with --motion" in capfd.readouterr().err
+    assert "--mask, --no-refine or --symmetry given with --motion" in capfd.readouterr().err
     assert main([*common, "--class", "9"]) == 2
     assert "class 9 has no particles; expected one of the classes 1 to 2" in capfd.readouterr().err
     assert main([*common, "--rows", str(answer / "rows.txt"), "--box", "48", "--local-resolution"]) == 0

@@ -283,7 +283,7 @@ def test_the_arms_of_the_spliceosome_move_independently():
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ({"structure": "hsp90"}, "adk, complexes, igg, ribosome, spliceosome"),
+        ({"structure": "hsp90"}, "adk, complexes, igg, ribosome, ring, spliceosome"),
         ({"structure": "igg"}, "fab_deg or linkers"),
         ({"structure": "igg", "fab_deg": 90}, "list of numbers"),
         ({"structure": "igg", "linkers": [3]}, "expected a number"),

@@ -309,7 +309,7 @@ def test_a_run_uses_its_own_start_or_that_of_another_run(toy, start, tmp_path, m
 def test_an_interrupted_start_continues_after_its_last_finished_step(toy, tmp_path, monkeypatch, capsys):
     config = replace(TINY, ab_initio=read_settings(AbInitioConfig, {
         "consensus": {"restarts": 1, "steps": 6, "grids": [[1, 6], [1, 6]]}, "classes": {"steps": 6, "grids": [[1, 6]]},
-        "grid": {"rotations": [1, 6], "extent": 0.0}, "subspace_steps": 3, "batch": 20,
+        "grid": {"rotations": [1, 6], "extent": 0.0}, "subspace_steps": 3, "batch": 20, "routes": ["classes", "consensus"],
     }))  # fmt: skip
     run_method("em", TrainingStack(toy.data, 7.5), config, tmp_path / "whole")
 

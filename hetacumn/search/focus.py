@@ -45,8 +45,8 @@ class Focus:
 
     @classmethod
     def of_run(cls, out: Path | str) -> Focus:
-        """Read the focus of the finished run in the folder ``out``; its settings tell whether it has a mask."""
-        initial = InitialSettings.of_run(out)
+        """Read the focus of the model in the folder ``out``; its ``config.json``, if present, tells whether it has a mask."""
+        initial = InitialSettings.of_run(out) if (Path(out) / "config.json").is_file() else InitialSettings()
         return cls(read_mrc(Path(out) / MASK)[0], initial.outside_components) if initial.mask else cls()
 
     def write(self, out: Path, voxel_A: float) -> None:
