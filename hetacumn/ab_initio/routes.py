@@ -117,8 +117,7 @@ class AbInitioRun:
 
     def _once(self, name: str, make: Callable[[], Tensors]) -> Tensors:
         """Run the step ``make`` and return its result, or restore the kept result; see :meth:`Steps.once`."""
-        made = self.steps.once(name, make, self.generator, self.progress)
-        return {key: value.to(self.data.y.device) for key, value in made.items()}
+        return self.steps.once(name, make, self.generator, self.progress, self.data.y.device)
 
     def _consensus(self, guess: Float[Tensor, "box box box"] | None = None) -> Tensors:
         return {"volume": consensus(self.data[self.fit], self.config, self.generator, self.progress, guess)}

@@ -140,8 +140,18 @@ class Steps:
         """Return the name under which a step is kept."""
         return step if step in SHARED_STEPS else self.label + step
 
-    def once(self, step: str, make: Callable[[], Tensors], generator: torch.Generator, progress: tqdm) -> Tensors:
-        """Run ``make`` and keep its tensors, or restore kept tensors with the states of ``generator`` and ``progress``."""
+    def once(
+        self,
+        step: str,
+        make: Callable[[], Tensors],
+        generator: torch.Generator,
+        progress: tqdm,
+        device: torch.device | str = "cpu",
+    ) -> Tensors:
+        """Run ``make`` and keep its tensors, or restore kept tensors with the states of ``generator`` and ``progress``.
+
+        Kept tensors are restored to ``device``.
+        """
         kept = self.done.get(self.name(step))
         if kept is None:
             made = make()
@@ -149,7 +159,7 @@ class Steps:
                 done = torch.tensor([progress.n, progress.total])
                 self.keep(self.name(step), {**made, "random": generator.get_state(), "steps": done})
             return made
-        made = dict(kept)
+        made = {name: value.to(device) for name, value in kept.items()}
         generator.set_state(made.pop("random").cpu())
         at, progress.total = made.pop("steps").tolist()
         progress.update(at - progress.n)

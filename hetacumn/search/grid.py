@@ -39,7 +39,7 @@ def pose_grid(nside: int, turns: int) -> Float[Tensor, "{12*nside**2*turns} 3 3"
 def unique_poses(nside: int, turns: int, group: Float[Tensor, "g 3 3"]) -> Float[Tensor, "r 3 3"]:
     """Return the poses of a :func:`pose_grid` in the asymmetric unit of a point group, or within half a step outside it."""
     rotations = pose_grid(nside, turns).to(group)
-    return rotations[asymmetric_unit(rotations, group, VIEW_STEP_DEG / nside / 2)]
+    return rotations if len(group) == 1 else rotations[asymmetric_unit(rotations, group, VIEW_STEP_DEG / nside / 2)]
 
 
 def shift_grid(extent_px: float, steps: int) -> Float[Tensor, "{steps**2} 2"]:
