@@ -135,7 +135,7 @@ class Bench:
         self.save(method, poses, per_image, z)
         return {
             **self.areas(per_image, per_conformation),
-            **self.compare_spaces(truth, z),
+            **self.compare_spaces(truth, self.space(truth), z),
             **self.partition(found, truth),
             **cost,
         }
@@ -160,7 +160,7 @@ class Bench:
         seconds, device = time.perf_counter() - began, device_name(regression.device)
         return {
             **self.areas(own, own),
-            **self.compare_spaces(truth, space),
+            **self.compare_spaces(truth, space, space),
             **self.partition(exact, truth),
             "seconds": seconds,
             "device": device,
@@ -180,9 +180,9 @@ class Bench:
         states = load_states(self.chosen.molecule, project_root() / "data")
         return conformation_space(states, self.known.volumes, truth.classes)
 
-    def compare_spaces(self, truth: Truth, z: Float[Tensor, "n q"]) -> dict:
+    def compare_spaces(self, truth: Truth, true: Float[Tensor, "n d"], z: Float[Tensor, "n q"]) -> dict:
         rows = np.arange(len(z))[:: -(-len(z) // MOST_COMPARED)]
-        true, z, poses = self.space(truth)[rows], z[rows], truth.rotations.flatten(1)[rows]
+        true, z, poses = true[rows], z[rows], truth.rotations.flatten(1)[rows]
         return {
             f"neighbourhood_{NEIGHBOURS}": neighbourhood_similarity(true, z, min(NEIGHBOURS, len(rows) - 1)),
             "imbalance_true_to_z": information_imbalance(true, z),

@@ -6,19 +6,16 @@ import cryobench
 import numpy as np
 import pandas as pd
 import pytest
-import simulated_runs
 import torch
 from cryobench_sets import BOX, PIXEL_A, assembly_states, read_set
+from stand_ins import record_runs
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import write_json
-from hetacumn.compute.launching import DeviceRequest
 from hetacumn.io.mrc import read_volumes, write_volumes
-from hetacumn.network.training import TrainingJob
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.physics.fourier import crop_volumes
-from hetacumn.prediction.predict import PredictionJob
 from hetacumn.simulation.structures import load_states
 from hetacumn.simulation.truth import Truth
 
@@ -41,20 +38,13 @@ def answer_truth(stack: PreparedStack, out: Path) -> None:
 @pytest.fixture
 def runs(monkeypatch) -> list[str]:
     """Replace training and prediction by :func:`answer_truth`; return a line for each of them that ran."""
-    ran: list[str] = []
-
-    def train_stack(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest) -> None:
-        ran.append(f"train {job.method} at {stack.box} px, {job.config.classes} classes, poses {job.initial.poses}")
-
-    def run_prediction(stack: PreparedStack, job: PredictionJob, devices: DeviceRequest) -> None:
-        ran.append(f"predict {job.request.grade} by {Path(job.model).name} in {Path(job.out).name}")
-        answer_truth(stack, Path(job.out))
-
-    monkeypatch.setattr(simulated_runs, "train_stack", train_stack)
-    monkeypatch.setattr(simulated_runs, "run_prediction", run_prediction)
-    monkeypatch.setattr(cryobench, "use_one_thread", lambda: None)
-    monkeypatch.chdir(ROOT)
-    return ran
+    return record_runs(
+        monkeypatch,
+        [cryobench],
+        answer_truth,
+        lambda stack, job: f"train {job.method} at {stack.box} px, {job.config.classes} classes, poses {job.initial.poses}",
+        lambda job: f"predict {job.request.grade} by {Path(job.model).name} in {Path(job.out).name}",
+    )
 
 
 @needs_data

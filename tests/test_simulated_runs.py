@@ -11,17 +11,15 @@ import simulated_runs
 import states
 import stop_sign
 import torch
+from stand_ins import record_runs
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import write_json
-from hetacumn.compute.launching import DeviceRequest
 from hetacumn.evaluation.bound import Bound
 from hetacumn.evaluation.tables import has_rows, replace_rows
 from hetacumn.io.mrc import read_volumes, write_volumes
-from hetacumn.network.training import TrainingJob
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
-from hetacumn.prediction.predict import PredictionJob
 from hetacumn.simulation.settings import Realism, Simulation
 from hetacumn.simulation.truth import Truth
 
@@ -45,21 +43,15 @@ def answer_truth(stack: PreparedStack, out: Path) -> None:
 @pytest.fixture
 def runs(monkeypatch) -> list[str]:
     """Replace training and prediction by :func:`answer_truth`; return a line for each of them that ran."""
-    ran: list[str] = []
-
-    def train_stack(stack: PreparedStack, job: TrainingJob, devices: DeviceRequest) -> None:
-        ran.append(f"train {job.method}, {job.config.classes} classes, share {job.share}, {job.config.ab_initio.routes[0]}")
-
-    def run_prediction(stack: PreparedStack, job: PredictionJob, devices: DeviceRequest) -> None:
-        ran.append(f"predict {job.request.grade}")
-        answer_truth(stack, Path(job.out))
-
-    monkeypatch.setattr(simulated_runs, "train_stack", train_stack)
-    monkeypatch.setattr(simulated_runs, "run_prediction", run_prediction)
-    for script in (realistic, mixtures, states, stop_sign):
-        monkeypatch.setattr(script, "use_one_thread", lambda: None)
-    monkeypatch.chdir(ROOT)
-    return ran
+    return record_runs(
+        monkeypatch,
+        [realistic, mixtures, states, stop_sign],
+        answer_truth,
+        lambda stack, job: (
+            f"train {job.method}, {job.config.classes} classes, share {job.share}, {job.config.ab_initio.routes[0]}"
+        ),
+        lambda job: f"predict {job.request.grade}",
+    )
 
 
 def files(folder: Path) -> list[str]:

@@ -34,6 +34,7 @@ from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.rotations import agreeing
 from hetacumn.physics.volumes import recentred
+from hetacumn.search.clusters import align_volumes
 from hetacumn.search.grid import search_grid
 from hetacumn.search.refinement import Tangent, climb, search_volume
 from hetacumn.search.state import State
@@ -98,12 +99,12 @@ class Division:
         """Fit ``config.volumes`` volumes to all images, from random noise, by EM at increasing resolution.
 
         Each EM weighs all poses and volumes by their posterior. The volume ``consensus`` centres the images, and the fitted
-        volumes centre them again after each EM, so that EM takes no shifts.
+        volumes centre them again after each EM, so that EM takes no shifts. The volumes are aligned.
         """
         volumes, _ = self._from_noise(consensus)
         for schedule in (self.config.division.together, self.config.soft):
             volumes, _ = self._centre(self._em(self.fit, volumes, schedule, 0.0))
-        return volumes
+        return align_volumes(volumes, self.generator, independent=True)
 
     def _from_noise(
         self, consensus: Float[Tensor, "box box box"]

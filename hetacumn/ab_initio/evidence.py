@@ -29,13 +29,14 @@ def is_significant(gain: Float[Tensor, " m"], errors: float = 2.0) -> bool:
 
 
 def weighed_evidence(
-    data: Observations, volumes: Float[Tensor, "v box box box"], config: AbInitioConfig
+    data: Observations, volumes: Float[Tensor, "v box box box"], config: AbInitioConfig, radius: float
 ) -> Float[Tensor, " n"]:
     """Compute the log evidence of each image: the log of its mean likelihood over all poses of the grid and all volumes.
 
-    The result has no constant per image, see :func:`~hetacumn.search.grid.search_grid`.
+    ``radius`` is the Fourier radius in cycles per pixel. The result has no constant per image, see
+    :func:`~hetacumn.search.grid.search_grid`.
     """
-    band = data.within(config.division.together.radius[1] * data.plane.box)
+    band = data.within(radius * data.plane.box)
     return search_grid(band, volumes, *config.poses(data.plane.box, volumes.device), padding=config.padding).log_evidence
 
 
@@ -45,11 +46,11 @@ def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], conf
     If the grid is too small, images that are off centre get wrong poses and then form classes of their own. A grid that is too
     large costs time. All grids have the same spacing. The function stops at the first factor without a significant gain.
     """
-    band = data.evenly_spaced(SAMPLE).within(config.consensus.radius[1] * data.plane.box)
+    sample = data.evenly_spaced(SAMPLE)
 
     def evidence(factor: int) -> Float[Tensor, " m"]:
-        rotations, shifts = config.with_extent(factor * config.grid.extent).poses(data.plane.box, volume.device)
-        return search_grid(band, volume[None], rotations, shifts, padding=config.padding).log_evidence
+        wider = config.with_extent(factor * config.grid.extent)
+        return weighed_evidence(sample, volume[None], wider, config.consensus.radius[1])
 
     best, highest = 1, evidence(1)
     for factor in range(2, LARGEST_FACTOR + 1):

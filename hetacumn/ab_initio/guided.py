@@ -47,7 +47,6 @@ from hetacumn.particles.observations import Observations
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import soft_sphere
 from hetacumn.reconstruction.back_projection import back_project
-from hetacumn.search.focus import WHOLE
 from hetacumn.search.initial import InitialData
 from hetacumn.search.pose_prior import Near, PosePrior, climb_near, fit_prior, nearest_copies
 from hetacumn.search.reference import Reference, explained_share, prepare_reference
@@ -99,8 +98,8 @@ def _begin_posed(
     generator, is_fixed = torch.Generator().manual_seed(seed), initial.settings.poses == "fixed"
     total = config.subspace_steps * (3 if is_fixed else 3 + ROUNDS)
     with tqdm(total=total, desc="start from given poses", mininterval=5) as progress:
-        kind = PosedRun if initial.focus is None else FocusedRun
-        yield kind(data, config, generator, progress, steps, initial.focus or WHOLE, given=given, is_fixed=is_fixed)
+        kind = PosedRun if initial.focus.mask is None else FocusedRun
+        yield kind(data, config, generator, progress, steps, initial.focus, given=given, is_fixed=is_fixed)
 
 
 @dataclass(kw_only=True)

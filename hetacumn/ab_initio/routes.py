@@ -41,7 +41,7 @@ from hetacumn.particles.observations import Observations, low_power, strong_imag
 from hetacumn.physics.rotations import distance_deg
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.symmetry import symmetry_rotations
-from hetacumn.search.clusters import Clusters, align_conformations, align_independent, align_volumes, find_clusters
+from hetacumn.search.clusters import Clusters, align_conformations, align_volumes, find_clusters
 from hetacumn.search.competing_poses import Candidates, search_competing
 from hetacumn.search.focus import WHOLE, Focus
 from hetacumn.search.grid import search_grid
@@ -100,7 +100,8 @@ class AbInitioRun:
 
     def _weighed_evidence(self, start: Start) -> Float[Tensor, " m"]:
         """Compute the log-likelihood of each held-out image under the volumes of a start, with all poses weighed."""
-        return weighed_evidence(self.data[self.held], self._clusters(start).volumes, self.config)
+        volumes, radius = self._clusters(start).volumes, self.config.division.together.radius[1]
+        return weighed_evidence(self.data[self.held], volumes, self.config, radius)
 
     def compare_held(self, start: Start, z: Float[Tensor, "k q"]) -> Float[Tensor, "m k"]:
         """Compute the log-likelihood of held-out images at their best poses under the volume at each latent."""
@@ -145,10 +146,10 @@ class AbInitioRun:
         return config.volumes > 1 and config.brightness == "faint" and poses_are_open(self.data, first[None], config)
 
     def _fit_noise(self, first: Float[Tensor, "box box box"]) -> Float[Tensor, "k box box box"]:
-        """Fit the volumes of the route ``noise``, align them, and widen the shift grid if the images ask for it."""
+        """Fit the volumes of the route ``noise``, and widen the shift grid if the images ask for it."""
         found = self._once("volumes from noise", lambda: {"volumes": self.division().weighed_from_noise(first)})
         self._widen(found["volumes"][0], "shift extent, volumes from noise")
-        return align_independent(found["volumes"], self.generator)
+        return found["volumes"]
 
     def _follow(self, route: str, volumes: Float[Tensor, "k box box box"]) -> Start:
         """Follow a route to a subspace, from the consensus volume or, on the route ``noise``, from its volumes."""

@@ -121,12 +121,12 @@ def check_particles(path: Path, data_dir: Path | None, demand: Demand, warn_of_f
               "ab initio start", file=sys.stderr)  # fmt: skip
 
 
-def check_symmetry(name: str) -> None:
-    """Raise :class:`HetacumnError` if ``name`` is not the name of a point group."""
+def check_symmetry(name: str) -> str:
+    """Return the name of a point group in capital letters. Raises :class:`HetacumnError` if ``name`` is no such name."""
     from hetacumn.common.point_groups import group_name
 
     try:
-        group_name(name)
+        return group_name(name)
     except HetacumnError as error:  # the message starts with the name of the option
         raise HetacumnError(f"--{error}") from None
 

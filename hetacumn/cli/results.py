@@ -164,11 +164,11 @@ def export(
         raise HetacumnError("expected --rows, or at least one of --class and --min-gain")
     if rows is not None:
         check_is_file(rows, "a text file of row numbers")
-    check_symmetry(symmetry)
+    symmetry = check_symmetry(symmetry)
     check_holds(folder, ANSWER_FILES, "predictions", "hetacumn predict")
     answer = open_answer(folder, prepared)
     paths = export_particles(answer, to, rows, class_, min_gain, symmetry)
-    if symmetry.upper() == "C1":
+    if symmetry == "C1":
         follows = ["train", paths[0], "--data-dir", answer.stack.stack_folder, "--out", f"{to}_trained"]
     else:  # an expanded table names each image several times; training refuses it
         follows = ["reconstruct", folder, "--symmetry", symmetry]

@@ -44,7 +44,6 @@ from hetacumn.network.trainer import Trainer
 from hetacumn.particles.observations import Observations, StackFingerprint, observe
 from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.preprocessing import Preprocessing
-from hetacumn.search.focus import WHOLE
 from hetacumn.search.initial import InitialData, InitialSettings, pose_change
 
 MISFIT_SAMPLE = 4000  # particles from which ``misfit_limit`` is estimated
@@ -104,7 +103,7 @@ def run_method(
         tqdm.write(f"{out / MODEL}: trained already with these settings; delete it to train again")
         return
     if group.is_leader:
-        (stack.initial.focus or WHOLE).write(out, pixel_A)
+        stack.initial.focus.write(out, pixel_A)
     if config.warm_start or method == "em":
         for turn in (group.is_leader, not group.is_leader):  # other ranks load the start of rank 0
             if turn:
@@ -154,7 +153,7 @@ def find_or_make_start(stack: TrainingStack, config: TrainConfig, out: Path, sta
         if not start:
             check_settings(path, settings, requested)
             under_way.remove()
-        found = len(begin.basis) - 1 - (stack.initial.focus or WHOLE).outside
+        found = len(begin.basis) - 1 - stack.initial.focus.outside
         if config.latent_dim not in (0, found):
             expected = f"{config.latent_dim}, the value of latent_dim"
             raise HetacumnError(f"{path}: the start has {found} components; expected {expected}")
@@ -197,7 +196,7 @@ def train_network(
     """
     torch.manual_seed(config.seed)
     data = stack.data
-    trainer = Trainer(data, config, out, start, group, stack.initial.focus or WHOLE)
+    trainer = Trainer(data, config, out, start, group, stack.initial.focus)
     trainer.run()
     if not group.is_leader:
         return trainer.seconds

@@ -63,18 +63,22 @@ def find_clusters(
     return Clusters(labels, centres, volumes_at(centres, basis), counts)
 
 
-def align_volumes(volumes: Float[Tensor, "k box box box"], generator: torch.Generator) -> Float[Tensor, "k box box box"]:
-    """Align volumes to the first one by their common rigid body, in the hand of the highest correlation."""
-    first = volumes[0]
-    placed = [place_core(volume, first, place_volume(volume, first), generator).apply(volume) for volume in volumes[1:]]
-    return torch.stack([first, *placed])
+def align_volumes(
+    volumes: Float[Tensor, "k box box box"], generator: torch.Generator, independent: bool = False
+) -> Float[Tensor, "k box box box"]:
+    """Align volumes to the first one by their common rigid body.
 
-
-def align_independent(volumes: Float[Tensor, "k box box box"], generator: torch.Generator) -> Float[Tensor, "k box box box"]:
-    """Align volumes that were fitted independently, each in either hand, to the first one by their common rigid body."""
-    first = volumes[0]
-    placed = [place_either_hand(volume, first, generator).apply(volume) for volume in volumes[1:]]
-    return torch.stack([first, *placed])
+    The hand is that of the highest correlation. If the fits of the volumes were ``independent``, so that each volume may have
+    either hand, the common rigid body decides (:func:`~hetacumn.physics.alignment.place_either_hand`).
+    """
+    first, aligned = volumes[0], [volumes[0]]
+    for volume in volumes[1:]:
+        if independent:
+            place = place_either_hand(volume, first, generator)
+        else:
+            place = place_core(volume, first, place_volume(volume, first), generator)
+        aligned.append(place.apply(volume))
+    return torch.stack(aligned)
 
 
 def align_conformations(

@@ -108,6 +108,12 @@ class InitialSettings:
             raise HetacumnError(f"{path}: no column {names}; expected the angles of each particle for poses {self.poses!r}")
 
 
+def _whole() -> Focus:
+    from hetacumn.search.focus import WHOLE
+
+    return WHOLE
+
+
 @dataclass(frozen=True)
 class InitialData:
     """The initial information of a start, for its images.
@@ -115,13 +121,13 @@ class InitialData:
     - ``settings``: the settings of the information.
     - ``poses``: the given poses of the images; None if the start searches the poses.
     - ``reference``: the reference map, or None.
-    - ``focus``: the focus on the mask, or None without a mask.
+    - ``focus``: the region in which the conformation varies.
     """
 
     settings: InitialSettings = field(default_factory=InitialSettings)
     poses: Poses | None = None
     reference: Reference | None = None
-    focus: Focus | None = None
+    focus: Focus = field(default_factory=_whole)
 
     @classmethod
     def read(cls, settings: InitialSettings, stack: PreparedStack, rows: Rows, device: torch.device | str) -> InitialData:
@@ -130,7 +136,7 @@ class InitialData:
         Raises:
             HetacumnError: the particle table lacks angles, or the reference or the mask is unusable.
         """
-        poses, reference, focus = given_poses(stack, device, rows) if settings.takes_poses else None, None, None
+        poses, reference, focus = given_poses(stack, device, rows) if settings.takes_poses else None, None, _whole()
         if settings.reference:
             from hetacumn.search.reference import Reference
 
