@@ -79,22 +79,23 @@ def posterior_(
     return scores.div_(total), log_total
 
 
-def log_sum_exp_(scores: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch"]:
-    """Compute ``torch.logsumexp`` over the last dimension; the scores are overwritten."""
-    return _exponentiate_(scores, 1.0)[1]
+def log_sum_exp_(scores: Float[Tensor, ...], dims: tuple[int, ...] = (-1,)) -> Float[Tensor, ...]:
+    """Compute ``torch.logsumexp`` over ``dims``; ``exp(score - peak)`` overwrites the scores, with the maximum as peak."""
+    return _exponentiate_(scores, 1.0, dims)[1]
 
 
 def _exponentiate_(
-    scores: Float[Tensor, "*batch p"], sharpness: float
-) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch"]]:
-    """Replace scores, in place, by ``exp(sharpness · (score - peak))``.
+    scores: Float[Tensor, ...], sharpness: float, dims: tuple[int, ...] = (-1,)
+) -> tuple[Float[Tensor, ...], Float[Tensor, ...]]:
+    """Replace scores, in place, by ``exp(sharpness · (score - peak))``; the peak is the maximum over ``dims``.
 
-    Returns the sum of the new values, and the log of the sum of ``exp(sharpness · score)``. Values below ``exp(NEGLIGIBLE)``
-    are raised to this bound, because processors take ten times as long where exp underflows.
+    Returns the sum of the new values over ``dims``, which have length 1, and the log of the sum of ``exp(sharpness · score)``
+    without ``dims``. Values below ``exp(NEGLIGIBLE)`` are raised to this bound, because processors take ten times as long where
+    exp underflows.
     """
-    peak = scores.amax(dim=-1, keepdim=True)
-    total = scores.sub_(peak).mul_(sharpness).clamp_(min=NEGLIGIBLE).exp_().sum(dim=-1, keepdim=True)
-    return total, (sharpness * peak + total.log()).squeeze(-1)
+    peak = scores.amax(dim=dims, keepdim=True)
+    total = scores.sub_(peak).mul_(sharpness).clamp_(min=NEGLIGIBLE).exp_().sum(dim=dims, keepdim=True)
+    return total, (sharpness * peak + total.log()).squeeze(dims)
 
 
 @torch.no_grad()
@@ -183,13 +184,11 @@ def search_grid(
     log_volume, evidence = torch.empty(len(data), count, device=volumes.device), torch.empty(len(data), device=volumes.device)
     batch = images_at_once(batch, slices, shifts_px)
     for rows in batch_slices(len(data), batch):
-        part = data[rows]
-        score = log_likelihood(part, slices, shifts_px).unflatten(2, (count, len(rotations)))
-        per_volume = score.permute(0, 2, 1, 3).flatten(2)  # (b, v, t * r)
-        best_per_volume = per_volume.argmax(2)
-        log_volume[rows] = log_sum_exp_(per_volume)
+        score = log_likelihood(data[rows], slices, shifts_px).unflatten(2, (count, len(rotations)))  # (b, t, v, r)
+        log_volume[rows] = log_sum_exp_(score, dims=(1, 3))
         volume[rows] = log_volume[rows].argmax(1)
-        best[rows] = best_per_volume.gather(1, volume[rows, None]).squeeze(1)
+        image = torch.arange(len(score), device=volumes.device)
+        best[rows] = score[image, :, volume[rows]].flatten(1).argmax(1)  # of t * r
         evidence[rows] = torch.logsumexp(log_volume[rows], dim=1)
     poses = Poses(rotations[best % len(rotations)], shifts_px[best // len(rotations)])
     log_grid = math.log(count * len(rotations) * len(shifts_px))
