@@ -37,6 +37,7 @@ Noise
     noise, both over the whole box.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from hetacumn.run.api import Run, open, prepare, simulate, train
     from hetacumn.simulation.settings import Simulation
     from hetacumn.simulation.truth import Truth
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch puts large arrays into large pages of memory, where Linux has them
 
 __version__ = "0.2.0"
 __all__ = [

@@ -37,10 +37,10 @@ from hetacumn.baselines import cryodrgn, relion
 from hetacumn.baselines.process import find_program, run_bounded
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path
+from hetacumn.common.memory import keep_freed_memory
 from hetacumn.compute.cuda_graph import WARM_UP
 from hetacumn.compute.devices import device_name, pick_device
 from hetacumn.compute.precision import layer_dtype
-from hetacumn.compute.tuning import tune_cpu
 from hetacumn.io.mrc import write_mrc
 from hetacumn.io.stacks import new_stack
 from hetacumn.io.star import read_table
@@ -402,7 +402,7 @@ def main() -> None:
     parser.add_argument("--device", help="cpu or cuda; default: CUDA if available")
     parser.add_argument("--peers", default=".venv-peers", help="environment of `make peers`; '' to skip other programs")
     options = parser.parse_args()
-    tune_cpu()  # training and prediction do this, too
+    keep_freed_memory()  # training and prediction do this, too
     device = pick_device(options.device)
     suite = Suite(device, options.peers)
     for box in options.boxes:

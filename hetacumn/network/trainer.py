@@ -18,6 +18,7 @@ from hetacumn.ab_initio.start import Start
 from hetacumn.ab_initio.stochastic_em import smooth_noise, voxel_unit
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path
+from hetacumn.common.memory import keep_freed_memory
 from hetacumn.compute.cuda_graph import RecordedStep
 from hetacumn.compute.interruption import Interruption
 from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
@@ -107,6 +108,7 @@ class Trainer:
 
     def run(self, progress: bool = True) -> None:
         """Train to the end, from the checkpoint if one exists. SIGTERM and Ctrl-C write a checkpoint and stop."""
+        keep_freed_memory()
         began = saved = time.perf_counter()
         before = self.seconds
         with (

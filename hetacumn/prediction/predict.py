@@ -15,12 +15,12 @@ import torch
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import make_folder, write_json
-from hetacumn.common.memory import peak_memory_mb
+from hetacumn.common.memory import keep_freed_memory, peak_memory_mb
 from hetacumn.common.provenance import git_commit
 from hetacumn.common.run_files import read_run
 from hetacumn.compute.launching import ONE_DEVICE, DeviceRequest, launch, run_process
+from hetacumn.compute.precision import multiply_by_onednn
 from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
-from hetacumn.compute.tuning import tune_cpu
 from hetacumn.io.mrc import write_volumes
 from hetacumn.network.model_files import TrainedModel, load_model
 from hetacumn.particles.predictions import Predictions
@@ -61,7 +61,8 @@ def predict_stack(
         HetacumnError: the stack does not fit the model (box, pixel size, number of classes), has fewer particles than
             ``group`` has processes, or lacks the angles that fixed poses need.
     """
-    tune_cpu()
+    keep_freed_memory()
+    multiply_by_onednn()
     out = make_folder(out)
     trained = load_em(model, device) if request.grade == "searched" else load_model(model, device)
     _check_images(stack, trained, model)
