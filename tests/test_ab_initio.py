@@ -23,6 +23,7 @@ from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import low_power, signal_nats, strong_images
 from hetacumn.physics.alignment import Placement, place_core, place_either_hand, place_volume, settle_hand
 from hetacumn.physics.fsc import fsc
+from hetacumn.physics.half_plane import HalfPlane
 from hetacumn.physics.rotations import MIRROR, Frame, distance_deg, random_rotations, turn
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import low_passed, rotate, soft_sphere
@@ -436,3 +437,26 @@ def test_strong_images_change_no_fit_and_no_cluster(blobs, device):
     assert (
         accuracy(found.labels[:96], torch.arange(96) % 2) == 1 and found.centres.abs().max() < 1.5 and found.counts.sum() == 100
     )
+
+
+def test_a_start_of_larger_images_is_the_start_of_the_cropped_images_in_the_larger_box(blobs):
+    molecules = [blobs, hinged(blobs, 60)]
+    large = make_toy(molecules, 60, 2 * BOX, 0.1).data
+    small = large.coarsened(BOX)
+    assert small.k.equal(HalfPlane(BOX).k) and small.y.equal(large.within(BOX // 2 - 1).y)
+    config = replace(BRIEF, routes=("classes",), box=BOX)
+    whole, coarse = (ab_initio(data, config, 0, log=lambda line: None) for data in (large, small))
+    assert whole.basis.shape[-1] == 2 * BOX and whole.latents.equal(coarse.latents)
+    assert whole.poses.rotations.equal(coarse.poses.rotations)
+    assert torch.allclose(whole.poses.shifts_px, 2 * coarse.poses.shifts_px)
+
+
+def test_a_resized_start_renders_the_same_images(blobs):
+    toy = make_toy([blobs, hinged(blobs, 60)], 4, BOX, 0.1)
+    start = Start(toy.basis(), toy.poses, toy.latents(), "classes", {}, 0.1)
+    larger = start.resized(2 * BOX)
+    k = HalfPlane(BOX, BOX // 2 - 2).k
+    before, after = (Slicer(one.basis)(one.poses.rotations, k) for one in (start, larger))
+    assert float((after - before).abs().square().sum()) < 1e-3 * float(before.abs().square().sum())
+    assert larger.resized(BOX).basis.allclose(start.basis, atol=0.02 * float(start.basis.max()))
+    assert larger.resized(BOX).poses.shifts_px.allclose(start.poses.shifts_px) and larger.shift_extent == start.shift_extent

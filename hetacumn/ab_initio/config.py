@@ -3,8 +3,7 @@
 The preset ``bright`` is for high-signal images, the preset ``faint`` for low-signal images. The limit between them is
 ``bright_nats``, a mean log-likelihood gain per image in nats (:func:`~hetacumn.particles.observations.signal_nats`).
 
-Methods that compute grids or read images import the modules for this work only when called. A command can therefore check its
-settings without importing these modules.
+Methods import the modules for their computations when called. A command can thus check its settings without these modules.
 """
 
 from __future__ import annotations
@@ -195,6 +194,7 @@ class AbInitioConfig:
     - ``components``: number of components of the linear subspace; 0 for ``volumes`` - 1, but at least 4. It is ``latent_dim``.
     - ``routes``: some of ``classes``, ``consensus`` and ``noise`` (if poses are open, or alone); the likelihood of held-out
       images chooses between them. Or ``independent`` alone, for different molecules.
+    - ``box``: images are Fourier-cropped to this box; larger images reach it after the start. Given poses keep the images.
     - ``held_out``: fraction of the images that no fit uses. ``padding``: zero-padding factor of volumes.
     - ``unfit_share``: the images that fit no volume are fitted alone if they are at least this fraction of all images.
     - ``division``: settings of the search for volumes that a route has missed.
@@ -206,13 +206,13 @@ class AbInitioConfig:
     - ``subspace_steps``: gradient steps of a subspace fit.
     - ``bright``, ``faint``: settings of the pose searches for a stack of high-signal images and of low-signal images.
     - ``settled``: the repeated search ends if the last search rotated less than this fraction of the images by more than 5°.
-    - ``bright_nats``: the preset is ``bright`` if the mean log-likelihood gain per image, in nats, is at least this number.
-    - ``brightness``: the preset, ``bright`` or ``faint``; ``auto`` chooses it by ``bright_nats``.
+    - ``brightness``: the preset; ``auto`` stands for ``bright`` if the mean gain per image is at least ``bright_nats``.
     """
 
     volumes: int = 4
     components: int = 4
     routes: tuple[str, ...] = ("classes", "consensus", "noise")
+    box: int = 32
     held_out: float = 0.1
     padding: float = 2.0
     unfit_share: float = 0.03
@@ -233,12 +233,11 @@ class AbInitioConfig:
 
     def __post_init__(self) -> None:
         one_molecule = len(self.routes) > 0 and set(self.routes) <= {"classes", "consensus", "noise"}
+        is_known = one_molecule or tuple(self.routes) == ("independent",)
         check_fields(
             self,
-            routes=(
-                one_molecule or tuple(self.routes) == ("independent",),
-                "classes, consensus and noise, or some of them, or independent alone",
-            ),
+            routes=(is_known, "classes, consensus and noise, or some of them, or independent alone"),
+            box=(self.box >= 16 and self.box % 2 == 0, "an even number of at least 16"),
             held_out=(0 < self.held_out <= 0.5, "a number above 0 and up to 0.5"),
             settled=(0 <= self.settled <= 1, "a number from 0 to 1"),
         )
@@ -276,7 +275,8 @@ class AbInitioConfig:
         """Return the ratio of ``bright_nats`` to the mean log-likelihood gain per image, or 1 if the ratio is smaller."""
         from hetacumn.particles.observations import signal_nats
 
-        return max(1.0, self.bright_nats / max(signal_nats(data, self.consensus.radius[1] * data.plane.box), 1e-6))
+        coarse = data.coarsened(self.box)
+        return max(1.0, self.bright_nats / max(signal_nats(coarse, self.consensus.radius[1] * coarse.plane.box), 1e-6))
 
     def with_brightness_of(self, data: Observations) -> AbInitioConfig:
         """Return the settings with ``brightness`` chosen by the images where it is ``auto``."""

@@ -29,15 +29,24 @@ def is_significant(gain: Float[Tensor, " m"], errors: float = 2.0) -> bool:
 
 
 def weighed_evidence(
-    data: Observations, volumes: Float[Tensor, "v box box box"], config: AbInitioConfig, radius: float
+    data: Observations,
+    volumes: Float[Tensor, "v box box box"],
+    poses: tuple[Float[Tensor, "r 3 3"], Float[Tensor, "t 2"]],
+    radius: float,
+    padding: float = 2.0,
 ) -> Float[Tensor, " n"]:
-    """Compute the log evidence of each image: the log of its mean likelihood over all poses of the grid and all volumes.
+    """Compute the log evidence of each image: the log of its mean likelihood over all poses of a grid and all volumes.
 
-    ``radius`` is the Fourier radius in cycles per pixel. The result has no constant per image, see
-    :func:`~hetacumn.search.grid.search_grid`.
+    ``poses`` are the rotations and shifts (pixels) of the grid, and ``radius`` is the Fourier radius in cycles per pixel. The
+    result has no constant per image, see :func:`~hetacumn.search.grid.search_grid`.
     """
-    band = data.within(radius * data.plane.box)
-    return search_grid(band, volumes, *config.poses(data.plane.box, volumes.device), padding=config.padding).log_evidence
+    return search_grid(data.within(radius * data.plane.box), volumes, *poses, padding=padding).log_evidence
+
+
+def evidence_of_soft(data: Observations, volumes: Float[Tensor, "v box box box"], config: AbInitioConfig) -> float:
+    """Compute the mean :func:`weighed_evidence` on the grid and within the radius of the last EM (``config.soft``)."""
+    poses = config.weighed_poses(data.plane.box, volumes.device)
+    return float(weighed_evidence(data, volumes, poses, config.soft.radius[1], config.padding).mean())
 
 
 def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], config: AbInitioConfig) -> int:
@@ -49,8 +58,8 @@ def choose_factor(data: Observations, volume: Float[Tensor, "box box box"], conf
     sample = data.evenly_spaced(SAMPLE)
 
     def evidence(factor: int) -> Float[Tensor, " m"]:
-        wider = config.with_extent(factor * config.grid.extent)
-        return weighed_evidence(sample, volume[None], wider, config.consensus.radius[1])
+        poses = config.with_extent(factor * config.grid.extent).poses(data.plane.box, volume.device)
+        return weighed_evidence(sample, volume[None], poses, config.consensus.radius[1], config.padding)
 
     best, highest = 1, evidence(1)
     for factor in range(2, LARGEST_FACTOR + 1):

@@ -77,7 +77,9 @@ def guided_start(
         posed = partial(_begin_posed, data, initial, initial.poses, seed)
         return start_with(posed, data, config, steps)
     if initial.reference is not None:
-        return start_with(partial(_begin_reference, data, initial.reference, seed), data, config, steps)
+        coarse = data.coarsened(config.box)
+        reference = initial.reference.resized(coarse.plane.box)
+        return start_with(partial(_begin_reference, coarse, reference, seed), coarse, config, steps).resized(data.plane.box)
     return ab_initio(data, config, seed, done=done, keep=keep)
 
 

@@ -70,7 +70,9 @@ def ab_initio(
     steps, from an interrupted run with the same images, settings and seed; the function does not repeat these steps. On a CPU
     the result is bitwise equal to the result of an uninterrupted run.
     """
-    return start_with(partial(begin, data, seed=seed), data, config, Steps(log, done or {}, keep))
+    coarse = data.coarsened(config.box)
+    start = start_with(partial(begin, coarse, seed=seed), coarse, config, Steps(log, done or {}, keep))
+    return start.resized(data.plane.box)
 
 
 @contextmanager

@@ -1,21 +1,21 @@
 """The routes of the *ab initio* start: EM of volumes at low resolution, then a linear subspace of volumes, from images alone.
 
-1. *Consensus.* Stochastic EM fits one volume from random noise in several runs; the start keeps the likeliest volume. If
+1. *Consensus.* Stochastic EM fits one volume from random noise, several times; the start keeps the likeliest volume. If
    particles are off centre, the start widens the shift grid and repeats this step (:mod:`~hetacumn.ab_initio.evidence`).
-2. *Routes.* The route ``classes`` suits large motions: EM fits K volumes, which start as the consensus times smooth random
-   fields. The route ``consensus`` suits small motions: it refines poses under the consensus first. The route
-   ``independent`` is for different molecules: EM fits K volumes from noise. Each route then alternates between two steps:
-   probabilistic PCA fits a linear subspace of volumes ``V(z) = V_0 + Σ z_j V_j``, and the pose of each image is refined under
-   its volume ``V(z)``. Conformations are aligned by the largest rigid body that they share, and get one hand.
+2. *Routes.* ``classes`` suits large motions: EM fits K volumes, which start as the consensus times smooth random fields.
+   ``consensus`` suits small motions: it refines poses under the consensus first. ``independent`` is for different molecules: EM
+   fits K volumes from noise. Each route then alternates between probabilistic PCA, which fits a linear subspace of volumes
+   ``V(z) = V_0 + Σ z_j V_j``, and the refinement of poses under the volumes ``V(z)``. Conformations are aligned by the largest
+   rigid body that they share, and get one hand.
 3. *Choice.* The log-likelihood of images held out from every fit decides between the routes.
-4. *Missed volumes.* EM of the images of each cluster alone may find volumes that the route has missed
-   (:mod:`hetacumn.ab_initio.division`). The poses and latents of all images are then inferred again, from these volumes.
-   With a symmetry, the route ``relaxed`` (:mod:`hetacumn.ab_initio.relaxation`) replaces the other routes and this step.
+4. *Missed volumes.* EM of the images of each cluster alone may find volumes that the route has missed, and the poses of all
+   images are then searched again (:mod:`~hetacumn.ab_initio.division`). With a symmetry, the route ``relaxed``
+   (:mod:`~hetacumn.ab_initio.relaxation`) replaces the other routes and this step.
 5. *Competing poses.* The likeliest grid pose of a low-signal image is often wrong. In each route, and again at the end, the
    start alternates between a competition of poses (:mod:`hetacumn.search.competing_poses`) and subspace fits.
-6. *Open poses.* Poses are open if pose posteriors are broad. Volumes that are fitted at the likeliest poses then fit noise. The
-   start therefore refits the class volumes by EM that weighs all poses of a grid. It also follows the route ``noise``: all its
-   fits, from noise, weigh all poses. The choice between the routes then uses the likelihood over all poses.
+6. *Open poses.* If pose posteriors are broad, fits at the likeliest poses fit noise. EM that weighs all poses of a grid then
+   refits the class volumes. The start also follows the route ``noise``, whose fits all weigh all poses. The likelihood over all
+   poses decides between it and the best other route.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.division import Division, search_one_by_one
-from hetacumn.ab_initio.evidence import choose_factor, weighed_evidence
+from hetacumn.ab_initio.evidence import choose_factor, evidence_of_soft
 from hetacumn.ab_initio.relaxation import Relaxation
 from hetacumn.ab_initio.start import Start, Steps, Tensors
 from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
@@ -79,29 +79,32 @@ class AbInitioRun:
         if NOISE in routes and (len(routes) == 1 or self._is_open(first)):
             volumes[NOISE] = self._fit_noise(first)
         found = {route: self._step(f"route {route}", route, partial(self._follow, route, v)) for route, v in volumes.items()}
-        evidence = self._weighed_evidence if NOISE in found else self.held_evidence
-        scores = {route: float(evidence(start).mean()) for route, start in found.items()}
+        scores = {route: float(self.held_evidence(start).mean()) for route, start in found.items()}
         for route, score in scores.items():
             self.steps.log(f"ab initio, {self.steps.label}route {route}: held-out log-likelihood {score:.2f} per image")
-        route = max(scores, key=lambda name: scores[name])
-        if route == NOISE:  # all its fits weigh all poses
-            best, self.progress.total = found[route], self.progress.n
-        else:
-            best = self._step("last fits", route, partial(self._finish, found[route]))
-            if route not in OWN_FRAMES:
-                best = self._step("division", route, partial(self._divide, best))
-            best = self._soften(best)
+        best = self._finish_best(found, max(scores, key=lambda route: (route != NOISE, scores[route])))
         return replace(best, scores=scores, shift_extent=self.config.grid.extent)
+
+    def _finish_best(self, found: dict[str, Start], route: str) -> Start:
+        """Finish a route; return it, or the start of the route ``noise`` if this explains held-out images better."""
+        if route == NOISE:
+            return found[NOISE]
+        best, held = self._step("last fits", route, partial(self._finish, found[route])), self.data[self.held]
+        if NOISE in found:
+            starts = found[NOISE], self._soften(best)
+            ours, theirs = (evidence_of_soft(held, self._clusters(one).volumes, self.config) for one in starts)
+            self.steps.log(f"ab initio, over all poses: route noise {ours:.2f} per image, route {route} {theirs:.2f}")
+            if ours > theirs:
+                self.progress.total = self.progress.n
+                return found[NOISE]
+        if route not in OWN_FRAMES:
+            best = self._step("division", route, partial(self._divide, best))
+        return self._soften(best)
 
     def held_evidence(self, start: Start) -> Float[Tensor, " m"]:
         """Compute the log-likelihood of each held-out image, with z integrated out."""
         fine, slicer = self.data.within(self.config.refine.fit * self.data.plane.box), Slicer(start.basis, self.config.padding)
         return infer_latents(fine[self.held], slicer, start.poses[self.held]).log_evidence
-
-    def _weighed_evidence(self, start: Start) -> Float[Tensor, " m"]:
-        """Compute the log-likelihood of each held-out image under the volumes of a start, with all poses weighed."""
-        volumes, radius = self._clusters(start).volumes, self.config.division.together.radius[1]
-        return weighed_evidence(self.data[self.held], volumes, self.config, radius)
 
     def compare_held(self, start: Start, z: Float[Tensor, "k q"]) -> Float[Tensor, "m k"]:
         """Compute the log-likelihood of held-out images at their best poses under the volume at each latent."""
@@ -136,8 +139,7 @@ class AbInitioRun:
         chosen = self._once(step, lambda: {"factor": torch.tensor(choose_factor(seen, volume, self.config))})
         if (factor := int(chosen["factor"])) > 1:
             self.config, box = self.config.with_extent(factor * self.config.grid.extent), self.data.plane.box
-            extent_px = self.config.grid.extent * box
-            self.steps.log(f"ab initio: particles are off centre; searching shifts up to {extent_px:.1f} of {box} px")
+            self.steps.log(f"ab initio: particles off centre; shifts up to {self.config.grid.extent * box:.1f} of {box} px")
         return factor > 1
 
     def _is_open(self, first: Float[Tensor, "box box box"]) -> bool:
@@ -217,9 +219,7 @@ class AbInitioRun:
         self.progress.total += (self.config.faint.route_fits + self.config.effort.last_fits) * self.config.subspace_steps
         found = self._finish(self._from_volumes(volumes, start.route, one_by_one=True))
         before, after = (float(self.held_evidence(one).mean()) for one in (start, found))
-        self.steps.log(
-            f"ab initio, volumes of single clusters: held-out log-likelihood {after:.2f} per image, {before:.2f} without"
-        )
+        self.steps.log(f"ab initio, volumes of single clusters: held-out log-likelihood {after:.2f}, {before:.2f} without")
         return found if after > before else start
 
     def _soften(self, start: Start) -> Start:
@@ -270,14 +270,13 @@ class AbInitioRun:
 
         The search compares the grid poses under the volumes of K clusters of z, or only the mean if ``clusters`` is false.
         """
-        steps = self.config.subspace_steps
         for turn, radius in enumerate(radii, 1):
             centres = self._clusters(start).centres if clusters else torch.zeros_like(start.latents[:1])
             state = self._search_competing(start, centres, radius)
             moved = distance_deg(state.poses.rotations, start.poses.rotations) > MOVED_DEG
-            start = self._fit(start, state.poses, radius, radius, steps)
+            start = self._fit(start, state.poses, radius, radius, self.config.subspace_steps)
             if moved.float().mean() < self.config.settled and radius >= max(radii[turn:], default=radius):
-                self.progress.update((len(radii) - turn) * steps)
+                self.progress.update((len(radii) - turn) * self.config.subspace_steps)
                 break
         return start
 

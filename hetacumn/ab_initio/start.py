@@ -16,6 +16,7 @@ from hetacumn.common.errors import HetacumnError
 from hetacumn.common.tensors import read_tensors, write_tensors
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import StackFingerprint
+from hetacumn.physics.fourier import resize_volumes
 
 Tensors = dict[str, Tensor]  # by name
 SHARED_STEPS = ("consensus", "shift extent", "consensus, wide shifts")  # steps that do not depend on the number of volumes
@@ -56,6 +57,14 @@ class Start:
     def to(self, device: torch.device | str) -> Start:
         """Copy to another device."""
         return replace(self, basis=self.basis.to(device), poses=self.poses.to(device), latents=self.latents.to(device))
+
+    def resized(self, box: int) -> Start:
+        """Return the start for images of ``box`` pixels over the same field of view: volumes are Fourier-cropped or padded."""
+        before = self.basis.shape[-1]
+        if box == before:
+            return self
+        poses = replace(self.poses, shifts_px=self.poses.shifts_px * (box / before))
+        return replace(self, basis=resize_volumes(self.basis, box) * (before / box) ** 2, poses=poses)
 
     def tensors(self) -> Tensors:
         """Return the tensors by name, without ``route``, ``scores``, ``shift_extent`` and ``number``."""

@@ -47,6 +47,16 @@ class Observations:
         m = self.plane.count(radius)
         return replace(self, y=self.y[:, :m], ctf=self.ctf[:, :m])
 
+    def coarsened(self, box: int) -> Observations:
+        """Fourier-crop the images to ``box`` pixels, with noise of unit variance; images of at most ``box`` pixels are kept.
+
+        Shifts are in pixels: those of the cropped images are smaller, by the ratio of the boxes.
+        """
+        if box >= self.plane.box:
+            return self
+        plane = HalfPlane(box, device=self.y.device)
+        return replace(self, y=self.y[:, : len(plane)], ctf=self.ctf[:, : len(plane)], plane=plane)
+
     def evenly_spaced(self, most: int) -> Observations:
         """Return at most ``most`` images, evenly spaced in the stack from the first to the last."""
         rows = torch.linspace(0, len(self) - 1, min(most, len(self)), device=self.y.device)

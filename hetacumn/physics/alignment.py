@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hetacumn.physics.fourier import crop_volumes, fft3c, ifft3c, pad_volumes
+from hetacumn.physics.fourier import crop_volumes, resize_volumes
 from hetacumn.physics.rotations import Frame, inplane, view_grid
 from hetacumn.physics.volumes import low_passed, rotate, soft_sphere
 
@@ -50,7 +50,7 @@ class Placement:
     def apply(self, volume: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
         """Resample a volume ``V`` as ``W``, by trilinear interpolation on a grid with half the voxel size."""
         box = volume.shape[-1]
-        fine = _resample(volume, 2 * box)
+        fine = resize_volumes(volume, 2 * box)
         return crop_volumes(rotate(fine, self.frame.rotation, self.frame.mirrored, 2 * self.shift_px), box)
 
 
@@ -93,13 +93,13 @@ def place_volume(
     box = reference.shape[-1]
     estimated, reference = estimated.float(), reference.float()
     coarse = min(_COARSE_BOX, box)
-    small, target = _on_fastest_device(_resample(estimated, coarse)), _on_fastest_device(_target(reference, coarse))
+    small, target = _on_fastest_device(resize_volumes(estimated, coarse)), _on_fastest_device(_target(reference, coarse))
     starts = [frame.to(small.device)] if frame is not None else _search(small, target, hands)
     fits = [_refine(small, target, Placement(start, _best_shift(small, target, start))) for start in starts]
     _, best = max(fits, key=lambda fit: fit[0])
     size = coarse
     for finer in sorted({min(_MIDDLE_BOX, box), box} - {coarse}):
-        volume, target = _on_fastest_device(_resample(estimated, finer)), _on_fastest_device(_target(reference, finer))
+        volume, target = _on_fastest_device(resize_volumes(estimated, finer)), _on_fastest_device(_target(reference, finer))
         _, best = _refine(volume, target, best.scaled(finer / size).to(volume.device))
         size = finer
     return best.to(reference.device)
@@ -131,7 +131,7 @@ def place_core(
     """
     box, device = reference.shape[-1], reference.device
     if box > _MIDDLE_BOX:
-        coarse, target = _resample(estimated, _MIDDLE_BOX), _resample(reference, _MIDDLE_BOX)
+        coarse, target = resize_volumes(estimated, _MIDDLE_BOX), resize_volumes(reference, _MIDDLE_BOX)
         start = start.scaled(_MIDDLE_BOX / box)
         start = place_core(coarse, target, start, generator, trials, degrees).scaled(box / _MIDDLE_BOX)
         trials = 0
@@ -197,19 +197,8 @@ def _robust(difference: Float[Tensor, " ..."]) -> Float[Tensor, ""]:
     return (square / (square + 0.3)).mean()
 
 
-def _resample(volume: Float[Tensor, "size size size"], box: int) -> Float[Tensor, "{box} {box} {box}"]:
-    """Fourier-crop or Fourier-pad a volume to ``box`` voxels per side, over the same field of view."""
-    size = volume.shape[-1]
-    if box <= size:
-        return crop_volumes(volume, box)
-    coefficients = fft3c(volume)
-    for dim in (-3, -2, -1):
-        coefficients.select(dim, 0).zero_()  # the frequencies at -Nyquist have no Friedel mates
-    return ifft3c(pad_volumes(coefficients, box)) * (box / size) ** 3
-
-
 def _target(reference: Float[Tensor, "size size size"], box: int) -> Float[Tensor, "{box} {box} {box}"]:
-    return _centred(_resample(reference, box) * soft_sphere(box, device=reference.device))
+    return _centred(resize_volumes(reference, box) * soft_sphere(box, device=reference.device))
 
 
 def _centred(volumes: Float[Tensor, "*batch box box box"]) -> Float[Tensor, "*batch box box box"]:

@@ -66,6 +66,17 @@ def crop_volumes(volumes: Float[Tensor, "*batch size size size"], box: int) -> F
     return (narrow @ cropped.flatten(-2)).unflatten(-1, (box, box))
 
 
+def resize_volumes(volumes: Float[Tensor, "*batch size size size"], box: int) -> Float[Tensor, "*batch {box} {box} {box}"]:
+    """Fourier-crop or Fourier-pad volumes to ``box`` voxels per side, over the same field of view; the mean density is kept."""
+    size = volumes.shape[-1]
+    if box <= size:
+        return crop_volumes(volumes, box)
+    coefficients = fft3c(volumes)
+    for dim in (-3, -2, -1):
+        coefficients.select(dim, 0).zero_()  # the frequencies at -Nyquist have no Friedel mates
+    return ifft3c(pad_volumes(coefficients, box)) * (box / size) ** 3
+
+
 def crop_large_volumes(volumes: Float[Tensor, "*batch size size size"], most: int) -> Float[Tensor, "*batch small small small"]:
     """Fourier-crop volumes of more than ``most`` voxels per side to ``most``; return smaller volumes unchanged."""
     return crop_volumes(volumes, most) if volumes.shape[-1] > most else volumes

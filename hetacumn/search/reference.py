@@ -6,7 +6,7 @@ a reference therefore keeps the hand of the reference.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 from hetacumn.io.mrc import read_mrc
 from hetacumn.particles.observations import Observations, signal_power
-from hetacumn.physics.fourier import crop_volumes
+from hetacumn.physics.fourier import crop_volumes, resize_volumes
 from hetacumn.physics.rotations import random_rotations
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import low_passed, radius_grid, recentred, soft_sphere
@@ -43,6 +43,10 @@ class Reference:
     def read(cls, path: str, lowpass_A: float, box: int, pixel_A: float) -> Reference:
         """Read a map from an MRC file, see :func:`read_map`; ``lowpass_A`` is the resolution in Å of its low-pass filter."""
         return cls(read_map(path, box, pixel_A), box * pixel_A / lowpass_A, path)
+
+    def resized(self, box: int) -> Reference:
+        """Return the reference for images of ``box`` pixels over the same field of view."""
+        return replace(self, volume=resize_volumes(self.volume, box))
 
 
 def read_map(path: Path | str, box: int, pixel_A: float) -> Float[Tensor, "{box} {box} {box}"]:
