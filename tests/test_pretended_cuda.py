@@ -155,11 +155,12 @@ def test_no_step_of_training_waits_for_the_device(trainer, mode):
 def test_no_part_of_a_forward_pass_waits_for_the_device(trainer, mode):
     model, data = trainer.model.eval(), trainer.data
     with mode, torch.no_grad():
-        tangent = model.tangent()
+        look = model.look()
         with NoWaiting():
             mean, found = model.encode(data)
             if model.feedback:
-                for state, value in (model._correct(data, found, mean, tangent), model._look_again(data, tangent)):
+                looked = look.again(data, found, mean, model.second_rounds)
+                for state, value in (model._correct(data, found, mean, look.tangent), looked):
                     assert state.device == value.device == DEVICE
     assert mean.device == found.rotations.device == DEVICE
 

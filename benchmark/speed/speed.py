@@ -287,7 +287,7 @@ class Suite:
     def inference(self, box: int, basis: Tensor, data: Observations) -> None:
         config = TrainConfig()
         model = build_model(config, box, basis.cpu(), signal_power(data)).to(self.device).eval()
-        model.set_misfit_limit(data[:500])
+        model.calibrate(data[:500])
         for grade, feedback in (("encoder", False), ("amortized", True)):
 
             def infer(feedback: bool = feedback) -> None:

@@ -84,10 +84,10 @@ class PoseEffort:
 
     - ``feedback``: rounds of decoder feedback. Preset ``bright``: from 4 hypotheses at 0.15 to 1 at 0.45. Preset ``faint``:
       from 8 at 0.2 to 1 at 0.45.
-    - ``second_look``: fraction of the images, the worst fitting ones, that prediction encodes again in rotated copies; 0 for
-      none. Preset ``bright``: 0.05. Preset ``faint``: 0.5.
-    - ``second_rounds``: rounds for images that are encoded again; the last round of ``feedback`` follows them. Both presets
-      begin with 16 hypotheses; the radii of ``faint`` are larger.
+    - ``second_look``: fraction of the images, the worst fitting ones, that prediction compares with slices on a grid of
+      rotations; 0 for none. Preset ``bright``: 0.05. Preset ``faint``: 1.
+    - ``second_rounds``: rounds of this second look; the last round of ``feedback`` follows them. The poses of the first round
+      are 4 hypotheses of the encoder and 12 poses of the grid, which is compared within the radius of this round.
     - ``alone_factor``: factor that multiplies ``alone_steps``, the number of training steps of task 2 alone. Preset ``bright``:
       1. Preset ``faint``: 3.
     """
@@ -117,12 +117,12 @@ def _are_rounds(rounds: Rounds) -> bool:
 BRIGHT = PoseEffort(
     feedback=((4, 0.15), (2, 0.2), (1, 0.35), (1, 0.45)),
     second_look=0.05,
-    second_rounds=((16, 0.15), (16, 0.15), (4, 0.2), (2, 0.25)),
+    second_rounds=((16, 0.25), (4, 0.25), (2, 0.35)),
 )
 FAINT = PoseEffort(
     feedback=((8, 0.2), (8, 0.25), (4, 0.35), (2, 0.45), (1, 0.45)),
-    second_look=0.5,
-    second_rounds=((16, 0.25), (16, 0.3), (8, 0.35), (4, 0.4)),
+    second_look=1.0,
+    second_rounds=((16, 0.3), (6, 0.4), (2, 0.45)),
     alone_factor=3.0,
 )
 

@@ -24,6 +24,9 @@ class Hypotheses:
     shifts_px: Float[Tensor, "b h 2"]
     logits: Float[Tensor, "b h"]
 
+    def __getitem__(self, rows: Int[Tensor, " c"]) -> Hypotheses:
+        return Hypotheses(self.rotations[rows], self.shifts_px[rows], self.logits[rows])
+
     def best(self) -> Poses:
         """Return the hypothesis of the highest logit of each image."""
         return self.pick(self.logits.argmax(dim=1))

@@ -8,7 +8,8 @@ describes only the conformation.
 
 *Decoder feedback* is optional: the decoder renders the likelier pose hypotheses of an image, refines them and z by Gauss-Newton
 steps, and scores which hypothesis fits best. Inference is then one forward pass through encoder and decoder. In task 1 the
-encoder learns to predict the refined pose.
+encoder learns to predict the refined pose. In a *second look*, slices of the decoder's volumes on a grid of rotations serve as
+matched filters, and propose further hypotheses.
 
 The method is from arXiv 2308.04956. Its abstract describes the two tasks, the shared encoder and decoder, and amortized
 inference; the details of the losses are this project's own.
@@ -24,6 +25,7 @@ from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
 from hetacumn.network.config import Rounds, TrainConfig
 from hetacumn.network.decoder import CoordinateDecoder, Decoder, Drawing, VoxelDecoder
 from hetacumn.network.encoder import Encoder, Hypotheses
+from hetacumn.network.feedback import FEEDBACK_HIGHEST, MOST_CENTRES, Look, adapted, cluster_means
 from hetacumn.network.losses import DrawnImages, LatentDraws, PosePrediction, Reconstruction, hypotheses_loss, kl_divergence
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
@@ -33,22 +35,21 @@ from hetacumn.search.focus import WHOLE, Focus
 from hetacumn.search.refinement import Tangent, compete, misfit
 from hetacumn.search.state import State
 
-FEEDBACK_HIGHEST = 20  # integer frequency; one forward pass needs no finer features, also at small pixels
-LAST_RADIUS = 0.45  # cycles per pixel; radius of the last round for small boxes
-
 
 class HetACUMN(nn.Module):
     """The two tasks over a shared encoder and decoder, for images with noise of unit variance.
 
-    Rounds (see :func:`~hetacumn.search.refinement.compete`) are given for small boxes; :meth:`rounds` adapts them to the box.
+    Rounds (see :func:`~hetacumn.search.refinement.compete`) are given for small boxes, and are adapted to the box.
 
     - ``symmetrised``: whether task 1 adds the hypotheses for the image rotated by 180°.
     - ``feedback``: rounds of decoder feedback on the encoder's hypotheses; without rounds, the encoder alone infers.
-    - ``second_look``: fraction of images, the worst fitting, that inference encodes again; see :meth:`set_misfit_limit`.
-    - ``second_rounds``: rounds for images that are encoded again; the last round of ``feedback`` follows them.
+    - ``second_look``: fraction of images, the worst fitting, that inference looks at again; see :meth:`calibrate`.
+    - ``second_rounds``: rounds of the second look; the last round of ``feedback`` follows them.
+    - ``volumes``: number of latents ``centres``, whose volumes the second look uses.
     """
 
     misfit_limit: Float[Tensor, ""]
+    centres: Float[Tensor, "k q"]
 
     def __init__(
         self,
@@ -58,11 +59,13 @@ class HetACUMN(nn.Module):
         feedback: Rounds = (),
         second_look: float = 0.0,
         second_rounds: Rounds = (),
+        volumes: int = 1,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.symmetrised, self.second_look = encoder, decoder, symmetrised, second_look
-        self.feedback, self.second_rounds = self.rounds(feedback), self.rounds(second_rounds)
-        self.register_buffer("misfit_limit", torch.tensor(torch.inf))  # inference encodes images above it again
+        self.feedback, self.second_rounds = adapted(feedback, decoder.box), adapted(second_rounds, decoder.box)
+        self.register_buffer("misfit_limit", torch.tensor(torch.inf))  # inference looks again at images above it
+        self.register_buffer("centres", torch.zeros(volumes, encoder.latent_dim))
 
     def render(
         self,
@@ -75,14 +78,6 @@ class HetACUMN(nn.Module):
         """Render noise-free images of z at poses, with CTF and shift, by ``drawing`` or a new :meth:`Decoder.drawing`."""
         slices = (drawing or self.decoder.drawing())(z, poses.rotations, plane.k[: ctf.shape[1]])
         return plane.translate(slices * ctf, poses.shifts_px)
-
-    def rounds(self, small_box_rounds: Rounds) -> Rounds:
-        """Adapt rounds to the box: in large boxes, shrink radii by a factor that maps 0.45 to :data:`FEEDBACK_HIGHEST` / box.
-
-        A larger box does not improve the encoder's poses, and finer features cannot correct the errors of these poses.
-        """
-        shrunk = min(1.0, FEEDBACK_HIGHEST / (LAST_RADIUS * self.decoder.box))
-        return tuple((most, shrunk * radius) for most, radius in small_box_rounds)
 
     # Task 1 ------------------------------------------------------------------------------------------------
 
@@ -229,30 +224,42 @@ class HetACUMN(nn.Module):
         return mean, self.encoder.pose(features, mean)
 
     @torch.no_grad()
-    def infer(self, data: Observations, tangent: Tangent | None) -> State:
-        """Infer poses and latents of images in one forward pass, with decoder feedback if ``tangent`` is given.
+    def look(self) -> Look:
+        """Return the tables of decoder feedback for inference."""
+        return Look.of(self.decoder.linear_basis(), self.centres)
 
-        With feedback, the function rotates images whose misfit exceeds ``misfit_limit`` in plane by 0°, 90°, 180° and 270°,
-        encodes these copies, and selects a state (pose and z) among the likelier hypotheses of all copies (:func:`compete`). An
-        image keeps its first state unless the new state is likelier.
+    @torch.no_grad()
+    def infer(self, data: Observations, look: Look | None) -> State:
+        """Infer poses and latents of images in one forward pass, with decoder feedback if ``look`` is given.
+
+        With feedback, the function looks again at images whose misfit exceeds ``misfit_limit``, or at all images if
+        ``second_look`` is 1. An image keeps its first state (pose and z) unless the state of the second look is likelier.
         """
         mean, found = self.encode(data)
-        if tangent is None:
+        if look is None:
             return State(found.best(), mean)
-        state, value = self._correct(data, found, mean, tangent)
-        rows = (self._misfit(value, data, tangent) > self.misfit_limit).nonzero().squeeze(1)
+        rounds = (*self.second_rounds, self.feedback[-1])
+        if self.second_look == 1:
+            return look.again(data, found, mean, rounds)[0]
+        state, value = self._correct(data, found, mean, look.tangent)
+        rows = (self._misfit(value, data, look.tangent) > self.misfit_limit).nonzero().squeeze(1)
         if not len(rows):
             return state
-        again, other = self._look_again(data[rows], tangent)
+        again, other = look.again(data[rows], found[rows], mean[rows], rounds)
         return state.replaced(rows, again.where(other > value[rows], state[rows]))
 
     @torch.no_grad()
-    def set_misfit_limit(self, data: Observations) -> None:
-        """Set ``misfit_limit`` so that a fraction ``second_look`` of the images in ``data`` exceeds it."""
+    def calibrate(self, data: Observations, seed: int = 0) -> None:
+        """Set ``centres`` and ``misfit_limit`` by a sample of images.
+
+        The centres are the means of a Gaussian mixture of latents. A fraction ``second_look`` of the images, but at most half
+        of them, exceeds the limit.
+        """
         if self.feedback and self.second_look:
             tangent, (mean, found) = self.tangent(), self.encode(data)
-            _, value = self._correct(data, found, mean, tangent)
-            self.misfit_limit.copy_(self._misfit(value, data, tangent).quantile(1 - self.second_look))
+            state, value = self._correct(data, found, mean, tangent)
+            self.misfit_limit.copy_(self._misfit(value, data, tangent).quantile(1 - min(self.second_look, 0.5)))
+            self.centres.copy_(cluster_means(state.latents, len(self.centres), seed))
 
     def _misfit(self, value: Float[Tensor, " b"], data: Observations, tangent: Tangent) -> Float[Tensor, " b"]:
         return misfit(value, tangent.band(data, self.feedback[-1][1]))
@@ -263,14 +270,6 @@ class HetACUMN(nn.Module):
     ) -> tuple[State, Float[Tensor, " b"]]:
         states = [State(poses, z.detach()) for poses in found.likelier(self.feedback[0][0])]
         return compete(data, tangent, states, self.feedback)
-
-    def _look_again(self, data: Observations, tangent: Tangent) -> tuple[State, Float[Tensor, " b"]]:
-        states, turned = [], data
-        for degrees in (0.0, -90.0, -180.0, -270.0):
-            z, found = self.encode(turned)
-            states += [State(poses.turned(degrees), z) for poses in found.likelier(4)]
-            turned = turned.quarter_turned()
-        return compete(data, tangent, states, (*self.second_rounds, self.feedback[-1]))
 
 
 def build_model(
@@ -296,4 +295,5 @@ def build_model(
         decoder = CoordinateDecoder(box, config.latent_dim, scale=scale)
     effort = config.effort
     feedback = effort.feedback if config.feedback else ()
-    return HetACUMN(encoder, decoder, config.network.symmetrised, feedback, effort.second_look, effort.second_rounds)
+    volumes = max(1, min(config.classes, MOST_CENTRES))
+    return HetACUMN(encoder, decoder, config.network.symmetrised, feedback, effort.second_look, effort.second_rounds, volumes)

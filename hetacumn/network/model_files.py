@@ -58,6 +58,8 @@ def load_model(out: Path | str, device: torch.device | str = "cpu") -> TrainedMo
     tensors, facts = read_tensors(Path(out) / MODEL)
     config = TrainConfig.from_params(facts["config"])
     model = build_model(config, facts["box"], focus=Focus.of_run(out))
+    if set(tensors) != set(model.state_dict()):
+        raise HetacumnError(f"{Path(out) / MODEL}: weights of another version of HetACUMN; train again")
     model.load_state_dict(tensors)
     return TrainedModel(model.to(device).eval(), config, facts["box"], facts["pixel_A"])
 

@@ -47,7 +47,7 @@ from hetacumn.particles.prepared_stack import PreparedStack, reopen
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.search.initial import InitialData, InitialSettings, pose_change
 
-MISFIT_SAMPLE = 4000  # particles from which ``misfit_limit`` is estimated
+CALIBRATION = 4000  # particles that calibrate the second look
 
 
 def training_share(count: int, share: float) -> Int[np.ndarray, " m"]:
@@ -202,7 +202,7 @@ def train_network(
     trainer.run()
     if not group.is_leader:
         return trainer.seconds
-    trainer.model.eval().set_misfit_limit(data.evenly_spaced(MISFIT_SAMPLE))
+    trainer.model.eval().calibrate(data.evenly_spaced(CALIBRATION), config.seed)
     save_model(out / MODEL, trainer.model, config, data.plane.box, stack.pixel_A)
     with atomic_path(out / "history.csv") as temporary:
         pd.DataFrame(trainer.history).to_csv(temporary, index=False, float_format="%.6g")

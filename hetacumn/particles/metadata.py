@@ -15,7 +15,7 @@ from torch import Tensor
 from hetacumn.common.errors import HetacumnError
 from hetacumn.io import star
 from hetacumn.physics.optics import Optics, Rows, tilt_to_odd
-from hetacumn.physics.rotations import from_euler, inplane
+from hetacumn.physics.rotations import from_euler
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,6 @@ class Poses:
     def to(self, device: torch.device | str) -> Poses:
         """Copy to another device."""
         return Poses(self.rotations.to(device), self.shifts_px.to(device))
-
-    def turned(self, degrees: float) -> Poses:
-        """Return the poses of the images after an in-plane rotation by an angle, from x to y."""
-        turn = inplane(torch.full((), -degrees, device=self.rotations.device))
-        return Poses(turn @ self.rotations, self.shifts_px @ turn[:2, :2].T)
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,6 @@ class Observations:
         """Return the images shifted by ``t`` (x, y) pixels, one shift for each image."""
         return replace(self, y=self.plane.translate(self.y, shifts_px))
 
-    def quarter_turned(self) -> Observations:
-        """Return the images and their CTFs after an in-plane rotation by 90°, from x to y."""
-        return Observations(self.plane.quarter_turned(self.y), self.plane.quarter_turned(self.ctf), self.plane)
-
     def axes(self, rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
         """Return the rotations with the magnification of each image: their first two rows are the axes of its slice."""
         if self.magnification is None:

@@ -30,6 +30,7 @@ from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.stochastic_em import poses_are_open, soften
 from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace
 from hetacumn.compute.batches import Result, batch_size, batch_slices, map_threads
+from hetacumn.network.feedback import adapted
 from hetacumn.network.model import HetACUMN
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations
@@ -50,10 +51,10 @@ REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # (number of hypoth
 def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: int | None = None) -> State:
     """Infer the states of a stack in one forward pass, with decoder feedback if ``feedback`` is true and the model has it."""
     model.eval()
-    tangent = model.tangent() if feedback and model.feedback else None
+    look = model.look() if feedback and model.feedback else None
 
     def work(part: Observations) -> State:
-        return model.infer(part, tangent)
+        return model.infer(part, look)
 
     batch = batch or batch_size(1000, model.encoder.used, data.y.device)
     return State.cat(list(_batches(work, data, batch, "amortized")))
@@ -97,7 +98,7 @@ def follow_hypotheses(
     def work(part: Observations) -> tuple[State, Float[Tensor, " b"]]:
         latents, found = model.encode(part)
         states = [State(poses, latents) for poses in found.likelier(model.encoder.hypotheses)]
-        best, _ = compete(part, tangent, states, model.rounds(REFINED_ROUNDS))
+        best, _ = compete(part, tangent, states, adapted(REFINED_ROUNDS, model.decoder.box))
         return climb(part, tangent, best, config.refine.last)
 
     batch = batch_size(500, data.y.shape[1], data.y.device)
