@@ -42,12 +42,6 @@ def heterogeneity_scores(
         plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))  # one latent dimension has no second axis
         some = np.random.default_rng(0).permutation(len(own))[:MOST_POINTS]
         axis.scatter(*plane[some].T, s=2, c=conformations[some], cmap="twilight", vmin=0, vmax=1, linewidths=0)
-        axis.set(
-            title=method.replace(", ", "\n"),
-            xticks=[],
-            yticks=[],
-            xlabel="first principal axis of z",
-            ylabel="second principal axis of z",
-        )
+        axis.set(title=method.replace(", ", "\n"), xticks=[], yticks=[], xlabel="first axis of z", ylabel="second axis of z")
     legend_below(figure, [fsc, area])
     return figure
