@@ -200,13 +200,13 @@ def test_the_same_seed_gives_the_same_start(blobs):
     assert one.scores[one.route] == max(one.scores.values())
 
 
-@pytest.mark.parametrize("already", [2, 3, 4, 6])
+@pytest.mark.parametrize("already", [2, 3, 4, 6, 8, 9])
 def test_a_resumed_start_with_open_poses_equals_an_uninterrupted_one_bit_for_bit(blobs, already):
     toy, steps, made = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 60, 16, snr=0.1), {}, {}
     config = replace(BRIEF, open_poses=0.0)
     whole = ab_initio(toy.data, config, 0, log=lambda line: None, keep=steps.__setitem__)
     fits = ["volumes from noise", "shift extent, volumes from noise", "route classes", "route consensus", "route noise"]
-    assert list(steps)[: 2 + len(fits)] == ["consensus", "shift extent", *fits]
+    assert list(steps)[: 4 + len(fits)] == ["consensus", "shift extent", *fits, "last fits", "volumes over all poses"]
     assert set(whole.scores) == {"classes", "consensus", "noise"}
     done = dict(list(steps.items())[:already])
     resumed = ab_initio(toy.data, config, 0, log=lambda line: None, done=done, keep=made.__setitem__)

@@ -305,7 +305,7 @@ def test_decoder_feedback_improves_the_hypotheses_of_an_untrained_encoder(toy):
     """The hypotheses are random poses, some of them near enough: feedback raises the log joint above that of the encoder."""
     model = make_model(toy, network={"hypotheses": 8})
     tangent = model.tangent()
-    alone, with_feedback = model.infer(toy.data, None), model.infer(toy.data, model.look())
+    alone, with_feedback = model.infer(toy.data, None), model.infer(toy.data, model.feedback_tables(toy.data.plane))
     before, after = (tangent.expand(toy.data, state).value for state in (alone, with_feedback))
     assert after.mean() > before.mean() and (after > before).float().mean() > 0.8
 
@@ -315,7 +315,7 @@ def test_finer_pixels_do_not_raise_the_frequencies_of_decoder_feedback():
     rounds, reached = ((4, 0.15), (1, 0.45)), []
     for box in (32, 64, 128):
         model = build_model(with_settings(TINY, {"bright": {"feedback": rounds, "second_rounds": rounds}}), box)
-        assert model.feedback == model.second_rounds == adapted(rounds, box)
+        assert model.feedback == model.second_look.rounds == adapted(rounds, box)
         reached.append([radius * box for _, radius in model.feedback])
     assert reached[0] == [radius * 32 for _, radius in rounds]
     assert reached[1] == pytest.approx([FEEDBACK_HIGHEST / 3, FEEDBACK_HIGHEST]) == reached[2]
@@ -338,9 +338,9 @@ def test_a_second_look_finds_poses_that_no_hypothesis_of_the_encoder_is_near(blo
         return torch.zeros(40, 2, device=device), hypotheses
 
     monkeypatch.setattr(model, "encode", encode)
-    once = replace_second_look(model, 0.0).infer(toy.data, model.look())
+    once = replace_second_look(model, 0.0).infer(toy.data, model.feedback_tables(toy.data.plane))
     replace_second_look(model, second_look).calibrate(toy.data)
-    twice = model.infer(toy.data, model.look())
+    twice = model.infer(toy.data, model.feedback_tables(toy.data.plane))
     before, after = (distance_deg(state.poses.rotations, toy.poses.rotations) for state in (once, twice))
     assert (before[~good] > 20).sum() > 15 and (after < 5).sum() >= 38
     if second_look < 1:
@@ -348,7 +348,7 @@ def test_a_second_look_finds_poses_that_no_hypothesis_of_the_encoder_is_near(blo
 
 
 def replace_second_look(model: HetACUMN, share: float) -> HetACUMN:
-    model.second_look = share
+    model.second_look = replace(model.second_look, share=share)
     return model
 
 

@@ -155,12 +155,12 @@ def test_no_step_of_training_waits_for_the_device(trainer, mode):
 def test_no_part_of_a_forward_pass_waits_for_the_device(trainer, mode):
     model, data = trainer.model.eval(), trainer.data
     with mode, torch.no_grad():
-        look = model.look()
+        tables = model.feedback_tables(data.plane) if model.feedback else None
         with NoWaiting():
             mean, found = model.encode(data)
-            if model.feedback:
-                looked = look.again(data, found, mean, model.second_rounds)
-                for state, value in (model._correct(data, found, mean, look.tangent), looked):
+            if tables:
+                looked = tables.second_look(data, found, mean)
+                for state, value in (model._correct(data, found, mean, tables.tangent), looked):
                     assert state.device == value.device == DEVICE
     assert mean.device == found.rotations.device == DEVICE
 

@@ -40,7 +40,7 @@ from hetacumn.common.files import atomic_path
 from hetacumn.common.memory import keep_freed_memory
 from hetacumn.compute.cuda_graph import WARM_UP
 from hetacumn.compute.devices import device_name, pick_device
-from hetacumn.compute.precision import layer_dtype
+from hetacumn.compute.precision import layer_dtype, multiply_fast
 from hetacumn.io.mrc import write_mrc
 from hetacumn.io.stacks import new_stack
 from hetacumn.io.star import read_table
@@ -402,8 +402,9 @@ def main() -> None:
     parser.add_argument("--device", help="cpu or cuda; default: CUDA if available")
     parser.add_argument("--peers", default=".venv-peers", help="environment of `make peers`; '' to skip other programs")
     options = parser.parse_args()
-    keep_freed_memory()  # training and prediction do this, too
     device = pick_device(options.device)
+    multiply_fast(device)
+    keep_freed_memory()  # training and prediction do this, too
     suite = Suite(device, options.peers)
     for box in options.boxes:
         suite.run(box)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hetacumn.particles.observations import Observations
 
 Grid = tuple[int, int]  # a rotation grid: HEALPix nside, and the number of in-plane rotations
-FEWEST_COMPONENTS = 4  # smallest number of components of a subspace
+START_BOX, FEWEST_COMPONENTS = 32, 4  # largest box of a start in pixels, smallest number of components of a subspace
 LARGEST_BATCH = 5.0  # largest batch for low-signal images, in units of ``batch``
 
 
@@ -194,7 +194,7 @@ class AbInitioConfig:
     - ``components``: number of components of the linear subspace; 0 for ``volumes`` - 1, but at least 4. It is ``latent_dim``.
     - ``routes``: some of ``classes``, ``consensus`` and ``noise`` (if poses are open, or alone); the likelihood of held-out
       images chooses between them. Or ``independent`` alone, for different molecules.
-    - ``box``: images are Fourier-cropped to this box; larger images reach it after the start. Given poses keep the images.
+    - ``box``: the start crops larger images to this box (pixels), and resizes its volumes at the end; not with given poses.
     - ``held_out``: fraction of the images that no fit uses. ``padding``: zero-padding factor of volumes.
     - ``unfit_share``: the images that fit no volume are fitted alone if they are at least this fraction of all images.
     - ``division``: settings of the search for volumes that a route has missed.
@@ -212,7 +212,7 @@ class AbInitioConfig:
     volumes: int = 4
     components: int = 4
     routes: tuple[str, ...] = ("classes", "consensus", "noise")
-    box: int = 32
+    box: int = START_BOX
     held_out: float = 0.1
     padding: float = 2.0
     unfit_share: float = 0.03
@@ -275,7 +275,7 @@ class AbInitioConfig:
         """Return the ratio of ``bright_nats`` to the mean log-likelihood gain per image, or 1 if the ratio is smaller."""
         from hetacumn.particles.observations import signal_nats
 
-        coarse = data.coarsened(self.box)
+        coarse = data.coarsened(START_BOX)  # also for another box of the start
         return max(1.0, self.bright_nats / max(signal_nats(coarse, self.consensus.radius[1] * coarse.plane.box), 1e-6))
 
     def with_brightness_of(self, data: Observations) -> AbInitioConfig:

@@ -43,8 +43,8 @@ def weighed_evidence(
     return search_grid(data.within(radius * data.plane.box), volumes, *poses, padding=padding).log_evidence
 
 
-def evidence_of_soft(data: Observations, volumes: Float[Tensor, "v box box box"], config: AbInitioConfig) -> float:
-    """Compute the mean :func:`weighed_evidence` on the grid and within the radius of the last EM (``config.soft``)."""
+def mean_evidence_over_poses(data: Observations, volumes: Float[Tensor, "v box box box"], config: AbInitioConfig) -> float:
+    """Compute the mean log evidence of images over the pose grid, and within the radius, of the last EM (``config.soft``)."""
     poses = config.weighed_poses(data.plane.box, volumes.device)
     return float(weighed_evidence(data, volumes, poses, config.soft.radius[1], config.padding).mean())
 

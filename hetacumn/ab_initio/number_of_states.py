@@ -65,7 +65,8 @@ def ab_initio(
 ) -> Start:
     """Reconstruct a linear subspace of volumes from images alone.
 
-    If ``config.volumes`` is 0, the function finds the number of states. ``log`` receives lines of text about the progress.
+    Larger images are Fourier-cropped to ``config.box``; the result has the box of ``data``. If ``config.volumes`` is 0, the
+    function finds the number of states. ``log`` receives lines of text about the progress.
     ``keep`` receives the name and the tensors of each step at its end. ``done`` contains these tensors, by the names of the
     steps, from an interrupted run with the same images, settings and seed; the function does not repeat these steps. On a CPU
     the result is bitwise equal to the result of an uninterrupted run.

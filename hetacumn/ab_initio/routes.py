@@ -5,8 +5,7 @@
 2. *Routes.* ``classes`` suits large motions: EM fits K volumes, which start as the consensus times smooth random fields.
    ``consensus`` suits small motions: it refines poses under the consensus first. ``independent`` is for different molecules: EM
    fits K volumes from noise. Each route then alternates between probabilistic PCA, which fits a linear subspace of volumes
-   ``V(z) = V_0 + Σ z_j V_j``, and the refinement of poses under the volumes ``V(z)``. Conformations are aligned by the largest
-   rigid body that they share, and get one hand.
+   ``V(z) = V_0 + Σ z_j V_j``, and the refinement of poses. Conformations are aligned by their largest common rigid body.
 3. *Choice.* The log-likelihood of images held out from every fit decides between the routes.
 4. *Missed volumes.* EM of the images of each cluster alone may find volumes that the route has missed, and the poses of all
    images are then searched again (:mod:`~hetacumn.ab_initio.division`). With a symmetry, the route ``relaxed``
@@ -31,7 +30,7 @@ from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.ab_initio.division import Division, search_one_by_one
-from hetacumn.ab_initio.evidence import choose_factor, evidence_of_soft
+from hetacumn.ab_initio.evidence import choose_factor, mean_evidence_over_poses
 from hetacumn.ab_initio.relaxation import Relaxation
 from hetacumn.ab_initio.start import Start, Steps, Tensors
 from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
@@ -83,19 +82,20 @@ class AbInitioRun:
         for route, score in scores.items():
             self.steps.log(f"ab initio, {self.steps.label}route {route}: held-out log-likelihood {score:.2f} per image")
         best = self._finish_best(found, max(scores, key=lambda route: (route != NOISE, scores[route])))
+        self.progress.total = self.progress.n
         return replace(best, scores=scores, shift_extent=self.config.grid.extent)
 
     def _finish_best(self, found: dict[str, Start], route: str) -> Start:
-        """Finish a route; return it, or the start of the route ``noise`` if this explains held-out images better."""
+        """Finish a route; return it, or the start of ``noise`` if this start explains held-out images better over all poses."""
         if route == NOISE:
             return found[NOISE]
-        best, held = self._step("last fits", route, partial(self._finish, found[route])), self.data[self.held]
+        best = self._step("last fits", route, partial(self._finish, found[route]))
         if NOISE in found:
-            starts = found[NOISE], self._soften(best)
-            ours, theirs = (evidence_of_soft(held, self._clusters(one).volumes, self.config) for one in starts)
-            self.steps.log(f"ab initio, over all poses: route noise {ours:.2f} per image, route {route} {theirs:.2f}")
-            if ours > theirs:
-                self.progress.total = self.progress.n
+            other = self._once("volumes over all poses", lambda: {"volumes": self._softened(best)})["volumes"]
+            both, held = (self._clusters(found[NOISE]).volumes, other), self.data[self.held]
+            of_noise, of_other = (mean_evidence_over_poses(held, volumes, self.config) for volumes in both)
+            self.steps.log(f"ab initio, {self.steps.label}all poses: {of_noise:.2f} with noise, {of_other:.2f} with {route}")
+            if of_noise > of_other:
                 return found[NOISE]
         if route not in OWN_FRAMES:
             best = self._step("division", route, partial(self._divide, best))
@@ -135,8 +135,7 @@ class AbInitioRun:
 
     def _widen(self, volume: Float[Tensor, "box box box"], step: str) -> bool:
         """Widen the shift grid if this raises the evidence of the images under a volume; return whether it did."""
-        seen = self.data[self.usable]
-        chosen = self._once(step, lambda: {"factor": torch.tensor(choose_factor(seen, volume, self.config))})
+        chosen = self._once(step, lambda: {"factor": torch.tensor(choose_factor(self.data[self.usable], volume, self.config))})
         if (factor := int(chosen["factor"])) > 1:
             self.config, box = self.config.with_extent(factor * self.config.grid.extent), self.data.plane.box
             self.steps.log(f"ab initio: particles off centre; shifts up to {self.config.grid.extent * box:.1f} of {box} px")
@@ -222,14 +221,16 @@ class AbInitioRun:
         self.steps.log(f"ab initio, volumes of single clusters: held-out log-likelihood {after:.2f}, {before:.2f} without")
         return found if after > before else start
 
+    def _softened(self, start: Start) -> Float[Tensor, "k box box box"]:
+        """Refit the volumes of K clusters by EM over all poses of a grid."""
+        volumes, steps = self._clusters(start).volumes, self.config.soft.steps
+        return soften(self.data[self.fit], volumes, self.config, steps, self.generator, self.progress)
+
     def _soften(self, start: Start) -> Start:
-        """If poses are open, refit the volumes of K clusters by EM over all poses of a grid; find poses and z under them."""
-        config, volumes = self.config, self._clusters(start).volumes
-        if not poses_are_open(self.data, volumes, config):
-            self.progress.update(config.soft.steps)
+        """If poses are open, refit the volumes by :meth:`_softened`; find poses and z under them."""
+        if not poses_are_open(self.data, self._clusters(start).volumes, self.config):
             return start
-        volumes = soften(self.data[self.fit], volumes, config, config.soft.steps, self.generator, self.progress)
-        return self._pose(volumes, start.route)
+        return self._pose(self._softened(start), start.route)
 
     def _pose(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
         """Find poses and z of all images under volumes, without a further fit."""

@@ -22,7 +22,11 @@ Tensors = dict[str, Tensor]  # by name
 SHARED_STEPS = ("consensus", "shift extent", "consensus, wide shifts")  # steps that do not depend on the number of volumes
 START, MODEL = "start.safetensors", "model.safetensors"
 UNDER_WAY = "start_under_way"
-START_NAMES = {"volumes": "classes", "components": "latent_dim"}  # setting of a start: training setting that sets it
+START_NAMES = {
+    "volumes": "classes",
+    "components": "latent_dim",
+    "box": "ab_initio.box",
+}  # setting of a start: training setting that sets it
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Start:
     - ``basis``: the mean volume and the ``q`` components, scaled for z ~ N(0, I).
     - ``poses``, ``latents``: the state of each image.
     - ``route``: the chosen route.
-    - ``scores``: the held-out log-likelihood per image, by route.
+    - ``scores``: the held-out log-likelihood per image, by route. Another score chooses between ``noise`` and other routes.
     - ``shift_extent``: extent of the shift grid of the searches, as a fraction of the box; None if unknown.
     - ``number``: the number of states, requested or found; None if unknown.
     """

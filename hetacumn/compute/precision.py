@@ -30,12 +30,12 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=layer_dtype(device) == torch.bfloat16)
 
 
-def multiply_by_onednn() -> None:
-    """Let oneDNN multiply single-precision matrices if the CPU has AVX-512 but no matrix unit (AMX).
+def multiply_fast(device: torch.device) -> None:
+    """Choose the library that multiplies single-precision matrices in this process, for computations on ``device``.
 
-    PyTorch multiplies by MKL otherwise, which takes about twice as long on AMD processors. PyTorch selects oneDNN only if
-    bfloat16 is allowed as an internal precision. Without a matrix unit, oneDNN nevertheless multiplies in single precision. A
-    matrix unit would round the factors, and rotations need single precision.
+    On a CPU with AVX-512 but without a matrix unit (AMX), oneDNN takes about half the time of MKL on AMD processors. PyTorch
+    selects oneDNN only if it may round factors to bfloat16 ("medium"). Without a matrix unit, oneDNN nevertheless multiplies in
+    single precision. On all other devices the factors stay in single precision too ("highest"), because rotations need it.
     """
-    if torch.cpu._is_avx512_supported() and not torch.cpu._is_amx_tile_supported():
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]  # absent from the stub
+    unit = torch.cpu._is_amx_tile_supported() or not torch.cpu._is_avx512_supported()
+    torch.set_float32_matmul_precision("medium" if device.type == "cpu" and not unit else "highest")

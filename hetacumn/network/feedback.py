@@ -1,9 +1,9 @@
-"""Decoder feedback: its rounds, and the second look, in which slices of the decoder's volumes are matched filters for images.
+"""Decoder feedback: its rounds of Gauss-Newton steps, and the second look, a coarse grid search under the decoder's volumes.
 
-The encoder predicts few pose hypotheses. All of them may be wrong for a low-signal image, or for an image that they fit badly.
-The likelihood of an image at all rotations of a grid is one product of matrices, which at low resolution is about as cheap as a
-layer of the encoder. The encoder's shift centres the image, so that the grid needs few shifts. The likeliest grid poses then
-compete with hypotheses of the encoder in Gauss-Newton steps.
+The encoder predicts few pose hypotheses. All of them may be wrong for a low-signal image or a poorly fitting image. The second
+look compares such an image with slices of the volumes at all rotations of a grid, at low resolution, by one matrix product. The
+encoder's shift centres the image, so that four shifts suffice. The likeliest grid poses then compete with hypotheses of the
+encoder in Gauss-Newton steps.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from hetacumn.network.config import Rounds
 from hetacumn.network.encoder import Hypotheses
 from hetacumn.particles.observations import Observations
+from hetacumn.physics.half_plane import HalfPlane
+from hetacumn.physics.slices import Slicer
 from hetacumn.search.clusters import fit_mixtures
-from hetacumn.search.competing_poses import Candidates
-from hetacumn.search.grid import likeliest, pose_grid, shift_grid
+from hetacumn.search.grid import likeliest_slices, pose_grid, shift_grid
 from hetacumn.search.refinement import Tangent, compete
 from hetacumn.search.state import State
 from hetacumn.search.subspace import volumes_at
@@ -28,7 +29,7 @@ FEEDBACK_HIGHEST = 20  # integer frequency; one forward pass needs no finer feat
 LAST_RADIUS = 0.45  # cycles per pixel; radius of the last round for small boxes
 GRID, EXTENT = (4, 24), 1 / 64  # rotations, 15° apart, and the largest shift as a fraction of the box
 ENCODED = 4  # hypotheses of the encoder that compete
-MOST_CENTRES = 8  # largest number of volumes
+MOST_CENTRES = 8  # largest number of volumes; with more classes, a volume is an average over classes
 
 
 def adapted(rounds: Rounds, box: int) -> Rounds:
@@ -41,34 +42,60 @@ def adapted(rounds: Rounds, box: int) -> Rounds:
 
 
 @dataclass(frozen=True)
-class Look:
-    """The tables of decoder feedback: for Gauss-Newton steps, and the poses and volumes of the second look."""
+class SecondLook:
+    """Settings of the second look.
+
+    - ``share``: fraction of the images, the worst fitting ones, that get a second look; 0 for none.
+    - ``rounds``: rounds of Gauss-Newton steps; the last round of decoder feedback follows them.
+    - ``volumes``: number of latents whose volumes are compared with the images.
+    """
+
+    share: float = 0.0
+    rounds: Rounds = ()
+    volumes: int = 1
+
+
+@dataclass(frozen=True)
+class FeedbackTables:
+    """The tables of decoder feedback for images of one box.
+
+    - ``tangent``: the table for Gauss-Newton steps.
+    - ``rounds``: the rounds of the second look (:func:`~hetacumn.search.refinement.compete`). The first round gives the number
+      of competing poses, and the Fourier radius (cycles per pixel) within which the grid poses are compared.
+    - ``slices``: the slices of all volumes at all ``rotations``, within this radius.
+    - ``rotations``, ``shifts_px``: the pose grid. ``centres``: the latents of the volumes.
+    """
 
     tangent: Tangent
-    candidates: Candidates
+    rounds: Rounds
+    slices: Complex[Tensor, "s m"]
+    rotations: Float[Tensor, "r 3 3"]
+    shifts_px: Float[Tensor, "t 2"]
+    centres: Float[Tensor, "k q"]
 
     @classmethod
-    def of(cls, basis: Float[Tensor, "j box box box"], centres: Float[Tensor, "k q"]) -> Look:
-        """Make the tables for a basis of volumes, and for the volumes at the latents ``centres``."""
-        rotations, shifts_px = pose_grid(*GRID).to(basis.device), shift_grid(EXTENT * basis.shape[-1], 2).to(basis.device)
-        candidates = Candidates(volumes_at(centres, basis), centres, rotations, shifts_px)
-        return cls(Tangent(basis, highest=FEEDBACK_HIGHEST), candidates)
+    def of(
+        cls, basis: Float[Tensor, "j box box box"], centres: Float[Tensor, "k q"], rounds: Rounds, plane: HalfPlane
+    ) -> FeedbackTables:
+        """Make the tables for a basis of volumes, the latents ``centres``, the rounds, and the ``plane`` of the images."""
+        box, device = basis.shape[-1], basis.device
+        rotations, shifts_px = pose_grid(*GRID).to(device), shift_grid(EXTENT * box, 2).to(device)
+        slicer = Slicer(volumes_at(centres, basis), reach=FEEDBACK_HIGHEST)
+        slices = slicer(rotations, plane.k[: plane.count(rounds[0][1] * box)]).transpose(0, 1).flatten(0, 1)
+        return cls(Tangent(basis, highest=FEEDBACK_HIGHEST), rounds, slices, rotations, shifts_px, centres)
 
-    def again(
-        self, data: Observations, found: Hypotheses, z: Float[Tensor, "b q"], rounds: Rounds
-    ) -> tuple[State, Float[Tensor, " b"]]:
+    def second_look(self, data: Observations, found: Hypotheses, z: Float[Tensor, "b q"]) -> tuple[State, Float[Tensor, " b"]]:
         """Choose the state of each image among hypotheses of the encoder and grid poses; return it with its log joint.
 
-        ``found`` and ``z`` are the predictions of the encoder. The first of ``rounds`` (:func:`compete`) gives the number of
-        competing poses and the Fourier radius (cycles per pixel) within which the grid poses are compared.
+        ``found`` and ``z`` are the predictions of the encoder.
         """
-        (most, radius), centre, given = rounds[0], found.best().shifts_px, found.likelier(ENCODED)
-        grid, band = self.candidates, data.translated(-centre).within(radius * data.plane.box)
-        poses, which = likeliest(band, grid.volumes, grid.rotations, grid.shifts_px, max(1, most - len(given)))
-        states = [State(one, z) for one in given]
-        for i, one in enumerate(poses):
-            states.append(State(replace(one, shifts_px=one.shifts_px + centre), grid.centres[which[:, i]]))
-        return compete(data, self.tangent, states, rounds)
+        (count, radius), centre, hypotheses = self.rounds[0], found.best().shifts_px, found.likelier(ENCODED)
+        band = data.translated(-centre).within(radius * data.plane.box)
+        poses, volume = likeliest_slices(band, self.slices, self.rotations, self.shifts_px, max(1, count - len(hypotheses)))
+        states = [State(pose, z) for pose in hypotheses]
+        for i, pose in enumerate(poses):
+            states.append(State(replace(pose, shifts_px=pose.shifts_px + centre), self.centres[volume[:, i]]))
+        return compete(data, self.tangent, states, self.rounds)
 
 
 def cluster_means(latents: Float[Tensor, "n q"], count: int, seed: int) -> Float[Tensor, "{count} q"]:

@@ -8,14 +8,15 @@ describes only the conformation.
 
 *Decoder feedback* is optional: the decoder renders the likelier pose hypotheses of an image, refines them and z by Gauss-Newton
 steps, and scores which hypothesis fits best. Inference is then one forward pass through encoder and decoder. In task 1 the
-encoder learns to predict the refined pose. In a *second look*, slices of the decoder's volumes on a grid of rotations serve as
-matched filters, and propose further hypotheses.
+encoder learns to predict the refined pose. In a *second look*, slices of the decoder's volumes propose further hypotheses.
 
 The method is from arXiv 2308.04956. Its abstract describes the two tasks, the shared encoder and decoder, and amortized
 inference; the details of the losses are this project's own.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from jaxtyping import Complex, Float
@@ -25,27 +26,27 @@ from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
 from hetacumn.network.config import Rounds, TrainConfig
 from hetacumn.network.decoder import CoordinateDecoder, Decoder, Drawing, VoxelDecoder
 from hetacumn.network.encoder import Encoder, Hypotheses
-from hetacumn.network.feedback import FEEDBACK_HIGHEST, MOST_CENTRES, Look, adapted, cluster_means
+from hetacumn.network.feedback import FEEDBACK_HIGHEST, MOST_CENTRES, FeedbackTables, SecondLook, adapted, cluster_means
 from hetacumn.network.losses import DrawnImages, LatentDraws, PosePrediction, Reconstruction, hypotheses_loss, kl_divergence
 from hetacumn.particles.metadata import Poses
-from hetacumn.particles.observations import Observations
+from hetacumn.particles.observations import Observations, low_power, strong_images
 from hetacumn.physics.half_plane import HalfPlane
 from hetacumn.physics.rotations import inplane, random_rotations
 from hetacumn.search.focus import WHOLE, Focus
 from hetacumn.search.refinement import Tangent, compete, misfit
 from hetacumn.search.state import State
 
+NO_SECOND_LOOK = SecondLook()
+
 
 class HetACUMN(nn.Module):
     """The two tasks over a shared encoder and decoder, for images with noise of unit variance.
 
-    Rounds (see :func:`~hetacumn.search.refinement.compete`) are given for small boxes, and are adapted to the box.
+    The constructor adapts rounds (:func:`~hetacumn.search.refinement.compete`), which are stated for small boxes, to the box.
 
     - ``symmetrised``: whether task 1 adds the hypotheses for the image rotated by 180°.
     - ``feedback``: rounds of decoder feedback on the encoder's hypotheses; without rounds, the encoder alone infers.
-    - ``second_look``: fraction of images, the worst fitting, that inference looks at again; see :meth:`calibrate`.
-    - ``second_rounds``: rounds of the second look; the last round of ``feedback`` follows them.
-    - ``volumes``: number of latents ``centres``, whose volumes the second look uses.
+    - ``second_look``: settings of the second look; :meth:`calibrate` chooses the images and the latents ``centres``.
     """
 
     misfit_limit: Float[Tensor, ""]
@@ -57,15 +58,14 @@ class HetACUMN(nn.Module):
         decoder: Decoder,
         symmetrised: bool = False,
         feedback: Rounds = (),
-        second_look: float = 0.0,
-        second_rounds: Rounds = (),
-        volumes: int = 1,
+        second_look: SecondLook = NO_SECOND_LOOK,
     ) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.symmetrised, self.second_look = encoder, decoder, symmetrised, second_look
-        self.feedback, self.second_rounds = adapted(feedback, decoder.box), adapted(second_rounds, decoder.box)
-        self.register_buffer("misfit_limit", torch.tensor(torch.inf))  # inference looks again at images above it
-        self.register_buffer("centres", torch.zeros(volumes, encoder.latent_dim))
+        self.encoder, self.decoder, self.symmetrised = encoder, decoder, symmetrised
+        self.feedback = adapted(feedback, decoder.box)
+        self.second_look = replace(second_look, rounds=adapted(second_look.rounds, decoder.box))
+        self.register_buffer("misfit_limit", torch.tensor(torch.inf))  # images above it get a second look
+        self.register_buffer("centres", torch.zeros(second_look.volumes, encoder.latent_dim))
 
     def render(
         self,
@@ -224,41 +224,42 @@ class HetACUMN(nn.Module):
         return mean, self.encoder.pose(features, mean)
 
     @torch.no_grad()
-    def look(self) -> Look:
-        """Return the tables of decoder feedback for inference."""
-        return Look.of(self.decoder.linear_basis(), self.centres)
+    def feedback_tables(self, plane: HalfPlane) -> FeedbackTables:
+        """Return the tables of decoder feedback for inference, for images with the given plane."""
+        rounds = (*self.second_look.rounds, self.feedback[-1])
+        return FeedbackTables.of(self.decoder.linear_basis(), self.centres, rounds, plane)
 
     @torch.no_grad()
-    def infer(self, data: Observations, look: Look | None) -> State:
-        """Infer poses and latents of images in one forward pass, with decoder feedback if ``look`` is given.
+    def infer(self, data: Observations, tables: FeedbackTables | None) -> State:
+        """Infer poses and latents of images in one forward pass, with decoder feedback if ``tables`` are given.
 
-        With feedback, the function looks again at images whose misfit exceeds ``misfit_limit``, or at all images if
-        ``second_look`` is 1. An image keeps its first state (pose and z) unless the state of the second look is likelier.
+        With feedback, images whose misfit exceeds ``misfit_limit`` get a second look. They keep their first state (pose and z)
+        unless the second state is likelier. If the share of the second look is 1, all images get the second look alone.
         """
         mean, found = self.encode(data)
-        if look is None:
+        if tables is None:
             return State(found.best(), mean)
-        rounds = (*self.second_rounds, self.feedback[-1])
-        if self.second_look == 1:
-            return look.again(data, found, mean, rounds)[0]
-        state, value = self._correct(data, found, mean, look.tangent)
-        rows = (self._misfit(value, data, look.tangent) > self.misfit_limit).nonzero().squeeze(1)
+        if self.second_look.share == 1:
+            return tables.second_look(data, found, mean)[0]
+        state, value = self._correct(data, found, mean, tables.tangent)
+        rows = (self._misfit(value, data, tables.tangent) > self.misfit_limit).nonzero().squeeze(1)
         if not len(rows):
             return state
-        again, other = look.again(data[rows], found[rows], mean[rows], rounds)
+        again, other = tables.second_look(data[rows], found[rows], mean[rows])
         return state.replaced(rows, again.where(other > value[rows], state[rows]))
 
     @torch.no_grad()
     def calibrate(self, data: Observations, seed: int = 0) -> None:
-        """Set ``centres`` and ``misfit_limit`` by a sample of images.
+        """Set ``centres`` and ``misfit_limit`` from a sample of images; images that are far stronger than others do not count.
 
-        The centres are the means of a Gaussian mixture of latents. A fraction ``second_look`` of the images, but at most half
-        of them, exceeds the limit.
+        The centres are the means of a Gaussian mixture of latents, in all coordinates of z. The share of the
+        second look, but at most half of the images, exceeds the limit.
         """
-        if self.feedback and self.second_look:
+        if self.feedback and self.second_look.share:
+            data = data[(~strong_images(low_power(data))).nonzero().squeeze(1)]
             tangent, (mean, found) = self.tangent(), self.encode(data)
             state, value = self._correct(data, found, mean, tangent)
-            self.misfit_limit.copy_(self._misfit(value, data, tangent).quantile(1 - min(self.second_look, 0.5)))
+            self.misfit_limit.copy_(self._misfit(value, data, tangent).quantile(1 - min(self.second_look.share, 0.5)))
             self.centres.copy_(cluster_means(state.latents, len(self.centres), seed))
 
     def _misfit(self, value: Float[Tensor, " b"], data: Observations, tangent: Tangent) -> Float[Tensor, " b"]:
@@ -295,5 +296,5 @@ def build_model(
         decoder = CoordinateDecoder(box, config.latent_dim, scale=scale)
     effort = config.effort
     feedback = effort.feedback if config.feedback else ()
-    volumes = max(1, min(config.classes, MOST_CENTRES))
-    return HetACUMN(encoder, decoder, config.network.symmetrised, feedback, effort.second_look, effort.second_rounds, volumes)
+    look = SecondLook(effort.second_look, effort.second_rounds, max(1, min(config.classes, MOST_CENTRES)))
+    return HetACUMN(encoder, decoder, config.network.symmetrised, feedback, look)

@@ -37,7 +37,7 @@ from hetacumn.common.run_files import read_config, read_run, write_facts
 from hetacumn.common.settings import flattened
 from hetacumn.compute.devices import device_name
 from hetacumn.compute.launching import ONE_DEVICE, DeviceRequest, launch, run_process
-from hetacumn.compute.precision import multiply_by_onednn
+from hetacumn.compute.precision import multiply_fast
 from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
 from hetacumn.network.config import TrainConfig, check_share
 from hetacumn.network.model_files import CHECKPOINT, save_model
@@ -89,7 +89,7 @@ def run_method(
     Raises:
         HetacumnError: too few particles, or files of another stack or other settings in ``out`` or ``start``.
     """
-    multiply_by_onednn()
+    multiply_fast(stack.data.y.device)
     out, data, pixel_A, preprocessing = make_folder(out), stack.data, stack.pixel_A, stack.preprocessing
     if config.classes > len(data):
         raise HetacumnError(f"{config.classes} classes for {len(data)} particles; expected no more classes than particles")

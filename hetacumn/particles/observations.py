@@ -50,7 +50,7 @@ class Observations:
     def coarsened(self, box: int) -> Observations:
         """Fourier-crop the images to ``box`` pixels, with noise of unit variance; images of at most ``box`` pixels are kept.
 
-        Shifts are in pixels: those of the cropped images are smaller, by the ratio of the boxes.
+        Shifts are in pixels: a shift of the cropped images is smaller by the ratio of the boxes.
         """
         if box >= self.plane.box:
             return self

@@ -51,10 +51,10 @@ REFINED_ROUNDS = ((8, 0.15), (8, 0.15), (8, 0.2), (4, 0.2))  # (number of hypoth
 def amortize(model: HetACUMN, data: Observations, feedback: bool = True, batch: int | None = None) -> State:
     """Infer the states of a stack in one forward pass, with decoder feedback if ``feedback`` is true and the model has it."""
     model.eval()
-    look = model.look() if feedback and model.feedback else None
+    tables = model.feedback_tables(data.plane) if feedback and model.feedback else None
 
     def work(part: Observations) -> State:
-        return model.infer(part, look)
+        return model.infer(part, tables)
 
     batch = batch or batch_size(1000, model.encoder.used, data.y.device)
     return State.cat(list(_batches(work, data, batch, "amortized")))

@@ -19,7 +19,7 @@ from hetacumn.common.memory import keep_freed_memory, peak_memory_mb
 from hetacumn.common.provenance import git_commit
 from hetacumn.common.run_files import read_run
 from hetacumn.compute.launching import ONE_DEVICE, DeviceRequest, launch, run_process
-from hetacumn.compute.precision import multiply_by_onednn
+from hetacumn.compute.precision import multiply_fast
 from hetacumn.compute.processes import SINGLE_PROCESS, ProcessGroup
 from hetacumn.io.mrc import write_volumes
 from hetacumn.network.model_files import TrainedModel, load_model
@@ -62,7 +62,7 @@ def predict_stack(
             ``group`` has processes, or lacks the angles that fixed poses need.
     """
     keep_freed_memory()
-    multiply_by_onednn()
+    multiply_fast(torch.device(device))
     out = make_folder(out)
     trained = load_em(model, device) if request.grade == "searched" else load_model(model, device)
     _check_images(stack, trained, model)

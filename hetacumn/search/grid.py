@@ -113,16 +113,28 @@ def likeliest(
     second likeliest pose of every image, and so on. The array contains the index of the volume for each of these poses. If the
     grid has fewer than ``keep`` rotations, both contain one pose per rotation.
     """
-    keep = min(keep, len(rotations))
     slices = Slicer(volumes, padding)(rotations, data.k).transpose(0, 1).flatten(0, 1)  # (v * r, m)
-    rotation, shift, volume = (torch.empty(len(data), keep, dtype=torch.long, device=volumes.device) for _ in range(3))
+    return likeliest_slices(data, slices, rotations, shifts_px, keep)
+
+
+@torch.no_grad()
+def likeliest_slices(
+    data: Observations,
+    slices: Complex[Tensor, "s m"],
+    rotations: Float[Tensor, "r 3 3"],
+    shifts_px: Float[Tensor, "t 2"],
+    keep: int,
+) -> tuple[list[Poses], Int[Tensor, "n kept"]]:
+    """Do the same as :func:`likeliest` for known slices: the first volume at all rotations, then the second, and so on."""
+    keep, count = min(keep, len(rotations)), len(slices) // len(rotations)
+    rotation, shift, volume = (torch.empty(len(data), keep, dtype=torch.long, device=slices.device) for _ in range(3))
     batch = images_at_once(len(data), slices, shifts_px)
     for rows in batch_slices(len(data), batch):
-        score = log_likelihood(data[rows], slices, shifts_px).unflatten(2, (len(volumes), len(rotations)))  # (b, t, v, r)
+        score = log_likelihood(data[rows], slices, shifts_px).unflatten(2, (count, len(rotations)))  # (b, t, v, r)
         rotation[rows] = score.amax(dim=(1, 2)).topk(keep, dim=1).indices
-        image = torch.arange(len(score), device=volumes.device)[:, None]
-        which = score[image, :, :, rotation[rows]].flatten(2).argmax(2)  # (b, keep) of t * v
-        shift[rows], volume[rows] = which // len(volumes), which % len(volumes)
+        image = torch.arange(len(score), device=slices.device)[:, None]
+        place = score[image, :, :, rotation[rows]].flatten(2).argmax(2)  # (b, keep) of t * v
+        shift[rows], volume[rows] = place // count, place % count
     return [Poses(rotations[r], shifts_px[t]) for r, t in zip(rotation.T, shift.T, strict=True)], volume
 
 
@@ -188,7 +200,8 @@ def search_grid(
         log_volume[rows] = log_sum_exp_(score, dims=(1, 3))
         volume[rows] = log_volume[rows].argmax(1)
         image = torch.arange(len(score), device=volumes.device)
-        best[rows] = score[image, :, volume[rows]].flatten(1).argmax(1)  # of t * r
+        chosen = score[:, :, 0] if count == 1 else score[image, :, volume[rows]]  # the former is no copy
+        best[rows] = chosen.flatten(1).argmax(1)  # of t * r
         evidence[rows] = torch.logsumexp(log_volume[rows], dim=1)
     poses = Poses(rotations[best % len(rotations)], shifts_px[best // len(rotations)])
     log_grid = math.log(count * len(rotations) * len(shifts_px))

@@ -46,7 +46,7 @@ class Reference:
 
     def resized(self, box: int) -> Reference:
         """Return the reference for images of ``box`` pixels over the same field of view."""
-        return replace(self, volume=resize_volumes(self.volume, box))
+        return self if box == len(self.volume) else replace(self, volume=resize_volumes(self.volume, box))
 
 
 def read_map(path: Path | str, box: int, pixel_A: float) -> Float[Tensor, "{box} {box} {box}"]:
