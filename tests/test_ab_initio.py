@@ -50,10 +50,6 @@ BRIEF = read_settings(AbInitioConfig, {
 })  # fmt: skip
 
 
-def identity(device):
-    return Placement(Frame(torch.eye(3, device=device), False), torch.zeros(3, device=device))
-
-
 @pytest.fixture(scope="module")
 def toy_and_start(blobs):
     """Return a function that computes the toy and its start, once per device."""
@@ -307,7 +303,7 @@ def test_place_core_aligns_the_fixed_core_better_than_the_highest_correlation(bl
     at_px = torch.tensor([0.6, -0.4, 0.3]) * (box / 32)
     reference = hinged(blobs, 0).volume(box, device)
     estimated = hinged(blobs, 70).moved(away, at_px / box).volume(box, device)
-    core = place_core(estimated, reference, identity(device), torch.Generator().manual_seed(0))
+    core = place_core(estimated, reference, Placement.identity(device), torch.Generator().manual_seed(0))
     correlated = place_volume(estimated, reference, Frame(torch.eye(3, device=device), False))
     error, correlation_error = (float(distance_deg(place.frame.rotation, away)) for place in (core, correlated))
     assert error < 1.5 and error < correlation_error  # V(x) = U(R⁻¹ (x - t)): W = V(R x + t) is U
@@ -316,7 +312,7 @@ def test_place_core_aligns_the_fixed_core_better_than_the_highest_correlation(bl
 
 def test_place_core_of_a_volume_on_itself_is_the_identity(blobs, device):
     volume = blobs.volume(32, device)
-    place = place_core(volume, volume, identity(device), torch.Generator().manual_seed(0))
+    place = place_core(volume, volume, Placement.identity(device), torch.Generator().manual_seed(0))
     assert distance_deg(place.frame.rotation, torch.eye(3, device=device)) < 0.2 and place.shift_px.abs().max() < 0.05
 
 
@@ -325,7 +321,7 @@ def test_settle_hand_mirrors_a_volume_only_if_it_has_the_other_hand(blobs, mirro
     reference = hinged(blobs, 0).volume(32, device)
     estimated = rotate(hinged(blobs, 70).volume(32, device), torch.eye(3, device=device), mirrored)
     place = settle_hand(
-        estimated, reference, place_core(estimated, reference, identity(device), torch.Generator().manual_seed(0))
+        estimated, reference, place_core(estimated, reference, Placement.identity(device), torch.Generator().manual_seed(0))
     )
     assert place.frame.mirrored == mirrored
     assert distance_deg(place.frame.rotation, torch.eye(3, device=device)) < 2

@@ -26,7 +26,6 @@ from hetacumn.network.trainer import Trainer
 from hetacumn.physics.alignment import Placement
 from hetacumn.physics.fourier import _centring, _narrowing
 from hetacumn.physics.half_plane import HalfPlane
-from hetacumn.physics.rotations import Frame
 from hetacumn.prediction.classes import Classes, class_centres
 from hetacumn.prediction.inference import Refit, follow_hypotheses, refit_volumes, search_misfits, search_poses, weigh_classes
 from hetacumn.search import clusters as clusters_module
@@ -193,7 +192,7 @@ def make_run(toy, mode, monkeypatch, request):
         return Clusters(labels, centres, volumes_at(centres, start.basis), counts)
 
     def identity(volume, *given):
-        return Placement(Frame(torch.eye(3, device=volume.device), False), torch.zeros(3, device=volume.device))
+        return Placement.identity(volume.device)
 
     monkeypatch.setattr(AbInitioRun, "_clusters", clusters)
     for module, name in (

@@ -5,7 +5,8 @@
 2. *Routes.* ``classes`` suits large motions: EM fits K volumes, which start as the consensus times smooth random fields.
    ``consensus`` suits small motions: it refines poses under the consensus first. ``independent`` is for different molecules: EM
    fits K volumes from noise. Each route then alternates between probabilistic PCA, which fits a linear subspace of volumes
-   ``V(z) = V_0 + Σ z_j V_j``, and the refinement of poses. Conformations are aligned by their largest common rigid body.
+   ``V(z) = V_0 + Σ z_j V_j``, and the refinement of poses under the volumes ``V(z)``. Conformations are aligned by the largest
+   rigid body that they share, and get one hand, also after the last fits.
 3. *Choice.* The log-likelihood of images held out from every fit decides between the routes.
 4. *Missed volumes.* EM of the images of each cluster alone may find volumes that the route has missed, and the poses of all
    images are then searched again (:mod:`~hetacumn.ab_initio.division`). With a symmetry, the route ``relaxed``
@@ -29,21 +30,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig
-from hetacumn.ab_initio.division import Division, search_one_by_one
+from hetacumn.ab_initio.division import Division
 from hetacumn.ab_initio.evidence import choose_factor, mean_evidence_over_poses
 from hetacumn.ab_initio.relaxation import Relaxation
 from hetacumn.ab_initio.start import Start, Steps, Tensors
-from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em, voxel_unit
-from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, principal, unfit_images
+from hetacumn.ab_initio.stochastic_em import consensus, poses_are_open, smooth_noise, soften, stochastic_em
+from hetacumn.ab_initio.subspace_fit import SubspaceFit, fit_subspace, move_clusters, span, unfit_images
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations, low_power, strong_images, without_empty
+from hetacumn.physics.alignment import Placement
 from hetacumn.physics.rotations import distance_deg
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.symmetry import symmetry_rotations
-from hetacumn.search.clusters import Clusters, align_conformations, align_volumes, find_clusters
+from hetacumn.search.clusters import AGREE_DEG, Clusters, align_volumes, find_clusters, place_again, place_conformations
 from hetacumn.search.competing_poses import Candidates, search_competing
 from hetacumn.search.focus import WHOLE, Focus
-from hetacumn.search.grid import search_grid
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import State
 from hetacumn.search.subspace import infer_latents, likeliest_copies, volumes_at
@@ -69,6 +70,7 @@ class AbInitioRun:
         self.usable = ~strong_images(low_power(self.data))
         self.group = symmetry_rotations(self.config.consensus.symmetry).to(self.data.y.device)
         self.held, self.fit = held & self.usable, (~held & self.usable).nonzero().squeeze(1)
+        self._last_fit = self.config.refine.last, self.config.refine.last_fit, 2 * self.config.subspace_steps
 
     def run(self) -> Start:
         """Follow all routes, and finish the route with the highest log-likelihood of held-out images; return its start."""
@@ -83,7 +85,10 @@ class AbInitioRun:
             self.steps.log(f"ab initio, {self.steps.label}route {route}: held-out log-likelihood {score:.2f} per image")
         best = self._finish_best(found, max(scores, key=lambda route: (route != NOISE, scores[route])))
         self.progress.total = self.progress.n
-        return replace(best, scores=scores, shift_extent=self.config.grid.extent)
+        error_deg = None if best.route in OWN_FRAMES else place_again(clusters := self._clusters(best))[1]
+        if error_deg is not None:
+            self.steps.log(f"ab initio: {len(clusters.counts)} volumes lie in one frame within {error_deg:.1f}°")
+        return replace(best, scores=scores, shift_extent=self.config.grid.extent, frame_error_deg=error_deg)
 
     def _finish_best(self, found: dict[str, Start], route: str) -> Start:
         """Finish a route; return it, or the start of ``noise`` if this start explains held-out images better over all poses."""
@@ -175,36 +180,19 @@ class AbInitioRun:
         With ``one_by_one`` the volumes compete after Gauss-Newton steps, because a grid pose may fit a high-signal image badly.
         """
         config, volumes = self.config, volumes if route == "independent" else align_volumes(volumes, self.generator)
-        start, refine, steps = self._search(volumes, route, one_by_one), config.refine, config.subspace_steps
+        start = span(self.data, volumes, route, config, self.generator, one_by_one)
+        refine, steps = config.refine, config.subspace_steps
         if radii := config.faint.early_radii if one_by_one else config.effort.early_radii:
             start = self._search_again(start, radii, clusters=len(volumes) > 1)
         else:
             start = self._improve(start, refine.climb, refine.fit, steps)
         return self._improve(self._settle_frames(start), refine.fine, refine.fit, steps)
 
-    def _search(self, volumes: Float[Tensor, "k box box box"], route: str, one_by_one: bool = False) -> Start:
-        """Find each image's likeliest pose under K volumes, and compute the principal subspace of the volumes."""
-        config, data = self.config, self.data
-        band = data.within(config.classes.radius[1] * data.plane.box)
-        if one_by_one:
-            poses, labels = search_one_by_one(data, volumes, config.competing_poses(data.plane.box, volumes.device), config)
-            share = labels.bincount(minlength=len(volumes)) / len(labels)
-        else:
-            found = search_grid(band, volumes, *config.poses(data.plane.box, volumes.device), padding=config.padding)
-            poses, share = found.poses, found.log_volume.exp().mean(0)
-        basis = principal(volumes, share, config.components, self.generator, voxel_unit(data, data.plane.box))
-        latents = torch.zeros(len(data), config.components, device=volumes.device)
-        if len(volumes) > 1:
-            latents = infer_latents(band, Slicer(basis, config.padding), poses).mean
-        return Start(basis, poses, latents, route, {})
-
     def _finish(self, start: Start) -> Start:
         """Align the conformations to one frame and one hand, and do the last refinements of poses and subspace."""
         self.progress.set_postfix_str(f"last fits, route {start.route}")
-        config, start = self.config, self._settle_frames(start, hands=True)
-        if config.effort.last_radii:
-            return self._search_again(start, config.effort.last_radii)
-        return self._improve(start, config.refine.last, config.refine.last_fit, 2 * config.subspace_steps)
+        start, radii = self._settle_frames(start, hands=True), self.config.effort.last_radii
+        return self._correct_frames(self._search_again(start, radii) if radii else self._improve(start, *self._last_fit))
 
     def _divide(self, start: Start) -> Start:
         """Search for missed volumes; keep them if they raise the held-out log-likelihood."""
@@ -234,7 +222,7 @@ class AbInitioRun:
 
     def _pose(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
         """Find poses and z of all images under volumes, without a further fit."""
-        found = self._search(volumes, route)
+        found = span(self.data, volumes, route, self.config, self.generator)
         state = self._search_competing(found, self._clusters(found).centres, self.config.refine.last_fit)
         return replace(found, poses=state.poses, latents=state.latents)
 
@@ -252,14 +240,25 @@ class AbInitioRun:
         """
         if start.route in OWN_FRAMES:
             return start
-        config, clusters = self.config, self._clusters(start)
-        volumes, poses, mirrored = align_conformations(clusters, start.poses, self.generator, hands)
-        for k in mirrored:
-            self.steps.log(f"ab initio: the volume of {int(clusters.counts[k])} images had the other hand and was mirrored")
-        share = clusters.counts.float() / len(clusters.labels)
-        basis = principal(volumes, share, config.components, self.generator, voxel_unit(self.data, self.data.plane.box))
-        band = self.data.within(config.classes.radius[1] * self.data.plane.box)
-        return replace(start, basis=basis, poses=poses, latents=infer_latents(band, Slicer(basis, config.padding), poses).mean)
+        clusters = self._clusters(start)
+        return self._move_frames(start, clusters, place_conformations(clusters, self.generator, hands))
+
+    def _correct_frames(self, start: Start) -> Start:
+        """If refined volumes of K clusters do not lie in one frame, move them there, and refine poses and subspace again."""
+        if start.route in OWN_FRAMES:
+            return start
+        places, error_deg = place_again(clusters := self._clusters(start))
+        if not error_deg or error_deg <= AGREE_DEG:
+            return start
+        self.steps.log(f"ab initio: volumes up to {error_deg:.0f}° from the common frame were moved")
+        self.progress.total += 2 * self.config.subspace_steps
+        return self._improve(self._move_frames(start, clusters, places), *self._last_fit)
+
+    def _move_frames(self, start: Start, clusters: Clusters, places: list[Placement]) -> Start:
+        for count, place in zip(clusters.counts.tolist(), places, strict=True):
+            if place.frame.mirrored:
+                self.steps.log(f"ab initio: the volume of {count} images had the other hand and was mirrored")
+        return move_clusters(self.data, start, clusters, places, self.config, self.generator)
 
     def _improve(self, start: Start, radii: tuple[float, ...], fit_radius: float, steps: int) -> Start:
         """Refine the pose and z of each image under its volume V(z), fit the subspace at these poses, and infer z again."""

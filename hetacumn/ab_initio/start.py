@@ -48,6 +48,8 @@ class Start:
     - ``scores``: the held-out log-likelihood per image, by route. Another score chooses between ``noise`` and other routes.
     - ``shift_extent``: extent of the shift grid of the searches, as a fraction of the box; None if unknown.
     - ``number``: the number of states, requested or found; None if unknown.
+    - ``frame_error_deg``: the largest angle between the frame of a volume and the common frame of all volumes, in degrees, by
+      :func:`~hetacumn.search.clusters.place_again`; 180 in the other hand; None if unknown.
     """
 
     basis: Float[Tensor, "volumes box box box"]
@@ -57,6 +59,7 @@ class Start:
     scores: dict[str, float]
     shift_extent: float | None = None
     number: StateNumber | None = None
+    frame_error_deg: float | None = None
 
     def to(self, device: torch.device | str) -> Start:
         """Copy to another device."""
@@ -71,7 +74,7 @@ class Start:
         return replace(self, basis=resize_volumes(self.basis, box) * (before / box) ** 2, poses=poses)
 
     def tensors(self) -> Tensors:
-        """Return the tensors by name, without ``route``, ``scores``, ``shift_extent`` and ``number``."""
+        """Return the tensors by name, without the other fields."""
         return {
             "basis": self.basis,
             "rotations": self.poses.rotations,
@@ -95,6 +98,7 @@ def save_start(path: Path, start: Start, stack: StackFingerprint, settings: dict
         "scores": start.scores,
         "shift_extent": start.shift_extent,
         "number": start.number and asdict(start.number),
+        "frame_error_deg": start.frame_error_deg,
         "stack": stack.to_json(),
         "settings": settings,
     }
@@ -109,7 +113,9 @@ def load_start(path: Path, stack: StackFingerprint | None = None) -> Start:
     start, number = Start.of(tensors, facts["route"], facts["scores"]), facts.get("number")
     if number is None and (volumes := facts["settings"].get("volumes")):  # a start of an earlier version
         number = {"states": volumes, "volumes": volumes}
-    return replace(start, shift_extent=facts.get("shift_extent"), number=number and StateNumber(**number))
+    number = number and StateNumber(**number)
+    extent, error_deg = facts.get("shift_extent"), facts.get("frame_error_deg")
+    return replace(start, shift_extent=extent, number=number, frame_error_deg=error_deg)
 
 
 def saved_settings(path: Path) -> dict:

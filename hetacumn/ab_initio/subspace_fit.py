@@ -1,8 +1,8 @@
-"""Fits of a linear subspace of volumes to posed images, by probabilistic PCA."""
+"""Linear subspaces of volumes: the principal subspace of K volumes, and fits to posed images by probabilistic PCA."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,16 +10,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hetacumn.ab_initio.config import AbInitioConfig
+from hetacumn.ab_initio.division import search_one_by_one
 from hetacumn.ab_initio.start import Start
 from hetacumn.ab_initio.stochastic_em import smooth_noise, voxel_unit
 from hetacumn.particles.metadata import Poses
 from hetacumn.particles.observations import Observations, far_above
+from hetacumn.physics.alignment import Placement
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import soft_sphere
+from hetacumn.search.clusters import Clusters, move_frames
 from hetacumn.search.focus import WHOLE, Focus
+from hetacumn.search.grid import search_grid
 from hetacumn.search.refinement import Tangent, climb, misfit
 from hetacumn.search.state import State
-from hetacumn.search.subspace import ComponentPrior, latent_posterior
+from hetacumn.search.subspace import ComponentPrior, infer_latents, latent_posterior
 
 UNFIT = 3.0  # an image is unfit if its misfit exceeds the median misfit by more than this number of standard deviations
 
@@ -100,6 +104,48 @@ def principal(
     parts = (values[:found, None] * directions[:found]).unflatten(1, (box,) * 3)
     faint = 0.1 * unit * smooth_noise(components - found, box, generator, box // 4).to(volumes)
     return torch.cat([mean[None], parts, faint * soft_sphere(box, device=volumes.device)])
+
+
+def span(
+    data: Observations,
+    volumes: Float[Tensor, "k box box box"],
+    route: str,
+    config: AbInitioConfig,
+    generator: torch.Generator,
+    one_by_one: bool = False,
+) -> Start:
+    """Find the likeliest pose of each image under K volumes, and compute the principal subspace of the volumes and the latents.
+
+    With ``one_by_one`` the volumes compete after Gauss-Newton steps (:func:`~hetacumn.ab_initio.division.search_one_by_one`).
+    """
+    band, box, device = data.within(config.classes.radius[1] * data.plane.box), data.plane.box, volumes.device
+    if one_by_one:
+        poses, labels = search_one_by_one(data, volumes, config.competing_poses(box, device), config)
+        share = labels.bincount(minlength=len(volumes)) / len(labels)
+    else:
+        found = search_grid(band, volumes, *config.poses(box, device), padding=config.padding)
+        poses, share = found.poses, found.log_volume.exp().mean(0)
+    basis = principal(volumes, share, config.components, generator, voxel_unit(data, box))
+    latents = torch.zeros(len(data), config.components, device=device)
+    if len(volumes) > 1:
+        latents = infer_latents(band, Slicer(basis, config.padding), poses).mean
+    return Start(basis, poses, latents, route, {})
+
+
+def move_clusters(
+    data: Observations,
+    start: Start,
+    clusters: Clusters,
+    places: list[Placement],
+    config: AbInitioConfig,
+    generator: torch.Generator,
+) -> Start:
+    """Apply the placements of clusters to volumes and poses, and compute the subspace of the volumes and the latents again."""
+    volumes, poses = move_frames(clusters, start.poses, places)
+    share = clusters.counts.float() / len(clusters.labels)
+    basis = principal(volumes, share, config.components, generator, voxel_unit(data, data.plane.box))
+    band = data.within(config.classes.radius[1] * data.plane.box)
+    return replace(start, basis=basis, poses=poses, latents=infer_latents(band, Slicer(basis, config.padding), poses).mean)
 
 
 def unfit_images(data: Observations, start: Start, config: AbInitioConfig) -> Bool[Tensor, " n"]:

@@ -120,6 +120,8 @@ def run_method(
         facts = {"train_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb())}
         if begin is not None and begin.number is not None:
             facts["states"] = asdict(begin.number)
+        if begin is not None and begin.frame_error_deg is not None:
+            facts["frame_error_deg"] = round(begin.frame_error_deg, 1)
         if begin is not None and stack.initial.poses is not None:
             symmetry = config.ab_initio.consensus.symmetry
             facts["start_pose_change"] = pose_change(begin.poses, stack.initial.poses, symmetry)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hetacumn.physics.fourier import crop_volumes, resize_volumes
 from hetacumn.physics.rotations import Frame, inplane, view_grid
-from hetacumn.physics.volumes import low_passed, rotate, soft_sphere
+from hetacumn.physics.volumes import centred, low_passed, rotate, soft_sphere
 
 Misfit = Callable[[Tensor, Tensor, bool], Tensor]  # of a rotation (3, 3), a shift (3,) in voxels, and whether mirrored
 
@@ -38,6 +38,22 @@ class Placement:
 
     frame: Frame
     shift_px: Float[Tensor, " 3"]
+
+    @classmethod
+    def identity(cls, device: torch.device | str = "cpu") -> Placement:
+        """Return the placement that does not change a volume."""
+        return cls(Frame(torch.eye(3, device=device), False), torch.zeros(3, device=device))
+
+    def then(self, second: Placement) -> Placement:
+        """Return the placement that applies this placement first and the ``second`` placement afterwards."""
+        moved = self.frame.rotation @ second.shift_px * (-1.0 if self.frame.mirrored else 1.0)
+        frame = Frame(self.frame.rotation @ second.frame.rotation, self.frame.mirrored != second.frame.mirrored)
+        return Placement(frame, self.shift_px + moved)
+
+    def inverse(self) -> Placement:
+        """Return the placement that undoes this placement."""
+        back = self.frame.rotation.mT
+        return Placement(Frame(back, self.frame.mirrored), back @ self.shift_px * (1.0 if self.frame.mirrored else -1.0))
 
     def to(self, device: torch.device | str) -> Placement:
         """Copy to another device."""
@@ -95,12 +111,12 @@ def place_volume(
     coarse = min(_COARSE_BOX, box)
     small, target = _on_fastest_device(resize_volumes(estimated, coarse)), _on_fastest_device(_target(reference, coarse))
     starts = [frame.to(small.device)] if frame is not None else _search(small, target, hands)
-    fits = [_refine(small, target, Placement(start, _best_shift(small, target, start))) for start in starts]
+    fits = [refine_placement(small, target, Placement(start, best_shift(small, target, start))) for start in starts]
     _, best = max(fits, key=lambda fit: fit[0])
     size = coarse
     for finer in sorted({min(_MIDDLE_BOX, box), box} - {coarse}):
         volume, target = _on_fastest_device(resize_volumes(estimated, finer)), _on_fastest_device(_target(reference, finer))
-        _, best = _refine(volume, target, best.scaled(finer / size).to(volume.device))
+        _, best = refine_placement(volume, target, best.scaled(finer / size).to(volume.device))
         size = finer
     return best.to(reference.device)
 
@@ -144,14 +160,14 @@ def place_core(
 
     def similarity(place: Placement) -> float:
         turned = rotate(moving, place.frame.rotation, place.frame.mirrored, place.shift_px)
-        return float((_centred(turned) * _centred(target)).sum())
+        return float((centred(turned) * centred(target)).sum())
 
     least = 0.8 * similarity(start)  # excludes volumes shifted out of the box, which have a low misfit too
     best, lowest = start, float(misfit(start.frame.rotation, start.shift_px, start.frame.mirrored))
     for trial in range(1 + trials):
         vector = torch.deg2rad(degrees * torch.randn(3, generator=generator)) * (trial > 0)
         rotation = start.frame.rotation @ roma.rotvec_to_rotmat(vector).to(start.frame.rotation)
-        value, place = _descend(misfit, Placement(Frame(rotation, start.frame.mirrored), start.shift_px), box)
+        value, place = descend(misfit, Placement(Frame(rotation, start.frame.mirrored), start.shift_px), box)
         if value < lowest and similarity(place) > least:
             best, lowest = place, value
     return best.to(device)
@@ -198,13 +214,7 @@ def _robust(difference: Float[Tensor, " ..."]) -> Float[Tensor, ""]:
 
 
 def _target(reference: Float[Tensor, "size size size"], box: int) -> Float[Tensor, "{box} {box} {box}"]:
-    return _centred(resize_volumes(reference, box) * soft_sphere(box, device=reference.device))
-
-
-def _centred(volumes: Float[Tensor, "*batch box box box"]) -> Float[Tensor, "*batch box box box"]:
-    """Subtract the mean and scale to norm 1, so that the product of two volumes is a correlation."""
-    volumes = volumes - volumes.mean((-3, -2, -1), keepdim=True)
-    return volumes / volumes.square().sum((-3, -2, -1), keepdim=True).sqrt().clamp_min(1e-12)
+    return centred(resize_volumes(reference, box) * soft_sphere(box, device=reference.device))
 
 
 def _cross_correlation(
@@ -214,14 +224,12 @@ def _cross_correlation(
     mirrored: bool,
 ) -> Float[Tensor, "b box box box"]:
     """Compute the correlation of the rotated volume with the target at every whole-voxel shift, for each rotation."""
-    turned = _centred(torch.vmap(lambda rotation: rotate(volume, rotation, mirrored))(rotations))
+    turned = centred(torch.vmap(lambda rotation: rotate(volume, rotation, mirrored))(rotations))
     product = torch.fft.rfftn(turned, dim=(1, 2, 3)) * torch.fft.rfftn(target).conj()
     return torch.fft.irfftn(product, s=target.shape, dim=(1, 2, 3))
 
 
-def _best_shift(
-    volume: Float[Tensor, "box box box"], target: Float[Tensor, "box box box"], frame: Frame
-) -> Float[Tensor, " 3"]:
+def best_shift(volume: Float[Tensor, "box box box"], target: Float[Tensor, "box box box"], frame: Frame) -> Float[Tensor, " 3"]:
     """Find the whole-voxel shift (x, y, z) of the highest correlation, as the ``shift_px`` of :func:`rotate`."""
     box = target.shape[-1]
     correlation = _cross_correlation(volume, target, frame.rotation[None], frame.mirrored)[0]
@@ -247,19 +255,19 @@ def _on_fastest_device(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "b
     return volume.cpu() if volume.shape[-1] <= _LARGEST_ON_CPU else volume
 
 
-def _refine(
+def refine_placement(
     volume: Float[Tensor, "box box box"], target: Float[Tensor, "box box box"], start: Placement
 ) -> tuple[float, Placement]:
     """Maximise the correlation from a placement; return the correlation and its placement."""
 
     def misfit(rotation: Tensor, shift: Tensor, mirrored: bool) -> Tensor:
-        return -(_centred(rotate(volume, rotation, mirrored, shift)) * target).sum()
+        return -(centred(rotate(volume, rotation, mirrored, shift)) * target).sum()
 
-    value, place = _descend(misfit, start, volume.shape[-1])
+    value, place = descend(misfit, start, volume.shape[-1])
     return -value, place
 
 
-def _descend(misfit: Misfit, start: Placement, box: int) -> tuple[float, Placement]:
+def descend(misfit: Misfit, start: Placement, box: int) -> tuple[float, Placement]:
     """Minimise a misfit from a placement by L-BFGS in the rotation vector and the shift; return the misfit and placement."""
     frame, shift_px = start.frame, start.shift_px
     step = torch.zeros(6, device=shift_px.device, requires_grad=True)

@@ -77,3 +77,9 @@ def recentred(volumes: Float[Tensor, "*batch box box box"]) -> Float[Tensor, "*b
     x, y, z = (centre * axis.view(shape) for centre, shape in zip(centres, ((1, 1, -1), (1, -1, 1), (-1, 1, 1)), strict=True))
     phase = (x + y + z) * (2 * torch.pi / box)
     return ifft3c(fft3c(volumes) * torch.polar(torch.ones_like(phase), phase))
+
+
+def centred(volumes: Float[Tensor, "*batch box box box"]) -> Float[Tensor, "*batch box box box"]:
+    """Subtract the mean and scale to norm 1, so that the product of two volumes is a correlation."""
+    volumes = volumes - volumes.mean((-3, -2, -1), keepdim=True)
+    return volumes / volumes.square().sum((-3, -2, -1), keepdim=True).sqrt().clamp_min(1e-12)

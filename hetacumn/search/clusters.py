@@ -2,7 +2,9 @@
 
 Images do not determine how two conformations are placed relative to each other. If one part of a molecule rotates, a consensus
 reconstruction, or an alignment by the greatest overlap, rotates each whole conformation by about half of this motion. The
-largest rigid body that the conformations share does not move, and therefore defines the frame.
+largest rigid body that the conformations share does not move, and therefore defines the frame. If this body is small, or
+similar to another part, the placement of two distant conformations may be wrong. Neighbouring conformations then define the
+frame (:mod:`hetacumn.physics.common_frame`).
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from torch import Tensor
 
 from hetacumn.particles.metadata import Poses
 from hetacumn.physics.alignment import Placement, place_core, place_either_hand, place_volume, settle_hand
-from hetacumn.physics.rotations import Frame
+from hetacumn.physics.common_frame import largest_difference_deg, place_together
 from hetacumn.search.subspace import volumes_at
 
+AGREE_DEG = 5.0  # two sets of placements agree if no rotation differs by more
 SPREADS = ("full", "tied")  # one covariance per component of a mixture, or one for all components
 
 
@@ -69,39 +72,73 @@ def align_volumes(
     """Align volumes to the first one by their common rigid body.
 
     The hand is that of the highest correlation. If the fits of the volumes were ``independent``, so that each volume may have
-    either hand, the common rigid body decides (:func:`~hetacumn.physics.alignment.place_either_hand`).
+    either hand, the common rigid body decides (:func:`~hetacumn.physics.alignment.place_either_hand`). :func:`place_all`
+    replaces the placements of three or more volumes that do not lie in one frame.
     """
-    first, aligned = volumes[0], [volumes[0]]
+    first, places = volumes[0], [Placement.identity(volumes.device)]
     for volume in volumes[1:]:
         if independent:
-            place = place_either_hand(volume, first, generator)
+            places.append(place_either_hand(volume, first, generator))
         else:
-            place = place_core(volume, first, place_volume(volume, first), generator)
-        aligned.append(place.apply(volume))
-    return torch.stack(aligned)
+            places.append(place_core(volume, first, place_volume(volume, first), generator))
+    places = place_all(volumes, 0, places)
+    return torch.stack([first, *(place.apply(volume) for place, volume in zip(places[1:], volumes[1:], strict=True))])
 
 
-def align_conformations(
-    clusters: Clusters, poses: Poses, generator: torch.Generator, hands: bool = False
-) -> tuple[Float[Tensor, "k box box box"], Poses, list[int]]:
-    """Align the volumes of clusters to the volume of the largest cluster, by their common rigid body.
+def place_conformations(clusters: Clusters, generator: torch.Generator, hands: bool = False) -> list[Placement]:
+    """Place the volumes of clusters on the volume of the largest cluster, by their common rigid body.
 
-    If ``hands`` is true, the function also mirrors volumes of the other hand. It returns the aligned volumes, the poses of all
-    images in the new frames, and the indices of the mirrored clusters.
+    If ``hands`` is true, the function also mirrors volumes of the other hand. :func:`place_all` replaces the placements of
+    three or more volumes that do not lie in one frame.
     """
-    volumes, first, mirrored = clusters.volumes.clone(), int(clusters.counts.argmax()), []
-    rotations, shifts_px = poses.rotations.clone(), poses.shifts_px.clone()
-    here = Placement(Frame(torch.eye(3, device=volumes.device), False), torch.zeros(3, device=volumes.device))
+    volumes, first = clusters.volumes, int(clusters.counts.argmax())
+    here = Placement.identity(volumes.device)
+    places = [here] * len(volumes)
     for k in range(len(volumes)):
         if k == first:
             continue
-        place = place_core(volumes[k], volumes[first], here, generator)
+        places[k] = place_core(volumes[k], volumes[first], here, generator)
         if hands:
-            place = settle_hand(volumes[k], volumes[first], place)
-        if place.frame.mirrored:
-            mirrored.append(k)
+            places[k] = settle_hand(volumes[k], volumes[first], places[k])
+    return place_all(volumes, first, places, hands)
+
+
+def place_all(
+    volumes: Float[Tensor, "k box box box"], first: int, places: list[Placement], hands: bool = True
+) -> list[Placement]:
+    """Return the placements of all volumes by :func:`~hetacumn.physics.common_frame.place_together`.
+
+    The given ``places`` on the volume ``first`` are returned if they agree within :data:`AGREE_DEG`, or if there are only two
+    volumes: the placement of a single volume on another one is exact if their common rigid body is large.
+    """
+    if len(volumes) < 3:
+        return places
+    together = place_together(volumes, first, places, hands)
+    return together if largest_difference_deg(together, places) > AGREE_DEG else places
+
+
+def place_again(clusters: Clusters) -> tuple[list[Placement], float | None]:
+    """Place the volumes of clusters, which should lie in one frame already, on the volume of the largest cluster.
+
+    Returns the placements, and the largest angle in degrees by which they rotate a volume, or 180 if they mirror a volume. This
+    angle measures, without a truth, whether the volumes lie in one frame; it is None for fewer than three volumes.
+    """
+    here = [Placement.identity(clusters.volumes.device)] * len(clusters.volumes)
+    if len(here) < 3:
+        return here, None
+    places = place_together(clusters.volumes, int(clusters.counts.argmax()), here)
+    return places, largest_difference_deg(places, here)
+
+
+def move_frames(clusters: Clusters, poses: Poses, places: list[Placement]) -> tuple[Float[Tensor, "k box box box"], Poses]:
+    """Apply the placements to the volumes of clusters; return the volumes, and the poses of all images in the new frames."""
+    volumes, rotations, shifts_px = clusters.volumes.clone(), poses.rotations.clone(), poses.shifts_px.clone()
+    first = int(clusters.counts.argmax())  # stays in its frame
+    for k, place in enumerate(places):
+        if k == first:
+            continue
         volumes[k] = place.apply(volumes[k])
         members = clusters.labels == k  # x_old = ±G x + t, R x_old = ±R G x + R t; the minus rotates the image by 180°
         shifts_px[members] += (rotations[members] @ place.shift_px)[:, :2]
         rotations[members] = place.frame.apply(rotations[members])
-    return volumes, Poses(rotations, shifts_px), mirrored
+    return volumes, Poses(rotations, shifts_px)
