@@ -96,9 +96,10 @@ class AbInitioRun:
             return found[NOISE]
         best = self._step("last fits", route, partial(self._finish, found[route]))
         if NOISE in found:
-            other = self._once("volumes over all poses", lambda: {"volumes": self._softened(best)})["volumes"]
-            both, held = (self._clusters(found[NOISE]).volumes, other), self.data[self.held]
-            of_noise, of_other = (mean_evidence_over_poses(held, volumes, self.config) for volumes in both)
+            noise, before = (self._clusters(start).volumes for start in (found[NOISE], best))
+            other = self._once("volumes over all poses", lambda: {"volumes": self._softened(before)})["volumes"]
+            held = self.data[self.held]
+            of_noise, of_other = (mean_evidence_over_poses(held, volumes, self.config) for volumes in (noise, other))
             self.steps.log(f"ab initio, {self.steps.label}all poses: {of_noise:.2f} with noise, {of_other:.2f} with {route}")
             if of_noise > of_other:
                 return found[NOISE]
@@ -209,16 +210,16 @@ class AbInitioRun:
         self.steps.log(f"ab initio, volumes of single clusters: held-out log-likelihood {after:.2f}, {before:.2f} without")
         return found if after > before else start
 
-    def _softened(self, start: Start) -> Float[Tensor, "k box box box"]:
-        """Refit the volumes of K clusters by EM over all poses of a grid."""
-        volumes, steps = self._clusters(start).volumes, self.config.soft.steps
-        return soften(self.data[self.fit], volumes, self.config, steps, self.generator, self.progress)
+    def _softened(self, volumes: Float[Tensor, "k box box box"]) -> Float[Tensor, "k box box box"]:
+        """Refit volumes by EM over all poses of a grid."""
+        return soften(self.data[self.fit], volumes, self.config, self.config.soft.steps, self.generator, self.progress)
 
     def _soften(self, start: Start) -> Start:
-        """If poses are open, refit the volumes by :meth:`_softened`; find poses and z under them."""
-        if not poses_are_open(self.data, self._clusters(start).volumes, self.config):
+        """If poses are open, refit the volumes of K clusters by :meth:`_softened`; find poses and z under them."""
+        volumes = self._clusters(start).volumes
+        if not poses_are_open(self.data, volumes, self.config):
             return start
-        return self._pose(self._softened(start), start.route)
+        return self._pose(self._softened(volumes), start.route)
 
     def _pose(self, volumes: Float[Tensor, "k box box box"], route: str) -> Start:
         """Find poses and z of all images under volumes, without a further fit."""

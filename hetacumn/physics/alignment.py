@@ -63,6 +63,10 @@ class Placement:
         """Convert to a box of ``factor`` times as many voxels per side, over the same field of view."""
         return Placement(self.frame, self.shift_px * factor)
 
+    def turned(self, volume: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
+        """Resample a volume on its own grid: faster than :meth:`apply`, and differentiable."""
+        return rotate(volume, self.frame.rotation, self.frame.mirrored, self.shift_px)
+
     def apply(self, volume: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
         """Resample a volume ``V`` as ``W``, by trilinear interpolation on a grid with half the voxel size."""
         box = volume.shape[-1]
@@ -159,8 +163,7 @@ def place_core(
         return _robust(rotate(moving, rotation, mirrored, shift) - target)
 
     def similarity(place: Placement) -> float:
-        turned = rotate(moving, place.frame.rotation, place.frame.mirrored, place.shift_px)
-        return float((centred(turned) * centred(target)).sum())
+        return float((centred(place.turned(moving)) * centred(target)).sum())
 
     least = 0.8 * similarity(start)  # excludes volumes shifted out of the box, which have a low misfit too
     best, lowest = start, float(misfit(start.frame.rotation, start.shift_px, start.frame.mirrored))
@@ -204,8 +207,7 @@ def settle_hand(
 
 
 def _core_misfit(estimated: Float[Tensor, "box box box"], reference: Float[Tensor, "box box box"], place: Placement) -> float:
-    turned = rotate(estimated, place.frame.rotation, place.frame.mirrored, place.shift_px)
-    return float(_robust((turned - reference) / reference.std()))
+    return float(_robust((place.turned(estimated) - reference) / reference.std()))
 
 
 def _robust(difference: Float[Tensor, " ..."]) -> Float[Tensor, ""]:

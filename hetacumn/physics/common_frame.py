@@ -52,7 +52,7 @@ def place_together(
     """
     box, shared = volumes.shape[-1], volumes.cpu()  # hundreds of small steps are faster on a CPU
     given = [place.to("cpu").scaled(_BOX / box) for place in given]
-    sharp = torch.stack([low_passed(resize_volumes(volume, _BOX), _CORE_RADIUS) for volume in shared])
+    sharp = _low_passed(shared, _CORE_RADIUS)
     sharp = sharp / sharp.std()
 
     def misfits(places: list[Placement]) -> Float[Tensor, " k"]:
@@ -77,8 +77,11 @@ def largest_difference_deg(places: Sequence[Placement], others: Sequence[Placeme
 
 def _comparable(volumes: Float[Tensor, "k box box box"], radius: float) -> Float[Tensor, "k size size size"]:
     """Return the low-passed volumes on the common grid, without the corners of the box, scaled for correlations."""
-    low = torch.stack([low_passed(resize_volumes(volume, _BOX), radius) for volume in volumes])
-    return centred(low * soft_sphere(_BOX))
+    return centred(_low_passed(volumes, radius) * soft_sphere(_BOX))
+
+
+def _low_passed(volumes: Float[Tensor, "k box box box"], radius: float) -> Float[Tensor, "k size size size"]:
+    return torch.stack([low_passed(resize_volumes(volume, _BOX), radius) for volume in volumes])
 
 
 class _Pairs:
@@ -175,7 +178,7 @@ def _grow(volumes: Float[Tensor, "k box box box"], first: int, hands: tuple[bool
 
 
 def _moved(volume: Float[Tensor, "box box box"], place: Placement) -> Float[Tensor, "box box box"]:
-    return centred(rotate(volume, place.frame.rotation, place.frame.mirrored, place.shift_px))
+    return centred(place.turned(volume))
 
 
 def _rotated(places: list[Placement]) -> list[Placement]:
@@ -188,10 +191,7 @@ def _rotated(places: list[Placement]) -> list[Placement]:
 
 
 def _placed(volumes: Float[Tensor, "k box box box"], places: list[Placement]) -> Float[Tensor, "k box box box"]:
-    return torch.stack([
-        rotate(volume, place.frame.rotation, place.frame.mirrored, place.shift_px)
-        for volume, place in zip(volumes, places, strict=True)
-    ])  # fmt: skip
+    return torch.stack([place.turned(volume) for volume, place in zip(volumes, places, strict=True)])
 
 
 def _misfits(placed: Float[Tensor, "k box box box"], scale: float) -> Float[Tensor, " k"]:
