@@ -104,14 +104,22 @@ class Bench:
         return prepare_stack(star, self.known.folder / f"prepared-{box}-{poses}", Preprocessing(box=box))
 
     def run(self, method: str, poses: str) -> tuple[Path, dict]:
-        """Train and predict unless this was done; return the folder of the predictions, and the seconds and the device."""
-        trained, *grade = method.split("-")
-        params = read_params(self.chosen.overrides or "")
-        model = self.known.folder / f"{trained}-{self.options.training_box}-{poses}"
-        config = method_config(params, trained, classes=self.chosen.classes, seed=self.seed)
-        job = TrainingJob(trained, config, model, initial=InitialSettings(poses))  # type: ignore[arg-type]
-        out = model.with_name("-".join([model.name, *grade]))
-        return out, train_and_predict(self.prepare(poses), job, GRADES[method], out, self.devices)
+        """Train and predict unless this was done; return the folder of the predictions, and the seconds and the device.
+
+        All methods with the same poses use the start of ``em``.
+        """
+        params, (trained, *grade) = read_params(self.chosen.overrides or ""), method.split("-")
+
+        def job(name: str, start: str | None = None) -> TrainingJob:
+            model = self.known.folder / f"{name}-{self.options.training_box}-{poses}"
+            config = method_config(params, name, classes=self.chosen.classes, seed=self.seed)
+            return TrainingJob(name, config, model, start=start, initial=InitialSettings(poses))  # type: ignore[arg-type]
+
+        jobs = [job("em")]
+        if trained != "em":
+            jobs.append(job(trained, str(jobs[0].out)))
+        out = Path("-".join([str(jobs[-1].out), *grade]))
+        return out, train_and_predict(self.prepare(poses), jobs, GRADES[method], out, self.devices)
 
     def score(self, method: str, poses: str) -> dict:
         """Run and score a method; return the columns of its row, and save its curves and latents."""

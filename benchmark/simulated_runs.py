@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -101,17 +101,18 @@ def run_once(
     stack = prepare_stack(known.star, known.folder / "prepared", Preprocessing.from_params(params["stack"]))
     config = method_config(params, method, classes=len(known.volumes) if classes is None else classes, seed=seed)
     job = TrainingJob(method, config, out, share or params["stack"]["trained_share"])
-    return train_and_predict(stack, job, GRADES[method], out, DeviceRequest(device or None))
+    return train_and_predict(stack, [job], GRADES[method], out, DeviceRequest(device or None))
 
 
-def train_and_predict(stack: PreparedStack, job: TrainingJob, grade: str, out: Path, devices: DeviceRequest) -> dict:
-    """Train, and predict all images with ``grade`` in the folder ``out``, unless this was done.
+def train_and_predict(stack: PreparedStack, jobs: Sequence[TrainingJob], grade: str, out: Path, devices: DeviceRequest) -> dict:
+    """Train in order, and predict all images by the last model with ``grade`` in the folder ``out``, unless this was done.
 
     Returns:
-        ``seconds`` of training and prediction, and the ``device``.
+        ``seconds`` of training (with the start) and prediction, and the ``device``.
     """
     if RATE not in read_run(out):  # a prediction writes this entry at its end
-        train_stack(stack, job, devices)
-        run_prediction(stack, PredictionJob(job.out, PredictionRequest(grade), out), devices)
+        for job in jobs:
+            train_stack(stack, job, devices)
+        run_prediction(stack, PredictionJob(jobs[-1].out, PredictionRequest(grade), out), devices)
     run = read_run(out)
     return {"seconds": run["train_seconds"] + len(stack) / run[RATE], "device": run["device"]}

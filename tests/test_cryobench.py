@@ -65,13 +65,15 @@ def test_each_method_and_kind_of_poses_has_a_row_and_no_run_is_repeated(runs, tm
     assert table["seconds"].tolist()[2:] == [33, 33]
     assert (tmp_path / "cryobench-mixture-2.png").stat().st_size < 300_000
     assert runs == [
+        "train em at 32 px, 2 classes, poses fixed",
         "train hetacumn at 32 px, 2 classes, poses fixed",
         "predict refined by hetacumn-32-fixed in hetacumn-32-fixed-refined",
+        "train em at 32 px, 2 classes, poses search",
         "train hetacumn at 32 px, 2 classes, poses search",
         "predict refined by hetacumn-32-search in hetacumn-32-search-refined",
     ]
     cryobench.main([*small, "--methods", "bound", "hetacumn-refined", "--poses", "fixed"])
-    assert len(runs) == 4
+    assert len(runs) == 6
 
 
 def test_the_metrics_read_images_of_all_conformations():
