@@ -124,15 +124,6 @@ def made(blobs):
             ),
             {"start": "the start", "training": "training"},
         ),
-        "scaling": (
-            pd.DataFrame(
-                [
-                    {"particles": n, "stage": stage, "seconds": n / 1000, "peak_memory_mb": 900}
-                    for n in (10_000, 30_000, 100_000)
-                    for stage in ("preprocess", "amortized")
-                ]
-            ),
-        ),
         "ablation_bars": (
             runs,
             {"hetacumn": "full", "hetacumn-bare": "bare"},
@@ -205,7 +196,6 @@ def made(blobs):
         "motion_scatter",
         "pictures",
         "curves",
-        "scaling",
         "log_ratio_histogram",
         "heterogeneity_scores",
         "overview",

@@ -21,7 +21,7 @@ from hetacumn.plots.distributions import (
 )
 from hetacumn.plots.heterogeneity import heterogeneity_scores
 from hetacumn.plots.images import particle_gallery, pictures
-from hetacumn.plots.lines import curves, mixture_scores, scaling, training_curves
+from hetacumn.plots.lines import curves, mixture_scores, training_curves
 from hetacumn.plots.overview import Overview, overview
 from hetacumn.plots.spectra import fsc_curves, full_box_fsc, half_map_fsc, map_fsc, noise_spectrum
 from hetacumn.plots.surfaces import full_box_surfaces, map_surfaces, path_movie, path_surfaces, volume_surfaces
@@ -44,6 +44,6 @@ __all__ = [
     "curves", "defocus_histogram", "energy_landscape", "fsc_curves", "full_box_fsc", "full_box_surfaces", "half_map_fsc",
     "heterogeneity_scores", "latent_density", "latent_scatter", "log_ratio_histogram", "map_fsc", "map_surfaces",
     "mixture_scores", "motion_scatter", "noise_spectrum", "overview", "particle_gallery", "path_movie", "path_surfaces",
-    "pictures", "pose_changes", "pose_error_histogram", "scaling", "settled_bars", "settled_shares", "stage_bars",
+    "pictures", "pose_changes", "pose_error_histogram", "settled_bars", "settled_shares", "stage_bars",
     "state_numbers", "state_scores", "training_curves", "view_distribution", "volume_surfaces",
 ]  # fmt: skip

@@ -1,15 +1,13 @@
-"""Curves of any quantity, of training, and of time and memory."""
+"""Curves of any quantity, of training, and of mixtures."""
 
 from collections.abc import Mapping
 
 import pandas as pd
 from jaxtyping import Real
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from hetacumn.plots.theme import (
     CLASS_COLOURS,
-    CLASS_MARKERS,
     DASHES,
     WIDTH_IN,
     Array,
@@ -18,7 +16,6 @@ from hetacumn.plots.theme import (
     legend_below,
     method_style,
     panels,
-    unique,
 )
 
 #: A column of a table and the label of its axis.
@@ -80,38 +77,6 @@ def training_curves(
     for axis in axes.flat:
         axis.set_xlim(left=0)
     figure.align_ylabels(axes[:, 0])
-    legend_below(figure, axes.flat)
-    return figure
-
-
-def scaling(table: pd.DataFrame) -> Figure:
-    """Plot time and memory against the number of particles, one colour per stage.
-
-    A thin reference line through the point of the largest stack is proportional to the number of particles.
-
-    Args:
-        table: Rows with particles, stage, seconds and peak_memory_mb.
-    """
-    figure, axes = panels(1, 2, 2.9)
-    time, memory = axes[0]
-    for i, stage in enumerate(unique(table, "stage")):
-        rows, colour, marker = table[table["stage"] == stage].sort_values("particles"), CLASS_COLOURS[i], CLASS_MARKERS[i]
-        largest = rows.iloc[-1]
-        time.plot(rows["particles"], rows["seconds"], marker, color=colour, label=stage)
-        time.plot(rows["particles"], rows["particles"] * largest["seconds"] / largest["particles"], DASHES[i % len(DASHES)],
-                  lw=0.8, color=colour, label=f"{stage}: time proportional to particles")  # fmt: skip
-        memory.plot(rows["particles"], rows["peak_memory_mb"] / 1000, marker, linestyle=DASHES[i % len(DASHES)], color=colour,
-                    markerfacecolor="none")  # fmt: skip
-    time.set(xscale="log", yscale="log", xlabel="number of particles", ylabel="time (s)", title="time")
-    time.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    highest_gb = table["peak_memory_mb"].max() / 1000
-    memory.set(
-        xscale="log", xlabel="number of particles", ylabel="peak memory (GB)", title="memory", ylim=(0, 1.3 * highest_gb)
-    )
-    for axis in (time, memory):
-        axis.set_xticks(sorted(set(table["particles"])))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axis.minorticks_off()
     legend_below(figure, axes.flat)
     return figure
 
