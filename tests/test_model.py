@@ -326,7 +326,7 @@ def test_a_second_look_finds_poses_that_no_hypothesis_of_the_encoder_is_near(blo
     """The encoder knows the shifts, and the rotations of every other image."""
     toy = make_toy([hinged(blobs, 0), hinged(blobs, 80)], 40, BOX, snr=10.0, device=device)
     rounds = ((16, 0.25), (4, 0.35))
-    effort = {"feedback": ((1, 0.2), (1, 0.45)), "second_look": second_look, "second_rounds": rounds}
+    effort = {"feedback": ((1, 0.35), (1, 0.45)), "second_look": second_look, "second_rounds": rounds}
     model = make_model(toy, bright=effort)
     good = torch.arange(40, device=device) % 2 == 0
     wrong = random_rotations(40, torch.Generator().manual_seed(7)).to(device)

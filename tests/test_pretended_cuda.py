@@ -158,7 +158,7 @@ def test_no_part_of_a_forward_pass_waits_for_the_device(trainer, mode):
         with NoWaiting():
             mean, found = model.encode(data)
             if tables:
-                looked = tables.second_look(data, found, mean)
+                looked = tables.second_look(data, found)
                 for state, value in (model._correct(data, found, mean, tables.tangent), looked):
                     assert state.device == value.device == DEVICE
     assert mean.device == found.rotations.device == DEVICE
@@ -166,11 +166,11 @@ def test_no_part_of_a_forward_pass_waits_for_the_device(trainer, mode):
 
 def test_searches_stay_on_the_device_and_a_climb_does_not_wait_for_it(toy, mode):
     data, volumes, basis = (pretend(mode, thing) for thing in (toy.data, toy.volumes, toy.basis(2)))
-    rotations, shifts = pretend(mode, pose_grid(1, 4)), pretend(mode, shift_grid(1.0, 3))
+    grid, shifts = pretend(mode, pose_grid(1, 4)), pretend(mode, shift_grid(1.0, 3))
     with mode, torch.no_grad():
         tangent = Tangent(basis)
-        found = search_grid(data, volumes, rotations, shifts)
-        candidates = Candidates(volumes, torch.zeros(len(volumes), 2, device=DEVICE), rotations, shifts)
+        found = search_grid(data, volumes, grid, shifts)
+        candidates = Candidates(volumes, torch.zeros(len(volumes), 2, device=DEVICE), grid, shifts)
         located, _ = search_competing(data, tangent, candidates, 0.3)
         state = State(found.poses, torch.zeros(len(data), len(basis) - 1, device=DEVICE))
         with NoWaiting():

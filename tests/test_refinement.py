@@ -10,7 +10,7 @@ from hetacumn.particles.metadata import Poses
 from hetacumn.physics.rotations import distance_deg, perturb, random_rotations
 from hetacumn.physics.slices import Slicer
 from hetacumn.search import refinement
-from hetacumn.search.refinement import Tangent, climb, compete, misfit
+from hetacumn.search.refinement import PoseTangent, Tangent, climb, compete, misfit
 from hetacumn.search.state import State
 from hetacumn.search.subspace import latent_posterior, mixing_of
 
@@ -152,3 +152,21 @@ def test_a_table_of_only_the_frequencies_read_gives_the_same_expansion(blobs, de
     for name in ("value", "slope", "curvature"):
         expected = getattr(one, name)
         torch.testing.assert_close(getattr(other, name), expected, rtol=5e-3, atol=5e-3 * float(expected.abs().max()))
+
+
+def test_steps_of_the_pose_alone_are_those_of_one_volume(toy, device):
+    """At a centre, the table of separate volumes gives the value, slope and curvature of the volume of this centre."""
+    centres = torch.tensor([[0.0], [1.5]], device=device)
+    volumes = torch.cat([toy.volumes[:1], 1.5 * toy.volumes[:1].flip(1)])
+    which = torch.arange(len(toy.data), device=device) % 2
+    found = PoseTangent(volumes, centres).expand(toy.data, State(toy.poses, centres[which]))
+    for k in range(2):
+        rows = (which == k).nonzero().squeeze(1)
+        own = State(toy.poses[rows], centres[which][rows][:, :0])
+        alone = Tangent(volumes[k : k + 1]).expand(toy.data[rows], own)
+        prior = 0.5 * centres[k].square().sum()
+        torch.testing.assert_close(found.value[rows], alone.value - prior, rtol=1e-5, atol=1e-2)
+        torch.testing.assert_close(found.slope[rows, :5], alone.slope, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(found.curvature[rows, :5, :5], alone.curvature, rtol=1e-4, atol=1e-2)
+    step, _, _ = found.step(0.03)
+    assert not step[:, 5:].any() and step[:, :5].any()

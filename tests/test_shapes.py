@@ -25,7 +25,14 @@ from hetacumn.physics.slices import Slicer, make_stencil
 from hetacumn.physics.volumes import rotate, soft_sphere
 from hetacumn.prediction.landscape import LatentAxes, latent_axes
 from hetacumn.search.clusters import Clusters, find_clusters
-from hetacumn.search.grid import GridSearchResult, log_likelihood, pose_grid, posterior_, shift_grid
+from hetacumn.search.grid import (
+    GridSearchResult,
+    PairedSlices,
+    log_likelihood,
+    pose_grid,
+    posterior_,
+    shift_grid,
+)
 from hetacumn.search.refinement import Tangent, climb
 from hetacumn.search.state import Quadratic, State
 from hetacumn.search.subspace import LatentPosterior, mixing_of, volumes_at
@@ -58,6 +65,10 @@ def state(n: int, q: int = 2) -> State:
 
 def particles(n: int, box: int = 8) -> Particles:
     return Particles(torch.zeros(n, box, box), ParticleMetadata([f"{i + 1}@x.mrcs" for i in range(n)], optics(n), poses(n)))
+
+
+def paired(volumes: torch.Tensor) -> PairedSlices:
+    return PairedSlices.of_grid(volumes, pose_grid(1, 2), HalfPlane(8).k)
 
 
 def observations(n: int) -> Observations:
@@ -96,7 +107,7 @@ RIGHT = {
     "damping in common": lambda: quadratic(3, 7).step(0.1),
     "a climb": lambda: climb(observations(3), Tangent(torch.rand(3, 8, 8, 8)), state(3), (0.2,)),
     "slices of the observed frequencies": lambda: log_likelihood(
-        observations(3), Slicer(torch.rand(1, 8, 8, 8))(rotations(6), HalfPlane(8).k)[:, 0], torch.zeros(4, 2)
+        observations(3), paired(torch.rand(1, 8, 8, 8)), torch.zeros(4, 2)
     ),
     "scores of any batch": lambda: posterior_(torch.zeros(2, 3, 5)),
     "a pose grid": lambda: (pose_grid(2, 6), shift_grid(1.0, 3)),
@@ -144,12 +155,8 @@ WRONG = {
     "curvatures of other images": lambda: quadratic(3, 7, rows=2),
     "damping of numbers in place of images": lambda: quadratic(3, 7).step(torch.ones(7)),
     "one volume for a table": lambda: Tangent(torch.rand(8, 8, 8)),
-    "shifts in three dimensions": lambda: log_likelihood(
-        observations(3), Slicer(torch.rand(1, 8, 8, 8))(rotations(6), HalfPlane(8).k)[:, 0], torch.zeros(4, 3)
-    ),
-    "slices of several volumes": lambda: log_likelihood(
-        observations(3), Slicer(torch.rand(2, 8, 8, 8))(rotations(6), HalfPlane(8).k), torch.zeros(4, 2)
-    ),
+    "shifts in three dimensions": lambda: log_likelihood(observations(3), paired(torch.rand(1, 8, 8, 8)), torch.zeros(4, 3)),
+    "slices of several volumes": lambda: PairedSlices.of(Slicer(torch.rand(2, 8, 8, 8))(rotations(6), HalfPlane(8).k)),
     "a basis without a mean": lambda: volumes_at(torch.zeros(5, 2), torch.zeros(2, 8, 8, 8)),
     "latents of one image": lambda: mixing_of(torch.zeros(2)),
     "precisions that are not square": lambda: LatentPosterior(torch.zeros(5, 2), torch.zeros(5, 2, 3), torch.zeros(5)),

@@ -232,13 +232,13 @@ class Suite:
 
         self.add("ab initio step", box, schedule.steps * config.batch, median_seconds(em, self.device, 3), flops_of(em))
         few = data[: 200 if self.device.type == "cpu" else 2000].within(config.classes.radius[1] * box)
-        rotations, shifts = (a.to(self.device) for a in (pose_grid(*grid), shift_grid(1.5, 3)))
+        poses = pose_grid(*grid).to(self.device), shift_grid(1.5, 3).to(self.device)
 
         def e_step() -> None:
-            search_grid(few, first, rotations, shifts)
+            search_grid(few, first, *poses)
 
         self.add(
-            f"expectation, {len(rotations) * len(shifts)} poses",
+            f"expectation, {len(poses[0]) * len(poses[1])} poses",
             box,
             len(few),
             median_seconds(e_step, self.device, 3),

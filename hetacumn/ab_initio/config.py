@@ -13,15 +13,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from hetacumn.common.point_groups import group_name
 from hetacumn.common.settings import check_fields
 
 if TYPE_CHECKING:
     from hetacumn.particles.observations import Observations
+    from hetacumn.search.grid import PoseGrid
 
 Grid = tuple[int, int]  # a rotation grid: HEALPix nside, and the number of in-plane rotations
+EVEN = "an even number of in-plane rotations"
 START_BOX, FEWEST_COMPONENTS = 32, 4  # largest box of a start in pixels, smallest number of components of a subspace
 LARGEST_BATCH = 5.0  # largest batch for low-signal images, in units of ``batch``
 
@@ -52,7 +53,10 @@ class EMSchedule:
             self,
             steps=(self.steps >= 0, "a number of at least 0"),
             radius=(0 <= self.radius[0] < self.radius[1], "two radii of at least 0, the second larger"),
-            grids=(len(self.grids) > 0, "at least one grid"),
+            grids=(
+                len(self.grids) > 0 and all(turns % 2 == 0 for _, turns in self.grids),
+                f"at least one grid, each with {EVEN}",
+            ),
             temper=(self.temper > 0, "a number above 0"),
         )
         object.__setattr__(self, "symmetry", group_name(self.symmetry))
@@ -91,12 +95,13 @@ class SearchGrid:
     def __post_init__(self) -> None:
         check_fields(
             self,
+            rotations=(self.rotations[1] % 2 == 0, f"a grid with {EVEN}"),
             extent=(0 <= self.extent < 0.5, "a number from 0 to under 0.5"),
             step_px=(self.step_px > 0, "a number above 0"),
             fine_step_px=(self.fine_step_px > 0, "a number above 0"),
         )
 
-    def shifts(self, box: int, step_px: float) -> Tensor:
+    def shifts(self, box: int, step_px: float) -> torch.Tensor:
         """Return ``(t, 2)`` shifts in pixels, at most ``step_px`` apart, for images of ``box`` pixels."""
         from hetacumn.search.grid import shift_grid
 
@@ -250,19 +255,19 @@ class AbInitioConfig:
         """
         return self.faint if self.brightness == "faint" or "independent" in self.routes else self.bright
 
-    def poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def poses(self, box: int, device: torch.device) -> PoseGrid:
         """Return rotations and shifts (pixels) of the search that takes the likeliest pose."""
         return self._grid_of(self.grid.rotations, self.grid.step_px, box, device)
 
-    def competing_poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def competing_poses(self, box: int, device: torch.device) -> PoseGrid:
         """Return rotations and shifts (pixels) of the search in which the likeliest poses compete."""
         return self._grid_of(self.grid.rotations, self.grid.fine_step_px, box, device)
 
-    def weighed_poses(self, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def weighed_poses(self, box: int, device: torch.device) -> PoseGrid:
         """Return rotations and shifts (pixels) of the last EM, which weighs all poses."""
         return self._grid_of(self.soft.grids[-1], self.grid.fine_step_px, box, device)
 
-    def _grid_of(self, rotations: Grid, step_px: float, box: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _grid_of(self, rotations: Grid, step_px: float, box: int, device: torch.device) -> PoseGrid:
         from hetacumn.search.grid import pose_grid
 
         return pose_grid(*rotations).to(device), self.grid.shifts(box, step_px).to(device)

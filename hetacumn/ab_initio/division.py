@@ -35,7 +35,7 @@ from hetacumn.particles.observations import Observations
 from hetacumn.physics.rotations import agreeing
 from hetacumn.physics.volumes import recentred
 from hetacumn.search.clusters import align_volumes
-from hetacumn.search.grid import search_grid
+from hetacumn.search.grid import PoseGrid, search_grid
 from hetacumn.search.refinement import Tangent, climb, search_volume
 from hetacumn.search.state import State
 
@@ -215,14 +215,14 @@ class Division:
 
 
 def search_one(
-    data: Observations, volume: Float[Tensor, "box box box"], grid: tuple[Tensor, Tensor], config: AbInitioConfig
+    data: Observations, volume: Float[Tensor, "box box box"], grid: PoseGrid, config: AbInitioConfig
 ) -> tuple[State, Float[Tensor, " n"]]:
     """Find the pose of each image under one volume, with the radii of ``config``; see :func:`search_volume`."""
     return search_volume(data, volume, grid, config.refine.fit, config.refine.climb, config.padding)
 
 
 def search_one_by_one(
-    data: Observations, volumes: Float[Tensor, "k box box box"], grid: tuple[Tensor, Tensor], config: AbInitioConfig
+    data: Observations, volumes: Float[Tensor, "k box box box"], grid: PoseGrid, config: AbInitioConfig
 ) -> tuple[Poses, Int[Tensor, " n"]]:
     """Find the pose of each image under its likeliest volume; return the poses and the volumes.
 

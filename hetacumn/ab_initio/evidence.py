@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hetacumn.ab_initio.config import AbInitioConfig
 from hetacumn.particles.observations import Observations
-from hetacumn.search.grid import search_grid
+from hetacumn.search.grid import PoseGrid, search_grid
 
 SAMPLE = 500  # images, evenly spaced in the stack
 LARGEST_FACTOR = 3  # largest extent of the shift grid, in units of the extent in the settings
@@ -31,7 +31,7 @@ def is_significant(gain: Float[Tensor, " m"], errors: float = 2.0) -> bool:
 def weighed_evidence(
     data: Observations,
     volumes: Float[Tensor, "v box box box"],
-    poses: tuple[Float[Tensor, "r 3 3"], Float[Tensor, "t 2"]],
+    poses: PoseGrid,
     radius: float,
     padding: float = 2.0,
 ) -> Float[Tensor, " n"]:

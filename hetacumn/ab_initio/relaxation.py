@@ -55,9 +55,9 @@ class Relaxation:
         """Find the pose of each image under a symmetric volume, up to the group; the search also refits the volume."""
         data, config = self.run.data, self.run.config
         _, shifts = config.competing_poses(data.plane.box, volume.device)
-        rotations, centre = unique_poses(*config.grid.rotations, self.run.group), volume.new_zeros(1, 0)
+        grid, centre = unique_poses(*config.grid.rotations, self.run.group), volume.new_zeros(1, 0)
         for _ in range(SEARCHES):
-            candidates = Candidates(volume[None], centre, rotations, shifts, config.padding)
+            candidates = Candidates(volume[None], centre, grid, shifts, config.padding)
             state, _ = search_competing(data, Tangent(volume[None], config.padding), candidates, config.refine.fit)
             volume = self._symmetric(state.poses)
         return climb(data, Tangent(volume[None], config.padding), state, config.refine.fine)[0].poses

@@ -21,7 +21,16 @@ from hetacumn.physics.fourier import padded_size
 from hetacumn.physics.slices import Slicer, Stencil, make_stencil
 from hetacumn.physics.symmetry import align_axes, symmetrised, symmetry_rotations
 from hetacumn.physics.volumes import soft_sphere
-from hetacumn.search.grid import images_at_once, log_likelihood, open_rotations, posterior_, unique_poses
+from hetacumn.search.grid import (
+    PairedSlices,
+    images_at_once,
+    log_likelihood,
+    matched_images,
+    open_rotations,
+    posterior_,
+    sum_and_difference_,
+    unique_poses,
+)
 from hetacumn.search.reference import explained_share
 
 SYMMETRIC_SHARE = 0.9  # least share of the evidence that a volume with the right symmetry explains
@@ -75,7 +84,7 @@ def stochastic_em(
     stages = []
     for i, grid in enumerate(schedule.grids):
         last = i == len(schedule.grids) - 1
-        rotations = unique_poses(*grid, group)
+        rotations = unique_poses(*grid, group).first
         outer = data.plane.count((radius[1] if last else coarse) * box)
         stencil = make_stencil(rotations, data.k[:outer], size, box)
         stages.append(_Stage(stencil, 1.0 if last else switch))
@@ -109,21 +118,19 @@ def _expected_gradient(
 ) -> tuple[Complex[Tensor, "s m"], Float[Tensor, " n"]]:
     """Compute the gradient of the expected misfit per image with respect to the slices, and the log evidence of each image.
 
-    The expectation is over the posterior of all slices and shifts.
+    The expectation is over the posterior of all shifts, and of all slices with and without a half turn in the image plane.
     """
-    pull, push = slices.real.new_zeros(len(slices), 2 * slices.shape[1]), torch.zeros_like(slices.real)
-    evidence = []
-    batch = images_at_once(len(part), slices, shifts_px)
-    for rows in batch_slices(len(part), batch):
+    paired = PairedSlices.of(slices)
+    pull, push, evidence = torch.zeros_like(paired.parts), torch.zeros_like(paired.power), []
+    for rows in batch_slices(len(part), images_at_once(len(part), paired, shifts_px)):
         images = part[rows]
-        share, log_sum = posterior_(log_likelihood(images, slices, shifts_px).flatten(1), sharpness)  # (b, t * s)
-        share = share.unflatten(1, (len(shifts_px), -1))
-        moved = images.plane.translate((images.y * images.ctf * images.weight)[:, None], -shifts_px)
-        pull = pull + share.flatten(0, 1).T @ torch.view_as_real(moved).flatten(0, 1).flatten(1)
-        push = push + share.sum(1).T @ (images.ctf.square() * images.weight)
+        share = log_likelihood(images, paired, shifts_px)  # (2, b, t, s)
+        log_sum = posterior_(share, sharpness)
+        of_parts = sum_and_difference_(share)  # a half turn conjugates the slice: it changes the sign of the imaginary part
+        pull += torch.bmm(of_parts.flatten(1, 2).mT, matched_images(images, shifts_px))
+        push += of_parts[0].sum(1).T @ (images.ctf.square() * images.weight)
         evidence.append(log_sum)
-    matched = torch.view_as_complex(pull.unflatten(1, (-1, 2)))
-    return (push * slices - matched) / len(part), torch.cat(evidence)
+    return (push * slices - torch.complex(*pull)) / len(part), torch.cat(evidence)
 
 
 def smooth_noise(
@@ -208,8 +215,8 @@ def poses_are_open(
         return False
     spread = torch.linspace(0, len(data) - 1, min(sample, len(data)), device=volumes.device).long()
     band = data[spread].within(config.soft.radius[1] * data.plane.box)
-    rotations, shifts = config.weighed_poses(data.plane.box, volumes.device)
-    return float(open_rotations(band, volumes, rotations, shifts, padding=config.padding).median()) > config.open_poses
+    grid, shifts = config.weighed_poses(data.plane.box, volumes.device)
+    return float(open_rotations(band, volumes, grid, shifts, padding=config.padding).median()) > config.open_poses
 
 
 def soften(

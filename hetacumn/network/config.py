@@ -86,8 +86,9 @@ class PoseEffort:
       from 8 at 0.2 to 1 at 0.45.
     - ``second_look``: fraction of the images, the worst fitting ones, that prediction compares with slices on a grid of
       rotations; 0 for none. Preset ``bright``: 0.05. Preset ``faint``: 1.
-    - ``second_rounds``: rounds of this second look; the last round of ``feedback`` follows them. The poses of the first round
-      are 4 hypotheses of the encoder and 12 poses of the grid, which is compared within the radius of this round.
+    - ``second_rounds``: rounds of this second look, in which the likeliest grid poses compete by steps of the pose alone; the
+      last two rounds of ``feedback`` follow them. The grid is compared within the radius of the first round. Preset
+      ``bright``: from 12 poses at 0.25 to 2 at 0.35. Preset ``faint``: from 20 at 0.3 to 5 at 0.45.
     - ``alone_factor``: factor that multiplies ``alone_steps``, the number of training steps of task 2 alone. Preset ``bright``:
       1. Preset ``faint``: 3.
     """
@@ -117,12 +118,12 @@ def _are_rounds(rounds: Rounds) -> bool:
 BRIGHT = PoseEffort(
     feedback=((4, 0.15), (2, 0.2), (1, 0.35), (1, 0.45)),
     second_look=0.05,
-    second_rounds=((16, 0.25), (4, 0.25), (2, 0.35)),
+    second_rounds=((12, 0.25), (4, 0.25), (2, 0.35)),
 )
 FAINT = PoseEffort(
     feedback=((8, 0.2), (8, 0.25), (4, 0.35), (2, 0.45), (1, 0.45)),
     second_look=1.0,
-    second_rounds=((16, 0.3), (6, 0.4), (2, 0.45)),
+    second_rounds=((20, 0.3), (10, 0.4), (5, 0.45)),
     alone_factor=3.0,
 )
 

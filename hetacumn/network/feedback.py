@@ -2,8 +2,8 @@
 
 The encoder predicts few pose hypotheses. All of them may be wrong for a low-signal image or a poorly fitting image. The second
 look compares such an image with slices of the volumes at all rotations of a grid, at low resolution, by one matrix product. The
-encoder's shift centres the image, so that four shifts suffice. The likeliest grid poses then compete with hypotheses of the
-encoder in Gauss-Newton steps.
+encoder's shift centres the image, so that nine shifts suffice. The likeliest grid poses then compete in Gauss-Newton steps:
+first in steps of the pose alone, then in steps of the pose and z.
 """
 
 from __future__ import annotations
@@ -11,24 +11,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from hetacumn.network.config import Rounds
 from hetacumn.network.encoder import Hypotheses
 from hetacumn.particles.observations import Observations
 from hetacumn.physics.half_plane import HalfPlane
-from hetacumn.physics.slices import Slicer
 from hetacumn.search.clusters import fit_mixtures
-from hetacumn.search.grid import likeliest_slices, pose_grid, shift_grid
-from hetacumn.search.refinement import Tangent, compete
+from hetacumn.search.grid import PairedSlices, RotationGrid, likeliest, pose_grid, shift_grid
+from hetacumn.search.refinement import PoseTangent, Tangent, compete_in_turn
 from hetacumn.search.state import State
 from hetacumn.search.subspace import volumes_at
 
 FEEDBACK_HIGHEST = 20  # integer frequency; one forward pass needs no finer features, also at small pixels
 LAST_RADIUS = 0.45  # cycles per pixel; radius of the last round for small boxes
-GRID, EXTENT = (4, 24), 1 / 64  # rotations, 15° apart, and the largest shift as a fraction of the box
-ENCODED = 4  # hypotheses of the encoder that compete
+GRID, EXTENT = (4, 24), 1 / 32  # rotations, 15° apart, and the largest shift as a fraction of the box
+JOINT_ROUNDS = 2  # rounds of decoder feedback, its last ones, that follow the rounds of the second look
 MOST_CENTRES = 8  # largest number of volumes; with more classes, a volume is an average over classes
 
 
@@ -46,7 +45,7 @@ class SecondLook:
     """Settings of the second look.
 
     - ``share``: fraction of the images, the worst fitting ones, that get a second look; 0 for none.
-    - ``rounds``: rounds of Gauss-Newton steps; the last round of decoder feedback follows them.
+    - ``rounds``: rounds of Gauss-Newton steps of the pose alone; the last two rounds of decoder feedback follow them.
     - ``volumes``: number of latents whose volumes are compared with the images.
     """
 
@@ -59,43 +58,51 @@ class SecondLook:
 class FeedbackTables:
     """The tables of decoder feedback for images of one box.
 
-    - ``tangent``: the table for Gauss-Newton steps.
-    - ``rounds``: the rounds of the second look (:func:`~hetacumn.search.refinement.compete`). The first round gives the number
-      of competing poses, and the Fourier radius (cycles per pixel) within which the grid poses are compared.
-    - ``slices``: the slices of all volumes at all ``rotations``, within this radius.
-    - ``rotations``, ``shifts_px``: the pose grid. ``centres``: the latents of the volumes.
+    - ``tangent``: the table for Gauss-Newton steps of the pose and z.
+    - ``rounds``: the table, the number of competing poses and the Fourier radius (cycles per pixel) of each round of the second
+      look. The grid poses are compared within the radius of the first round.
+    - ``slices``: the slices of all volumes at the rotations of ``grid``, within this radius.
+    - ``grid``, ``shifts_px``: the pose grid. ``centres``: the latents of the volumes.
     """
 
     tangent: Tangent
-    rounds: Rounds
-    slices: Complex[Tensor, "s m"]
-    rotations: Float[Tensor, "r 3 3"]
+    rounds: list[tuple[Tangent, int, float]]
+    slices: PairedSlices
+    grid: RotationGrid
     shifts_px: Float[Tensor, "t 2"]
     centres: Float[Tensor, "k q"]
 
     @classmethod
     def of(
-        cls, basis: Float[Tensor, "j box box box"], centres: Float[Tensor, "k q"], rounds: Rounds, plane: HalfPlane
+        cls,
+        basis: Float[Tensor, "j box box box"],
+        centres: Float[Tensor, "k q"],
+        rounds: tuple[Rounds, Rounds],
+        plane: HalfPlane,
     ) -> FeedbackTables:
-        """Make the tables for a basis of volumes, the latents ``centres``, the rounds, and the ``plane`` of the images."""
-        box, device = basis.shape[-1], basis.device
-        rotations, shifts_px = pose_grid(*GRID).to(device), shift_grid(EXTENT * box, 2).to(device)
-        slicer = Slicer(volumes_at(centres, basis), reach=FEEDBACK_HIGHEST)
-        slices = slicer(rotations, plane.k[: plane.count(rounds[0][1] * box)]).transpose(0, 1).flatten(0, 1)
-        return cls(Tangent(basis, highest=FEEDBACK_HIGHEST), rounds, slices, rotations, shifts_px, centres)
+        """Make the tables for a basis of volumes, the latents ``centres`` of the compared volumes, and the ``plane`` of images.
 
-    def second_look(self, data: Observations, found: Hypotheses, z: Float[Tensor, "b q"]) -> tuple[State, Float[Tensor, " b"]]:
-        """Choose the state of each image among hypotheses of the encoder and grid poses; return it with its log joint.
-
-        ``found`` and ``z`` are the predictions of the encoder.
+        ``rounds`` are those of the second look, and those of decoder feedback, whose last two follow.
         """
-        (count, radius), centre, hypotheses = self.rounds[0], found.best().shifts_px, found.likelier(ENCODED)
+        box, device, volumes = basis.shape[-1], basis.device, volumes_at(centres, basis)
+        tangent = Tangent(basis, highest=FEEDBACK_HIGHEST)
+        of_pose = PoseTangent(volumes, centres, highest=FEEDBACK_HIGHEST)
+        alone, feedback = rounds
+        in_turn = [(of_pose, *one) for one in alone] + [(tangent, *one) for one in feedback[-JOINT_ROUNDS:]]
+        grid, shifts_px = pose_grid(*GRID).to(device), shift_grid(EXTENT * box, 3).to(device)
+        k = plane.k[: plane.count(in_turn[0][2] * box)]
+        slices = PairedSlices.of_grid(volumes, grid, k, reach=FEEDBACK_HIGHEST)
+        return cls(tangent, in_turn, slices, grid, shifts_px, centres)
+
+    def second_look(self, data: Observations, found: Hypotheses) -> tuple[State, Float[Tensor, " b"]]:
+        """Choose the state of each image among grid poses around the shift that the encoder ``found``, with its log joint."""
+        (_, count, radius), centre = self.rounds[0], found.best().shifts_px
         band = data.translated(-centre).within(radius * data.plane.box)
-        poses, volume = likeliest_slices(band, self.slices, self.rotations, self.shifts_px, max(1, count - len(hypotheses)))
-        states = [State(pose, z) for pose in hypotheses]
-        for i, pose in enumerate(poses):
-            states.append(State(replace(pose, shifts_px=pose.shifts_px + centre), self.centres[volume[:, i]]))
-        return compete(data, self.tangent, states, self.rounds)
+        poses, volume = likeliest(band, self.slices, self.grid, self.shifts_px, count)
+        states = [
+            State(replace(pose, shifts_px=pose.shifts_px + centre), self.centres[volume[:, i]]) for i, pose in enumerate(poses)
+        ]
+        return compete_in_turn(data, self.rounds, states)
 
 
 def cluster_means(latents: Float[Tensor, "n q"], count: int, seed: int) -> Float[Tensor, "{count} q"]:

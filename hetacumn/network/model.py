@@ -226,7 +226,7 @@ class HetACUMN(nn.Module):
     @torch.no_grad()
     def feedback_tables(self, plane: HalfPlane) -> FeedbackTables:
         """Return the tables of decoder feedback for inference, for images with the given plane."""
-        rounds = (*self.second_look.rounds, self.feedback[-1])
+        rounds = self.second_look.rounds, self.feedback
         return FeedbackTables.of(self.decoder.linear_basis(), self.centres, rounds, plane)
 
     @torch.no_grad()
@@ -240,12 +240,12 @@ class HetACUMN(nn.Module):
         if tables is None:
             return State(found.best(), mean)
         if self.second_look.share == 1:
-            return tables.second_look(data, found, mean)[0]
+            return tables.second_look(data, found)[0]
         state, value = self._correct(data, found, mean, tables.tangent)
         rows = (self._misfit(value, data, tables.tangent) > self.misfit_limit).nonzero().squeeze(1)
         if not len(rows):
             return state
-        again, other = tables.second_look(data[rows], found[rows], mean[rows])
+        again, other = tables.second_look(data[rows], found[rows])
         return state.replaced(rows, again.where(other > value[rows], state[rows]))
 
     @torch.no_grad()

@@ -156,15 +156,15 @@ def _search(
     box, device, tangent = data.plane.box, data.y.device, Tangent(basis, config.padding)
     volumes = volumes_at(centres, basis)
     competing = bool(config.effort.last_radii)
-    rotations, shifts = config.competing_poses(box, device) if competing else config.poses(box, device)
-    candidates = Candidates(volumes, centres, rotations, shifts, config.padding)
+    grid, shifts = config.competing_poses(box, device) if competing else config.poses(box, device)
+    candidates = Candidates(volumes, centres, grid, shifts, config.padding)
 
     def among_competing(part: Observations) -> tuple[State, Float[Tensor, " b"], Int[Tensor, " b"]]:
         state, value = search_competing(part, tangent, candidates, config.refine.last[-1])
         return state, value, torch.cdist(state.latents, centres).argmin(1)
 
     def from_likeliest(part: Observations) -> tuple[State, Float[Tensor, " b"], Int[Tensor, " b"]]:
-        found = search_grid(part.within(config.classes.radius[1] * box), volumes, rotations, shifts, padding=config.padding)
+        found = search_grid(part.within(config.classes.radius[1] * box), volumes, grid, shifts, padding=config.padding)
         first = State(found.poses, centres[found.volume])
         return *climb(part, tangent, first, config.refine.climb + config.refine.last), found.volume
 
@@ -251,10 +251,10 @@ def log_ratios(
 @torch.no_grad()
 def weigh_classes(data: Observations, volumes: Float[Tensor, "k box box box"], config: AbInitioConfig) -> Float[Tensor, "n k"]:
     """Compute log-likelihoods of volumes, marginalised over all poses, up to one constant per image."""
-    rotations, shifts = config.weighed_poses(data.plane.box, volumes.device)
+    grid, shifts = config.weighed_poses(data.plane.box, volumes.device)
 
     def work(part: Observations) -> Float[Tensor, "b k"]:
-        return search_grid(part, volumes, rotations, shifts, padding=config.padding).log_volume
+        return search_grid(part, volumes, grid, shifts, padding=config.padding).log_volume
 
     band = data.within(config.soft.radius[1] * data.plane.box)
     return torch.cat(list(_batches(work, band, _search_batch(band), "classes")))

@@ -177,8 +177,8 @@ def _scale(data: Observations) -> float:
 def _search(data: Observations, volume: Float[Tensor, "box box box"], padding: float) -> Float[Tensor, "n 3 3"]:
     """Find the poses of images under a volume: the likeliest pose of the grid, followed by Gauss-Newton steps."""
     box, scale, device = data.plane.box, _scale(data), volume.device
-    rotations = pose_grid(*RESTART.grids[-1]).to(device)
+    grid = pose_grid(*RESTART.grids[-1]).to(device)
     shifts = RESIDUAL_SHIFTS.shifts(box, RESIDUAL_SHIFTS.step_px / scale).to(device)
     radii = tuple(scale * radius for radius in CLIMB)
-    state, _ = search_volume(data, volume, (rotations, shifts), scale * RESTART.radius[1], radii, padding)
+    state, _ = search_volume(data, volume, (grid, shifts), scale * RESTART.radius[1], radii, padding)
     return state.poses.rotations

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hetacumn.compute.batches import batch_size, batch_slices
 from hetacumn.particles.observations import Observations
-from hetacumn.search.grid import likeliest
+from hetacumn.search.grid import PairedSlices, RotationGrid, likeliest
 from hetacumn.search.refinement import Tangent, climb, compete
 from hetacumn.search.state import State
 
@@ -30,13 +30,13 @@ class Candidates:
 
     - ``volumes``: the volumes V(z) at the latents ``centres``, computed from a basis.
     - ``centres``: the latent of each volume.
-    - ``rotations``, ``shifts_px``: the pose grid, all pairs of a rotation and a shift (pixels).
+    - ``grid``, ``shifts_px``: the pose grid, all pairs of a rotation and a shift (pixels).
     - ``padding``: factor by which the volumes are zero-padded before the Fourier transform.
     """
 
     volumes: Float[Tensor, "k box box box"]
     centres: Float[Tensor, "k q"]
-    rotations: Float[Tensor, "r 3 3"]
+    grid: RotationGrid
     shifts_px: Float[Tensor, "t 2"]
     padding: float = 2.0
 
@@ -52,8 +52,8 @@ def search_competing(
     """
     rounds = tuple((count, share * radius) for count, share in ROUNDS)
     coarse, padding = data.within(GRID_SHARE * radius * data.plane.box), candidates.padding
-    grid = candidates.rotations, candidates.shifts_px
-    poses, volume = likeliest(coarse, candidates.volumes, *grid, ROUNDS[0][0], padding)
+    slices = PairedSlices.of_grid(candidates.volumes, candidates.grid, coarse.k, padding)
+    poses, volume = likeliest(coarse, slices, candidates.grid, candidates.shifts_px, ROUNDS[0][0])
     states, values, batch = [], [], batch or batch_size(500, data.y.shape[1], data.y.device)
     for rows in batch_slices(len(data), batch):
         competing = [State(ranked[rows], candidates.centres[volume[rows, place]]) for place, ranked in enumerate(poses)]

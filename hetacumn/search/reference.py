@@ -20,7 +20,7 @@ from hetacumn.physics.fourier import crop_volumes, resize_volumes
 from hetacumn.physics.rotations import random_rotations
 from hetacumn.physics.slices import Slicer
 from hetacumn.physics.volumes import low_passed, radius_grid, recentred, soft_sphere
-from hetacumn.search.grid import search_grid
+from hetacumn.search.grid import PoseGrid, search_grid
 
 VIEWS = 200  # random slices from which the power of a map is estimated
 FAR_OFF = 0.05  # a map is centred if its centre of mass is farther from the origin than this fraction of the box
@@ -129,7 +129,7 @@ def explained_share(
     reference: Float[Tensor, "box box box"],
     consensus: Float[Tensor, "box box box"],
     radius: float,
-    grid: tuple[Float[Tensor, "r 3 3"], Float[Tensor, "t 2"]],
+    grid: PoseGrid,
 ) -> float:
     """Return the mean evidence of images under a reference, divided by the mean evidence under the consensus volume.
 
