@@ -6,9 +6,10 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from hetacumn.plots.theme import CLASS_COLOURS, DASHES, legend_below, panels
+from hetacumn.plots.theme import CLASS_COLOURS, DASHES, WIDTH_IN, legend_below
 
 MOST_POINTS = 5000  # largest number of points of a panel
+COLUMNS = 4  # panels of latents side by side
 
 
 def heterogeneity_scores(
@@ -28,20 +29,25 @@ def heterogeneity_scores(
         conformations: The true conformation of each image, from 0 to 1; the colours are cyclic.
         field_A: Field of view of the volumes in Å.
     """
-    figure, axes = panels(1, 2 + len(latents), 2.9)
-    fsc, area, *planes = axes[0]
+    rows = 1 + -(-len(latents) // COLUMNS)
+    figure = Figure(figsize=(WIDTH_IN, 1.2 + 1.9 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows, COLUMNS)
+    fsc, area = figure.add_subplot(grid[0, : COLUMNS // 2]), figure.add_subplot(grid[0, COLUMNS // 2 :])
     for i, (method, own) in enumerate(curves.items()):
         look = {"color": CLASS_COLOURS[i % len(CLASS_COLOURS)], "linestyle": DASHES[i % len(DASHES)], "label": method}
         fsc.plot(np.arange(own.shape[1]) / field_A, own.mean(0), **look)
         area.plot(np.linspace(0, 1, len(areas[method])), areas[method], **look)
     fsc.set(xlabel="spatial frequency (1/Å)", ylabel="mean FSC with the true volume", ylim=(0, 1), xlim=(0, None))
     area.set(xlabel="conformation", ylabel="area under the FSC", ylim=(0, None), xlim=(0, 1))
-    for axis, (method, own) in zip(planes, latents.items(), strict=True):
+    for place, (method, own) in enumerate(latents.items()):
+        axis = figure.add_subplot(grid[1 + place // COLUMNS, place % COLUMNS])
         centred = own - own.mean(0)
         plane = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
         plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))  # one latent dimension has no second axis
         some = np.random.default_rng(0).permutation(len(own))[:MOST_POINTS]
         axis.scatter(*plane[some].T, s=2, c=conformations[some], cmap="twilight", vmin=0, vmax=1, linewidths=0)
-        axis.set(title=method.replace(", ", "\n"), xticks=[], yticks=[], xlabel="first axis of z", ylabel="second axis of z")
+        axis.set(title=method.replace(", ", "\n"), xticks=[], yticks=[], xlabel="first axis of z")
+        if place % COLUMNS == 0:
+            axis.set_ylabel("second axis of z")
     legend_below(figure, [fsc, area])
     return figure
