@@ -86,12 +86,17 @@ COLUMNS = [*KEY, "auc_fsc", "auc_sd", "auc_per_conformation", f"neighbourhood_{N
 
 @dataclass(frozen=True)
 class Bench:
-    """One simulated set with its truth, and the options of the script."""
+    """One simulated set with its truth, and the options of the script.
+
+    ``share`` is the fraction of the images to train on. ``compared`` is the largest number of images for the metrics of spaces.
+    """
 
     chosen: CryobenchSet
     known: SimulatedDataset
     seed: int
     options: argparse.Namespace
+    share: float = 1.0
+    compared: int = MOST_COMPARED
 
     @property
     def devices(self) -> DeviceRequest:
@@ -103,23 +108,26 @@ class Bench:
         box = self.options.training_box
         return prepare_stack(star, self.known.folder / f"prepared-{box}-{poses}", Preprocessing(box=box))
 
-    def run(self, method: str, poses: str) -> tuple[Path, dict]:
-        """Train and predict unless this was done; return the folder of the predictions, and the seconds and the device.
-
-        All methods with the same poses use the start of ``em``.
-        """
-        params, (trained, *grade) = read_params(self.chosen.overrides or ""), method.split("-")
+    def jobs(self, method: str, poses: str) -> list[TrainingJob]:
+        """Return the training jobs of a method. All methods with the same poses use the start of ``em``."""
+        params, initial = read_params(self.chosen.overrides or ""), InitialSettings(poses)  # type: ignore[arg-type]
 
         def job(name: str, start: str | None = None) -> TrainingJob:
             model = self.known.folder / f"{name}-{self.options.training_box}-{poses}"
             config = method_config(params, name, classes=self.chosen.classes, seed=self.seed)
-            return TrainingJob(name, config, model, start=start, initial=InitialSettings(poses))  # type: ignore[arg-type]
+            return TrainingJob(name, config, model, self.share, start, initial)
 
-        jobs = [job("em")]
-        if trained != "em":
-            jobs.append(job(trained, str(jobs[0].out)))
-        out = Path("-".join([str(jobs[-1].out), *grade]))
-        return out, train_and_predict(self.prepare(poses), jobs, GRADES[method], out, self.devices)
+        first, trained = job("em"), method.split("-")[0]
+        return [first] if trained == "em" else [first, job(trained, str(first.out))]
+
+    def predicted(self, method: str, poses: str) -> Path:
+        """Return the folder of the predictions of a method."""
+        return Path("-".join([str(self.jobs(method, poses)[-1].out), *method.split("-")[1:]]))
+
+    def run(self, method: str, poses: str) -> tuple[Path, dict]:
+        """Train and predict unless this was done; return the folder of the predictions, and the seconds and the device."""
+        stack, jobs, out = self.prepare(poses), self.jobs(method, poses), self.predicted(method, poses)
+        return out, train_and_predict(stack, jobs, GRADES[method], out, self.devices)
 
     def score(self, method: str, poses: str) -> dict:
         """Run and score a method; return the columns of its row, and save its curves and latents."""
@@ -131,9 +139,9 @@ class Bench:
 
         def curve(z: Float[Tensor, " q"], label: int) -> Float[Tensor, " shells"]:
             nearest = nearest_particles(found.latents, z, basis[1:])
-            volume, few = regression.map_of(nearest).maps.filtered.cpu(), nearest[:FEWEST]
+            volume, few = regression.map_of(nearest).maps.filtered, nearest[:FEWEST]
             frame = align(found.rotations[few], truth.rotations[few])
-            return compare_conformations(volume, self.known.volumes[label], poses == "fixed", frame)
+            return compare_conformations(volume, self.known.volumes[label].to(volume), poses == "fixed", frame).cpu()
 
         rows = spread_rows(truth.classes, self.options.points)
         per_image = torch.stack([curve(found.latents[row], int(truth.classes[row])) for row in rows])
@@ -189,7 +197,7 @@ class Bench:
         return conformation_space(states, self.known.volumes, truth.classes)
 
     def compare_spaces(self, truth: Truth, true: Float[Tensor, "n d"], z: Float[Tensor, "n q"]) -> dict:
-        rows = np.arange(len(z))[:: -(-len(z) // MOST_COMPARED)]
+        rows = np.arange(len(z))[:: -(-len(z) // self.compared)]
         true, z, poses = true[rows], z[rows], truth.rotations.flatten(1)[rows]
         return {
             f"neighbourhood_{NEIGHBOURS}": neighbourhood_similarity(true, z, min(NEIGHBOURS, len(rows) - 1)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -56,8 +56,13 @@ def resized(settings: Simulation, box: int) -> Simulation:
     return replace(settings, box=box, pixel_A=settings.pixel_A / factor, shift_px=settings.shift_px * factor, realism=realism)
 
 
-def simulate_once(settings: Simulation, name: str, seed: int, folder: Path) -> SimulatedDataset:
+def simulate_once(
+    settings: Simulation, name: str, seed: int, folder: Path, simulate: Callable[[Path], object] | None = None
+) -> SimulatedDataset:
     """Simulate a stack in ``folder/particles``, unless it exists; return the dataset.
+
+    ``simulate`` writes the stack of these settings to a folder; None calls
+    :func:`~hetacumn.simulation.simulate.simulate_stack` on the CPU.
 
     Raises:
         HetacumnError: the folder holds a stack with other settings.
@@ -69,7 +74,10 @@ def simulate_once(settings: Simulation, name: str, seed: int, folder: Path) -> S
         if {key: found.get(key) for key in content} != json.loads(json.dumps(content)):
             raise HetacumnError(f"{note}: settings of another run; expected {content}; delete {folder} or choose another --out")
     else:
-        simulate_stack(settings, folder / "particles", seed, project_root() / "data")
+        if simulate is None:
+            simulate_stack(settings, folder / "particles", seed, project_root() / "data")
+        else:
+            simulate(folder / "particles")
         write_json(note, content | provenance())
     return SimulatedDataset.read(folder, name)
 

@@ -113,6 +113,11 @@ def made(blobs):
             pd.DataFrame({"stack": ["a", "a", "b"], "settled": [0.9, 0.1, np.nan], "true_share": [0.95, 0.05, 0.4]}),
             0.5,
         ),
+        "busy_bars": (
+            pd.DataFrame(
+                {"dataset": "a", "phase": ["x", "y", "z"], "seconds": [9.0, 4.0, np.nan], "busy_share": [0.3, np.nan, 0.5]}
+            ),
+        ),
         "stage_bars": (
             pd.DataFrame(
                 [
@@ -181,6 +186,7 @@ def made(blobs):
         "settled_shares",
         "state_numbers",
         "stage_bars",
+        "busy_bars",
         "latent_scatter",
         "pose_error_histogram",
         "volume_surfaces",

@@ -7,7 +7,7 @@ a scale bar in Å if the caller gives the size of a pixel or voxel.
 """
 
 from hetacumn.plots.accuracy import accuracy_against_time, accuracy_lines, confusion_matrix, settled_shares, state_scores
-from hetacumn.plots.bars import ablation_bars, accuracy_bars, settled_bars, stage_bars, state_numbers
+from hetacumn.plots.bars import ablation_bars, accuracy_bars, busy_bars, settled_bars, stage_bars, state_numbers
 from hetacumn.plots.distributions import (
     defocus_histogram,
     energy_landscape,
@@ -40,10 +40,10 @@ from hetacumn.plots.theme import (
 
 __all__ = [
     "CLASS_COLOURS", "CLASS_MARKERS", "DATASETS", "DPI", "METHODS", "MethodStyle", "Overview", "in_order", "save",
-    "save_movie", "style", "ablation_bars", "accuracy_against_time", "accuracy_bars", "accuracy_lines", "confusion_matrix",
-    "curves", "defocus_histogram", "energy_landscape", "fsc_curves", "full_box_fsc", "full_box_surfaces", "half_map_fsc",
-    "heterogeneity_scores", "latent_density", "latent_scatter", "log_ratio_histogram", "map_fsc", "map_surfaces",
-    "mixture_scores", "motion_scatter", "noise_spectrum", "overview", "particle_gallery", "path_movie", "path_surfaces",
-    "pictures", "pose_changes", "pose_error_histogram", "settled_bars", "settled_shares", "stage_bars",
-    "state_numbers", "state_scores", "training_curves", "view_distribution", "volume_surfaces",
+    "save_movie", "style", "ablation_bars", "accuracy_against_time", "accuracy_bars", "accuracy_lines", "busy_bars",
+    "confusion_matrix", "curves", "defocus_histogram", "energy_landscape", "fsc_curves", "full_box_fsc",
+    "full_box_surfaces", "half_map_fsc", "heterogeneity_scores", "latent_density", "latent_scatter", "log_ratio_histogram",
+    "map_fsc", "map_surfaces", "mixture_scores", "motion_scatter", "noise_spectrum", "overview", "particle_gallery",
+    "path_movie", "path_surfaces", "pictures", "pose_changes", "pose_error_histogram", "settled_bars", "settled_shares",
+    "stage_bars", "state_numbers", "state_scores", "training_curves", "view_distribution", "volume_surfaces",
 ]  # fmt: skip

@@ -175,6 +175,31 @@ def stage_bars(table: pd.DataFrame, stages: Mapping[str, str]) -> Figure:
     return figure
 
 
+def busy_bars(table: pd.DataFrame) -> Figure:
+    """Plot the time of each phase of a run, and the part of this time in which the GPU was busy: one row per phase.
+
+    Args:
+        table: Rows with dataset, phase, seconds and busy_share (0 to 1; NaN where unknown). Rows without seconds are left out.
+    """
+    table = table[table["seconds"].notna()]
+    names = [f"{row.dataset}, {row.phase}" for row in table.itertuples()]
+    figure = Figure(figsize=(WIDTH_IN, 1.1 + 0.28 * len(names)), layout="constrained")
+    axis, places = figure.add_subplot(), range(len(names))
+    axis.barh(
+        places, table["seconds"], height=0.7, color="white", edgecolor="black", linewidth=0.5, label="GPU idle or unknown"
+    )
+    axis.barh(places, table["seconds"] * table["busy_share"].fillna(0), height=0.7, color=CLASS_COLOURS[0], edgecolor="black",
+              linewidth=0.5, label="GPU busy")  # fmt: skip
+    for place, (seconds, busy) in enumerate(zip(table["seconds"].to_numpy(), table["busy_share"].to_numpy(float), strict=True)):
+        share = "" if np.isnan(busy) else f", {busy:.0%} busy"
+        axis.text(seconds, place, f" {seconds:.1f} s{share}", va="center", fontsize=8)
+    axis.set(xlabel="time (s)", xlim=(0, 1.3 * max(table["seconds"], default=1)), ylim=(len(names) - 0.4, -0.6))
+    axis.set_yticks(places, names)
+    axis.tick_params(axis="y", length=0)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
 def _mean_bars(axis: Axes, rows: pd.DataFrame, quantity: str, styles: Mapping[str, MethodStyle]) -> None:
     """Plot the mean of a quantity as one horizontal bar per method; a method without rows leaves a gap."""
     looks = list(styles.values())
