@@ -7,6 +7,7 @@ and gpu_busy.csv, and draw gpu-igg-1d.png.
 
 from __future__ import annotations
 
+import shutil
 from argparse import Namespace
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -106,7 +107,7 @@ class IggRun:
                          partial(self.is_scored, method), predict)  # fmt: skip
             scores += [predict, score]
         refusal = "" if find_cryodrgn() else "cryodrgn is not installed: `make peers` installs it"
-        other = step("cryoDRGN-AI", 60, self.run_cryodrgn, partial(self.is_scored, "drgnai"), prepare, refusal=refusal)
+        other = step("cryoDRGN-AI", 90, self.run_cryodrgn, partial(self.is_scored, "drgnai"), prepare, refusal=refusal)
         return [simulate, prepare, start, train, *scores[:2], costs, *scores[2:], other]
 
     @cached_property
@@ -157,14 +158,15 @@ class IggRun:
 
     def count_kernels(self) -> None:
         """Measure steps of the pose task alone and of the joint phase, from the start of this run."""
-        job, stack = self.job("hetacumn"), self.bench.prepare(POSES)
+        job, stack, out = self.job("hetacumn"), self.bench.prepare(POSES), self.folder / "counted"
+        shutil.rmtree(out, ignore_errors=True)  # holds the checkpoint of an interrupted call
         data = observe(stack.read(training_share(len(stack), job.share)), self.device)
         start = load_start(Path(str(job.start)) / START, StackFingerprint.of(data)).to(self.device)
         config = job.config.adapted_to(data).with_start(start)
 
         def trainer(chosen: TrainConfig) -> Trainer:
             torch.manual_seed(chosen.seed)
-            return Trainer(data, chosen, self.folder / "counted", start)
+            return Trainer(data, chosen, out, start)
 
         joint = only_joint_steps(config, self.size.joint_steps, len(data))
         for phase, settings in (("step, pose task", only_pose_steps(config, self.size.pose_steps)), ("step, joint", joint)):
@@ -176,7 +178,7 @@ class IggRun:
     def run_cryodrgn(self, left: float) -> None:
         """Train cryoDRGN-AI on the prepared stack in the time that is left, and score its poses and latents."""
         stack = self.bench.prepare(POSES)
-        found, facts = run_cryodrgn_ai(stack, self.folder / "drgnai", self.size.chosen.classes, left - 30)
+        found, facts = run_cryodrgn_ai(stack, self.folder / "drgnai", self.size.chosen.classes, left - 45)
         found, truth = self.known.match(found)
         spaces = self.bench.compare_spaces(truth, self.bench.space(truth), found.latents)
         scores = self.bench.partition(found, truth)

@@ -327,14 +327,15 @@ def test_maps_along_a_motion_are_nearer_to_their_own_conformation_than_the_map_o
     assert moved is None and PathMaps.find(tmp_path, lambda points: path) is None
 
 
-def test_the_number_of_particles_follows_the_conformations(continuous, tmp_path):
+def test_the_number_of_particles_follows_the_conformations(continuous, device):
     """Without heterogeneity, the map of the most particles is best in every shell."""
     stack, predictions, _ = continuous
     rigid = replace(predictions, latents=torch.randn(3000, 1, generator=torch.Generator().manual_seed(1)))
     images = SourceImages(stack)
     poses = images.poses(rigid.rotations, rigid.shifts_A)
-    found = KernelRegression(images, poses).map_of(nearest_particles(rigid.latents, torch.zeros(1), torch.ones(1, 4, 4, 4)))
-    assert int(found.particles[1:20].min()) >= 1600
+    nearest = nearest_particles(rigid.latents, torch.zeros(1), torch.ones(1, 4, 4, 4))
+    found = KernelRegression(images, poses, device=torch.device(device)).map_of(nearest)
+    assert int(found.particles[1:20].min()) >= 1600 and found.maps.filtered.device.type == device
 
 
 @pytest.mark.skipif(shutil.which("relion_postprocess") is None, reason="RELION is not installed")

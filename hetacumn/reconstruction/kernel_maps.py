@@ -60,7 +60,7 @@ class KernelRegression:
         levels = [self._levels(half, nearest, counts) for half in halves]
         choice = choose_levels(*levels)
         chosen = [FourierSums.by_shell(half, choice) for half in levels]
-        return KernelMap(make_class_map(chosen[0], chosen[1], self.images.pixel_A), torch.tensor(counts)[choice])
+        return KernelMap(make_class_map(chosen[0], chosen[1], self.images.pixel_A), torch.tensor(counts)[choice.cpu()])
 
     def _levels(self, half: Int[np.ndarray, " m"], nearest: Int[np.ndarray, " n"], counts: list[int]) -> list[FourierSums]:
         """Return the sums of the particles of a half set among the nearest ``counts[0]``, ``counts[1]``, … particles."""
