@@ -62,6 +62,8 @@ class TimeLimit:
         if threading.current_thread() is not threading.main_thread() or seconds == float("inf"):
             yield  # Python handles signals only in the main thread
             return
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         before = signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
         try:
