@@ -10,6 +10,7 @@
 # make real              download a part of EMPIAR-10180, train, predict, report (needs internet access)
 # make real-twin         run the pipeline of `make real` on a simulated twin of EMPIAR-10180, whose truth is known
 # make peers             install cryoDRGN, for comparison, in a separate environment (.venv-peers)
+# make recovar           install RECOVAR 0.4.5 (GPL-3) in a separate environment (.venv-recovar), for benchmark/cryobench.py
 # make strip             remove the outputs of the notebooks; run it before a commit
 # make clean-venv        remove .venv
 #
@@ -30,7 +31,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: repro test lint lab docs convergence benchmark benchmark-quick speed real real-twin peers strip data clean-venv
+.PHONY: repro test lint lab docs convergence benchmark benchmark-quick speed real real-twin peers recovar strip data clean-venv
 
 repro: data
 	$(BIN)/python scripts/repro.py --jobs $(JOBS)
@@ -81,6 +82,14 @@ peers: .venv-peers/installed.stamp
 	@$(PYTHON) -m venv .venv-peers
 	@.venv-peers/bin/python -m pip --quiet --disable-pip-version-check install torch==2.13.0
 	@.venv-peers/bin/python -m pip --quiet --disable-pip-version-check install torch==2.13.0 cryodrgn==4.3.1
+	@touch $@
+
+recovar: .venv-recovar/installed.stamp
+
+.venv-recovar/installed.stamp:
+	@$(PYTHON) -m venv .venv-recovar
+	@.venv-recovar/bin/python -m pip --quiet --disable-pip-version-check install torch==2.13.0
+	@.venv-recovar/bin/python -m pip --quiet --disable-pip-version-check install torch==2.13.0 jax==0.5.0 recovar==0.4.5
 	@touch $@
 
 strip: $(STAMP)

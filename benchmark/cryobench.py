@@ -12,6 +12,7 @@ Methods:
 - bound: back-projection of all images of a conformation at true poses.
 - bound-kernel: kernel regression of the images at true poses and true conformations.
 - em, hetacumn, hetacumn-refined: training and prediction; the volumes are kernel regressions of the images at predicted poses.
+- recovar, cryodrgn: other programs at true poses, on one CPU core (cryobench_references.py).
 
 `--poses search` finds the poses, and `--poses fixed` keeps the true poses, as in most tables of CryoBench. Training and
 prediction read images of `--training-box` pixels, and the compared volumes have `--box` voxels. The script writes one row per
@@ -35,8 +36,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from cryobench_sets import BOX, PIXEL_A, CryobenchSet, read_set
-from jaxtyping import Float, Int
+from cryobench_references import REFERENCES, embed_once, reference_volumes
+from cryobench_sets import BOX, PIXEL_A, CryobenchSet, read_set, spread_labels, spread_rows
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from simulated_runs import GRADES, simulate_once, train_and_predict, use_one_thread
 from torch import Tensor
@@ -68,7 +70,7 @@ from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.particles.source_images import SourceImages
-from hetacumn.physics.rotations import align
+from hetacumn.physics.rotations import Frame, align
 from hetacumn.reconstruction.class_maps import back_project_rows
 from hetacumn.reconstruction.kernel_maps import FEWEST, KernelRegression, nearest_particles
 from hetacumn.search.initial import InitialSettings
@@ -126,28 +128,31 @@ class Bench:
 
     def run(self, method: str, poses: str) -> tuple[Path, dict]:
         """Train and predict unless this was done; return the folder of the predictions, and the seconds and the device."""
+        if method in REFERENCES:
+            out = self.known.folder / f"{method}-{self.options.training_box}-fixed"
+            return out, embed_once(method, self.prepare(poses), self.chosen.classes, self.options.limit, out)
         stack, jobs, out = self.prepare(poses), self.jobs(method, poses), self.predicted(method, poses)
         return out, train_and_predict(stack, jobs, GRADES[method], out, self.devices)
 
     def score(self, method: str, poses: str) -> dict:
         """Run and score a method; return the columns of its row, and save its curves and latents."""
         folder, cost = self.run(method, poses)
-        stack = self.prepare(poses)
         found, truth = self.known.match(Predictions.read(folder))
-        basis, _ = read_volumes(folder / "volumes", "basis_")
-        regression = self.regression(stack, found)
-
-        def curve(z: Float[Tensor, " q"], label: int) -> Float[Tensor, " shells"]:
-            nearest = nearest_particles(found.latents, z, basis[1:])
-            volume, few = regression.map_of(nearest).maps.filtered, nearest[:FEWEST]
-            frame = align(found.rotations[few], truth.rotations[few])
-            return compare_conformations(volume, self.known.volumes[label].to(volume), poses == "fixed", frame).cpu()
-
-        rows = spread_rows(truth.classes, self.options.points)
-        per_image = torch.stack([curve(found.latents[row], int(truth.classes[row])) for row in rows])
-        labels = spread_labels(truth.classes, self.options.points)
-        per_conformation = torch.stack([curve(found.latents[truth.classes == k].mean(0), k) for k in labels])
-        z = latent_space(found.latents, basis[1:])
+        rows, labels = (spread(truth.classes, self.options.points) for spread in (spread_rows, spread_labels))
+        points = torch.stack([*found.latents[rows], *(found.latents[truth.classes == k].mean(0) for k in labels)])
+        if method in REFERENCES:
+            z, volumes = found.latents, reference_volumes(method, points, self.options.limit, folder)
+            maps = ((volume, None) for volume in volumes)
+        else:
+            components = read_volumes(folder / "volumes", "basis_")[0][1:]
+            z = latent_space(found.latents, components)
+            maps = kernel_maps(self.regression(self.prepare(poses), found), found, truth, points, components)
+        true = self.known.volumes[torch.cat([truth.classes[rows], torch.tensor(labels)])]
+        pairs = zip(maps, true, strict=True)
+        curves = torch.stack(
+            [compare_conformations(map, own.to(map), poses == "fixed", frame).cpu() for (map, frame), own in pairs]
+        )
+        per_image, per_conformation = curves[: len(rows)], curves[len(rows) :]
         self.save(method, poses, per_image, z)
         return {
             **self.areas(per_image, per_conformation),
@@ -236,29 +241,31 @@ class Bench:
         return plots.heterogeneity_scores(curves, areas, latents, self.known.truth.classes.numpy() / last, BOX * PIXEL_A)
 
 
-def spread_rows(classes: Int[Tensor, " n"], count: int) -> list[int]:
-    """Return ``count`` rows that are spread evenly over the images, which are sorted by their conformations."""
-    order = classes.argsort(stable=True)
-    return order[torch.linspace(0, len(order) - 1, min(count, len(order))).round().long()].tolist()
-
-
-def spread_labels(classes: Int[Tensor, " n"], count: int) -> list[int]:
-    """Return at most ``count`` conformations that have images, spread evenly."""
-    labels = classes.unique()
-    return labels[:: -(-len(labels) // count)].tolist()
+def kernel_maps(
+    regression: KernelRegression,
+    found: Predictions,
+    truth: Truth,
+    points: Float[Tensor, "m q"],
+    components: Float[Tensor, "q box box box"],
+) -> Iterator[tuple[Float[Tensor, "full full full"], Frame]]:
+    """Yield the kernel regression at each of some latents, and the frame of the predicted poses of the nearest images."""
+    for point in points:
+        nearest = nearest_particles(found.latents, point, components)
+        few = nearest[:FEWEST]
+        yield regression.map_of(nearest).maps.filtered, align(found.rotations[few], truth.rotations[few])
 
 
 def list_runs(methods: list[str], poses: list[str]) -> Iterator[tuple[str, str]]:
-    """List pairs of a method and its poses; the bounds have the exact poses."""
+    """List pairs of a method and its poses; the bounds have the exact poses, and the reference programs keep the true poses."""
     for method in methods:
-        yield from ((method, one) for one in (["exact"] if method in BOUNDS else poses))
+        yield from ((method, one) for one in (["exact"] if method in BOUNDS else ["fixed"] if method in REFERENCES else poses))
 
 
 def main(arguments: list[str] | None = None) -> None:
     root = project_root()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=["igg-1d"], help="igg-1d, igg-rl, assembly or mixture-<N>")
-    parser.add_argument("--methods", nargs="+", default=["bound", "hetacumn"], choices=[*BOUNDS, *GRADES])
+    parser.add_argument("--methods", nargs="+", default=["bound", "hetacumn"], choices=[*BOUNDS, *GRADES, *REFERENCES])
     parser.add_argument("--poses", nargs="+", default=["fixed"], choices=["fixed", "search"], help="true poses, or no poses")
     parser.add_argument("--images", type=int, default=10_000, help="images of a set; CryoBench has 100,000")
     parser.add_argument("--box", type=int, default=64, help="voxels of the compared volumes; CryoBench has 128")
@@ -268,6 +275,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the simulation and of the training")
     parser.add_argument("--device", default="", help="cpu or cuda; empty: CUDA where available")
+    parser.add_argument(
+        "--limit", type=float, default=7200, help="processor time of recovar and cryodrgn in seconds, per command"
+    )
     parser.add_argument("--out", type=Path, default=root / "results/benchmark/cryobench", help="folder of the runs")
     parser.add_argument("--table", type=Path, default=root / "benchmark/cryobench.csv", help="table of the scores")
     parser.add_argument("--figures", type=Path, default=root / "figures", help="folder of the figures, one per set")

@@ -12,7 +12,10 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from jaxtyping import Int
 from mixtures import SETTINGS
+from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.simulation.settings import Simulation
@@ -60,3 +63,15 @@ def read_set(name: str) -> CryobenchSet:
         species = int(parts[1])
         return CryobenchSet({"structure": "complexes", "species": species}, species, overrides=SETTINGS)
     raise HetacumnError(f"unknown set {name!r}; expected igg-1d, igg-rl, assembly or mixture-<N>")
+
+
+def spread_rows(classes: Int[Tensor, " n"], count: int) -> list[int]:
+    """Return ``count`` rows that are spread evenly over the images, which are sorted by their conformations."""
+    order = classes.argsort(stable=True)
+    return order[torch.linspace(0, len(order) - 1, min(count, len(order))).round().long()].tolist()
+
+
+def spread_labels(classes: Int[Tensor, " n"], count: int) -> list[int]:
+    """Return at most ``count`` conformations that have images, spread evenly."""
+    labels = classes.unique()
+    return labels[:: -(-len(labels) // count)].tolist()

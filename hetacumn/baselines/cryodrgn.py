@@ -1,31 +1,29 @@
 """cryoDRGN 4.3: cryoDRGN2 (``abinit_het_old``, Zhong et al. 2021) and cryoDRGN-AI (``abinit``, Levy et al. 2025).
 
 cryoDRGN runs in a separate environment (``make peers``). As in HetACUMN, a Gaussian mixture of the latents gives the classes.
+:func:`embed` and :func:`make_volumes` run the first cryoDRGN (``train_vae``), which reads the poses from the particle table.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from hetacumn.baselines.process import Argument, Outcome, find_program, run_bounded
+from hetacumn.baselines.pickles import CTF, POSES, load_arrays, write_ctf_and_poses
+from hetacumn.baselines.process import Argument, Outcome, find_program, run_bounded, run_to_end
 from hetacumn.common.errors import HetacumnError
+from hetacumn.io.mrc import read_mrc
 from hetacumn.particles.predictions import Predictions
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.prediction.classes import classify
 
 HINT = "create the environment with `make peers`"
-ARRAY_PARTS = {  # the names that a pickled NumPy array refers to
-    ("numpy", "ndarray"), ("numpy", "dtype"),
-    *((f"numpy.{core}.{module}", name) for core in ("core", "_core")
-      for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,13 +160,75 @@ def run(
     return read_predictions(out, epoch, data, classes, config), first.then(second)
 
 
-def _last_epoch(out: Path) -> int | None:
-    """Return the last epoch with both a file of latents and a file of poses, or None."""
+def embed(
+    data: PreparedStack, out: Path | str, seconds: float, venv: Path | str, config: CryodrgnConfig = CryodrgnConfig()
+) -> tuple[Float[Tensor, "n q"], Outcome]:
+    """Train a VAE at the poses in the particle table for at most ``seconds`` of processor time; return z of the last epoch.
+
+    ``config`` sets ``latent_dim``, ``epochs``, ``width``, ``layers``, ``encoding`` and ``seed``. ``out`` receives cryoDRGN's
+    files and its log, ``cryodrgn.log``. ``venv`` is the folder of the environment with cryoDRGN.
+
+    Raises:
+        HetacumnError: the table has no poses, ``venv`` has no cryoDRGN, or cryoDRGN fails or completes no epoch in time.
+    """
+    out, program = Path(out).resolve(), find_program("cryodrgn", Path(venv) / "bin", HINT)
+    write_ctf_and_poses(data, out)
+    command: list[Argument] = [
+        program,
+        "train_vae",
+        data.stack.resolve(),
+        "--ctf",
+        out / CTF,
+        "--poses",
+        out / POSES,
+        "-o",
+        out,
+    ]
+    command += ["--zdim", config.latent_dim, "--seed", config.seed, "-n", config.epochs, "--pe-dim", config.encoding]
+    for part in ("enc", "dec"):
+        command += [f"--{part}-dim", config.width, f"--{part}-layers", config.layers]
+    outcome = run_bounded([*command, "--no-analysis", "--no-amp"], log := out / "cryodrgn.log", seconds)
+    epoch = _last_epoch(out, "weights")
+    if epoch is None:
+        raise HetacumnError(f"{log}: cryoDRGN completed no epoch in {outcome.seconds:.0f} s; increase the time limit")
+    latents = np.asarray(load_arrays(path := out / f"z.{epoch}.pkl"), dtype=np.float32)
+    if latents.shape != (len(data), config.latent_dim):
+        raise HetacumnError(
+            f"{path}: latents {latents.shape}; expected {config.latent_dim} numbers for each of {len(data)} images"
+        )
+    return torch.from_numpy(latents), outcome
+
+
+def make_volumes(
+    out: Path | str, points: Float[Tensor, "m q"], seconds: float, venv: Path | str
+) -> tuple[Float[Tensor, "m box box box"], Outcome]:
+    """Decode latents into volumes, by the weights of the last epoch of :func:`embed` in ``out``.
+
+    Raises:
+        HetacumnError: ``venv`` has no cryoDRGN, or cryoDRGN fails or does not finish in time.
+    """
+    out, program = Path(out).resolve(), find_program("cryodrgn", Path(venv) / "bin", HINT)
+    np.savetxt(out / "points.txt", points.numpy())
+    command: list[Argument] = [
+        program,
+        "eval_vol",
+        out / f"weights.{_last_epoch(out, 'weights')}.pkl",
+        "-c",
+        out / "config.yaml",
+    ]
+    command += ["--zfile", out / "points.txt", "-o", out / "states", "--vol-start-index", 0]
+    outcome = run_to_end(command, out / "cryodrgn.log", seconds)
+    volumes = [read_mrc(out / f"states/vol_{row:03d}.mrc")[0] for row in range(len(points))]
+    return torch.stack(volumes), outcome
+
+
+def _last_epoch(out: Path, beside: str = "pose") -> int | None:
+    """Return the last epoch with both a file of latents and a file named ``beside``, or None."""
 
     def epochs(stem: str) -> set[int]:
         return {int(m[1]) for path in out.glob(f"{stem}.*.pkl") if (m := re.fullmatch(rf"{stem}\.(\d+)\.pkl", path.name))}
 
-    return max(epochs("z") & epochs("pose"), default=None)
+    return max(epochs("z") & epochs(beside), default=None)
 
 
 def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: int, config: CryodrgnConfig) -> Predictions:
@@ -181,8 +241,8 @@ def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: 
         HetacumnError: a file cannot be read, holds anything but arrays, or has the wrong number of rows.
     """
     out, count = Path(out), len(data)
-    latents = np.asarray(_load_arrays(out / f"z.{epoch}.pkl"), dtype=np.float32)
-    pose = _load_arrays(out / f"pose.{epoch}.pkl")
+    latents = np.asarray(load_arrays(out / f"z.{epoch}.pkl"), dtype=np.float32)
+    pose = load_arrays(out / f"pose.{epoch}.pkl")
     rotations, translations = (np.asarray(part, dtype=np.float32) for part in pose)
     if latents.shape[0] != count or rotations.shape != (count, 3, 3) or translations.shape != (count, 2):
         raise HetacumnError(
@@ -193,22 +253,3 @@ def read_predictions(out: Path | str, epoch: int, data: PreparedStack, classes: 
     z = torch.from_numpy(latents)
     shifts_A = data.metadata.shifts_in_source_A(-scale * torch.from_numpy(translations))
     return Predictions(data.metadata.names, torch.from_numpy(rotations), shifts_A, classify(z, classes, config.seed).labels, z)
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler for NumPy arrays only, because other pickles can run code."""
-
-    def find_class(self, module: str, name: str) -> Any:  # a class or a function, as in the base class
-        """Return the named class or function if a pickled array needs it; raise :class:`HetacumnError` for other names."""
-        if (module, name) not in ARRAY_PARTS:
-            raise HetacumnError(f"holds {module}.{name}; expected only NumPy arrays")
-        return super().find_class(module, name)
-
-
-def _load_arrays(path: Path) -> Any:
-    """Read the first object of a pickle file, an array or a tuple of arrays."""
-    try:
-        with open(path, "rb") as file:
-            return _ArraysOnly(file).load()
-    except (HetacumnError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise HetacumnError(f"{path}: {error}") from error

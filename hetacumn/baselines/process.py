@@ -97,6 +97,18 @@ def run_bounded(
     return Outcome(code == 0, used, took)
 
 
+def run_to_end(command: Sequence[Argument], log: Path, seconds: float, environment: Mapping[str, str] | None = None) -> Outcome:
+    """Run a program as :func:`run_bounded`.
+
+    Raises:
+        HetacumnError: the program fails, or does not finish within ``seconds`` of processor time.
+    """
+    outcome = run_bounded(command, log, seconds, environment=environment)
+    if not outcome.finished:
+        raise HetacumnError(f"{log}: the program did not finish in {outcome.seconds:.0f} s; increase the time limit")
+    return outcome
+
+
 def _watch(process: subprocess.Popen, name: str, seconds: float, began: float, poll: float) -> tuple[int | None, float]:
     """Wait for a program; return its exit status (None if it reached the limit) and the processor time measured so far."""
     used = 0.0
