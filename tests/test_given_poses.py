@@ -79,11 +79,11 @@ def put_fake(folder, program, particles, box):
 
 @pytest.fixture(scope="module")
 def posed(tmp_path_factory):
-    """A prepared stack of 200 images of adenylate kinase whose table has the true poses."""
+    """A prepared stack of 300 images of adenylate kinase whose table has the true poses."""
     folder = tmp_path_factory.mktemp("posed")
     if not (REPO / "data/adk.npz").exists():
         pytest.skip("data/ is absent: run `dvc pull`")
-    settings = {"structure": "adk", "states": ["open", "closed"], "particles": 200, "box": 64, "pixel_A": 1.6, "snr": 0.5}
+    settings = {"structure": "adk", "states": ["open", "closed"], "particles": 300, "box": 64, "pixel_A": 1.6, "snr": 0.5}
     simulate_stack(Simulation.from_params(settings), folder, 0, REPO / "data", progress=False)
     table, truth = star.read_table(folder / "particles.star"), Truth.read(folder / "truth.npz")
     star.set_poses(rows := table.particles.copy(), truth.rotations, truth.shifts_A)
@@ -132,7 +132,7 @@ def test_a_program_gets_the_poses_and_its_latents_and_volumes_are_read(posed, tm
     truth = Truth.read(posed.source.parent / "truth.npz")
     venv = put_fake(tmp_path / "venv", name := program.__name__.split(".")[-1], posed.source.parent, 32)
     z, outcome = program.embed(posed, tmp_path / "out", 60.0, venv)
-    assert outcome.finished and z.shape == (200, 4)
+    assert outcome.finished and z.shape == (300, 4)
     torch.testing.assert_close(z[:, 0], truth.classes.float(), rtol=0, atol=0.01)
     log = (tmp_path / f"out/{name}.log").read_text()
     assert all(word in log for word in words), log
@@ -149,7 +149,7 @@ def test_the_real_program_finds_volumes_like_the_true_ones(posed, tmp_path, prog
     if not (venv / "bin" / name).exists():
         pytest.skip(f"{name} is not installed")
     z, outcome = program.embed(posed, tmp_path / "out", 900.0, venv, config)
-    assert len(z) == 200 and torch.isfinite(z).all()
+    assert len(z) == 300 and torch.isfinite(z).all()
     volumes, _ = program.make_volumes(tmp_path / "out", z.mean(0, keepdim=True), 900.0, venv)
     true = crop_volumes(read_volumes(posed.source.parent, "truth_class")[0].mean(0, keepdim=True), 32)
     assert torch.corrcoef(torch.stack([volumes[0].flatten(), true[0].flatten()]))[0, 1] > 0.5
@@ -187,5 +187,5 @@ def test_a_program_that_stops_at_the_limit_or_fails_is_reported(posed, tmp_path)
     (venv / "bin/recovar").write_text(f"#!/bin/sh\nmkdir -p '{tmp_path}/out/model'\n")
     (tmp_path / "out/model").mkdir(parents=True)
     (tmp_path / "out/model/embeddings.pkl").write_bytes(pickle.dumps({"zs": {4: np.zeros((3, 4))}}))
-    with pytest.raises(HetacumnError, match=r"embeddings.pkl: latents \(3, 4\); expected 4 numbers for each of 200 images"):
+    with pytest.raises(HetacumnError, match=r"embeddings.pkl: latents \(3, 4\); expected 4 numbers for each of 300 images"):
         recovar.embed(posed, tmp_path / "out", 60.0, venv)
