@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from cryobench_maps import kernel_maps
 from cryobench_references import REFERENCES, embed_once, reference_volumes
 from cryobench_sets import BOX, PIXEL_A, CryobenchSet, read_set, spread_labels, spread_rows
 from jaxtyping import Float
@@ -70,9 +71,8 @@ from hetacumn.particles.preparation import prepare_stack
 from hetacumn.particles.prepared_stack import PreparedStack
 from hetacumn.particles.preprocessing import Preprocessing
 from hetacumn.particles.source_images import SourceImages
-from hetacumn.physics.rotations import Frame, align
 from hetacumn.reconstruction.class_maps import back_project_rows
-from hetacumn.reconstruction.kernel_maps import FEWEST, KernelRegression, nearest_particles
+from hetacumn.reconstruction.kernel_maps import KernelRegression
 from hetacumn.search.initial import InitialSettings
 from hetacumn.simulation.structures import load_states
 from hetacumn.simulation.truth import Truth
@@ -239,20 +239,6 @@ class Bench:
         latents = {name: arrays["z"] for name, arrays in stored.items() if arrays["z"].size}
         last = len(self.known.volumes) - 1
         return plots.heterogeneity_scores(curves, areas, latents, self.known.truth.classes.numpy() / last, BOX * PIXEL_A)
-
-
-def kernel_maps(
-    regression: KernelRegression,
-    found: Predictions,
-    truth: Truth,
-    points: Float[Tensor, "m q"],
-    components: Float[Tensor, "q box box box"],
-) -> Iterator[tuple[Float[Tensor, "full full full"], Frame]]:
-    """Yield the kernel regression at each of some latents, and the frame of the predicted poses of the nearest images."""
-    for point in points:
-        nearest = nearest_particles(found.latents, point, components)
-        few = nearest[:FEWEST]
-        yield regression.map_of(nearest).maps.filtered, align(found.rotations[few], truth.rotations[few])
 
 
 def list_runs(methods: list[str], poses: list[str]) -> Iterator[tuple[str, str]]:
