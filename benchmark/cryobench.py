@@ -11,6 +11,7 @@ Methods:
 
 - bound: back-projection of all images of a conformation at true poses.
 - bound-kernel: kernel regression of the images at true poses and true conformations.
+- mean: back-projection of all images at true poses, one map for all conformations.
 - em, hetacumn, hetacumn-refined: training and prediction; the volumes are kernel regressions of the images at predicted poses.
 - recovar, cryodrgn: other programs at true poses, on one CPU core (cryobench_references.py).
 
@@ -79,7 +80,7 @@ from hetacumn.simulation.truth import Truth
 
 NEIGHBOURS = 200  # neighbours of the neighbourhood similarity
 MOST_COMPARED = 20_000  # largest number of images for the metrics of spaces
-BOUNDS = ("bound", "bound-kernel")
+BOUNDS = ("bound", "bound-kernel", "mean")
 KEY = ["set", "images", "box", "training_box", "method", "poses", "seed"]
 COLUMNS = [*KEY, "auc_fsc", "auc_sd", "auc_per_conformation", f"neighbourhood_{NEIGHBOURS}", "imbalance_true_to_z",
            "imbalance_z_to_true", "imbalance_pose_to_z", "accuracy", "ari", "ami", "rotation_median_deg", "seconds",
@@ -167,25 +168,25 @@ class Bench:
         truth = self.known.truth[stack.rows]
         exact = Predictions(stack.metadata.names, truth.rotations, truth.shifts_A, truth.classes, torch.zeros(len(stack), 0))
         regression, space = self.regression(stack, exact), self.space(truth)
-        curves, labels = [], spread_labels(truth.classes, self.options.points)
-        for k in labels:
-            members = (truth.classes == k).numpy().nonzero()[0]
-            if method == "bound":
-                volume = back_project_rows(regression.images, members, regression.poses, regression.device).volume()
-            else:
-                order = (space - space[members[0]]).norm(dim=1).argsort(stable=True).numpy()
-                volume = regression.map_of(order).maps.filtered
-            curves.append(compare_conformations(volume.cpu(), self.known.volumes[k]))
+        labels = spread_labels(truth.classes, self.options.points)
+        members = [(truth.classes == k).numpy().nonzero()[0] for k in labels]
+        if method == "bound-kernel":
+            orders = ((space - space[rows[0]]).norm(dim=1).argsort(stable=True).numpy() for rows in members)
+            maps = (regression.map_of(order).maps.filtered for order in orders)
+        else:
+            groups = members if method == "bound" else [np.arange(len(stack))]
+            averages = (back_project_rows(regression.images, rows, regression.poses, regression.device) for rows in groups)
+            maps = (average.volume() for average in averages)
+            if method == "mean":
+                maps = itertools.repeat(next(maps), len(labels))
+        curves = [compare_conformations(map.cpu(), self.known.volumes[k]) for map, k in zip(maps, labels, strict=True)]
         own = torch.stack(curves)
         self.save(method, "exact", own, torch.zeros(0, 0))
         seconds, device = time.perf_counter() - began, device_name(regression.device)
-        return {
-            **self.areas(own, own),
-            **self.compare_spaces(truth, space, space),
-            **self.partition(exact, truth),
-            "seconds": seconds,
-            "device": device,
-        }
+        scores = self.areas(own, own) | {"seconds": seconds, "device": device}
+        if method == "mean":  # without conformations
+            return scores
+        return scores | self.compare_spaces(truth, space, space) | self.partition(exact, truth)
 
     def regression(self, stack: PreparedStack, found: Predictions) -> KernelRegression:
         images = SourceImages(stack, self.options.box)
@@ -283,7 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
                 known = simulate_once(chosen.simulation(options.images), name, seed, folder)
                 bench = Bench(chosen, known, seed, options)
             scores = bench.score_bound(method) if method in BOUNDS else bench.score(method, poses)
-            row = pd.DataFrame([run | scores])[COLUMNS]
+            row = pd.DataFrame([run | scores], columns=COLUMNS)
             replace_rows(options.table, row, KEY)
             print(row.to_string(index=False), flush=True)
         if bench is not None:

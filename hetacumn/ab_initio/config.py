@@ -2,7 +2,6 @@
 
 The preset ``bright`` is for high-signal images, the preset ``faint`` for low-signal images. The limit between them is
 ``bright_nats``, a mean log-likelihood gain per image in nats (:func:`~hetacumn.particles.observations.signal_nats`).
-
 Methods import the modules for their computations when called. A command can thus check its settings without these modules.
 """
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from hetacumn.search.grid import PoseGrid
 
 Grid = tuple[int, int]  # a rotation grid: HEALPix nside, and the number of in-plane rotations
-EVEN = "an even number of in-plane rotations"
 START_BOX, FEWEST_COMPONENTS = 32, 4  # largest box of a start in pixels, smallest number of components of a subspace
 LARGEST_BATCH = 5.0  # largest batch for low-signal images, in units of ``batch``
 
@@ -53,10 +51,7 @@ class EMSchedule:
             self,
             steps=(self.steps >= 0, "a number of at least 0"),
             radius=(0 <= self.radius[0] < self.radius[1], "two radii of at least 0, the second larger"),
-            grids=(
-                len(self.grids) > 0 and all(turns % 2 == 0 for _, turns in self.grids),
-                f"at least one grid, each with {EVEN}",
-            ),
+            grids=(bool(self.grids) and all(turns % 2 == 0 for _, turns in self.grids), "grids with an even second number"),
             temper=(self.temper > 0, "a number above 0"),
         )
         object.__setattr__(self, "symmetry", group_name(self.symmetry))
@@ -95,7 +90,7 @@ class SearchGrid:
     def __post_init__(self) -> None:
         check_fields(
             self,
-            rotations=(self.rotations[1] % 2 == 0, f"a grid with {EVEN}"),
+            rotations=(self.rotations[1] % 2 == 0, "a grid with an even second number"),
             extent=(0 <= self.extent < 0.5, "a number from 0 to under 0.5"),
             step_px=(self.step_px > 0, "a number above 0"),
             fine_step_px=(self.fine_step_px > 0, "a number above 0"),

@@ -34,9 +34,9 @@ def heterogeneity_scores(
     grid = figure.add_gridspec(rows, COLUMNS)
     fsc, area = figure.add_subplot(grid[0, : COLUMNS // 2]), figure.add_subplot(grid[0, COLUMNS // 2 :])
     for i, (method, own) in enumerate(curves.items()):
-        look = {"color": CLASS_COLOURS[i % len(CLASS_COLOURS)], "linestyle": DASHES[i % len(DASHES)], "label": method}
-        fsc.plot(np.arange(own.shape[1]) / field_A, own.mean(0), **look)
-        area.plot(np.linspace(0, 1, len(areas[method])), areas[method], **look)
+        colour, dash = CLASS_COLOURS[i % len(CLASS_COLOURS)], DASHES[i % len(DASHES)]
+        fsc.plot(np.arange(own.shape[1]) / field_A, own.mean(0), color=colour, linestyle=dash, label=method)
+        area.plot(np.linspace(0, 1, len(areas[method])), areas[method], color=colour, linestyle=dash, label=method)
     fsc.set(xlabel="spatial frequency (1/Å)", ylabel="mean FSC with the true volume", ylim=(0, 1), xlim=(0, None))
     area.set(xlabel="conformation", ylabel="area under the FSC", ylim=(0, None), xlim=(0, 1))
     for place, (method, own) in enumerate(latents.items()):
@@ -45,7 +45,7 @@ def heterogeneity_scores(
         plane = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
         plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))  # one latent dimension has no second axis
         some = np.random.default_rng(0).permutation(len(own))[:MOST_POINTS]
-        axis.scatter(*plane[some].T, s=2, c=conformations[some], cmap="twilight", vmin=0, vmax=1, linewidths=0)
+        axis.scatter(plane[some, 0], plane[some, 1], s=2, c=conformations[some], cmap="twilight", vmin=0, vmax=1, linewidths=0)
         axis.set(title=method.replace(", ", "\n"), xticks=[], yticks=[], xlabel="first axis of z")
         if place % COLUMNS == 0:
             axis.set_ylabel("second axis of z")
