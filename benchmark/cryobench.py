@@ -47,6 +47,7 @@ from torch import Tensor
 from users import write_posed
 
 from hetacumn import plots
+from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path
 from hetacumn.common.project import project_root, read_params
 from hetacumn.compute.devices import device_name
@@ -130,6 +131,9 @@ class Bench:
     def run(self, method: str, poses: str) -> tuple[Path, dict]:
         """Train and predict unless this was done; return the folder of the predictions, and the seconds and the device."""
         if method in REFERENCES:
+            if (box := self.options.training_box) != self.options.box:
+                expected = f"expected {self.options.box}, the box of the compared volumes"
+                raise HetacumnError(f"{method}: --training-box is {box}; {expected}")
             out = self.known.folder / f"{method}-{self.options.training_box}-fixed"
             return out, embed_once(method, self.prepare(poses), self.chosen.classes, self.options.limit, out)
         stack, jobs, out = self.prepare(poses), self.jobs(method, poses), self.predicted(method, poses)

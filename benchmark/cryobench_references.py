@@ -6,6 +6,7 @@ regression, cryoDRGN by its decoder. A Gaussian mixture of the latents gives the
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from jaxtyping import Float
@@ -29,6 +30,7 @@ def embed_once(method: str, stack: PreparedStack, classes: int, seconds: float, 
     """
     if not (run := read_run(out)):
         module, venv = REFERENCES[method]
+        shutil.rmtree(out / "run", ignore_errors=True)  # files of an interrupted run
         z, outcome = module.embed(stack, out / "run", seconds, project_root() / venv)
         metadata, poses = stack.metadata, stack.metadata.poses
         shifts_A = metadata.shifts_in_source_A(poses.shifts_px * stack.pixel_A)

@@ -13,7 +13,8 @@ The steps, in this order:
 
 benchmark/gpu_busy.csv has the share of time that the GPU is busy in each phase, and the kernels of a training step;
 figures/gpu_busy.png shows the phases. The plan skips finished steps, and steps for which too little time is left. The step in
-progress at the limit stops. The next call continues it; one of the last four datasets begins anew. Each row is written at once.
+progress at the limit stops. The next call continues a start or a training, and begins other steps anew. Each row is written at
+once.
 
 Usage, after `make data`: python benchmark/gpu.py [tests igg-1d adk ribosome spliceosome large] [--minutes 10]
 """
@@ -24,6 +25,7 @@ import argparse
 import importlib.util
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -183,7 +185,12 @@ def run_tests(files: list[str], out: Path, table: Path, device: torch.device) ->
     workers = ["-n", "8"] if len(files) > 1 and importlib.util.find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors",
                "--tb=short", f"--junitxml={report}", *workers, *files]  # fmt: skip
-    subprocess.run(command, cwd=project_root())
+    with subprocess.Popen(command, cwd=project_root()) as tests:
+        try:
+            tests.wait()
+        except KeyboardInterrupt:  # at the limit; pytest reports the tests that ran
+            tests.send_signal(signal.SIGINT)
+            tests.wait(20)
     suite = xml.etree.ElementTree.parse(report).getroot()[0].attrib
     count, failed, errors, skipped = (int(suite[name]) for name in ("tests", "failures", "errors", "skipped"))
     row = {"device": device_name(device), "passed": count - failed - errors - skipped, "failed": failed, "errors": errors}

@@ -1,6 +1,6 @@
 """The steps of gpu.py with IgG-1D of CryoBench: from nothing to full-box maps with their metrics, and cryoDRGN-AI.
 
-The pieces are those of cryobench.py, with poses from the images. Training uses a part of the images; prediction uses all. The
+The steps call cryobench.py with poses from the images. Training uses a part of the images; prediction uses all. The
 steps write their rows to the tables gpu_cryobench.csv (the columns of cryobench.csv, and the number of images of the training)
 and gpu_busy.csv, and draw gpu-igg-1d.png.
 """
@@ -40,7 +40,7 @@ from hetacumn.prediction.request import PredictionRequest
 
 NAME, POSES, SEED = "igg-1d", "search", 0
 KEY = [*cryobench.KEY, "trained"]
-COLUMNS = [*KEY, *(name for name in cryobench.COLUMNS if name not in KEY), "epochs"]
+COLUMNS = [*KEY, *(name for name in cryobench.COLUMNS if name not in KEY), "epochs", "finished"]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ class IggRun:
 
     def key(self, method: str) -> dict:
         size = self.size
-        values = (NAME, size.images, size.box, size.training_box, method, POSES, SEED, round(size.share * size.images))
+        trained = size.images if method == "drgnai" else round(size.share * size.images)
+        values = (NAME, size.images, size.box, size.training_box, method, POSES, SEED, trained)
         return dict(zip(KEY, values, strict=True))
 
     def write_row(self, method: str, values: dict) -> None:

@@ -101,7 +101,7 @@ def run_step(step: Step, limit: TimeLimit, table: BusyTable) -> bool:
     except KeyboardInterrupt:
         if not limit.is_reached:
             raise
-        print(f"{step}: stopped after {time.monotonic() - began:.0f} s; the next call continues it", flush=True)
+        print(f"{step}: stopped after {time.monotonic() - began:.0f} s; the next call goes on from here", flush=True)
     except Exception:  # the time on a GPU is short: the other steps run nevertheless
         traceback.print_exc()
         print(f"{step}: failed", flush=True)

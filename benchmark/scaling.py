@@ -2,9 +2,9 @@
 
 The script simulates 100,000 images of adenylate kinase in two states (SNR 0.1). The ab initio start and the training read
 10,000 of them, at 64 px. Prediction (amortized) covers the first 10,000 and 30,000 images, and all of them. Every stage runs in
-a process of its own, with all cores that PyTorch uses. The script writes one row per stage to benchmark/scaling.csv (particles,
-stage, seconds, peak_memory_mb, accuracy, device), and draws figures/scaling.png. A stage whose row is in the table is not
-repeated. The runs are in results/benchmark/scaling; delete this folder and the table to measure again.
+a process of its own, with all cores that PyTorch uses. The start and the training share a process, and thus a peak memory. The
+script writes one row per stage to benchmark/scaling.csv (particles, stage, seconds, peak_memory_mb, accuracy, device) and draws
+figures/scaling.png. A stage whose row is in the table is not repeated. The runs are in results/benchmark/scaling.
 
 Usage, after `make data`: python benchmark/scaling.py
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -95,6 +96,8 @@ def run_whole(table: Path, folder: Path, particles: int) -> None:
         if has_rows(table, **rows):
             print(f"{stage} of {count:,} particles: skipped, because its row is in {table}")
             continue
+        outputs = {"preparation": f"prepared-{count}", "training": METHOD, "prediction": f"predicted-{count}"}
+        shutil.rmtree(folder / outputs[stage], ignore_errors=True)  # a stage without a row did not end, or is measured again
         command = [sys.executable, __file__, "--stage", stage, str(count), "--particles", str(particles), "--out", str(folder)]
         printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         made = pd.DataFrame([json.loads(line) for line in printed.splitlines() if line.startswith("{")])

@@ -73,7 +73,7 @@ def test_a_step_stops_at_the_limit_and_the_next_plan_continues_it(table, capsys)
 
     step, began = Step("a", "slow", 0.1, work, lambda: len(calls) > 1, most_seconds=0.3), time.monotonic()
     assert run_plan([step], TimeLimit(60.0), table) == [] and time.monotonic() - began < 5
-    assert "a: slow: stopped after 0 s; the next call continues it\n" in capsys.readouterr().out
+    assert "a: slow: stopped after 0 s; the next call goes on from here\n" in capsys.readouterr().out
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert run_plan([step, step], TimeLimit(60.0), table) == [] and len(calls) == 2
     assert pd.read_csv(table.path)["finished"].tolist() == [False, True]

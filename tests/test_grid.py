@@ -82,7 +82,7 @@ def test_a_grid_consists_of_rotations_and_their_half_turns_in_the_plane():
     assert torch.equal(grid.rotations[24:, 2], grid.first[:, 2])  # the viewing direction
     apart = distance_deg(grid.rotations[:, None], grid.rotations)[~torch.eye(48, dtype=torch.bool)]
     assert apart.min() > 40
-    with pytest.raises(ValueError, match="5 in-plane rotations; expected an even number"):
+    with pytest.raises(ValueError, match="5 in-plane rotations; expected a positive even number"):
         pose_grid(1, 5)
 
 

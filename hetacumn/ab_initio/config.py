@@ -31,8 +31,8 @@ class EMSchedule:
 
     - ``steps``: number of gradient steps.
     - ``radius``: Fourier radius at the first step, and the radius reached after 80 % of the steps, in cycles per pixel.
-    - ``grids``: rotation grids (HEALPix nside, number of in-plane rotations). EM uses the first grid up to the Fourier radius
-      ``coarse_radius``, in cycles per pixel, and the last grid beyond.
+    - ``grids``: rotation grids (HEALPix nside, even number of in-plane rotations). EM uses the first grid up to the Fourier
+      radius ``coarse_radius``, in cycles per pixel, and the last grid beyond.
     - ``temper``: factor of the log-likelihood in the posterior at the first step. It grows to 1 by the middle of the run.
     - ``rate``: learning rate of Adam, in units of the typical voxel value; it decays to 10 % over the last 40 % of steps.
     - ``symmetry``: point group that EM imposes on the volumes (:mod:`hetacumn.physics.symmetry`).
@@ -51,7 +51,7 @@ class EMSchedule:
             self,
             steps=(self.steps >= 0, "a number of at least 0"),
             radius=(0 <= self.radius[0] < self.radius[1], "two radii of at least 0, the second larger"),
-            grids=(bool(self.grids) and all(turns % 2 == 0 for _, turns in self.grids), "grids with an even second number"),
+            grids=(bool(self.grids) and all(n in range(2, 999, 2) for _, n in self.grids), "grids with an even second number"),
             temper=(self.temper > 0, "a number above 0"),
         )
         object.__setattr__(self, "symmetry", group_name(self.symmetry))
@@ -75,7 +75,7 @@ class ConsensusSchedule(EMSchedule):
 class SearchGrid:
     """The pose grid of an exhaustive search.
 
-    - ``rotations``: HEALPix nside and number of in-plane rotations; the spacing of (4, 24) is 15°.
+    - ``rotations``: HEALPix nside and even number of in-plane rotations; the spacing of (4, 24) is 15°.
     - ``extent``: largest shift along x and y, as a fraction of the box; the default is 1.5 px of a box of 32 px. The start
       multiplies it by 2 or 3 if this raises the evidence of the images (:mod:`~hetacumn.ab_initio.evidence`).
     - ``step_px``: largest spacing of the shifts, in pixels, for a search that takes the likeliest pose.
@@ -90,7 +90,7 @@ class SearchGrid:
     def __post_init__(self) -> None:
         check_fields(
             self,
-            rotations=(self.rotations[1] % 2 == 0, "a grid with an even second number"),
+            rotations=(self.rotations[1] in range(2, 999, 2), "a grid with an even second number"),
             extent=(0 <= self.extent < 0.5, "a number from 0 to under 0.5"),
             step_px=(self.step_px > 0, "a number above 0"),
             fine_step_px=(self.fine_step_px > 0, "a number above 0"),

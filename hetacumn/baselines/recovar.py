@@ -31,7 +31,7 @@ class RecovarConfig:
 
     - ``latent_dim``: number of principal components in z.
     - ``mask``: solvent mask: sphere, from_halfmaps, none, or an MRC file.
-    - ``memory_gb``: memory for batches of images and volumes, in GB. On a CPU the covariance takes up to 20 times as much.
+    - ``memory_gb``: memory for batches of images and volumes, in GB.
     - ``options``: further options of ``recovar pipeline``. ``--low-memory-option`` reduces the number of columns of the
       covariance from 300 to 50. With ``--very-low-memory-option`` RECOVAR 0.4.5 fails: it computes 30 components and saves 50.
     """

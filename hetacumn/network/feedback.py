@@ -82,7 +82,8 @@ class FeedbackTables:
     ) -> FeedbackTables:
         """Make the tables for a basis of volumes, the latents ``centres`` of the compared volumes, and the ``plane`` of images.
 
-        ``rounds`` are those of the second look, and those of decoder feedback, whose last two follow.
+        ``rounds`` are the rounds of the second look, and the rounds of decoder feedback. The last two of the latter follow the
+        former.
         """
         box, device, volumes = basis.shape[-1], basis.device, volumes_at(centres, basis)
         tangent = Tangent(basis, highest=FEEDBACK_HIGHEST)

@@ -8,7 +8,7 @@ describes only the conformation.
 
 *Decoder feedback* is optional: the decoder renders the likelier pose hypotheses of an image, refines them and z by Gauss-Newton
 steps, and scores which hypothesis fits best. Inference is then one forward pass through encoder and decoder. In task 1 the
-encoder learns to predict the refined pose. In a *second look*, slices of the decoder's volumes propose further hypotheses.
+encoder learns to predict the refined pose. In a *second look*, slices of the decoder's volumes propose other poses.
 
 The method is from arXiv 2308.04956. Its abstract describes the two tasks, the shared encoder and decoder, and amortized
 inference; the details of the losses are this project's own.

@@ -179,9 +179,10 @@ def busy_bars(table: pd.DataFrame) -> Figure:
     """Plot the time of each phase of a run, and the part of this time in which the GPU was busy: one row per phase.
 
     Args:
-        table: Rows with dataset, phase, seconds and busy_share (0 to 1; NaN where unknown). Rows without seconds are left out.
+        table: Rows with dataset, phase, seconds and busy_share (0 to 1; NaN where unknown). Rows without seconds, and the
+            phase ``all``, are left out.
     """
-    table = table[table["seconds"].notna()]
+    table = table[table["seconds"].notna() & (table["phase"] != "all")]  # "all" is the sum of the phases of a dataset
     names = [f"{row.dataset}, {row.phase}" for row in table.itertuples()]
     figure = Figure(figsize=(WIDTH_IN, 1.1 + 0.28 * len(names)), layout="constrained")
     axis, places = figure.add_subplot(), range(len(names))

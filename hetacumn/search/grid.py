@@ -59,8 +59,8 @@ PoseGrid = tuple[RotationGrid, Float[Tensor, "t 2"]]
 
 def pose_grid(nside: int, turns: int) -> RotationGrid:
     """Return a rotation grid: each HEALPix view of ``nside`` with an even number ``turns`` of equal in-plane rotations."""
-    if turns % 2:
-        raise ValueError(f"{turns} in-plane rotations; expected an even number")
+    if turns < 2 or turns % 2:
+        raise ValueError(f"{turns} in-plane rotations; expected a positive even number")
     psi = inplane(torch.arange(turns // 2) * (360.0 / turns))
     return RotationGrid((psi[None] @ view_grid(nside)[:, None]).flatten(0, 1))
 
@@ -148,7 +148,7 @@ def cached_blocks(scores: Float[Tensor, "h n ..."]) -> list[slice]:
     """
     count = max(1, scores.shape[1])
     size = max(1, IN_CACHE * count // max(1, scores.numel())) if scores.device.type == "cpu" else count
-    return list(batch_slices(scores.shape[1], size))
+    return list(batch_slices(scores.shape[1], size)) or [slice(0, 0)]
 
 
 def images_at_once(most: int, slices: PairedSlices, shifts_px: Float[Tensor, "t 2"]) -> int:
@@ -170,7 +170,7 @@ def posterior_(scores: Float[Tensor, "h n ..."], sharpness: float = 1.0) -> Floa
 
 
 def log_sum_exp_(scores: Float[Tensor, "h n ..."], dims: tuple[int, ...]) -> Float[Tensor, "n ..."]:
-    """Compute ``torch.logsumexp`` over ``dims``, of which the second axis is none.
+    """Compute ``torch.logsumexp`` over ``dims``, which must not contain the second axis.
 
     ``exp(score - peak)`` overwrites the scores, with the maximum as peak.
     """
@@ -182,7 +182,7 @@ def _exponentiate_(
 ) -> tuple[Float[Tensor, ...], Float[Tensor, "n ..."]]:
     """Replace scores, in place, by ``exp(sharpness · (score - peak))``; the peak is the maximum over ``dims``.
 
-    Returns the sum of the new values over ``dims``, which have length 1, and the log of the sum of ``exp(sharpness · score)``
+    Returns the sum of the new values over ``dims`` (kept with length 1), and the log of the sum of ``exp(sharpness · score)``
     without ``dims``. Values below ``exp(NEGLIGIBLE)`` are raised to this bound, because processors take ten times as long where
     exp underflows.
     """

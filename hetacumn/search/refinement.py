@@ -110,8 +110,7 @@ class Tangent:
 class PoseTangent(Tangent):
     """A table for Gauss-Newton steps of the pose alone, at few latents: the separate volumes V(z) at the latents ``centres``.
 
-    The latents of all states are centres. Steps do not change them. A step costs about half as much as with a
-    :class:`Tangent` of three components.
+    The latents of all states are centres. Steps do not change them.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class PoseTangent(Tangent):
         self.table = self.table.view(self.rows, 8, len(volumes)).movedim(2, 0).flatten(0, 1)  # one volume after the other
 
     def _expand(self, data: Observations, state: State, first_row: Int[Tensor, " b"] | None = None) -> Quadratic:
-        volume = torch.cdist(state.latents, self.centres).argmin(1)
+        volume = torch.cdist(state.latents, self.centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
         of_pose = super()._expand(data, State(state.poses, state.latents[:, :0]), volume * self.rows)
         parameters = 5 + state.latents.shape[1]
         slope = of_pose.slope.new_zeros(len(data), parameters)
@@ -153,7 +152,7 @@ def compete(
 def compete_in_turn(
     data: Observations, rounds: list[tuple[Tangent, int, float]], states: list[State], damping: float = 0.03
 ) -> tuple[State, Float[Tensor, " n"]]:
-    """Do the same as :func:`compete`, with a table for each round: ``(table, number of candidates, radius)``."""
+    """Run :func:`compete` with a table for each round: ``(table, number of candidates, radius)``."""
     count = len(data)
     value = evidence = data.ctf.new_empty(count, 0)  # empty before the first round
     state = State.cat(states[: rounds[0][1]])  # h states per image: the first state of all images, then the second, …
