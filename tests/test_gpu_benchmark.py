@@ -163,8 +163,9 @@ def test_cryodrgn_ai_is_stopped_at_the_limit_and_its_last_complete_epoch_is_read
 
     stand_in(3)
     assert gpu_cryodrgn.find_cryodrgn() is not None
-    found, facts = gpu_cryodrgn.run_cryodrgn_ai(stack, tmp_path / "drgnai", 2, 6.0)
-    assert facts["epochs"] == 3 and not facts["finished"] and 4 < facts["seconds"] < 20
+    limit = 20.0  # seconds; a busy machine needs several to start Python
+    found, facts = gpu_cryodrgn.run_cryodrgn_ai(stack, tmp_path / "drgnai", 2, limit)
+    assert facts["epochs"] == 3 and not facts["finished"] and 15 < facts["seconds"] < 58
     assert (found.latents == 2).all() and torch.allclose(found.rotations, truth.rotations, atol=1e-5)
     stand_in(0)
     with pytest.raises(HetacumnError, match=r"cryoDRGN-AI completed no epoch in \d+ s; expected more time"):
