@@ -285,7 +285,7 @@ class TestFromAnEmptyFolder:
                  "--set", "train.checkpoint_seconds=0.2"]  # fmt: skip
         process = subprocess.Popen([sys.executable, "-m", "hetacumn.cli", *words], cwd=folder, env=environment(),
                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while not (folder / "stopped/checkpoint.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
         refused = hetacumn(folder, *words)

@@ -16,7 +16,7 @@ from hetacumn.particles.observations import StackFingerprint
 
 
 def test_a_config_survives_its_file_and_params(tmp_path):
-    start = AbInitioConfig(grid=SearchGrid(rotations=(1, 3)), held_out=0.2)
+    start = AbInitioConfig(grid=SearchGrid(rotations=(1, 4)), held_out=0.2)
     config = TrainConfig(latent_dim=2, radius=(0.1, 0.3), ab_initio=start)
     (tmp_path / "config.json").write_text(json.dumps({"config": asdict(config), "other": 1}))
     assert load_config(tmp_path) == config
