@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hetacumn.baselines.pickles import CTF, POSES, load_arrays, write_ctf_and_poses
+from hetacumn.baselines.pickles import CTF, POSES, checked_latents, load_arrays, write_ctf_and_poses
 from hetacumn.baselines.process import Argument, Outcome, find_program, run_bounded, run_to_end
 from hetacumn.common.errors import HetacumnError
 from hetacumn.io.mrc import read_mrc
@@ -191,12 +191,8 @@ def embed(
     epoch = _last_epoch(out, "weights")
     if epoch is None:
         raise HetacumnError(f"{log}: cryoDRGN completed no epoch in {outcome.seconds:.0f} s; increase the time limit")
-    latents = np.asarray(load_arrays(path := out / f"z.{epoch}.pkl"), dtype=np.float32)
-    if latents.shape != (len(data), config.latent_dim):
-        raise HetacumnError(
-            f"{path}: latents {latents.shape}; expected {config.latent_dim} numbers for each of {len(data)} images"
-        )
-    return torch.from_numpy(latents), outcome
+    array = load_arrays(path := out / f"z.{epoch}.pkl")
+    return checked_latents(array, path, len(data), config.latent_dim), outcome
 
 
 def make_volumes(

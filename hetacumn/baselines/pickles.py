@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from hetacumn.common.errors import HetacumnError
 from hetacumn.common.files import atomic_path
@@ -51,6 +54,18 @@ class _ArraysOnly(pickle.Unpickler):
         if (module, name) not in ARRAY_PARTS:
             raise HetacumnError(f"holds {module}.{name}; expected only NumPy arrays")
         return super().find_class(module, name)
+
+
+def checked_latents(array: Any, path: Path, count: int, dimensions: int) -> Float[Tensor, "{count} {dimensions}"]:
+    """Return the latents that a program wrote to ``path``.
+
+    Raises:
+        HetacumnError: the array has another shape, or holds a value that is not finite.
+    """
+    latents = np.asarray(array, dtype=np.float32)
+    if latents.shape != (count, dimensions) or not np.isfinite(latents).all():
+        raise HetacumnError(f"{path}: latents {latents.shape}; expected {dimensions} numbers for each of {count} images")
+    return torch.from_numpy(latents)
 
 
 def load_arrays(path: Path) -> Any:

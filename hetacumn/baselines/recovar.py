@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hetacumn.baselines.pickles import CTF, POSES, load_arrays, write_ctf_and_poses
+from hetacumn.baselines.pickles import CTF, POSES, checked_latents, load_arrays, write_ctf_and_poses
 from hetacumn.baselines.process import Argument, Outcome, find_program, run_to_end
-from hetacumn.common.errors import HetacumnError
 from hetacumn.io.mrc import read_mrc
 from hetacumn.particles.prepared_stack import PreparedStack
 
@@ -57,12 +56,8 @@ def embed(
     command: list[Argument] = [program, "pipeline", data.stack.resolve(), "-o", out, "--ctf", out / CTF, "--poses", out / POSES]
     command += ["--mask", config.mask, "--zdim", config.latent_dim, "--gpu-gb", config.memory_gb, "--accept-cpu"]
     outcome = run_to_end([*command, *config.options], out / "recovar.log", seconds, ONE_THREAD)
-    latents = np.asarray(load_arrays(path := out / "model/embeddings.pkl")["zs"][config.latent_dim], dtype=np.float32)
-    if latents.shape != (len(data), config.latent_dim) or not np.isfinite(latents).all():
-        raise HetacumnError(
-            f"{path}: latents {latents.shape}; expected {config.latent_dim} numbers for each of {len(data)} images"
-        )
-    return torch.from_numpy(latents), outcome
+    array = load_arrays(path := out / "model/embeddings.pkl")["zs"][config.latent_dim]
+    return checked_latents(array, path, len(data), config.latent_dim), outcome
 
 
 def make_volumes(
